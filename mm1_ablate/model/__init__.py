@@ -1,0 +1,1 @@
+"""Image encoder (timm), connector and language model (transformers), and how they become one model."""

@@ -1,0 +1,66 @@
+"""A causal language model of transformers, by configuration or by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mm1_ablate.spec.experiment import LanguageModel
+
+
+def build_language_model(settings: LanguageModel, vocabulary_size: int, padding: int, end: int) -> Any:
+    """A transformers model for causal language modelling, in float32, from torch's current random state where it has no weights.
+
+    Raises:
+        ValueError: where transformers knows no such model type, or its configuration refuses a field.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if settings.name is not None:
+        return AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
+    fields = {"vocab_size": vocabulary_size, "pad_token_id": padding, "eos_token_id": end, "bos_token_id": end, **settings.configuration}
+    try:
+        config = AutoConfig.for_model(settings.model_type, **fields)
+    except Exception as error:  # transformers raises its own types for unknown models and for fields of a wrong type
+        raise ValueError(f"model.language_model: transformers refuses {settings.model_type} with {settings.configuration}: {error}") from error
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    if settings.initialisation == "fan_in":
+        _initialise_by_fan_in(model)
+    return model
+
+
+def _initialise_by_fan_in(model: Any) -> None:
+    """Matrices normal with sd fan_in^-0.5, those that write to the residual stream times (2 x layers)^-0.5, embeddings
+    sd width^-0.5, biases zero: at widths of a hundred the usual sd of 0.02 leaves the signal too small to learn from quickly."""
+    width, layers = model.config.hidden_size, model.config.num_hidden_layers
+    embeddings = model.get_input_embeddings()
+    for block in model.modules():
+        if isinstance(block, nn.Linear):
+            nn.init.normal_(block.weight, std=block.in_features**-0.5)
+            if block.bias is not None:
+                nn.init.zeros_(block.bias)
+    for name, block in model.named_modules():
+        if isinstance(block, nn.Linear) and name.rpartition(".")[2] in RESIDUAL_OUTPUTS:
+            with torch.no_grad():
+                block.weight.mul_((2 * layers) ** -0.5)
+    nn.init.normal_(embeddings.weight, std=width**-0.5)
+
+
+RESIDUAL_OUTPUTS = {"dense", "o_proj", "out_proj", "c_proj", "fc2", "down_proj", "dense_4h_to_h"}
+"""How transformers' models name the linear layers that write to the residual stream."""
+
+
+def block_matrices(model: Any) -> list[nn.Parameter]:
+    """The matrices inside a transformers model's blocks: what Muon is for. Embeddings and the head are not among them."""
+    outside = {id(parameter) for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part is not None for parameter in part.parameters()}
+    return [parameter for parameter in model.parameters() if parameter.ndim == 2 and id(parameter) not in outside]
+
+
+def parameters_without_embeddings(model: Any) -> int:
+    """N of MM1's learning-rate rule."""
+    embeddings = model.get_input_embeddings()
+    tied = model.get_output_embeddings()
+    outside = {id(parameter) for part in (embeddings, tied) if part is not None for parameter in part.parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in outside)

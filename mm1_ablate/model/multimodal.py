@@ -1,0 +1,118 @@
+"""Image encoder, connector and language model as one model: batches of packed documents in, next-token logits out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.model.image_encoder import build_image_encoder
+from mm1_ablate.model.language_model import build_language_model
+from mm1_ablate.model.packed_attention import DocumentLayout, packed
+from mm1_ablate.spec.experiment import Experiment
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.loader import Batch
+
+IMAGES_AT_ONCE = 512
+"""Images that go through a frozen encoder in one call: bounds the memory of a batch with many."""
+
+
+class MultimodalModel(nn.Module):
+    """Attributes: `image_tokens` of an image, `width` of the language model, `context_length` in tokens."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        connector: nn.Module,
+        language_model: Any,
+        image_tokens: int,
+        scale_embeddings: bool = False,
+        encoder_is_frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.connector = connector
+        self.language_model = language_model
+        self.image_tokens = image_tokens
+        self.width: int = language_model.config.hidden_size
+        self.context_length: int = language_model.config.max_position_embeddings
+        self.embedding_scale = self.width**0.5 if scale_embeddings else 1.0
+        self.encoder_is_frozen = encoder_is_frozen
+        if encoder_is_frozen:
+            self.encoder.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.device
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Image tokens [images, image_tokens, width], of uint8 pixels [images, 3, size, size] or of the encoder's cached
+        float features [images, patches, encoder width]."""
+        if images.dtype == torch.uint8:
+            if self.encoder_is_frozen:
+                with torch.no_grad():
+                    images = torch.cat([self.encoder(part) for part in images.split(IMAGES_AT_ONCE)])
+            else:
+                images = self.encoder(images)
+        return self.connector(images)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings [..., T, width] of tokens [..., T], scaled as declared."""
+        return self.language_model.get_input_embeddings()(tokens) * self.embedding_scale
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [S, vocabulary] at the supervised positions of a flat batch, attention inside documents only."""
+        embeddings = self.embed(batch.tokens)
+        if len(batch.images):
+            image_embeddings = self.encode_images(batch.images).flatten(0, 1)
+            embeddings = embeddings.index_copy(0, batch.image_positions, image_embeddings.to(embeddings.dtype))
+        layout = DocumentLayout(batch.document_lengths, embeddings.device)
+        with packed(self.language_model, layout) as arguments:
+            output = self.language_model(
+                inputs_embeds=embeddings[None], position_ids=batch.positions[None], logits_to_keep=batch.supervised, **arguments
+            )
+        return output.logits[0]
+
+
+@contextmanager
+def random_state(seed: int, part: str) -> Iterator[None]:
+    """Torch's random state of one part of one trial: a part's initialisation depends on no other part."""
+    digest = hashlib.sha256(f"{part}/{seed}".encode()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
+        yield
+
+
+def build(experiment: Experiment, seed: int, encoder_weights: Path | None = None, language_model_weights: Path | None = None) -> MultimodalModel:
+    """The declared model. Parts start from the given weights (state dicts), the others from the trial's seed.
+
+    Raises:
+        RuntimeError: when weights do not fit the declared part.
+    """
+    settings = experiment.model
+    tokenizer = load_tokenizer(settings.language_model.tokenizer)
+    with random_state(seed, "image_encoder"):
+        encoder = build_image_encoder(settings.image_encoder)
+    with random_state(seed, "language_model"):
+        language_model = build_language_model(settings.language_model, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end)
+    with random_state(seed, "connector"):
+        connector = settings.connector.build(encoder.width, settings.image_encoder.grid_side, language_model.config.hidden_size)
+    if encoder_weights is not None:
+        encoder.load_state_dict(torch.load(encoder_weights, map_location="cpu", weights_only=True))
+    if language_model_weights is not None:
+        language_model.load_state_dict(torch.load(language_model_weights, map_location="cpu", weights_only=True))
+    return MultimodalModel(
+        encoder,
+        connector,
+        language_model,
+        image_tokens=settings.connector.image_tokens,
+        scale_embeddings=settings.language_model.scale_embeddings,
+        encoder_is_frozen=settings.image_encoder.frozen,
+    )

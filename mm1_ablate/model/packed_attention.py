@@ -1,0 +1,114 @@
+"""Causal attention inside each document of a flat row of documents, and nowhere else.
+
+transformers would build a dense [T, T] mask. Here every document is attended to on its own: on a CPU, documents of like length
+go through one call, padded on the right, which causality makes harmless; on CUDA, torch's variable-length kernel takes them all.
+Registered with transformers as `mm1_packed`; a forward pass under `packed(model, lengths)` uses it, any other does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "mm1_packed"
+# A bucket may hold documents down to this share of its longest: fewer calls against less padding.
+_SHORTEST_IN_BUCKET = 0.6
+
+
+class DocumentLayout:
+    """Where each document of a flat row lies; made once per batch and shared by all layers.
+
+    Attributes:
+        lengths: documents' lengths in tokens; their sum is T.
+        buckets: for each bucket, positions [documents, longest] in the row; padding repeats a document's last token.
+        kept: where in the concatenated padded buckets each of the T tokens lies.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.lengths = list(lengths)
+        starts = torch.tensor([0, *self.lengths]).cumsum(0)
+        self.cumulative = starts.to(device=device, dtype=torch.int32)
+        self.buckets: list[Tensor] = []
+        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__, reverse=True)
+        kept = torch.empty(sum(self.lengths), dtype=torch.long)
+        offset = 0
+        while order:
+            longest = self.lengths[order[0]]
+            members = [document for document in order if self.lengths[document] >= _SHORTEST_IN_BUCKET * longest]
+            order = order[len(members) :]
+            columns = torch.arange(longest)
+            length = torch.tensor([self.lengths[document] for document in members])[:, None]
+            start = starts[torch.tensor(members)][:, None]
+            self.buckets.append((start + columns.clamp(max=length - 1)).to(device))
+            inside = columns < length
+            kept[(start + columns)[inside]] = (offset + torch.arange(len(members) * longest).view(len(members), longest))[inside]
+            offset += len(members) * longest
+        self.kept = kept.to(device)
+
+
+def _attend_in_buckets(query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None) -> Tensor:
+    """[heads, T, size] each to [T, heads, size]."""
+    grouped = key.shape[0] != query.shape[0]
+    outputs = []
+    for index in layout.buckets:
+        documents, longest = index.shape
+        flat = index.flatten()
+        inputs = [
+            part.index_select(1, flat).unflatten(1, (documents, longest)).transpose(0, 1) for part in (query, key, value)
+        ]
+        attended = scaled_dot_product_attention(*inputs, is_causal=True, scale=scaling, enable_gqa=grouped)
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, layout.kept)
+
+
+def _attend_on_cuda(query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None) -> Tensor:
+    """As `_attend_in_buckets`, by the variable-length kernel, which takes half precision only."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(layout.lengths)
+    grouped = query.shape[0] // key.shape[0]
+    inputs = [part.transpose(0, 1).contiguous() for part in (query, key.repeat_interleave(grouped, 0), value.repeat_interleave(grouped, 0))]
+    return varlen_attn(
+        *inputs, layout.cumulative, layout.cumulative, longest, longest, scale=scaling, window_size=(-1, 0)
+    )
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    document_layout: DocumentLayout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """An attention function of transformers: [1, heads, T, size] each to [1, T, heads, size]."""
+    if document_layout is None:
+        raise ValueError("mm1_packed attention needs document_layout; call the model under `packed`")
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    attend = _attend_on_cuda if query.is_cuda and half else _attend_in_buckets
+    return attend(query[0], key[0], value[0], document_layout, scaling)[None], None
+
+
+AttentionInterface.register(NAME, packed_attention)
+
+
+@contextmanager
+def packed(language_model: Any, layout: DocumentLayout) -> Iterator[dict[str, Any]]:
+    """Make a transformers model attend inside documents only; gives the arguments that its forward pass needs.
+
+    `NAME` has no mask function in transformers, so that no mask is built; `use_cache` is off because its default is on.
+    """
+    before = language_model.config._attn_implementation
+    language_model.config._attn_implementation = NAME
+    try:
+        yield {"attention_mask": None, "use_cache": False, "document_layout": layout}
+    finally:
+        language_model.config._attn_implementation = before

@@ -1,0 +1,339 @@
+"""One whole system: data, model, training, evaluation. The unit that is trained and scored.
+
+Defaults are chosen so that leaving a field out is the common choice; a field added later with a default that keeps the old
+behaviour leaves old fingerprints alone (`fingerprint.py`). Fields marked `HowItRuns` are not part of a trial's identity.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import isqrt
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from mm1_ablate.spec.settings import Component, ComponentOf, HowItRuns, Misfit, Settings
+
+DataType = Literal["captioned", "interleaved", "text"]
+Weight = Annotated[float, Field(ge=0)]
+
+
+# ---------------------------------------------------------------- data
+class Source(Component):
+    """Where documents of one data type come from. Each format is a file in `mm1_ablate/data/sources/`."""
+
+    data_type: DataType
+    """The share of the mixture that this source feeds."""
+    weight: PositiveFloat = 1.0
+    """Weight among the sources of its data type."""
+
+
+AnySource = Annotated[Source, ComponentOf("mm1_ablate.data.sources")]
+
+
+class FillWith(Settings):
+    fill_with: DataType
+    """The data type that takes over the share of what was removed."""
+
+
+class Packing(Settings):
+    row_tokens: PositiveInt = 4096
+    """Nominal length of a packed row, in tokens."""
+    nominal_image_tokens: PositiveInt = 144
+    """What every image counts when rows are packed, whatever the connector makes of it: so arms with other image token
+    counts see identical documents in identical rows."""
+    max_images: PositiveInt | None = 16
+    """Images in a row at most."""
+    buffer_documents: PositiveInt = 256
+    """Documents among which best-fit-decreasing packing looks for the next row."""
+
+
+class Data(Settings):
+    mixture: dict[DataType, Weight]
+    """Weights of the data types: 45/45/10, 5:5:1 and 66/33 are all fine."""
+    sources: dict[str, AnySource]
+    count: Literal["documents", "tokens"] = "documents"
+    """What the weights count. Tokens are nominal: an image counts `packing.nominal_image_tokens`."""
+    packing: Packing = Packing()
+    when_removed: Annotated[Literal["renormalise", "shrink"] | FillWith, HowItRuns] = "renormalise"
+    """What becomes of the share of a removed data type. Acts when a sweep is expanded; the resolved mixture and number of
+    steps are what a trial is."""
+
+    @model_validator(mode="after")
+    def _sources_feed_the_mixture(self) -> Data:
+        if not any(self.mixture.values()):
+            raise Misfit("mixture", "every weight is zero, so nothing is left to train on; give at least one data type a positive weight")
+        fed = {source.data_type for source in self.sources.values()}
+        for data_type, weight in self.mixture.items():
+            if weight and data_type not in fed:
+                raise Misfit(
+                    f"mixture.{data_type}", f"no source feeds it; add a source with data_type: {data_type}, or remove data.mixture.{data_type}"
+                )
+        return self
+
+    def shares(self) -> dict[str, Fraction]:
+        """Exact share of each source in the mixture: across data types first, then among the sources of a type."""
+        total = sum(Fraction(str(weight)) for weight in self.mixture.values())
+        shares: dict[str, Fraction] = {}
+        for name, source in self.sources.items():
+            weight = Fraction(str(self.mixture.get(source.data_type, 0)))
+            siblings = sum(Fraction(str(other.weight)) for other in self.sources.values() if other.data_type == source.data_type)
+            if weight:
+                shares[name] = weight / total * Fraction(str(source.weight)) / siblings
+        return shares
+
+
+# ---------------------------------------------------------------- model
+class EncoderPreparation(Settings):
+    """Pre-training that an image encoder of declared size goes through before the trials, once per fingerprint."""
+
+    objective: Literal["contrastive", "reconstructive"] = "contrastive"
+    """contrastive: CLIP (Radford et al. 2021); reconstructive: the pixels of masked patches predicted from the visible ones
+    (SimMIM, Xie et al. 2022). For a random encoder leave the preparation out (`remove: model.image_encoder.preparation`)."""
+    steps: PositiveInt = 300
+    batch_images: PositiveInt = 128
+    learning_rate: PositiveFloat = 1e-3
+    source: AnySource
+    """Captioned images to learn from; of the encoder's own, so that removing a data type from the mixture leaves it alone."""
+    tokenizer: str = "miniature"
+    """The tokenizer of the captions that a contrastive objective reads."""
+
+
+class VisionTransformer(Settings):
+    """A timm VisionTransformer of declared size, from scratch."""
+
+    type: Literal["vision_transformer"] = "vision_transformer"
+    image_size: PositiveInt
+    """Pixels a side. Larger images are resized to it."""
+    patch_size: PositiveInt | None = None
+    """Pixels a side of a patch. Declare this or `patches_per_side`."""
+    patches_per_side: PositiveInt | None = None
+    """Patches a side at every resolution (patch size = image size / patches a side)."""
+    width: PositiveInt = 96
+    depth: PositiveInt = 3
+    heads: PositiveInt = 4
+    feature_layer: Annotated[int, Field(lt=0)] = -1
+    """Which block's output goes to the connector: -1 the last, -2 the one before."""
+    frozen: bool = False
+    learning_rate_scale: PositiveFloat = 1.0
+    """The encoder's learning rate over that of the rest."""
+    preparation: EncoderPreparation | None = None
+
+    @model_validator(mode="after")
+    def _patches(self) -> VisionTransformer:
+        if (self.patch_size is None) == (self.patches_per_side is None):
+            raise ValueError("declare either patch_size or patches_per_side")
+        divisor = self.patch_size or self.patches_per_side or 1
+        if self.image_size % divisor:
+            what = "the patch size" if self.patch_size else "the patches a side"
+            raise Misfit("image_size", f"{self.image_size} is not a multiple of {what}, {divisor}")
+        if self.width % self.heads:
+            raise Misfit("width", f"{self.width} is not a multiple of the {self.heads} heads")
+        if -self.feature_layer > self.depth:
+            raise Misfit("feature_layer", f"block {self.feature_layer} does not exist, the encoder has only {self.depth} blocks")
+        return self
+
+    @property
+    def grid_side(self) -> int:
+        """Patches a side."""
+        return self.patches_per_side or self.image_size // (self.patch_size or 1)
+
+
+class TimmEncoder(Settings):
+    """An encoder of timm's by name, with or without its published weights."""
+
+    type: Literal["timm"] = "timm"
+    name: str
+    """A timm model name, such as vit_large_patch14_clip_quickgelu_336.openai."""
+    image_size: PositiveInt
+    patch_size: PositiveInt = 14
+    weights: str | None = "pretrained"
+    """'pretrained' (timm's published weights), a local path, or nothing (from scratch)."""
+    feature_layer: Annotated[int, Field(lt=0)] = -1
+    frozen: bool = False
+    learning_rate_scale: PositiveFloat = 1.0
+    preparation: EncoderPreparation | None = None
+
+    @model_validator(mode="after")
+    def _patches(self) -> TimmEncoder:
+        if self.image_size % self.patch_size:
+            raise Misfit("image_size", f"{self.image_size} is not a multiple of the patch size, {self.patch_size}")
+        return self
+
+    @property
+    def grid_side(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch_size
+
+
+ImageEncoder = Annotated[VisionTransformer | TimmEncoder, Field(discriminator="type")]
+
+
+class Connector(Component):
+    """From patch features to image tokens. Each connector is a file in `mm1_ablate/model/connectors/`."""
+
+    image_tokens: PositiveInt = 144
+    """Tokens that an image becomes."""
+
+    def check_grid(self, side: int) -> None:
+        """Raise ValueError, saying what would do, if `image_tokens` cannot be made from a grid of side x side patches."""
+
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
+        """The torch module: [images, side * side, encoder_width] to [images, image_tokens, language_width]."""
+        raise TypeError(f"{type(self).__name__} does not say how it is built")
+
+
+class SquareTokens(Connector):
+    """A connector that pools the grid of patches to a smaller square."""
+
+    @field_validator("image_tokens")
+    @classmethod
+    def _square(cls, tokens: int) -> int:
+        side = isqrt(tokens)
+        if side * side != tokens:
+            raise ValueError(f"{tokens} image tokens are not a square, which pooling a grid needs; the nearest are {side * side} and {(side + 1) ** 2}")
+        return tokens
+
+    def check_grid(self, side: int) -> None:
+        if self.image_tokens > side * side:
+            raise ValueError(
+                f"{self.image_tokens} image tokens cannot be pooled from a grid of {side} x {side} patches; at most {side * side}"
+            )
+
+
+class LanguageModelPreparation(Settings):
+    """Text-only pre-training of a language model of declared size, before the trials, once per fingerprint."""
+
+    steps: PositiveInt = 400
+    batch_rows: PositiveInt = 8
+    row_tokens: PositiveInt = 128
+    source: AnySource
+    optimizer: AnyOptimizer
+
+
+class LanguageModel(Settings):
+    """A causal language model of transformers, by configuration or by name."""
+
+    name: str | None = None
+    """A model name or a local path, with its weights. Declare this or `model_type`."""
+    model_type: str | None = None
+    """A transformers model type, such as phi, with `configuration`."""
+    configuration: dict[str, JsonValue] = {}
+    """Fields of the transformers configuration."""
+    tokenizer: str = "miniature"
+    """'miniature' (the words of the miniature world), or a name or path of a tokenizer that transformers reads."""
+    initialisation: Literal["transformers", "fan_in"] = "transformers"
+    """fan_in: matrices normal with sd fan_in^-0.5, output projections times (2 x layers)^-0.5, embeddings sd width^-0.5."""
+    scale_embeddings: bool = False
+    """Multiply token embeddings by sqrt(width) on the way in, as Gemma does."""
+    preparation: LanguageModelPreparation | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> LanguageModel:
+        if (self.name is None) == (self.model_type is None):
+            raise ValueError("declare either name (weights) or model_type and configuration")
+        return self
+
+
+class Model(Settings):
+    image_encoder: ImageEncoder
+    connector: Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]
+    language_model: LanguageModel
+    preparation_seed: int | None = None
+    """The seed of the prepared encoder and language model. Nothing: each trial's own seed, so that their luck is part of
+    the error bars. A number: shared by all seeds, which saves time and narrows the error bars."""
+
+    @model_validator(mode="after")
+    def _tokens_fit_the_grid(self) -> Model:
+        try:
+            self.connector.check_grid(self.image_encoder.grid_side)
+        except ValueError as error:
+            raise Misfit("connector.image_tokens", str(error)) from None
+        return self
+
+
+# ---------------------------------------------------------------- training
+class AdamW(Settings):
+    type: Literal["adamw"] = "adamw"
+    learning_rate: PositiveFloat | Literal["mm1"] = "mm1"
+    """A peak rate, or 'mm1': exp(-0.4214 ln N - 0.5535), N = language model parameters without embeddings (MM1, section 3.3)."""
+    weight_decay: Annotated[float, Field(ge=0)] | Literal["mm1"] = "mm1"
+    """'mm1': 0.1 x the peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+class Muon(Settings):
+    """torch.optim.Muon on the matrices of the language model's blocks, AdamW on everything else."""
+
+    type: Literal["muon"] = "muon"
+    learning_rate: PositiveFloat = 0.015
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    rest: AdamW = AdamW(learning_rate=3e-3, weight_decay=0.0)
+
+
+AnyOptimizer = Annotated[AdamW | Muon, Field(discriminator="type")]
+
+
+class Training(Settings):
+    steps: PositiveInt
+    batch_rows: PositiveInt = 512
+    """Packed rows of one optimiser step, over all workers and micro-batches."""
+    optimizer: AnyOptimizer = AdamW()
+    warmup_steps: Annotated[int, Field(ge=0)] = 2000
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Where the cosine ends, as a share of the peak."""
+    gradient_clip: PositiveFloat | None = 1.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    micro_batch_rows: Annotated[PositiveInt | None, HowItRuns] = None
+    """Rows of one forward and backward pass; nothing: all of them."""
+    checkpoint_every_steps: Annotated[PositiveInt, HowItRuns] = 100
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Training:
+        if self.warmup_steps >= self.steps:
+            raise Misfit("warmup_steps", f"expected fewer than the {self.steps} steps of the training, not {self.warmup_steps}")
+        return self
+
+
+# ---------------------------------------------------------------- evaluation
+class Evaluation(Settings):
+    tasks: list[str]
+    """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own."""
+    shots: list[Annotated[int, Field(ge=0)]] = [0, 4, 8]
+    """Demonstrations before an image question. Text tasks are judged without any."""
+    items: PositiveInt | None = None
+    """Items of each task; nothing: all that the task has."""
+    seed: int = 0
+    """Chooses demonstrations and items. The same for all arms and seeds."""
+    split: Literal["report", "development"] = "report"
+    """development: other episodes from another image pool, for tuning a recipe."""
+    demonstrations: Literal["per_task", "per_query"] = "per_task"
+    """per_task: one nested set for all queries of a task group (MM1); per_query: drawn for each query (OpenFlamingo)."""
+    batch_items: Annotated[PositiveInt, HowItRuns] = 64
+
+    @field_validator("shots", "tasks")
+    @classmethod
+    def _distinct(cls, values: list[Any]) -> list[Any]:
+        if not values or len(set(values)) != len(values):
+            raise ValueError("expected at least one, and none twice")
+        return values
+
+
+# ---------------------------------------------------------------- the whole
+class Experiment(Settings):
+    """A whole system that can be trained and scored."""
+
+    experiment: Annotated[str, HowItRuns]
+    """Its name, for people."""
+    description: Annotated[str, HowItRuns] = ""
+    data: Data
+    model: Model
+    training: Training
+    evaluation: Evaluation
+
+
+LanguageModelPreparation.model_rebuild()
+LanguageModel.model_rebuild()
+Model.model_rebuild()
+Experiment.model_rebuild()

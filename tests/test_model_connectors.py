@@ -1,0 +1,63 @@
+"""Every connector gives the declared image tokens, from any grid that can."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mm1_ablate.model.grid import to_grid, to_tokens
+from mm1_ablate.spec.experiment import Connector
+from mm1_ablate.spec.settings import component_types
+
+TYPES = component_types("mm1_ablate.model.connectors")
+
+
+def make(name: str, image_tokens: int) -> Connector:
+    small = {"hidden": 16, "depth": 1} if name == "c_abstractor" else {}
+    return TYPES[name].model_validate({"type": name, "image_tokens": image_tokens, **small})
+
+
+def test_the_three_connectors_of_the_paper_are_there():
+    assert {"average_pool", "attention_pool", "c_abstractor"} <= set(TYPES)
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(("side", "image_tokens"), [(4, 4), (4, 16), (9, 4), (6, 9)])
+def test_a_connector_gives_the_declared_tokens_and_learns(name, side, image_tokens):
+    module = make(name, image_tokens).build(encoder_width=24, grid_side=side, language_width=20)
+    patches = torch.randn(3, side * side, 24, requires_grad=True)
+    tokens = module(patches)
+    assert tokens.shape == (3, image_tokens, 20)
+    tokens.square().sum().backward()
+    assert patches.grad is not None and (patches.grad.abs().sum((1, 2)) > 0).all()
+
+
+def test_attention_pool_takes_any_number_of_tokens():
+    assert make("attention_pool", 5).build(24, 3, 20)(torch.randn(2, 9, 24)).shape == (2, 5, 20)
+
+
+@pytest.mark.parametrize("name", ["average_pool", "c_abstractor"])
+def test_pooling_refuses_tokens_that_are_no_square(name):
+    with pytest.raises(ValueError, match="nearest are 4 and 9"):
+        make(name, 5)
+
+
+@pytest.mark.parametrize("name", ["average_pool", "c_abstractor"])
+def test_pooling_refuses_more_tokens_than_patches(name):
+    with pytest.raises(ValueError, match="at most 16"):
+        make(name, 25).check_grid(4)
+
+
+def test_average_pool_keeps_places_apart():
+    module = make("average_pool", 4).build(2, 4, 2)
+    with torch.no_grad():
+        module.project.weight.copy_(torch.eye(2))
+        module.project.bias.zero_()
+        grid = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 2, 4, 4)
+        pooled = module(to_tokens(grid))[0, :, 0]
+    assert pooled.tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+def test_grid_and_tokens_are_inverse():
+    patches = torch.randn(2, 9, 5)
+    assert torch.equal(to_tokens(to_grid(patches)), patches)

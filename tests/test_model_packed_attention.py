@@ -1,0 +1,86 @@
+"""Documents packed into one row must not see each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mm1_ablate.model.language_model import build_language_model
+from mm1_ablate.model.packed_attention import DocumentLayout, packed
+from mm1_ablate.spec.experiment import LanguageModel
+
+CONFIGURATIONS = {
+    "phi": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "qk_layernorm": True},
+    "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64},
+}
+
+
+def tiny(model_type: str):
+    torch.manual_seed(0)
+    settings = LanguageModel(model_type=model_type, configuration=CONFIGURATIONS[model_type], initialisation="fan_in")
+    return build_language_model(settings, vocabulary_size=50, padding=0, end=1).eval()
+
+
+MODELS = {name: tiny(name) for name in CONFIGURATIONS}
+
+
+def packed_logits(model, embeddings: torch.Tensor, lengths: list[int], **arguments) -> torch.Tensor:
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    with torch.no_grad(), packed(model, DocumentLayout(lengths, embeddings.device)) as more:
+        return model(inputs_embeds=embeddings[None], position_ids=positions, **arguments, **more).logits[0]
+
+
+@pytest.mark.parametrize("model_type", CONFIGURATIONS)
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), seed=st.integers(0, 1000))
+def test_packed_documents_give_the_logits_they_give_alone(model_type, lengths, seed):
+    model = MODELS[model_type]
+    embeddings = torch.randn(sum(lengths), 32, generator=torch.Generator().manual_seed(seed))
+    together = packed_logits(model, embeddings, lengths)
+    start = 0
+    for length in lengths:
+        with torch.no_grad():
+            alone = model(inputs_embeds=embeddings[None, start : start + length], use_cache=False).logits[0]
+        torch.testing.assert_close(together[start : start + length], alone, atol=1e-5, rtol=1e-5)
+        start += length
+
+
+def test_a_change_in_one_document_reaches_no_other():
+    model, lengths = MODELS["phi"], [5, 17, 9]
+    embeddings = torch.randn(31, 32)
+    before = packed_logits(model, embeddings, lengths)
+    embeddings[5:22] += 1
+    after = packed_logits(model, embeddings, lengths)
+    changed = (before - after).abs().amax(1) > 0
+    assert changed[5:22].all() and not changed[:5].any() and not changed[22:].any()
+
+
+def test_head_runs_on_the_asked_positions_only():
+    model, lengths = MODELS["phi"], [6, 8]
+    embeddings, asked = torch.randn(14, 32), torch.tensor([0, 7, 13])
+    everything = packed_logits(model, embeddings, lengths)
+    some = packed_logits(model, embeddings, lengths, logits_to_keep=asked)
+    assert some.shape == (3, 50)
+    torch.testing.assert_close(some, everything[asked])
+
+
+def test_a_model_is_itself_again_after_packing():
+    model = MODELS["phi"]
+    packed_logits(model, torch.randn(4, 32), [4])
+    assert model.config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+def test_initialisation_by_fan_in_has_the_declared_deviations():
+    model = MODELS["phi"]
+    block = model.model.layers[0]
+    assert float(block.self_attn.q_proj.weight.std()) == pytest.approx(32**-0.5, rel=0.1)
+    assert float(block.self_attn.dense.weight.std()) == pytest.approx(32**-0.5 * 4**-0.5, rel=0.1)
+    assert float(block.mlp.fc2.weight.std()) == pytest.approx(64**-0.5 * 4**-0.5, rel=0.1)
+
+
+def test_an_unknown_model_type_is_named():
+    with pytest.raises(ValueError, match="phy"):
+        build_language_model(LanguageModel(model_type="phy"), 10, 0, 1)
