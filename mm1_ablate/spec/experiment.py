@@ -27,6 +27,10 @@ class Source(Component):
     weight: PositiveFloat = 1.0
     """Weight among the sources of its data type."""
 
+    def open(self, seed: int = 0, name: str = "") -> Any:
+        """The documents: an `mm1_ablate.data.sources.OpenSource`, whose documents carry the name of the source."""
+        raise TypeError(f"{type(self).__name__} does not say how it is opened")
+
 
 AnySource = Annotated[Source, ComponentOf("mm1_ablate.data.sources")]
 
@@ -67,7 +71,8 @@ class Data(Settings):
         for data_type, weight in self.mixture.items():
             if weight and data_type not in fed:
                 raise Misfit(
-                    f"mixture.{data_type}", f"no source feeds it; add a source with data_type: {data_type}, or remove data.mixture.{data_type}"
+                    f"mixture.{data_type}",
+                    f"no source feeds it; add a source with data_type: {data_type}, or remove data.mixture.{data_type}",
                 )
         return self
 
@@ -191,7 +196,9 @@ class SquareTokens(Connector):
     def _square(cls, tokens: int) -> int:
         side = isqrt(tokens)
         if side * side != tokens:
-            raise ValueError(f"{tokens} image tokens are not a square, which pooling a grid needs; the nearest are {side * side} and {(side + 1) ** 2}")
+            raise ValueError(
+                f"{tokens} image tokens are not a square, which pooling a grid needs; the nearest are {side * side} and {(side + 1) ** 2}"
+            )
         return tokens
 
     def check_grid(self, side: int) -> None:

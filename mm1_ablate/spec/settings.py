@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args, get_origin
+from functools import cache
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
@@ -51,74 +52,108 @@ class Component(Settings):
     type: str
 
 
+class UnknownType(LookupError):
+    """A `type` that names no component. `hint` suggests the nearest, or is empty."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+@cache
+def component_names(package: str) -> tuple[str, ...]:
+    """The types of a package: the names of its files."""
+    folder = importlib.import_module(package)
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")))
+
+
 def component_types(package: str) -> dict[str, type[Component]]:
     """The components that live in a package, by type: one public `Component` subclass in each file."""
-    folder = importlib.import_module(package)
-    names = [module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")]
-    return {name: find_component(package, name) for name in names}
+    return {name: find_component(package, name) for name in component_names(package)}
 
 
+@cache
 def find_component(package: str, type_name: str) -> type[Component]:
     """The settings class of a type: a file of the package, or `module.Class` of the user's own.
 
     Raises:
-        LookupError: with the types that exist, and the nearest one.
+        UnknownType: with the types that exist, and the nearest one.
     """
     if "." in type_name:
-        module_name, _, class_name = type_name.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise LookupError(f"cannot import '{type_name}': {error}") from error
-        if not (isinstance(found, type) and issubclass(found, Component)):
-            raise LookupError(f"'{type_name}' is not a subclass of mm1_ablate.spec.settings.Component")
-        return found
-    folder = importlib.import_module(package)
-    names = [module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")]
+        return _own_component(type_name)
+    names = component_names(package)
     if type_name not in names:
         near = get_close_matches(type_name, names, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise LookupError(f"no type '{type_name}' (there are: {', '.join(sorted(names))}, or module.Class of your own){hint}")
+        message = f"there is no type '{type_name}'; expected one of {', '.join(names)}, or module.Class of your own"
+        raise UnknownType(message, f"did you mean '{near[0]}'?" if near else "")
     module = importlib.import_module(f"{package}.{type_name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module.__name__ and not value.__name__.startswith("_")
-    )
+    for name, value in vars(module).items():
+        if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module.__name__ and not name.startswith("_"):
+            return value
+    raise UnknownType(f"{module.__file__} has no subclass of mm1_ablate.spec.settings.Component")
+
+
+def _own_component(type_name: str) -> type[Component]:
+    module_name, _, class_name = type_name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:  # whatever the user's own module raises while it is imported
+        raise UnknownType(f"cannot import '{type_name}': {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Component)):
+        raise UnknownType(f"'{type_name}' is not a subclass of mm1_ablate.spec.settings.Component")
+    return found
 
 
 class ComponentOf:
     """Annotates a field as "a component of this package": `Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]`.
 
-    Errors inside a component carry its own path, and the JSON Schema lists every type of the package.
+    A component is written as a mapping with a `type`, or as its type alone. Errors inside it carry its own path, and the JSON
+    Schema lists every type of the package.
     """
 
     def __init__(self, package: str) -> None:
         self.package = package
 
-    def validate(self, value: Any) -> Any:
-        if isinstance(value, Component):
-            return value
+    def validate(self, value: Any, base: type[Component] = Component) -> Component:
+        """The component that a value declares; errors inside it are merged into those of the settings around it."""
         if isinstance(value, str):
             value = {"type": value}
-        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-            raise PydanticCustomError("component_type", "expected a mapping with a 'type'")
-        try:
-            settings = find_component(self.package, value["type"])
-        except LookupError as error:
-            raise PydanticCustomError("component_type", "{message}", {"message": str(error)}) from None
-        return settings.model_validate(value)
+        if isinstance(value, Component):
+            found = value
+        elif isinstance(value, dict) and isinstance(value.get("type"), str):
+            try:
+                settings = find_component(self.package, value["type"])
+            except UnknownType as error:
+                raise PydanticCustomError("component_type", "{message}", {"message": error.message, "hint": error.hint}) from None
+            found = settings.model_validate(value)
+        else:
+            message = "expected a mapping with a 'type': {types}, or module.Class of your own"
+            raise PydanticCustomError("component_type", message, {"types": ", ".join(component_names(self.package))})
+        if not isinstance(found, base):
+            message = "'{type}' is not a subclass of {module}.{base}"
+            raise PydanticCustomError("component_type", message, {"type": found.type, "module": base.__module__, "base": base.__name__})
+        return found
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def validate(value: Any) -> Component:
+            return self.validate(value, source)
+
+        def dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
+            return value.model_dump(
+                mode=info.mode, by_alias=info.by_alias, exclude_unset=info.exclude_unset, exclude_defaults=info.exclude_defaults
+            )
+
         return core_schema.no_info_plain_validator_function(
-            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.model_dump(mode="json"))
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
         )
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = component_names(self.package)
+        alternatives = []
+        for name, settings in component_types(self.package).items():
+            alternative = handler(settings.__pydantic_core_schema__)
+            handler.resolve_ref_schema(alternative)["properties"]["type"] = {"const": name, "title": "Type"}
+            alternatives.append(alternative)
         own = {"type": "object", "properties": {"type": {"type": "string", "pattern": r"\."}}, "required": ["type"]}
-        return {"anyOf": [handler(settings.__pydantic_core_schema__) for settings in component_types(self.package).values()] + [own]}
-
-
-def annotated_base(annotation: Any) -> Any:
-    """The type inside an `Annotated`."""
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+        return {"anyOf": [*alternatives, {"type": "string", "enum": list(names)}, {"type": "string", "pattern": r"\."}, own]}

@@ -1,0 +1,23 @@
+"""The evaluation items of the miniature world."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mm1_ablate.data.documents import ItemSet
+from mm1_ablate.data.items import EvaluationSplit, ItemSource
+
+
+class MiniatureItems(ItemSource):
+    """Questions about images and texts drawn by code."""
+
+    type: Literal["miniature"] = "miniature"
+    content: Literal["attributes", "vqa", "glyph", "captions", "facts", "sums", "agreement", "text_qa"]
+    """Images: attributes (fields cue, separator), vqa (question), glyph (cue), captions (slots).
+    Texts, with four choices: facts, sums, agreement, text_qa (context)."""
+    world_seed: int = 0
+
+    def open(self, split: EvaluationSplit = "report", count: int | None = None, seed: int = 0) -> ItemSet:
+        from mm1_ablate.data.miniature.episodes import items
+
+        return items(self.content, split, count, seed, self.world_seed)

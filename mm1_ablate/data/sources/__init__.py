@@ -1,0 +1,21 @@
+"""Sources of documents: one file for each format, each with the settings that a user declares.
+
+A source is a subclass of `mm1_ablate.spec.experiment.Source` with `open(seed, name)`, which gives random access to its documents;
+their order, the epochs and the shares are the mixture's. A newcomer adds a format in one file here, or names a class of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mm1_ablate.data.documents import Document
+
+
+class OpenSource(Protocol):
+    """Documents by index. Index i of one epoch is the same document whenever it is asked for."""
+
+    def __len__(self) -> int:
+        """Documents of one epoch."""
+        ...
+
+    def __getitem__(self, index: int) -> Document: ...

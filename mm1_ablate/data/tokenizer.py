@@ -1,0 +1,107 @@
+"""Texts in, token ids out, through the `tokenizers` library; the miniature world's word tokenizer or any that transformers reads.
+
+Adds nothing at either end: documents place `end` themselves, and image positions hold `padding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+
+class UnknownWords(ValueError):
+    """A text holds words that a word tokenizer does not know."""
+
+
+class Tokenizer:
+    """Encodes without special tokens and remembers what it has encoded, since short texts come again and again.
+
+    Args:
+        encode, decode: text to ids and back.
+        vocabulary_size: ids are below it.
+        end: id that closes every document.
+        padding: id that stands at image positions and beside short rows; never predicted.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[str], Sequence[int]],
+        decode: Callable[[Sequence[int]], str],
+        vocabulary_size: int,
+        end: int,
+        padding: int,
+    ) -> None:
+        self._encode = lru_cache(maxsize=1 << 15)(lambda text: tuple(encode(text)))
+        self._decode = decode
+        self.vocabulary_size = vocabulary_size
+        self.end = end
+        self.padding = padding
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._encode(text))
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """As `encode`, without the copy."""
+        return self._encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        return self._decode([int(token) for token in ids])
+
+
+def load_tokenizer(name: str = "miniature") -> Tokenizer:
+    """The tokenizer of a language model.
+
+    Args:
+        name: "miniature", or a name or folder that `transformers.AutoTokenizer` reads.
+
+    Raises:
+        ValueError: if the tokenizer has no end-of-text token.
+        OSError: transformers', if there is no such tokenizer.
+    """
+    if name == "miniature":
+        return _miniature()
+    return _of_transformers(name)
+
+
+@lru_cache(maxsize=1)
+def _miniature() -> Tokenizer:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    from mm1_ablate.data.miniature.language import END, PADDING, VOCABULARY
+
+    ids = {word: place for place, word in enumerate(VOCABULARY)}
+    backend = Backend(WordLevel(ids))
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.add_special_tokens([AddedToken(PADDING, special=True), AddedToken(END, special=True)])
+
+    def encode(text: str) -> list[int]:
+        if unknown := set(text.split()) - ids.keys():
+            raise UnknownWords(f"words that the miniature tokenizer does not know: {', '.join(sorted(unknown))} (in '{text}')")
+        return backend.encode(text, add_special_tokens=False).ids
+
+    def decode(tokens: Sequence[int]) -> str:
+        return " ".join(VOCABULARY[token] for token in tokens if VOCABULARY[token] not in (PADDING, END))
+
+    return Tokenizer(encode, decode, len(VOCABULARY), ids[END], ids[PADDING])
+
+
+def _of_transformers(name: str) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    loaded: Any = AutoTokenizer.from_pretrained(name)
+    if loaded.eos_token_id is None:
+        raise ValueError(f"tokenizer '{name}' has no end-of-text token, which every document needs")
+    padding = loaded.eos_token_id if loaded.pad_token_id is None else loaded.pad_token_id
+
+    def encode(text: str) -> list[int]:
+        return loaded.encode(text, add_special_tokens=False)
+
+    def decode(tokens: Sequence[int]) -> str:
+        return loaded.decode(tokens, skip_special_tokens=True)
+
+    return Tokenizer(encode, decode, len(loaded), loaded.eos_token_id, padding)

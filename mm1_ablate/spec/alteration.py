@@ -1,0 +1,197 @@
+"""What an arm does to its baseline: paths that get other values, and paths that are removed.
+
+In: the plain values of a valid experiment and a list of edits. Out: the plain values of the arm, not yet validated, and what
+went wrong, each with the place in the sweep file that it comes from.
+
+Alterations go first, a component's `type` before its settings; then what is removed is removed, its share dealt with as
+`data.when_removed` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.messages import Finding, validated
+from mm1_ablate.spec.paths import Node, PathError
+
+Keys = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One path that is altered or removed."""
+
+    path: str
+    value: Any = None
+    removed: bool = False
+    where: Keys = ()
+    """Where the sweep file says so."""
+
+
+@dataclass
+class Altered:
+    """The plain values of an arm."""
+
+    tree: dict[str, Any]
+    consequences: list[str] = field(default_factory=list)
+    """Paths that changed because of a removal, such as training.steps when the data shrinks."""
+    findings: list[Finding] = field(default_factory=list)
+    """What is wrong; paths are places in the sweep file."""
+    kept: Fraction = Fraction(1)
+    """The share of the training that is left, where removed data shrinks it."""
+
+
+def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
+    """Apply the edits of one arm to the plain values of a valid experiment."""
+    result = Altered(tree)
+    result.findings += _conflicts(tree, edits)
+    if result.findings:
+        return result
+    for edit in sorted((edit for edit in edits if not edit.removed), key=_order):
+        try:
+            result.tree = _alter(Node(Experiment, result.tree), edit)
+        except PathError as error:
+            result.findings.append(Finding(edit.where, _named(edit, error.message), error.hint, at_key=True))
+    if result.findings or (len({edit.removed for edit in edits}) == 2 and validated(Experiment, result.tree)[0] is None):
+        return result  # what is not valid has no shares to reckon with; whoever validates the tree says why
+    # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
+    for edit in sorted((edit for edit in edits if edit.removed), key=lambda edit: not edit.path.startswith("data.mixture.")):
+        try:
+            _remove(result, edit)
+        except PathError as error:
+            result.findings.append(Finding(edit.where, _named(edit, error.message), error.hint))
+    if result.kept != 1 and not result.findings:
+        _shrink(result)
+    return result
+
+
+def _named(edit: Edit, message: str) -> str:
+    """Messages name the path, unless the place in the file already ends with it."""
+    return message if edit.where and edit.where[-1] == edit.path else f"{edit.path}: {message}"
+
+
+def _order(edit: Edit) -> tuple[bool, int]:
+    return not edit.path.endswith(".type"), edit.path.count(".")
+
+
+def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Finding]:
+    """Things that are removed and altered, at or below themselves, in one arm."""
+    removed = [edit.path for edit in edits if edit.removed]
+    sources = tree["data"]["sources"]
+    found = []
+    for edit in edits:
+        parts = edit.path.split(".")
+        feeds = sources.get(parts[2], {}).get("data_type") if parts[:2] == ["data", "sources"] and len(parts) > 2 else None
+        for path in removed if not edit.removed else []:
+            message = ""
+            if edit.path == path or edit.path.startswith(path + "."):
+                message = f"is altered, and the same arm removes {path}"
+            elif path == f"data.mixture.{feeds}":
+                message = f"is altered, but feeds only '{feeds}', and the same arm removes {path}"
+            if message:
+                found.append(Finding(edit.where, _named(edit, message), "keep one of the two", at_key=True))
+    return found
+
+
+def _alter(root: Node, edit: Edit) -> dict[str, Any]:
+    place, _, name = edit.path.rpartition(".")
+    parent = root.find(place) if place else root
+    here = parent.child(name)
+    if here is None:
+        # A mapping may get an entry that it lacks where a misspelt key cannot pass: a listed key, or settings of its own.
+        new = Node(parent.item, edit.value) if parent.settings is None and isinstance(parent.value, dict) else None
+        if new is None or (name not in parent.keys and new.settings is None):
+            root.find(edit.path)
+    elif name == "type" and parent.has_types:
+        return root.replaced(place, _retyped(parent, edit.value))
+    elif here.has_types and isinstance(edit.value, str):
+        return root.replaced(edit.path, _retyped(here, edit.value))
+    return root.replaced(edit.path, edit.value)
+
+
+def _retyped(node: Node, type_name: Any) -> dict[str, Any]:
+    """A component of another type, with those of the written settings that the other type has too."""
+    other = Node(node.annotation, {"type": type_name})
+    kept = {name: value for name, value in (node.value or {}).items() if other.settings is None or name in other.names()}
+    return {**kept, "type": type_name}
+
+
+def _remove(result: Altered, edit: Edit) -> None:
+    root = Node(Experiment, result.tree)
+    place, _, name = edit.path.rpartition(".")
+    node = root.find(edit.path)
+    parent = root.find(place) if place else root
+    if parent.settings is None and isinstance(parent.value, dict):
+        result.tree = root.without(edit.path)
+        if place == "data.mixture":
+            _reassign(result, name, Fraction(str(node.value)), sum(_weights(root).values(), Fraction(0)))
+        elif place == "data.sources":
+            _remove_source(result, root, name)
+    elif node.value is None or node.value is False:
+        raise PathError(f"cannot be removed: it is already {'nothing' if node.value is None else 'off'}")
+    elif node.nullable and parent.settings is not None:
+        result.tree = root.replaced(edit.path, None)
+    elif node.value is True:
+        result.tree = root.replaced(edit.path, False)
+    else:
+        raise PathError("cannot be removed; alter it instead")
+
+
+def _weights(root: Node) -> dict[str, Fraction]:
+    return {name: Fraction(str(weight)) for name, weight in root.find("data.mixture").value.items()}
+
+
+def _remove_source(result: Altered, before: Node, name: str) -> None:
+    """The share of one of several sources of a data type, after the source is gone."""
+    sources = before.find("data.sources")
+    weights = {key: Fraction(str(before.find(f"data.sources.{key}.weight").value)) for key in sources.value}
+    types = {key: before.find(f"data.sources.{key}.data_type").value for key in sources.value}
+    data_type = types[name]
+    mixture = _weights(before)
+    if not mixture.get(data_type):
+        return
+    siblings = sum((weights[key] for key in sources.value if types[key] == data_type), Fraction(0))
+    if siblings == weights[name]:
+        message = (
+            f"cannot be removed: it is the only source of '{data_type}', which has weight {_number(mixture[data_type])} in data.mixture"
+        )
+        raise PathError(message, f"remove data.mixture.{data_type} instead")
+    if before.find("data.when_removed").value != "renormalise":
+        lost = mixture[data_type] * weights[name] / siblings
+        _set(result, f"data.mixture.{data_type}", _number(mixture[data_type] - lost))
+        _reassign(result, None, lost, sum(mixture.values(), Fraction(0)))
+
+
+def _reassign(result: Altered, removed_type: str | None, lost: Fraction, total: Fraction) -> None:
+    """What becomes of a share that was lost: `data.when_removed`. Renormalising is what weights do by themselves."""
+    root = Node(Experiment, result.tree)
+    when_removed = root.find("data.when_removed").value
+    if when_removed == "shrink" and total:
+        result.kept *= 1 - lost / total
+    elif isinstance(when_removed, dict) and lost:
+        filling = str(when_removed.get("fill_with"))
+        if filling == removed_type:
+            raise PathError(f"data.when_removed fills with '{filling}', which is what was removed", "fill with another data type")
+        _set(result, f"data.mixture.{filling}", _number(_weights(root).get(filling, Fraction(0)) + lost))
+
+
+def _shrink(result: Altered) -> None:
+    """Fewer steps, so that the data that stays is seen as often as in the baseline."""
+    root = Node(Experiment, result.tree)
+    steps = max(1, round(root.find("training.steps").value * result.kept))
+    warmup = min(steps - 1, round(root.find("training.warmup_steps").value * result.kept))
+    _set(result, "training.steps", steps)
+    _set(result, "training.warmup_steps", warmup)
+
+
+def _set(result: Altered, path: str, value: Any) -> None:
+    result.tree = Node(Experiment, result.tree).replaced(path, value)
+    result.consequences.append(path)
+
+
+def _number(exact: Fraction) -> int | float:
+    return exact.numerator if exact.denominator == 1 else float(exact)

@@ -1,0 +1,183 @@
+"""The arms that the groups of a sweep declare: a name and a list of edits each, before anything is applied.
+
+In: `Sweep`. Out: drafts of arms, and what is wrong with grids and names, by place in the sweep file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from mm1_ablate.spec.alteration import Edit, Keys
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.fingerprint import canonical, fingerprint
+from mm1_ablate.spec.messages import Finding, nearest
+from mm1_ablate.spec.paths import plain
+from mm1_ablate.spec.sweep import Group
+
+LONGEST_VALUE = 48
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An arm that is declared, not yet made."""
+
+    name: str
+    group: str
+    edits: tuple[Edit, ...]
+    where: Keys
+    """The place in the file that stands for the whole arm."""
+    point: dict[str, Any] = field(default_factory=dict)
+    """Of an arm of a grid: its paths and values."""
+
+
+def drafts_of(name: str, group: Group) -> tuple[list[Draft], list[Finding]]:
+    """The arms of a group."""
+    where: Keys = ("ablations", name)
+    if group.grid is not None:
+        return _grid(name, group, where)
+    first = []
+    if group.when_removed is not None:
+        first.append(Edit("data.when_removed", plain(group.when_removed), where=(*where, "when_removed")))
+    if group.remove_each is not None:
+        removals = [Edit(path, removed=True, where=(*where, "remove_each", index)) for index, path in enumerate(group.remove_each)]
+        labels = unique_tails(group.remove_each)
+        each = {edit.path: edit for edit in reversed(removals)}
+        drafts = [
+            Draft(f"{name}/{labels[path]}", name, (*first, each[path]), each[path].where) for path in dict.fromkeys(group.remove_each)
+        ]
+    else:
+        removals = [Edit(path, removed=True, where=(*where, "remove", index)) for index, path in enumerate(group.remove or [])]
+        alterations = [Edit(path, value, where=(*where, "alter", path)) for path, value in (group.alter or {}).items()]
+        drafts = [Draft(name, name, (*first, *alterations, *removals), where)]
+    paths = [edit.path for edit in removals]
+    twice = [edit for index, edit in enumerate(removals) if edit.path in paths[:index]]
+    return drafts, [Finding(edit.where, f"{edit.path} is listed twice") for edit in twice]
+
+
+def unique_tails(paths: Iterable[str]) -> dict[str, str]:
+    """The shortest ends of paths that tell them apart: text and captioned of data.mixture.text and data.mixture.captioned."""
+    distinct = list(dict.fromkeys(paths))
+
+    def tells_apart(end: str, path: str) -> bool:
+        return end == path or not any(f".{other}".endswith(f".{end}") for other in distinct if other != path)
+
+    tails = {}
+    for path in distinct:
+        parts = path.split(".")
+        ends = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+        tails[path] = next(end for end in ends if tells_apart(end, path))
+    return tails
+
+
+@dataclass(frozen=True)
+class _Axis:
+    choices: list[list[Edit]]
+    """What each of its values sets."""
+
+    @property
+    def paths(self) -> list[str]:
+        return list(dict.fromkeys(edit.path for choice in self.choices for edit in choice))
+
+    def telling(self) -> set[str]:
+        """The paths whose values differ along the axis: those that a name needs."""
+        values: dict[str, set[str]] = {path: set() for path in self.paths}
+        for choice in self.choices:
+            own = {edit.path: fingerprint(edit.value) for edit in choice}
+            for path in values:
+                values[path].add(own.get(path, ""))
+        return {path for path, seen in values.items() if len(seen) > 1} or set(values)
+
+
+def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Finding]]:
+    axes: list[_Axis] = []
+    found: list[Finding] = []
+    for axis_name, values in (group.grid or {}).items():
+        axis, problems = _axis(axis_name, values, (*where, "grid", axis_name))
+        for other in axes:
+            for path in set(axis.paths) & set(other.paths):
+                problems.append(Finding((*where, "grid", axis_name), f"two axes set {path}", at_key=True))
+        axes.append(axis)
+        found += problems
+    if found:
+        return [], found
+    paths = [path for axis in axes for path in axis.paths]
+    telling = {path for axis in axes for path in axis.telling()}
+    labels = unique_tails(paths)
+    points = [tuple(edit for choice in choices for edit in choice) for choices in product(*(axis.choices for axis in axes))]
+    points, found = _without_exceptions(points, group.except_, paths, where)
+    names = [",".join(_label(labels[edit.path], edit.value) for edit in point if edit.path in telling) for point in points]
+    shared = Counter(names)
+    drafts = []
+    for label, point in zip(names, points, strict=True):
+        cell = {edit.path: edit.value for edit in point}
+        unique = label if shared[label] == 1 else f"{label}~{fingerprint(cell)[:6]}"
+        drafts.append(Draft(f"{name}/{unique}", name, point, (*where, "grid"), cell))
+    return drafts, found
+
+
+def _axis(name: str, values: Sequence[Any], where: Keys) -> tuple[_Axis, list[Finding]]:
+    found = []
+    seen: dict[str, int] = {}
+    for index, value in enumerate(values):
+        first = seen.setdefault(fingerprint(value), index)
+        if first != index:
+            found.append(Finding((*where, index), f"the same value as entry {first + 1} of this axis"))
+    mappings = all(isinstance(value, dict) and value and all("." in key for key in value) for value in values)
+    if "." not in name and mappings:
+        return _Axis(
+            [[Edit(path, value, where=(*where, index, path)) for path, value in entry.items()] for index, entry in enumerate(values)]
+        ), found
+    if "." not in name and name not in Experiment.model_fields:
+        message = "is no path; a named axis has a list of mappings, each from paths to values"
+        return _Axis([]), [*found, Finding(where, message, nearest(name, Experiment.model_fields), at_key=True)]
+    return _Axis([[Edit(name, value, where=(*where, index))] for index, value in enumerate(values)]), found
+
+
+def _without_exceptions(
+    points: list[tuple[Edit, ...]], exceptions: list[dict[str, Any]], paths: list[str], where: Keys
+) -> tuple[list[tuple[Edit, ...]], list[Finding]]:
+    found = []
+    kept = points
+    for index, exception in enumerate(exceptions):
+        unknown = [path for path in exception if path not in paths]
+        for path in unknown:
+            message = f"no axis of this grid sets it; the axes set {', '.join(paths)}"
+            found.append(Finding((*where, "except", index, path), message, nearest(path, paths), at_key=True))
+        if unknown:
+            continue
+        wanted = {path: fingerprint(value) for path, value in exception.items()}
+        if not any(_matches(point, wanted) for point in points):
+            found.append(Finding((*where, "except", index), "matches no point of the grid"))
+        kept = [point for point in kept if not _matches(point, wanted)]
+    if not kept and not found:
+        found.append(Finding((*where, "except"), "leaves nothing of the grid", at_key=True))
+    return kept, found
+
+
+def _matches(point: tuple[Edit, ...], wanted: dict[str, str]) -> bool:
+    values = {edit.path: edit.value for edit in point if edit.path in wanted}
+    return len(values) == len(wanted) and all(fingerprint(values[path]) == value for path, value in wanted.items())
+
+
+def _label(tail: str, value: Any) -> str:
+    """A value as part of an arm's name: image_size=336; of a type, the type alone."""
+    return _text(value) if tail.split(".")[-1] == "type" else f"{tail}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(canonical(value))
+    if isinstance(value, list) and value and not any(isinstance(entry, list | dict) for entry in value):
+        text = "+".join(map(_text, value))
+    else:
+        text = re.sub(r"[^A-Za-z0-9_.\-]+", "-", value).strip("-") if isinstance(value, str) else ""
+    return text if 0 < len(text) <= LONGEST_VALUE else f"{text[:20]}~{fingerprint(value)[:6]}".lstrip("~")

@@ -1,0 +1,129 @@
+"""Whether what a sweep compares and expects can be seen at all: metrics that are evaluated, tasks and arms that exist.
+
+In: names of metrics, tasks and arms. Out: what is wrong, by place in the sweep or experiment file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from functools import cache
+from pathlib import Path
+
+from mm1_ablate.spec.experiment import Evaluation, Experiment
+from mm1_ablate.spec.messages import Finding, nearest
+from mm1_ablate.spec.sweep import Compare, Sweep
+
+TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
+METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core)/(?P<name>.+)")
+
+
+@cache
+def _shipped_tasks() -> frozenset[str]:
+    return frozenset(path.stem for path in TASKS.glob("*.yaml"))
+
+
+def unknown_tasks(experiment: Experiment) -> list[Finding]:
+    """Tasks that have no record, by place in the experiment."""
+    found = []
+    for index, task in enumerate(experiment.evaluation.tasks):
+        place = ("evaluation", "tasks", index)
+        if task.endswith((".yaml", ".yml")):
+            if not Path(task).is_file():
+                found.append(Finding(place, f"there is no file '{task}' (paths of tasks are relative to where mm1-ablate is started)"))
+        elif _shipped_tasks() and task not in _shipped_tasks():
+            names = ", ".join(sorted(_shipped_tasks()))
+            found.append(
+                Finding(
+                    place, f"there is no task '{task}'; expected one of {names}, or the path of a record", nearest(task, _shipped_tasks())
+                )
+            )
+    return found
+
+
+def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | None:
+    """What is wrong with the name of a metric, and a suggestion; nothing if it will be there."""
+    parts = METRIC.fullmatch(metric)
+    evaluated = [f"shot_{shots}" for shots in evaluation.shots] + ["text_core"]
+    if parts is None:
+        known = [f"{prefix}/{name}" for prefix in evaluated for name in ["average", *evaluation.tasks]]
+        return f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task or average", nearest(
+            metric, known
+        )
+    if parts["shots"] and int(parts["shots"]) not in evaluation.shots:
+        shots = ", ".join(map(str, evaluation.shots))
+        return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parts['shots']} to evaluation.shots"
+    own_records = any(task.endswith((".yaml", ".yml")) for task in evaluation.tasks)
+    names = ["average", *evaluation.tasks]
+    name, _, _ = parts["name"].partition(".")
+    if name not in names and not own_records:
+        return f"'{metric}' is not evaluated: '{name}' is none of {', '.join(names)}", nearest(name, names)
+    return None
+
+
+def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment]) -> tuple[Compare, list[Finding]]:
+    """The metrics of the comparison, those of the defaults that no baseline evaluates left out, and what is wrong with them.
+
+    Args:
+        written: whether the file is a sweep, whose primary metric must be evaluated; an experiment run alone declares none.
+    """
+    if not baselines:
+        return compare, []
+
+    def problem(metric: str) -> tuple[str, str] | None:
+        problems = [metric_problem(metric, experiment.evaluation) for experiment in baselines]
+        return None if None in problems else problems[0]
+
+    found = []
+    if "metrics" in compare.model_fields_set:
+        for index, metric in enumerate(compare.metrics):
+            wrong = problem(metric)
+            if wrong:
+                found.append(Finding(("compare", "metrics", index), *wrong))
+    else:
+        compare = compare.model_copy(update={"metrics": [metric for metric in compare.metrics if problem(metric) is None]})
+    # Every arm needs the primary metric, so every baseline must evaluate it.
+    wrong = next((wrong for experiment in baselines if (wrong := metric_problem(compare.primary, experiment.evaluation))), None)
+    if wrong and written:
+        message, hint = wrong
+        default = "" if "primary" in compare.model_fields_set else " (the default; declare another)"
+        found.append(Finding(("compare", "primary"), message + default, hint))
+    elif wrong:
+        most = max(baselines[0].evaluation.shots)
+        compare = compare.model_copy(update={"primary": f"shot_{most}/average"})
+    return compare, found
+
+
+def expectations(
+    sweep: Sweep, places: Sequence[int], arms: dict[str, Experiment], baselines: Collection[str], complete: bool
+) -> list[Finding]:
+    """What is wrong with the expectations.
+
+    Args:
+        places: of each expectation in the file's list.
+        arms: every arm by name.
+        complete: whether all arms are known; if some could not be made, an unknown name says nothing.
+    """
+    found = []
+    for index, expectation in zip(places, sweep.expect, strict=True):
+        place = ("expect", index)
+        if expectation.arm in baselines:
+            found.append(Finding((*place, "arm"), f"'{expectation.arm}' is a baseline; expectations are about differences from it"))
+        elif expectation.arm not in arms:
+            if complete:
+                message = f"there is no arm '{expectation.arm}'; the arms are {_listed(sorted(set(arms) - set(baselines)))}"
+                found.append(Finding((*place, "arm"), message, nearest(expectation.arm, arms)))
+            if not METRIC.fullmatch(expectation.metric):
+                message = f"'{expectation.metric}' is no metric; expected shot_<k>/<name> or text_core/<name>"
+                found.append(Finding((*place, "metric"), message))
+            continue
+        experiment = arms[expectation.arm]
+        wrong = metric_problem(expectation.metric, experiment.evaluation)
+        if wrong:
+            found.append(Finding((*place, "metric"), *wrong))
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:12])
+    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown or "none"

@@ -1,0 +1,69 @@
+"""What trials start from, as artifacts of their own: a pre-trained image encoder, a pre-trained language model.
+
+In: an experiment and a trial's seed. Out: the preparations that the trial needs, each with a fingerprint of only what the
+artifact depends on, so that all trials with the same encoder share one.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, VisionTransformer
+from mm1_ablate.spec.fingerprint import canonical, fingerprint, short
+from mm1_ablate.spec.settings import Settings
+
+NOT_OF_THE_ARTIFACT = ("feature_layer", "frozen", "learning_rate_scale")
+"""Fields of an encoder that say how trials use it, not how it is prepared."""
+
+
+class Preparation(Settings):
+    """One artifact to be made before the trials that start from it."""
+
+    kind: Literal["image_encoder", "language_model"]
+    settings: VisionTransformer | TimmEncoder | LanguageModel
+    """The section of the experiment, with its `preparation`."""
+    seed: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the artifact depends on, as plain JSON values."""
+        settings = {name: value for name, value in canonical(self.settings).items() if name not in NOT_OF_THE_ARTIFACT}
+        settings["preparation"]["source"].pop("weight", None)
+        return {"kind": self.kind, "settings": settings, "seed": self.seed}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity: 64 hex digits."""
+        return fingerprint(self.identity)
+
+    @property
+    def name(self) -> str:
+        """For people: 'image_encoder contrastive 48px seed 0'."""
+        if isinstance(self.settings, LanguageModel):
+            what = self.settings.model_type or self.settings.name
+        else:
+            objective = self.settings.preparation.objective if self.settings.preparation else "as it is"
+            what = f"{objective} {self.settings.image_size}px"
+        return f"{self.kind} {what} seed {self.seed}"
+
+    @property
+    def folder_name(self) -> str:
+        return short(self.fingerprint)
+
+
+def preparations_of(experiment: Experiment, seed: int) -> list[Preparation]:
+    """The preparations that a trial starts from; none when nothing is prepared.
+
+    Args:
+        seed: the trial's; `model.preparation_seed` goes before it.
+    """
+    model = experiment.model
+    if model.preparation_seed is not None:
+        seed = model.preparation_seed
+    needed = []
+    if model.image_encoder.preparation is not None:
+        needed.append(Preparation(kind="image_encoder", settings=model.image_encoder, seed=seed))
+    if model.language_model.preparation is not None:
+        needed.append(Preparation(kind="language_model", settings=model.language_model, seed=seed))
+    return needed

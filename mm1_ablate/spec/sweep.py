@@ -1,0 +1,150 @@
+"""What a sweep file declares: a baseline, what is removed or altered, how often, how it is compared, what was expected.
+
+In: the mapping of a sweep file. Out: `Sweep`, still unexpanded: which arms and trials follow from it is `expansion.py`'s work,
+because that needs the experiment that the sweep names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from mm1_ablate.spec.experiment import FillWith
+from mm1_ablate.spec.settings import Misfit, Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\- ]*$", max_length=80)]
+GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./\- ]*$", max_length=80)]
+DottedPath = str
+"""A dotted path into an experiment, such as data.mixture.text."""
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _one_is_a_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[list[DottedPath], BeforeValidator(_one_is_a_list), Field(min_length=1)]
+
+
+class Group(Settings):
+    """One or several arms: exactly one of remove, remove_each, alter and grid; remove with alter is one arm that does both."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    description: str = ""
+    """What the group is to find out, for people."""
+    remove: Paths | None = None
+    """Paths that are taken out together: one arm."""
+    remove_each: Paths | None = None
+    """Paths that are taken out one at a time: an arm for each."""
+    alter: Annotated[dict[DottedPath, JsonValue], Field(min_length=1)] | None = None
+    """Paths and the values that they get: one arm."""
+    grid: Annotated[dict[str, Annotated[list[JsonValue], Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Axes whose product gives the arms: a path with its values, or a name with mappings that set several paths together."""
+    except_: list[Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]] = Field(default=[], alias="except")
+    """Points of the grid that are left out: those where all of a mapping's paths have the given values."""
+    when_removed: Literal["renormalise", "shrink"] | FillWith | None = None
+    """What becomes of a removed share in this group; nothing: what the experiment's data.when_removed says."""
+    experiment: str | None = None
+    """An experiment file that is this group's own baseline."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Group:
+        kinds = [kind for kind in ("remove", "remove_each", "alter", "grid") if getattr(self, kind) is not None]
+        if not kinds:
+            raise ValueError("expected one of remove, remove_each, alter or grid")
+        if len(kinds) > 1 and kinds != ["remove", "alter"]:
+            raise Misfit(
+                kinds[1],
+                f"a group has one of remove, remove_each, alter and grid (remove with alter is one arm), not {' and '.join(kinds)}",
+            )
+        if self.except_ and self.grid is None:
+            raise Misfit("except", "leaves out points of a grid, and this group has no grid")
+        if self.when_removed is not None and self.remove is None and self.remove_each is None:
+            raise Misfit("when_removed", "acts on what is removed, and this group removes nothing")
+        return self
+
+
+class Compare(Settings):
+    """What the report is about."""
+
+    primary: str = "shot_8/average"
+    """The metric of the verdicts; everything else is exploratory."""
+    smallest_difference_of_interest: PositiveFloat = 1.0
+    """In points of the primary metric: differences that are surely smaller are called equivalent."""
+    metrics: Annotated[list[str], Field(min_length=1)] = ["text_core/average", "shot_0/average", "shot_4/average", "shot_8/average"]
+    """Columns of the table."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of the intervals."""
+
+
+class Expectation(Settings):
+    """A claim about an arm's difference from its baseline, made before the run."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    arm: str
+    metric: str
+    is_: Literal["above", "below", "within"] = Field(alias="is")
+    """Above or below the baseline by at least `by` points, or within `by` points of it."""
+    by: NotNegative = 0.0
+    because: str
+    """Why it is expected; the report repeats it."""
+
+    @model_validator(mode="after")
+    def _within_something(self) -> Expectation:
+        if self.is_ == "within" and not self.by:
+            raise Misfit("by", "expected the number of points above 0 that 'within' means")
+        return self
+
+
+class Resources(Settings):
+    """Of one trial."""
+
+    gpus: NotNegative = 0.0
+    """A fraction lets several trials share one GPU."""
+    cpus: PositiveFloat = 1.0
+    workers: PositiveInt = 1
+    """Processes that one trial is trained by."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"above one GPU only whole numbers can be given to a trial, not {gpus}")
+        return gpus
+
+
+class Budget(Settings):
+    """The plan is refused above it."""
+
+    gpu_hours: NotNegative | None = None
+    cpu_hours: NotNegative | None = None
+
+
+class Sweep(Settings):
+    """A study: one baseline and what is removed from it or altered in it."""
+
+    sweep: Name
+    """Its name; also the name of its folder in the store."""
+    description: str = ""
+    experiment: str
+    """The file of the baseline, relative to this file. Always trained, always the first row."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
+    """Replicates: initialisation and data order, shared by all arms."""
+    everywhere: dict[DottedPath, JsonValue] = {}
+    """Paths and values for the baseline and all arms alike, such as fewer steps for a quick look."""
+    ablations: dict[GroupName, Group] = {}
+    compare: Compare = Compare()
+    expect: list[Expectation] = []
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"seed {', '.join(map(str, twice))} is given more than once; a repeated seed is the same trial")
+        return seeds

@@ -1,0 +1,1 @@
+"""Training of trials and of what they start from, as Lightning jobs."""

@@ -1,0 +1,126 @@
+"""One trial's training: a declared experiment and a seed in, a trained model in a folder out. Resumes where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import torch
+
+from mm1_ablate.data.images import FeatureCache, ImagePipeline
+from mm1_ablate.data.loader import BatchLoader
+from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.model.multimodal import MultimodalModel, build, random_state
+from mm1_ablate.spec.experiment import Experiment, Training
+from mm1_ablate.spec.progress import Progress
+from mm1_ablate.training.module import AtomicCheckpointIO, PackedTraining, Watch, save_atomically
+
+CHECKPOINT, WEIGHTS, CURVE = "last.ckpt", "model.pt", "curve.jsonl"
+
+
+def image_pipeline(experiment: Experiment, encoder_folder: Path | None) -> ImagePipeline:
+    """How this experiment's images reach its model: as pixels, or as features where a frozen encoder has prepared them."""
+    encoder = experiment.model.image_encoder
+    features = encoder_folder / f"features{encoder.feature_layer}" if encoder.frozen and encoder_folder is not None else None
+    cache = FeatureCache(features) if features is not None and features.exists() else None
+    return ImagePipeline(encoder.image_size, cache)
+
+
+def weights_in(folder: Path | None) -> Path | None:
+    """The weights of a prepared part."""
+    return None if folder is None else folder / "weights.pt"
+
+
+def load_trained(experiment: Experiment, seed: int, folder: Path) -> MultimodalModel:
+    """A trained trial's model, for evaluation."""
+    model = build(experiment, seed)
+    model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    return model.eval()
+
+
+def fit(
+    experiment: Experiment,
+    seed: int,
+    encoder_folder: Path | None,
+    language_model_folder: Path | None,
+    folder: Path,
+    report: Callable[[Progress], None],
+) -> MultimodalModel:
+    """Train, or go on from `folder/last.ckpt`; leave `folder/model.pt` and `folder/curve.jsonl`.
+
+    Args:
+        encoder_folder, language_model_folder: prepared parts that the trial starts from; nothing for a part that is not prepared.
+
+    Raises:
+        Diverged: when the loss is no longer a number.
+    """
+    training = experiment.training
+    model = build(experiment, seed, weights_in(encoder_folder), weights_in(language_model_folder))
+    loader = BatchLoader(
+        experiment.data,
+        load_tokenizer(experiment.model.language_model.tokenizer),
+        image_tokens=experiment.model.connector.image_tokens,
+        image_pipeline=image_pipeline(experiment, encoder_folder),
+        seed=seed,
+        steps=training.steps,
+        batch_rows=training.batch_rows,
+        micro_batch_rows=training.micro_batch_rows,
+    )
+    with random_state(seed, "training"):
+        train(model, loader, training, experiment.model.image_encoder.learning_rate_scale, folder, report)
+    save_atomically(model.state_dict(), folder / WEIGHTS)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return model.eval()
+
+
+def train(
+    model: MultimodalModel,
+    loader: BatchLoader,
+    training: Training,
+    encoder_scale: float,
+    folder: Path,
+    report: Callable[[Progress], None],
+    stage: str = "train",
+) -> None:
+    """Train a model in place over a loader's batches, from the checkpoint in the folder if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT
+    resume = checkpoint if checkpoint.exists() else None
+    _cut_curve(folder / CURVE, torch.load(resume, weights_only=True)["mm1_ablate"]["step"] if resume else 0)
+    module = PackedTraining(model, training, encoder_scale)
+    trainer = quiet_trainer(
+        precision=training.precision,
+        callbacks=[Watch(folder, training.steps, training.checkpoint_every_steps, report, stage)],
+        plugins=[AtomicCheckpointIO()],
+    )
+    model.train()
+    trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+
+
+def _cut_curve(curve: Path, step: int) -> None:
+    """Drop points after a step: those that a stopped run wrote since its last checkpoint will be written again."""
+    if curve.exists():
+        lines = [line for line in curve.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+        curve.write_text("".join(f"{line}\n" for line in lines))
+
+
+def quiet_trainer(**options: object) -> lightning.Trainer:
+    """A Lightning trainer for one pass over a loader on the device at hand, without bars, loggers or advice."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    return lightning.Trainer(
+        max_epochs=1,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        inference_mode=False,
+        **options,  # type: ignore[arg-type]
+    )

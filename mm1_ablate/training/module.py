@@ -1,0 +1,179 @@
+"""The Lightning module of a trial, and the callbacks that save it and tell how far it is.
+
+One step of the trainer is one optimiser step over the declared global batch, which the loader hands over as micro-batches.
+The loss is normalised by the supervised tokens of the whole of it, so that neither accumulation nor the number of image
+tokens changes what is optimised.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from mm1_ablate.model.language_model import parameters_without_embeddings
+from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.spec.experiment import Training
+from mm1_ablate.spec.progress import Progress
+from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.loader import Batch
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+class PackedTraining(lightning.LightningModule):
+    """Next-token training on packed documents; loss on text tokens only.
+
+    Attributes:
+        tokens, images: seen so far, image tokens included.
+        last_loss: mean loss per supervised token of the latest step, in nats; a tensor, so that the step waits for nothing.
+    """
+
+    def __init__(self, model: MultimodalModel, training: Training, encoder_scale: float) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.training_settings = training
+        self.encoder_scale = encoder_scale
+        self.step = 0
+        self.tokens = 0
+        self.images = 0
+        self.documents = 0
+        self.last_loss: Tensor | None = None
+        self._restored_random_state: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> Any:
+        parts = [(self.model.encoder, self.encoder_scale), (self.model.connector, 1.0), (self.model.language_model, 1.0)]
+        language_model = self.model.language_model
+        return build_optimizers(self.training_settings.optimizer, parts, language_model, parameters_without_embeddings(language_model))
+
+    def transfer_batch_to_device(self, batch: list[Batch], device: torch.device, dataloader_idx: int) -> list[Batch]:
+        return [micro.to(device) for micro in batch]
+
+    def training_step(self, batch: list[Batch], batch_idx: int) -> None:
+        settings = self.training_settings
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        share = learning_rate_share(self.step, settings.steps, settings.warmup_steps, settings.final_learning_rate)
+        set_learning_rates(optimizers, share)  # type: ignore[arg-type]
+        supervised = sum(len(micro.targets) for micro in batch)
+        losses = []
+        for micro in batch:
+            if len(micro.targets):
+                loss = cross_entropy(self.model(micro).float(), micro.targets, reduction="sum") / supervised
+                self.manual_backward(loss)
+                losses.append(loss.detach())
+            self.tokens += len(micro.tokens)
+            self.images += len(micro.images)
+            self.documents += len(micro.document_lengths)
+        if losses:
+            self.last_loss = torch.stack(losses).sum()
+            if settings.gradient_clip is not None:
+                clip_grad_norm_([parameter for parameter in self.model.parameters() if parameter.requires_grad], settings.gradient_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Lightning saves no random states, and draws from them between on_train_start and here.
+        if self._restored_random_state is not None:
+            restore_random_state(self._restored_random_state)
+            self._restored_random_state = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counts = {"step": self.step, "tokens": self.tokens, "images": self.images, "documents": self.documents}
+        checkpoint["mm1_ablate"] = {**counts, "random_state": random_state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        ours = dict(checkpoint["mm1_ablate"])
+        self._restored_random_state = ours.pop("random_state")
+        for name, value in ours.items():
+            setattr(self, name, value)
+
+
+def random_state_dict() -> dict[str, Any]:
+    """The random states of torch, numpy and Python, as plain values and tensors."""
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    numpy_state = [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)]
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": numpy_state, "python": [version, list(internal), gauss]}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Undo `random_state_dict`."""
+    torch.set_rng_state(state["torch"])
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames: Lightning's own goes through $TMPDIR, which is not atomic across file systems."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save_atomically(checkpoint, Path(path))
+
+
+def save_atomically(value: Any, path: Path) -> None:
+    """torch.save that leaves the old file or the new one, whatever is killed when."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+class Watch(lightning.Callback):
+    """Tells progress, keeps the learning curve, saves every so many steps. Reads the loss only then: reading waits for it."""
+
+    def __init__(
+        self, folder: Path, steps: int, save_every: int, report: Callable[[Progress], None], stage: str = "train", curve_points: int = 100
+    ) -> None:
+        self.folder, self.steps, self.save_every, self.report, self.stage = folder, steps, save_every, report, stage
+        self.read_every = max(1, steps // curve_points)
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = module.step
+        if step % self.read_every == 0 or step == self.steps:
+            loss = float(module.last_loss) if module.last_loss is not None else None
+            if loss is not None and not np.isfinite(loss):
+                raise Diverged(f"the loss is {loss} at step {step} of {self.steps}; a lower learning rate or gradient clipping may help")
+            point = {
+                "step": step,
+                "loss": loss,
+                "learning_rate": trainer.optimizers[-1].param_groups[0]["lr"],
+                "tokens": module.tokens,
+                "images": module.images,
+                "documents": module.documents,
+                "seconds": round(time.monotonic() - self.started, 3),
+            }
+            with (self.folder / "curve.jsonl").open("a") as file:
+                file.write(json.dumps(point) + "\n")
+            self.report(Progress(stage=self.stage, step=step, steps=self.steps, loss=loss))
+        if step % self.save_every == 0 and step < self.steps:
+            trainer.save_checkpoint(self.folder / "last.ckpt")

@@ -1,0 +1,189 @@
+"""What trials start from, made once per fingerprint: an image encoder (contrastive or reconstructive) and a text-only
+language model. In: a `Preparation`; out: `weights.pt` in its folder, and for a frozen encoder the features of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss, normalize
+from torch.utils.data import IterableDataset
+
+from mm1_ablate.data.documents import Image
+from mm1_ablate.data.images import FeatureCache, ImagePipeline
+from mm1_ablate.data.loader import BatchLoader
+from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
+from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
+from mm1_ablate.model.language_model import build_language_model
+from mm1_ablate.model.multimodal import MultimodalModel, random_state
+from mm1_ablate.spec.experiment import Data, EncoderPreparation, LanguageModel, Packing, Source, TimmEncoder, Training, VisionTransformer
+from mm1_ablate.spec.preparation import Preparation
+from mm1_ablate.spec.progress import Progress
+from mm1_ablate.training.fit import quiet_trainer, train
+from mm1_ablate.training.module import save_atomically
+from mm1_ablate.training.optimisation import learning_rate_share
+
+FEATURES_OF_DOCUMENTS = 50_000
+"""A frozen encoder's features are kept for the images of a source with so many documents at most."""
+
+
+def prepare(preparation: Preparation, folder: Path, report: Callable[[Progress], None]) -> None:
+    """Make a prepared part in its folder; the same preparation gives the same weights on the same machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(preparation.settings, LanguageModel):
+        _prepare_language_model(preparation.settings, preparation.seed, folder, report)
+    else:
+        _prepare_encoder(preparation.settings, preparation.seed, folder, report)
+
+
+# ---------------------------------------------------------------- image encoder
+class ContrastiveObjective(nn.Module):
+    """CLIP's loss (Radford et al. 2021) between images and a bag of their captions' words."""
+
+    def __init__(self, encoder: PatchEncoder, vocabulary_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        width = encoder.width
+        self.words = nn.EmbeddingBag(vocabulary_size, width)
+        self.text_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.image_head = nn.Linear(width, width)
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def forward(self, pixels: Tensor, tokens: Tensor, starts: Tensor) -> Tensor:
+        image = normalize(self.image_head(self.encoder(pixels).mean(1)), dim=-1)
+        text = normalize(self.text_head(self.words(tokens, starts)), dim=-1)
+        logits = self.log_scale.exp().clamp(max=100) * image @ text.T
+        labels = torch.arange(len(logits), device=logits.device)
+        return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+
+
+class ReconstructiveObjective(nn.Module):
+    """Pixels of masked patches, predicted from the visible ones by one linear layer (SimMIM, Xie et al. 2022)."""
+
+    masked_share = 0.6
+
+    def __init__(self, encoder: PatchEncoder, vocabulary_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.patch_size: int = encoder.vision.patch_embed.patch_size[0]  # type: ignore[union-attr, index, assignment]
+        self.mask_token = nn.Parameter(torch.zeros(encoder.width))
+        self.head = nn.Linear(encoder.width, 3 * self.patch_size**2)
+
+    def forward(self, pixels: Tensor, tokens: Tensor, starts: Tensor) -> Tensor:
+        vision = self.encoder.vision
+        images = (pixels - self.encoder.mean) / self.encoder.std
+        patches = vision.patch_embed(images)  # type: ignore[operator]
+        masked = torch.rand(patches.shape[:2], device=patches.device) < self.masked_share
+        hidden = vision._pos_embed(torch.where(masked[..., None], self.mask_token, patches))  # type: ignore[operator]
+        hidden = vision.norm(vision.blocks(hidden))[:, -patches.shape[1] :]  # type: ignore[operator]
+        size = self.patch_size
+        target = images.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        return mse_loss(self.head(hidden)[masked], target[masked])
+
+
+class CaptionedImages(IterableDataset):
+    """Batches (pixels [images, 3, size, size] uint8, caption tokens, start of each caption) in a seeded order."""
+
+    def __init__(self, settings: EncoderPreparation, tokenizer: Tokenizer, pipeline: ImagePipeline, seed: int) -> None:
+        self.source = settings.source.open(seed)
+        self.settings, self.tokenizer, self.pipeline = settings, tokenizer, pipeline
+        self.order = np.random.default_rng([seed, 20210103])
+
+    def __len__(self) -> int:
+        return self.settings.steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for _ in range(self.settings.steps):
+            images, captions = [], []
+            for index in self.order.choice(len(self.source), self.settings.batch_images, replace=False).tolist():
+                parts = self.source[index].parts
+                images.append(next(part for part in parts if isinstance(part, Image)))
+                captions.append(self.tokenizer.encode(" ".join(part for part in parts if isinstance(part, str))))
+            lengths = torch.tensor([0, *(len(caption) for caption in captions[:-1])])
+            yield self.pipeline.load(images), torch.tensor([token for caption in captions for token in caption]), lengths.cumsum(0)
+
+
+class EncoderTraining(lightning.LightningModule):
+    """AdamW with a short warm-up and a cosine to zero over an objective."""
+
+    def __init__(self, objective: nn.Module, settings: EncoderPreparation, report: Callable[[Progress], None]) -> None:
+        super().__init__()
+        self.objective, self.settings, self.report = objective, settings, report
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.AdamW(self.objective.parameters(), lr=self.settings.learning_rate, weight_decay=0.05, fused=True)
+        steps, warmup = self.settings.steps, max(1, self.settings.steps * 6 // 100)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warmup, 0.0))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = self.objective(*batch)
+        if (batch_idx + 1) % 20 == 0 or batch_idx + 1 == self.settings.steps:
+            self.report(Progress(stage="prepare", step=batch_idx + 1, steps=self.settings.steps, loss=float(loss.detach())))
+        return loss
+
+
+def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folder: Path, report: Callable[[Progress], None]) -> None:
+    preparation = settings.preparation
+    assert preparation is not None
+    tokenizer = load_tokenizer(preparation.tokenizer)
+    pipeline = ImagePipeline(settings.image_size)
+    objectives = {"contrastive": ContrastiveObjective, "reconstructive": ReconstructiveObjective}
+    with random_state(seed, "image_encoder"):
+        encoder = build_image_encoder(settings)
+        objective = objectives[preparation.objective](encoder, tokenizer.vocabulary_size)
+        data = CaptionedImages(preparation, tokenizer, pipeline, seed)
+        quiet_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
+    encoder.eval()
+    if settings.frozen:
+        write_features(encoder, preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
+    save_atomically(encoder.state_dict(), folder / "weights.pt")
+
+
+def write_features(encoder: PatchEncoder, source: Source, seed: int, pipeline: ImagePipeline, folder: Path, batch: int = 256) -> None:
+    """Keep a frozen encoder's features of a source's images, so that no trial encodes them again."""
+    documents = source.open(seed)
+    if len(documents) > FEATURES_OF_DOCUMENTS:
+        return
+    images = {part.key: part for index in range(len(documents)) for part in documents[index].parts if isinstance(part, Image)}
+    ordered = list(images.values())
+
+    def features() -> Iterator[np.ndarray]:
+        device = next(encoder.parameters()).device
+        for start in range(0, len(ordered), batch):
+            with torch.no_grad():
+                yield encoder(pipeline.load(ordered[start : start + batch]).to(device)).float().cpu().numpy()
+
+    FeatureCache.write(folder, [image.key for image in ordered], features())
+
+
+# ---------------------------------------------------------------- language model
+def _prepare_language_model(settings: LanguageModel, seed: int, folder: Path, report: Callable[[Progress], None]) -> None:
+    preparation = settings.preparation
+    assert preparation is not None
+    tokenizer = load_tokenizer(settings.tokenizer)
+    with random_state(seed, "language_model"):
+        language_model = build_language_model(settings, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end)
+    model = MultimodalModel(nn.Identity(), nn.Identity(), language_model, image_tokens=1, scale_embeddings=settings.scale_embeddings)
+    source = preparation.source
+    packing = Packing(row_tokens=preparation.row_tokens, nominal_image_tokens=1)
+    data = Data(mixture={source.data_type: 1}, sources={"text": source}, packing=packing)
+    # A seed of its own, so that preparation and training do not read documents in one order.
+    loader = BatchLoader(
+        data, tokenizer, image_tokens=1, image_pipeline=ImagePipeline(1), seed=seed + 1_000_003, steps=preparation.steps, batch_rows=preparation.batch_rows
+    )
+    training = Training(
+        steps=preparation.steps,
+        batch_rows=preparation.batch_rows,
+        optimizer=preparation.optimizer,
+        warmup_steps=max(1, preparation.steps * 6 // 100) if preparation.steps > 1 else 0,
+        final_learning_rate=0.0,
+    )
+    with random_state(seed, "language_model_training"):
+        train(model, loader, training, 1.0, folder, report, stage="prepare")
+    save_atomically(language_model.state_dict(), folder / "weights.pt")
+    (folder / "last.ckpt").unlink(missing_ok=True)
