@@ -1,0 +1,128 @@
+"""From an item to a prompt: a template over the item's fields becomes text and images, then tokens and images.
+
+A template holds `{image}`, `{answer}` and any of the item's fields. A demonstration is the whole template followed by the separator;
+a question is what stands before `{answer}`, white space at its end cut off. Every demonstration and the question are tokenised on
+their own: so demonstrations that many questions share are the same tokens in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.documents import Image, Item
+    from mm1_ablate.data.tokenizer import Tokenizer
+
+IMAGE, ANSWER = "image", "answer"
+IMAGE_MARK = "<image>"
+"""How an image is written where a prompt is shown to people."""
+
+
+def template_pieces(template: str) -> list[tuple[str, str | None]]:
+    """(text, the field after it) in order; the last field may be None.
+
+    Raises:
+        ValueError: for anything but plain `{field}` and doubled braces.
+    """
+    try:
+        pieces = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"template {template!r}: {error}") from None
+    for _, field, form, conversion in pieces:
+        if field is not None and (form or conversion or not field.isidentifier()):
+            raise ValueError(f"template {template!r}: expected a plain field such as {{answer}}, found {{{field}}}")
+    return [(text, field) for text, field, _, _ in pieces]
+
+
+def template_fields(template: str) -> list[str]:
+    """The fields that a template names, in order, repeated where it repeats them."""
+    return [field for _, field in template_pieces(template) if field is not None]
+
+
+def render(template: str, item: Item, values: Mapping[str, str], until: str | None = None) -> tuple[str | Image, ...]:
+    """A template filled in for an item: texts and images in turn, no two texts beside each other, no empty ones.
+
+    Args:
+        values: what the template's fields stand for, besides `{image}`.
+        until: a field at which to end.
+
+    Raises:
+        LookupError: where the item lacks a field or an image that the template names.
+    """
+    parts: list[str | Image] = []
+    text = ""
+    for literal, field in template_pieces(template):
+        text += literal
+        if field == until and field is not None:
+            break
+        if field == IMAGE:
+            if item.image is None:
+                raise LookupError(f"item {item.id} has no image, which the prompt {template!r} shows")
+            parts += [text, item.image] if text else [item.image]
+            text = ""
+        elif field is not None:
+            if field not in values:
+                raise LookupError(f"item {item.id} has no field '{field}' (it has: {', '.join(sorted(values))}), which {template!r} names")
+            text += values[field]
+    return (*parts, text) if text else tuple(parts)
+
+
+def right_answer(item: Item) -> str:
+    """What a demonstration answers: the first reference, or the right choice where there are none."""
+    if item.references:
+        return item.references[0]
+    if item.correct is None:
+        raise LookupError(f"item {item.id} has no reference, so it cannot demonstrate an answer")
+    return item.choices[item.correct]
+
+
+def demonstration(prompt: str, separator: str, item: Item) -> tuple[str | Image, ...]:
+    """A solved item, with the separator after it."""
+    return render(prompt + separator, item, {**item.fields, ANSWER: right_answer(item)})
+
+
+def question(prompt: str, item: Item) -> tuple[tuple[str | Image, ...], str]:
+    """An item up to its answer, and the white space between the two, which belongs to the answer."""
+    parts = render(prompt, item, item.fields, until=ANSWER)
+    if parts and isinstance(parts[-1], str):
+        text = parts[-1].rstrip()
+        space = parts[-1][len(text) :]
+        return ((*parts[:-1], text) if text else parts[:-1]), space
+    return parts, ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPrompt:
+    """Token ids and images in turn."""
+
+    segments: tuple[tuple[int, ...] | Image, ...]
+
+    @property
+    def images(self) -> list[Image]:
+        return [segment for segment in self.segments if not isinstance(segment, tuple)]
+
+    def length(self, image_tokens: int) -> int:
+        """Positions that it takes, where an image takes `image_tokens`."""
+        return sum(len(segment) if isinstance(segment, tuple) else image_tokens for segment in self.segments)
+
+
+def tokenise(parts: Sequence[str | Image], tokenizer: Tokenizer) -> TokenisedPrompt:
+    """Encode each text of a prompt on its own."""
+    return TokenisedPrompt(tuple(tuple(tokenizer.encode(part)) if isinstance(part, str) else part for part in parts))
+
+
+def continuation(parts: Sequence[str | Image], space: str, choice: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens of a choice after a question: encoded with the text before it, whose own tokens are then left away.
+
+    The rule of lm-evaluation-harness, for tokenizers that see a word and the space before it as one token.
+    """
+    before = parts[-1] if parts and isinstance(parts[-1], str) else ""
+    return tuple(tokenizer.encode(before + space + choice)[len(tokenizer.encode(before)) if before else 0 :])
+
+
+def shown(parts: Sequence[str | Image]) -> str:
+    """A prompt as people read it."""
+    return "".join(part if isinstance(part, str) else IMAGE_MARK for part in parts)

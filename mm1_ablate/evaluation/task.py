@@ -1,0 +1,97 @@
+"""A task: a record of about twenty lines of YAML that says which items, how they are asked, and how answers are scored.
+
+Records of this package are in `tasks/`; a path names a record of the user's own. Everything in a record defines a score, so all of it
+is part of the evaluation's identity. Reading one imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from mm1_ablate.data.items import AnyItemSource
+from mm1_ablate.evaluation.metrics import Kind, Metric
+from mm1_ablate.evaluation.prompts import ANSWER, IMAGE, template_fields
+from mm1_ablate.spec.settings import ComponentOf, Settings
+
+FOLDER = Path(__file__).parent / "tasks"
+
+
+class Task(Settings):
+    """How one benchmark is asked and scored."""
+
+    task: str
+    """Its name in tables."""
+    family: Literal["image", "text"]
+    """image: asked with demonstrations, and in the averages of `shot_k`; text: asked without any, and in `text_core`."""
+    kind: Kind
+    """generate: greedy decoding; choose: the choice with the highest likelihood."""
+    items: AnyItemSource
+    """Where questions and demonstrations come from."""
+    prompt: str
+    """A template over the item's fields, `{image}` and `{answer}`. What stands before `{answer}` is the question."""
+    separator: str = ""
+    """Ends a demonstration; a template over the item's fields."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """An answer ends before the first of these (templates over the item's fields), or at the end of a document."""
+    max_new_tokens: PositiveInt = 16
+    metrics: list[Annotated[Metric, ComponentOf("mm1_ablate.evaluation.metrics")]] = Field(min_length=1)
+    """The first is the one that enters averages."""
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> Task:
+        fields = template_fields(self.prompt)
+        if fields.count(ANSWER) != 1:
+            raise ValueError(f"prompt: expected {{answer}} once, found it {fields.count(ANSWER)} times")
+        if (IMAGE in fields) != (self.family == "image"):
+            raise ValueError("prompt: a task of the image family shows {image}, one of the text family does not")
+        for name, template in [("separator", self.separator), *(("stop", text) for text in self.stop)]:
+            if {IMAGE, ANSWER} & set(template_fields(template)):
+                raise ValueError(f"{name}: {template!r} may name the item's own fields only")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_fit(self) -> Task:
+        types = [metric.type for metric in self.metrics]
+        if len(set(types)) != len(types):
+            raise ValueError("metrics: a type occurs twice")
+        for metric in self.metrics:
+            if metric.kind != self.kind:
+                raise ValueError(f"metrics: {metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
+        return self
+
+    @property
+    def primary(self) -> str:
+        """The type of the metric that enters averages."""
+        return self.metrics[0].type
+
+
+def shipped_tasks() -> list[str]:
+    """Names of the records of this package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_task(name: str) -> Task:
+    """The record of a name in `tasks/`, or of a path that ends with .yaml.
+
+    Raises:
+        LookupError: where there is no such record.
+        FileErrors: every problem of the record, with file, line and column.
+    """
+    from mm1_ablate.spec.yaml_file import read
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise LookupError(
+            f"no task '{name}' (there are: {', '.join(shipped_tasks())}, or the path of a record of your own, ending with .yaml)"
+        )
+    return read(path, Task)[0]
+
+
+def task_identity(name: str) -> dict[str, Any]:
+    """What defines a task's scores, json-able, for the evaluation's fingerprint."""
+    from mm1_ablate.spec.fingerprint import canonical
+
+    return canonical(load_task(name))
