@@ -99,7 +99,11 @@ def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Finding]:
 
 def _alter(root: Node, edit: Edit) -> dict[str, Any]:
     place, _, name = edit.path.rpartition(".")
-    parent = root.find(place) if place else root
+    try:
+        parent = root.find(place) if place else root
+    except PathError:
+        root.find(edit.path)  # raises too, with a suggestion for the whole path
+        raise
     here = parent.child(name)
     if here is None:
         # A mapping may get an entry that it lacks where a misspelt key cannot pass: a listed key, or settings of its own.
@@ -156,9 +160,7 @@ def _remove_source(result: Altered, before: Node, name: str) -> None:
         return
     siblings = sum((weights[key] for key in sources.value if types[key] == data_type), Fraction(0))
     if siblings == weights[name]:
-        message = (
-            f"cannot be removed: it is the only source of '{data_type}', which has weight {_number(mixture[data_type])} in data.mixture"
-        )
+        message = f"cannot be removed: no other source feeds data.mixture.{data_type}, which has weight {_number(mixture[data_type])}"
         raise PathError(message, f"remove data.mixture.{data_type} instead")
     if before.find("data.when_removed").value != "renormalise":
         lost = mixture[data_type] * weights[name] / siblings

@@ -178,6 +178,8 @@ def _text(value: Any) -> str:
         return str(canonical(value))
     if isinstance(value, list) and value and not any(isinstance(entry, list | dict) for entry in value):
         text = "+".join(map(_text, value))
+    elif isinstance(value, dict) and not any(isinstance(entry, list | dict) for entry in value.values()):
+        text = "+".join(f"{key}:{_text(entry)}" for key, entry in value.items())
     else:
         text = re.sub(r"[^A-Za-z0-9_.\-]+", "-", value).strip("-") if isinstance(value, str) else ""
     return text if 0 < len(text) <= LONGEST_VALUE else f"{text[:20]}~{fingerprint(value)[:6]}".lstrip("~")

@@ -48,7 +48,7 @@ def load_experiment(path: Path) -> Experiment:
     experiment, found = validated(Experiment, tree)
     if experiment is not None:
         found = unknown_tasks(experiment)
-    if problems or found:
+    if experiment is None or problems or found:
         raise FileErrors([*problems, *marks.problems(found)])
     return experiment
 
@@ -125,10 +125,11 @@ class _Expansion:
             # What is right is expanded all the same, so that its problems are shown too.
             wrong = {finding.path[1] for finding in found if finding.path[:1] == ("expect",) and len(finding.path) > 1}
             self.expectations = [place for index, place in enumerate(self.expectations) if index not in wrong]
-            tree = _without_wrong(tree, found)
+            left = _without_wrong(tree, found)
             self.complete = False
-            if tree is None:
+            if left is None or left == tree:
                 return None, False
+            tree = left
             sweep, found = validated(Sweep, tree)
         return sweep, False
 
@@ -202,9 +203,8 @@ class _Expansion:
     def _add(self, arm: Arm, where: Keys) -> None:
         if arm.name in self.arms:
             other = self.arms[arm.name].group
-            message = f"the name '{arm.name}' of an arm is taken already, by " + (
-                f"group '{other}'" if other else "the baseline of the sweep"
-            )
+            owner = f"group '{other}'" if other else "the baseline of the sweep"
+            message = f"the name '{arm.name}' of an arm is taken already, by {owner}"
             self._report([Finding(where, message, "rename the group", at_key=True)])
         else:
             self.arms[arm.name] = arm

@@ -95,7 +95,8 @@ def _data_identity(data: Data) -> dict[str, Any]:
     for data_type in identity["mixture"]:
         siblings = {name: source.weight for name, source in data.sources.items() if source.data_type == data_type}
         for name, ratio in integer_ratios(siblings).items():
-            identity["sources"][name] = {**sources[name], "weight": ratio}
+            own = {key: value for key, value in sources[name].items() if key != "weight"}
+            identity["sources"][name] = own if ratio == 1 else {**own, "weight": ratio}
     return identity
 
 

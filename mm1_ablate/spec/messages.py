@@ -6,10 +6,11 @@ that pydantic gives to the alternatives of a union), what was expected, and a su
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import annotated_types
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from mm1_ablate.spec.paths import ABSENT, Node, members, unannotated
 from mm1_ablate.spec.settings import ComponentOf, Misfit, Settings
 
+Model = TypeVar("Model", bound=Settings)
 NAMES = "a name that begins with a letter or digit and goes on with letters, digits, spaces and any of _ . -"
 
 
@@ -100,9 +102,9 @@ def _either(options: list[str]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
-        return "a list"
+        return "a list" if value else "an empty list"
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -129,8 +131,10 @@ def _one(annotation: Any) -> str:
         return "a mapping with " + ", ".join(needed) if needed else "a mapping"
     if len(members(base)) > 1:
         return expectation(base)
+    filled = any(isinstance(mark, annotated_types.MinLen) for mark in marks)
+    if get_origin(base) is dict and filled:
+        return "a mapping, not empty"
     if get_origin(base) is list:
-        filled = any(isinstance(mark, annotated_types.MinLen) for mark in marks)
         return f"a list{', not empty,' if filled else ''} of {_several(base)}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", tuple: "a list"}
     return words.get(get_origin(base) or base, "another value") + _bounds(marks)
@@ -151,28 +155,32 @@ def _limits(mark: Any) -> list[tuple[str, Any]]:
     return [(name, getattr(mark, name)) for name in ("gt", "ge", "lt", "le") if getattr(mark, name, None) is not None]
 
 
-def lost_booleans(tree: Any, value: Any, path: tuple[str | int, ...] = ()) -> list[Finding]:
-    """Places where true or false was taken for the number 1 or 0, which pydantic and Python allow and nobody means."""
+def lost_booleans(model: type[Settings], tree: Any) -> list[Finding]:
+    """Places where true or false would be taken for the number 1 or 0, which pydantic and Python allow and nobody means."""
+    found = []
+    for path, value in _booleans(tree, ()):
+        node: Node | None = Node(model, tree)
+        for part in path:
+            node = node.child(str(part)) if node else None
+        bases = [unannotated(member)[0] for member in members(node.annotation)] if node else []
+        if node and bool not in bases and {int, float} & set(bases):
+            found.append(Finding(path, f"expected {expectation(node.annotation)}, not {_shown(value)}"))
+    return found
+
+
+def _booleans(tree: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], bool]]:
     if isinstance(tree, bool):
-        taken = isinstance(value, int | float) and not isinstance(value, bool)
-        return [Finding(path, f"expected a number, not {_shown(tree)}")] if taken else []
-    if isinstance(tree, dict):
-        if isinstance(value, Settings):
-            names = {field.alias or name: name for name, field in type(value).model_fields.items()}
-            pairs = [(key, getattr(value, names[key])) for key in tree if key in names]
-        else:
-            pairs = [(key, value[key]) for key in tree if isinstance(value, dict) and key in value]
-        return [finding for key, below in pairs for finding in lost_booleans(tree[key], below, (*path, key))]
-    if isinstance(tree, list) and isinstance(value, list | tuple):
-        return [finding for index, pair in enumerate(zip(tree, value, strict=False)) for finding in lost_booleans(*pair, (*path, index))]
-    return []
+        yield path, tree
+    elif isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _booleans(value, (*path, key))
 
 
-def validated(model: type[Settings], tree: Any) -> tuple[Any, list[Finding]]:
+def validated(model: type[Model], tree: Any) -> tuple[Model | None, list[Finding]]:
     """The settings of a mapping, or nothing and all that is wrong with it."""
+    found = lost_booleans(model, tree)
     try:
         value = model.model_validate(tree)
     except ValidationError as error:
-        return None, findings(error, model, tree)
-    lost = lost_booleans(tree, value)
-    return (None, lost) if lost else (value, [])
+        return None, found + findings(error, model, tree)
+    return (None if found else value), found

@@ -173,12 +173,25 @@ class Node:
         place = ".".join(before)
         if node.value is None and before:
             return PathError(f"no such path: {place} is nothing here, so there is nothing below it", f"alter {place} as a whole")
-        known = list(self.paths())
-        tails = [other for other in known if other.endswith("." + path)]
-        near = get_close_matches(path, tails or known, n=1, cutoff=0.0 if tails else 0.6)
+        near = self._meant(path.split("."))
         names = ", ".join(node.names())
         message = f"no such path; {place or 'an experiment'} has {names}" if names else f"no such path; {place} has nothing below it"
-        return PathError(message, f"did you mean '{near[0]}'?" if near else "")
+        return PathError(message, f"did you mean '{near}'?" if near else "")
+
+    def _meant(self, parts: list[str]) -> str:
+        """The path that was probably meant: misspelt, without its beginning, or in the wrong place."""
+        node: Node | None = self
+        right: list[str] = []
+        for part in parts:
+            near = [part] if node and node.child(part) else get_close_matches(part, node.names() if node else [], n=1)
+            node = node.child(near[0]) if node and near else None
+            right += near
+        if node:
+            return ".".join(right)
+        known = list(self.paths())
+        tails = [path for path in known if path.endswith("." + ".".join(parts))]
+        near = get_close_matches(".".join(parts), tails or [path for path in known if path.split(".")[-1] == parts[-1]], n=1, cutoff=0.0)
+        return near[0] if near else ""
 
     def paths(self, prefix: str = "") -> Iterator[str]:
         """Every path below this node, defaults included."""

@@ -153,7 +153,9 @@ class ComponentOf:
         alternatives = []
         for name, settings in component_types(self.package).items():
             alternative = handler(settings.__pydantic_core_schema__)
-            handler.resolve_ref_schema(alternative)["properties"]["type"] = {"const": name, "title": "Type"}
+            described = handler.resolve_ref_schema(alternative)
+            described["properties"]["type"] = {"const": name, "title": "Type"}
+            described["required"] = sorted({"type", *described.get("required", [])})
             alternatives.append(alternative)
         own = {"type": "object", "properties": {"type": {"type": "string", "pattern": r"\."}}, "required": ["type"]}
         return {"anyOf": [*alternatives, {"type": "string", "enum": list(names)}, {"type": "string", "pattern": r"\."}, own]}

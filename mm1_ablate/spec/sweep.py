@@ -24,7 +24,7 @@ def _one_is_a_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Paths = Annotated[list[DottedPath], BeforeValidator(_one_is_a_list), Field(min_length=1)]
+Paths = Annotated[list[DottedPath], BeforeValidator(_one_is_a_list, json_schema_input_type=str | list[DottedPath]), Field(min_length=1)]
 
 
 class Group(Settings):

@@ -68,7 +68,9 @@ class Marks:
         known = path
         while known and known not in self.values:
             known = known[:-1]
-        table = self.keys if known in self.keys and (at_key or known != path) else self.values
+        # A key that is missing is told at its mapping's key; an entry that was written without its list, at the value.
+        missing = known != path and not isinstance(path[len(known)], int)
+        table = self.keys if known in self.keys and (at_key or missing) else self.values
         return self.at(*table.get(known, (1, 1)), dotted(path), message, hint)
 
     def at(self, line: int, column: int, path: str, message: str, hint: str = "") -> FileProblem:
@@ -178,7 +180,8 @@ def read_tree(path: Path) -> tuple[Any, Marks, list[FileProblem]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = "this is not YAML: " + ", ".join(part for part in (error.context, error.problem) if part)
-        hint = "indent with spaces, not tabs" if "\\t" in message or "tab" in message else ""
+        tabbed = mark is not None and any("\t" in line for line in marks.lines[mark.line : mark.line + 1])
+        hint = "indent with spaces, not tabs" if tabbed else ""
         raise FileErrors([marks.at(mark.line + 1 if mark else 1, mark.column + 1 if mark else 1, "", message, hint)]) from None
     except yaml.YAMLError as error:
         raise FileErrors([marks.at(1, 1, "", f"this is not YAML: {error}")]) from None
@@ -196,6 +199,6 @@ def read(path: Path, model: type[Model]) -> tuple[Model, Marks]:
     """
     tree, marks, problems = read_tree(path)
     value, found = validated(model, tree)
-    if problems or found:
+    if value is None or problems or found:
         raise FileErrors([*problems, *marks.problems(found)])
     return value, marks

@@ -1,0 +1,5 @@
+"""`python -m mm1_ablate`: the command line."""
+
+from mm1_ablate.cli import app
+
+app()

@@ -1,0 +1,211 @@
+"""The command line: each command is a few lines over the rooms below.
+
+Nothing heavy is imported until a command needs it, so that `--help` answers at once. Exit codes are in `commands/common.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, tell
+
+app = typer.Typer(
+    name="mm1-ablate",
+    help="Which part of a multimodal training recipe matters? A sweep file in, a comparison with error bars out.",
+    epilog="Exit codes: 0 done, 1 some trials failed, 2 the file is wrong, 3 the budget forbids it, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep file.", show_default=False)]
+SweepFiles = Annotated[list[Path], typer.Argument(metavar="SWEEP...", help="One or several sweep files.", show_default=False)]
+StoreFolder = Annotated[
+    Path, typer.Option("--store", envvar="MM1_ABLATE_STORE", metavar="DIR", help="Where trials and their scores are kept.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try failed trials again.")]
+Address = Annotated[
+    str | None,
+    typer.Option(envvar="RAY_ADDRESS", metavar="ADDRESS", help="A Ray cluster; by default this machine alone.", show_default=False),
+]
+Cpus = Annotated[int | None, typer.Option(min=1, help="CPU cores to use on this machine; by default all.", show_default=False)]
+DEFAULT_STORE = Path("ablations")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mm1_ablate import __version__
+
+        tell(f"mm1-ablate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Declared ablations of multimodal models, trained, scored and compared."""
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, made if need be.")] = Path(".")) -> None:
+    """Write a commented sweep to start from."""
+    from mm1_ablate.commands.scaffold import write_sweep
+
+    try:
+        written = write_sweep(folder)
+    except FileExistsError as error:
+        stop(FILE_IS_WRONG, f"{error} exists already; nothing was written. Name another folder: mm1-ablate init DIR")
+    except OSError as error:
+        stop(FILE_IS_WRONG, f"{folder}: {error.strerror}; name a folder that can be written")
+    for path in written:
+        tell(str(path))
+    say(f"next: mm1-ablate plan {written[0]}")
+
+
+@app.command()
+def validate(sweeps: SweepFiles, as_json: AsJson = False) -> None:
+    """Check sweep files; all errors are shown at once."""
+    from mm1_ablate.commands.validation import validate as check
+
+    reports = [check(path) for path in sweeps]
+    if as_json:
+        print_json({"valid": all(report.valid for report in reports), "files": [report.to_json() for report in reports]})
+    for report in reports:
+        if not report.valid:
+            say(report.in_words())
+        elif not as_json:
+            tell(report.in_words())
+    if not all(report.valid for report in reports):
+        raise typer.Exit(FILE_IS_WRONG)
+
+
+@app.command()
+def plan(sweeps: SweepFiles, store: StoreFolder = DEFAULT_STORE, retry: Retry = False, as_json: AsJson = False) -> None:
+    """Show what would run and why, and what it would cost."""
+    from mm1_ablate.commands.common import console, read_studies
+    from mm1_ablate.commands.show import show_plan
+    from mm1_ablate.study.plan import plan_together
+    from mm1_ablate.study.store import Store
+
+    planned = plan_together(read_studies(sweeps), Store(store), retry)
+    if as_json:
+        print_json(planned.to_json())
+    else:
+        show_plan(planned, console())
+    if planned.over_budget:
+        stop(BUDGET_FORBIDS, *planned.over_budget)
+
+
+@app.command()
+def run(
+    sweep: SweepFile,
+    store: StoreFolder = DEFAULT_STORE,
+    address: Address = None,
+    cpus: Cpus = None,
+    retry: Retry = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+) -> None:
+    """Train and score what is missing, then compare.
+
+    Run again after an edit: only what is new is done."""
+    if dry_run:
+        return plan([sweep], store, retry, as_json=False)
+    from mm1_ablate.commands.running import run_sweep
+
+    raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, retry=retry))
+
+
+@app.command()
+def evaluate(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, address: Address = None, cpus: Cpus = None) -> None:
+    """Score kept models whose evaluation is missing.
+
+    Trains nothing: for a task that was added to a finished study, or an evaluation that was altered."""
+    from mm1_ablate.commands.running import run_sweep
+
+    raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, evaluate_only=True))
+
+
+@app.command()
+def status(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Show what the store knows of each trial."""
+    from mm1_ablate.commands.common import console, read_study
+    from mm1_ablate.commands.show import show_status, status_json
+    from mm1_ablate.study.store import Store
+
+    study = read_study(sweep)
+    if as_json:
+        print_json(status_json(study, Store(store)))
+    else:
+        show_status(study, Store(store), console())
+
+
+@app.command()
+def report(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Compare the arms by what is in the store.
+
+    Also in the middle of a run, or after a partial one; what is missing is named."""
+    from mm1_ablate.commands.common import console, read_study
+    from mm1_ablate.commands.running import compare_and_write
+    from mm1_ablate.study.store import Store
+
+    study, records = read_study(sweep), Store(store)
+    comparison, folder = compare_and_write(study, records)
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    comparison.to_terminal(console())
+    tell(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def ui(
+    sweep: Annotated[
+        Path | None, typer.Argument(metavar="[SWEEP]", help="A sweep file, to be shown its study.", show_default=False)
+    ] = None,
+    store: StoreFolder = DEFAULT_STORE,
+    port: Annotated[int, typer.Option(help="Port of the server on this machine.")] = 5000,
+    browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Start MLflow at the study and print its address."""
+    from mm1_ablate.commands.running import open_ui
+
+    raise typer.Exit(open_ui(sweep, store, port, browser))
+
+
+@app.command()
+def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, made if need be.")] = Path("schemas")) -> None:
+    """Write JSON Schemas of the files, for the editor."""
+    from mm1_ablate.spec.schema import write_schemas
+
+    try:
+        written = write_schemas(folder)
+    except OSError as error:
+        stop(FILE_IS_WRONG, f"{folder}: {error.strerror}; name a folder that can be written")
+    for path in written:
+        tell(str(path))
+
+
+@app.command()
+def doctor(store: StoreFolder = DEFAULT_STORE, address: Address = None) -> None:
+    """Check that this machine can run a study."""
+    from mm1_ablate.commands.doctor import examine
+
+    problems = 0
+    for check in examine(store, address):
+        tell(f"{'ok     ' if check.ok else 'problem'}  {check.name:<8}  {check.found}")
+        if not check.ok:
+            problems += 1
+            if check.remedy:
+                tell(f"{'':<19}to do: {check.remedy}")
+    if problems:
+        stop(SOME_FAILED, f"{problems} problem{'s' if problems > 1 else ''}")
+
+
+if __name__ == "__main__":
+    app()

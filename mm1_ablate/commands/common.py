@@ -1,0 +1,103 @@
+"""What every command shares: how a command ends, where the store is, and how a file's errors are shown.
+
+Exit codes are part of the interface: 0 done, 1 some trials failed (or a check found a problem), 2 the file is wrong,
+3 the budget forbids it, 130 interrupted. With `--json` standard output holds one JSON document and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mm1_ablate.spec.expansion import Study
+
+SOME_FAILED = 1
+FILE_IS_WRONG = 2
+BUDGET_FORBIDS = 3
+INTERRUPTED = 130
+
+
+def say(message: str) -> None:
+    """A line about what is wrong: on standard error, so that standard output stays what was asked for."""
+    typer.echo(message, err=True)
+
+
+def tell(message: str) -> None:
+    """A line about what is done, of commands whose output is for people."""
+    typer.echo(message)
+
+
+def stop(code: int, *messages: str) -> NoReturn:
+    """End the command with a code and a word on why."""
+    for message in messages:
+        say(message)
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def console(stderr: bool = False) -> Console:
+    """A terminal of rich's; wide enough for a table where the output goes to a file or a pipe."""
+    from rich.console import Console
+
+    terminal = Console(stderr=stderr, highlight=False)
+    if not terminal.is_terminal and "COLUMNS" not in os.environ:
+        terminal = Console(stderr=stderr, highlight=False, width=160)
+    return terminal
+
+
+def read_studies(paths: Sequence[Path]) -> list[Study]:
+    """Studies of the sweep files. Every problem of every file is printed before the command ends with 2."""
+    from mm1_ablate.spec.expansion import load_study
+    from mm1_ablate.spec.yaml_file import FileErrors
+
+    studies, problems = [], 0
+    for path in paths:
+        missing = missing_file(path)
+        if missing:
+            say(missing)
+            problems += 1
+            continue
+        try:
+            studies.append(load_study(path))
+        except FileErrors as errors:
+            for problem in errors.problems:
+                say(str(problem))
+            problems += len(errors.problems)
+    if problems:
+        stop(FILE_IS_WRONG, f"{problems} problem{'s' if problems > 1 else ''} found; nothing was started")
+    return studies
+
+
+def read_study(path: Path) -> Study:
+    return read_studies([path])[0]
+
+
+def missing_file(path: Path) -> str | None:
+    """What is wrong with a path that cannot be a sweep file, with the nearest file that exists; nothing if it can be read."""
+    if path.is_file():
+        return None
+    if path.is_dir():
+        inside = sorted(str(file) for file in path.glob("*.yaml"))
+        return f"{path}: is a directory; name a sweep file" + (f", such as {inside[0]}" if inside else "")
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{path}: no such file, nor a directory {folder} (the current directory is {Path.cwd()})"
+    others = sorted(file.name for file in folder.glob("*.yaml"))
+    near = get_close_matches(path.name, others, n=1)
+    if near:
+        return f"{path}: no such file; did you mean {folder / near[0]}?"
+    if others:
+        return f"{path}: no such file; {folder}/ holds {', '.join(others)}"
+    return f"{path}: no such file; `mm1-ablate init` writes a sweep to start from"

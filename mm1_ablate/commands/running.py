@@ -1,0 +1,214 @@
+"""From a sweep file to its comparison: plan, budget, trials, report, mirror. Each of them is the work of a room below.
+
+In: what the command line says. Out: exit codes, and on the terminal what happened; the record is in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, INTERRUPTED, SOME_FAILED, console, read_study, say, stop, tell
+from mm1_ablate.commands.show import summary
+from mm1_ablate.spec.expansion import Study
+from mm1_ablate.study.names import no_longer_named, remember
+from mm1_ablate.study.plan import Plan, plan
+from mm1_ablate.study.store import Store, write_json
+
+if TYPE_CHECKING:
+    import pandas
+
+    from mm1_ablate.report.comparison import Comparison
+    from mm1_ablate.study.scheduler import Outcome
+
+
+def run_sweep(
+    path: Path, root: Path, *, address: str | None = None, cpus: int | None = None, retry: bool = False, evaluate_only: bool = False
+) -> int:
+    """Do what a sweep lacks and show the comparison; returns the exit code."""
+    study, store = read_study(path), Store(root)
+    planned = plan(study, store, retry)
+    tell_plan(planned, store)
+    if planned.over_budget and not evaluate_only:
+        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
+    to_do = [row for row in planned.to_do if row.status == "evaluate" or not evaluate_only]
+    if to_do:
+        outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
+        if outcome.interrupted:
+            stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(root)}")
+        if outcome.elsewhere:
+            tell(f"another run works on {', '.join(outcome.elsewhere)}")
+    else:
+        what = "no evaluation is missing" if evaluate_only else "all trials have been run"
+        tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
+    if not any(store.has_scores(trial) for trial in study.trials):
+        tell("no trial has scores yet: there is nothing to compare")
+    else:
+        show_comparison(study, store, path, root)
+    failed = say_failures(study, store)
+    return SOME_FAILED if failed else 0
+
+
+def tell_plan(planned: Plan, store: Store) -> None:
+    """The plan in a few lines, and what lies in the store that the file no longer names."""
+    for line in summary(planned):
+        tell(line)
+    (study,) = planned.studies
+    for name, folder in no_longer_named(study, store).items():
+        tell(f"no longer in the file, left alone: {name} ({folder})")
+
+
+def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
+    """Run what is missing, with a live table, mirrored into MLflow as it ends."""
+    from mm1_ablate.study.live import watch
+    from mm1_ablate.study.scheduler import ResourcesMissing, run_study
+    from mm1_ablate.study.tracking import mirroring
+
+    remember(study, store)
+    try:
+        with watch(study, store, console()) as view, mirroring(study, store, say):
+            return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
+    except ResourcesMissing as error:
+        stop(FILE_IS_WRONG, f"{study.path}: {error}")
+    except ConnectionError as error:
+        stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection")
+
+
+def say_failures(study: Study, store: Store) -> int:
+    """Name the trials that failed, why, and where to read more; returns how many."""
+    failed = 0
+    for trial in study.trials:
+        state = store.status(trial)
+        if state.status == "failed":
+            failed += 1
+            traceback = store.trial_folder(trial) / "error.txt"
+            say(f"failed: {trial.name}: {state.reason}" + (f" ({traceback})" if traceback.exists() else ""))
+    if failed:
+        say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again")
+    return failed
+
+
+# ---------------------------------------------------------------- comparison
+def compare_study(study: Study, store: Store) -> Comparison:
+    """The arms of a study, by what its store has."""
+    from mm1_ablate.report.comparison import compare
+
+    return compare(study, store.results(study), store.holes(study), item_scores(study, store), costs_by_arm(plan(study, store)))
+
+
+def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
+    """Per-item scores of all arms and seeds that have been evaluated; a trial of several arms is in each of them."""
+    import pandas
+
+    parts = [store.items(trial).assign(arm=arm, seed=trial.seed) for trial in study.trials if store.has_scores(trial) for arm in trial.arms]
+    return pandas.concat(parts, ignore_index=True) if parts else None
+
+
+def costs_by_arm(planned: Plan) -> dict[str, dict[str, int | float | str]]:
+    """What each arm takes, so that the report can name what a change brought along."""
+    from mm1_ablate.spec.fingerprint import canonical, fingerprint, short
+
+    costs: dict[str, dict[str, int | float | str]] = {}
+    (study,) = planned.studies
+    for row in planned.rows:
+        for name in row.arms:
+            experiment = study.arm(name).experiment
+            costs.setdefault(
+                name,
+                {
+                    "parameters": row.parameters["total"],
+                    "image tokens": experiment.model.connector.image_tokens,
+                    # Two digits: the share of images in the mixture moves it a little in every arm.
+                    "FLOPs per token": float(f"{row.flops / max(row.tokens.total, 1):.2g}"),
+                    "nominal tokens": experiment.training.steps * experiment.training.batch_rows * experiment.data.packing.row_tokens,
+                    "rows of a batch": experiment.training.batch_rows,
+                    "evaluation": short(fingerprint(canonical(experiment.evaluation))),
+                },
+            )
+    return costs
+
+
+def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
+    """The comparison, and the folder of its report, written anew where it has changed."""
+    from mm1_ablate.report.html import write_report
+
+    comparison = compare_study(study, store)
+    folder = store.study_folder(study) / "report"
+    stamp = folder.parent / "report.json"
+    content = {"comparison": _digest(comparison.to_json()), "sweep": _digest(study.path.read_text()), "trials": _states(study, store)}
+    if not (folder / "report.html").exists() or not _says(stamp, content):
+        write_report(folder, comparison, store.curves(study), study.path.read_text())
+        write_json(stamp, content)
+    return comparison, folder
+
+
+def show_comparison(study: Study, store: Store, path: Path, root: Path) -> None:
+    """Write the report, bring the mirror up to it, print the table and where to see more."""
+    comparison, folder = compare_and_write(study, store)
+    mirror_study(study, store, comparison, folder)
+    comparison.to_terminal(console())
+    tell(f"report: {folder / 'report.html'}")
+    tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(root)}")
+
+
+def mirror_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
+    """Mirror the study and its report, unless just this is there already. MLflow that fails spoils nothing: it can be written anew."""
+    from mm1_ablate.study.tracking import MirrorFailed, mirror, tracking_uri
+
+    stamp = store.study_folder(study) / "mirrored.json"
+    content = {"address": tracking_uri(store), "report": _digest((folder / "report.html").read_text()), "trials": _states(study, store)}
+    if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
+        return
+    try:
+        mirror(study, store, report=folder, table=comparison.table(), verdict=comparison.markdown())
+    except MirrorFailed as error:
+        say(f"{error} (everything is in the store; the next run writes it again)")
+    else:
+        write_json(stamp, content)
+
+
+def _states(study: Study, store: Store) -> str:
+    """A digest of how the trials stand."""
+    states = [
+        (trial.evaluation_fingerprint, state.status, state.reason, state.finished)
+        for trial in study.trials
+        for state in (store.status(trial),)
+    ]
+    return _digest(states)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _says(stamp: Path, content: object) -> bool:
+    try:
+        return json.loads(stamp.read_text()) == content
+    except (OSError, ValueError):
+        return False
+
+
+def _store_option(root: Path) -> str:
+    """The option that a printed command needs to find the same store."""
+    return "" if root == Path("ablations") else f" --store {shlex.quote(str(root))}"
+
+
+def open_ui(path: Path | None, root: Path, port: int, browser: bool) -> int:
+    """Serve MLflow until interrupted; returns the exit code."""
+    from mm1_ablate.study.dashboard import serve
+    from mm1_ablate.study.tracking import MirrorFailed
+
+    store = Store(root)
+    study = read_study(path) if path is not None else None
+    if not store.root.is_dir():
+        stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
+    if study is not None and any(store.has_scores(trial) for trial in study.trials):
+        comparison, folder = compare_and_write(study, store)
+        mirror_study(study, store, comparison, folder)
+    try:
+        return serve(store, study, port, browser)
+    except (MirrorFailed, RuntimeError) as error:
+        stop(SOME_FAILED, str(error))

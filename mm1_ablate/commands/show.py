@@ -1,0 +1,135 @@
+"""Plans and states as tables for the terminal. In: what `study/plan.py` and the store say. Out: text, nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mm1_ablate.spec.expansion import Study
+from mm1_ablate.spec.fingerprint import short
+from mm1_ablate.study.names import no_longer_named
+from mm1_ablate.study.plan import Plan
+from mm1_ablate.study.store import Store
+
+COLOURS = {
+    "done": "green",
+    "run": "cyan",
+    "resume": "cyan",
+    "evaluate": "cyan",
+    "running": "blue",
+    "interrupted": "yellow",
+    "failed": "red",
+    "missing": "dim",
+}
+
+
+def coloured(status: str) -> Text:
+    return Text(status, style=COLOURS.get(status, ""))
+
+
+def count(number: float) -> str:
+    """A large number as people write it: 331k, 1.2B, 8.4e+18 above a quadrillion."""
+    for size, unit in ((1e15, None), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number:.1e}" if unit is None else f"{number / size:.3g}{unit}"
+    return f"{number:g}"
+
+
+def hours(amount: float) -> str:
+    """A time given in hours, as people say it."""
+    if amount < 0.05:
+        return f"{amount * 3600:.0f} seconds"
+    return f"{amount * 60:.0f} minutes" if amount < 1.5 else f"{amount:,.3g} hours"
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Every trial with what will become of it and why; then the sums."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", overflow="fold")
+    table.add_column("fingerprint", style="dim", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name in ("encoder", "connector", "LM", "text tokens", "image tokens", "FLOPs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for row in plan.rows:
+        parts = [count(row.parameters[part]) for part in ("image_encoder", "connector", "language_model")]
+        sizes = [count(row.tokens.text), count(row.tokens.image_tokens), f"{row.flops:.1e}"]
+        table.add_row(row.name, short(row.fingerprint), coloured(row.status), *parts, *sizes, row.reason)
+    for preparation in plan.preparations:
+        blank = [""] * 6
+        reason = f"prepared for {preparation.trials} trials"
+        table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
+    console.print(table)
+    console.print()
+    for line in summary(plan):
+        console.print(line, markup=False)
+
+
+def summary(plan: Plan) -> list[str]:
+    """The plan in a few lines."""
+    shared = plan.row_count - len(plan.rows)
+    lines = [f"{plan.row_count} rows, {len(plan.rows)} distinct trials" + (f": {shared} rows share a trial with another" if shared else "")]
+    states = {status: sum(row.status == status for row in plan.rows) for status in dict.fromkeys(row.status for row in plan.rows)}
+    lines.append(", ".join(f"{number} {status}" for status, number in states.items()))
+    if plan.preparations:
+        made = sum(preparation.status == "done" for preparation in plan.preparations)
+        to_make = sum(preparation.status == "run" for preparation in plan.preparations)
+        lines.append(f"encoders and language models that trials start from: {made} prepared, {to_make} to be prepared first")
+    if plan.to_do:
+        if plan.cost.gpu_hours:
+            lines.append("to be done: about " + " or ".join(f"{spent:,.3g} {name} hours" for name, spent in plan.cost.gpu_hours.items()))
+        elif plan.cost.cpu_hours is not None:
+            lines.append(f"to be done: about {hours(plan.cost.cpu_hours)} of one CPU core")
+        lines[-1] += f" ({plan.cost.basis})"
+    if not all(row.rows_measured for row in plan.rows):
+        lines.append("tokens are as declared where the data cannot be opened here")
+    for study in plan.studies:
+        prefix = f"{study.name}: " if len(plan.studies) > 1 else ""
+        lines.append(prefix + plan.detectable[study.name].in_words())
+    return lines
+
+
+def status_json(study: Study, store: Store) -> dict[str, Any]:
+    """What the store says of each trial of a study, and of trials that its file no longer names."""
+    states = [(trial, store.status(trial)) for trial in study.trials]
+    return {
+        "study": study.name,
+        "store": str(store.root),
+        "counts": dict(Counter(state.status for _, state in states)),
+        "trials": [
+            {
+                "name": trial.name,
+                "arms": list(trial.arms),
+                "seed": trial.seed,
+                "fingerprint": trial.fingerprint,
+                "status": state.status,
+                "reason": state.reason,
+                "stage": state.stage,
+                "step": state.step,
+                "steps": state.steps,
+                "seconds": state.seconds,
+                "folder": str(store.trial_folder(trial)),
+            }
+            for trial, state in states
+        ],
+        "no_longer_named": {name: str(folder) for name, folder in no_longer_named(study, store).items()},
+    }
+
+
+def show_status(study: Study, store: Store, console: Console) -> None:
+    """The same as a table."""
+    known = status_json(study, store)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", "fingerprint", "", "what is known", "folder"):
+        table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
+    for trial in known["trials"]:
+        folder = trial["folder"] if trial["status"] != "missing" else ""
+        table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), trial["reason"], folder)
+    for name, folder in known["no_longer_named"].items():
+        table.add_row(name, "", "", "no longer in the file, left alone", folder, style="dim")
+    console.print(table)
+    console.print(f"\n{', '.join(f'{number} {status}' for status, number in known['counts'].items())} in {store.root}", markup=False)

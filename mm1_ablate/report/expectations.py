@@ -1,0 +1,118 @@
+"""What was expected before the run, against what came out.
+
+In: the declared expectations and the estimate of each one's difference. Out: confirmed, refuted or undecided, with the interval that
+says so.
+
+"below by 5" is confirmed where the difference is clearly at or below -5, and refuted where it is clearly above -5: a fall of 3 with a
+narrow interval refutes it, though the direction was right, and the reason says that. "within 2" is confirmed by an equivalence test.
+The declared expectations are a family of their own, corrected by Holm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mm1_ablate.report.statistics import Estimate, equivalence, holm
+from mm1_ablate.spec.sweep import Expectation
+
+Outcome = Literal["confirmed", "refuted", "undecided"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A declared expectation and its verdict."""
+
+    expectation: Expectation
+    verdict: Outcome
+    reason: str
+    """Why, in a few words."""
+    estimate: Estimate | None
+    p_adjusted: float
+    """Holm's, of the verdict or of what came nearest to one."""
+
+    @property
+    def claim(self) -> str:
+        """The claim in words."""
+        expected = self.expectation
+        if expected.is_ == "within":
+            return f"{expected.arm} within {expected.by:g} of its baseline on {expected.metric}"
+        by = f" by at least {expected.by:g}" if expected.by else ""
+        return f"{expected.arm} {expected.is_} its baseline{by} on {expected.metric}"
+
+    def to_json(self) -> dict[str, Any]:
+        expected, estimate = self.expectation, self.estimate
+        known = estimate is not None and estimate.known
+        return {
+            "because": expected.because,
+            "verdict": self.verdict,
+            "arm": expected.arm,
+            "metric": expected.metric,
+            "is": expected.is_,
+            "by": expected.by,
+            "difference": estimate.difference if estimate else None,
+            "low": estimate.low if estimate and known else None,
+            "high": estimate.high if estimate and known else None,
+            "p_adjusted": self.p_adjusted if self.p_adjusted == self.p_adjusted else None,
+            "reason": self.reason,
+        }
+
+
+def judge(
+    expectations: Sequence[Expectation], look_up: Callable[[str, str], tuple[Estimate | None, str]], level: float
+) -> tuple[Judgement, ...]:
+    """Judge every declared expectation.
+
+    Args:
+        look_up: (arm, metric) to the estimate of its difference and, where that bears no verdict, why not (empty otherwise).
+        level: chance of a false verdict in the family, such as 0.05.
+    """
+    found = [look_up(expected.arm, expected.metric) for expected in expectations]
+    evidence = [
+        _evidence(expected, estimate) if estimate is not None and not obstacle else (float("nan"), float("nan"))
+        for expected, (estimate, obstacle) in zip(expectations, found, strict=True)
+    ]
+    adjusted = holm([min(confirm, refute) for confirm, refute in evidence])
+    judged = []
+    for expected, (estimate, obstacle), (confirm, refute), p in zip(expectations, found, evidence, adjusted, strict=True):
+        verdict: Outcome = "undecided"
+        if estimate is None or obstacle:
+            reason = obstacle or "no scores"
+        elif not estimate.known:
+            reason = "no spread to judge by"
+        else:
+            if p <= level:
+                verdict = "confirmed" if confirm <= refute else "refuted"
+            reason = _reason(expected, estimate, verdict, min(confirm, refute) <= level)
+        judged.append(Judgement(expected, verdict, reason, estimate, float(p)))
+    return tuple(judged)
+
+
+def _evidence(expected: Expectation, estimate: Estimate) -> tuple[float, float]:
+    """p for confirming and p for refuting, so that each is compared with the whole level.
+
+    A direction can come out either way, so its one-sided p values count double; within is confirmed by two one-sided tests, each at
+    the whole level, and refuted on either side.
+    """
+    if expected.is_ == "within":
+        outside = min(estimate.p_above(expected.by), estimate.p_below(-expected.by))
+        return equivalence(estimate, expected.by), min(1.0, 2 * outside)
+    bound = expected.by if expected.is_ == "above" else -expected.by
+    above, below = min(1.0, 2 * estimate.p_above(bound)), min(1.0, 2 * estimate.p_below(bound))
+    return (above, below) if expected.is_ == "above" else (below, above)
+
+
+def _reason(expected: Expectation, estimate: Estimate, verdict: Outcome, alone: bool) -> str:
+    if verdict == "undecided":
+        return "clear by itself, but not among all that was expected" if alone else "the interval allows both"
+    if expected.is_ == "within":
+        return "clearly within" if verdict == "confirmed" else "clearly outside"
+    if verdict == "confirmed":
+        return f"clearly {expected.is_}" + (f" by {expected.by:g}" if expected.by else "")
+    right_way = estimate.difference > 0 if expected.is_ == "above" else estimate.difference < 0
+    return (
+        f"{expected.is_}, but clearly by less than {expected.by:g}"
+        if right_way
+        else f"clearly not {expected.is_}" + (f" by {expected.by:g}" if expected.by else "")
+    )

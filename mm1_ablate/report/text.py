@@ -1,0 +1,319 @@
+"""A comparison as text: number formats and titles that all outputs share, the terminal table, Markdown, a rounded table.
+
+In: a `Comparison`. Out: strings, a pandas table, or lines on a rich console. Scores have one decimal, differences their sign.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Cell, Row
+from mm1_ablate.report.statistics import Estimate
+from mm1_ablate.report.verdicts import clear_by_itself
+
+NOTHING = "–"
+STYLES = {BETTER: "bold green", WORSE: "bold red", UNDECIDED: "dim", HOLE: "yellow", ONE_SEED: "yellow"}
+MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?"}
+
+
+# ---------------------------------------------------------------- formats
+def metric_title(metric: str) -> str:
+    """'8-shot' for shot_8/average, 'TextCore' for text_core/average, '8-shot vqa' for shot_8/vqa."""
+    family, _, name = metric.partition("/")
+    shots = re.fullmatch(r"shot_(\d+)", family)
+    title = f"{shots[1]}-shot" if shots else "TextCore" if family == "text_core" else family
+    return title if name in ("average", "") else f"{title} {name.replace('_', ' ')}"
+
+
+def number(value: float | None) -> str:
+    """'55.3'."""
+    return NOTHING if value is None or math.isnan(value) else f"{value + 0.0:.1f}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """'+2.4', '−37.1'."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "−")
+
+
+def bracketed(estimate: Estimate | None) -> str:
+    """'[−41.2, −33.0]', or nothing where it is unknown."""
+    return f"[{signed(estimate.low)}, {signed(estimate.high)}]" if estimate and estimate.known else ""
+
+
+def interval(cell: Cell) -> str:
+    """The interval of a cell's difference."""
+    return bracketed(cell.estimate)
+
+
+def plus_minus(cell: Cell) -> str:
+    """'± 4.1', half the width of the interval."""
+    return f"± {number(cell.estimate.half_width)}" if cell.estimate and cell.estimate.known else ""
+
+
+def probability(value: float) -> str:
+    """'p 0.003', 'p < 0.001'."""
+    return "" if math.isnan(value) else "p < 0.001" if value < 0.001 else f"p {value:.3f}" if value < 0.1 else f"p {value:.2f}"
+
+
+def short_name(row: Row) -> str:
+    """The arm's name without that of its group."""
+    return row.name.removeprefix(f"{row.group}/") if row.name != row.group else row.name
+
+
+def percent(confidence: float) -> str:
+    """'95 %'."""
+    return f"{100 * confidence:g} %"
+
+
+# ---------------------------------------------------------------- sentences
+def headline(comparison: Comparison) -> str:
+    """What was concluded on the primary metric, in one or two sentences."""
+    title = metric_title(comparison.primary)
+    arms = [row for row in comparison.rows if not row.is_baseline]
+    if not arms:
+        return "Only baselines: nothing to compare."
+    parts = []
+    for verdict in dict.fromkeys([WORSE, BETTER, *(row.verdict for row in arms)]):
+        named = [row for row in arms if row.verdict == verdict]
+        if named and verdict not in (UNDECIDED, HOLE, ONE_SEED):
+            parts.append(f"{verdict}: " + ", ".join(_with_interval(row, comparison.primary) for row in named))
+    undecided = [row for row in arms if row.verdict == UNDECIDED]
+    nearly = [row for row in undecided if clear_by_itself(row, comparison.primary)]
+    if nearly:
+        differences = ", ".join(_with_interval(row, comparison.primary) for row in nearly)
+        parts.append(f"clear by itself, but undecided among {comparison.family} comparisons: {differences}")
+    rest = (
+        ("undecided", [row for row in undecided if row not in nearly]),
+        ("no verdict because of holes", [row for row in arms if row.verdict == HOLE]),
+        ("no verdict from one seed", [row for row in arms if row.verdict == ONE_SEED]),
+    )
+    for words, named in rest:
+        if named:
+            parts.append(f"{words}: " + ", ".join(row.name for row in named))
+    sentence = f"{title} against the baseline – " + "; ".join(parts) + "."
+    judged = comparison.expectations
+    if judged:
+        counts = [f"{count} {verdict}" for verdict in MARKS if (count := sum(judgement.verdict == verdict for judgement in judged))]
+        sentence += f" Of {len(judged)} expectation{'s' if len(judged) > 1 else ''}: {', '.join(counts)}."
+    return sentence
+
+
+def _with_interval(row: Row, metric: str) -> str:
+    cell = row.cells[metric]
+    assert cell.estimate is not None
+    return f"{row.name} ({signed(cell.estimate.difference)} {interval(cell)})"
+
+
+def how_measured(comparison: Comparison) -> str:
+    """How intervals and verdicts came about, in two sentences."""
+    estimates = [row.cells[comparison.primary].estimate for row in comparison.rows]
+    known = [estimate for estimate in estimates if estimate]
+    noise = "training seeds and evaluation items" if any(estimate.with_items for estimate in known) else "training seeds"
+    method = "Welch's t" if known and all(estimate.method == "Welch" for estimate in known) else "a paired t"
+    seeds, error = len(comparison.seeds), percent(1 - comparison.confidence)
+    return (
+        f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}, on a scale of 0 to 100; each difference from the baseline has its "
+        f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {comparison.primary} alone and "
+        f"hold together at {error} error (Holm over {comparison.family} comparison{'s' if comparison.family != 1 else ''}; “no difference” "
+        f"by two one-sided tests against ±{comparison.margin:g}); the other columns are exploratory, and bold differences there hold at a "
+        f"false discovery rate of {error} (Benjamini-Hochberg)."
+    )
+
+
+def detectable(row: Row, primary: str) -> str:
+    """The smallest true difference that the row's comparison would have found four times in five."""
+    value = row.cells[primary].detectable
+    return "" if math.isnan(value) else number(value) if value < 100 else "> 100"
+
+
+# ---------------------------------------------------------------- tables
+def wide_table(comparison: Comparison) -> pd.DataFrame:
+    """A line for each arm, rounded to one decimal."""
+    lines = []
+    for row in comparison.rows:
+        line: dict[str, object] = {"arm": row.name, "seeds": row.n, "verdict": row.verdict}
+        for metric in comparison.metrics:
+            cell = row.cells[metric]
+            estimate = cell.estimate if cell.estimate and cell.estimate.known else None
+            title = metric_title(metric)
+            line[title] = _rounded(cell.mean)
+            line[f"{title} difference"] = _rounded(cell.estimate.difference) if cell.estimate else None
+            line[f"{title} low"] = _rounded(estimate.low) if estimate else None
+            line[f"{title} high"] = _rounded(estimate.high) if estimate else None
+        lines.append({**line, "altered": "; ".join(row.changes), "notes": "; ".join((*row.notes, *row.brought_along))})
+    return pd.DataFrame(lines)
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 1) + 0.0
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def markdown(comparison: Comparison) -> str:
+    """The report as Markdown; pictures are looked for beside it."""
+    titles = [f"**{metric_title(metric)}**" if metric == comparison.primary else metric_title(metric) for metric in comparison.metrics]
+    lines = [f"# {comparison.study}", "", headline(comparison), ""]
+    if comparison.description:
+        lines += [comparison.description, ""]
+    lines += [_pipes(["arm", "n", *titles, "detectable", "verdict"]), "|---|--:|" + "--:|" * len(titles) + "--:|---|"]
+    for row in comparison.rows:
+        cells = [_markdown_cell(row, metric, comparison) for metric in comparison.metrics]
+        lines.append(_pipes([row.name, str(row.n), *cells, detectable(row, comparison.primary), row.verdict]))
+    lines += ["", how_measured(comparison), "", f"![Differences on {comparison.primary}](forest.png)", "", "![Scores by shots](shots.png)"]
+    if comparison.expectations:
+        lines += ["", "## Expected before the run", ""]
+        lines += [_pipes(["verdict", "because", "claim", "difference", "why"]), "|---|---|---|--:|---|"]
+        for judgement in comparison.expectations:
+            difference = f"{signed(judgement.estimate.difference)} {bracketed(judgement.estimate)}" if judgement.estimate else NOTHING
+            lines.append(_pipes([judgement.verdict, judgement.expectation.because, judgement.claim, difference, judgement.reason]))
+    if comparison.holes:
+        lines += ["", "## Holes", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
+    lines += ["", "## What was altered", "", _pipes(["arm", "altered", "which brought along", "notes"]), "|---|---|---|---|"]
+    for row in comparison.rows:
+        if not row.is_baseline or row.notes:
+            lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.brought_along), "; ".join(row.notes)]))
+    if comparison.remarks:
+        lines += ["", "## Worth knowing", "", *(f"- {remark}" for remark in comparison.remarks)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(row: Row, metric: str, comparison: Comparison) -> str:
+    cell = row.cells[metric]
+    if cell.estimate is None:
+        return number(cell.mean)
+    difference = signed(cell.estimate.difference)
+    return f"{number(cell.mean)}<br>{f'**{difference}**' if comparison.clear(cell) else difference} {interval(cell)}"
+
+
+# ---------------------------------------------------------------- terminal
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Table, conclusion and what a reader should know. Readable from 100 columns."""
+    _print_table(comparison, console)
+    console.print()
+    console.print(Text(headline(comparison), style="bold"))
+    for row in comparison.rows:
+        notes = [*row.notes, *(f"the change brought along: {change}" for change in row.brought_along)]
+        if notes:
+            console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
+    if comparison.expectations:
+        console.print("\n[bold]Expected before the run[/]")
+    for judgement in comparison.expectations:
+        difference = f"{signed(judgement.estimate.difference)} {bracketed(judgement.estimate)}; " if judgement.estimate else ""
+        colour = {"confirmed": "green", "refuted": "red"}.get(judgement.verdict, "yellow")
+        line = Text(f"{MARKS[judgement.verdict]} {judgement.verdict}", style=colour)
+        line.append(f": {judgement.expectation.because}\n", style="default")
+        line.append(f"{judgement.claim}: {difference}{judgement.reason}", style="dim default")
+        console.print(Padding(line, (0, 0, 0, 2)))
+    console.print()
+    for remark in (how_measured(comparison), *comparison.remarks):
+        console.print(Text(remark, style="dim"))
+
+
+def _print_table(comparison: Comparison, console: Console) -> None:
+    layout = _layout(comparison, console.width)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.title, table.title_justify, table.title_style = f"{comparison.study}: scores and differences from the baseline", "left", "bold"
+    table.add_column("arm", no_wrap=True)
+    for metric in layout.metrics:
+        table.add_column(Text(metric_title(metric), style="bold" if metric == comparison.primary else ""), justify="right", no_wrap=True)
+    table.add_column("verdict", width=layout.verdict)
+    group = None
+    for row in comparison.rows:
+        heading = row.group if short_name(row) != row.name and not row.is_baseline else None
+        if heading and heading != group:
+            table.add_row(Text(wrapped(heading, layout.name), style="bold"))
+        group = heading
+        name = wrapped(short_name(row), layout.name - 2).replace("\n", "\n  ") if heading else wrapped(row.name, layout.name)
+        cells = [_terminal_cell(row, metric, comparison, layout.brackets) for metric in layout.metrics]
+        table.add_row(f"  {escape(name)}" if heading else escape(name), *cells, _terminal_verdict(row, comparison))
+    console.print(table)
+    left_out = len(comparison.metrics) - len(layout.metrics)
+    if left_out:
+        console.print(f"[dim]{left_out} more column{'s' if left_out > 1 else ''} in the report; a wider terminal shows them too.[/]")
+
+
+class _Layout(NamedTuple):
+    """What fits: width of names, columns, whether intervals are shown in brackets, width of verdicts."""
+
+    name: int
+    metrics: list[str]
+    brackets: bool
+    verdict: int
+
+
+def _layout(comparison: Comparison, width: int) -> _Layout:
+    """Intervals in brackets where there is room, otherwise as ±; names fold before columns are left out, the primary metric never is.
+
+    Columns are three apart.
+    """
+    rows = comparison.rows
+    names = max(len(row.name) if short_name(row) == row.name else max(len(short_name(row)) + 2, len(row.group)) for row in rows)
+    least = min(names, 20)
+    for brackets, verdict in ((True, 28), (False, 18)):
+        metrics = list(comparison.metrics)
+        while True:
+            widths = [max(_widest(_terminal_cell(row, metric, comparison, brackets)) for row in rows) for metric in metrics]
+            columns = [max(cells, len(metric_title(metric))) for cells, metric in zip(widths, metrics, strict=True)]
+            room = width - verdict - 3 - sum(column + 3 for column in columns)
+            if room >= (names if brackets else least) or (not brackets and len(metrics) == 1):
+                return _Layout(max(min(names, room), 8), metrics, brackets, verdict)
+            if brackets:
+                break
+            metrics.remove(next(metric for metric in reversed(metrics) if metric != comparison.primary))
+    raise AssertionError("one column always remains")
+
+
+def wrapped(name: str, width: int) -> str:
+    """A long name over several lines, broken where its parts meet."""
+    lines, line = [], ""
+    for part in re.findall(r"[^/.,=_\- ]*[/.,=_\- ]*", name):
+        while len(line) + len(part.rstrip()) > width:
+            head = line or part[:width]
+            lines.append(head.rstrip())
+            part, line = (part, "") if line else (part[width:], "")
+        line += part
+    return "\n".join([*lines, line] if line else lines)
+
+
+def _widest(text: Text) -> int:
+    return max(len(line) for line in text.plain.splitlines())
+
+
+def _terminal_cell(row: Row, metric: str, comparison: Comparison, brackets: bool) -> Text:
+    cell = row.cells[metric]
+    text = Text(number(cell.mean))
+    if cell.estimate is not None:
+        error = interval(cell) if brackets else plus_minus(cell)
+        clear = comparison.clear(cell)
+        style = ("green" if cell.estimate.difference > 0 else "red") if clear else ""
+        text.append(f"\n{signed(cell.estimate.difference)}", style=f"bold {style}" if clear else "")
+        text.append(f" {error}" if error else "", style=style or "dim")
+    return text
+
+
+def _terminal_verdict(row: Row, comparison: Comparison) -> Text:
+    if row.is_baseline:
+        return Text(f"{row.verdict}\nn = {row.n}", style="dim")
+    text = Text(row.verdict, style=STYLES.get(row.verdict, "bold cyan"))
+    details = [part for part in (f"n = {row.n}", probability(row.cells[comparison.primary].p_adjusted)) if part]
+    text.append("\n" + ", ".join(details), style="dim")
+    if row.verdict == UNDECIDED and (size := detectable(row, comparison.primary)):
+        text.append(f"\ndetectable: {size}", style="dim")
+    return text

@@ -1,0 +1,38 @@
+"""Which trials a study has ever had. In: a study and a store. Out: those that its file no longer names; they are left alone.
+
+The store's folders do not say which study they were made for, because several may share them: `studies/<name>/trials.json` does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mm1_ablate.spec.expansion import Study
+from mm1_ablate.study.store import Store, write_json
+
+
+def _path(study: Study, store: Store) -> Path:
+    return store.study_folder(study) / "trials.json"
+
+
+def _known(study: Study, store: Store) -> dict[str, str]:
+    try:
+        return json.loads(_path(study, store).read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def remember(study: Study, store: Store) -> None:
+    """Add the study's trials to those that it has had: full training fingerprint to name."""
+    known = _known(study, store)
+    now = known | {trial.fingerprint: trial.name for trial in study.trials}
+    if now != known:
+        write_json(_path(study, store), now)
+
+
+def no_longer_named(study: Study, store: Store) -> dict[str, Path]:
+    """Trials that the study once had and that still lie in the store: name to folder."""
+    named = {trial.fingerprint for trial in study.trials}
+    gone = {name: store.trial_folder(fingerprint) for fingerprint, name in _known(study, store).items() if fingerprint not in named}
+    return {name: folder for name, folder in gone.items() if folder.exists()}

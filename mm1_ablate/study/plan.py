@@ -1,0 +1,274 @@
+"""What a sweep asks for, held against what the store has: what will run, why, what it costs, what it can show.
+
+In: one or several expanded studies and a store. Out: a `Plan`; nothing is started or written but the cache of sizes. Studies
+that are planned together share their trials: one that feeds arms of several is counted once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mm1_ablate.spec.expansion import Study, Trial
+from mm1_ablate.spec.fingerprint import short
+from mm1_ablate.spec.preparation import Preparation, preparations_of
+from mm1_ablate.study.cost import Estimate, RowContent, TrialTokens, estimate, preparation_flops, training_flops, trial_tokens
+from mm1_ablate.study.sizes import Sizes
+from mm1_ablate.study.store import Store
+
+TO_BE_DONE = ("run", "resume", "evaluate")
+POWER = 0.8
+"""Chance of finding a difference that the plan calls detectable."""
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One trial and what is to become of it."""
+
+    name: str
+    arms: tuple[str, ...]
+    """Rows of the comparison that it feeds; with several studies `study: arm`."""
+    seed: int
+    fingerprint: str
+    status: str
+    """done, running, run, resume, evaluate (train nothing, score the kept checkpoint) or failed (waits for --retry)."""
+    reason: str
+    parameters: dict[str, int]
+    """By part: image_encoder, connector, language_model, total; trained, without_embeddings."""
+    tokens: TrialTokens
+    flops: float
+    """Of training it from start to end."""
+    rows_measured: bool
+    """Whether tokens were counted on packed rows of the data itself, or taken as declared."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "arms": list(self.arms),
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+            "status": self.status,
+            "reason": self.reason,
+            "parameters": self.parameters["total"],
+            "parameters_by_part": self.parameters,
+            "tokens": self.tokens.total,
+            "text_tokens": self.tokens.text,
+            "image_tokens": self.tokens.image_tokens,
+            "images": self.tokens.images,
+            "flops": self.flops,
+        }
+
+
+@dataclass(frozen=True)
+class PreparationRow:
+    """An encoder or language model that trials start from."""
+
+    name: str
+    fingerprint: str
+    status: str
+    """done, run, or not needed: its trials have no more to do."""
+    trials: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """What a study's seeds can find, with 80 % power, in its primary metric."""
+
+    seeds: int
+    in_deviations: float | None
+    """In standard deviations (over seeds) of the paired difference to the baseline; nothing with a single seed."""
+    in_deviations_after_holm: float | None
+    """The same for the first step of Holm's correction over all arms."""
+    deviation: float | None
+    """That deviation in points, as finished trials of this study show it; nothing without two seeds of an arm and the baseline."""
+
+    @property
+    def in_points(self) -> float | None:
+        known = self.deviation is not None and self.in_deviations is not None
+        return self.deviation * self.in_deviations if known else None  # type: ignore[operator]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "in_points": self.in_points, "power": POWER}
+
+    def in_words(self) -> str:
+        if self.in_deviations is None:
+            return "with one seed no difference can be told from the luck of a seed: declare three or more"
+        words = f"{self.seeds} seeds can tell differences of {self.in_deviations:.1f} sd of the paired difference ({POWER:.0%} power"
+        if self.in_deviations_after_holm is not None and self.in_deviations_after_holm > self.in_deviations:
+            words += f"; {self.in_deviations_after_holm:.1f} sd after Holm over all arms"
+        words += ")"
+        return words + (f": about {self.in_points:.1f} points, by the trials so far" if self.in_points is not None else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    studies: tuple[Study, ...]
+    rows: tuple[PlanRow, ...]
+    """Distinct trials, baseline first."""
+    row_count: int
+    """Arms times seeds, before trials that are the same are joined."""
+    preparations: tuple[PreparationRow, ...]
+    cost: Estimate
+    """Of what remains to be done."""
+    detectable: dict[str, Detectable]
+    """By study."""
+    over_budget: tuple[str, ...]
+    """Which budgets forbid it, in words."""
+
+    @property
+    def to_do(self) -> tuple[PlanRow, ...]:
+        return tuple(row for row in self.rows if row.status in TO_BE_DONE)
+
+    @property
+    def failed(self) -> tuple[PlanRow, ...]:
+        return tuple(row for row in self.rows if row.status == "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "trials": [row.to_json() for row in self.rows],
+            "rows": self.row_count,
+            "distinct_trials": len(self.rows),
+            "to_do": len(self.to_do),
+            "preparations": [vars(row) for row in self.preparations],
+            "cost": vars(self.cost),
+            "detectable": {name: entry.to_json() for name, entry in self.detectable.items()},
+            "over_budget": list(self.over_budget),
+        }
+
+
+def plan(study: Study, store: Store, retry: bool = False) -> Plan:
+    """The plan of one study."""
+    return plan_together([study], store, retry)
+
+
+def plan_together(studies: Sequence[Study], store: Store, retry: bool = False) -> Plan:
+    """The plan of several studies that share a store, and with it their trials."""
+    sizes = Sizes(store.root)
+    label: Callable[[Study, str], str] = (lambda study, name: name) if len(studies) == 1 else (lambda study, name: f"{study.name}: {name}")
+    trials: dict[str, Trial] = {}
+    names: dict[str, str] = {}
+    arms: dict[str, list[str]] = {}
+    gpus: dict[str, tuple[float, float]] = {}
+    for study in studies:
+        for trial in study.trials:
+            trials.setdefault(trial.evaluation_fingerprint, trial)
+            names.setdefault(trial.evaluation_fingerprint, label(study, trial.name))
+            arms.setdefault(trial.evaluation_fingerprint, []).extend(label(study, arm) for arm in trial.arms)
+            gpus.setdefault(trial.evaluation_fingerprint, (study.sweep.resources.gpus, study.sweep.resources.cpus))
+    rows = {key: _row(trial, names[key], tuple(arms[key]), store, sizes, retry) for key, trial in trials.items()}
+    waiting = {key for key, row in rows.items() if row.status in TO_BE_DONE}
+    preparations = _preparations(trials, waiting, store, sizes)
+    sizes.save()
+
+    trained = [(row.flops, seconds) for key, row in rows.items() if (seconds := training_seconds(trials[key], store)) is not None]
+    # By training fingerprint: a model that is judged in two ways is trained once.
+    training = {rows[key].fingerprint: rows[key].flops for key in waiting if rows[key].status != "evaluate"}
+    remaining = sum(training.values()) + sum(row.flops for row in preparations if row.status == "run")
+    most_gpus = max((gpus[key] for key in waiting), default=(studies[0].sweep.resources.gpus, 1.0))
+    cost = estimate(remaining, gpus=most_gpus[0], cpus=most_gpus[1], finished=trained)
+    return Plan(
+        studies=tuple(studies),
+        rows=tuple(rows.values()),
+        row_count=sum(len(study.arms) * len(study.sweep.seeds) for study in studies),
+        preparations=preparations,
+        cost=cost,
+        detectable={study.name: detectable(study, store) for study in studies},
+        over_budget=_over_budget(studies, cost),
+    )
+
+
+def _row(trial: Trial, name: str, arms: tuple[str, ...], store: Store, sizes: Sizes, retry: bool) -> PlanRow:
+    content: RowContent = sizes.row(trial.experiment)
+    parameters = sizes.parameters(trial.experiment)
+    tokens = trial_tokens(trial.experiment, content)
+    status, reason = _status(trial, store, retry)
+    if len(arms) > 1:
+        reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in arms[1:])}"
+    flops = training_flops(trial.experiment, parameters, tokens, content)
+    return PlanRow(name, arms, trial.seed, trial.fingerprint, status, reason, parameters, tokens, flops, content.measured)
+
+
+def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
+    """What is to become of a trial, and why, from what the store says of it."""
+    state = store.status(trial)
+    if state.status == "failed" and not retry:
+        return "failed", f"{state.reason}; --retry tries again"
+    reason = f"failed before: {state.reason}" if state.status == "failed" else state.reason
+    if state.status in ("done", "running"):
+        return state.status, reason
+    if state.trained:
+        return "evaluate", reason
+    resumable = (store.trial_folder(trial.fingerprint) / "last.ckpt").exists()
+    return ("resume" if resumable else "run"), reason
+
+
+def training_seconds(trial: Trial, store: Store) -> float | None:
+    """How long a trial whose model is kept was trained, from the last point of its curve; nothing if it is not known."""
+    folder = store.trial_folder(trial.fingerprint)
+    if not (folder / "model.pt").exists():
+        return None
+    try:
+        return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+def _preparations(trials: dict[str, Trial], waiting: set[str], store: Store, sizes: Sizes) -> tuple[PreparationRow, ...]:
+    needed: dict[str, tuple[Preparation, list[str]]] = {}
+    for key, trial in trials.items():
+        for preparation in preparations_of(trial.experiment, trial.seed):
+            needed.setdefault(preparation.fingerprint, (preparation, []))[1].append(key)
+    rows = []
+    for fingerprint, (preparation, users) in needed.items():
+        if store.preparation_status(preparation).status == "done":
+            status = "done"
+        else:
+            status = "run" if waiting.intersection(users) else "not needed"
+        parameters = sizes.parameters(trials[users[0]].experiment)
+        rows.append(PreparationRow(preparation.name, short(fingerprint), status, len(users), preparation_flops(preparation, parameters)))
+    return tuple(rows)
+
+
+def _over_budget(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
+    """Budgets that what remains would break; of several studies each must allow all that runs at its side."""
+    broken = []
+    for study in studies:
+        budget = study.sweep.budget
+        broken += [f"{study.name}: {line}" for line in cost.against(gpu_hours=budget.gpu_hours, cpu_hours=budget.cpu_hours)]
+    return tuple(broken)
+
+
+def detectable(study: Study, store: Store) -> Detectable:
+    """What the declared seeds can find, in deviations, and in points where finished trials give the deviation."""
+    from mm1_ablate.report.statistics import minimum_detectable_effect
+
+    seeds = len(study.sweep.seeds)
+    confidence = study.sweep.compare.confidence
+    compared = sum(arm.baseline != arm.name for arm in study.arms)
+    if seeds < 2:
+        return Detectable(seeds, None, None, None)
+    return Detectable(
+        seeds,
+        minimum_detectable_effect(1.0, seeds, confidence, POWER),
+        minimum_detectable_effect(1.0, seeds, confidence, POWER, comparisons=max(compared, 1)),
+        pilot_deviation(study, store),
+    )
+
+
+def pilot_deviation(study: Study, store: Store) -> float | None:
+    """Standard deviation over seeds of the paired difference in the primary metric, pooled over arms, from what has finished."""
+    results = store.results(study)
+    scores = results[results["metric"] == study.sweep.compare.primary]
+    table = scores.pivot_table(index="seed", columns="arm", values="value")
+    squares, degrees = 0.0, 0
+    for arm in study.arms:
+        if arm.baseline == arm.name or arm.name not in table or arm.baseline not in table:
+            continue
+        differences = (table[arm.name] - table[arm.baseline]).dropna()
+        if len(differences) > 1:
+            squares += float(((differences - differences.mean()) ** 2).sum())
+            degrees += len(differences) - 1
+    return (squares / degrees) ** 0.5 if degrees and squares else None

@@ -1,0 +1,363 @@
+"""A study's missing trials onto Ray: preparations first, then one Tune run over what has to be done.
+
+In: a study and its store. Out: an `Outcome`; what came of each trial is in the store, where it was written by the child process
+that did it. Tune places trials on nodes and notices lost ones; it remembers nothing that matters. Each piece of work runs in a
+forked child of the node's fork server (`child.py`), asked for by a warm, reused actor. With nothing to do, Ray is never imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mm1_ablate.spec.expansion import Study, Trial
+from mm1_ablate.spec.fingerprint import short
+from mm1_ablate.spec.preparation import Preparation, preparations_of
+from mm1_ablate.study import child
+from mm1_ablate.study.fork_server import PRELOADED
+from mm1_ablate.study.store import HELD, Store
+
+RUN_TRIAL = "mm1_ablate.study.trial:run_trial"
+RUN_PREPARATION = "mm1_ablate.study.trial:run_preparation"
+OBJECT_STORE_BYTES = 100_000_000
+"""Nothing large goes through Ray: models and data live in the store and in the children."""
+LOST_NODE_RETRIES = 2
+"""How often work whose node or fork server was lost is placed again. A trial's own failure is never retried by itself."""
+
+
+class ResourcesMissing(Exception):
+    """No node has what one trial asks for, so it would wait for ever."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a study's trials, by name."""
+
+    done: tuple[str, ...] = ()
+    """Done now or before."""
+    failed: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    """Another run works on them."""
+    left: tuple[str, ...] = ()
+    """Not done, for the run was interrupted, or was to evaluate only."""
+    started: int = 0
+    """How many trials this run set out to do."""
+    interrupted: bool = False
+
+
+@dataclass
+class Work:
+    """What has to be done for one training fingerprint: several evaluations may share it."""
+
+    fingerprint: str
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def evaluations(self) -> list[str]:
+        return [trial.evaluation_fingerprint for trial in self.trials]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the work of one run is done on any node. Travels to the workers."""
+
+    store_root: str
+    server_folder: Path
+    cpus: float
+    gpus: float
+    run_trial: str = RUN_TRIAL
+    run_preparation: str = RUN_PREPARATION
+    preload: tuple[str, ...] = PRELOADED
+    directory: str = field(default_factory=os.getcwd)
+    import_paths: tuple[str, ...] = field(default_factory=lambda: tuple(path for path in sys.path if path))
+
+    def do(self, function: str, folder: Path, arguments: dict[str, Any]) -> None:
+        """Do a piece of work in a child. If the child could not say itself why it failed, that is said here."""
+        threads, environment = child.share_of_machine(self.cpus, self.gpus)
+        log, arguments = str(folder / "log.txt"), {"store_root": self.store_root} | arguments
+        job = child.Job(function, arguments, log, threads, environment, self.directory, self.import_paths)
+        ended = child.run(self.server_folder, job, self.preload)
+        store = Store(self.store_root)
+        if ended.signal is not None:
+            hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
+            store.fail(folder, f"killed by {signal.Signals(ended.signal).name}{hint}")
+        elif ended.code not in (0, HELD) and store.recorded(folder) != "failed":
+            store.fail(folder, f"ended with exit code {ended.code}; see {log}")
+
+    def prepare(self, fingerprint: str, folder: Path) -> None:
+        self.do(self.run_preparation, folder, {"fingerprint": fingerprint})
+
+    def train_and_evaluate(self, fingerprint: str, evaluations: list[str]) -> None:
+        folder = Store(self.store_root).trial_folder(fingerprint)
+        self.do(self.run_trial, folder, {"fingerprint": fingerprint, "evaluations": evaluations})
+
+
+def run_study(
+    study: Study,
+    store: Store,
+    *,
+    address: str | None = None,
+    cpus: int | None = None,
+    retry: bool = False,
+    evaluate_only: bool = False,
+    on_event: Callable[[str], None] | None = None,
+    run_trial: str = RUN_TRIAL,
+    run_preparation: str = RUN_PREPARATION,
+    preload: tuple[str, ...] = PRELOADED,
+) -> Outcome:
+    """Do what a study's trials lack, and return when it is done, failed or interrupted (Ctrl-C, SIGTERM).
+
+    Args:
+        address: of a Ray cluster (its nodes share the store); nothing: RAY_ADDRESS, or else this machine alone.
+        cpus: cores to use on this machine; nothing: all.
+        retry: failed trials and preparations too.
+        evaluate_only: only trials whose trained model is kept.
+        on_event: gets a line for people when something begins.
+        run_trial, run_preparation: what the children do, as `module:function`.
+        preload: modules that they need, imported once per node.
+
+    Raises:
+        ResourcesMissing: no node has what a trial asks for.
+    """
+    resources = study.sweep.resources
+    if resources.workers > 1:
+        raise ResourcesMissing(f"resources.workers: {resources.workers}: a trial runs in one process; give it more cpus or gpus instead")
+    say = on_event or (lambda line: None)
+    store.write_study(study)
+    _let_the_dying_go(study, store)
+    if retry:
+        _forget_failures(study, store)
+    work = _to_do(study, store, evaluate_only)
+    if not work:
+        return _outcome(study, store, started=0)
+    for entry in work:
+        for trial in entry.trials:
+            store.write_trial(trial)
+    preparations = _preparations_to_do(work, store)
+    for preparation in preparations:
+        store.write_preparation(preparation)
+    started = sum(len(entry.trials) for entry in work)
+    server = child.new_server_folder()
+    placement = Placement(str(store.root), server, resources.cpus, resources.gpus, run_trial, run_preparation, preload)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    cores = cpus or os.cpu_count() or 1
+    if address == "local" and resources.cpus > cores:
+        raise ResourcesMissing(f"a trial asks for {resources.cpus:g} cpus (resources.cpus in the sweep), and there are {cores} here")
+    interrupted = False
+    try:
+        with _sigterm_interrupts():
+            say(f"starting Ray ({'on this machine' if address == 'local' else address})")
+            with _cluster(address, cpus, placement):
+                _check_resources(resources.cpus, resources.gpus, say if address != "local" else None)
+                if preparations:
+                    say(f"preparing {len(preparations)} encoders and language models")
+                    _run_preparations(preparations, store, placement, say)
+                work = _to_do(study, store, evaluate_only)
+                if work:
+                    say(f"running {sum(len(entry.trials) for entry in work)} trials")
+                    _run_trials(work, store, placement)
+    except KeyboardInterrupt:
+        interrupted = True
+    return _outcome(study, store, started, interrupted)
+
+
+# ---------------------------------------------------------------- what has to be done
+def _to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
+    """Missing and interrupted trials, by training fingerprint, in the study's order."""
+    work: dict[str, Work] = {}
+    for trial in study.trials:
+        state = store.status(trial)
+        if state.status in ("missing", "interrupted") and (state.trained or not evaluate_only):
+            work.setdefault(trial.fingerprint, Work(trial.fingerprint)).trials.append(trial)
+    return list(work.values())
+
+
+def _let_the_dying_go(study: Study, store: Store) -> None:
+    """Children of a run that was killed a moment ago live on for a second or two, and hold their trials."""
+    until = time.monotonic() + 3
+    while time.monotonic() < until and any(store.status(trial).status == "running" for trial in study.trials):
+        time.sleep(0.2)
+
+
+def _forget_failures(study: Study, store: Store) -> None:
+    for trial in study.trials:
+        store.retry(store.trial_folder(trial))
+        for preparation in preparations_of(trial.experiment, trial.seed):
+            store.retry(store.prepared_folder(preparation))
+
+
+def _preparations_to_do(work: list[Work], store: Store) -> list[Preparation]:
+    """What trials that are not trained yet start from, unless it is there or has failed."""
+    needed: dict[str, Preparation] = {}
+    for entry in work:
+        trial = entry.trials[0]
+        if not store.status(trial).trained:
+            for preparation in preparations_of(trial.experiment, trial.seed):
+                needed.setdefault(preparation.fingerprint, preparation)
+    return [preparation for preparation in needed.values() if store.preparation_status(preparation).status not in ("done", "failed")]
+
+
+def _outcome(study: Study, store: Store, started: int, interrupted: bool = False) -> Outcome:
+    states = [(trial.name, store.status(trial).status) for trial in study.trials]
+
+    def named(*statuses: str) -> tuple[str, ...]:
+        return tuple(name for name, status in states if status in statuses)
+
+    return Outcome(named("done"), named("failed"), named("running"), named("missing", "interrupted"), started, interrupted)
+
+
+# ---------------------------------------------------------------- Ray
+@contextlib.contextmanager
+def _cluster(address: str, cpus: int | None, placement: Placement) -> Iterator[None]:
+    """A Ray cluster of our own, or the one at an address, for the length of a block. No process of ours outlives it."""
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    own = address == "local"
+    try:
+        if own:
+            # Imports torch while Ray starts; children die with this process.
+            child.start_server(placement.server_folder, owner=True, preload=placement.preload)
+        import ray
+
+        attached = ray.is_initialized()
+        try:
+            if not attached:
+                _connect(address, cpus)
+            yield
+        finally:
+            if not attached:
+                ray.shutdown()
+    finally:
+        child.stop_server(placement.server_folder)
+
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+"""Environment for Ray: silent, and Ctrl-C is ours."""
+
+
+def _connect(address: str, cpus: int | None) -> None:
+    """Start Ray on this machine, or join the cluster at an address. Ray's own handler of SIGTERM gives way to ours again."""
+    import ray
+
+    local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == "local" else {}))
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    except ConnectionError as error:
+        hint = "if it is up, compare RAY_AUTH_TOKEN_PATH here and there"
+        raise ConnectionError(f"no Ray cluster at {address}: {error} ({hint})") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _check_resources(cpus: float, gpus: float, warn: Callable[[str], None] | None) -> None:
+    """See that some node can hold one trial. On a cluster that may grow, only say so."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return
+    have = "; ".join(f"{node.get('CPU', 0):g} cpus, {node.get('GPU', 0):g} gpus" for node in nodes)
+    message = f"a trial asks for {cpus:g} cpus and {gpus:g} gpus (resources in the sweep), and no node has them (there are: {have})"
+    if warn is None:
+        raise ResourcesMissing(message)
+    warn(f"{message}; waiting for one to join")
+
+
+def _run_preparations(preparations: list[Preparation], store: Store, placement: Placement, say: Callable[[str], None]) -> None:
+    """All of them at once, as far as there is room. One that fails is the failure of the trials that start from it, and of no others."""
+    import ray
+
+    placed: dict[str, Any] = {"num_cpus": placement.cpus, "num_gpus": placement.gpus, "max_retries": LOST_NODE_RETRIES}
+    placed["retry_exceptions"] = [child.ServerLost]
+    prepare = ray.remote(_prepare).options(**placed)
+    running = {prepare.remote(placement, part.fingerprint, store.prepared_folder(part)): part for part in preparations}
+    while running:
+        finished, _ = ray.wait(list(running), num_returns=1)
+        for reference in finished:
+            part = running.pop(reference)
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayError as error:
+                store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
+            state = store.preparation_status(part)
+            if state.status == "failed":
+                say(f"{part.name} failed: {state.reason}")
+
+
+def _prepare(placement: Placement, fingerprint: str, folder: Path) -> None:
+    """Runs in a Ray worker."""
+    placement.prepare(fingerprint, folder)
+
+
+def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
+    """One Tune run over what has to be done, with warm actors. Returns when all of it has ended, well or not."""
+    from ray import tune
+
+    evaluations = {short(entry.fingerprint): entry.evaluations for entry in work}
+    fingerprints = {short(entry.fingerprint): entry.fingerprint for entry in work}
+
+    def trainable(config: dict[str, Any]) -> dict[str, int]:
+        placement.train_and_evaluate(fingerprints[config["trial"]], evaluations[config["trial"]])
+        return {"finished": 1}
+
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    storage = store.root / "ray" / uuid.uuid4().hex[:8]
+    storage.mkdir(parents=True)
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": placement.cpus, "gpu": placement.gpus}),
+            param_space={"trial": tune.grid_search(list(fingerprints))},
+            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+            run_config=tune.RunConfig(
+                name="trials", storage_path=str(storage), verbose=0, failure_config=tune.FailureConfig(max_failures=LOST_NODE_RETRIES)
+            ),
+        )
+        results = tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            storage.parent.rmdir()
+    for result in (results[index] for index in range(len(results))):
+        trial = fingerprints[result.config["trial"]] if result.config else None
+        if result.error is not None and trial is not None and store.recorded(store.trial_folder(trial)) in ("missing", "running"):
+            last_line = str(result.error).strip().splitlines()[-1][:200]
+            store.fail(store.trial_folder(trial), f"its worker was lost {LOST_NODE_RETRIES + 1} times: {last_line}")
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM like Ctrl-C: so a batch system's warning leaves nothing behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,104 @@
+"""One trial from its record in the store to its scores there; one preparation likewise. Runs in a child process on the worker.
+
+In: a store and a fingerprint. Out: an exit code (0: done), and in the store the model, its curve, the item scores, or why there are
+none. Training goes on from its last checkpoint; a kept model is only evaluated.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from mm1_ablate.spec.preparation import preparations_of
+from mm1_ablate.spec.progress import Progress
+from mm1_ablate.study.store import HELD, AlreadyRunning, Store, write_atomically, write_json
+
+REPORT_EVERY = 0.5
+"""Seconds between two writes of the progress."""
+
+
+class ProgressFile:
+    """Writes how far a folder's work has come, now and then; call it with every `Progress`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "progress.json"
+        self.stage: str | None = None
+        self.stage_started = 0.0
+        self.written = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.time()
+        if progress.stage != self.stage:
+            self.stage, self.stage_started, self.written = progress.stage, now, 0.0
+        if now - self.written < REPORT_EVERY and progress.step < progress.steps:
+            return
+        self.written = now
+        record = {"stage": progress.stage, "step": progress.step, "steps": progress.steps, "loss": progress.loss}
+        write_json(self.path, record | {"time": now, "stage_started": self.stage_started}, durable=False)
+
+
+def run_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> int:
+    """Train a trial unless its model is kept, then evaluate it as each of the evaluation fingerprints says."""
+    store = Store(store_root)
+    folder = store.trial_folder(fingerprint)
+
+    def work() -> None:
+        report = ProgressFile(folder)
+        store.start(folder, "train")
+        from mm1_ablate.data.images import ImagePipeline
+        from mm1_ablate.data.tokenizer import load_tokenizer
+        from mm1_ablate.evaluation.evaluate import evaluate, summarise
+        from mm1_ablate.training.fit import fit, load_trained
+
+        experiment, seed = store.read_trial(fingerprint)
+        if (folder / "model.pt").exists():
+            model = load_trained(experiment, seed, folder)
+        else:
+            prepared = {part.kind: store.prepared_folder(part) for part in preparations_of(experiment, seed)}
+            report(Progress("train", 0, experiment.training.steps))
+            model = fit(experiment, seed, prepared.get("image_encoder"), prepared.get("language_model"), folder, report)
+        tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
+        for evaluation in evaluations:
+            store.start(folder, "evaluate", evaluation)
+            experiment, _ = store.read_trial(fingerprint, evaluation)
+            items = evaluate(model, experiment, tokenizer, ImagePipeline(experiment.model.image_encoder.image_size), report)
+            store.write_evaluation(fingerprint, evaluation, items, summarise(items))
+
+    try:
+        with store.hold(folder):
+            return recording_failure(store, folder, work)
+    except AlreadyRunning:
+        return HELD
+
+
+def run_preparation(store_root: str, fingerprint: str) -> int:
+    """Make a preparation, unless somebody else makes it meanwhile."""
+    store = Store(store_root)
+    preparation = store.read_preparation(fingerprint)
+    folder = store.prepared_folder(preparation)
+
+    def work() -> None:
+        store.start(folder, "prepare")
+        from mm1_ablate.training.preparation import prepare
+
+        prepare(preparation, folder, ProgressFile(folder))
+
+    with store.hold(folder, wait=True):
+        done = store.preparation_status(preparation).status == "done"
+        return 0 if done else recording_failure(store, folder, work)
+
+
+def recording_failure(store: Store, folder: Path, work: Callable[[], None]) -> int:
+    """Do a held folder's work. Whatever goes wrong is its result: the traceback and a line of reason go into the store."""
+    try:
+        work()
+    except Exception as error:
+        write_atomically(folder / "error.txt", traceback.format_exc().encode())
+        traceback.print_exc()
+        message = str(error).strip().splitlines()
+        store.fail(folder, f"{type(error).__name__}: {message[0][:300]}" if message else type(error).__name__)
+        return 1
+    store.finish(folder)
+    return 0

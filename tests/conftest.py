@@ -1,0 +1,50 @@
+"""What the tests of several rooms share: quiet surroundings, and a study small enough to be planned and run in a test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import tiny_experiment
+
+# Set before anything imports torch: tests run beside each other on few cores, and two threads each are far slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+TINY = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
+"""As little evaluation as there can be."""
+
+SWEEP = """\
+sweep: tiny
+experiment: ../experiments/tiny.yaml
+seeds: [0, 1]
+ablations:
+  without:
+    remove_each: [data.mixture.interleaved, data.mixture.text]
+compare:
+  primary: shot_0/average
+  metrics: [shot_0/average]
+"""
+
+
+@pytest.fixture
+def tiny_sweep(tmp_path: Path) -> Path:
+    """A sweep of a baseline and two arms with two seeds, its experiment beside it. Tests edit the text as they need."""
+    experiment = yaml.safe_dump(tiny_experiment(TINY).model_dump(mode="json"))
+    for folder, text in (("experiments", experiment), ("sweeps", SWEEP)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tiny.yaml").write_text(text)
+    return tmp_path / "sweeps" / "tiny.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores, servers and clusters of whoever runs the tests stay out of them."""
+    for name in ("MM1_ABLATE_STORE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,106 @@
+"""The main job from outside: run a sweep, run it again, alter it, read what came out. Real Ray, real training, a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+class CommandLine:
+    """The command line in processes of its own, in the folder of a tiny study."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "COLUMNS": "160"}
+
+    def arguments(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "mm1_ablate", *arguments]
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.arguments(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+
+    def json(self, command: str) -> dict:
+        return json.loads(self(command, "sweeps/tiny.yaml", "--json").stdout)
+
+
+@pytest.fixture
+def command_line(tiny_sweep: Path, tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
+
+
+def test_a_study_from_its_first_run_to_an_edited_one(command_line: CommandLine, tiny_sweep: Path, tmp_path: Path):
+    first = command_line("run", "sweeps/tiny.yaml", "--cpus", "2")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "mm1-ablate ui sweeps/tiny.yaml" in first.stdout and "interleaved" in first.stdout
+    report = tmp_path / "ablations" / "studies" / "tiny" / "report"
+    assert {"report.html", "report.md", "comparison.json"} <= {path.name for path in report.iterdir()}
+    assert (tmp_path / "ablations" / "mlflow.db").exists()
+
+    began = time.monotonic()
+    again = command_line("run", "sweeps/tiny.yaml")
+    assert again.returncode == 0 and "nothing to be done" in again.stdout and "interleaved" in again.stdout
+    assert time.monotonic() - began < 20
+
+    # One arm leaves the file, one joins it that cannot be trained.
+    text = tiny_sweep.read_text().replace("data.mixture.interleaved, ", "")
+    tiny_sweep.write_text(text.replace("compare:", "  diverging:\n    alter: {training.optimizer.learning_rate: 1e30}\ncompare:"))
+    plan = {trial["name"]: trial["status"] for trial in command_line.json("plan")["trials"]}
+    assert plan == {
+        **{f"{arm}/seed-{seed}": "done" for arm in ("baseline", "without/text") for seed in (0, 1)},
+        **{f"diverging/seed-{seed}": "run" for seed in (0, 1)},
+    }
+    edited = command_line("run", "sweeps/tiny.yaml")
+    assert edited.returncode == 1, edited.stdout + edited.stderr
+    assert "no longer in the file, left alone: without/interleaved/seed-0" in edited.stdout
+    assert "failed: diverging/seed-1: Diverged" in edited.stderr and "--retry" in edited.stderr
+
+    report = command_line.json("report")
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    assert arms["baseline"]["n"] == arms["without/text"]["n"] == 2 and arms["diverging"]["n"] == 0
+    assert {"mean", "difference", "low", "high"} <= arms["without/text"]["metrics"]["shot_0/average"].keys()
+    assert {(hole["arm"], hole["seed"]) for hole in report["holes"]} == {("diverging", 0), ("diverging", 1)}
+    status = command_line.json("status")
+    assert status["counts"] == {"done": 4, "failed": 2} and len(status["no_longer_named"]) == 2
+
+    # An evaluation that asks for more scores kept models and trains nothing.
+    experiment = tmp_path / "experiments" / "tiny.yaml"
+    experiment.write_text(experiment.read_text().replace("items: 4", "items: 5"))
+    trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablations").glob("trials/*/model.pt")}
+    assert command_line.json("status")["counts"]["failed"] == 2
+    evaluated = command_line("evaluate", "sweeps/tiny.yaml")
+    assert evaluated.returncode == 1, evaluated.stdout + evaluated.stderr  # the two that failed before
+    assert command_line.json("status")["counts"] == {"done": 4, "failed": 2}
+    assert trained == {path: path.stat().st_mtime_ns for path in (tmp_path / "ablations").glob("trials/*/model.pt")}
+
+
+def test_an_interrupted_run_ends_with_130_and_can_go_on(command_line: CommandLine, tiny_sweep: Path, tmp_path: Path):
+    tiny_sweep.write_text(tiny_sweep.read_text().replace("seeds:", "everywhere: {training.steps: 100000}\nseeds:"))
+    process = subprocess.Popen(
+        command_line.arguments("run", "sweeps/tiny.yaml", "--cpus", "1"),
+        cwd=tmp_path,
+        env=command_line.environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not list(tmp_path.glob("ablations/trials/*/progress.json")):
+            time.sleep(0.2)
+        os.kill(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, output + errors
+    assert "to go on: mm1-ablate run sweeps/tiny.yaml" in errors
+    assert command_line.json("status")["counts"].keys() == {"interrupted", "missing"}

@@ -1,0 +1,274 @@
+"""Comparisons of made-up studies: every verdict, every outcome of an expectation, holes, copies, groups, both levels of noise."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_up import made_up_study, noisy_results, scores
+from scipy import stats
+
+from mm1_ablate.report.comparison import Comparison, compare
+
+BASE = [50.0, 51.0, 50.5]
+CLEARLY_WORSE, CLEARLY_BETTER = [30.1, 31.0, 30.4], [60.1, 61.0, 60.4]
+ALIKE, NOISY, LITTLE_WORSE = [50.05, 50.95, 50.55], [44.0, 58.0, 52.0], [49.52, 50.5, 49.98]
+
+
+def verdicts(arms: dict[str, list[float]], **sweep: Any) -> dict[str, str]:
+    comparison = compared(arms, **sweep)
+    return {row.name: row.verdict for row in comparison.rows}
+
+
+def compared(arms: dict[str, list[float]], **sweep: Any) -> Comparison:
+    study = made_up_study(list(arms), seeds=range(len(next(iter(arms.values())))), **sweep)
+    return compare(study, scores(study, {"baseline": BASE[: len(study.sweep.seeds)], **arms}))
+
+
+def test_every_verdict() -> None:
+    arms = {"worse": CLEARLY_WORSE, "better": CLEARLY_BETTER, "alike": ALIKE, "noisy": NOISY}
+    assert verdicts(arms) == {
+        "baseline": "baseline",
+        "worse": "worse",
+        "better": "better",
+        "alike": "no difference larger than 1",
+        "noisy": "undecided",
+    }
+
+
+def test_a_difference_that_is_clear_but_of_no_interest_is_called_so() -> None:
+    comparison = compared({"arm": LITTLE_WORSE}, compare={"smallest_difference_of_interest": 2})
+    assert comparison.row("arm").verdict == "no difference larger than 2"
+    assert "clearly lower, and clearly by less than 2" in comparison.row("arm").notes
+
+
+def test_numbers_of_a_row() -> None:
+    comparison = compared({"arm": NOISY, "other": ALIKE})
+    cell = comparison.row("arm").cells["shot_8/average"]
+    expected = stats.ttest_rel(NOISY, BASE)
+    assert cell.estimate is not None
+    assert (cell.mean, cell.n) == (pytest.approx(sum(NOISY) / 3), 3)
+    assert (cell.estimate.low, cell.estimate.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert cell.p_adjusted == pytest.approx(min(1, 2 * expected.pvalue), rel=0.01)
+    assert cell.detectable > 10
+
+
+def test_one_seed_bears_no_verdict() -> None:
+    comparison = compared({"arm": [10.0]})
+    assert comparison.row("arm").verdict == "one seed: evaluation noise only"
+    assert any("One seed" in remark for remark in comparison.remarks)
+
+
+def test_two_seeds_are_judged_by_the_same_rule_and_the_report_says_what_they_are_worth() -> None:
+    comparison = compared({"steady": [30.0, 31.01], "less": [35.0, 42.0]})
+    assert comparison.row("steady").verdict == "worse"
+    less = comparison.row("less")
+    assert less.verdict == "undecided" and less.cells["shot_8/average"].estimate is not None
+    assert any("Two seeds" in remark for remark in comparison.remarks)
+
+
+def test_clear_by_itself_but_not_in_its_family() -> None:
+    arm = [44.0, 46.5, 45.8]
+    assert verdicts({"arm": arm})["arm"] == "worse"
+    family = compared({"arm": arm, **{f"other-{index}": NOISY for index in range(5)}})
+    assert family.row("arm").verdict == "undecided"
+    assert "clear by itself, but not among 6 comparisons" in family.row("arm").notes
+
+
+def test_a_hole_is_named_and_its_row_bears_no_verdict() -> None:
+    study = made_up_study(["broken", "fine"])
+    results = scores(study, {"baseline": BASE, "broken": [30.1, float("nan"), 30.4], "fine": CLEARLY_WORSE})
+    comparison = compare(study, results, [("broken", 1, "out of memory")])
+    assert comparison.row("broken").verdict == "hole: no verdict"
+    assert comparison.row("fine").verdict == "worse"
+    assert comparison.row("broken").notes == ("seed 1: out of memory",)
+    assert comparison.to_json()["holes"] == [{"arm": "broken", "seed": 1, "reason": "out of memory"}]
+    assert comparison.row("broken").cells["shot_8/average"].estimate is not None
+
+
+def test_missing_scores_are_holes_though_nobody_named_them() -> None:
+    study = made_up_study(["arm"])
+    comparison = compare(study, scores(study, {"baseline": BASE}))
+    assert [(hole.arm, hole.seed) for hole in comparison.holes] == [("arm", 0), ("arm", 1), ("arm", 2)]
+    assert comparison.row("arm").verdict == "hole: no verdict"
+
+
+def test_a_hole_in_the_baseline_leaves_no_verdicts() -> None:
+    study = made_up_study(["arm"])
+    comparison = compare(study, scores(study, {"baseline": [50.0, 51.0, float("nan")], "arm": CLEARLY_WORSE}))
+    assert comparison.row("arm").verdict == "hole: no verdict"
+    assert "the baseline lacks seed 2" in comparison.row("arm").notes
+
+
+def test_an_empty_study_can_be_reported() -> None:
+    study = made_up_study(["arm"], expect=[expectation("below", 5)])
+    comparison = compare(study, pd.DataFrame(columns=["arm", "seed", "fingerprint", "metric", "value"]))
+    assert comparison.row("arm").verdict == "hole: no verdict"
+    assert comparison.expectations[0].verdict == "undecided"
+    json.dumps(comparison.to_json(), allow_nan=False)
+    assert "arm" in comparison.markdown()
+
+
+def test_rows_of_the_same_trials_are_one_comparison() -> None:
+    study = made_up_study(["arm", "copy", "other"], same={"copy": "arm"})
+    comparison = compare(study, scores(study, {"baseline": BASE, "arm": CLEARLY_WORSE, "copy": CLEARLY_WORSE, "other": NOISY}))
+    assert comparison.family == 2
+    assert "same trials as arm" in comparison.row("copy").notes
+    one, two = (comparison.row(name).cells["shot_8/average"].p_adjusted for name in ("arm", "copy"))
+    assert one == two
+
+
+def test_groups_are_compared_with_their_own_baseline_which_comes_first() -> None:
+    study = made_up_study(["first/arm", "own/arm"], baselines={"own/arm": "own/baseline"})
+    truth = {"baseline": BASE, "first/arm": CLEARLY_WORSE, "own/baseline": CLEARLY_WORSE, "own/arm": [30.0, 31.05, 30.42]}
+    comparison = compare(study, scores(study, truth))
+    names = [row.name for row in comparison.rows]
+    assert names.index("baseline") < names.index("first/arm") and names.index("own/baseline") < names.index("own/arm")
+    assert comparison.row("own/baseline").verdict == "baseline"
+    assert comparison.row("own/arm").verdict == "no difference larger than 1"
+
+
+def test_differing_seeds_are_compared_unpaired() -> None:
+    study = made_up_study(["arm"], seeds=range(6))
+    nothing = float("nan")
+    results = scores(study, {"baseline": [*BASE, nothing, nothing, nothing], "arm": [nothing, nothing, nothing, *CLEARLY_WORSE]})
+    estimate = compare(study, results).row("arm").cells["shot_8/average"].estimate
+    assert estimate is not None and estimate.method == "Welch"
+    assert estimate.p == pytest.approx(stats.ttest_ind(CLEARLY_WORSE, BASE, equal_var=False).pvalue)
+
+
+def test_items_widen_intervals_by_the_luck_of_the_items() -> None:
+    study = made_up_study(["arm"])
+    results, items = noisy_results(study, {"baseline": 50, "arm": 45}, seed_noise=0.2)
+    with_items = compare(study, results, items=items).row("arm").cells
+    without = compare(study, results).row("arm").cells
+    for metric in ("shot_8/average", "shot_8/vqa", "text_core/average"):
+        ours, theirs = with_items[metric].estimate, without[metric].estimate
+        assert ours is not None and theirs is not None
+        assert ours.with_items and not theirs.with_items
+        assert ours.difference == pytest.approx(theirs.difference) and ours.half_width >= theirs.half_width
+
+
+def test_items_give_a_single_seed_the_interval_of_evaluation_noise() -> None:
+    study = made_up_study(["arm"], seeds=[7])
+    results, items = noisy_results(study, {"baseline": 50, "arm": 20})
+    row = compare(study, results, items=items).row("arm")
+    estimate = row.cells["shot_8/average"].estimate
+    assert row.verdict == "one seed: evaluation noise only"
+    assert estimate is not None and estimate.known and estimate.method == "evaluation items only"
+
+
+def test_items_that_the_results_are_not_the_mean_of_are_left_out_and_said_so() -> None:
+    study = made_up_study(["arm"])
+    results, items = noisy_results(study, {"baseline": 50, "arm": 45})
+    results.loc[results["metric"] == "shot_4/average", "value"] += 3
+    comparison = compare(study, results, items=items)
+    estimate = comparison.row("arm").cells["shot_4/average"].estimate
+    assert estimate is not None and not estimate.with_items
+    assert any("shot_4/average" in remark for remark in comparison.remarks)
+
+
+def test_secondary_metrics_of_a_task_stay_out_of_averages() -> None:
+    study = made_up_study(["arm"])
+    results, items = noisy_results(study, {"baseline": 50, "arm": 45})
+    second = items[items["task"] == "vqa"].assign(metric="slot_f1", primary=False, score=0.5)
+    estimate = compare(study, results, items=pd.concat([second, items])).row("arm").cells["shot_8/average"].estimate
+    assert estimate is not None and estimate.with_items
+
+
+def test_false_verdicts_on_arms_like_the_baseline_stay_below_the_level() -> None:
+    """Twenty-five made-up studies of three arms with the baseline's own truth; both levels of noise."""
+    study = made_up_study(["a", "b", "c"], compare={"metrics": ["shot_8/average"]})
+    false = 0
+    for seed in range(25):
+        results, items = noisy_results(study, dict.fromkeys(("baseline", "a", "b", "c"), 50.0), items=30, seed=seed, tasks=("vqa",))
+        wanted = results[results["metric"] == "shot_8/average"]
+        false += any(row.verdict in ("better", "worse") for row in compare(study, wanted, items=items).rows)
+    assert false <= 4
+
+
+# ---------------------------------------------------------------- expectations
+def expectation(direction: str, by: float = 0, arm: str = "arm", metric: str = "shot_8/average") -> dict[str, Any]:
+    return {"arm": arm, "metric": metric, "is": direction, "by": by, "because": "somebody said so"}
+
+
+@pytest.mark.parametrize(
+    ("direction", "by", "arm", "verdict"),
+    [
+        ("below", 5, CLEARLY_WORSE, "confirmed"),
+        ("below", 0, CLEARLY_WORSE, "confirmed"),
+        ("above", 0, CLEARLY_WORSE, "refuted"),
+        ("above", 5, CLEARLY_BETTER, "confirmed"),
+        ("below", 0, CLEARLY_BETTER, "refuted"),
+        ("below", 30, CLEARLY_WORSE, "refuted"),
+        ("below", 5, NOISY, "undecided"),
+        ("above", 0, NOISY, "undecided"),
+        ("within", 1, ALIKE, "confirmed"),
+        ("within", 1, CLEARLY_WORSE, "refuted"),
+        ("within", 1, NOISY, "undecided"),
+    ],
+)
+def test_expectations(direction: str, by: float, arm: list[float], verdict: str) -> None:
+    judged = compared({"arm": arm}, expect=[expectation(direction, by)]).expectations[0]
+    assert judged.verdict == verdict
+    assert judged.to_json()["low"] < judged.to_json()["high"]
+
+
+def test_right_direction_but_too_small_is_refuted_and_said_so() -> None:
+    judged = compared({"arm": CLEARLY_WORSE}, expect=[expectation("below", 30)]).expectations[0]
+    assert judged.reason == "below, but clearly by less than 30"
+
+
+def test_expectations_are_a_family() -> None:
+    arm = [44.0, 46.5, 45.8]
+    alone = compared({"arm": arm}, expect=[expectation("below")])
+    among = compared({"arm": arm, "noisy": NOISY}, expect=[expectation("below"), *[expectation("above", by, "noisy") for by in range(5)]])
+    assert (alone.expectations[0].verdict, among.expectations[0].verdict) == ("confirmed", "undecided")
+    assert "clear by itself" in among.expectations[0].reason
+
+
+def test_expectations_about_holes_and_single_seeds_are_undecided_with_the_reason() -> None:
+    unheard_of, ghost = expectation("below", metric="shot_8/unheard_of"), expectation("below", arm="ghost")
+    study = made_up_study(["arm"], expect=[expectation("below"), unheard_of, ghost])
+    hole = compare(study, scores(study, {"baseline": BASE, "arm": [30.0, float("nan"), 30.2]})).expectations
+    full = compare(study, scores(study, {"baseline": BASE, "arm": CLEARLY_WORSE})).expectations
+    single = compared({"arm": [10.0]}, expect=[expectation("below")]).expectations
+    assert (hole[0].verdict, hole[0].reason) == ("undecided", "a hole in the grid")
+    assert (full[1].verdict, full[1].reason) == ("undecided", "no scores for shot_8/unheard_of")
+    assert (full[2].verdict, full[2].reason) == ("undecided", "no such arm")
+    assert (single[0].verdict, single[0].reason) == ("undecided", "one seed: evaluation noise only")
+
+
+# ---------------------------------------------------------------- what a reader should know
+def test_what_a_change_brought_along_is_named() -> None:
+    study = made_up_study(["arm"])
+    baseline = {"parameters": 1.2e6, "image tokens": 4, "items": "abc"}
+    costs = {"baseline": baseline, "arm": {**baseline, "image tokens": 16}}
+    row = compare(study, scores(study, {"baseline": BASE, "arm": ALIKE}), costs=costs).row("arm")
+    assert row.brought_along == ("image tokens 4 → 16",)
+    assert row.changes == ("removed data.mixture.interleaved",)
+
+
+def test_shared_preparation_and_development_episodes_are_said() -> None:
+    preparation = {
+        "model.preparation_seed": 0,
+        "model.image_encoder.preparation": {
+            "steps": 1,
+            "source": {"type": "miniature", "data_type": "captioned", "content": "synthetic_captions"},
+        },
+        "evaluation.split": "development",
+    }
+    remarks = " ".join(compared({"arm": ALIKE}, experiment=preparation).remarks)
+    assert "prepared image encoder" in remarks and "development episodes" in remarks
+
+
+def test_json_has_the_promised_keys_and_is_json() -> None:
+    found = json.loads(json.dumps(compared({"arm": NOISY}, expect=[expectation("below")]).to_json(), allow_nan=False))
+    assert {"arms", "holes", "expectations"} <= found.keys()
+    arm = found["arms"][1]
+    assert {"name", "n", "metrics", "verdict"} <= arm.keys() and arm["n"] == 3
+    assert {"mean", "difference", "low", "high"} <= arm["metrics"]["shot_8/average"].keys()
+    assert found["arms"][0]["metrics"]["shot_8/average"]["difference"] is None
+    assert {"because", "verdict"} <= found["expectations"][0].keys()

@@ -1,0 +1,151 @@
+"""What people read: the terminal table, Markdown, the page, pictures and files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_study, noisy_results
+from rich.console import Console
+
+from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.figures import curves, forest, png, shots, svg
+from mm1_ablate.report.html import html, write_report
+from mm1_ablate.report.text import metric_title, number, signed, wrapped
+
+LONG = "model.connector.c_abstractor-16"
+TRUTH = {"baseline": 50.0, "leave-one-out/interleaved": 20.0, "leave-one-out/text": 50.0, f"connector/{LONG}"[:30]: 55.0, "alone": 30.0}
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    arms = [name for name in TRUTH if name != "baseline"]
+    expected = {"arm": "alone", "metric": "shot_8/average", "is": "below", "by": 5, "because": "<b>everything</b> matters"}
+    study = made_up_study(arms, description="A study & its <table>.", expect=[expected])
+    results, items = noisy_results(study, TRUTH)
+    results = results[(results["arm"] != "alone") | (results["seed"] != 2)]
+    return compare(study, results, [("alone", 2, "ran out of memory")], items, {name: {"image tokens": 4} for name in TRUTH})
+
+
+@pytest.fixture(scope="module")
+def losses() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    table = pd.MultiIndex.from_product([TRUTH, range(3), range(0, 300, 3)], names=["arm", "seed", "step"]).to_frame(index=False)
+    return table.assign(loss=4 / (1 + table["step"] / 50) + 0.1 * random.normal(size=len(table)))
+
+
+def terminal(comparison: Comparison, width: int) -> str:
+    stream = io.StringIO()
+    comparison.to_terminal(Console(file=stream, width=width, force_terminal=False))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
+def test_terminal_fits_and_loses_nothing_by_squeezing(comparison: Comparison, width: int) -> None:
+    text = terminal(comparison, width)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "…" not in text
+
+
+def test_terminal_of_100_columns_shows_all_arms_metrics_intervals_and_verdicts(comparison: Comparison) -> None:
+    text = terminal(comparison, 100)
+    for word in ("TextCore", "0-shot", "4-shot", "8-shot", "interleaved", "worse", "hole: no verdict", "ran out of memory", "±", "Holm"):
+        assert word in text
+    cell = comparison.row("leave-one-out/interleaved").cells["shot_8/average"]
+    assert cell.estimate is not None
+    assert f"{signed(cell.estimate.difference)} ± {number(cell.estimate.half_width)}" in text
+
+
+def test_wide_terminal_shows_both_ends_of_intervals(comparison: Comparison) -> None:
+    cell = comparison.row("leave-one-out/interleaved").cells["shot_8/average"]
+    assert cell.estimate is not None
+    assert f"[{signed(cell.estimate.low)}, {signed(cell.estimate.high)}]" in terminal(comparison, 160)
+
+
+def test_narrow_terminal_keeps_the_primary_metric_and_says_what_is_left_out(comparison: Comparison) -> None:
+    text = terminal(comparison, 70)
+    assert "8-shot" in text.splitlines()[1] and "more column" in text
+
+
+def test_markdown_has_a_line_for_each_arm_and_the_verdict_first(comparison: Comparison) -> None:
+    text = comparison.markdown()
+    assert text.splitlines()[2].startswith("8-shot against the baseline – worse: leave-one-out/interleaved")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table[: len(TRUTH) + 2]}
+    assert len(widths) == 1 and all(any(line.startswith(f"| {name} |") for line in table) for name in TRUTH)
+
+
+def test_table_is_rounded_to_one_decimal(comparison: Comparison) -> None:
+    table = comparison.table()
+    assert list(table["arm"]) == [row.name for row in comparison.rows]
+    assert {"8-shot", "8-shot difference", "8-shot low", "8-shot high", "verdict"} <= set(table.columns)
+    found = table["8-shot difference"].dropna()
+    assert len(found) == 4 and (found.round(1) == found).all()
+
+
+def test_page_needs_nothing_from_elsewhere(comparison: Comparison, losses: pd.DataFrame) -> None:
+    page = html(comparison, losses, "sweep: made-up\n")
+    assert "http:" not in page and "https:" not in page and "<script" not in page and "<link" not in page
+    assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
+    assert page.count("<svg") == 3 and 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+
+
+def test_page_says_the_verdict_before_the_table_and_escapes_what_users_wrote(comparison: Comparison) -> None:
+    page = html(comparison, sweep_text="expect: <script>")
+    assert page.index("8-shot against the baseline") < page.index("<table")
+    assert "&lt;b&gt;everything&lt;/b&gt;" in page and "A study &amp; its &lt;table&gt;." in page and "&lt;script&gt;" in page
+    for word in ("ran out of memory", "removed data.mixture.interleaved", "8-shot vqa", "image tokens", "Benjamini-Hochberg"):
+        assert word in page
+
+
+def test_pictures_are_pictures(comparison: Comparison, losses: pd.DataFrame) -> None:
+    for figure in (forest(comparison), shots(comparison), curves(comparison, losses)):
+        assert figure is not None
+        assert png(figure).startswith(b"\x89PNG") and b"<svg" in svg(figure)
+
+
+def test_pictures_are_the_same_bytes_each_time(comparison: Comparison) -> None:
+    first, second = forest(comparison), forest(comparison)
+    assert first is not None and second is not None and svg(first) == svg(second)
+
+
+def test_nothing_is_drawn_where_there_is_nothing_to_draw(comparison: Comparison) -> None:
+    bare = compare(made_up_study([]), pd.DataFrame(columns=["arm", "seed", "metric", "value"]))
+    assert forest(bare) is None and shots(bare) is None and curves(comparison, None) is None
+    assert "nothing to compare" in html(bare) and terminal(bare, 100)
+
+
+def test_a_study_without_any_scores_can_be_drawn() -> None:
+    empty = compare(made_up_study(["arm"]), pd.DataFrame(columns=["arm", "seed", "metric", "value"]))
+    figure = forest(empty)
+    assert figure is not None and png(figure)
+    assert "hole: no verdict" in html(empty) and "hole: no verdict" in terminal(empty, 100)
+
+
+def test_report_is_written_whole(comparison: Comparison, losses: pd.DataFrame, tmp_path: Path) -> None:
+    files = write_report(tmp_path / "report", comparison, losses, "sweep: made-up\n")
+    names = {"report.html", "report.md", "comparison.csv", "comparison.json", "forest.png", "shots.png", "curves.png"}
+    assert names <= {file.name for file in files} and files[0].name == "report.html"
+    assert all(file.stat().st_size for file in files)
+    assert json.loads((tmp_path / "report" / "comparison.json").read_text())["arms"][0]["name"] == "baseline"
+    long = pd.read_csv(tmp_path / "report" / "comparison.csv")
+    assert {"arm", "metric", "mean", "difference", "low", "high", "p_adjusted"} <= set(long.columns)
+
+
+def test_numbers_and_titles() -> None:
+    assert (number(55.26), signed(-37.14), signed(0.01), signed(2.0), number(float("nan"))) == ("55.3", "−37.1", "0.0", "+2.0", "–")
+    assert (metric_title("shot_8/average"), metric_title("text_core/average"), metric_title("shot_4/miniature_vqa")) == (
+        "8-shot",
+        "TextCore",
+        "4-shot miniature vqa",
+    )
+
+
+def test_long_names_fold_where_their_parts_meet() -> None:
+    assert wrapped("model.connector.type=c_abstractor", 20) == "model.connector.\ntype=c_abstractor"
+    assert wrapped("short", 20) == "short" and wrapped("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])

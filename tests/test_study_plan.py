@@ -1,0 +1,269 @@
+"""Plans: what will become of each trial and why, sizes, costs, what seeds can detect."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mm1_ablate.spec.expansion import Study, load_study
+from mm1_ablate.study.cost import GPU_PEAKS, GPU_UTILISATION, RowContent, estimate, training_flops, trial_tokens
+from mm1_ablate.study.plan import Plan, plan, plan_together
+from mm1_ablate.study.sizes import count_rows
+from mm1_ablate.study.store import Store
+
+
+@pytest.fixture
+def study(tiny_sweep: Path) -> Study:
+    return load_study(tiny_sweep)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    (tmp_path / "store").mkdir()
+    return Store(tmp_path / "store")
+
+
+def row(planned: Plan, name: str):
+    return next(row for row in planned.rows if row.name == name)
+
+
+def pretend_done(store: Store, trial, scores: dict[str, float], seconds: float = 60.0) -> None:
+    """Leave in the store what a finished trial leaves there, but for the model's weights."""
+    import pandas
+
+    folder = store.write_trial(trial)
+    (folder / "model.pt").write_bytes(b"")
+    (folder / "curve.jsonl").write_text(
+        json.dumps({"step": 1, "seconds": seconds / 2}) + "\n" + json.dumps({"step": 2, "seconds": seconds}) + "\n"
+    )
+    store.write_evaluation(trial.fingerprint, trial.evaluation_fingerprint, pandas.DataFrame({"score": [1.0]}), scores)
+
+
+def test_an_empty_store_runs_everything_and_says_why(study: Study, store: Store):
+    planned = plan(study, store)
+    assert [row.status for row in planned.rows] == ["run"] * 6
+    assert all(row.reason for row in planned.rows)
+    assert planned.row_count == 6 and len({row.fingerprint for row in planned.rows}) == 6
+
+
+def test_what_is_done_stays_and_the_rest_runs(study: Study, store: Store):
+    pretend_done(store, study.trials[0], {"shot_0/average": 10.0})
+    planned = plan(study, store)
+    assert planned.rows[0].status == "done"
+    assert {row.status for row in planned.rows[1:]} == {"run"}
+
+
+def test_a_kept_model_with_another_evaluation_is_evaluated_only(study: Study, store: Store, tiny_sweep: Path):
+    pretend_done(store, study.trials[0], {"shot_0/average": 10.0})
+    experiment = tiny_sweep.parent.parent / "experiments" / "tiny.yaml"
+    experiment.write_text(experiment.read_text().replace("items: 4", "items: 5"))
+    planned = plan(load_study(tiny_sweep), store)
+    assert planned.rows[0].status == "evaluate"
+    assert planned.rows[0].fingerprint == study.trials[0].fingerprint
+    assert planned.rows[1].status == "run"
+
+
+def test_an_interrupted_trial_is_resumed_where_it_left_a_checkpoint(study: Study, store: Store):
+    kept, lost = study.trials[:2]
+    for trial, checkpoint in ((kept, True), (lost, False)):
+        folder = store.write_trial(trial)
+        store.start(folder, "train")
+        if checkpoint:
+            (folder / "last.ckpt").write_bytes(b"")
+    planned = plan(study, store)
+    assert [row.status for row in planned.rows[:2]] == ["resume", "run"]
+    assert "stopped" in planned.rows[0].reason
+
+
+def test_a_failed_trial_waits_for_retry(study: Study, store: Store):
+    folder = store.write_trial(study.trials[0])
+    store.start(folder, "train")
+    store.fail(folder, "ValueError: too small")
+    assert row(plan(study, store), study.trials[0].name).status == "failed"
+    assert "too small" in plan(study, store).rows[0].reason and "--retry" in plan(study, store).rows[0].reason
+    assert plan(study, store, retry=True).rows[0].status == "run"
+
+
+def test_rows_that_are_one_trial_are_named(tiny_sweep: Path, store: Store):
+    text = tiny_sweep.read_text()
+    tiny_sweep.write_text(text.replace("compare:", "  twin:\n    remove: data.mixture.text\ncompare:"))
+    planned = plan(load_study(tiny_sweep), store)
+    assert planned.row_count == 8 and len(planned.rows) == 6
+    shared = next(row for row in planned.rows if "twin" in row.arms)
+    assert shared.arms == ("without/text", "twin")
+    assert f"same trial as twin/seed-{shared.seed}" in shared.reason
+
+
+def test_studies_planned_together_share_trials(tiny_sweep: Path, store: Store):
+    other = tiny_sweep.with_name("other.yaml")
+    other.write_text(tiny_sweep.read_text().replace("sweep: tiny", "sweep: other").replace(", data.mixture.text", ""))
+    planned = plan_together([load_study(tiny_sweep), load_study(other)], store)
+    assert planned.row_count == 10 and len(planned.rows) == 6
+    assert planned.rows[0].arms == ("tiny: baseline", "other: baseline")
+
+
+def test_json_has_the_promised_keys(study: Study, store: Store):
+    content = json.loads(json.dumps(plan(study, store).to_json(), allow_nan=False))
+    assert content["rows"] == content["distinct_trials"] == len(content["trials"]) == 6
+    for trial in content["trials"]:
+        assert {"name", "arms", "seed", "fingerprint", "status", "reason", "parameters", "tokens", "flops"} <= trial.keys()
+        assert len(trial["fingerprint"]) == 64
+        assert trial["parameters"] == sum(trial["parameters_by_part"][part] for part in ("image_encoder", "connector", "language_model"))
+        assert trial["tokens"] == trial["text_tokens"] + trial["image_tokens"] > 0
+        assert trial["flops"] > 0
+
+
+def test_image_tokens_follow_the_connector_and_text_tokens_do_not(study: Study):
+    experiment = study.trials[0].experiment
+    content = count_rows(experiment)
+    few, many = (
+        trial_tokens(experiment.model_copy(update={"model": experiment.model.model_copy(update={"connector": connector})}), content)
+        for tokens in (1, 4)
+        for connector in [experiment.model.connector.model_copy(update={"image_tokens": tokens})]
+    )
+    assert many.image_tokens == 4 * few.image_tokens == 4 * few.images > 0
+    assert many.text == few.text
+
+
+def test_counted_rows_agree_with_what_training_sees(study: Study):
+    from mm1_ablate.data.images import ImagePipeline
+    from mm1_ablate.data.loader import BatchLoader
+    from mm1_ablate.data.tokenizer import load_tokenizer
+
+    experiment = study.trials[0].experiment
+    content = count_rows(experiment)
+    loader = BatchLoader(experiment.data, load_tokenizer("miniature"), 1, ImagePipeline(8), seed=3, steps=1, batch_rows=64)
+    ((batch,),) = list(loader)
+    images = len(batch.images)
+    assert images / 64 == pytest.approx(content.images, rel=0.1)
+    assert (len(batch.tokens) - images) / 64 == pytest.approx(content.text_tokens, rel=0.1)
+
+
+def test_flops_agree_with_those_that_torch_counts():
+    """Forward and backward of a step, operation by operation; attention left out, for torch counts its masked half too."""
+    import torch
+    from tiny import tiny_experiment
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mm1_ablate.data.images import ImagePipeline
+    from mm1_ablate.data.loader import BatchLoader
+    from mm1_ablate.data.tokenizer import load_tokenizer
+    from mm1_ablate.model.multimodal import build
+    from mm1_ablate.model.size import count_parameters
+
+    language = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256, "tie_word_embeddings": True}
+    # A stem (48 x 32) that is small beside the blocks: its missing input gradient is not in the rule.
+    encoder = {"type": "vision_transformer", "image_size": 8, "patches_per_side": 2, "width": 32, "depth": 2, "heads": 2}
+    changes = {
+        "model.language_model.configuration": language,
+        "model.image_encoder": encoder,
+        "training.steps": 1,
+        "training.warmup_steps": 0,
+    }
+    experiment = tiny_experiment({**changes, "training.batch_rows": 16})
+    image_tokens, pipeline = experiment.model.connector.image_tokens, ImagePipeline(8)
+    ((batch,),) = list(BatchLoader(experiment.data, load_tokenizer("miniature"), image_tokens, pipeline, 0, 1, 16))
+    with FlopCounterMode(display=False) as counter:
+        torch.nn.functional.cross_entropy(build(experiment, 0)(batch), batch.targets).backward()
+    counted = sum(flops for operation, flops in counter.get_flop_counts()["Global"].items() if "attention" not in str(operation))
+    text = len(batch.tokens) - len(batch.image_positions)
+    content = RowContent(text / 16, len(batch.images) / 16, document_tokens=0, measured=True)
+    ours = training_flops(experiment, count_parameters(experiment), trial_tokens(experiment, content), content)
+    assert ours == pytest.approx(counted, rel=0.05)
+
+
+def test_sizes_are_counted_once_and_remembered(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
+    first = plan(study, store)
+    monkeypatch.setattr("mm1_ablate.model.size.count_parameters", lambda experiment: pytest.fail("counted again"))
+    monkeypatch.setattr("mm1_ablate.study.sizes.count_rows", lambda experiment: pytest.fail("counted again"))
+    assert [row.flops for row in plan(study, store).rows] == [row.flops for row in first.rows]
+
+
+def test_data_that_cannot_be_opened_is_planned_as_declared(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
+    def nowhere(experiment):
+        raise FileNotFoundError("/data/on/the/cluster")
+
+    monkeypatch.setattr("mm1_ablate.study.sizes.count_rows", nowhere)
+    planned = plan(study, store)
+    assert not any(row.rows_measured for row in planned.rows)
+    experiment = study.trials[0].experiment
+    nominal = experiment.training.steps * experiment.training.batch_rows * experiment.data.packing.row_tokens
+    assert planned.rows[0].tokens.total == pytest.approx(nominal, rel=0.01)
+
+
+def test_planning_makes_no_store(study: Study, tmp_path: Path):
+    plan(study, Store(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_store_that_cannot_be_written_is_planned(study: Study, store: Store):
+    store.root.chmod(0o500)
+    assert plan(study, store).rows
+    store.root.chmod(0o700)
+
+
+def test_time_comes_from_finished_trials_and_is_rough_without_any(study: Study, store: Store):
+    assert "rough" in plan(study, store).cost.basis
+    pretend_done(store, study.trials[0], {"shot_0/average": 1.0}, seconds=3600)
+    planned = plan(study, store)
+    assert "1 finished trial" in planned.cost.basis
+    share = sum(row.flops for row in planned.to_do) / planned.rows[0].flops
+    assert planned.cost.cpu_hours == pytest.approx(share)
+
+
+def test_nothing_left_costs_nothing(study: Study, store: Store):
+    for trial in study.trials:
+        pretend_done(store, trial, {"shot_0/average": 1.0})
+    planned = plan(study, store)
+    assert planned.to_do == () and planned.cost.cpu_hours == 0
+
+
+def test_gpu_hours_are_operations_over_peak_and_utilisation():
+    cost = estimate(3.6e21, gpus=8, finished=[])
+    assert cost.cpu_hours is None
+    assert cost.gpu_hours["H100"] == pytest.approx(3.6e21 / (GPU_PEAKS["H100"] * GPU_UTILISATION) / 3600)
+    assert "estimate" in cost.basis
+
+
+def test_a_plan_above_its_budget_says_so(study: Study, store: Store):
+    assert plan(study, store).over_budget == ()
+    budget = study.sweep.budget.model_copy(update={"cpu_hours": 1e-9})
+    frugal = replace(study, sweep=study.sweep.model_copy(update={"budget": budget}))
+    (line,) = plan(frugal, store).over_budget
+    assert "1e-09" in line and "CPU hours" in line
+
+
+def test_what_seeds_can_detect_is_said_in_deviations_and_after_a_pilot_in_points(study: Study, store: Store):
+    before = plan(study, store).detectable["tiny"]
+    assert before.seeds == 2 and before.in_deviations and before.in_deviations > 3 and before.in_points is None
+    scores = {("baseline", 0): 50.0, ("baseline", 1): 52.0, ("without/text", 0): 40.0, ("without/text", 1): 44.0}
+    for trial in study.trials:
+        for arm in trial.arms:
+            if (arm, trial.seed) in scores:
+                pretend_done(store, trial, {"shot_0/average": scores[arm, trial.seed]})
+    after = plan(study, store).detectable["tiny"]
+    assert after.deviation == pytest.approx(2**0.5)  # differences of -10 and -8
+    assert after.in_points == pytest.approx(2**0.5 * before.in_deviations)
+
+
+def test_one_seed_can_detect_nothing(tiny_sweep: Path, store: Store):
+    tiny_sweep.write_text(tiny_sweep.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
+    found = plan(load_study(tiny_sweep), store).detectable["tiny"]
+    assert found.in_deviations is None and "one seed" in found.in_words()
+
+
+def test_preparations_are_shared_and_listed(tiny_sweep: Path, store: Store):
+    import yaml
+    from conftest import TINY
+    from tiny import tiny_experiment
+
+    experiment = tiny_experiment(TINY, prepared=True)
+    (tiny_sweep.parent.parent / "experiments" / "tiny.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+    planned = plan(load_study(tiny_sweep), store)
+    assert len(planned.preparations) == 4  # an encoder and a language model for each seed
+    assert all(preparation.status == "run" and preparation.trials == 3 and preparation.flops > 0 for preparation in planned.preparations)
