@@ -146,20 +146,35 @@ def status(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, as_json: AsJson
 
 
 @app.command()
-def report(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def report(
+    sweep: SweepFile,
+    store: StoreFolder = DEFAULT_STORE,
+    as_json: AsJson = False,
+    to: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write Markdown and pictures too: a folder, or a .md file.", show_default=False)
+    ] = None,
+) -> None:
     """Compare the arms by what is in the store.
 
     Also in the middle of a run, or after a partial one; what is missing is named."""
     from mm1_ablate.commands.common import console, read_study
-    from mm1_ablate.commands.running import compare_and_write
+    from mm1_ablate.commands.running import compare_and_write, write_document
     from mm1_ablate.study.store import Store
 
     study, records = read_study(sweep), Store(store)
     comparison, folder = compare_and_write(study, records)
+    written = []
+    if to is not None:
+        try:
+            written = write_document(study, records, comparison, to)
+        except OSError as error:
+            stop(FILE_IS_WRONG, f"{to}: {error.strerror}; name a folder or a .md file that can be written")
     if as_json:
         print_json(comparison.to_json())
         return
     comparison.to_terminal(console())
+    for path in written[:1]:
+        tell(f"written: {path} with {len(written) - 1} pictures")
     tell(f"report: {folder / 'report.html'}")
 
 

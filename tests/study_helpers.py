@@ -58,12 +58,12 @@ def quick_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> in
     told = {path.name for path in store.root.glob("*-*")}
 
     def work() -> None:
+        with open(folder / "attempts", "a") as attempts:
+            attempts.write(f"{os.getpid()} {os.getppid()}\n")
         store.start(folder, "train")
         settings, seed = store.read_trial(fingerprint)
         steps = settings.training.steps
         print(f"child {os.getpid()} threads {os.environ['OMP_NUM_THREADS']} gpus '{os.environ.get('CUDA_VISIBLE_DEVICES')}'", flush=True)
-        with open(folder / "attempts", "a") as attempts:
-            attempts.write(f"{os.getpid()} {os.getppid()}\n")
         report = ProgressFile(folder)
         report(Progress("train", 1, steps, 3.0))
         if f"fail-{steps}" in told:

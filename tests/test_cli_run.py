@@ -63,6 +63,10 @@ def test_a_study_from_its_first_run_to_an_edited_one(command_line: CommandLine, 
     assert "no longer in the file, left alone: without/interleaved/seed-0" in edited.stdout
     assert "failed: diverging/seed-1: Diverged" in edited.stderr and "--retry" in edited.stderr
 
+    document = tmp_path / "docs" / "results.md"
+    written = command_line("report", "sweeps/tiny.yaml", "--to", str(document))
+    assert written.returncode == 0 and f"written: {document}" in written.stdout, written.stdout + written.stderr
+    assert "diverging, seed 0" in document.read_text() and (tmp_path / "docs" / "results" / "forest.png").exists()
     report = command_line.json("report")
     arms = {arm["name"]: arm for arm in report["arms"]}
     assert arms["baseline"]["n"] == arms["without/text"]["n"] == 2 and arms["diverging"]["n"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from made_up import made_up_study, noisy_results, scores
 from scipy import stats
 
 from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.html import html
 
 BASE = [50.0, 51.0, 50.5]
 CLEARLY_WORSE, CLEARLY_BETTER = [30.1, 31.0, 30.4], [60.1, 61.0, 60.4]
@@ -229,6 +231,15 @@ def test_expectations_are_a_family() -> None:
     assert "clear by itself" in among.expectations[0].reason
 
 
+def test_expectations_of_each_sweep_file_are_a_family_of_their_own() -> None:
+    study = made_up_study(["arm", "noisy"], expect=[expectation("below"), *[expectation("above", by, "noisy") for by in range(5)]])
+    results = scores(study, {"baseline": BASE, "arm": [44.0, 46.5, 45.8], "noisy": NOISY})
+    apart = replace(study, families=("first", *["second"] * 5))
+    assert compare(study, results).expectations[0].verdict == "undecided"
+    assert compare(apart, results).expectations[0].verdict == "confirmed"
+    assert "there are 2 such families" in compare(apart, results).markdown()
+
+
 def test_expectations_about_holes_and_single_seeds_are_undecided_with_the_reason() -> None:
     unheard_of, ghost = expectation("below", metric="shot_8/unheard_of"), expectation("below", arm="ghost")
     study = made_up_study(["arm"], expect=[expectation("below"), unheard_of, ghost])
@@ -239,6 +250,29 @@ def test_expectations_about_holes_and_single_seeds_are_undecided_with_the_reason
     assert (full[1].verdict, full[1].reason) == ("undecided", "no scores for shot_8/unheard_of")
     assert (full[2].verdict, full[2].reason) == ("undecided", "no such arm")
     assert (single[0].verdict, single[0].reason) == ("undecided", "one seed: evaluation noise only")
+
+
+def test_an_arm_can_be_held_against_another_than_its_baseline() -> None:
+    expected = [
+        {**expectation("above", 25, "good"), "than": "bad", "paper": "62.7 against 58.7"},
+        {**expectation("below", 5, "baseline"), "than": "good"},
+        {**expectation("above", 0, "good"), "than": "ghost"},
+    ]
+    comparison = compared({"good": CLEARLY_BETTER, "bad": [30.0, 31.2, 30.3]}, expect=expected)
+    against_bad, baseline, ghost = comparison.expectations
+    assert against_bad.verdict == baseline.verdict == "confirmed" and ghost.reason == "no such arm"
+    assert against_bad.estimate is not None and against_bad.estimate.difference == pytest.approx(30.0)
+    assert against_bad.claim == "good above bad by at least 25 on shot_8/average"
+    told = against_bad.to_json()
+    assert (told["than"], told["paper"]) == ("bad", "62.7 against 58.7")
+    assert "62.7 against 58.7" in comparison.markdown() and "62.7 against 58.7" in html(comparison)
+
+
+def test_a_hole_in_either_of_two_arms_leaves_their_expectation_undecided() -> None:
+    expected = [{**expectation("above", 25, "good"), "than": "bad"}]
+    study = made_up_study(["good", "bad"], expect=expected)
+    results = scores(study, {"baseline": BASE, "good": CLEARLY_BETTER, "bad": [30.0, float("nan"), 30.4]})
+    assert compare(study, results).expectations[0].reason == "a hole in the grid"
 
 
 # ---------------------------------------------------------------- what a reader should know

@@ -16,6 +16,7 @@ from rich.console import Console
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.figures import curves, forest, png, shots, svg
 from mm1_ablate.report.html import html, write_report
+from mm1_ablate.report.markdown import write_markdown
 from mm1_ablate.report.text import metric_title, number, signed, wrapped
 
 LONG = "model.connector.c_abstractor-16"
@@ -72,12 +73,26 @@ def test_narrow_terminal_keeps_the_primary_metric_and_says_what_is_left_out(comp
     assert "8-shot" in text.splitlines()[1] and "more column" in text
 
 
-def test_markdown_has_a_line_for_each_arm_and_the_verdict_first(comparison: Comparison) -> None:
+def test_markdown_says_the_verdict_then_the_lessons_then_a_table_for_each_group(comparison: Comparison) -> None:
     text = comparison.markdown()
     assert text.splitlines()[2].startswith("8-shot against the baseline – worse: leave-one-out/interleaved")
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table[: len(TRUTH) + 2]}
-    assert len(widths) == 1 and all(any(line.startswith(f"| {name} |") for line in table) for name in TRUTH)
+    assert text.index("| lesson |") < text.index("### leave-one-out") < text.index("### Single changes") < text.index("How it was measured")
+    for heading, arms in (("leave-one-out", ["leave-one-out/interleaved", "leave-one-out/text"]), ("Single changes", ["alone"])):
+        section = text.split(f"### {heading}\n")[1].split("##")[0]
+        table = [line for line in section.splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+        assert all(any(line.startswith(f"| {name} |") for line in table) for name in ["baseline", *arms])
+    assert "](" not in text
+
+
+def test_markdown_is_written_to_a_folder_or_a_file_with_its_pictures_where_it_looks_for_them(
+    comparison: Comparison, losses: pd.DataFrame, tmp_path: Path
+) -> None:
+    for target, document in ((tmp_path / "there", tmp_path / "there" / "report.md"), (tmp_path / "results.md", tmp_path / "results.md")):
+        assert write_markdown(target, comparison, losses)[0] == document
+        links = re.findall(r"!\[.+?\]\((.+?)\)", document.read_text())
+        assert len(links) == 3 and all((document.parent / link).read_bytes().startswith(b"\x89PNG") for link in links)
+    assert (tmp_path / "results" / "forest.png").exists()
 
 
 def test_table_is_rounded_to_one_decimal(comparison: Comparison) -> None:

@@ -145,8 +145,8 @@ def test_what_is_removed_cannot_be_altered_in_the_same_arm(tmp_path: Path, arm: 
 @pytest.mark.parametrize(
     ("ablations", "at", "message"),
     [
-        ("a: {}", "{}", "expected one of remove, remove_each, alter or grid"),
-        ("a: {remove: data.mixture.text, grid: {training.steps: [300]}}", "{training", "one of remove, remove_each, alter and grid"),
+        ("a: {}", "{}", "expected one of remove, remove_each, alter, grid or seeds"),
+        ("a: {remove: data.mixture.text, grid: {training.steps: [300]}}", "{training", "one of remove, remove_each, alter, grid and seeds"),
         ("a: {alter: {training.steps: 3}, except: [{training.steps: 3}]}", "[{training", "no grid"),
         ("a: {alter: {training.steps: 3}, when_removed: shrink}", "shrink", "removes nothing"),
         ("a: {remove_each: []}", "[]", "expected a list, not empty, of texts"),
@@ -202,7 +202,7 @@ def test_the_rest_of_a_sweep_is_checked(tmp_path: Path, rest: str, at: str, mess
     ("expectation", "at", "message", "hint"),
     [
         ("arm: lest, metric: shot_8/average, is: below", "lest", "there is no arm 'lest'; the arms are less", "did you mean 'less'?"),
-        ("arm: baseline, metric: shot_8/average, is: below", "baseline", "is a baseline", ""),
+        ("arm: baseline, metric: shot_8/average, is: below", "baseline", "is a baseline", "or say with 'than' from which arm"),
         ("arm: less, metric: shot8/average, is: below", "shot8/average", "is no metric", "did you mean 'shot_8/average'?"),
         ("arm: less, metric: shot_16/average, is: below", "shot_16/average", "is not evaluated", "add 16 to evaluation.shots"),
         ("arm: less, metric: text_core/miniature_vqs, is: below", "text_core", "is not evaluated", "did you mean 'miniature_vqa'?"),

@@ -28,7 +28,7 @@ def encoder_of(seed: int = 0, **encoder: Any) -> Preparation:
 def test_a_trial_starts_from_what_has_a_preparation() -> None:
     encoder, language = preparations_of(experiment(), 3)
     assert (encoder.kind, language.kind) == ("image_encoder", "language_model")
-    assert (encoder.name, language.name) == ("image_encoder contrastive 48px seed 3", "language_model phi seed 3")
+    assert (encoder.name, language.name) == ("image_encoder contrastive 48px 3x96 seed 3", "language_model phi seed 3")
     assert encoder.settings.preparation is not None and encoder.settings.preparation.steps == 300
     assert [made.kind for made in preparations_of(experiment(preparation=None), 0)] == ["language_model"]
     tree = yaml.safe_load(EXPERIMENT)

@@ -73,3 +73,10 @@ def test_schemas_are_written_where_the_files_look_for_them(tmp_path: Path) -> No
     paths = write_schemas(tmp_path / "schemas")
     assert [path.name for path in paths] == ["experiment.schema.json", "sweep.schema.json"]
     assert [json.loads(path.read_text())["title"] for path in paths] == ["Experiment", "Sweep"]
+
+
+@pytest.mark.parametrize("name", ["experiment", "sweep"])
+def test_the_shipped_schemas_are_those_of_today(tmp_path: Path, name: str) -> None:
+    write_schemas(tmp_path)
+    shipped = REPOSITORY / "schemas" / f"{name}.schema.json"
+    assert json.loads(shipped.read_text()) == json.loads((tmp_path / shipped.name).read_text()), "run: mm1-ablate schema schemas"

@@ -10,7 +10,7 @@ from rich.console import Console
 from study_helpers import quick_trial, study
 
 from mm1_ablate.spec.progress import Progress
-from mm1_ablate.study.live import Row, Watch, duration, headline, table, time_left, watch
+from mm1_ablate.study.live import Row, View, Watch, duration, headline, table, time_left, watch
 from mm1_ablate.study.store import Store, TrialState
 from mm1_ablate.study.trial import ProgressFile
 
@@ -122,3 +122,14 @@ def test_a_watch_lists_preparations_only_where_a_trial_still_needs_them(tmp_path
         store.write_trial(trial)
         quick_trial(str(store.root), trial.fingerprint, [trial.evaluation_fingerprint])
     assert [row.kind for row in Watch(tiny, store).rows()] == ["trial"] * 4
+
+
+def test_preparations_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=60, force_terminal=False)
+    view = View(study(arms=("baseline",)), Store(tmp_path), console)
+    done = TrialState("done", "finished", started=time.time(), finished=time.time() + 1)
+    rows = [Row("encoder", "image_encoder", done, "first"), Row("encoder", "image_encoder", TrialState("missing", ""), "second")]
+    view.watch.rows = lambda: rows  # type: ignore[method-assign]
+    for _ in range(3):
+        view.print_changes()
+    assert console.file.getvalue().count("encoder") == 1  # type: ignore[attr-defined]

@@ -249,6 +249,25 @@ def test_what_seeds_can_detect_is_said_in_deviations_and_after_a_pilot_in_points
     after = plan(study, store).detectable["tiny"]
     assert after.deviation == pytest.approx(2**0.5)  # differences of -10 and -8
     assert after.in_points == pytest.approx(2**0.5 * before.in_deviations)
+    assert "4 finished trials of this study" in after.in_words()
+
+
+def test_a_pilot_with_other_seeds_tells_the_deviation_too(study: Study, store: Store, tiny_sweep: Path):
+    scores = {("baseline", 0): 50.0, ("baseline", 1): 52.0, ("without/text", 0): 40.0, ("without/text", 1): 44.0}
+    for trial in study.trials:
+        if (trial.arms[0], trial.seed) in scores:
+            pretend_done(store, trial, {"shot_0/average": scores[trial.arms[0], trial.seed]})
+    tiny_sweep.write_text(tiny_sweep.read_text().replace("seeds: [0, 1]", "seeds: [7, 8, 9]"))
+    found = plan(load_study(tiny_sweep), store).detectable["tiny"]
+    assert found.seeds == 3 and found.deviation == pytest.approx(2**0.5)
+    assert "4 finished trials in the store (seeds 0, 1)" in found.in_words()
+    assert found.in_points_after_holm > found.in_points
+
+
+def test_arms_that_are_the_same_trials_are_one_comparison_to_the_plan(tiny_sweep: Path, store: Store):
+    two = plan(load_study(tiny_sweep), store).detectable["tiny"]
+    tiny_sweep.write_text(tiny_sweep.read_text().replace("ablations:\n", "ablations:\n  again: {remove: data.mixture.text}\n"))
+    assert plan(load_study(tiny_sweep), store).detectable["tiny"].in_deviations_after_holm == two.in_deviations_after_holm
 
 
 def test_one_seed_can_detect_nothing(tiny_sweep: Path, store: Store):

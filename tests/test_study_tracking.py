@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from dataclasses import replace
@@ -141,10 +143,21 @@ def test_the_server_shows_the_study_and_its_report_and_leaves_no_process(store: 
         base = f"http://127.0.0.1:{port}"
         lines = addresses(tiny, store, base)
         assert f"{base}/#/experiments/{mirrored.experiment_id}/runs?viewStateShareKey=by-arm" in lines[0]
-        assert lines[1].endswith(f"/runs/{mirrored.comparison_run}/artifacts/report/report.html")
+        assert lines[1].endswith(f"/runs/{mirrored.comparison_run}/artifacts/report/report.html?workflowType=machine_learning")
         with urllib.request.urlopen(f"{base}/get-artifact?path=report/report.html&run_uuid={mirrored.comparison_run}") as answer:
             assert answer.read() == b"<h1>verdict</h1>"
         assert port_from(port) != port
     finally:
         stop(server)
     assert server.poll() is not None and port_from(port) == port
+
+
+def test_a_dashboard_that_is_told_to_end_takes_its_server_along(tmp_path: Path) -> None:
+    port = port_from(5100)
+    code = f"from pathlib import Path; from mm1_ablate.study import dashboard as d, store as s; d.serve(s.Store(Path({str(tmp_path)!r})), None, {port})"
+    dashboard = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert dashboard.stdout is not None and "Ctrl-C" in dashboard.stdout.readline()
+    assert port_from(port) != port
+    dashboard.terminate()
+    dashboard.wait(timeout=15)
+    assert port_from(port) == port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,7 @@ def test_warm_up_is_linear_and_the_cosine_ends_where_declared():
     shares = [learning_rate_share(step, 100, 10, 0.1) for step in range(100)]
     assert shares[0] == pytest.approx(0.1) and shares[9] == pytest.approx(1.0) and shares[10] == pytest.approx(1.0)
     assert shares[-1] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in zip(shares[10:], shares[11:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(shares[10:]))
 
 
 def test_muon_takes_the_block_matrices_and_adamw_all_the_rest():

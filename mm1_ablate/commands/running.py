@@ -95,8 +95,11 @@ def say_failures(study: Study, store: Store) -> int:
 def compare_study(study: Study, store: Store) -> Comparison:
     """The arms of a study, by what its store has."""
     from mm1_ablate.report.comparison import compare
+    from mm1_ablate.report.false_verdicts import with_false_verdicts
 
-    return compare(study, store.results(study), store.holes(study), item_scores(study, store), costs_by_arm(plan(study, store)))
+    results, items = store.results(study), item_scores(study, store)
+    comparison = compare(study, results, store.holes(study), items, costs_by_arm(plan(study, store), store, items))
+    return with_false_verdicts(comparison, study, results, items)
 
 
 def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
@@ -107,12 +110,13 @@ def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
     return pandas.concat(parts, ignore_index=True) if parts else None
 
 
-def costs_by_arm(planned: Plan) -> dict[str, dict[str, int | float | str]]:
-    """What each arm takes, so that the report can name what a change brought along."""
+def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, dict[str, int | float | str]]:
+    """What each arm takes, saw and answered, so that the report can name in what arms differ more than was declared."""
     from mm1_ablate.spec.fingerprint import canonical, fingerprint, short
 
     costs: dict[str, dict[str, int | float | str]] = {}
     (study,) = planned.studies
+    answered = answered_items(items)
     for row in planned.rows:
         for name in row.arms:
             experiment = study.arm(name).experiment
@@ -125,10 +129,37 @@ def costs_by_arm(planned: Plan) -> dict[str, dict[str, int | float | str]]:
                     "FLOPs per token": float(f"{row.flops / max(row.tokens.total, 1):.2g}"),
                     "nominal tokens": experiment.training.steps * experiment.training.batch_rows * experiment.data.packing.row_tokens,
                     "rows of a batch": experiment.training.batch_rows,
+                    **seen(study, store, name),
                     "evaluation": short(fingerprint(canonical(experiment.evaluation))),
+                    **({"evaluation items": answered[name]} if name in answered else {}),
                 },
             )
     return costs
+
+
+def seen(study: Study, store: Store, arm: str) -> dict[str, float]:
+    """What an arm has been trained on, by the ends of its curves; means over the seeds that have been trained to the end."""
+    steps, image_tokens = study.arm(arm).experiment.training.steps, study.arm(arm).experiment.model.connector.image_tokens
+    ends = [dict(curve.iloc[-1]) for trial in study.trials_of(arm) if len(curve := store.curve(trial))]
+    ends = [end for end in ends if end.get("step") == steps and {"tokens", "images", "documents"} <= end.keys()]
+    if not ends:
+        return {}
+    sums = {name: sum(float(end[name]) for end in ends) / len(ends) for name in ("tokens", "images", "documents")}
+    text = sums["tokens"] - sums["images"] * image_tokens
+    counts = {"tokens": sums["tokens"], "text tokens": text, "images": sums["images"], "documents": sums["documents"]}
+    return {f"{name} seen": float(round(count)) for name, count in counts.items()}
+
+
+def answered_items(items: pandas.DataFrame | None) -> dict[str, str]:
+    """By arm, an identity of the questions that it answered, at all seeds and shots."""
+    if items is None or not {"task", "shots", "item"} <= set(items.columns):
+        return {}
+    found = {}
+    for arm, rows in items.groupby("arm", sort=False):
+        distinct = rows[["task", "shots", "item"]].drop_duplicates()
+        questions = sorted((str(task), int(shots), str(item)) for task, shots, item in distinct.itertuples(index=False))
+        found[str(arm)] = f"{len(questions):,} ({_digest(questions)[:8]})"
+    return found
 
 
 def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
@@ -138,11 +169,25 @@ def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
     comparison = compare_study(study, store)
     folder = store.study_folder(study) / "report"
     stamp = folder.parent / "report.json"
-    content = {"comparison": _digest(comparison.to_json()), "sweep": _digest(study.path.read_text()), "trials": _states(study, store)}
+    sweep_text = text_of_sweep(study)
+    content = {"comparison": _digest(comparison.to_json()), "sweep": _digest(sweep_text), "trials": _states(study, store)}
     if not (folder / "report.html").exists() or not _says(stamp, content):
-        write_report(folder, comparison, store.curves(study), study.path.read_text())
+        write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)
     return comparison, folder
+
+
+def text_of_sweep(study: Study) -> str:
+    """The sweep file, and those that it includes."""
+    parts = [f"# {path.name}\n{path.read_text()}" for path in study.included]
+    return "\n".join([study.path.read_text(), *parts])
+
+
+def write_document(study: Study, store: Store, comparison: Comparison, target: Path) -> list[Path]:
+    """The report as Markdown with its pictures, where people want to keep it."""
+    from mm1_ablate.report.markdown import write_markdown
+
+    return write_markdown(target, comparison, store.curves(study))
 
 
 def show_comparison(study: Study, store: Store, path: Path, root: Path) -> None:

@@ -50,8 +50,7 @@ def validate(path: Path) -> FileReport:
         keys = ("file", "line", "column", "path", "message", "hint")
         problems = [{key: _plain(getattr(problem, key)) for key in keys} for problem in errors.problems]
         return FileReport(str(path), problems=problems, text="\n".join(str(problem) for problem in errors.problems))
-    rows = len(study.arms) * len(study.sweep.seeds)
-    return FileReport(str(path), study.name, len(study.arms), rows, len(study.trials))
+    return FileReport(str(path), study.name, len(study.arms), study.row_count, len(study.trials))
 
 
 def _plain(value: Any) -> Any:

@@ -53,7 +53,8 @@ class Mixture:
             raise ValueError(f"source '{empty[0]}' has no documents")
         # Integers instead of fractions: exact, and fast.
         whole = lcm(*(share.denominator for share in shares.values()))
-        self._weights = {name: int(share * whole) for name, share in shares.items()}
+        # By name, so that ties fall alike whatever order sources are declared in: the order is not part of a trial's identity.
+        self._weights = {name: int(share * whole) for name, share in sorted(shares.items())}
         self._whole = sum(self._weights.values())
         self._count = count
         self._seed = seed

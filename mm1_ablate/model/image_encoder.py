@@ -56,12 +56,12 @@ def build_image_encoder(settings: VisionTransformer | TimmEncoder) -> PatchEncod
     local = settings.weights not in (None, "pretrained")
     if local and not Path(str(settings.weights)).exists():
         raise FileNotFoundError(f"model.image_encoder.weights: there is no file {settings.weights}")
-    vision = timm.create_model(
+    named = timm.create_model(
         settings.name,
         pretrained=settings.weights == "pretrained",
         checkpoint_path=str(settings.weights) if local else "",
         img_size=settings.image_size,
         num_classes=0,
     )
-    data = resolve_model_data_config(vision)
-    return PatchEncoder(vision, data["mean"], data["std"], settings.feature_layer)
+    data = resolve_model_data_config(named)
+    return PatchEncoder(named, data["mean"], data["std"], settings.feature_layer)

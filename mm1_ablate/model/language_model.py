@@ -22,9 +22,11 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         return AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
     fields = {"vocab_size": vocabulary_size, "pad_token_id": padding, "eos_token_id": end, "bos_token_id": end, **settings.configuration}
     try:
-        config = AutoConfig.for_model(settings.model_type, **fields)
+        config = AutoConfig.for_model(settings.model_type or "", **fields)
     except Exception as error:  # transformers raises its own types for unknown models and for fields of a wrong type
-        raise ValueError(f"model.language_model: transformers refuses {settings.model_type} with {settings.configuration}: {error}") from error
+        raise ValueError(
+            f"model.language_model: transformers refuses {settings.model_type} with {settings.configuration}: {error}"
+        ) from error
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     if settings.initialisation == "fan_in":
         _initialise_by_fan_in(model)
@@ -54,7 +56,12 @@ RESIDUAL_OUTPUTS = {"dense", "o_proj", "out_proj", "c_proj", "fc2", "down_proj",
 
 def block_matrices(model: Any) -> list[nn.Parameter]:
     """The matrices inside a transformers model's blocks: what Muon is for. Embeddings and the head are not among them."""
-    outside = {id(parameter) for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part is not None for parameter in part.parameters()}
+    outside = {
+        id(parameter)
+        for part in (model.get_input_embeddings(), model.get_output_embeddings())
+        if part is not None
+        for parameter in part.parameters()
+    }
     return [parameter for parameter in model.parameters() if parameter.ndim == 2 and id(parameter) not in outside]
 
 

@@ -90,7 +90,9 @@ def random_state(seed: int, part: str) -> Iterator[None]:
         yield
 
 
-def build(experiment: Experiment, seed: int, encoder_weights: Path | None = None, language_model_weights: Path | None = None) -> MultimodalModel:
+def build(
+    experiment: Experiment, seed: int, encoder_weights: Path | None = None, language_model_weights: Path | None = None
+) -> MultimodalModel:
     """The declared model. Parts start from the given weights (state dicts), the others from the trial's seed.
 
     Raises:

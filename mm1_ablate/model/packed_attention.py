@@ -59,10 +59,10 @@ def _attend_in_buckets(query: Tensor, key: Tensor, value: Tensor, layout: Docume
     for index in layout.buckets:
         documents, longest = index.shape
         flat = index.flatten()
-        inputs = [
+        queries, keys, values = (
             part.index_select(1, flat).unflatten(1, (documents, longest)).transpose(0, 1) for part in (query, key, value)
-        ]
-        attended = scaled_dot_product_attention(*inputs, is_causal=True, scale=scaling, enable_gqa=grouped)
+        )
+        attended = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling, enable_gqa=grouped)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.kept)
 
@@ -73,10 +73,12 @@ def _attend_on_cuda(query: Tensor, key: Tensor, value: Tensor, layout: DocumentL
 
     longest = max(layout.lengths)
     grouped = query.shape[0] // key.shape[0]
-    inputs = [part.transpose(0, 1).contiguous() for part in (query, key.repeat_interleave(grouped, 0), value.repeat_interleave(grouped, 0))]
-    return varlen_attn(
-        *inputs, layout.cumulative, layout.cumulative, longest, longest, scale=scaling, window_size=(-1, 0)
-    )
+    heads = (query, key.repeat_interleave(grouped, 0), value.repeat_interleave(grouped, 0))
+    queries, keys, values = (part.transpose(0, 1).contiguous() for part in heads)
+    bounds = layout.cumulative
+    attended = varlen_attn(queries, keys, values, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+    assert isinstance(attended, Tensor)
+    return attended
 
 
 def packed_attention(

@@ -7,7 +7,6 @@ with intervals, and on the primary metric a verdict. How it is shown is the work
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,15 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge
-from mm1_ablate.report.items import ItemScores
+from mm1_ablate.report.held_constant import brought_along, held_constant
 from mm1_ablate.report.rows import Cell, Cost, Hole, Row, cell_json, describe
-from mm1_ablate.report.statistics import Estimate, item_noise, paired_difference, welch_difference
+from mm1_ablate.report.scores import Scores
+from mm1_ablate.report.statistics import Estimate
 from mm1_ablate.report.verdicts import adjust, distinct_comparisons, judge_row, remarks_on
 from mm1_ablate.spec.expansion import Arm, Study
+from mm1_ablate.spec.sweep import Expectation
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mm1_ablate.report.false_verdicts import FalseVerdicts
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,16 @@ class Comparison:
     rows: tuple[Row, ...]
     holes: tuple[Hole, ...]
     expectations: tuple[Judgement, ...]
+    effects: tuple[Effect, ...]
+    """Of grids, on the primary metric; exploratory."""
+    held_constant: tuple[str, ...]
+    """What all arms have in common with their baselines, as far as it was measured."""
+    descriptions: Mapping[str, str]
+    """What a group is to find out, by group, where the sweep says it."""
     remarks: tuple[str, ...]
     """What a reader should know before believing the table."""
+    false_verdicts: FalseVerdicts | None = None
+    """How often arms that equal the baseline were called better or worse, where the study has such arms."""
 
     def row(self, name: str) -> Row:
         """The row of an arm."""
@@ -62,6 +74,10 @@ class Comparison:
     def clear(self, cell: Cell) -> bool:
         """Whether a difference holds after correction."""
         return cell.p_adjusted <= 1 - self.confidence + 1e-12
+
+    def clear_effect(self, effect: Effect) -> bool:
+        """Whether an effect of a grid holds after correction."""
+        return effect.p_adjusted <= 1 - self.confidence + 1e-12
 
     def long(self) -> pd.DataFrame:
         """A line for each arm and metric, unrounded: what comparison.csv holds."""
@@ -109,14 +125,17 @@ class Comparison:
             ],
             "holes": [{"arm": hole.arm, "seed": hole.seed, "reason": hole.reason} for hole in self.holes],
             "expectations": [judgement.to_json() for judgement in self.expectations],
+            "effects": [effect.to_json() for effect in self.effects],
+            "false_verdicts": self.false_verdicts.to_json() if self.false_verdicts else None,
+            "held_constant": list(self.held_constant),
             "remarks": list(self.remarks),
         }
 
-    def markdown(self) -> str:
-        """The report as Markdown."""
-        from mm1_ablate.report.text import markdown
+    def markdown(self, pictures: Mapping[str, str] | None = None) -> str:
+        """The report as Markdown, with links to pictures by name (see `figures.drawn`), if any."""
+        from mm1_ablate.report.markdown import markdown
 
-        return markdown(self)
+        return markdown(self, pictures or {})
 
     def to_terminal(self, console: Console) -> None:
         """Print the report; readable from 100 columns."""
@@ -144,68 +163,78 @@ def compare(
     """
     declared = study.sweep.compare
     metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
-    found = list(dict.fromkeys(results["metric"]))
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for arm_name, seed, metric, value in results[["arm", "seed", "metric", "value"]].itertuples(index=False):
-        if not math.isnan(value):
-            values.setdefault((str(arm_name), str(metric)), {})[int(seed)] = float(value)
-
-    all_holes = _all_holes(study, values, holes)
+    scores = Scores(results, items, declared.confidence)
+    all_holes = _all_holes(study, scores, holes)
     lacking = {hole.arm for hole in all_holes}
-    item_scores = ItemScores(items, values)
     family = distinct_comparisons(study)
     size = len(set(family.values()))
     rows = []
     for arm in _ordered(study.arms):
         cells = {}
-        for metric in dict.fromkeys([*metrics, *found]):
-            estimate = None if arm.name == arm.baseline else _estimate(arm, metric, values, item_scores, declared.confidence)
+        for metric in dict.fromkeys([*metrics, *scores.metrics]):
+            estimate = None if arm.name == arm.baseline else scores.difference(arm.name, arm.baseline, metric)
             detectable = estimate.detectable(comparisons=size) if estimate and metric == declared.primary else float("nan")
-            scores = np.array(list(values.get((arm.name, metric), {}).values()))
+            own = np.array(list(scores.of(arm.name, metric).values()))
             cells[metric] = Cell(
-                mean=float(scores.mean()) if len(scores) else float("nan"),
-                deviation=float(scores.std(ddof=1)) if len(scores) > 1 else float("nan"),
-                n=len(scores),
+                mean=float(own.mean()) if len(own) else float("nan"),
+                deviation=float(own.std(ddof=1)) if len(own) > 1 else float("nan"),
+                n=len(own),
                 estimate=estimate,
                 detectable=detectable,
             )
-        seeds = tuple(sorted(values.get((arm.name, declared.primary), {})))
-        row = Row(arm.name, arm.group, arm.baseline, seeds, cells, changes=tuple(describe(change) for change in arm.changes))
-        rows.append(row.with_costs(costs or {}))
+        rows.append(
+            Row(
+                arm.name,
+                arm.group,
+                arm.baseline,
+                seeds=tuple(sorted(scores.of(arm.name, declared.primary))),
+                cells=cells,
+                changes=tuple(describe(change) for change in arm.changes) or _other_seeds(arm),
+                brought_along=brought_along(arm, study.arm(arm.baseline), costs or {}),
+                costs=dict((costs or {}).get(arm.name, {})),
+            )
+        )
     level, margin = 1 - declared.confidence, declared.smallest_difference_of_interest
     rows = adjust(rows, declared.primary, metrics, family, margin, lacking)
     rows = [judge_row(row, study, declared.primary, level, margin, size, all_holes) for row in rows]
 
-    by_name = {row.name: row for row in rows}
+    names = {arm.name for arm in study.arms}
 
-    def look_up(arm: str, metric: str) -> tuple[Estimate | None, str]:
-        row = by_name.get(arm)
-        if row is None:
+    def look_up(expected: Expectation) -> tuple[Estimate | None, str]:
+        if not {expected.arm, expected.than or expected.arm} <= names:
             return None, "no such arm"
-        cell = row.cells.get(metric)
-        if row.is_baseline:
+        reference = expected.than or study.arm(expected.arm).baseline
+        if reference == expected.arm:
             return None, "it is a baseline itself"
-        if arm in lacking or row.baseline in lacking:
-            return cell.estimate if cell else None, "a hole in the grid"
-        if cell is None or cell.estimate is None:
-            return None, f"no scores for {metric}"
-        return cell.estimate, "one seed: evaluation noise only" if cell.estimate.seeds < 2 else ""
+        estimate = scores.difference(expected.arm, reference, expected.metric)
+        if expected.arm in lacking or reference in lacking:
+            return estimate, "a hole in the grid"
+        if estimate is None:
+            return None, f"no scores for {expected.metric}"
+        return estimate, "one seed: evaluation noise only" if estimate.seeds < 2 else ""
 
     return Comparison(
         study=study.name,
         description=study.sweep.description,
         primary=declared.primary,
         metrics=metrics,
-        all_metrics=tuple(dict.fromkeys([*metrics, *found])),
+        all_metrics=tuple(dict.fromkeys([*metrics, *scores.metrics])),
         confidence=declared.confidence,
         margin=margin,
         seeds=tuple(study.sweep.seeds),
         family=size,
         rows=tuple(rows),
         holes=all_holes,
-        expectations=judge(study.sweep.expect, look_up, level),
+        expectations=judge(study.sweep.expect, look_up, level, study.families),
+        effects=effects(study, scores, declared.primary),
+        held_constant=held_constant(rows),
+        descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
         remarks=remarks_on(study, rows, metrics),
     )
+
+
+def _other_seeds(arm: Arm) -> tuple[str, ...]:
+    return (f"nothing but its seeds: {', '.join(map(str, arm.seeds))}",) if arm.seeds else ()
 
 
 def _ordered(arms: Sequence[Arm]) -> list[Arm]:
@@ -214,30 +243,13 @@ def _ordered(arms: Sequence[Arm]) -> list[Arm]:
     return [by_name[name] for name in dict.fromkeys(name for arm in arms for name in (arm.baseline, arm.name))]
 
 
-def _all_holes(study: Study, values: dict[tuple[str, str], dict[int, float]], holes: Iterable[tuple[str, int, str]]) -> tuple[Hole, ...]:
+def _all_holes(study: Study, scores: Scores, holes: Iterable[tuple[str, int, str]]) -> tuple[Hole, ...]:
     named = {(str(arm), int(seed)): str(reason) for arm, seed, reason in holes}
     for arm in study.arms:
-        scored = values.get((arm.name, study.sweep.compare.primary), {})
-        for seed in study.sweep.seeds:
+        scored = scores.of(arm.name, study.sweep.compare.primary)
+        for seed in study.seeds_of(arm.name):
             if seed not in scored:
                 named.setdefault((arm.name, seed), f"no score for {study.sweep.compare.primary}")
     order = {arm.name: position for position, arm in enumerate(_ordered(study.arms))}
     in_order = sorted(named.items(), key=lambda hole: (order.get(hole[0][0], len(order)), hole[0]))
     return tuple(Hole(arm, seed, reason) for (arm, seed), reason in in_order)
-
-
-def _estimate(
-    arm: Arm, metric: str, values: dict[tuple[str, str], dict[int, float]], items: ItemScores, confidence: float
-) -> Estimate | None:
-    """Paired over common seeds; Welch where hardly any are common."""
-    ours, theirs = values.get((arm.name, metric), {}), values.get((arm.baseline, metric), {})
-    if not ours or not theirs:
-        return None
-    common = sorted(ours.keys() & theirs.keys())
-    enough_apart = min(len(ours), len(theirs))
-    if common and (len(common) >= 3 or len(common) >= enough_apart):
-        both = items.pair(metric, arm.name, arm.baseline, common, common)
-        differences = [mine - other for mine, other in zip(*both, strict=True)] if both else None
-        return paired_difference([ours[seed] - theirs[seed] for seed in common], differences, confidence)
-    apart = items.pair(metric, arm.name, arm.baseline, sorted(ours), sorted(theirs))
-    return welch_difference(list(ours.values()), list(theirs.values()), item_noise(*apart) if apart else None, confidence)

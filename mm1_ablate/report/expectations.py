@@ -5,7 +5,8 @@ says so.
 
 "below by 5" is confirmed where the difference is clearly at or below -5, and refuted where it is clearly above -5: a fall of 3 with a
 narrow interval refutes it, though the direction was right, and the reason says that. "within 2" is confirmed by an equivalence test.
-The declared expectations are a family of their own, corrected by Holm.
+The expectations of a sweep file are a family of their own, corrected by Holm; so they come out alike whether the file is run by itself or
+included in another.
 """
 
 from __future__ import annotations
@@ -31,23 +32,29 @@ class Judgement:
     estimate: Estimate | None
     p_adjusted: float
     """Holm's, of the verdict or of what came nearest to one."""
+    family: str = ""
+    """The sweep that declares it, and with whose other expectations it is corrected."""
 
     @property
     def claim(self) -> str:
         """The claim in words."""
         expected = self.expectation
+        than = expected.than or "its baseline"
         if expected.is_ == "within":
-            return f"{expected.arm} within {expected.by:g} of its baseline on {expected.metric}"
+            return f"{expected.arm} within {expected.by:g} of {than} on {expected.metric}"
         by = f" by at least {expected.by:g}" if expected.by else ""
-        return f"{expected.arm} {expected.is_} its baseline{by} on {expected.metric}"
+        return f"{expected.arm} {expected.is_} {than}{by} on {expected.metric}"
 
     def to_json(self) -> dict[str, Any]:
         expected, estimate = self.expectation, self.estimate
         known = estimate is not None and estimate.known
         return {
             "because": expected.because,
+            "family": self.family,
+            "paper": expected.paper,
             "verdict": self.verdict,
             "arm": expected.arm,
+            "than": expected.than,
             "metric": expected.metric,
             "is": expected.is_,
             "by": expected.by,
@@ -60,22 +67,31 @@ class Judgement:
 
 
 def judge(
-    expectations: Sequence[Expectation], look_up: Callable[[str, str], tuple[Estimate | None, str]], level: float
+    expectations: Sequence[Expectation],
+    look_up: Callable[[Expectation], tuple[Estimate | None, str]],
+    level: float,
+    families: Sequence[str] = (),
 ) -> tuple[Judgement, ...]:
     """Judge every declared expectation.
 
     Args:
-        look_up: (arm, metric) to the estimate of its difference and, where that bears no verdict, why not (empty otherwise).
-        level: chance of a false verdict in the family, such as 0.05.
+        look_up: an expectation to the estimate of its difference and, where that bears no verdict, why not (empty otherwise).
+        level: chance of a false verdict in a family, such as 0.05.
+        families: the family of each; without them all are one.
     """
-    found = [look_up(expected.arm, expected.metric) for expected in expectations]
+    found = [look_up(expected) for expected in expectations]
     evidence = [
         _evidence(expected, estimate) if estimate is not None and not obstacle else (float("nan"), float("nan"))
         for expected, (estimate, obstacle) in zip(expectations, found, strict=True)
     ]
-    adjusted = holm([min(confirm, refute) for confirm, refute in evidence])
+    families = families or [""] * len(expectations)
+    adjusted = [float("nan")] * len(expectations)
+    for family in dict.fromkeys(families):
+        members = [place for place, own in enumerate(families) if own == family]
+        for place, p in zip(members, holm([min(evidence[place]) for place in members]), strict=True):
+            adjusted[place] = float(p)
     judged = []
-    for expected, (estimate, obstacle), (confirm, refute), p in zip(expectations, found, evidence, adjusted, strict=True):
+    for expected, (estimate, obstacle), (confirm, refute), p, family in zip(expectations, found, evidence, adjusted, families, strict=True):
         verdict: Outcome = "undecided"
         if estimate is None or obstacle:
             reason = obstacle or "no scores"
@@ -85,7 +101,7 @@ def judge(
             if p <= level:
                 verdict = "confirmed" if confirm <= refute else "refuted"
             reason = _reason(expected, estimate, verdict, min(confirm, refute) <= level)
-        judged.append(Judgement(expected, verdict, reason, estimate, float(p)))
+        judged.append(Judgement(expected, verdict, reason, estimate, p, family))
     return tuple(judged)
 
 

@@ -87,6 +87,17 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
+def drawn(comparison: Comparison, losses: pd.DataFrame | None = None) -> dict[str, Figure]:
+    """All pictures that there is something to draw for, by name."""
+    pictures = {
+        "forest": forest(comparison),
+        "shots": shots(comparison),
+        "effects": effects(comparison),
+        "curves": curves(comparison, losses),
+    }
+    return {name: figure for name, figure in pictures.items() if figure is not None}
+
+
 # ---------------------------------------------------------------- differences
 def forest(comparison: Comparison) -> Figure | None:
     """Differences from the baseline on the primary metric, an arm a line: point, interval, numbers, verdict. None without arms."""
@@ -177,6 +188,40 @@ def _forest_line(axes: Axes, row: Row, position: int, comparison: Comparison, lo
     face = "white" if hollow else colour
     axes.plot(estimate.difference, position, marker, color=colour, markersize=6.5, markerfacecolor=face, markeredgewidth=1.4)
     return colour
+
+
+# ---------------------------------------------------------------- effects in grids
+def effects(comparison: Comparison) -> Figure | None:
+    """Main effects and interactions of grids with their intervals, a line each; full points hold after correction. None without grids."""
+    shown = [(effect, effect.estimate) for effect in comparison.effects if effect.estimate is not None]
+    if not shown:
+        return None
+    several = len({effect.group for effect, _ in shown}) > 1
+    titles = [(f"{effect.group}: " if several else "") + effect.title.replace(", at ", ",\nat ") for effect, _ in shown]
+    points = [comparison.margin, *(abs(estimate.difference) for _, estimate in shown)]
+    ends = [max(abs(estimate.low), abs(estimate.high)) for _, estimate in shown if estimate.known]
+    reach = 1.1 * min(max([*ends, *points]), 3 * max(points))
+    names = _inches([line for title in titles for line in title.splitlines()])
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(names + 4.2, 0.9 + sum(0.3 + 0.14 * title.count("\n") for title in titles))
+        axes = figure.subplots()
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", visible=True)
+        for position, (effect, estimate) in enumerate(shown):
+            clear = comparison.clear_effect(effect)
+            colour = ORANGE if effect.is_interaction else BLUE
+            if estimate.known:
+                axes.plot((estimate.low, estimate.high), (position, position), color=colour, linestyle="-" if effect.complete else ":")
+            marker, face = "D" if effect.is_interaction else "o", colour if clear else "white"
+            axes.plot(estimate.difference, position, marker, color=colour, markerfacecolor=face, markeredgewidth=1.4)
+        axes.set_yticks(range(len(shown)), titles)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlim(-reach, reach)
+        axes.set_title(f"{metric_title(comparison.primary)}: effects in grids, in points")
+        kinds = "circles: main effects, diamonds: interactions"
+        axes.set_xlabel(f"{percent(comparison.confidence)} intervals; {kinds}", color=MUTED, fontsize=8)
+        return figure
 
 
 # ---------------------------------------------------------------- scores by shots

@@ -18,11 +18,14 @@ from matplotlib.figure import Figure
 
 from mm1_ablate.report import figures
 from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.markdown import PICTURES
 from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
 from mm1_ablate.report.text import (
     MARKS,
+    bracketed,
     detectable,
     headline,
+    how_judged,
     how_measured,
     interval,
     metric_title,
@@ -44,18 +47,16 @@ def html(comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text:
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("mm1_ablate.report") / "report.html.jinja").read_text(encoding="utf-8"))
+    drawn = figures.drawn(comparison, curves)
     per_task = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and "." not in metric.partition("/")[2]]
     further = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and metric not in per_task]
     return template.render(
         comparison=comparison,
         headline=headline(comparison),
         how_measured=how_measured(comparison),
+        how_judged=how_judged(comparison),
         primary=comparison.primary,
-        pictures={
-            "forest": _inline(figures.forest(comparison), f"Differences from the baseline on {comparison.primary}"),
-            "shots": _inline(figures.shots(comparison), "Mean score against the number of shots"),
-            "curves": _inline(figures.curves(comparison, curves), "Training loss against steps"),
-        },
+        pictures={name: _inline(drawn.get(name), label) for name, label in PICTURES.items()},
         detail_tables=[(title, metrics) for title, metrics in (("Task by task", per_task), ("Other metrics", further)) if metrics],
         costs=list(dict.fromkeys(key for row in comparison.rows for key in row.costs)),
         sweep_text=sweep_text,
@@ -63,6 +64,7 @@ def html(comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text:
         number=number,
         signed=signed,
         interval=interval,
+        bracketed=bracketed,
         detectable=detectable,
         probability=probability,
         short_name=short_name,
@@ -98,9 +100,10 @@ def write_report(folder: Path, comparison: Comparison, curves: pd.DataFrame | No
         What was written, report.html first.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    drawn = figures.drawn(comparison, curves)
     texts = {
         "report.html": html(comparison, curves, sweep_text),
-        "report.md": comparison.markdown(),
+        "report.md": comparison.markdown({name: f"{name}.png" for name in drawn}),
         "comparison.json": json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "comparison.csv": comparison.long().to_csv(index=False),
     }
@@ -108,10 +111,8 @@ def write_report(folder: Path, comparison: Comparison, curves: pd.DataFrame | No
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
         written.append(folder / name)
-    drawn = {"forest": figures.forest(comparison), "shots": figures.shots(comparison), "curves": figures.curves(comparison, curves)}
     for name, figure in drawn.items():
-        if figure is not None:
-            for ending, draw in (("png", figures.png), ("svg", figures.svg)):
-                (folder / f"{name}.{ending}").write_bytes(draw(figure))
-                written.append(folder / f"{name}.{ending}")
+        for ending, draw in (("png", figures.png), ("svg", figures.svg)):
+            (folder / f"{name}.{ending}").write_bytes(draw(figure))
+            written.append(folder / f"{name}.{ending}")
     return written

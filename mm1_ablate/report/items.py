@@ -7,7 +7,7 @@ put the luck of the items into the intervals. A metric whose results are not the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,29 @@ class ItemScores:
             shared = [key for key in reported if key in means]
             self._rebuilt[metric] = bool(shared) and all(abs(means[key] - reported[key]) < ROUNDING for key in shared)
         return self._rebuilt[metric]
+
+    def contrast(self, metric: str, weights: Mapping[str, float], seeds: Sequence[int]) -> list[Matrix] | None:
+        """Weighted sums of the arms' scores on the items that all of them answered.
+
+        Args:
+            weights: by arm.
+
+        Returns:
+            For each task [seeds, items]; None where any is missing.
+        """
+        if not self._rebuilds(metric):
+            return None
+        found = []
+        for table in self._tables_of(metric):
+            wanted = [(arm, seed) for arm in weights for seed in seeds]
+            if not all(column in table.columns for column in wanted):
+                return None
+            answered = table[wanted].dropna()
+            if len(answered) < 2:
+                return None
+            by_arm = answered.to_numpy().T.reshape(len(weights), len(seeds), -1)
+            found.append(np.tensordot(list(weights.values()), by_arm, axes=1))
+        return found
 
     def pair(
         self, metric: str, arm: str, baseline: str, seeds: Sequence[int], other: Sequence[int]

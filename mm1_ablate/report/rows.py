@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from mm1_ablate.report.statistics import Estimate
@@ -63,7 +63,7 @@ class Row:
     changes: tuple[str, ...] = ()
     """What the arm altered."""
     brought_along: tuple[str, ...] = ()
-    """What the change brought along: costs that differ from the baseline's."""
+    """What the change brought along: what differs from the baseline though nobody altered it."""
     costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
@@ -73,13 +73,6 @@ class Row:
     @property
     def is_baseline(self) -> bool:
         return self.name == self.baseline
-
-    def with_costs(self, costs: Mapping[str, Mapping[str, Cost]]) -> Row:
-        """The row with its costs, and what its change brought along against the baseline's."""
-        own, baseline = costs.get(self.name, {}), costs.get(self.baseline, {})
-        differing = [key for key in own if key in baseline and not _same(own[key], baseline[key])]
-        brought = tuple(f"{key} {amount(baseline[key])} → {amount(own[key])}" for key in differing)
-        return replace(self, costs=dict(own), brought_along=brought)
 
 
 def cell_json(cell: Cell) -> dict[str, Any]:
@@ -112,12 +105,6 @@ def _short(value: Any) -> str:
         return "nothing"
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 40 else text[:39] + "…"
-
-
-def _same(left: Cost, right: Cost) -> bool:
-    if isinstance(left, str) or isinstance(right, str):
-        return left == right
-    return math.isclose(left, right, rel_tol=1e-9)
 
 
 def amount(value: Cost) -> str:

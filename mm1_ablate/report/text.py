@@ -1,4 +1,4 @@
-"""A comparison as text: number formats and titles that all outputs share, the terminal table, Markdown, a rounded table.
+"""A comparison as text: number formats and titles that all outputs share, the terminal table, a rounded table.
 
 In: a `Comparison`. Out: strings, a pandas table, or lines on a rich console. Scores have one decimal, differences their sign.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -25,6 +24,8 @@ from mm1_ablate.report.verdicts import clear_by_itself
 
 NOTHING = "–"
 STYLES = {BETTER: "bold green", WORSE: "bold red", UNDECIDED: "dim", HOLE: "yellow", ONE_SEED: "yellow"}
+MOST_NAMES = 8
+"""Of arms that a sentence lists though there is nothing to say of them."""
 MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?"}
 
 
@@ -103,7 +104,7 @@ def headline(comparison: Comparison) -> str:
     )
     for words, named in rest:
         if named:
-            parts.append(f"{words}: " + ", ".join(row.name for row in named))
+            parts.append(f"{words}: " + (", ".join(row.name for row in named) if len(named) <= MOST_NAMES else f"{len(named)} arms"))
     sentence = f"{title} against the baseline – " + "; ".join(parts) + "."
     judged = comparison.expectations
     if judged:
@@ -131,6 +132,17 @@ def how_measured(comparison: Comparison) -> str:
         f"hold together at {error} error (Holm over {comparison.family} comparison{'s' if comparison.family != 1 else ''}; “no difference” "
         f"by two one-sided tests against ±{comparison.margin:g}); the other columns are exploratory, and bold differences there hold at a "
         f"false discovery rate of {error} (Benjamini-Hochberg)."
+    )
+
+
+def how_judged(comparison: Comparison) -> str:
+    """How expectations were judged, in two sentences."""
+    families = len({judgement.family for judgement in comparison.expectations})
+    error = percent(1 - comparison.confidence)
+    over = "over all expectations" if families < 2 else f"over the expectations of one sweep file; there are {families} such families"
+    return (
+        f"Confirmed and refuted hold together at {error} error (Holm) {over}. “Below by 5” is refuted by a difference that is clearly "
+        "above −5, even if it is below zero."
     )
 
 
@@ -162,46 +174,6 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 1) + 0.0
 
 
-def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def markdown(comparison: Comparison) -> str:
-    """The report as Markdown; pictures are looked for beside it."""
-    titles = [f"**{metric_title(metric)}**" if metric == comparison.primary else metric_title(metric) for metric in comparison.metrics]
-    lines = [f"# {comparison.study}", "", headline(comparison), ""]
-    if comparison.description:
-        lines += [comparison.description, ""]
-    lines += [_pipes(["arm", "n", *titles, "detectable", "verdict"]), "|---|--:|" + "--:|" * len(titles) + "--:|---|"]
-    for row in comparison.rows:
-        cells = [_markdown_cell(row, metric, comparison) for metric in comparison.metrics]
-        lines.append(_pipes([row.name, str(row.n), *cells, detectable(row, comparison.primary), row.verdict]))
-    lines += ["", how_measured(comparison), "", f"![Differences on {comparison.primary}](forest.png)", "", "![Scores by shots](shots.png)"]
-    if comparison.expectations:
-        lines += ["", "## Expected before the run", ""]
-        lines += [_pipes(["verdict", "because", "claim", "difference", "why"]), "|---|---|---|--:|---|"]
-        for judgement in comparison.expectations:
-            difference = f"{signed(judgement.estimate.difference)} {bracketed(judgement.estimate)}" if judgement.estimate else NOTHING
-            lines.append(_pipes([judgement.verdict, judgement.expectation.because, judgement.claim, difference, judgement.reason]))
-    if comparison.holes:
-        lines += ["", "## Holes", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
-    lines += ["", "## What was altered", "", _pipes(["arm", "altered", "which brought along", "notes"]), "|---|---|---|---|"]
-    for row in comparison.rows:
-        if not row.is_baseline or row.notes:
-            lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.brought_along), "; ".join(row.notes)]))
-    if comparison.remarks:
-        lines += ["", "## Worth knowing", "", *(f"- {remark}" for remark in comparison.remarks)]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_cell(row: Row, metric: str, comparison: Comparison) -> str:
-    cell = row.cells[metric]
-    if cell.estimate is None:
-        return number(cell.mean)
-    difference = signed(cell.estimate.difference)
-    return f"{number(cell.mean)}<br>{f'**{difference}**' if comparison.clear(cell) else difference} {interval(cell)}"
-
-
 # ---------------------------------------------------------------- terminal
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Table, conclusion and what a reader should know. Readable from 100 columns."""
@@ -209,7 +181,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print()
     console.print(Text(headline(comparison), style="bold"))
     for row in comparison.rows:
-        notes = [*row.notes, *(f"the change brought along: {change}" for change in row.brought_along)]
+        notes = [*row.notes, *([f"differs too, though not declared: {', '.join(row.brought_along)}"] if row.brought_along else [])]
         if notes:
             console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
     if comparison.expectations:
@@ -220,10 +192,35 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         line = Text(f"{MARKS[judgement.verdict]} {judgement.verdict}", style=colour)
         line.append(f": {judgement.expectation.because}\n", style="default")
         line.append(f"{judgement.claim}: {difference}{judgement.reason}", style="dim default")
+        if judgement.expectation.paper:
+            line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
         console.print(Padding(line, (0, 0, 0, 2)))
+    _print_effects(comparison, console)
     console.print()
-    for remark in (how_measured(comparison), *comparison.remarks):
+    if comparison.false_verdicts:
+        console.print(Text(comparison.false_verdicts.in_words()))
+    judged = [how_judged(comparison)] if comparison.expectations else []
+    for remark in (how_measured(comparison), *judged, *comparison.remarks):
         console.print(Text(remark, style="dim"))
+
+
+def _print_effects(comparison: Comparison, console: Console) -> None:
+    """Main effects, and of the interactions those that are clear."""
+    if not comparison.effects:
+        return
+    title = metric_title(comparison.primary)
+    console.print(f"\n[bold]Effects in grids[/] [dim]on {title}, means over the other axes; exploratory (Benjamini-Hochberg)[/]")
+    shown = [effect for effect in comparison.effects if not effect.is_interaction or comparison.clear_effect(effect)]
+    for effect in shown:
+        difference = f"{signed(effect.estimate.difference)} {bracketed(effect.estimate)}" if effect.estimate else NOTHING
+        clear = comparison.clear_effect(effect)
+        line = Text(f"{effect.group}: {effect.title}: ")
+        line.append(difference, style="bold" if clear else "")
+        line.append("" if clear else " a hole" if not effect.complete else " not clear", style="dim")
+        console.print(Padding(line, (0, 0, 0, 2)))
+    hidden = len(comparison.effects) - len(shown)
+    if hidden:
+        console.print(Padding(Text(f"{hidden} interaction{'s' if hidden > 1 else ''} not clear", style="dim"), (0, 0, 0, 2)))
 
 
 def _print_table(comparison: Comparison, console: Console) -> None:

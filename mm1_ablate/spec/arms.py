@@ -33,6 +33,12 @@ class Draft:
     """The place in the file that stands for the whole arm."""
     point: dict[str, Any] = field(default_factory=dict)
     """Of an arm of a grid: its paths and values."""
+    levels: tuple[str, ...] = ()
+    """Of an arm of a grid: its value on each axis, in words."""
+    left_out: bool = False
+    """Whether it is a point that the grid leaves out: no arm, but perhaps the baseline stands there."""
+    seeds: tuple[int, ...] = ()
+    """Of an arm that differs in its seeds alone."""
 
 
 def drafts_of(name: str, group: Group) -> tuple[list[Draft], list[Finding]]:
@@ -40,6 +46,8 @@ def drafts_of(name: str, group: Group) -> tuple[list[Draft], list[Finding]]:
     where: Keys = ("ablations", name)
     if group.grid is not None:
         return _grid(name, group, where)
+    if group.seeds is not None:
+        return [Draft(name, name, (), where, seeds=tuple(group.seeds))], []
     first = []
     if group.when_removed is not None:
         first.append(Edit("data.when_removed", plain(group.when_removed), where=(*where, "when_removed")))
@@ -108,16 +116,37 @@ def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Findi
     paths = [path for axis in axes for path in axis.paths]
     telling = {path for axis in axes for path in axis.telling()}
     labels = unique_tails(paths)
-    points = [tuple(edit for choice in choices for edit in choice) for choices in product(*(axis.choices for axis in axes))]
-    points, found = _without_exceptions(points, group.except_, paths, where)
+    everywhere = [tuple(edit for choice in choices for edit in choice) for choices in product(*(axis.choices for axis in axes))]
+    levels = {id(point): values for point, values in zip(everywhere, product(*axes_of(group).values()), strict=True)}
+    points, found = _without_exceptions(everywhere, group.except_, paths, where)
     names = [",".join(_label(labels[edit.path], edit.value) for edit in point if edit.path in telling) for point in points]
     shared = Counter(names)
     drafts = []
     for label, point in zip(names, points, strict=True):
         cell = {edit.path: edit.value for edit in point}
         unique = label if shared[label] == 1 else f"{label}~{fingerprint(cell)[:6]}"
-        drafts.append(Draft(f"{name}/{unique}", name, point, (*where, "grid"), cell))
+        drafts.append(Draft(f"{name}/{unique}", name, point, (*where, "grid"), cell, levels[id(point)]))
+    kept = {id(point) for point in points}
+    drafts += [Draft(name, name, point, where, levels=levels[id(point)], left_out=True) for point in everywhere if id(point) not in kept]
     return drafts, found
+
+
+def axes_of(group: Group) -> dict[str, tuple[str, ...]]:
+    """The axes of a grid that has no mistakes: by name, its values in words, such as 'image_size=48,image_tokens=4'."""
+    named = {}
+    for axis_name, values in (group.grid or {}).items():
+        axis, _ = _axis(axis_name, values, ())
+        telling, tails = axis.telling(), unique_tails(axis.paths)
+        if "." in axis_name:
+            words = [_text(choice[0].value) for choice in axis.choices]
+        else:
+            words = [",".join(_label(tails[edit.path], edit.value) for edit in choice if edit.path in telling) for choice in axis.choices]
+        repeated = Counter(words)
+        named[axis_name] = tuple(
+            word if repeated[word] == 1 else f"{word}~{fingerprint({edit.path: edit.value for edit in choice})[:6]}"
+            for word, choice in zip(words, axis.choices, strict=True)
+        )
+    return named
 
 
 def _axis(name: str, values: Sequence[Any], where: Keys) -> tuple[_Axis, list[Finding]]:

@@ -9,10 +9,12 @@ import re
 from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mm1_ablate.spec.experiment import Evaluation, Experiment
 from mm1_ablate.spec.messages import Finding, nearest
 from mm1_ablate.spec.sweep import Compare, Sweep
+from mm1_ablate.spec.yaml_file import read_tree
 
 TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
 METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core)/(?P<name>.+)")
@@ -21,6 +23,13 @@ METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core)/(?P<name>.+)")
 @cache
 def _shipped_tasks() -> frozenset[str]:
     return frozenset(path.stem for path in TASKS.glob("*.yaml"))
+
+
+@cache
+def task_record(task: str) -> Any:
+    """What the record of a task says: part of what its scores are, so that an edited task is evaluated again."""
+    path = Path(task) if task.endswith((".yaml", ".yml")) else TASKS / f"{task}.yaml"
+    return read_tree(path)[0]
 
 
 def unknown_tasks(experiment: Experiment) -> list[Finding]:
@@ -107,13 +116,15 @@ def expectations(
     found = []
     for index, expectation in zip(places, sweep.expect, strict=True):
         place = ("expect", index)
-        if expectation.arm in baselines:
-            found.append(Finding((*place, "arm"), f"'{expectation.arm}' is a baseline; expectations are about differences from it"))
-        elif expectation.arm not in arms and complete:
-            message = f"there is no arm '{expectation.arm}'; the arms are {_listed(sorted(set(arms) - set(baselines)))}"
-            found.append(Finding((*place, "arm"), message, nearest(expectation.arm, arms)))
-        experiment = arms.get(expectation.arm) or next(iter(arms.values()), None)
-        wrong = metric_problem(expectation.metric, experiment.evaluation) if experiment else None
+        if expectation.arm in baselines and expectation.than is None:
+            message = f"'{expectation.arm}' is a baseline; expectations are about differences from it"
+            found.append(Finding((*place, "arm"), message, "or say with 'than' from which arm"))
+        for key, name in (("arm", expectation.arm), ("than", expectation.than)):
+            if name is not None and name not in arms and complete:
+                message = f"there is no arm '{name}'; the arms are {_listed(sorted(set(arms) - set(baselines)))}"
+                found.append(Finding((*place, key), message, nearest(name, arms)))
+        both = [arms[name] for name in (expectation.arm, expectation.than) if name in arms] or list(arms.values())[:1]
+        wrong = next((wrong for experiment in both if (wrong := metric_problem(expectation.metric, experiment.evaluation))), None)
         if wrong:
             found.append(Finding((*place, "metric"), *wrong))
     return found

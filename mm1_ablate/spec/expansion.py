@@ -1,12 +1,11 @@
 """A sweep file becomes a study: its arms, and the distinct trials that feed them.
 
-In: a sweep file (or an experiment file: a study of its baseline alone) and the experiments that it names. Out: `Study`, or every
-problem of all those files at once. Arms that resolve to the same experiment share their trials.
+In: a sweep file with those that it includes (or an experiment file: a study of its baseline alone), and the experiments that they
+name. Out: `Study`, or every problem of all those files at once. Arms that resolve to the same experiment share their trials.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -14,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.alteration import Edit, Keys, altered
-from mm1_ablate.spec.arms import Draft, drafts_of
-from mm1_ablate.spec.claims import comparison, expectations, unknown_tasks
+from mm1_ablate.spec.arms import Draft, axes_of, drafts_of
+from mm1_ablate.spec.claims import comparison, expectations, task_record, unknown_tasks
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, digest, evaluation_identity, experiment_identity
 from mm1_ablate.spec.messages import Finding, nearest, validated
 from mm1_ablate.spec.paths import ABSENT, Node, PathError, plain
-from mm1_ablate.spec.study import Arm, Change, Study, Trial
+from mm1_ablate.spec.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.spec.sweep import Group, Sweep
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, read_tree
+from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, short
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, read_tree
 
-__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Study", "Trial", "load_experiment", "load_study"]
+__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study", "trial_of"]
 
 BASELINE = "baseline"
 
@@ -80,62 +80,65 @@ class _Expansion:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.file: SweepFile
+        """The file whose groups are being expanded."""
         self.problems: list[FileProblem] = []
-        self.marks: Marks
+        """Of experiments; those of sweep files are with the file."""
         self.arms: dict[str, Arm] = {}
+        self.grids: dict[str, Grid] = {}
         self.identities: dict[str, _Identity] = {}
         self.complete = True
-        """Whether every arm that the file means is known."""
-        self.expectations: list[int] = []
-        """Places of the expectations that are right in themselves."""
+        """Whether every arm that the files mean is known."""
         self._experiments: dict[Path, Experiment | None] = {}
 
     def study(self) -> Study:
-        sweep, alone = self._sweep()
-        if sweep is None:
-            raise FileErrors(self.problems)
+        files = read_with_included(self.path)
+        self.file = first = files[0]
+        self.complete = first.complete
+        if first.sweep is None:
+            raise FileErrors(problem for file in files for problem in file.problems)
+        sweep = first.sweep
         base = self._base(sweep, sweep.experiment, ("experiment",), BASELINE, "")
-        for name, group in sweep.ablations.items():
-            self._expand(sweep, name, group, base)
+        for file in files:
+            self.file = file
+            for name, group in file.sweep.ablations.items() if file.sweep else ():
+                self._expand(sweep, name, group, base)
         baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
-        compare, found = comparison(sweep.compare, not alone, [arm.experiment for arm in baselines])
+        compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
+        first.report(found)
         experiments = {name: arm.experiment for name, arm in self.arms.items()}
-        found += expectations(sweep, self.expectations, experiments, {arm.name for arm in baselines}, self.complete)
-        self._report(found)
-        if self.problems:
-            raise FileErrors(self.problems)
-        sweep = sweep.model_copy(update={"compare": compare})
-        return Study(sweep.sweep, sweep, self.path, tuple(self.arms.values()), tuple(self._trials(sweep.seeds)))
+        for file in files:
+            if file.sweep is not None:
+                names = {arm.name for arm in baselines}
+                file.report(expectations(file.sweep, file.expectations, experiments, names, self.complete))
+        problems = [problem for file in files for problem in file.problems] + self.problems
+        if problems:
+            raise FileErrors(problems)
+        sweeps = [file.sweep for file in files if file.sweep is not None]
+        sweep = sweep.model_copy(
+            update={
+                "compare": compare,
+                "ablations": {name: group for one in sweeps for name, group in one.ablations.items()},
+                "expect": [expectation for one in sweeps for expectation in one.expect],
+            }
+        )
+        return Study(
+            name=sweep.sweep,
+            sweep=sweep,
+            path=self.path,
+            arms=tuple(self.arms.values()),
+            trials=tuple(self._trials(sweep.seeds)),
+            grids=self.grids,
+            included=tuple(file.path for file in files[1:]),
+            families=tuple(one.sweep for one in sweeps for _ in one.expect),
+        )
 
     def _report(self, found: Iterable[Finding]) -> None:
-        self.problems += self.marks.problems(found)
-
-    def _sweep(self) -> tuple[Sweep | None, bool]:
-        """The sweep that the file declares, as far as it is right, and whether the file is an experiment instead."""
-        tree, self.marks, self.problems = read_tree(self.path)
-        if isinstance(tree, dict) and "sweep" not in tree and {"data", "model", "training"} & set(tree):
-            name = re.sub(r"[^A-Za-z0-9_.\- ]+", "-", str(tree.get("experiment") or self.path.stem)).lstrip("_.- ")[:80]
-            self.problems = []  # they come again with those of the experiment
-            return Sweep(sweep=name or "experiment", experiment=self.path.name, seeds=[0]), True
-        sweep, found = validated(Sweep, tree)
-        self._report(found)
-        if isinstance(tree, dict) and isinstance(tree.get("expect"), list):
-            self.expectations = list(range(len(tree["expect"])))
-        while sweep is None and found:
-            # What is right is expanded all the same, so that its problems are shown too.
-            wrong = {finding.path[1] for finding in found if finding.path[:1] == ("expect",) and len(finding.path) > 1}
-            self.expectations = [place for index, place in enumerate(self.expectations) if index not in wrong]
-            left = _without_wrong(tree, found)
-            self.complete = False
-            if left is None or left == tree:
-                return None, False
-            tree = left
-            sweep, found = validated(Sweep, tree)
-        return sweep, False
+        self.file.report(found)
 
     def _experiment(self, name: str, where: Keys) -> Experiment | None:
-        path = (self.path.parent / Path(name).expanduser()).resolve()
-        shown = self.path.parent / Path(name).expanduser()
+        shown = self.file.beside(name)
+        path = shown.resolve()
         if path not in self._experiments:
             self._experiments[path] = None
             if not path.is_file():
@@ -143,7 +146,7 @@ class _Expansion:
                 self._report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None
             try:
-                self._experiments[path] = load_experiment(_short(shown))
+                self._experiments[path] = load_experiment(short(shown))
             except FileErrors as errors:
                 self.problems += errors.problems
         return self._experiments[path]
@@ -176,15 +179,22 @@ class _Expansion:
             base = self._base(sweep, group.experiment, ("ablations", name, "experiment"), f"{name}/{BASELINE}", name)
         if base is None:
             return
+        for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
+            message = f"seed {seed} is one of the sweep's own: with it the arm would be the baseline itself, not another draw of it"
+            self._report([Finding(("ablations", name, "seeds"), message, "take other seeds")])
         wrong: dict[Finding, list[str]] = {}
-        for draft in drafts:
+        for draft in (draft for draft in drafts if not draft.left_out):
             for finding in self._arm(draft, base):
                 wrong.setdefault(finding, []).append(draft.name)
         for finding, names in wrong.items():
             # The points of a grid that fail for the same reason are told together.
             several = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            in_arm = f"in arm '{names[0]}'{several}: " if len(drafts) > 1 and drafts[0].point else ""
+            in_arm = f"in arm '{names[0]}'{several}: " if group.grid is not None and len(drafts) > 1 else ""
             self._report([replace(finding, message=in_arm + finding.message)])
+        if group.grid is not None and not found:
+            standing = {draft.levels: draft.name for draft in drafts if draft.name in self.arms}
+            left_out = {draft.levels: base.arm.name for draft in drafts if draft.left_out and _is_baseline(draft, base)}
+            self.grids[name] = Grid(axes_of(group), {**standing, **left_out})
 
     def _arm(self, draft: Draft, base: _Base) -> list[Finding]:
         """Make an arm of a baseline and keep it, or say what is wrong with it."""
@@ -193,10 +203,10 @@ class _Expansion:
             self.complete = False
             return found
         identity = _Identity.of(experiment)
-        if identity == base.identity:
+        if identity == base.identity and not draft.seeds:
             self._report([_nothing_changed(draft, base)])
         changes = _changes(base.tree, plain(experiment), draft.edits, consequences)
-        self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes), draft.where)
+        self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
         return []
 
@@ -210,45 +220,31 @@ class _Expansion:
             self.arms[arm.name] = arm
 
     def _trials(self, seeds: Sequence[int]) -> Iterable[Trial]:
-        feeding: dict[str, list[Arm]] = {}
+        feeding: dict[tuple[str, int], list[Arm]] = {}
         for arm in self.arms.values():
-            feeding.setdefault(self.identities[arm.name].digest, []).append(arm)
-        for arms in feeding.values():
-            experiment, names = arms[0].experiment, tuple(arm.name for arm in arms)
-            for seed in seeds:
-                training = digest({**self.identities[names[0]].training, "seed": seed})
-                evaluation = digest(evaluation_identity(experiment, training))
-                yield Trial(f"{names[0]}/seed-{seed}", names, seed, experiment, training, evaluation)
+            for seed in arm.seeds or seeds:
+                feeding.setdefault((self.identities[arm.name].digest, seed), []).append(arm)
+        for (_, seed), arms in feeding.items():
+            names = tuple(arm.name for arm in arms)
+            yield trial_of(arms[0].experiment, names, seed, self.identities[names[0]].training)
 
 
-def _without_wrong(tree: Any, found: Sequence[Finding]) -> dict[str, Any] | None:
-    """A copy of a sweep's mapping without what is wrong; nothing if what is left cannot be expanded."""
-    if not isinstance(tree, dict):
-        return None
-    whole, tree = tree, dict(tree)
-    for finding in found:
-        first = finding.path[0] if finding.path else None
-        if first == "sweep":
-            tree["sweep"] = "unnamed"
-        elif first == "experiment" or first is None:
-            return None
-        elif first == "ablations" and len(finding.path) > 1 and isinstance(tree.get("ablations"), dict):
-            tree["ablations"] = _without(tree["ablations"], finding.path[1:] if finding.at_key else finding.path[1:2])
-        elif first == "expect" and len(finding.path) > 1:
-            wrong = {other.path[1] for other in found if other.path[:1] == ("expect",) and len(other.path) > 1}
-            tree["expect"] = [entry for index, entry in enumerate(whole["expect"]) if index not in wrong]
-        else:
-            tree.pop(str(first), None)
-    return tree
+def trial_of(experiment: Experiment, arms: tuple[str, ...], seed: int, identity: dict[str, Any] | None = None) -> Trial:
+    """The trial of an experiment at a seed.
+
+    Args:
+        arms: names of the arms that it feeds.
+        identity: of the experiment (`experiment_identity`), if it is known already.
+    """
+    training = digest({**(identity or experiment_identity(experiment)), "seed": seed})
+    records = {task: task_record(task) for task in experiment.evaluation.tasks}
+    evaluation = digest(evaluation_identity(experiment, training, records))
+    return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation)
 
 
-def _without(tree: Any, path: Keys) -> Any:
-    """A copy of a mapping without the entry at a path of keys."""
-    if not isinstance(tree, dict):
-        return tree
-    if len(path) == 1:
-        return {key: value for key, value in tree.items() if key != path[0]}
-    return {key: _without(value, path[1:]) if key == path[0] else value for key, value in tree.items()}
+def _is_baseline(draft: Draft, base: _Base) -> bool:
+    experiment, _, _ = _made(base.tree, draft.edits, draft.where)
+    return experiment is not None and _Identity.of(experiment) == base.identity
 
 
 def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys) -> tuple[Experiment | None, list[Finding], list[str]]:
@@ -307,9 +303,3 @@ def _value(root: Node, path: str) -> Any:
     except PathError:
         return None
     return None if value is ABSENT else int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _short(path: Path) -> Path:
-    """A path as people write it, relative to where they are if it lies there."""
-    full = path.resolve()
-    return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full

@@ -39,12 +39,14 @@ class Preparation(Settings):
 
     @property
     def name(self) -> str:
-        """For people: 'image_encoder contrastive 48px seed 0'."""
+        """For people: 'image_encoder contrastive 48px 3x96 seed 0'."""
         if isinstance(self.settings, LanguageModel):
             what = self.settings.model_type or self.settings.name
         else:
             objective = self.settings.preparation.objective if self.settings.preparation else "as it is"
-            what = f"{objective} {self.settings.image_size}px"
+            encoder = self.settings
+            size = f"{encoder.depth}x{encoder.width}" if isinstance(encoder, VisionTransformer) else encoder.name
+            what = f"{objective} {encoder.image_size}px {size}"
         return f"{self.kind} {what} seed {self.seed}"
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ class Arm:
     baseline: str
     """Name of the arm that it is compared with; a baseline's own name."""
     changes: tuple[Change, ...] = ()
+    seeds: tuple[int, ...] = ()
+    """Of an arm that equals its baseline but for its seeds; empty: those of the sweep."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The arms of a group as points of a grid."""
+
+    axes: Mapping[str, tuple[str, ...]]
+    """By the name of an axis, its values in words, in the order of the file."""
+    cells: Mapping[tuple[str, ...], str]
+    """By the values on all axes, the arm that stands there; the baseline where it is the point that the file left out."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,21 @@ class Study:
     """The sweep's baseline first; a group's own baseline before the group."""
     trials: tuple[Trial, ...]
     """Distinct, in the order of the arms."""
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+    """By group, of those that declare a grid."""
+    included: tuple[Path, ...] = ()
+    """Further sweep files that are part of it."""
+    families: tuple[str, ...] = ()
+    """Of each expectation, the sweep that declares it: those of a sweep are one family. Empty: all are."""
+
+    @property
+    def row_count(self) -> int:
+        """Arms times seeds: trials before those that are the same are joined."""
+        return sum(len(self.seeds_of(arm.name)) for arm in self.arms)
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds that an arm is trained with."""
+        return self.arm(arm).seeds or tuple(self.sweep.seeds)
 
     @cached_property
     def _trials_by_arm(self) -> dict[str, list[Trial]]:
@@ -80,7 +108,8 @@ class Study:
         Raises:
             KeyError: there is none.
         """
-        found = next((arm for arm in self.arms if arm.name == name), None)
-        if found is None:
-            raise KeyError(name)
-        return found
+        return self._arms_by_name[name]
+
+    @cached_property
+    def _arms_by_name(self) -> dict[str, Arm]:
+        return {arm.name: arm for arm in self.arms}

@@ -27,8 +27,15 @@ def _one_is_a_list(value: Any) -> Any:
 Paths = Annotated[list[DottedPath], BeforeValidator(_one_is_a_list, json_schema_input_type=str | list[DottedPath]), Field(min_length=1)]
 
 
+def _without_repeats(seeds: list[int]) -> list[int]:
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise ValueError(f"seed {', '.join(map(str, twice))} is given more than once; a repeated seed is the same trial")
+    return seeds
+
+
 class Group(Settings):
-    """One or several arms: exactly one of remove, remove_each, alter and grid; remove with alter is one arm that does both."""
+    """One or several arms: exactly one of remove, remove_each, alter, grid and seeds; remove with alter is one arm that does both."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -44,20 +51,27 @@ class Group(Settings):
     """Axes whose product gives the arms: a path with its values, or a name with mappings that set several paths together."""
     except_: list[Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]] = Field(default=[], alias="except")
     """Points of the grid that are left out: those where all of a mapping's paths have the given values."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Seeds that the sweep does not have: an arm that equals the baseline in all else (A/A), so that any difference is chance."""
     when_removed: Literal["renormalise", "shrink"] | FillWith | None = None
     """What becomes of a removed share in this group; nothing: what the experiment's data.when_removed says."""
     experiment: str | None = None
     """An experiment file that is this group's own baseline."""
 
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
+        return seeds if seeds is None else _without_repeats(seeds)
+
     @model_validator(mode="after")
     def _one_kind(self) -> Group:
-        kinds = [kind for kind in ("remove", "remove_each", "alter", "grid") if getattr(self, kind) is not None]
+        kinds = [kind for kind in ("remove", "remove_each", "alter", "grid", "seeds") if getattr(self, kind) is not None]
         if not kinds:
-            raise ValueError("expected one of remove, remove_each, alter or grid")
+            raise ValueError("expected one of remove, remove_each, alter, grid or seeds")
         if len(kinds) > 1 and kinds != ["remove", "alter"]:
             raise Misfit(
                 kinds[1],
-                f"a group has one of remove, remove_each, alter and grid (remove with alter is one arm), not {' and '.join(kinds)}",
+                f"a group has one of remove, remove_each, alter, grid and seeds (remove with alter is one arm), not {' and '.join(kinds)}",
             )
         if self.except_ and self.grid is None:
             raise Misfit("except", "leaves out points of a grid, and this group has no grid")
@@ -80,20 +94,26 @@ class Compare(Settings):
 
 
 class Expectation(Settings):
-    """A claim about an arm's difference from its baseline, made before the run."""
+    """A claim about an arm's difference from its baseline, or from another arm, made before the run."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     arm: str
+    than: str | None = None
+    """The arm that it is compared with; nothing: its baseline."""
     metric: str
     is_: Literal["above", "below", "within"] = Field(alias="is")
     """Above or below the baseline by at least `by` points, or within `by` points of it."""
     by: NotNegative = 0.0
     because: str
     """Why it is expected; the report repeats it."""
+    paper: str = ""
+    """The numbers that others have published on it, in their words; the report shows them beside one's own."""
 
     @model_validator(mode="after")
     def _within_something(self) -> Expectation:
+        if self.than == self.arm:
+            raise Misfit("than", f"'{self.arm}' is compared with itself")
         if self.is_ == "within" and not self.by:
             raise Misfit("by", "expected the number of points above 0 that 'within' means")
         return self
@@ -135,6 +155,9 @@ class Sweep(Settings):
     """Replicates: initialisation and data order, shared by all arms."""
     everywhere: dict[DottedPath, JsonValue] = {}
     """Paths and values for the baseline and all arms alike, such as fewer steps for a quick look."""
+    include: Annotated[list[str], BeforeValidator(_one_is_a_list, json_schema_input_type=str | list[str])] = []
+    """Other sweep files, relative to this one, whose ablations and expectations are part of this study too. They must name the same
+    experiment and the same `everywhere`; seeds, comparison, resources and budget are those of this file."""
     ablations: dict[GroupName, Group] = {}
     compare: Compare = Compare()
     expect: list[Expectation] = []
@@ -144,7 +167,4 @@ class Sweep(Settings):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
-        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-        if twice:
-            raise ValueError(f"seed {', '.join(map(str, twice))} is given more than once; a repeated seed is the same trial")
-        return seeds
+        return _without_repeats(seeds)

@@ -14,6 +14,7 @@ import webbrowser
 from collections.abc import Callable
 
 from mm1_ablate.spec.expansion import Study
+from mm1_ablate.study.scheduler import sigterm_interrupts
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.tracking import SILENT, mirror, tracking_uri
 
@@ -60,7 +61,16 @@ def serve(
         say(f"port {port} is taken; using {free}")
     base = f"http://{HOST}:{free}"
     lines = addresses(study, store, base) if study else [base]
-    server = start_server(store, free)
+    try:
+        with sigterm_interrupts():
+            return _serve(store, free, lines, open_browser, say)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _serve(store: Store, port: int, lines: list[str], open_browser: bool, say: Callable[[str], None]) -> int:
+    """Start the server, say where to look, and end it whatever ends this."""
+    server = start_server(store, port)
     try:
         say("MLflow is up; Ctrl-C ends it")
         for line in lines:
@@ -68,8 +78,6 @@ def serve(
         if open_browser:
             webbrowser.open(lines[0].split()[-1])
         return server.wait()
-    except KeyboardInterrupt:
-        return 0
     finally:
         stop(server)
 

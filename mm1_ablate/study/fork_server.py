@@ -257,6 +257,7 @@ def main(folder: Path, modules: Sequence[str]) -> None:
         server.serve()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".lock").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

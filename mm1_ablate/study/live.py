@@ -40,6 +40,12 @@ class Row:
     kind: str
     """trial, image_encoder or language_model: rows of a kind take about as long as each other."""
     state: TrialState
+    key: str = ""
+    """What tells it from others, where a name may not: two encoders of other sizes, say."""
+
+    @property
+    def identity(self) -> str:
+        return self.key or self.name
 
     @property
     def share(self) -> float:
@@ -79,11 +85,11 @@ class Watch:
 
     def _trial(self, trial: Trial) -> Row:
         key = trial.evaluation_fingerprint
-        return self._final.get(key) or self._keep(key, Row(trial.name, "trial", self.store.status(trial)))
+        return self._final.get(key) or self._keep(key, Row(trial.name, "trial", self.store.status(trial), key))
 
     def _preparation(self, part: Preparation) -> Row:
         key = part.fingerprint
-        return self._final.get(key) or self._keep(key, Row(part.name, part.kind, self.store.preparation_status(part)))
+        return self._final.get(key) or self._keep(key, Row(part.name, part.kind, self.store.preparation_status(part), key))
 
     def _keep(self, key: str, row: Row) -> Row:
         if row.state.status == "done":
@@ -145,8 +151,8 @@ def table(rows: Sequence[Row], height: int) -> RenderableType:
         chosen = [row for row in rows if row.state.status == "running"]
         chosen += [row for row in rows if row.state.status in ("failed", "interrupted")]
         chosen += recent[::-1] + [row for row in rows if row.state.status == "missing"]
-        names = {row.name for row in chosen[: max(1, height - 1)]}
-        shown = [row for row in rows if row.name in names]
+        identities = {row.identity for row in chosen[: max(1, height - 1)]}
+        shown = [row for row in rows if row.identity in identities]
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0), expand=True)
     grid.add_column("trial", overflow="ellipsis", no_wrap=True, ratio=8)
     grid.add_column("", overflow="ellipsis", no_wrap=True, ratio=7)
@@ -203,10 +209,10 @@ class View:
         rows = self.watch.rows()
         for row in rows:
             status = row.state.status
-            if self._last.get(row.name, "missing") == status:
+            if self._last.get(row.identity, "missing") == status:
                 continue
-            known_before = row.name not in self._last and (row.state.finished or 0) < self.watch.began
-            self._last[row.name] = status
+            known_before = row.identity not in self._last and (row.state.finished or 0) < self.watch.began
+            self._last[row.identity] = status
             if not (known_before and status in ("done", "failed", "interrupted")):
                 detail = f" in {duration(row.state.seconds)}" if status == "done" else f": {row.state.reason}" if status == "failed" else ""
                 self._print(f"{row.name} {status}{detail}")

@@ -15,12 +15,11 @@ from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
 from mm1_ablate.study.cost import Estimate, RowContent, TrialTokens, estimate, preparation_flops, training_flops, trial_tokens
+from mm1_ablate.study.power import Detectable, detectable
 from mm1_ablate.study.sizes import Sizes
 from mm1_ablate.study.store import Store
 
 TO_BE_DONE = ("run", "resume", "evaluate")
-POWER = 0.8
-"""Chance of finding a difference that the plan calls detectable."""
 
 
 @dataclass(frozen=True)
@@ -71,36 +70,6 @@ class PreparationRow:
     """done, run, or not needed: its trials have no more to do."""
     trials: int
     flops: float
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """What a study's seeds can find, with 80 % power, in its primary metric."""
-
-    seeds: int
-    in_deviations: float | None
-    """In standard deviations (over seeds) of the paired difference to the baseline; nothing with a single seed."""
-    in_deviations_after_holm: float | None
-    """The same for the first step of Holm's correction over all arms."""
-    deviation: float | None
-    """That deviation in points, as finished trials of this study show it; nothing without two seeds of an arm and the baseline."""
-
-    @property
-    def in_points(self) -> float | None:
-        known = self.deviation is not None and self.in_deviations is not None
-        return self.deviation * self.in_deviations if known else None  # type: ignore[operator]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "in_points": self.in_points, "power": POWER}
-
-    def in_words(self) -> str:
-        if self.in_deviations is None:
-            return "with one seed no difference can be told from the luck of a seed: declare three or more"
-        words = f"{self.seeds} seeds can tell differences of {self.in_deviations:.1f} sd of the paired difference ({POWER:.0%} power"
-        if self.in_deviations_after_holm is not None and self.in_deviations_after_holm > self.in_deviations:
-            words += f"; {self.in_deviations_after_holm:.1f} sd after Holm over all arms"
-        words += ")"
-        return words + (f": about {self.in_points:.1f} points, by the trials so far" if self.in_points is not None else "")
 
 
 @dataclass(frozen=True)
@@ -172,7 +141,7 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False) -
     return Plan(
         studies=tuple(studies),
         rows=tuple(rows.values()),
-        row_count=sum(len(study.arms) * len(study.sweep.seeds) for study in studies),
+        row_count=sum(study.row_count for study in studies),
         preparations=preparations,
         cost=cost,
         detectable={study.name: detectable(study, store) for study in studies},
@@ -239,36 +208,3 @@ def _over_budget(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
         budget = study.sweep.budget
         broken += [f"{study.name}: {line}" for line in cost.against(gpu_hours=budget.gpu_hours, cpu_hours=budget.cpu_hours)]
     return tuple(broken)
-
-
-def detectable(study: Study, store: Store) -> Detectable:
-    """What the declared seeds can find, in deviations, and in points where finished trials give the deviation."""
-    from mm1_ablate.report.statistics import minimum_detectable_effect
-
-    seeds = len(study.sweep.seeds)
-    confidence = study.sweep.compare.confidence
-    compared = sum(arm.baseline != arm.name for arm in study.arms)
-    if seeds < 2:
-        return Detectable(seeds, None, None, None)
-    return Detectable(
-        seeds,
-        minimum_detectable_effect(1.0, seeds, confidence, POWER),
-        minimum_detectable_effect(1.0, seeds, confidence, POWER, comparisons=max(compared, 1)),
-        pilot_deviation(study, store),
-    )
-
-
-def pilot_deviation(study: Study, store: Store) -> float | None:
-    """Standard deviation over seeds of the paired difference in the primary metric, pooled over arms, from what has finished."""
-    results = store.results(study)
-    scores = results[results["metric"] == study.sweep.compare.primary]
-    table = scores.pivot_table(index="seed", columns="arm", values="value")
-    squares, degrees = 0.0, 0
-    for arm in study.arms:
-        if arm.baseline == arm.name or arm.name not in table or arm.baseline not in table:
-            continue
-        differences = (table[arm.name] - table[arm.baseline]).dropna()
-        if len(differences) > 1:
-            squares += float(((differences - differences.mean()) ** 2).sum())
-            degrees += len(differences) - 1
-    return (squares / degrees) ** 0.5 if degrees and squares else None

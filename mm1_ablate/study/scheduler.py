@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -26,10 +25,9 @@ from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
 from mm1_ablate.study import child
 from mm1_ablate.study.fork_server import PRELOADED
-from mm1_ablate.study.store import HELD, Store
+from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement
+from mm1_ablate.study.store import Store
 
-RUN_TRIAL = "mm1_ablate.study.trial:run_trial"
-RUN_PREPARATION = "mm1_ablate.study.trial:run_preparation"
 OBJECT_STORE_BYTES = 100_000_000
 """Nothing large goes through Ray: models and data live in the store and in the children."""
 LOST_NODE_RETRIES = 2
@@ -66,41 +64,6 @@ class Work:
     @property
     def evaluations(self) -> list[str]:
         return [trial.evaluation_fingerprint for trial in self.trials]
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How the work of one run is done on any node. Travels to the workers."""
-
-    store_root: str
-    server_folder: Path
-    cpus: float
-    gpus: float
-    run_trial: str = RUN_TRIAL
-    run_preparation: str = RUN_PREPARATION
-    preload: tuple[str, ...] = PRELOADED
-    directory: str = field(default_factory=os.getcwd)
-    import_paths: tuple[str, ...] = field(default_factory=lambda: tuple(path for path in sys.path if path))
-
-    def do(self, function: str, folder: Path, arguments: dict[str, Any]) -> None:
-        """Do a piece of work in a child. If the child could not say itself why it failed, that is said here."""
-        threads, environment = child.share_of_machine(self.cpus, self.gpus)
-        log, arguments = str(folder / "log.txt"), {"store_root": self.store_root} | arguments
-        job = child.Job(function, arguments, log, threads, environment, self.directory, self.import_paths)
-        ended = child.run(self.server_folder, job, self.preload)
-        store = Store(self.store_root)
-        if ended.signal is not None:
-            hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
-            store.fail(folder, f"killed by {signal.Signals(ended.signal).name}{hint}")
-        elif ended.code not in (0, HELD) and store.recorded(folder) != "failed":
-            store.fail(folder, f"ended with exit code {ended.code}; see {log}")
-
-    def prepare(self, fingerprint: str, folder: Path) -> None:
-        self.do(self.run_preparation, folder, {"fingerprint": fingerprint})
-
-    def train_and_evaluate(self, fingerprint: str, evaluations: list[str]) -> None:
-        folder = Store(self.store_root).trial_folder(fingerprint)
-        self.do(self.run_trial, folder, {"fingerprint": fingerprint, "evaluations": evaluations})
 
 
 def run_study(
@@ -156,7 +119,7 @@ def run_study(
         raise ResourcesMissing(f"a trial asks for {resources.cpus:g} cpus (resources.cpus in the sweep), and there are {cores} here")
     interrupted = False
     try:
-        with _sigterm_interrupts():
+        with sigterm_interrupts():
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
                 _check_resources(resources.cpus, resources.gpus, say if address != "local" else None)
@@ -347,7 +310,7 @@ def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """SIGTERM like Ctrl-C: so a batch system's warning leaves nothing behind."""
     if threading.current_thread() is not threading.main_thread():
         yield

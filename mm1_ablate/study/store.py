@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mm1_ablate.spec.experiment import Evaluation, Experiment
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
+from mm1_ablate.study.files import read_json, read_json_or_nothing, replacing, write_atomically, write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -152,7 +153,7 @@ class Store:
         folder = self.trial_folder(trial.fingerprint)
         _check_fingerprint(folder / "trial.json", trial.fingerprint)
         trained = (folder / "model.pt").exists()
-        record = _read_json_or_nothing(folder / "status.json")
+        record = read_json_or_nothing(folder / "status.json")
         times: dict[str, Any] = {"started": record.get("started"), "finished": record.get("finished")}
         if self.has_scores(trial):
             return TrialState("done", "finished", trained, **times)
@@ -182,7 +183,7 @@ class Store:
         """Where a preparation stands."""
         folder = self.prepared_folder(preparation)
         _check_fingerprint(folder / "preparation.json", preparation.fingerprint)
-        record = _read_json_or_nothing(folder / "status.json")
+        record = read_json_or_nothing(folder / "status.json")
         status = record.get("status", "missing")
         if status == "running":
             return self._working(folder, record, trained=False)
@@ -190,7 +191,7 @@ class Store:
         return TrialState(status, reason, status == "done", "prepare", started=record.get("started"), finished=record.get("finished"))
 
     def _working(self, folder: Path, record: dict[str, Any], trained: bool) -> TrialState:
-        progress = _read_json_or_nothing(folder / "progress.json")
+        progress = read_json_or_nothing(folder / "progress.json")
         step, steps = progress.get("step", 0), progress.get("steps", 0)
         reached = f"{progress['stage']} {step} of {steps}" if progress else "started"
         live = is_held(folder)
@@ -238,7 +239,7 @@ class Store:
 
     def start(self, folder: Path, stage: str, evaluation: str | None = None) -> None:
         """Say that a held folder is being worked on."""
-        previous = _read_json_or_nothing(folder / "status.json")
+        previous = read_json_or_nothing(folder / "status.json")
         started = previous["started"] if previous.get("status") == "running" and previous.get("pid") == os.getpid() else time.time()
         (folder / "error.txt").unlink(missing_ok=True)
         if previous.get("pid") != os.getpid():
@@ -248,17 +249,17 @@ class Store:
 
     def finish(self, folder: Path) -> None:
         """Say that a folder's work is done."""
-        record = _read_json_or_nothing(folder / "status.json")
+        record = read_json_or_nothing(folder / "status.json")
         write_json(folder / "status.json", record | {"status": "done", "finished": time.time()})
 
     def fail(self, folder: Path, reason: str) -> None:
         """Say in a line why a folder's work failed."""
-        record = _read_json_or_nothing(folder / "status.json")
+        record = read_json_or_nothing(folder / "status.json")
         write_json(folder / "status.json", record | {"status": "failed", "reason": reason, "finished": time.time()})
 
     def recorded(self, folder: Path) -> str:
         """The status that a folder's record has, whether or not it still holds."""
-        return _read_json_or_nothing(folder / "status.json").get("status", "missing")
+        return read_json_or_nothing(folder / "status.json").get("status", "missing")
 
     def retry(self, folder: Path) -> None:
         """Let a failure be tried again."""
@@ -357,44 +358,9 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A place beside a file, which takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        if durable:
-            with open(beside, "rb") as written:
-                os.fsync(written.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
-    with replacing(path, durable) as beside:
-        beside.write_bytes(content)
-
-
-def write_json(path: Path, value: Any, durable: bool = True) -> None:
-    write_atomically(path, json.dumps(value, indent=1).encode(), durable)
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_bytes())
-
-
-def _read_json_or_nothing(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        return {}
-
-
 def _check_fingerprint(path: Path, fingerprint: str) -> bool:
     """Whether the record of a fingerprint is there."""
-    there = _read_json_or_nothing(path).get("fingerprint")
+    there = read_json_or_nothing(path).get("fingerprint")
     if there not in (None, fingerprint):
         raise FingerprintCollision(f"{path.parent} belongs to {there}, not to {fingerprint}")
     return there is not None

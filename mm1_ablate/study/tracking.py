@@ -35,6 +35,8 @@ VIEW = "by-arm"
 """Key of the view that the printed address opens."""
 MOST_POINTS = 500
 """Of a curve, each key."""
+SHOWN_DECIMALS = 2
+"""Of scores: MLflow shows every digit that it gets. The store keeps them all."""
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "GIT_PYTHON_REFRESH": "quiet"}
 
 
@@ -62,7 +64,7 @@ class Mirrored:
     @property
     def report(self) -> str:
         """Path of the report, below the server's address."""
-        return f"/#/experiments/{self.experiment_id}/runs/{self.comparison_run}/artifacts/report/report.html"
+        return f"/#/experiments/{self.experiment_id}/runs/{self.comparison_run}/artifacts/report/report.html?workflowType=machine_learning"
 
 
 def tracking_uri(store: Store) -> str:
@@ -223,7 +225,7 @@ def _write_trial(
         client.log_batch(run, params=parameters[start : start + 100])
     metrics = _curve_metrics(store.curve(trial), began)
     ended = int((state.finished or 0) * 1000) or began
-    metrics += [Metric(short_metric(name), value, ended, 0) for name, value in scores.items()]
+    metrics += [Metric(short_metric(name), round(value, SHOWN_DECIMALS), ended, 0) for name, value in scores.items()]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run, metrics=metrics[start : start + 1000])
     # Last: a run without its outcome was cut short, and is written again.
@@ -283,7 +285,7 @@ def _write_comparison(
     wanted = results[results["metric"].isin(study.sweep.compare.metrics)]
     means = wanted.groupby(["arm", "metric"], sort=False)["value"].mean().reset_index()
     rows = zip(means["arm"], means["metric"], means["value"], strict=True)
-    metrics = [Metric(_allowed(f"{short_metric(metric)} {arm}"), float(mean), now, 0) for arm, metric, mean in rows]
+    metrics = [Metric(_allowed(f"{short_metric(metric)} {arm}"), round(float(mean), SHOWN_DECIMALS), now, 0) for arm, metric, mean in rows]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run, metrics=metrics[start : start + 1000])
     if table is not None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mm1_ablate.spec.preparation import preparations_of
 from mm1_ablate.spec.progress import Progress
-from mm1_ablate.study.store import HELD, AlreadyRunning, Store, write_atomically, write_json
+from mm1_ablate.study.files import write_atomically, write_json
+from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 
 REPORT_EVERY = 0.5
 """Seconds between two writes of the progress."""

@@ -16,7 +16,7 @@ from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import MultimodalModel, build, random_state
 from mm1_ablate.spec.experiment import Experiment, Training
-from mm1_ablate.spec.progress import Progress
+from mm1_ablate.spec.progress import Progress, Stage
 from mm1_ablate.training.module import AtomicCheckpointIO, PackedTraining, Watch, save_atomically
 
 CHECKPOINT, WEIGHTS, CURVE = "last.ckpt", "model.pt", "curve.jsonl"
@@ -84,7 +84,7 @@ def train(
     encoder_scale: float,
     folder: Path,
     report: Callable[[Progress], None],
-    stage: str = "train",
+    stage: Stage = "train",
 ) -> None:
     """Train a model in place over a loader's batches, from the checkpoint in the folder if there is one."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import MultimodalModel
 from mm1_ablate.spec.experiment import Training
-from mm1_ablate.spec.progress import Progress
+from mm1_ablate.spec.progress import Progress, Stage
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Watch(lightning.Callback):
     """Tells progress, keeps the learning curve, saves every so many steps. Reads the loss only then: reading waits for it."""
 
     def __init__(
-        self, folder: Path, steps: int, save_every: int, report: Callable[[Progress], None], stage: str = "train", curve_points: int = 100
+        self, folder: Path, steps: int, save_every: int, report: Callable[[Progress], None], stage: Stage = "train", curve_points: int = 100
     ) -> None:
         self.folder, self.steps, self.save_every, self.report, self.stage = folder, steps, save_every, report, stage
         self.read_every = max(1, steps // curve_points)

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning.pytorch as lightning
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 from torch.utils.data import IterableDataset
@@ -114,7 +115,7 @@ class EncoderTraining(lightning.LightningModule):
         super().__init__()
         self.objective, self.settings, self.report = objective, settings, report
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.objective.parameters(), lr=self.settings.learning_rate, weight_decay=0.05, fused=True)
         steps, warmup = self.settings.steps, max(1, self.settings.steps * 6 // 100)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warmup, 0.0))
@@ -174,7 +175,13 @@ def _prepare_language_model(settings: LanguageModel, seed: int, folder: Path, re
     data = Data(mixture={source.data_type: 1}, sources={"text": source}, packing=packing)
     # A seed of its own, so that preparation and training do not read documents in one order.
     loader = BatchLoader(
-        data, tokenizer, image_tokens=1, image_pipeline=ImagePipeline(1), seed=seed + 1_000_003, steps=preparation.steps, batch_rows=preparation.batch_rows
+        data,
+        tokenizer,
+        image_tokens=1,
+        image_pipeline=ImagePipeline(1),
+        seed=seed + 1_000_003,
+        steps=preparation.steps,
+        batch_rows=preparation.batch_rows,
     )
     training = Training(
         steps=preparation.steps,

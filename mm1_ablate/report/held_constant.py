@@ -1,0 +1,84 @@
+"""What was held constant: for each arm, in what it differs from its baseline though its ablation did not name it.
+
+In: the experiments of an arm and its baseline, and what each of them took and saw. Out: differences in words, for the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mm1_ablate.report.rows import Cost, Row, amount
+from mm1_ablate.spec.expansion import Arm
+from mm1_ablate.spec.fingerprint import canonical
+
+SEEN = " seen"
+"""Ends the names of what was counted in training. It is never quite alike: another mixture fills the rows a little differently."""
+TOLERANCE = 0.02
+"""The part by which counts may differ without being named."""
+
+
+def brought_along(arm: Arm, baseline: Arm, costs: Mapping[str, Mapping[str, Cost]]) -> tuple[str, ...]:
+    """All in which an arm differs and which it did not declare: settings first, then what it took and saw.
+
+    Args:
+        costs: by arm; see `comparison.compare`.
+    """
+    if arm.name == baseline.name:
+        return ()
+    ours, theirs = costs.get(arm.name, {}), costs.get(baseline.name, {})
+    measured = [_difference(key, ours[key], theirs[key]) for key in ours if key in theirs and not _alike(key, ours[key], theirs[key])]
+    return (*undeclared(arm, baseline), *measured)
+
+
+def undeclared(arm: Arm, baseline: Arm) -> tuple[str, ...]:
+    """Settings that differ though the ablation did not name them, such as those that a component of another type does not have."""
+    ours, theirs = (dict(_leaves(canonical(one.experiment), "")) for one in (arm, baseline))
+    named = [change.path for change in arm.changes]
+    differing = [path for path in dict.fromkeys([*theirs, *ours]) if ours.get(path) != theirs.get(path)]
+    return tuple(
+        f"{path} {_shown(theirs.get(path))} → {_shown(ours.get(path))}"
+        for path in differing
+        if not any(path == change or path.startswith(f"{change}.") for change in named)
+    )
+
+
+def held_constant(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What was measured of all arms and is everywhere as in the baseline."""
+    by_name = {row.name: row for row in rows}
+    arms = [(row, by_name[row.baseline]) for row in rows if not row.is_baseline]
+    keys = dict.fromkeys(key for row, _ in arms for key in row.costs)
+    return tuple(
+        f"{key} (within {TOLERANCE:.0%})" if key.endswith(SEEN) else key
+        for key in keys
+        if all(key in row.costs and key in base.costs and _alike(key, row.costs[key], base.costs[key]) for row, base in arms)
+    )
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, entry in value.items():
+            yield from _leaves(entry, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, value
+
+
+def _shown(value: Any) -> str:
+    return "default" if value is None else str(value)
+
+
+def _alike(key: str, left: Cost, right: Cost) -> bool:
+    if isinstance(left, str) or isinstance(right, str):
+        return left == right
+    return math.isclose(left, right, rel_tol=TOLERANCE if key.endswith(SEEN) else 1e-9)
+
+
+def _difference(key: str, ours: Cost, theirs: Cost) -> str:
+    words = [amount(value) for value in (theirs, ours)]
+    if words[0] == words[1] and not isinstance(ours, str) and not isinstance(theirs, str):
+        words = [f"{value:,}" for value in (theirs, ours)]
+    text = f"{key} {words[0]} → {words[1]}"
+    if key.endswith(SEEN) and not isinstance(ours, str) and not isinstance(theirs, str) and theirs:
+        text += f" ({100 * (ours / theirs - 1):+.0f} %)".replace("-", "−")
+    return text

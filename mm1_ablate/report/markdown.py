@@ -1,0 +1,189 @@
+"""A comparison as a Markdown document that can be read by itself: what was expected and came out first, then the tables.
+
+In: a `Comparison` and, if there are any, the places of its pictures. Out: text; or a file with its pictures beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.effects import Effect
+from mm1_ablate.report.expectations import Judgement
+from mm1_ablate.report.rows import Row
+from mm1_ablate.report.text import (
+    NOTHING,
+    bracketed,
+    detectable,
+    headline,
+    how_judged,
+    how_measured,
+    interval,
+    metric_title,
+    number,
+    signed,
+)
+
+PICTURES = {
+    "forest": "Differences from the baseline, with intervals",
+    "shots": "Scores against the number of shots",
+    "effects": "Effects in grids",
+    "curves": "Training loss against steps",
+}
+"""What each picture shows, in the order of the document."""
+
+
+def write_markdown(path: Path, comparison: Comparison, curves: pd.DataFrame | None = None) -> list[Path]:
+    """Write the document, and its pictures as PNG.
+
+    Args:
+        path: a file that ends in .md, whose pictures go into a folder of its name beside it; or a folder, for report.md and its pictures.
+
+    Returns:
+        What was written, the document first.
+    """
+    from mm1_ablate.report import figures
+
+    document = path if path.suffix == ".md" else path / "report.md"
+    folder = document.with_suffix("") if path.suffix == ".md" else path
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [document]
+    links = {}
+    for name, figure in figures.drawn(comparison, curves).items():
+        picture = folder / f"{name}.png"
+        picture.write_bytes(figures.png(figure))
+        links[name] = picture.relative_to(document.parent).as_posix().replace(" ", "%20")
+        written.append(picture)
+    document.write_text(markdown(comparison, links), encoding="utf-8")
+    return written
+
+
+def markdown(comparison: Comparison, pictures: Mapping[str, str]) -> str:
+    """The document.
+
+    Args:
+        pictures: by name (see `PICTURES`) where the document finds them.
+    """
+    links = {name: ["", f"![{PICTURES[name]}]({place})"] for name, place in pictures.items()}
+    lines = [f"# {comparison.study}", "", headline(comparison)]
+    if comparison.description:
+        lines += ["", comparison.description]
+    lines += _lessons(comparison)
+    lines += ["", "## Comparison"]
+    for heading, rows in _sections(comparison):
+        lines += ["", f"### {heading}"] if heading else []
+        lines += ["", comparison.descriptions[heading]] if heading in comparison.descriptions else []
+        lines += ["", *_table(comparison, rows)]
+    lines += [*links.get("forest", []), *links.get("shots", [])]
+    lines += _effects(comparison)
+    lines += links.get("effects", [])
+    if comparison.false_verdicts:
+        lines += ["", "## False verdicts", "", comparison.false_verdicts.in_words()]
+    if comparison.holes:
+        lines += ["", "## Holes", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
+    lines += _held_constant(comparison)
+    lines += ["", "## How it was measured", "", how_measured(comparison)]
+    lines += ["", *(f"- {remark}" for remark in comparison.remarks)] if comparison.remarks else []
+    lines += links.get("curves", [])
+    return "\n".join(lines) + "\n"
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _lessons(comparison: Comparison) -> list[str]:
+    judged = comparison.expectations
+    if not judged:
+        return []
+    papers = any(judgement.expectation.paper for judgement in judged)
+    titles = ["lesson", *(["the paper's numbers"] if papers else []), "ours", "verdict"]
+    lines = ["", "## What was expected, and what came out"]
+    families = list(dict.fromkeys(judgement.family for judgement in judged))
+    for family in families:
+        lines += ["", f"### {family}"] if len(families) > 1 else []
+        lines += ["", _pipes(titles), "|---" * len(titles) + "|"]
+        for judgement in judged:
+            if judgement.family == family:
+                expected = judgement.expectation
+                verdict = f"**{judgement.verdict}**: {judgement.reason}"
+                lines.append(_pipes([expected.because, *([expected.paper or NOTHING] if papers else []), _ours(judgement), verdict]))
+    words = f"Written down before the run. Differences are in points, with their intervals. {how_judged(comparison)}"
+    return [*lines, "", words]
+
+
+def _ours(judgement: Judgement) -> str:
+    estimate, metric = judgement.estimate, metric_title(judgement.expectation.metric)
+    difference = f"{metric} {signed(estimate.difference)} {bracketed(estimate)}" if estimate else f"{metric} {NOTHING}"
+    return f"{difference.strip()}<br>expected: {judgement.claim}"
+
+
+def _sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
+    """A table for each group, under its baseline; groups of a single arm stand together, and so does all that is small."""
+    if len(comparison.rows) <= 10 and len(comparison.groups) < 2:
+        return [("", list(comparison.rows))]
+    sections: list[tuple[str, list[Row]]] = []
+    single: dict[str, list[Row]] = {}
+    for group, rows in comparison.groups.items():
+        baseline = comparison.row(rows[0].baseline)
+        if len(rows) > 1:
+            sections.append((group, [baseline, *rows]))
+        else:
+            if not single.get(baseline.name):
+                single[baseline.name] = [baseline]
+                sections.append(("Single changes", single[baseline.name]))
+            single[baseline.name] += rows
+    return sections or [("", list(comparison.rows))]
+
+
+def _table(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+    titles = [f"**{metric_title(metric)}**" if metric == comparison.primary else metric_title(metric) for metric in comparison.metrics]
+    lines = [_pipes(["arm", "n", *titles, "detectable", "verdict"]), "|---|--:|" + "--:|" * len(titles) + "--:|---|"]
+    for row in rows:
+        cells = [_cell(row, metric, comparison) for metric in comparison.metrics]
+        lines.append(_pipes([row.name, str(row.n), *cells, detectable(row, comparison.primary), row.verdict]))
+    return lines
+
+
+def _cell(row: Row, metric: str, comparison: Comparison) -> str:
+    cell = row.cells[metric]
+    if cell.estimate is None:
+        return number(cell.mean)
+    difference = signed(cell.estimate.difference)
+    return f"{number(cell.mean)}<br>{f'**{difference}**' if comparison.clear(cell) else difference} {interval(cell)}"
+
+
+def _effects(comparison: Comparison) -> list[str]:
+    if not comparison.effects:
+        return []
+    intro = (
+        f"Contrasts on {metric_title(comparison.primary)}, taken within each seed: a main effect is the mean difference of a level from "
+        "the axis's first, over the points of the grid that both were run at; an interaction is how much such a difference changes along "
+        "another axis, zero where the axes add up. Exploratory: bold ones hold at the false discovery rate of the other columns."
+    )
+    lines = ["", "## Effects in grids", "", intro, "", _pipes(["grid", "effect", "points", "difference"]), "|---|---|--:|--:|"]
+    for effect in comparison.effects:
+        lines.append(_pipes([effect.group, effect.title, str(effect.points), _effect(effect, comparison)]))
+    return lines
+
+
+def _effect(effect: Effect, comparison: Comparison) -> str:
+    if effect.estimate is None:
+        return NOTHING
+    difference = signed(effect.estimate.difference)
+    bold = f"**{difference}**" if comparison.clear_effect(effect) else difference
+    return f"{bold} {bracketed(effect.estimate)}" + ("" if effect.complete else " (a hole)")
+
+
+def _held_constant(comparison: Comparison) -> list[str]:
+    lines = ["", "## What was altered, and what was held constant", ""]
+    if comparison.held_constant:
+        lines += [f"As in the baseline, in every arm: {', '.join(comparison.held_constant)}.", ""]
+    lines += [_pipes(["arm", "altered", "⚑ differs too, though not declared", "notes"]), "|---|---|---|---|"]
+    for row in comparison.rows:
+        if not row.is_baseline or row.notes:
+            lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.brought_along), "; ".join(row.notes)]))
+    return lines
