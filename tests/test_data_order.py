@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
+from tiny import tiny_experiment
+
 from mm1_ablate.data.mixture import Mixture
-from tests.tiny import tiny_experiment
 
 
 def test_the_order_in_which_sources_are_declared_changes_no_document():

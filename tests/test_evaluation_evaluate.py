@@ -11,6 +11,7 @@ import pandas
 import pytest
 import torch
 import yaml
+from tiny import tiny_experiment
 
 from mm1_ablate.data.documents import Image, Item, ItemSet
 from mm1_ablate.data.images import ImagePipeline
@@ -22,7 +23,6 @@ from mm1_ablate.evaluation.task import load_task, shipped_tasks
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
-from tests.tiny import tiny_experiment
 
 WORDS = ["red", "green", "blue", "circle", "square", "small", "large", "E", "what", "card", "->"]
 CONFIGURATION = {

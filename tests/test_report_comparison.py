@@ -116,10 +116,22 @@ def test_an_empty_study_can_be_reported() -> None:
 def test_rows_of_the_same_trials_are_one_comparison() -> None:
     study = made_up_study(["arm", "copy", "other"], same={"copy": "arm"})
     comparison = compare(study, scores(study, {"baseline": BASE, "arm": CLEARLY_WORSE, "copy": CLEARLY_WORSE, "other": NOISY}))
-    assert comparison.family == 2
+    assert list(comparison.families.values()) == [2]
     assert "same trials as arm" in comparison.row("copy").notes
     one, two = (comparison.row(name).cells["shot_8/average"].p_adjusted for name in ("arm", "copy"))
     assert one == two
+
+
+def test_the_comparisons_of_an_included_sweep_are_a_family_of_their_own() -> None:
+    truth = {"baseline": BASE, "one/arm": CLEARLY_WORSE, "two/arm": NOISY, "two/other": NOISY}
+    together = made_up_study(["one/arm", "two/arm", "two/other"])
+    apart = replace(together, sweep_of_group={"one": "first", "two": "second"})
+    single = made_up_study(["one/arm"])
+    alone = compare(single, scores(single, {"baseline": BASE, "one/arm": CLEARLY_WORSE}))
+    cells = [compare(study, scores(study, truth)).row("one/arm").cells["shot_8/average"] for study in (together, apart)]
+    assert cells[0].p_adjusted == pytest.approx(3 * cells[1].p_adjusted)
+    assert cells[1].p_adjusted == alone.row("one/arm").cells["shot_8/average"].p_adjusted
+    assert compare(apart, scores(apart, truth)).families == {"first": 1, "second": 2}
 
 
 def test_groups_are_compared_with_their_own_baseline_which_comes_first() -> None:

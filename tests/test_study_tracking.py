@@ -154,7 +154,8 @@ def test_the_server_shows_the_study_and_its_report_and_leaves_no_process(store: 
 
 def test_a_dashboard_that_is_told_to_end_takes_its_server_along(tmp_path: Path) -> None:
     port = port_from(5100)
-    code = f"from pathlib import Path; from mm1_ablate.study import dashboard as d, store as s; d.serve(s.Store(Path({str(tmp_path)!r})), None, {port})"
+    imports = "from pathlib import Path; from mm1_ablate.study.dashboard import serve; from mm1_ablate.study.store import Store"
+    code = f"{imports}; serve(Store(Path({str(tmp_path)!r})), None, {port})"
     dashboard = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert dashboard.stdout is not None and "Ctrl-C" in dashboard.stdout.readline()
     assert port_from(port) != port

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_experiment
 
 from mm1_ablate.model.size import count_parameters
 from mm1_ablate.spec.experiment import Experiment
@@ -15,7 +16,6 @@ from mm1_ablate.spec.preparation import preparations_of
 from mm1_ablate.training.fit import fit, load_trained
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, mm1_learning_rate
 from mm1_ablate.training.preparation import prepare
-from tests.tiny import tiny_experiment
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from mm1_ablate.report.held_constant import brought_along, held_constant
 from mm1_ablate.report.rows import Cell, Cost, Hole, Row, cell_json, describe
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import Estimate
-from mm1_ablate.report.verdicts import adjust, distinct_comparisons, judge_row, remarks_on
+from mm1_ablate.report.verdicts import adjust, distinct_comparisons, family_sizes, judge_row, remarks_on
 from mm1_ablate.spec.expansion import Arm, Study
 from mm1_ablate.spec.sweep import Expectation
 
@@ -45,7 +45,7 @@ class Comparison:
     margin: float
     """Smallest difference of interest."""
     seeds: tuple[int, ...]
-    family: int
+    families: dict[str, int]
     """Distinct comparisons on the primary metric that share one level of error."""
     rows: tuple[Row, ...]
     holes: tuple[Hole, ...]
@@ -106,7 +106,7 @@ class Comparison:
             "confidence": self.confidence,
             "smallest_difference_of_interest": self.margin,
             "seeds": list(self.seeds),
-            "family": {"comparisons": self.family, "correction": "Holm"},
+            "families": {"comparisons": self.families, "correction": "Holm"},
             "arms": [
                 {
                     "name": row.name,
@@ -166,14 +166,18 @@ def compare(
     scores = Scores(results, items, declared.confidence)
     all_holes = _all_holes(study, scores, holes)
     lacking = {hole.arm for hole in all_holes}
-    family = distinct_comparisons(study)
-    size = len(set(family.values()))
+    comparisons = distinct_comparisons(study)
+    families = family_sizes(comparisons.values())
     rows = []
     for arm in _ordered(study.arms):
         cells = {}
         for metric in dict.fromkeys([*metrics, *scores.metrics]):
             estimate = None if arm.name == arm.baseline else scores.difference(arm.name, arm.baseline, metric)
-            detectable = estimate.detectable(comparisons=size) if estimate and metric == declared.primary else float("nan")
+            detectable = (
+                estimate.detectable(comparisons=families[comparisons[arm.name][0]])
+                if estimate and metric == declared.primary
+                else float("nan")
+            )
             own = np.array(list(scores.of(arm.name, metric).values()))
             cells[metric] = Cell(
                 mean=float(own.mean()) if len(own) else float("nan"),
@@ -195,8 +199,9 @@ def compare(
             )
         )
     level, margin = 1 - declared.confidence, declared.smallest_difference_of_interest
-    rows = adjust(rows, declared.primary, metrics, family, margin, lacking)
-    rows = [judge_row(row, study, declared.primary, level, margin, size, all_holes) for row in rows]
+    rows = adjust(rows, declared.primary, metrics, comparisons, margin, lacking)
+    sizes = {name: families[family] for name, (family, _) in comparisons.items()}
+    rows = [judge_row(row, study, declared.primary, level, margin, sizes.get(row.name, 0), all_holes) for row in rows]
 
     names = {arm.name for arm in study.arms}
 
@@ -222,7 +227,7 @@ def compare(
         confidence=declared.confidence,
         margin=margin,
         seeds=tuple(study.sweep.seeds),
-        family=size,
+        families=families,
         rows=tuple(rows),
         holes=all_holes,
         expectations=judge(study.sweep.expect, look_up, level, study.families),

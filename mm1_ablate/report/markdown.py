@@ -182,7 +182,7 @@ def _held_constant(comparison: Comparison) -> list[str]:
     lines = ["", "## What was altered, and what was held constant", ""]
     if comparison.held_constant:
         lines += [f"As in the baseline, in every arm: {', '.join(comparison.held_constant)}.", ""]
-    lines += [_pipes(["arm", "altered", "⚑ differs too, though not declared", "notes"]), "|---|---|---|---|"]
+    lines += [_pipes(["arm", "altered", "⚑ what came along with it", "notes"]), "|---|---|---|---|"]
     for row in comparison.rows:
         if not row.is_baseline or row.notes:
             lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.brought_along), "; ".join(row.notes)]))

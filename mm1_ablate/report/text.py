@@ -96,7 +96,7 @@ def headline(comparison: Comparison) -> str:
     nearly = [row for row in undecided if clear_by_itself(row, comparison.primary)]
     if nearly:
         differences = ", ".join(_with_interval(row, comparison.primary) for row in nearly)
-        parts.append(f"clear by itself, but undecided among {comparison.family} comparisons: {differences}")
+        parts.append(f"clear by itself, but undecided among {_sizes(comparison)} comparisons: {differences}")
     rest = (
         ("undecided", [row for row in undecided if row not in nearly]),
         ("no verdict because of holes", [row for row in arms if row.verdict == HOLE]),
@@ -119,6 +119,12 @@ def _with_interval(row: Row, metric: str) -> str:
     return f"{row.name} ({signed(cell.estimate.difference)} {interval(cell)})"
 
 
+def _sizes(comparison: Comparison) -> str:
+    """How many comparisons a family has: 3, or 2 to 8."""
+    sizes = sorted(comparison.families.values())
+    return f"{sizes[0]}" if len(set(sizes)) == 1 else f"{sizes[0]} to {sizes[-1]}" if sizes else "0"
+
+
 def how_measured(comparison: Comparison) -> str:
     """How intervals and verdicts came about, in two sentences."""
     estimates = [row.cells[comparison.primary].estimate for row in comparison.rows]
@@ -126,10 +132,14 @@ def how_measured(comparison: Comparison) -> str:
     noise = "training seeds and evaluation items" if any(estimate.with_items for estimate in known) else "training seeds"
     method = "Welch's t" if known and all(estimate.method == "Welch" for estimate in known) else "a paired t"
     seeds, error = len(comparison.seeds), percent(1 - comparison.confidence)
+    sizes, families = _sizes(comparison), len(comparison.families)
+    holm = f"Holm over {sizes} comparison{'s' if sizes != '1' else ''}" + (
+        f" of one sweep file; there are {families}" if families > 1 else ""
+    )
     return (
         f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}, on a scale of 0 to 100; each difference from the baseline has its "
         f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {comparison.primary} alone and "
-        f"hold together at {error} error (Holm over {comparison.family} comparison{'s' if comparison.family != 1 else ''}; “no difference” "
+        f"hold together at {error} error ({holm}; “no difference” "
         f"by two one-sided tests against ±{comparison.margin:g}); the other columns are exploratory, and bold differences there hold at a "
         f"false discovery rate of {error} (Benjamini-Hochberg)."
     )
@@ -181,7 +191,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print()
     console.print(Text(headline(comparison), style="bold"))
     for row in comparison.rows:
-        notes = [*row.notes, *([f"differs too, though not declared: {', '.join(row.brought_along)}"] if row.brought_along else [])]
+        # Another mixture always shows other numbers of documents and images; the report has them.
+        told = [difference for difference in row.brought_along if " seen" not in difference or difference.startswith("tokens seen")]
+        notes = [*row.notes, *([f"came along with it: {', '.join(told)}"] if told else [])]
         if notes:
             console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
     if comparison.expectations:

@@ -2,14 +2,16 @@
 
 In: rows with estimates. Out: the same rows with adjusted p values, verdicts and notes; remarks on the study as a whole.
 
-Verdicts are about the primary metric alone. Holm's correction runs over the distinct comparisons with a baseline, once for "different"
-and once for "equivalent"; both claims cannot be false of one arm. Where both hold, the equivalence is the verdict and a note gives the
+Verdicts are about the primary metric alone. Holm's correction runs over the distinct comparisons with a baseline that one sweep file
+declares, once for "different" and once for "equivalent"; both claims cannot be false of one arm. So an arm gets the same verdict
+whether its sweep is run by itself or included in another. Where both hold, the equivalence is the verdict and a note gives the
 direction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from mm1_ablate.report.rows import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Hole, Row, no_difference
@@ -23,28 +25,39 @@ def _trial_set(study: Study, arm: str) -> frozenset[str]:
     return frozenset(trial.evaluation_fingerprint for trial in study.trials_of(arm))
 
 
-def distinct_comparisons(study: Study) -> dict[str, int]:
-    """The number of each arm's comparison; rows that are fed by the same trials and the same baseline are one comparison."""
-    numbers: dict[tuple[frozenset[str], frozenset[str]], int] = {}
-    return {
-        arm.name: numbers.setdefault((_trial_set(study, arm.name), _trial_set(study, arm.baseline)), len(numbers))
-        for arm in study.arms
-        if arm.name != arm.baseline
-    }
+Comparison = tuple[str, int]
+"""The family that a comparison belongs to (the sweep that declares it), and its number."""
+
+
+def distinct_comparisons(study: Study) -> dict[str, Comparison]:
+    """Each arm's comparison; rows of a family that are fed by the same trials and the same baseline are one comparison."""
+    numbers: dict[tuple[str, frozenset[str], frozenset[str]], int] = {}
+    found = {}
+    for arm in study.arms:
+        if arm.name != arm.baseline:
+            family = study.sweep_of_group.get(arm.group, "")
+            sets = (family, _trial_set(study, arm.name), _trial_set(study, arm.baseline))
+            found[arm.name] = (family, numbers.setdefault(sets, len(numbers)))
+    return found
+
+
+def family_sizes(comparisons: Iterable[Comparison]) -> dict[str, int]:
+    """How many distinct comparisons each family has."""
+    return dict(Counter(family for family, _ in sorted(set(comparisons), key=lambda comparison: comparison[1])))
 
 
 def adjust(
-    rows: list[Row], primary: str, metrics: Sequence[str], family: dict[str, int], margin: float, lacking: Collection[str]
+    rows: list[Row], primary: str, metrics: Sequence[str], comparisons: dict[str, Comparison], margin: float, lacking: Collection[str]
 ) -> list[Row]:
     """Fill in the adjusted p values: Holm on the primary metric, Benjamini-Hochberg over the table's other columns.
 
     Args:
-        family: `distinct_comparisons`; rows of one comparison share its p values.
+        comparisons: `distinct_comparisons`; rows of one comparison share its p values.
         margin: smallest difference of interest.
         lacking: arms with a hole; they are not judged, but still count in the size of the family.
     """
-    first = {number: name for name, number in reversed(family.items())}
-    numbers = sorted(first)
+    first = {comparison: name for name, comparison in reversed(comparisons.items())}
+    numbers = sorted(first, key=lambda comparison: comparison[1])
     cells = {row.name: dict(row.cells) for row in rows}
     baselines = {row.name: row.baseline for row in rows}
 
@@ -57,10 +70,13 @@ def adjust(
     exploratory = [(number, metric) for number in numbers for metric in metrics if metric != primary]
     explored = benjamini_hochberg([p(first[number], metric) for number, metric in exploratory])
     adjusted = dict(zip(exploratory, explored, strict=True))
-    different = holm([p(first[number], primary) for number in numbers])
-    adjusted |= {(number, primary): value for number, value in zip(numbers, different, strict=True)}
-    equivalent = dict(zip(numbers, holm([p(first[number], primary, True) for number in numbers]), strict=True))
-    for name, number in family.items():
+    equivalent: dict[Comparison, float] = {}
+    for family in family_sizes(numbers):
+        members = [number for number in numbers if number[0] == family]
+        different = holm([p(first[number], primary) for number in members])
+        adjusted |= {(number, primary): value for number, value in zip(members, different, strict=True)}
+        equivalent |= dict(zip(members, holm([p(first[number], primary, True) for number in members]), strict=True))
+    for name, number in comparisons.items():
         for metric in metrics:
             cells[name][metric] = replace(cells[name][metric], p_adjusted=float(adjusted[number, metric]))
         cells[name][primary] = replace(cells[name][primary], p_equivalent=float(equivalent[number]))

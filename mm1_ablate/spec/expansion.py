@@ -131,6 +131,7 @@ class _Expansion:
             grids=self.grids,
             included=tuple(file.path for file in files[1:]),
             families=tuple(one.sweep for one in sweeps for _ in one.expect),
+            sweep_of_group={name: one.sweep for one in sweeps for name in one.ablations},
         )
 
     def _report(self, found: Iterable[Finding]) -> None:

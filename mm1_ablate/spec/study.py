@@ -80,6 +80,8 @@ class Study:
     """Further sweep files that are part of it."""
     families: tuple[str, ...] = ()
     """Of each expectation, the sweep that declares it: those of a sweep are one family. Empty: all are."""
+    sweep_of_group: Mapping[str, str] = field(default_factory=dict)
+    """Of each group, the sweep that declares it: the comparisons of a sweep are one family. Empty: all are."""
 
     @property
     def row_count(self) -> int:

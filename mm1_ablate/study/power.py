@@ -76,7 +76,7 @@ class Detectable:
             return "with one seed no difference can be told from the luck of a seed: declare three or more"
         corrected = self.in_deviations_after_holm is not None and self.in_deviations_after_holm > self.in_deviations
         words = f"{self.seeds} seeds can tell differences of {self.in_deviations:.1f} sd of the paired difference ({POWER:.0%} power"
-        words += f"; {self.in_deviations_after_holm:.1f} sd after Holm over all arms)" if corrected else ")"
+        words += f"; {self.in_deviations_after_holm:.1f} sd after Holm over the arms of a sweep)" if corrected else ")"
         if self.pilot and self.in_points is not None:
             points = f"{self.in_points:.1f} points" + (f" ({self.in_points_after_holm:.1f} after Holm)" if corrected else "")
             words += f": about {points}, going by {self.pilot.in_words()}"
@@ -86,16 +86,16 @@ class Detectable:
 def detectable(study: Study, store: Store) -> Detectable:
     """What the declared seeds can find, in deviations, and in points where finished trials give the deviation."""
     from mm1_ablate.report.statistics import minimum_detectable_effect
-    from mm1_ablate.report.verdicts import distinct_comparisons
+    from mm1_ablate.report.verdicts import distinct_comparisons, family_sizes
 
     seeds, confidence = len(study.sweep.seeds), study.sweep.compare.confidence
     if seeds < 2:
         return Detectable(seeds, None, None, None)
-    compared = len(set(distinct_comparisons(study).values()))
+    compared = max(family_sizes(distinct_comparisons(study).values()).values(), default=1)
     return Detectable(
         seeds,
         minimum_detectable_effect(1.0, seeds, confidence, POWER),
-        minimum_detectable_effect(1.0, seeds, confidence, POWER, comparisons=max(compared, 1)),
+        minimum_detectable_effect(1.0, seeds, confidence, POWER, comparisons=compared),
         pilot(study, store),
     )
 
