@@ -10,16 +10,21 @@ from torch import nn
 from mm1_ablate.spec.experiment import LanguageModel
 
 
-def build_language_model(settings: LanguageModel, vocabulary_size: int, padding: int, end: int) -> Any:
+def build_language_model(settings: LanguageModel, vocabulary_size: int, padding: int, end: int, weights: bool = True) -> Any:
     """A transformers model for causal language modelling, in float32, from torch's current random state where it has no weights.
+
+    Args:
+        weights: whether to read the weights of a model that is given by name; without, only its architecture is made.
 
     Raises:
         ValueError: where transformers knows no such model type, or its configuration refuses a field.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if settings.name is not None:
+    if settings.name is not None and weights:
         return AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
+    if settings.name is not None:
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.name), attn_implementation="sdpa")
     fields = {"vocab_size": vocabulary_size, "pad_token_id": padding, "eos_token_id": end, "bos_token_id": end, **settings.configuration}
     try:
         config = AutoConfig.for_model(settings.model_type or "", **fields)

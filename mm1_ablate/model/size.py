@@ -18,16 +18,9 @@ def count_parameters(experiment: Experiment) -> dict[str, int]:
     encoder_settings, language_settings = settings.image_encoder, settings.language_model
     if isinstance(encoder_settings, TimmEncoder):
         encoder_settings = encoder_settings.model_copy(update={"weights": None})
-    if language_settings.name is not None:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(language_settings.name)
-        language_settings = language_settings.model_copy(
-            update={"name": None, "model_type": config.model_type, "configuration": config.to_dict(), "initialisation": "transformers"}
-        )
     tokenizer = load_tokenizer(language_settings.tokenizer)
     with torch.device("meta"):
-        language_model = build_language_model(language_settings, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end)
+        language_model = build_language_model(language_settings, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end, weights=False)
         encoder = build_image_encoder(encoder_settings)
         connector = settings.connector.build(encoder.width, encoder_settings.grid_side, language_model.config.hidden_size)
     counts = {

@@ -1,0 +1,110 @@
+"""The whole model: where image tokens go, what the loss is on, and parts that come by name."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_experiment
+from transformers import AutoModelForCausalLM
+
+from mm1_ablate.data.images import ImagePipeline
+from mm1_ablate.data.loader import Batch, BatchLoader
+from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.model.multimodal import build
+from mm1_ablate.model.size import count_parameters
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.training.fit import fit
+
+
+def batches(experiment: Experiment, count: int) -> list[Batch]:
+    pipeline = ImagePipeline(experiment.model.image_encoder.image_size)
+    tokenizer, image_tokens = load_tokenizer("miniature"), experiment.model.connector.image_tokens
+    loader = BatchLoader(experiment.data, tokenizer, image_tokens, pipeline, seed=0, steps=count, batch_rows=2)
+    return [micro for step in islice(loader, count) for micro in step]
+
+
+def silent(progress) -> None:
+    pass
+
+
+def test_a_packed_batch_gives_the_logits_of_each_document_alone():
+    """Through image encoder, connector and language model, images included."""
+    experiment = tiny_experiment()
+    model = build(experiment, 0).eval()
+    (batch,) = batches(experiment, 1)
+    with torch.no_grad():
+        together = model(batch)
+        start, images_before, checked = 0, 0, 0
+        for length in batch.document_lengths:
+            inside = (batch.image_positions >= start) & (batch.image_positions < start + length)
+            own = int(inside.sum()) // model.image_tokens
+            embeddings = model.embed(batch.tokens[start : start + length])
+            if own:
+                features = model.encode_images(batch.images[images_before : images_before + own]).flatten(0, 1)
+                embeddings = embeddings.index_copy(0, batch.image_positions[inside] - start, features)
+            alone = model.language_model(inputs_embeds=embeddings[None], use_cache=False).logits[0]
+            supervised = (batch.supervised >= start) & (batch.supervised < start + length)
+            torch.testing.assert_close(together[supervised], alone[batch.supervised[supervised] - start], atol=1e-5, rtol=1e-5)
+            start, images_before, checked = start + length, images_before + own, checked + int(supervised.sum())
+    assert images_before == len(batch.images) > 3 and checked == len(batch.targets)
+
+
+def test_the_loss_is_on_text_tokens_only_and_never_on_the_first_of_a_document():
+    experiment = tiny_experiment()
+    padding = load_tokenizer("miniature").padding
+    for batch in batches(experiment, 3):
+        assert (batch.targets != padding).all()
+        assert torch.equal(batch.tokens[batch.supervised + 1], batch.targets)
+        assert (batch.positions[batch.supervised + 1] > 0).all()
+
+
+def test_one_parts_initialisation_does_not_depend_on_another_part():
+    small = build(tiny_experiment(), 0)
+    other = build(tiny_experiment({"model.connector": {"type": "attention_pool", "image_tokens": 5}}), 0)
+    for part in ("encoder", "language_model"):
+        first, second = getattr(small, part).state_dict(), getattr(other, part).state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_language_model_is_read_from_a_folder_with_its_weights(tmp_path: Path):
+    kept = build(tiny_experiment(), 3).language_model
+    kept.save_pretrained(tmp_path / "kept")
+    experiment = tiny_experiment({"model.language_model": {"name": str(tmp_path / "kept")}})
+    read = build(experiment, 0).language_model
+    assert all(torch.equal(value, read.state_dict()[name]) for name, value in kept.state_dict().items())
+    assert isinstance(read, type(AutoModelForCausalLM.from_pretrained(tmp_path / "kept")))
+    assert count_parameters(experiment)["language_model"] == sum(parameter.numel() for parameter in read.parameters())
+    (tmp_path / "trial").mkdir()
+    fit(experiment, 0, None, None, tmp_path / "trial", silent)
+
+
+@pytest.mark.parametrize(("name", "side"), [("vit_tiny_patch16_224", 3), ("test_vit", 3)])
+def test_an_encoder_of_timms_comes_by_name_at_any_resolution(name: str, side: int, tmp_path: Path):
+    encoder = {"type": "timm", "name": name, "image_size": 16 * side, "patch_size": 16, "weights": None, "feature_layer": -2}
+    experiment = tiny_experiment({"model.image_encoder": encoder, "training.steps": 2})
+    model = build(experiment, 0)
+    assert model.encode_images(torch.zeros(2, 3, 16 * side, 16 * side, dtype=torch.uint8)).shape == (2, 4, 32)
+    assert count_parameters(experiment)["image_encoder"] == sum(parameter.numel() for parameter in model.encoder.parameters())
+    fit(experiment, 0, None, None, tmp_path, silent)
+
+
+def test_bf16_trains_to_nearly_the_same_loss(tmp_path: Path):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        seen: list[float] = []
+        fit(
+            tiny_experiment({"training.precision": precision}),
+            0,
+            None,
+            None,
+            folder,
+            lambda progress, seen=seen: seen.append(progress.loss),
+        )
+        losses[precision] = seen[-1]
+    assert losses["32-true"] != losses["bf16-mixed"]
+    assert losses["32-true"] == pytest.approx(losses["bf16-mixed"], rel=0.02)
