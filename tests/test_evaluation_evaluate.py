@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas
@@ -34,7 +34,7 @@ CONFIGURATION = {
 class Toy(ItemSource):
     """Items of random words and pictures, in two groups, with prompts and choices of many lengths."""
 
-    type: Literal["tests.test_evaluation_evaluate.Toy"] = "tests.test_evaluation_evaluate.Toy"
+    type: str = f"{__name__}.Toy"
 
     def open(self, split: str, count: int | None, seed: int) -> ItemSet:
         draws = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ class Toy(ItemSource):
 
 
 GENERATE: dict[str, Any] = {
-    "task": "toy", "family": "image", "kind": "generate", "items": {"type": "tests.test_evaluation_evaluate.Toy"},
+    "task": "toy", "family": "image", "kind": "generate", "items": {"type": f"{__name__}.Toy"},
     "prompt": "{image} {q} -> {answer}", "separator": " |", "max_new_tokens": 5, "metrics": ["exact_match"],
 }  # fmt: skip
 CHOOSE = GENERATE | {"kind": "choose", "metrics": ["choice_accuracy", "choice_accuracy_normalised"]}
