@@ -81,6 +81,16 @@ def test_average_over_tasks_shares_out_the_noise_of_each() -> None:
     assert noise.residual == pytest.approx(0, abs=1e-20)
 
 
+def test_seeds_that_agree_by_chance_are_no_certainty() -> None:
+    """Two seeds with the same mean, though their items differ: the spread cannot truly be less than the items' own noise makes it."""
+    random = np.random.default_rng(0)
+    items = random.normal(size=(2, 100))
+    items -= items.mean(axis=1, keepdims=True)
+    estimate = paired_difference([-34.0, -34.0], [items - 34.0])
+    residual = (items[0] - items[1]).var(ddof=1) / 2 / 100 / 2
+    assert estimate.high - estimate.low == pytest.approx(2 * stats.t.ppf(0.975, 1) * residual**0.5, rel=0.01)
+
+
 def test_a_task_of_a_single_item_is_refused() -> None:
     with pytest.raises(ValueError, match="two items"):
         paired_difference([1.0, 2.0], [np.ones((2, 1))])

@@ -36,7 +36,7 @@ def test_a_trial_starts_from_what_has_a_preparation() -> None:
     assert preparations_of(Experiment.model_validate(tree), 0) == []
 
 
-@pytest.mark.parametrize("use", [{"feature_layer": -2}, {"frozen": True}, {"learning_rate_scale": 0.5}])
+@pytest.mark.parametrize("use", [{"frozen": True}, {"learning_rate_scale": 0.5}])
 def test_how_trials_use_an_encoder_is_not_part_of_it(use: dict[str, Any]) -> None:
     assert encoder_of(**use).fingerprint == encoder_of().fingerprint
 

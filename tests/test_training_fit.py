@@ -173,3 +173,24 @@ def test_counted_parameters_are_those_of_the_model_built():
     model, counts = build(experiment, 0), count_parameters(experiment)
     assert counts["total"] == sum(parameter.numel() for parameter in model.parameters())
     assert counts["connector"] == sum(parameter.numel() for parameter in model.connector.parameters())
+
+
+def test_encoders_that_are_prepared_through_other_layers_are_other_artifacts():
+    def encoder(layer: int):
+        changes = {"model.image_encoder.depth": 2, "model.image_encoder.feature_layer": layer}
+        return next(found for found in preparations_of(tiny_experiment(changes, prepared=True), 0) if found.kind == "image_encoder")
+
+    assert encoder(-1).fingerprint != encoder(-2).fingerprint
+
+
+def test_an_encoder_is_prepared_on_fewer_images_than_a_batch_holds(tmp_path):
+    experiment = tiny_experiment({"model.image_encoder.preparation.batch_images": 200}, prepared=True)
+    prepare(next(found for found in preparations_of(experiment, 0) if found.kind == "image_encoder"), tmp_path, silent)
+    assert (tmp_path / "weights.pt").exists()
+
+
+def test_features_are_kept_whether_or_not_the_first_trial_freezes_the_encoder(tmp_path):
+    for frozen in (True, False):
+        experiment = tiny_experiment({"model.image_encoder.frozen": frozen}, prepared=True)
+        prepare(next(found for found in preparations_of(experiment, 0) if found.kind == "image_encoder"), tmp_path / str(frozen), silent)
+        assert (tmp_path / str(frozen) / "features-1" / "keys.json").exists()

@@ -19,7 +19,7 @@ from mm1_ablate.report.expectations import Judgement, judge
 from mm1_ablate.report.held_constant import brought_along, held_constant
 from mm1_ablate.report.rows import Cell, Cost, Hole, Row, cell_json, describe
 from mm1_ablate.report.scores import Scores
-from mm1_ablate.report.statistics import Estimate
+from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.verdicts import adjust, distinct_comparisons, family_sizes, judge_row, remarks_on
 from mm1_ablate.spec.expansion import Arm, Study
 from mm1_ablate.spec.sweep import Expectation
@@ -216,7 +216,9 @@ def compare(
             return estimate, "a hole in the grid"
         if estimate is None:
             return None, f"no scores for {expected.metric}"
-        return estimate, "one seed: evaluation noise only" if estimate.seeds < 2 else ""
+        if estimate.seeds < LEAST_SEEDS:
+            return estimate, "one seed: evaluation noise only" if estimate.seeds < 2 else "two seeds bear no verdict"
+        return estimate, ""
 
     return Comparison(
         study=study.name,

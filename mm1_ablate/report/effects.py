@@ -18,7 +18,7 @@ from itertools import combinations, product
 from typing import Any
 
 from mm1_ablate.report.scores import Scores
-from mm1_ablate.report.statistics import Estimate, benjamini_hochberg
+from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, benjamini_hochberg
 from mm1_ablate.spec.study import Grid, Study
 
 
@@ -75,7 +75,7 @@ def effects(study: Study, scores: Scores, metric: str) -> tuple[Effect, ...]:
     for group, grid in study.grids.items():
         if sum(len(values) > 1 for values in grid.axes.values()) > 1:
             found += [_effect(study, scores, metric, group, *contrast) for contrast in contrasts(grid)]
-    judged = [effect.estimate if effect.complete and effect.estimate and effect.estimate.seeds > 1 else None for effect in found]
+    judged = [effect.estimate if effect.complete and effect.estimate and effect.estimate.seeds >= LEAST_SEEDS else None for effect in found]
     ps = [estimate.p if estimate else float("nan") for estimate in judged]
     return tuple(replace(effect, p_adjusted=float(p)) for effect, p in zip(found, benjamini_hochberg(ps), strict=True))
 

@@ -43,6 +43,10 @@ class Student(NamedTuple):
         return float(stats.t.sf(distance / self.standard_error, self.degrees)) if self.standard_error > 0 else 0.0
 
 
+LEAST_SEEDS = 3
+"""Fewer seeds have an interval, but bear no verdict: one degree of freedom tells a spread from luck by chance only."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A difference and how well it is known. Numbers that cannot be known are NaN."""
@@ -200,9 +204,10 @@ def _combine(
     difference: float, variance: float, degrees: float, noise: ItemNoise | None, confidence: float, seeds: int, method: Method
 ) -> Estimate:
     """Both levels of noise together, and never less than the seeds alone."""
-    between_seeds = Student(variance**0.5, degrees)
     if noise is None:
-        return Estimate(difference, (between_seeds,), confidence, seeds, method)
+        return Estimate(difference, (Student(variance**0.5, degrees),), confidence, seeds, method)
+    # Seeds cannot truly spread by less than the residual makes them: two that happen to agree are no certainty.
+    between_seeds = Student(max(variance, noise.residual) ** 0.5, degrees)
     # The residual shows in both spreads and is taken off once. Where seeds spread by less than it alone would make them, which is chance,
     # nothing is left to take it off from, and the items (with the residual) are the whole.
     excess = max(variance - noise.residual, 0.0)

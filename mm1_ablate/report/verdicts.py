@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from mm1_ablate.report.rows import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Hole, Row, no_difference
-from mm1_ablate.report.statistics import benjamini_hochberg, equivalence, holm
+from mm1_ablate.report.statistics import LEAST_SEEDS, benjamini_hochberg, equivalence, holm
 from mm1_ablate.spec.expansion import Study
 
 TOLERANCE = 1e-12
@@ -63,7 +63,7 @@ def adjust(
 
     def p(name: str, metric: str, of_equivalence: bool = False) -> float:
         estimate = cells[name][metric].estimate
-        if estimate is None or estimate.seeds < 2 or name in lacking or baselines[name] in lacking:
+        if estimate is None or estimate.seeds < LEAST_SEEDS or name in lacking or baselines[name] in lacking:
             return float("nan")
         return equivalence(estimate, margin) if of_equivalence else estimate.p
 
@@ -110,6 +110,8 @@ def _verdict(row: Row, primary: str, level: float, margin: float, family: int, h
         return HOLE, ["one seed in common with the baseline: its interval is evaluation noise only"] if single else []
     if estimate.seeds < 2:
         return ONE_SEED, []
+    if estimate.seeds < LEAST_SEEDS:
+        return UNDECIDED, []
     if not estimate.known:
         return UNDECIDED, ["every seed differs by exactly the same amount: no spread to judge by"]
     notes = ["seeds are not those of the baseline: unpaired (Welch)"] if estimate.method == "Welch" else []
@@ -128,7 +130,7 @@ def _verdict(row: Row, primary: str, level: float, margin: float, family: int, h
 def clear_by_itself(row: Row, primary: str) -> bool:
     """Whether an undecided row would be decided if it were the only one."""
     estimate = row.cells[primary].estimate
-    return estimate is not None and estimate.seeds > 1 and estimate.known and estimate.p <= 1 - estimate.confidence
+    return estimate is not None and estimate.seeds >= LEAST_SEEDS and estimate.known and estimate.p <= 1 - estimate.confidence
 
 
 def remarks_on(study: Study, rows: Sequence[Row], metrics: Sequence[str]) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ def remarks_on(study: Study, rows: Sequence[Row], metrics: Sequence[str]) -> tup
     if seeds == 1:
         remarks.append("One seed: training noise is unknown, so nothing is concluded. Three seeds are the least to rely on.")
     elif seeds == 2:
-        remarks.append("Two seeds leave one degree of freedom: wide intervals, few verdicts. Three seeds are the least to rely on.")
+        remarks.append("Two seeds leave one degree of freedom: intervals, but no verdicts. Three seeds are the least to rely on.")
     if estimates and not any(estimate.with_items for estimate in estimates):
         remarks.append("Intervals cover training seeds only: no per-item scores were at hand for the luck of the evaluation items.")
     else:

@@ -13,8 +13,9 @@ from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, V
 from mm1_ablate.spec.fingerprint import canonical, fingerprint, short
 from mm1_ablate.spec.settings import Settings
 
-NOT_OF_THE_ARTIFACT = ("feature_layer", "frozen", "learning_rate_scale")
-"""Fields of an encoder that say how trials use it, not how it is prepared."""
+NOT_OF_THE_ARTIFACT = ("frozen", "learning_rate_scale")
+"""Fields of an encoder that say how trials use it, not how it is prepared. (The layer whose features are used is also the one that
+preparation trains through.)"""
 
 
 class Preparation(Settings):

@@ -39,7 +39,12 @@ def load_trained(experiment: Experiment, seed: int, folder: Path) -> MultimodalM
     """A trained trial's model, for evaluation."""
     model = build(experiment, seed)
     model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
-    return model.eval()
+    return on_device(model.eval())
+
+
+def on_device(model: MultimodalModel) -> MultimodalModel:
+    """The model where it is to be evaluated: on the GPU that the process sees, if any. Lightning leaves it on the CPU."""
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fit(
@@ -74,7 +79,7 @@ def fit(
         train(model, loader, training, experiment.model.image_encoder.learning_rate_scale, folder, report)
     save_atomically(model.state_dict(), folder / WEIGHTS)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    return model.eval()
+    return on_device(model.eval())
 
 
 def train(

@@ -1,5 +1,5 @@
 """What trials start from, made once per fingerprint: an image encoder (contrastive or reconstructive) and a text-only
-language model. In: a `Preparation`; out: `weights.pt` in its folder, and for a frozen encoder the features of its images."""
+language model. In: a `Preparation`; out: `weights.pt` in its folder, and an encoder's features of its images, for trials that freeze it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from mm1_ablate.training.fit import quiet_trainer, train
 from mm1_ablate.training.module import save_atomically
 from mm1_ablate.training.optimisation import learning_rate_share
 
-FEATURES_OF_DOCUMENTS = 50_000
-"""A frozen encoder's features are kept for the images of a source with so many documents at most."""
+FEATURES_OF_DOCUMENTS, FEATURE_BYTES = 50_000, 2_000_000_000
+"""Features are kept for the images of a source with so many documents at most, and in so many bytes."""
 
 
 def prepare(preparation: Preparation, folder: Path, report: Callable[[Progress], None]) -> None:
@@ -100,7 +100,8 @@ class CaptionedImages(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for _ in range(self.settings.steps):
             images, captions = [], []
-            for index in self.order.choice(len(self.source), self.settings.batch_images, replace=False).tolist():
+            few = len(self.source) < self.settings.batch_images
+            for index in self.order.choice(len(self.source), self.settings.batch_images, replace=few).tolist():
                 parts = self.source[index].parts
                 images.append(next(part for part in parts if isinstance(part, Image)))
                 captions.append(self.tokenizer.encode(" ".join(part for part in parts if isinstance(part, str))))
@@ -139,27 +140,34 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
         objective = objectives[preparation.objective](encoder, tokenizer.vocabulary_size)
         data = CaptionedImages(preparation, tokenizer, pipeline, seed)
         quiet_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
-    encoder.eval()
-    if settings.frozen:
-        write_features(encoder, preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
+    # Whether a trial freezes the encoder is not part of the artifact, so the features are there for whichever does.
+    write_features(encoder.eval(), preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
     save_atomically(encoder.state_dict(), folder / "weights.pt")
 
 
 def write_features(encoder: PatchEncoder, source: Source, seed: int, pipeline: ImagePipeline, folder: Path, batch: int = 256) -> None:
-    """Keep a frozen encoder's features of a source's images, so that no trial encodes them again."""
+    """Keep an encoder's features of a source's images, if they are few: a trial that freezes it need not encode them again."""
     documents = source.open(seed)
     if len(documents) > FEATURES_OF_DOCUMENTS:
         return
     images = {part.key: part for index in range(len(documents)) for part in documents[index].parts if isinstance(part, Image)}
     ordered = list(images.values())
+    with torch.no_grad():
+        values = encoder(pipeline.load(ordered[:1])).numel()
+    if 4 * values * len(ordered) > FEATURE_BYTES:
+        return
+
+    # Lightning leaves a trained module on the CPU.
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.to(device)
 
     def features() -> Iterator[np.ndarray]:
-        device = next(encoder.parameters()).device
         for start in range(0, len(ordered), batch):
             with torch.no_grad():
                 yield encoder(pipeline.load(ordered[start : start + batch]).to(device)).float().cpu().numpy()
 
     FeatureCache.write(folder, [image.key for image in ordered], features())
+    encoder.to("cpu")
 
 
 # ---------------------------------------------------------------- language model
