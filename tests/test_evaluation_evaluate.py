@@ -19,8 +19,9 @@ from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.evaluation.evaluate import ContextOverflow, evaluate, prepare
 from mm1_ablate.evaluation.scores import COLUMNS, summarise
-from mm1_ablate.evaluation.task import load_task, shipped_tasks
+from mm1_ablate.evaluation.task import load_task
 from mm1_ablate.model.multimodal import MultimodalModel, build
+from mm1_ablate.spec.claims import shipped_tasks
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
 
@@ -199,7 +200,7 @@ def test_overflow_is_an_error_that_names_task_and_shots_before_anything_is_gener
 
 
 def test_every_shipped_task_runs_and_is_summarised(model, tokenizer) -> None:
-    tasks = shipped_tasks()
+    tasks = sorted(shipped_tasks())
     experiment = experiment_on(tasks, items=6, shots=[8, 0], batch_items=6)
     reports: list[Progress] = []
     scored = evaluate(model, experiment, tokenizer, ImagePipeline(24), reports.append)

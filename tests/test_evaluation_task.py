@@ -12,7 +12,8 @@ from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import demonstrations
 from mm1_ablate.evaluation.prompts import continuation, demonstration, question, template_fields
-from mm1_ablate.evaluation.task import Task, load_task, shipped_tasks, task_identity
+from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.spec.claims import shipped_tasks, task_record
 from mm1_ablate.spec.fingerprint import fingerprint
 
 
@@ -81,7 +82,7 @@ def test_a_choice_is_tokenised_with_the_text_before_it() -> None:
 def test_shipped_records_are_valid_and_have_an_identity_of_their_own() -> None:
     names = shipped_tasks()
     assert all(load_task(name).task == name for name in names)
-    assert len({fingerprint(task_identity(name)) for name in names}) == len(names)
+    assert len({fingerprint(task_record(name)) for name in names}) == len(names)
     with pytest.raises(LookupError, match="no task 'miniature_vqs'"):
         load_task("miniature_vqs")
 

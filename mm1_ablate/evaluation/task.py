@@ -7,16 +7,15 @@ is part of the evaluation's identity. Reading one imports no torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from mm1_ablate.data.items import AnyItemSource
 from mm1_ablate.evaluation.metrics import Kind, Metric
 from mm1_ablate.evaluation.prompts import ANSWER, IMAGE, template_fields
+from mm1_ablate.spec.claims import TASKS, shipped_tasks
 from mm1_ablate.spec.settings import ComponentOf, Settings
-
-FOLDER = Path(__file__).parent / "tasks"
 
 
 class Task(Settings):
@@ -68,11 +67,6 @@ class Task(Settings):
         return self.metrics[0].type
 
 
-def shipped_tasks() -> list[str]:
-    """Names of the records of this package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
 def load_task(name: str) -> Task:
     """The record of a name in `tasks/`, or of a path that ends with .yaml.
 
@@ -82,16 +76,9 @@ def load_task(name: str) -> Task:
     """
     from mm1_ablate.spec.yaml_file import read
 
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS / f"{name}.yaml"
     if not path.is_file():
         raise LookupError(
-            f"no task '{name}' (there are: {', '.join(shipped_tasks())}, or the path of a record of your own, ending with .yaml)"
+            f"no task '{name}' (there are: {', '.join(sorted(shipped_tasks()))}, or the path of a record of your own, ending with .yaml)"
         )
     return read(path, Task)[0]
-
-
-def task_identity(name: str) -> dict[str, Any]:
-    """What defines a task's scores, json-able, for the evaluation's fingerprint."""
-    from mm1_ablate.spec.fingerprint import canonical
-
-    return canonical(load_task(name))

@@ -21,7 +21,8 @@ METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core)/(?P<name>.+)")
 
 
 @cache
-def _shipped_tasks() -> frozenset[str]:
+def shipped_tasks() -> frozenset[str]:
+    """Names of the task records of this package."""
     return frozenset(path.stem for path in TASKS.glob("*.yaml"))
 
 
@@ -40,11 +41,11 @@ def unknown_tasks(experiment: Experiment) -> list[Finding]:
         if task.endswith((".yaml", ".yml")):
             if not Path(task).is_file():
                 found.append(Finding(place, f"there is no file '{task}' (paths of tasks are relative to where mm1-ablate is started)"))
-        elif task not in _shipped_tasks():
-            names = ", ".join(sorted(_shipped_tasks()))
+        elif task not in shipped_tasks():
+            names = ", ".join(sorted(shipped_tasks()))
             found.append(
                 Finding(
-                    place, f"there is no task '{task}'; expected one of {names}, or the path of a record", nearest(task, _shipped_tasks())
+                    place, f"there is no task '{task}'; expected one of {names}, or the path of a record", nearest(task, shipped_tasks())
                 )
             )
     return found

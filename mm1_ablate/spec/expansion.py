@@ -16,7 +16,7 @@ from mm1_ablate.spec.alteration import Edit, Keys, altered
 from mm1_ablate.spec.arms import Draft, axes_of, drafts_of
 from mm1_ablate.spec.claims import comparison, expectations, task_record, unknown_tasks
 from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import canonical, digest, evaluation_identity, experiment_identity
+from mm1_ablate.spec.fingerprint import canonical, digest, evaluation_identity, experiment_identity, training_identity
 from mm1_ablate.spec.messages import Finding, nearest, validated
 from mm1_ablate.spec.paths import ABSENT, Node, PathError, plain
 from mm1_ablate.spec.study import Arm, Change, Grid, Study, Trial
@@ -237,7 +237,7 @@ def trial_of(experiment: Experiment, arms: tuple[str, ...], seed: int, identity:
         arms: names of the arms that it feeds.
         identity: of the experiment (`experiment_identity`), if it is known already.
     """
-    training = digest({**(identity or experiment_identity(experiment)), "seed": seed})
+    training = digest(training_identity(experiment, seed, identity))
     records = {task: task_record(task) for task in experiment.evaluation.tasks}
     evaluation = digest(evaluation_identity(experiment, training, records))
     return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation)

@@ -113,9 +113,13 @@ def experiment_identity(experiment: Experiment) -> dict[str, Any]:
     return identity
 
 
-def training_identity(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """What the trained weights of a trial depend on. Its `fingerprint` names the trial's folder."""
-    return {**experiment_identity(experiment), "seed": seed}
+def training_identity(experiment: Experiment, seed: int, identity: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the trained weights of a trial depend on. Its `fingerprint` names the trial's folder.
+
+    Args:
+        identity: of the experiment (`experiment_identity`), if it is known already.
+    """
+    return {**(identity or experiment_identity(experiment)), "seed": seed}
 
 
 def evaluation_identity(

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, VisionTransformer
-from mm1_ablate.spec.fingerprint import canonical, fingerprint, short
+from mm1_ablate.spec.fingerprint import canonical, fingerprint
 from mm1_ablate.spec.settings import Settings
 
 NOT_OF_THE_ARTIFACT = ("frozen", "learning_rate_scale")
@@ -49,10 +49,6 @@ class Preparation(Settings):
             size = f"{encoder.depth}x{encoder.width}" if isinstance(encoder, VisionTransformer) else encoder.name
             what = f"{objective} {encoder.image_size}px {size}"
         return f"{self.kind} {what} seed {self.seed}"
-
-    @property
-    def folder_name(self) -> str:
-        return short(self.fingerprint)
 
 
 def preparations_of(experiment: Experiment, seed: int) -> list[Preparation]:
