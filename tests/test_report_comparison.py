@@ -13,6 +13,7 @@ from scipy import stats
 
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.html import html
+from mm1_ablate.report.text import headline
 
 BASE = [50.0, 51.0, 50.5]
 CLEARLY_WORSE, CLEARLY_BETTER = [30.1, 31.0, 30.4], [60.1, 61.0, 60.4]
@@ -70,6 +71,7 @@ def test_two_seeds_have_an_interval_and_bear_no_verdict() -> None:
     assert steady.verdict == "undecided" and estimate is not None and estimate.high < 0
     assert comparison.expectations[0].verdict == "undecided" and "two seeds" in comparison.expectations[0].reason
     assert any("Two seeds" in remark for remark in comparison.remarks)
+    assert "two seeds bear no verdict" in headline(comparison) and "steady (−2" in headline(comparison)
 
 
 def test_clear_by_itself_but_not_in_its_family() -> None:

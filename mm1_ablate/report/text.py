@@ -19,7 +19,7 @@ from rich.text import Text
 
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Cell, Row
-from mm1_ablate.report.statistics import Estimate
+from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.verdicts import clear_by_itself
 
 NOTHING = "–"
@@ -97,8 +97,14 @@ def headline(comparison: Comparison) -> str:
     if nearly:
         differences = ", ".join(_with_interval(row, comparison.primary) for row in nearly)
         parts.append(f"clear by itself, but undecided among {_sizes(comparison)} comparisons: {differences}")
+    few = [row for row in undecided if (estimate := row.cells[comparison.primary].estimate) and estimate.seeds < LEAST_SEEDS]
+    if few:
+        largest = max(few, key=lambda row: abs(row.cells[comparison.primary].estimate.difference))  # type: ignore[union-attr]
+        parts.append(
+            f"two seeds bear no verdict, three are the least; the largest difference is {_with_interval(largest, comparison.primary)}"
+        )
     rest = (
-        ("undecided", [row for row in undecided if row not in nearly]),
+        ("undecided", [row for row in undecided if row not in nearly and row not in few]),
         ("no verdict because of holes", [row for row in arms if row.verdict == HOLE]),
         ("no verdict from one seed", [row for row in arms if row.verdict == ONE_SEED]),
     )
