@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, tell
+from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, store_folder, tell, using_store
 
 app = typer.Typer(
     name="mm1-ablate",
@@ -25,7 +25,10 @@ app = typer.Typer(
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep file.", show_default=False)]
 SweepFiles = Annotated[list[Path], typer.Argument(metavar="SWEEP...", help="One or several sweep files.", show_default=False)]
 StoreFolder = Annotated[
-    Path, typer.Option("--store", envvar="MM1_ABLATE_STORE", metavar="DIR", help="Where trials and their scores are kept.")
+    Path,
+    typer.Option(
+        "--store", envvar="MM1_ABLATE_STORE", metavar="DIR", parser=store_folder, help="Where trials and their scores are kept: a folder."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try failed trials again.")]
@@ -93,7 +96,8 @@ def plan(sweeps: SweepFiles, store: StoreFolder = DEFAULT_STORE, retry: Retry = 
     from mm1_ablate.study.plan import plan_together
     from mm1_ablate.study.store import Store
 
-    planned = plan_together(read_studies(sweeps), Store(store), retry)
+    with using_store(store):
+        planned = plan_together(read_studies(sweeps), Store(store), retry)
     if as_json:
         print_json(planned.to_json())
     else:
@@ -118,7 +122,8 @@ def run(
         return plan([sweep], store, retry, as_json=False)
     from mm1_ablate.commands.running import run_sweep
 
-    raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, retry=retry))
+    with using_store(store):
+        raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, retry=retry))
 
 
 @app.command()
@@ -128,7 +133,8 @@ def evaluate(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, address: Addr
     Trains nothing: for a task that was added to a finished study, or an evaluation that was altered."""
     from mm1_ablate.commands.running import run_sweep
 
-    raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, evaluate_only=True))
+    with using_store(store):
+        raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, evaluate_only=True))
 
 
 @app.command()
@@ -139,10 +145,11 @@ def status(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, as_json: AsJson
     from mm1_ablate.study.store import Store
 
     study = read_study(sweep)
-    if as_json:
-        print_json(status_json(study, Store(store)))
-    else:
-        show_status(study, Store(store), console())
+    with using_store(store):
+        if as_json:
+            print_json(status_json(study, Store(store)))
+        else:
+            show_status(study, Store(store), console())
 
 
 @app.command()
@@ -162,7 +169,8 @@ def report(
     from mm1_ablate.study.store import Store
 
     study, records = read_study(sweep), Store(store)
-    comparison, folder = compare_and_write(study, records)
+    with using_store(store):
+        comparison, folder = compare_and_write(study, records)
     written = []
     if to is not None:
         try:
@@ -190,7 +198,8 @@ def ui(
     """Start MLflow at the study and print its address."""
     from mm1_ablate.commands.running import open_ui
 
-    raise typer.Exit(open_ui(sweep, store, port, browser))
+    with using_store(store):
+        raise typer.Exit(open_ui(sweep, store, port, browser))
 
 
 @app.command()

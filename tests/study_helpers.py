@@ -103,4 +103,4 @@ def quick_preparation(store_root: str, fingerprint: str) -> int:
         (folder / "weights.pt").write_bytes(b"weights")
 
     with store.hold(folder, wait=True):
-        return 0 if store.is_prepared(preparation) else recording_failure(store, folder, work)
+        return 0 if store.preparation_status(preparation).status == "done" else recording_failure(store, folder, work)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 from typer.testing import CliRunner
 
@@ -98,3 +99,69 @@ def test_doctor_has_a_line_for_each_thing_and_a_remedy_for_each_problem(tmp_path
     assert lines["python"].startswith("ok") and lines["ray"].startswith("ok")
     assert lines["disk"].startswith("problem")
     assert "to do: free" in done.stdout
+
+
+def test_doctor_gives_advice_that_helps_and_hurts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    def refuse(**options: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    assert "--force" not in doctor.check_ray(None).remedy and "everybody's Ray" in doctor.check_ray(None).remedy
+    (tmp_path / "mlflow.db").write_text("no database")
+    check = doctor.check_mlflow(tmp_path)
+    assert not check.ok and "mm1-ablate ui SWEEP" in check.remedy
+
+
+@pytest.mark.parametrize("command", ["plan", "status", "report", "run"])
+def test_a_store_that_is_no_folder_is_exit_2_and_a_sentence(
+    command: str, tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    address = call(command, tiny_sweep, "--store", "s3://bucket/store")
+    assert address.exit_code == 2 and "addresses such as s3:// are not supported yet" in address.stderr
+    assert not (tmp_path / "s3:").exists()
+    for store in (file, file / "below"):
+        done = call(command, tiny_sweep, "--store", store)
+        assert done.exit_code == 2 and f"{file}" in done.stderr and "--store DIR" in done.stderr, (store, done.exception)
+
+
+def test_a_store_that_cannot_be_written_is_a_sentence(tiny_sweep: Path):
+    for command in ("report", "run"):
+        done = call(command, tiny_sweep, "--store", "/proc/nowhere/store")
+        assert done.exit_code == 2 and "/proc/nowhere" in done.stderr and "Traceback" not in done.stderr, done.exception
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120, 160])
+def test_a_plan_fits_the_terminal_and_keeps_names_and_reasons(columns: int, tiny_sweep: Path, tmp_path: Path):
+    tiny_sweep.write_text(tiny_sweep.read_text().replace("  without:", "  without-one-of-the-sources:"))
+    done = call("plan", tiny_sweep, "--store", tmp_path / "store", COLUMNS=str(columns))
+    table = done.stdout.split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= columns
+    assert any(line.rstrip().endswith("never run") for line in table)
+    assert any("interleaved/seed-0" in line for line in table), done.stdout
+    assert ("LM" in table[0]) == (columns >= 120) and ("text tokens" in table[0]) == (columns >= 100)
+
+
+def test_arms_that_other_code_trained_are_flagged(tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from mm1_ablate.commands.running import compare_study
+    from mm1_ablate.spec.expansion import load_study
+    from mm1_ablate.study.store import Store
+
+    study, store = load_study(tiny_sweep), Store(tmp_path / "store")
+    for trial in study.trials:
+        code = "0.1.0+bbbbbbbb" if trial.name == "without/text/seed-1" else "0.1.0+aaaaaaaa"
+        monkeypatch.setattr("mm1_ablate.study.store.code_version", lambda code=code: code)
+        folder = store.write_trial(trial)
+        with store.hold(folder):
+            store.start(folder, "train")
+            (folder / "model.pt").touch()
+            items = {"task": ["miniature_vqa"], "family": ["image"], "shots": [0], "item": ["a"], "metric": ["exact"], "score": [1.0]}
+            store.write_evaluation(trial.fingerprint, trial.evaluation_fingerprint, pandas.DataFrame(items), {"shot_0/average": 1.0})
+            store.finish(folder)
+    comparison = compare_study(study, store)
+    assert "code 0.1.0+aaaaaaaa → 0.1.0+aaaaaaaa, 0.1.0+bbbbbbbb" in comparison.row("without/text").brought_along
+    assert not any(part.startswith("code") for part in comparison.row("without/interleaved").brought_along)

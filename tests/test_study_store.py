@@ -151,4 +151,54 @@ def test_an_empty_study_has_no_results_and_no_curves_but_their_columns(store: St
     tiny = study()
     assert store.results(tiny).empty and "metric" in store.results(tiny)
     assert isinstance(store.curves(tiny), pandas.DataFrame) and store.curves(tiny).empty
-    assert len(store.holes(tiny)) == 2 and store.training_seconds(tiny.trials[0]) is None
+    assert len(store.holes(tiny)) == 2
+
+
+def test_how_a_trial_is_run_may_be_edited_after_a_failure(store: Store) -> None:
+    before = study(prepared=("baseline",)).trials[0]
+    training = before.experiment.training.model_copy(update={"micro_batch_rows": 1})
+    evaluation = before.experiment.evaluation.model_copy(update={"batch_items": 3})
+    after = replace(before, experiment=before.experiment.model_copy(update={"training": training, "evaluation": evaluation}))
+    store.write_trial(before)
+    store.write_trial(after)
+    experiment, _ = store.read_trial(after.fingerprint, after.evaluation_fingerprint)
+    assert (experiment.training.micro_batch_rows, experiment.evaluation.batch_items) == (1, 3)
+    times = {path: path.stat().st_mtime_ns for path in store.root.rglob("*.json")}
+    store.write_trial(after)
+    assert times == {path: path.stat().st_mtime_ns for path in store.root.rglob("*.json")}, "what is the same is not written"
+
+
+def test_the_code_that_trained_a_trial_is_kept_whatever_code_evaluates_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, resumed = study().trials
+    monkeypatch.setattr("mm1_ablate.study.store.code_version", lambda: "1.0+a")
+    do(store, trial)
+    assert store.code(trial) == "1.0+a"
+    folder = store.write_trial(resumed)
+    store.start(folder, "train")
+    (folder / "last.ckpt").touch()
+    store.fail(folder, "no memory")
+    store.retry(folder)
+    monkeypatch.setattr("mm1_ablate.study.store.code_version", lambda: "1.0+b")
+    do(store, study(tasks=("miniature_facts",)).trials[0])
+    do(store, resumed)
+    assert (store.code(trial), store.code(resumed)) == ("1.0+a", "1.0+a, 1.0+b")
+
+
+def test_a_code_version_is_the_version_and_a_digest() -> None:
+    from mm1_ablate import __version__
+    from mm1_ablate.study.code_version import code_version
+
+    version, _, digest = code_version().rpartition("+")
+    assert version == __version__ and len(digest) == 8 and int(digest, 16) >= 0
+
+
+def test_trials_of_one_name_that_two_edits_left_behind_are_both_listed(store: Store) -> None:
+    from mm1_ablate.study.names import no_longer_named, remember
+
+    names = ("baseline", "longer", "longest")
+    versions = [replace(study(arms=names), trials=(replace(trial, name="baseline/seed-0"),)) for trial in study(arms=names).trials]
+    for version in versions:
+        store.write_trial(version.trials[0])
+        remember(version, store)
+    left = {store.trial_folder(version.trials[0]): "baseline/seed-0" for version in versions[:2]}
+    assert no_longer_named(versions[2], store) == left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -98,6 +99,38 @@ def test_the_mirror_is_rebuilt_from_the_store(store: Store, monkeypatch: pytest.
     assert len(again.trial_runs) == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store.root}/another.db")
     assert mirror(tiny, store).written == 2
+
+
+def test_runs_of_trials_that_a_study_no_longer_has_leave_the_view_and_come_back(store: Store) -> None:
+    tiny, edited = study(), study(tasks=("miniature_facts",))
+    do(store, tiny)
+    old = mirror(tiny, store)
+    do(store, edited)
+    new = mirror(edited, store)
+    client = MlflowClient(tracking_uri(store))
+
+    def shown() -> set[str]:
+        return {run.info.run_id for run in client.search_runs([new.experiment_id], filter_string="tags.kind = 'trial'")}
+
+    assert shown() == set(new.trial_runs.values())
+    back = mirror(tiny, store)
+    assert back.written == 0 and back.trial_runs == old.trial_runs and shown() == set(old.trial_runs.values())
+
+
+def test_a_moved_store_writes_into_its_own_place(store: Store, tmp_path: Path) -> None:
+    tiny, report = study(arms=("baseline",)), tmp_path / "report"
+    report.mkdir()
+    (report / "report.html").write_text("<h1>verdict</h1>")
+    do(store, tiny)
+    mirror(tiny, store, report=report)
+    same = tmp_path / "link"
+    same.symlink_to(store.root)
+    assert mirror(tiny, Store(same)).written == 0, "the same place by another name"
+    copy = Store(shutil.copytree(store.root, tmp_path / "a copy"))
+    shutil.rmtree(store.root)
+    mirrored = mirror(tiny, copy, report=report)
+    assert mirrored.written == 1 and not store.root.exists()
+    assert list((copy.root / "mlartifacts").rglob("report.html"))
 
 
 def test_a_broken_mlflow_is_a_word_and_no_traceback(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,11 @@ Exit codes are part of the interface: 0 done, 1 some trials failed (or a check f
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -55,6 +57,36 @@ def console(stderr: bool = False) -> Console:
     if not terminal.is_terminal and "COLUMNS" not in os.environ:
         terminal = Console(stderr=stderr, highlight=False, width=160)
     return terminal
+
+
+def store_folder(text: str | Path) -> Path:
+    """What `--store` names. Ends the command with 2 where that is no folder, for a path such as './s3:/...' would be made otherwise."""
+    if "://" in str(text):
+        stop(
+            FILE_IS_WRONG,
+            f"--store {text}: a store is a folder, local or on storage that all nodes share; addresses such as s3:// are not supported yet",
+        )
+    folder = Path(text)
+    if folder.exists() and not folder.is_dir():
+        stop(FILE_IS_WRONG, f"--store {text}: is a file; {NAME_A_STORE}")
+    return folder
+
+
+NAME_A_STORE = "name a folder that can be written with --store DIR or MM1_ABLATE_STORE"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that name no file."""
+
+
+@contextlib.contextmanager
+def using_store(store: Path) -> Iterator[None]:
+    """End the command with 2 and a sentence where the store cannot be read or written; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        root, place = store.absolute(), Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+        if error.errno in NO_ROOM or (place is not None and (place.is_relative_to(root) or root.is_relative_to(place))):
+            stop(FILE_IS_WRONG, f"the store {store} cannot be used: {place or root}: {error.strerror}; {NAME_A_STORE}")
+        raise
 
 
 def read_studies(paths: Sequence[Path]) -> list[Study]:

@@ -148,7 +148,8 @@ def check_ray(address: str | None) -> Check:
         remedy = (
             "check the address, that every node runs the same Ray, and that all share one RAY_AUTH_TOKEN_PATH"
             if address
-            else "see whether another Ray is half alive here: `ray stop --force`; and that /tmp or RAY_TMPDIR is writable"
+            else "see that /tmp or RAY_TMPDIR is writable, and whether a Ray of yours is half alive here and has to be ended "
+            "(not by `ray stop` where others use this machine: it ends everybody's Ray)"
         )
         return Check("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
     try:
@@ -177,7 +178,7 @@ def check_mlflow(store: Path) -> Check:
     remedy = (
         "start the server or unset MLFLOW_TRACKING_URI"
         if "://" in address and not address.startswith("sqlite")
-        else (f"move {database} away; `mm1-ablate report` writes it anew from the store")
+        else (f"move {database} away; `mm1-ablate ui SWEEP` writes it anew from the store")
     )
     try:
         experiments = MlflowClient(tracking_uri=address).search_experiments(max_results=100)

@@ -57,7 +57,7 @@ def tell_plan(planned: Plan, store: Store) -> None:
     for line in summary(planned):
         tell(line)
     (study,) = planned.studies
-    for name, folder in no_longer_named(study, store).items():
+    for folder, name in no_longer_named(study, store).items():
         tell(f"no longer in the file, left alone: {name} ({folder})")
 
 
@@ -132,9 +132,16 @@ def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) ->
                     **seen(study, store, name),
                     "evaluation": short(fingerprint(canonical(experiment.evaluation))),
                     **({"evaluation items": answered[name]} if name in answered else {}),
+                    **trained_by(study, store, name),
                 },
             )
     return costs
+
+
+def trained_by(study: Study, store: Store, arm: str) -> dict[str, str]:
+    """The code that trained an arm's scored trials, as far as that is known; more than one where seeds differ in it."""
+    codes = {code for trial in study.trials_of(arm) if store.has_scores(trial) and (code := store.code(trial))}
+    return {"code": ", ".join(sorted({part for code in codes for part in code.split(", ")}))} if codes else {}
 
 
 def seen(study: Study, store: Store, arm: str) -> dict[str, float]:

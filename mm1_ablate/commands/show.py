@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.text import Text
 from mm1_ablate.spec.expansion import Study
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.study.names import no_longer_named
-from mm1_ablate.study.plan import Plan
+from mm1_ablate.study.plan import Plan, PlanRow
 from mm1_ablate.study.store import Store
 
 COLOURS = {
@@ -25,6 +26,12 @@ COLOURS = {
     "failed": "red",
     "missing": "dim",
 }
+
+
+NAME_WIDTH = 20
+"""Columns that a name and a reason get at least; names are broken at it where they do not fit."""
+NAMES_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 120, 100
+"""Widths of a terminal from which on a plan has room for whole names, the sizes of the model's parts, and tokens."""
 
 
 def coloured(status: str) -> Text:
@@ -46,21 +53,39 @@ def hours(amount: float) -> str:
     return f"{amount * 60:.0f} minutes" if amount < 1.5 else f"{amount:,.3g} hours"
 
 
+def folded(name: str, width: int) -> str:
+    """A trial's name in lines of at most `width` characters, broken behind its slashes as far as that goes."""
+    lines = [""]
+    for part in name.replace("/", "/\n").split("\n"):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def show_plan(plan: Plan, console: Console) -> None:
-    """Every trial with what will become of it and why; then the sums."""
+    """Every trial with what will become of it and why; then the sums. Where it is narrow, sizes give way to names and reasons."""
+    numbers: dict[str, Callable[[PlanRow], str]] = {}
+    if console.width >= PARAMETERS_FIT:
+        numbers["encoder"] = lambda row: count(row.parameters["image_encoder"])
+        numbers["connector"] = lambda row: count(row.parameters["connector"])
+        numbers["LM"] = lambda row: count(row.parameters["language_model"])
+    if console.width >= TOKENS_FIT:
+        numbers["text tokens"] = lambda row: count(row.tokens.text)
+        numbers["image tokens"] = lambda row: count(row.tokens.image_tokens)
+    numbers["FLOPs"] = lambda row: f"{row.flops:.1e}"
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", overflow="fold")
+    table.add_column("trial", overflow="fold", min_width=NAME_WIDTH)
     table.add_column("fingerprint", style="dim", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for name in ("encoder", "connector", "LM", "text tokens", "image tokens", "FLOPs"):
+    for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table.add_column("why", overflow="fold", min_width=NAME_WIDTH)
     for row in plan.rows:
-        parts = [count(row.parameters[part]) for part in ("image_encoder", "connector", "language_model")]
-        sizes = [count(row.tokens.text), count(row.tokens.image_tokens), f"{row.flops:.1e}"]
-        table.add_row(row.name, short(row.fingerprint), coloured(row.status), *parts, *sizes, row.reason)
+        name = row.name if console.width >= NAMES_FIT else folded(row.name, NAME_WIDTH)
+        table.add_row(Text(name), short(row.fingerprint), coloured(row.status), *(show(row) for show in numbers.values()), Text(row.reason))
     for preparation in plan.preparations:
-        blank = [""] * 6
+        blank = [""] * len(numbers)
         reason = f"prepared for {preparation.trials} trials"
         table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
     console.print(table)
@@ -116,7 +141,7 @@ def status_json(study: Study, store: Store) -> dict[str, Any]:
             }
             for trial, state in states
         ],
-        "no_longer_named": {name: str(folder) for name, folder in no_longer_named(study, store).items()},
+        "no_longer_named": [{"name": name, "folder": str(folder)} for folder, name in no_longer_named(study, store).items()],
     }
 
 
@@ -129,7 +154,7 @@ def show_status(study: Study, store: Store, console: Console) -> None:
     for trial in known["trials"]:
         folder = trial["folder"] if trial["status"] != "missing" else ""
         table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), trial["reason"], folder)
-    for name, folder in known["no_longer_named"].items():
-        table.add_row(name, "", "", "no longer in the file, left alone", folder, style="dim")
+    for gone in known["no_longer_named"]:
+        table.add_row(gone["name"], "", "", "no longer in the file, left alone", gone["folder"], style="dim")
     console.print(table)
     console.print(f"\n{', '.join(f'{number} {status}' for status, number in known['counts'].items())} in {store.root}", markup=False)

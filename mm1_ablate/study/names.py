@@ -31,8 +31,8 @@ def remember(study: Study, store: Store) -> None:
         write_json(_path(study, store), now)
 
 
-def no_longer_named(study: Study, store: Store) -> dict[str, Path]:
-    """Trials that the study once had and that still lie in the store: name to folder."""
+def no_longer_named(study: Study, store: Store) -> dict[Path, str]:
+    """Trials that the study once had and that still lie in the store: folder to name. After several edits some share a name."""
     named = {trial.fingerprint for trial in study.trials}
-    gone = {name: store.trial_folder(fingerprint) for fingerprint, name in _known(study, store).items() if fingerprint not in named}
-    return {name: folder for name, folder in gone.items() if folder.exists()}
+    gone = {store.trial_folder(fingerprint): name for fingerprint, name in _known(study, store).items() if fingerprint not in named}
+    return {folder: name for folder, name in gone.items() if folder.exists()}

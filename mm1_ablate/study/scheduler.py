@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -98,6 +99,7 @@ def run_study(
         raise ResourcesMissing(f"resources.workers: {resources.workers}: a trial runs in one process; give it more cpus or gpus instead")
     say = on_event or (lambda line: None)
     store.write_study(study)
+    _remove_leftovers(store)
     _let_the_dying_go(study, store)
     if retry:
         _forget_failures(study, store)
@@ -125,7 +127,7 @@ def run_study(
                 _check_resources(resources.cpus, resources.gpus, say if address != "local" else None)
                 if preparations:
                     say(f"preparing {len(preparations)} encoders and language models")
-                    _run_preparations(preparations, store, placement, say)
+                    _run_preparations(preparations, store, placement)
                 work = _to_do(study, store, evaluate_only)
                 if work:
                     say(f"running {sum(len(entry.trials) for entry in work)} trials")
@@ -144,6 +146,16 @@ def _to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
         if state.status in ("missing", "interrupted") and (state.trained or not evaluate_only):
             work.setdefault(trial.fingerprint, Work(trial.fingerprint)).trials.append(trial)
     return list(work.values())
+
+
+def _remove_leftovers(store: Store) -> None:
+    """Take away what Tune wrote for runs of this host that were killed: nobody reads it. Whether other hosts' runs live is not known."""
+    for folder in (store.root / "ray").glob("*-*-*"):
+        host, pid, _ = folder.name.rsplit("-", 2)
+        if host == socket.gethostname() and pid.isdigit() and not child.is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (store.root / "ray").rmdir()
 
 
 def _let_the_dying_go(study: Study, store: Store) -> None:
@@ -247,7 +259,7 @@ def _check_resources(cpus: float, gpus: float, warn: Callable[[str], None] | Non
     warn(f"{message}; waiting for one to join")
 
 
-def _run_preparations(preparations: list[Preparation], store: Store, placement: Placement, say: Callable[[str], None]) -> None:
+def _run_preparations(preparations: list[Preparation], store: Store, placement: Placement) -> None:
     """All of them at once, as far as there is room. One that fails is the failure of the trials that start from it, and of no others."""
     import ray
 
@@ -263,9 +275,6 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
                 ray.get(reference)
             except ray.exceptions.RayError as error:
                 store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
-            state = store.preparation_status(part)
-            if state.status == "failed":
-                say(f"{part.name} failed: {state.reason}")
 
 
 def _prepare(placement: Placement, fingerprint: str, folder: Path) -> None:
@@ -286,7 +295,7 @@ def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
 
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    storage = store.root / "ray" / uuid.uuid4().hex[:8]
+    storage = store.root / "ray" / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     storage.mkdir(parents=True)
     try:
         tuner = tune.Tuner(

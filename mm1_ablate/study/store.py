@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mm1_ablate.spec.experiment import Evaluation, Experiment
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
+from mm1_ablate.study.code_version import code_version
 from mm1_ablate.study.files import read_json, read_json_or_nothing, replacing, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Store:
 
     # ------------------------------------------------------------ what is to be done
     def write_trial(self, trial: Trial) -> Path:
-        """Record what a trial is; returns its folder. Nothing happens when it is there.
+        """Record what a trial is and how it is to be run now; returns its folder.
 
         Raises:
             FingerprintCollision: the folder is another trial's.
@@ -110,16 +111,16 @@ class Store:
         folder = self.trial_folder(trial.fingerprint)
         declared = trial.experiment.model_dump(mode="json")
         record = {"fingerprint": trial.fingerprint, "seed": trial.seed, "name": trial.name, "experiment": declared}
-        _write_once(folder / "trial.json", record)
+        _write_record(folder / "trial.json", record)
         evaluation = {"fingerprint": trial.evaluation_fingerprint, "evaluation": declared["evaluation"]}
-        _write_once(self.evaluation_folder(trial) / "evaluation.json", evaluation)
+        _write_record(self.evaluation_folder(trial) / "evaluation.json", evaluation)
         return folder
 
     def write_preparation(self, preparation: Preparation) -> Path:
         """Record what a preparation is; returns its folder."""
         folder = self.prepared_folder(preparation)
         record = {"fingerprint": preparation.fingerprint, "name": preparation.name, "preparation": preparation.model_dump(mode="json")}
-        _write_once(folder / "preparation.json", record)
+        _write_record(folder / "preparation.json", record)
         return folder
 
     def write_study(self, study: Study) -> Path:
@@ -174,10 +175,6 @@ class Store:
         """Whether a trial has been evaluated as it is declared."""
         folder = self.evaluation_folder(trial)
         return (folder / "scores.json").exists() and (folder / "items.parquet").exists()
-
-    def is_prepared(self, preparation: Preparation) -> bool:
-        """Whether a preparation is done."""
-        return self.preparation_status(preparation).status == "done"
 
     def preparation_status(self, preparation: Preparation) -> TrialState:
         """Where a preparation stands."""
@@ -244,7 +241,7 @@ class Store:
         (folder / "error.txt").unlink(missing_ok=True)
         if previous.get("pid") != os.getpid():
             (folder / "progress.json").unlink(missing_ok=True)
-        record = {"status": "running", "stage": stage, "evaluation": evaluation, "started": started}
+        record = {"status": "running", "stage": stage, "evaluation": evaluation, "started": started, "code": _code(folder, previous)}
         write_json(folder / "status.json", record | {"host": socket.gethostname(), "pid": os.getpid()})
 
     def finish(self, folder: Path) -> None:
@@ -262,9 +259,14 @@ class Store:
         return read_json_or_nothing(folder / "status.json").get("status", "missing")
 
     def retry(self, folder: Path) -> None:
-        """Let a failure be tried again."""
-        if self.recorded(folder) == "failed":
-            (folder / "status.json").unlink()
+        """Let a failure be tried again. What code trained it so far stays known."""
+        record = read_json_or_nothing(folder / "status.json")
+        if record.get("status") == "failed":
+            write_json(folder / "status.json", {"status": "missing", "code": record.get("code")})
+
+    def code(self, trial: Trial) -> str | None:
+        """The version of the code that trained a trial, several joined if it was gone on with; nothing if that is not known."""
+        return read_json_or_nothing(self.trial_folder(trial) / "status.json").get("code")
 
     def write_evaluation(self, fingerprint: str, evaluation: str, items: pandas.DataFrame, scores: dict[str, float]) -> None:
         """Keep a trial's item scores and their summary; the summary last, because it says that all is there."""
@@ -328,16 +330,20 @@ class Store:
         columns = ["arm", "seed", "fingerprint", "step", "loss", "learning_rate", "tokens", "images", "seconds"]
         return pandas.concat(parts, ignore_index=True).reindex(columns=columns) if parts else pandas.DataFrame(columns=columns)
 
-    def training_seconds(self, trial: Trial) -> float | None:
-        """How long a trained trial's training took, by its curve."""
-        curve = self.curve(trial)
-        trained = (self.trial_folder(trial) / "model.pt").exists()
-        return float(curve["seconds"].iloc[-1]) if trained and len(curve) else None
-
     def error(self, folder: Path) -> str | None:
         """The traceback of a failure."""
         path = folder / "error.txt"
         return path.read_text() if path.exists() else None
+
+
+def _code(folder: Path, previous: dict[str, Any]) -> str | None:
+    """The code that what a folder holds was, and is now to be, trained by."""
+    before = previous.get("code")
+    if (folder / "model.pt").exists():
+        return before
+    if (folder / "last.ckpt").exists():
+        return ", ".join(sorted({*before.split(", "), code_version()})) if before else None
+    return code_version()
 
 
 def is_held(folder: Path) -> bool:
@@ -358,14 +364,15 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _check_fingerprint(path: Path, fingerprint: str) -> bool:
-    """Whether the record of a fingerprint is there."""
-    there = read_json_or_nothing(path).get("fingerprint")
-    if there not in (None, fingerprint):
-        raise FingerprintCollision(f"{path.parent} belongs to {there}, not to {fingerprint}")
-    return there is not None
+def _check_fingerprint(path: Path, fingerprint: str) -> dict[str, Any]:
+    """The record of a fingerprint; empty if it is not there."""
+    record = read_json_or_nothing(path)
+    if record.get("fingerprint") not in (None, fingerprint):
+        raise FingerprintCollision(f"{path.parent} belongs to {record['fingerprint']}, not to {fingerprint}")
+    return record
 
 
-def _write_once(path: Path, record: dict[str, Any]) -> None:
-    if not _check_fingerprint(path, record["fingerprint"]):
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    """Written again where it differs: settings of how a trial is run, which no fingerprint holds, may have been edited."""
+    if _check_fingerprint(path, record["fingerprint"]) != record:
         write_json(path, record)

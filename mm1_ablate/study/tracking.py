@@ -2,9 +2,11 @@
 
 In: a study, its store, and the report's files if there are any. Out: in MLflow an experiment for the study, a run for each trial
 (settings, curve, scores, arms), a parent run with the comparison, and a view of the trials grouped by arm. Only the driver writes. A
-second call writes what is new, and nothing twice: runs are found by the fingerprint that they are tagged with.
+second call writes what is new, and nothing twice: runs are found by the fingerprint that they are tagged with. Runs of trials that the
+study no longer has stay, as kind 'earlier', and out of the view.
 
-Without MLFLOW_TRACKING_URI the mirror is a SQLite file in the store.
+Without MLFLOW_TRACKING_URI the mirror is a SQLite file in the store. It holds absolute places of artifacts: that of a store which was
+moved or copied is put aside and written anew.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
 
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.settings import Settings, is_identity
@@ -109,6 +113,7 @@ def mirror(
 
 
 def _mirror(study: Study, store: Store, report: Path | None, table: pandas.DataFrame | None, verdict: str) -> Mirrored:
+    _set_aside_if_moved(store)
     client = _client(store)
     experiment = _experiment(client, study, store)
     runs = _runs(client, experiment)
@@ -121,11 +126,27 @@ def _mirror(study: Study, store: Store, report: Path | None, table: pandas.DataF
             run, new = _write_trial(client, experiment, parent, runs.get(trial.evaluation_fingerprint), trial, state, study, store)
             written += new
             ids[trial.evaluation_fingerprint] = run
+    _retag_earlier(client, runs, study, store)
     _write_comparison(client, parent, study, store, report, table, verdict)
     return Mirrored(tracking_uri(store), experiment, parent, ids, written)
 
 
 # ---------------------------------------------------------------- MLflow
+def _set_aside_if_moved(store: Store) -> None:
+    """Rename the store's own database to `mlflow.db.moved` if its artifacts are to go to another place than this store."""
+    database = store.root / "mlflow.db"
+    if "MLFLOW_TRACKING_URI" in os.environ or not database.exists():
+        return
+    # One that cannot be read is left for MLflow to complain of.
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened:
+        rows = opened.execute("SELECT artifact_location FROM experiments WHERE name LIKE 'mm1-ablate/%'").fetchall()
+        root = store.root.resolve()
+        if not all(Path(unquote(urlparse(place).path)).resolve().is_relative_to(root) for (place,) in rows):
+            os.replace(database, database.with_name("mlflow.db.moved"))
+            for beside in ("mlflow.db-wal", "mlflow.db-shm"):
+                database.with_name(beside).unlink(missing_ok=True)
+
+
 def _client(store: Store) -> MlflowClient:
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
@@ -197,7 +218,13 @@ def _write_trial(
 
     scores = store.scores(trial) if state.status == "done" else {}
     outcome = hashlib.sha256(json.dumps([state.status, state.reason, scores]).encode()).hexdigest()[:16]
-    arms = {"arm": trial.arms[0], "arms": ", ".join(trial.arms)[:8000], "mlflow.runName": trial.name, "mlflow.parentRunId": parent}
+    arms = {
+        "kind": "trial",
+        "arm": trial.arms[0],
+        "arms": ", ".join(trial.arms)[:8000],
+        "mlflow.runName": trial.name,
+        "mlflow.parentRunId": parent,
+    }
     if there is not None and there.data.tags.get("outcome") == outcome:
         for key, value in arms.items():
             if there.data.tags.get(key) != value:
@@ -207,7 +234,6 @@ def _write_trial(
         client.delete_run(there.info.run_id)
     arm = next(arm for arm in study.arms if arm.name == trial.arms[0])
     tags = arms | {
-        "kind": "trial",
         "study": study.name,
         "seed": str(trial.seed),
         "group": arm.group,
@@ -266,6 +292,16 @@ def _curve_metrics(curve: pandas.DataFrame, began: int) -> list[Any]:
             if isinstance(point.get(key), int | float):
                 metrics.append(Metric(key, float(point[key]), at, int(point["step"])))
     return metrics
+
+
+def _retag_earlier(client: MlflowClient, runs: dict[str, Run], study: Study, store: Store) -> None:
+    """Take runs that this store wrote for trials which the study no longer has out of the view, whose means they would spoil."""
+    current = {trial.evaluation_fingerprint for trial in study.trials}
+    for key, run in runs.items():
+        tags = run.data.tags
+        ours = tags.get("study") == study.name and Path(tags.get("folder", "/")).is_relative_to(store.root)
+        if tags["kind"] == "trial" and key not in current and ours:
+            client.set_tag(run.info.run_id, "kind", "earlier")
 
 
 # ---------------------------------------------------------------- comparison
