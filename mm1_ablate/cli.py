@@ -218,7 +218,7 @@ def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder,
 @app.command()
 def doctor(store: StoreFolder = DEFAULT_STORE, address: Address = None) -> None:
     """Check that this machine can run a study."""
-    from mm1_ablate.commands.doctor import examine
+    from mm1_ablate.study.doctor import examine
 
     problems = 0
     for check in examine(store, address):

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
-from mm1_ablate.commands import doctor
+from mm1_ablate.study import doctor
 
 
 def call(*arguments: object, **environment: str):
