@@ -113,18 +113,24 @@ def test_a_child_and_what_it_started_are_gone_within_seconds_of_a_killed_parent(
     assert gone_within(pids, 2.5)
 
 
-def test_children_are_gone_when_their_server_is_stopped_and_that_is_not_their_failure(tmp_path: Path) -> None:
+def waiting_child(folder: Path, tmp_path: Path) -> tuple[threading.Thread, list[BaseException]]:
+    """A thread that asks a server for a child which never ends, and what the asking will have raised."""
     raised: list[BaseException] = []
 
-    def ask(folder: Path) -> None:
+    def ask() -> None:
         try:
             child.run(folder, job("wait_for_ever", tmp_path / "log", answer=str(tmp_path / "pids")))
         except BaseException as error:
             raised.append(error)
 
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread, raised
+
+
+def test_children_are_gone_when_their_server_is_stopped_and_that_is_not_their_failure(tmp_path: Path) -> None:
     with child.server(preload=[]) as folder:
-        thread = threading.Thread(target=ask, args=(folder,))
-        thread.start()
+        thread, raised = waiting_child(folder, tmp_path)
         pids = wait_for(tmp_path / "pids")
     thread.join(10)
     assert gone_within(pids, 0.5)
@@ -132,17 +138,8 @@ def test_children_are_gone_when_their_server_is_stopped_and_that_is_not_their_fa
 
 
 def test_a_killed_server_takes_its_children_with_it_and_a_new_one_is_started(tmp_path: Path) -> None:
-    raised: list[BaseException] = []
-
-    def ask(folder: Path) -> None:
-        try:
-            child.run(folder, job("wait_for_ever", tmp_path / "log", answer=str(tmp_path / "pids")))
-        except BaseException as error:
-            raised.append(error)
-
     with child.server(preload=[]) as folder:
-        thread = threading.Thread(target=ask, args=(folder,))
-        thread.start()
+        thread, raised = waiting_child(folder, tmp_path)
         pids = wait_for(tmp_path / "pids")
         os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
         thread.join(10)
