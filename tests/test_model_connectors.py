@@ -23,8 +23,14 @@ def test_the_three_connectors_of_the_paper_are_there():
 
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize(("side", "image_tokens"), [(4, 4), (4, 16), (9, 4), (6, 9)])
-def test_a_connector_gives_the_declared_tokens_and_learns(name, side, image_tokens):
-    module = make(name, image_tokens).build(encoder_width=24, grid_side=side, language_width=20)
+def test_a_connector_gives_the_declared_tokens_or_says_which_it_could(name, side, image_tokens):
+    settings = make(name, image_tokens)
+    try:
+        settings.check_grid(side)
+    except ValueError as error:
+        assert str(side * side) in str(error)
+        return
+    module = settings.build(encoder_width=24, grid_side=side, language_width=20)
     patches = torch.randn(3, side * side, 24, requires_grad=True)
     tokens = module(patches)
     assert tokens.shape == (3, image_tokens, 20)
@@ -32,17 +38,37 @@ def test_a_connector_gives_the_declared_tokens_and_learns(name, side, image_toke
     assert patches.grad is not None and (patches.grad.abs().sum((1, 2)) > 0).all()
 
 
-def test_attention_pool_takes_any_number_of_tokens():
-    assert make("attention_pool", 5).build(24, 3, 20)(torch.randn(2, 9, 24)).shape == (2, 5, 20)
+@pytest.mark.parametrize("name", ["attention_pool", "perceiver_resampler"])
+def test_queries_take_any_number_of_tokens(name):
+    assert make(name, 5).build(24, 3, 20)(torch.randn(2, 9, 24)).shape == (2, 5, 20)
 
 
-@pytest.mark.parametrize("name", ["average_pool", "c_abstractor"])
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_a_token_for_each_patch_cannot_be_another_number(name):
+    make(name, 16).check_grid(4)
+    with pytest.raises(ValueError, match="gives 576 image tokens, not 144"):
+        make(name, 144).check_grid(24)
+
+
+def test_pixel_shuffle_refuses_a_grid_that_it_cannot_cut():
+    make("pixel_shuffle", 81).check_grid(27)
+    with pytest.raises(ValueError, match="it can for 1, 9, 81, 729"):
+        make("pixel_shuffle", 144).check_grid(27)
+
+
+def test_pixel_shuffle_puts_neighbouring_patches_into_one_token():
+    module = make("pixel_shuffle", 4).build(1, 4, 4)
+    gathered = module.gather(to_grid(torch.arange(16.0).view(1, 16, 1)))
+    assert to_tokens(gathered)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+
+
+@pytest.mark.parametrize("name", ["average_pool", "c_abstractor", "pixel_shuffle"])
 def test_pooling_refuses_tokens_that_are_no_square(name):
     with pytest.raises(ValueError, match="nearest are 4 and 9"):
         make(name, 5)
 
 
-@pytest.mark.parametrize("name", ["average_pool", "c_abstractor"])
+@pytest.mark.parametrize("name", ["average_pool", "c_abstractor", "pixel_shuffle"])
 def test_pooling_refuses_more_tokens_than_patches(name):
     with pytest.raises(ValueError, match="at most 16"):
         make(name, 25).check_grid(4)

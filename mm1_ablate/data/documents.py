@@ -7,9 +7,32 @@ A `Document` is a sequence of texts and images in reading order; captions, inter
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+
+class Unreadable(Exception):
+    """Data that cannot be used: skipped, counted by reason, and named as an example; it never ends a run by itself.
+
+    Args:
+        reason: a few words by which it is counted, the same for all of a kind: "truncated JPEG", "empty caption".
+        what: which one, for people: the key of the document or image, the file that it is in.
+    """
+
+    def __init__(self, reason: str, what: str = "") -> None:
+        super().__init__(f"{reason}: {what}" if what else reason)
+        self.reason = reason
+        self.what = what
+
+
+class LeftOut(Exception):
+    """A document that the settings do not keep (`data.sources.<name>.keep`). Counted by reason; not bad data."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +42,13 @@ class Image:
     key: str
     """Unique identity of the picture: two images with one key have the same pixels."""
     load: Callable[[], np.ndarray]
-    """Returns uint8 [height, width, 3]; not to be written to."""
+    """Returns uint8 [height, width, 3]; not to be written to.
+
+    Raises:
+        Unreadable: there is no such picture.
+    """
+    size: Callable[[], tuple[int, int]] | None = None
+    """Returns (width, height) in pixels without decoding, where the source knows a way. Raises Unreadable likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +62,10 @@ class Document:
     data_type: str
     """captioned, interleaved or text."""
     parts: tuple[str | Image, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What the data says of the document besides, such as a CLIP score: what `keep.columns` can name."""
+    damage: tuple[Unreadable, ...] = ()
+    """Parts that could not be had and were left out, such as images that are missing."""
 
     @property
     def images(self) -> tuple[Image, ...]:

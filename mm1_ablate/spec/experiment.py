@@ -14,11 +14,45 @@ from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validat
 
 from mm1_ablate.spec.settings import Component, ComponentOf, HowItRuns, Misfit, Settings
 
-DataType = Literal["captioned", "interleaved", "text"]
+DataType = Literal["captioned", "synthetic_captioned", "interleaved", "text"]
 Weight = Annotated[float, Field(ge=0)]
 
 
 # ---------------------------------------------------------------- data
+class Bounds(Settings):
+    """From here to there, both included; a bound that is left out does not bind."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Bounds:
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise Misfit("at_most", f"{self.at_most} is less than at_least, {self.at_least}: nothing would be kept")
+        return self
+
+    def __contains__(self, value: float) -> bool:
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    @property
+    def binds(self) -> bool:
+        """Whether anything lies outside."""
+        return self.at_least is not None or self.at_most is not None
+
+
+class Keep(Settings):
+    """Which documents of a source are kept. What is left out is counted, and is not bad data."""
+
+    text_characters: Bounds = Bounds()
+    """Characters of all texts of a document."""
+    image_side: Bounds = Bounds()
+    """Pixels of an image's shorter side. Of interleaved documents the image is left out and the rest stays; of captioned ones the document."""
+    images: Bounds = Bounds()
+    """Images of a document."""
+    columns: dict[str, Bounds] = {}
+    """Numbers that the data itself has of each document, such as a CLIP score; a document without the column is bad data."""
+
+
 class Source(Component):
     """Where documents of one data type come from. Each format is a file in `mm1_ablate/data/sources/`."""
 
@@ -26,10 +60,37 @@ class Source(Component):
     """The share of the mixture that this source feeds."""
     weight: PositiveFloat = 1.0
     """Weight among the sources of its data type."""
+    keep: Keep = Keep()
+    """Which of its documents are kept."""
+    max_epochs: PositiveFloat | None = None
+    """How often its documents are read at most; after that the other sources share its part. Nothing: as often as need be."""
+    max_bad_share: Annotated[float | None, Field(ge=0, le=1), HowItRuns] = None
+    """The share of unreadable data above which a run stops. Nothing: that of the whole, `data.max_bad_share`."""
 
     def open(self, seed: int = 0, name: str = "") -> Any:
         """The documents: an `mm1_ablate.data.sources.OpenSource`, whose documents carry the name of the source."""
         raise TypeError(f"{type(self).__name__} does not say how it is opened")
+
+    def check(self) -> None:
+        """Look at the beginning of what it reads.
+
+        Raises:
+            Misfit: at the field that is wrong: files that do not exist or hold nothing, a field or column that is not there.
+        """
+
+    def contents(self) -> str:
+        """A digest of the files that it reads: names, sizes, and a little of each. Empty where documents are made by code.
+
+        Part of a trial's identity: a changed file is another trial, a moved folder is not.
+        """
+        return ""
+
+    def make_ready(self, report: Any = None) -> None:
+        """Do once what random access needs (an index, an unpacked copy), so that opening is quick afterwards.
+
+        Args:
+            report: called with (what is done: str, bytes done: int, bytes in all: int).
+        """
 
 
 AnySource = Annotated[Source, ComponentOf("mm1_ablate.data.sources")]
@@ -50,6 +111,8 @@ class Packing(Settings):
     """Images in a row at most."""
     buffer_documents: PositiveInt = 256
     """Documents among which best-fit-decreasing packing looks for the next row."""
+    long_documents: Literal["split", "drop"] = "split"
+    """What becomes of a document that no row can hold: pieces, cut between images or inside a text, or left out. Both are counted."""
 
 
 class Data(Settings):
@@ -62,6 +125,8 @@ class Data(Settings):
     when_removed: Annotated[Literal["renormalise", "shrink"] | FillWith, HowItRuns] = "renormalise"
     """What becomes of the share of a removed data type. Acts when a sweep is expanded; the resolved mixture and number of
     steps are what a trial is."""
+    max_bad_share: Annotated[float, Field(ge=0, le=1), HowItRuns] = 0.01
+    """The share of unreadable data of a source above which a run stops. Below it, bad data is skipped, counted and named."""
 
     @model_validator(mode="after")
     def _sources_feed_the_mixture(self) -> Data:
@@ -208,6 +273,17 @@ class SquareTokens(Connector):
             )
 
 
+class TokenPerPatch(Connector):
+    """A connector that makes one image token of each patch."""
+
+    def check_grid(self, side: int) -> None:
+        if self.image_tokens != side * side:
+            raise ValueError(
+                f"this connector makes one token of each patch, so a grid of {side} x {side} gives {side * side} image tokens,"
+                f" not {self.image_tokens}"
+            )
+
+
 class LanguageModelPreparation(Settings):
     """Text-only pre-training of a language model of declared size, before the trials, once per fingerprint."""
 
@@ -295,6 +371,8 @@ class Training(Settings):
     micro_batch_rows: Annotated[PositiveInt | None, HowItRuns] = None
     """Rows of one forward and backward pass; nothing: all of them."""
     checkpoint_every_steps: Annotated[PositiveInt, HowItRuns] = 100
+    loader_threads: Annotated[Annotated[int, Field(ge=0)], HowItRuns] = 1
+    """Threads that read, decode and lay out the batches ahead of the training step; 0: none, each batch when it is needed."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Training:

@@ -2,6 +2,7 @@
 
 A source is a subclass of `mm1_ablate.spec.experiment.Source` with `open(seed, name)`, which gives random access to its documents;
 their order, the epochs and the shares are the mixture's. A newcomer adds a format in one file here, or names a class of their own.
+Files whose names begin with an underscore are what several formats share.
 """
 
 from __future__ import annotations
@@ -18,4 +19,11 @@ class OpenSource(Protocol):
         """Documents of one epoch."""
         ...
 
-    def __getitem__(self, index: int) -> Document: ...
+    def __getitem__(self, index: int) -> Document:
+        """The document of an index.
+
+        Raises:
+            Unreadable: it is bad data.
+            LeftOut: the settings do not keep it.
+        """
+        ...

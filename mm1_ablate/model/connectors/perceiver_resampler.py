@@ -1,0 +1,68 @@
+"""Learned latents that read the patches in several layers (Perceiver resampler of Flamingo, Alayrac et al. 2022, section 3.1.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt
+
+from mm1_ablate.spec.experiment import Connector
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class PerceiverResampler(Connector):
+    """`image_tokens` latents; each layer lets them attend to patches and latents together, then a feed-forward of four times the width."""
+
+    type: Literal["perceiver_resampler"] = "perceiver_resampler"
+    depth: PositiveInt = 6
+    heads: PositiveInt | None = None
+    """Attention heads; nothing: one for each 64 channels, at least one that divides the width."""
+
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
+        import torch
+        from torch import nn
+
+        heads = self.heads or next(count for count in range(max(1, encoder_width // 64), 0, -1) if encoder_width % count == 0)
+        if encoder_width % heads:
+            raise ValueError(f"connector.heads: the encoder's width {encoder_width} is not a multiple of {heads}")
+
+        class Layer(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm_patches = nn.LayerNorm(encoder_width)
+                self.norm_latents = nn.LayerNorm(encoder_width)
+                self.attention = nn.MultiheadAttention(encoder_width, heads, batch_first=True)
+                self.feed_forward = nn.Sequential(
+                    nn.LayerNorm(encoder_width),
+                    nn.Linear(encoder_width, 4 * encoder_width),
+                    nn.GELU(),
+                    nn.Linear(4 * encoder_width, encoder_width),
+                )
+
+            def forward(self, latents: Tensor, patches: Tensor) -> Tensor:
+                queries = self.norm_latents(latents)
+                read = torch.cat([self.norm_patches(patches), queries], 1)
+                attended, _ = self.attention(queries, read, read, need_weights=False)
+                latents = latents + attended
+                return latents + self.feed_forward(latents)
+
+        class PerceiverResamplerModule(nn.Module):
+            def __init__(self, image_tokens: int, depth: int) -> None:
+                super().__init__()
+                self.latents = nn.Parameter(torch.randn(image_tokens, encoder_width) * encoder_width**-0.5)
+                # Without a sense of place, a latent could tell patches apart by content alone.
+                self.positions = nn.Parameter(torch.randn(grid_side * grid_side, encoder_width) * encoder_width**-0.5)
+                self.layers = nn.ModuleList(Layer() for _ in range(depth))
+                self.norm = nn.LayerNorm(encoder_width)
+                self.project = nn.Linear(encoder_width, language_width)
+
+            def forward(self, patches: Tensor) -> Tensor:
+                patches = patches + self.positions
+                latents = self.latents.expand(len(patches), -1, -1)
+                for layer in self.layers:
+                    latents = layer(latents, patches)
+                return self.project(self.norm(latents))
+
+        return PerceiverResamplerModule(self.image_tokens, self.depth)
