@@ -31,6 +31,9 @@ StoreFolder = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+WithoutData = Annotated[
+    bool, typer.Option("--without-data", help="Look at no data: for a machine that lacks it. Identities of trials are provisional then.")
+]
 Retry = Annotated[bool, typer.Option("--retry", help="Try failed trials again.")]
 Address = Annotated[
     str | None,
@@ -72,11 +75,11 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, m
 
 
 @app.command()
-def validate(sweeps: SweepFiles, as_json: AsJson = False) -> None:
-    """Check sweep files; all errors are shown at once."""
+def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJson = False) -> None:
+    """Check sweep files, and that the data that they name is there; all errors are shown at once."""
     from mm1_ablate.commands.validation import validate as check
 
-    reports = [check(path) for path in sweeps]
+    reports = [check(path, without_data) for path in sweeps]
     if as_json:
         print_json({"valid": all(report.valid for report in reports), "files": [report.to_json() for report in reports]})
     for report in reports:
@@ -89,7 +92,9 @@ def validate(sweeps: SweepFiles, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def plan(sweeps: SweepFiles, store: StoreFolder = DEFAULT_STORE, retry: Retry = False, as_json: AsJson = False) -> None:
+def plan(
+    sweeps: SweepFiles, store: StoreFolder = DEFAULT_STORE, retry: Retry = False, without_data: WithoutData = False, as_json: AsJson = False
+) -> None:
     """Show what would run and why, and what it would cost."""
     from mm1_ablate.commands.common import console, read_studies
     from mm1_ablate.commands.show import show_plan
@@ -97,7 +102,7 @@ def plan(sweeps: SweepFiles, store: StoreFolder = DEFAULT_STORE, retry: Retry = 
     from mm1_ablate.study.store import Store
 
     with using_store(store):
-        planned = plan_together(read_studies(sweeps), Store(store), retry)
+        planned = plan_together(read_studies(sweeps, "nowhere" if without_data else "check"), Store(store), retry)
     if as_json:
         print_json(planned.to_json())
     else:
@@ -135,6 +140,29 @@ def evaluate(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, address: Addr
 
     with using_store(store):
         raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, evaluate_only=True))
+
+
+@app.command()
+def data(
+    sweep: SweepFile,
+    arm: Annotated[str | None, typer.Option(metavar="ARM", help="An arm of the sweep.", show_default="the baseline")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Documents looked at of each source, at most.")] = 500,
+    documents: Annotated[int, typer.Option(min=0, help="Documents shown on the page.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of the order of the data, as a trial's.")] = 0,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("data.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Look at the data: what each source holds, how often it is read, what cannot be read, and documents as the model sees them."""
+    from mm1_ablate.commands.common import console
+    from mm1_ablate.commands.data import look_at_data, show_data, to_json, write_page
+
+    looked_at, inspection = look_at_data(sweep, arm, sample, documents, seed, console(stderr=as_json))
+    write_page(looked_at, inspection, to, f"{sweep.stem}, {looked_at.name}")
+    if as_json:
+        print_json(to_json(inspection))
+        return
+    show_data(looked_at, inspection, console())
+    tell(f"{len(inspection.shown)} documents as the model sees them: {to}")
 
 
 @app.command()

@@ -43,8 +43,14 @@ def tiny_sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweeps" / "tiny.yaml"
 
 
+@pytest.fixture(scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stores, servers and clusters of whoever runs the tests stay out of them."""
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch, _cache: Path) -> None:
+    """Stores, caches, servers and clusters of whoever runs the tests stay out of them."""
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(_cache))
     for name in ("MM1_ABLATE_STORE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)

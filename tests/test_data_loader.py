@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from hashlib import sha256
 
 import numpy as np
 import pytest
 import torch
+from flawed import PIPELINE, flawed, of, same
 
 from mm1_ablate.data.documents import Image
-from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.loader import Batch, BatchLoader, lay_out
+from mm1_ablate.data.loader import BatchLoader, DataUsedUp, lay_out
 from mm1_ablate.data.packing import TokenisedDocument
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.spec.experiment import Data
-
-PIPELINE = ImagePipeline(12)
 
 
 def data(count: str = "documents", buffer: int = 24, **mixture: float) -> Data:
@@ -33,11 +32,6 @@ def data(count: str = "documents", buffer: int = 24, **mixture: float) -> Data:
 
 def loader(declared: Data | None = None, image_tokens: int = 4, seed: int = 0, steps: int = 6, micro: int | None = None) -> BatchLoader:
     return BatchLoader(declared or data(), load_tokenizer(), image_tokens, PIPELINE, seed, steps, batch_rows=4, micro_batch_rows=micro)
-
-
-def same(first: Batch, second: Batch) -> bool:
-    tensors = all(torch.equal(value, getattr(second, name)) for name, value in vars(first).items() if isinstance(value, torch.Tensor))
-    return tensors and first.documents == second.documents and first.document_lengths == second.document_lengths
 
 
 # ---------------------------------------------------------------- what a batch is
@@ -135,14 +129,53 @@ def test_a_resumed_loader_can_be_interrupted_again():
 def test_the_state_is_small():
     stopped = loader(data(buffer=256))
     next(iter(stopped))
-    assert len(json.dumps(stopped.state_dict())) < 500
+    assert len(json.dumps(stopped.state_dict())) < 1000
 
 
-def test_dropped_documents_are_counted_and_the_count_survives_resuming():
-    tight = data().model_copy(update={"packing": data().packing.model_copy(update={"max_images": 5})})
+def test_what_became_of_the_data_survives_resuming():
+    packing = {"max_images": 5, "long_documents": "drop"}
+    tight = data().model_copy(update={"packing": data().packing.model_copy(update=packing)})
     whole, stopped = loader(tight), loader(tight)
-    assert list(whole) and whole.dropped["too many images", "interleaved"] > 0
+    assert list(whole) and whole.account()["interleaved"]["dropped"]["too many images"] > 0
     next(iter(stopped))
     fresh = loader(tight)
     fresh.load_state_dict(stopped.state_dict())
-    assert list(fresh) and fresh.dropped == whole.dropped
+    assert list(fresh) and fresh.account() == whole.account() and fresh.fill == whole.fill > 0
+
+
+# ---------------------------------------------------------------- what is mixed and packed
+@pytest.mark.parametrize("threads", [0, 2])
+def test_data_that_is_used_up_is_an_error_that_says_at_which_step(threads: int):
+    loaded = of(flawed(max_epochs=1), steps=500, threads=threads)
+    with pytest.raises(
+        DataUsedUp, match=r"the data is used up at step (\d+) of 500: raise max_epochs of data.sources \(some_cap.*, or train"
+    ) as raised:
+        list(loaded)
+    assert f"at step {loaded.step + 1} of" in str(raised.value)
+    assert loaded.epochs == dict.fromkeys(loaded.epochs, 1.0)
+
+
+def test_shares_by_text_tokens_do_not_count_images():
+    text_tokens: Counter[str] = Counter()
+    for (batch,) in of(flawed().model_copy(update={"count": "text_tokens"}), steps=60):
+        bounds = torch.tensor([0, *batch.document_lengths]).cumsum(0)
+        for key, start, end in zip(batch.documents, bounds[:-1], bounds[1:], strict=True):
+            shown = ((batch.image_positions >= start) & (batch.image_positions < end)).sum().item()
+            text_tokens[key.split("/")[0]] += int(end - start) - shown
+    shares = {name: count / text_tokens.total() for name, count in text_tokens.items()}
+    expected = {"some_captioned": 4 / 11, "some_synthetic_captioned": 2 / 11, "some_interleaved": 4 / 11, "some_text": 1 / 11}
+    assert shares == pytest.approx(expected, abs=0.02)
+
+
+def test_pieces_of_a_document_are_documents_of_their_own_to_the_model():
+    long = flawed().model_copy(update={"packing": flawed().packing.model_copy(update={"row_tokens": 10, "max_images": 2})})
+    seen = 0
+    for (batch,) in of(long, steps=20):
+        starts = torch.tensor([0, *batch.document_lengths]).cumsum(0)[:-1]
+        assert (batch.positions[starts] == 0).all() and (batch.positions == 0).sum() == len(starts)
+        assert not set((starts - 1).tolist()) & set(batch.supervised.tolist())
+        ends = set((starts[1:] - 1).tolist()) | {len(batch.tokens) - 1}
+        last = {place for place in ends if batch.tokens[place] == load_tokenizer().end}
+        assert (batch.tokens == load_tokenizer().end).sum() == len(last)
+        seen += sum("#" in key for key in batch.documents)
+    assert seen > 20

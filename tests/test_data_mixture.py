@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm1_ablate.data.documents import Document
+from mm1_ablate.data.documents import Document, LeftOut, Unreadable
 from mm1_ablate.data.mixture import Mixture
 from mm1_ablate.data.randomness import permuted
 from mm1_ablate.spec.experiment import Data
@@ -17,7 +19,7 @@ WEIGHTS = st.lists(st.integers(1, 1000), min_size=1, max_size=8)
 
 
 class Listed:
-    """A source of documents of given lengths in words."""
+    """A source of documents of given lengths in words. One of length 0 is bad data, one of length -1 is not kept."""
 
     def __init__(self, name: str, lengths: list[int]) -> None:
         self.name, self.lengths = name, lengths
@@ -26,6 +28,10 @@ class Listed:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Document:
+        if self.lengths[index] == 0:
+            raise Unreadable("empty text", f"{self.name}/{index}")
+        if self.lengths[index] < 0:
+            raise LeftOut("text of fewer than 1 characters")
         return Document(f"{self.name}/{index}", self.name, "text", ("word " * self.lengths[index],))
 
 
@@ -33,10 +39,18 @@ def words(document: Document) -> int:
     return len(document.text.split())
 
 
-def mixture_of(weights: list[int], lengths: list[int] | None = None, count: str = "documents", seed: int = 0) -> Mixture:
+def mixture_of(
+    weights: list[int],
+    lengths: list[int] | None = None,
+    count: str = "documents",
+    seed: int = 0,
+    max_epochs: Sequence[float | None] = (),
+) -> Mixture:
     names = [f"source-{place}" for place in range(len(weights))]
     shares = {name: Fraction(weight, sum(weights)) for name, weight in zip(names, weights, strict=True)}
-    return Mixture(shares, {name: Listed(name, lengths or [3] * 5) for name in names}, count, seed, words)  # type: ignore[arg-type]
+    sources = {name: Listed(name, lengths or [3] * 5) for name in names}
+    epochs = dict(zip(names, max_epochs, strict=False))
+    return Mixture(shares, sources, count, seed, words, epochs)  # type: ignore[arg-type]
 
 
 @settings(max_examples=40, deadline=None)
@@ -100,6 +114,123 @@ def test_a_restored_mixture_continues_exactly(weights: list[int], count: str, po
     assert [next(fresh).key for _ in range(50)] == [next(whole).key for _ in range(50)]
 
 
+# ---------------------------------------------------------------- documents that cannot be used
+UNUSABLE = st.lists(st.sampled_from([0, -1, 3, 5]), min_size=1, max_size=12).filter(lambda lengths: max(lengths) > 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WEIGHTS, UNUSABLE)
+def test_shares_are_exact_over_the_documents_that_can_be_used(weights: list[int], lengths: list[int]):
+    mixture = mixture_of(weights, lengths)
+    for drawn in range(1, 150):
+        assert words(next(mixture)) > 0
+        for count, weight in zip(mixture.drawn.values(), weights, strict=True):
+            assert abs(count - Fraction(weight * drawn, sum(weights))) < 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(UNUSABLE)
+def test_what_cannot_be_used_is_counted_and_the_rest_keeps_its_order(lengths: list[int]):
+    mixture = mixture_of([1], lengths)
+    drawn = [next(mixture).key for _ in range(40)]
+    # The order of the same source with every document in it.
+    clean = mixture_of([1], [1] * len(lengths))
+    usable = [key for key in (next(clean).key for _ in range(40 * len(lengths))) if lengths[int(key.split("/")[1])] > 0]
+    assert drawn == usable[:40]
+    tally = mixture.tally["source-0"]
+    assert (tally.documents, tally.drawn) == (40, 40 + tally.bad_documents + tally.left_out.total())
+    assert tally.bad_documents == tally.bad["empty text"]
+    assert mixture.epochs["source-0"] == tally.drawn / len(lengths)
+
+
+@pytest.mark.parametrize("max_epochs", [[], [0.5], [3]])
+def test_a_source_of_which_nothing_can_be_used_is_an_error_that_says_why(max_epochs: list[float]):
+    with pytest.raises(ValueError, match=r"none of the .* documents of source 'source-0' can be used: \d+ empty text .*fewer than 1 char"):
+        next(mixture_of([1], [0, 0, -1, -1, -1, -1], max_epochs=max_epochs))
+
+
+def test_one_usable_document_among_many_is_enough_wherever_the_epochs_put_it():
+    mixture = mixture_of([1], [0] * 30 + [1])
+    assert {next(mixture).key for _ in range(50)} == {"source-0/30"}
+    assert mixture.epochs["source-0"] > 49
+
+
+def test_a_refused_document_is_dropped_for_the_reason_given():
+    source = Listed("source", [1, 2, 3])
+    refuse = lambda document: "too long" if words(document) > 2 else None  # noqa: E731
+    mixture = Mixture({"source": Fraction(1)}, {"source": source}, refuse=refuse)
+    assert {next(mixture).key for _ in range(8)} == {"source/0", "source/1"}
+    assert mixture.tally["source"].dropped["too long"] >= 3
+
+
+# ---------------------------------------------------------------- sources that may not be repeated for ever
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 1000), st.sampled_from([0.5, 1, 1.5, 4])), min_size=1, max_size=8), UNUSABLE)
+def test_a_used_up_source_leaves_and_the_others_are_exact_from_then_on(declared: list[tuple[int, float]], lengths: list[int]):
+    lengths = [*lengths, 1]
+    mixture = mixture_of([weight for weight, _ in declared], lengths, max_epochs=[most for _, most in declared])
+    weights = dict(zip(mixture.drawn, (weight for weight, _ in declared), strict=True))
+    base = previous = mixture.drawn
+    left: list[str] = []
+    try:
+        for _ in mixture:
+            if mixture.used_up != left:
+                base, left = previous, mixture.used_up
+            previous = mixture.drawn
+            seen = {name: previous[name] - base[name] for name in weights}
+            whole = sum(weight for name, weight in weights.items() if name not in left)
+            for name, weight in weights.items():
+                expected = Fraction(0) if name in left else Fraction(weight * sum(seen.values()), whole)
+                assert abs(seen[name] - expected) < 1
+    except ValueError as error:
+        # Half an epoch may hold no usable document; that is said, not passed over.
+        assert "can be used" in str(error)
+        return
+    assert mixture.used_up == list(weights)
+    for name, (_, most) in zip(weights, declared, strict=True):
+        assert mixture.epochs[name] == int(most * len(lengths)) / len(lengths)
+
+
+@pytest.mark.parametrize("count", ["documents", "tokens"])
+def test_epochs_are_whole_and_each_document_comes_so_often(count: str):
+    mixture = mixture_of([1, 3], [1, 5, 2, 9], count, max_epochs=[2, 3])
+    keys = [document.key for document in mixture]
+    assert {keys.count(f"source-0/{index}") for index in range(4)} == {2}
+    assert {keys.count(f"source-1/{index}") for index in range(4)} == {3}
+    with pytest.raises(StopIteration):
+        next(mixture)
+
+
+def test_an_endless_source_takes_over_from_a_used_up_one():
+    mixture = mixture_of([1, 1, 2], [1] * 10, max_epochs=[None, None, 1])
+    for _ in range(120):
+        next(mixture)
+    assert mixture.drawn == {"source-0": 55, "source-1": 55, "source-2": 10}
+    assert mixture.used_up == ["source-2"]
+
+
+def test_epochs_that_are_no_document_are_an_error():
+    with pytest.raises(ValueError, match=r"0\.1 epochs of source 'source-0' with its 5 documents are no document"):
+        mixture_of([1], max_epochs=[0.1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(WEIGHTS, UNUSABLE, st.sampled_from(["documents", "tokens"]), st.integers(0, 80))
+def test_a_mixture_restored_past_rejections_and_used_up_sources_continues_exactly(
+    weights: list[int], lengths: list[int], count: str, position: int
+):
+    def drawn(mixture: Mixture, most: int) -> list[str]:
+        return [document.key for _, document in zip(range(most), mixture, strict=False)]
+
+    epochs = [float(2 + place % 3) for place in range(len(weights))]
+    whole, fresh = (mixture_of(weights, lengths, count, max_epochs=epochs) for _ in range(2))
+    drawn(whole, position)
+    fresh.restore(json.loads(json.dumps(whole.state())))
+    assert drawn(fresh, 60) == drawn(whole, 60)
+    assert fresh.tally.account() == whole.tally.account() and fresh.used_up == whole.used_up
+
+
+# ---------------------------------------------------------------- what is declared
 def test_weights_are_weights():
     def shares(mixture):
         source = {"type": "miniature", "content": "text"}

@@ -15,7 +15,7 @@ import pytest
 from study_helpers import quick_trial, study
 
 from mm1_ablate.spec.preparation import preparations_of
-from mm1_ablate.study import child
+from mm1_ablate.study import child, scheduler
 from mm1_ablate.study.scheduler import Outcome, ResourcesMissing, run_study
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.trial import ProgressFile
@@ -152,3 +152,20 @@ def test_what_killed_runs_of_this_host_left_behind_is_removed(tmp_path: Path) ->
         (tmp_path / "ray" / name / "trials").mkdir(parents=True)
     run_study(tiny, store, **QUICK)
     assert sorted(path.name[-8:] for path in (tmp_path / "ray").iterdir()) == ["bbbbbbbb", "cccccccc"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_is_swallowed_where_it_lands_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "INSIST_AFTER", 0.1)
+
+    class Finalised:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)  # Python only prints what is raised here
+
+    before = signal.getsignal(signal.SIGINT)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), scheduler.interruptible():
+        Finalised()
+        time.sleep(20)
+    assert time.monotonic() - began < 10
+    assert signal.getsignal(signal.SIGINT) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0

@@ -20,6 +20,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mm1_ablate.spec.contents import Look
     from mm1_ablate.spec.expansion import Study
 
 SOME_FAILED = 1
@@ -89,8 +90,12 @@ def using_store(store: Path) -> Iterator[None]:
         raise
 
 
-def read_studies(paths: Sequence[Path]) -> list[Study]:
-    """Studies of the sweep files. Every problem of every file is printed before the command ends with 2."""
+def read_studies(paths: Sequence[Path], look: Look = "contents") -> list[Study]:
+    """Studies of the sweep files. Every problem of every file is printed before the command ends with 2.
+
+    Args:
+        look: how far to look at the data; commands that begin something check that all is there.
+    """
     from mm1_ablate.spec.expansion import load_study
     from mm1_ablate.spec.yaml_file import FileErrors
 
@@ -102,7 +107,7 @@ def read_studies(paths: Sequence[Path]) -> list[Study]:
             problems += 1
             continue
         try:
-            studies.append(load_study(path))
+            studies.append(load_study(path, look))
         except FileErrors as errors:
             for problem in errors.problems:
                 say(str(problem))
@@ -112,8 +117,8 @@ def read_studies(paths: Sequence[Path]) -> list[Study]:
     return studies
 
 
-def read_study(path: Path) -> Study:
-    return read_studies([path])[0]
+def read_study(path: Path, look: Look = "contents") -> Study:
+    return read_studies([path], look)[0]
 
 
 def missing_file(path: Path) -> str | None:

@@ -5,18 +5,22 @@ In: what the command line says. Out: exit codes, and on the terminal what happen
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, INTERRUPTED, SOME_FAILED, console, read_study, say, stop, tell
+from mm1_ablate.commands.readiness import make_ready
 from mm1_ablate.commands.show import summary
 from mm1_ablate.spec.expansion import Study
+from mm1_ablate.study.files import read_json_or_nothing, write_json
 from mm1_ablate.study.names import no_longer_named, remember
 from mm1_ablate.study.plan import Plan, plan
-from mm1_ablate.study.store import Store, write_json
+from mm1_ablate.study.store import Store
 
 if TYPE_CHECKING:
     import pandas
@@ -29,13 +33,14 @@ def run_sweep(
     path: Path, root: Path, *, address: str | None = None, cpus: int | None = None, retry: bool = False, evaluate_only: bool = False
 ) -> int:
     """Do what a sweep lacks and show the comparison; returns the exit code."""
-    study, store = read_study(path), Store(root)
+    study, store = read_study(path, "contents" if evaluate_only else "check"), Store(root)
     planned = plan(study, store, retry)
     tell_plan(planned, store)
     if planned.over_budget and not evaluate_only:
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
     to_do = [row for row in planned.to_do if row.status == "evaluate" or not evaluate_only]
     if to_do:
+        make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
             stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(root)}")
@@ -96,10 +101,26 @@ def compare_study(study: Study, store: Store) -> Comparison:
     """The arms of a study, by what its store has."""
     from mm1_ablate.report.comparison import compare
     from mm1_ablate.report.false_verdicts import with_false_verdicts
+    from mm1_ablate.report.tasks import task_scores
 
     results, items = store.results(study), item_scores(study, store)
-    comparison = compare(study, results, store.holes(study), items, costs_by_arm(plan(study, store), store, items))
+    accounts = [store.data_account(trial) for trial in study.trials]
+    with remembering(store.study_folder(study) / "floors.json") as floors:
+        tasks = task_scores(study, items, floors)
+    costs = costs_by_arm(plan(study, store), store, items)
+    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks)
     return with_false_verdicts(comparison, study, results, items)
+
+
+@contextlib.contextmanager
+def remembering(path: Path) -> Iterator[dict[str, Any]]:
+    """What takes seconds to reckon and follows from its key, kept beside the report; written again where something was added."""
+    remembered = read_json_or_nothing(path)
+    known = len(remembered)
+    yield remembered
+    if len(remembered) > known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, remembered)
 
 
 def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
@@ -130,6 +151,7 @@ def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) ->
                     "nominal tokens": experiment.training.steps * experiment.training.batch_rows * experiment.data.packing.row_tokens,
                     "rows of a batch": experiment.training.batch_rows,
                     **seen(study, store, name),
+                    **epochs_read(study, store, name),
                     "evaluation": short(fingerprint(canonical(experiment.evaluation))),
                     **({"evaluation items": answered[name]} if name in answered else {}),
                     **trained_by(study, store, name),
@@ -155,6 +177,17 @@ def seen(study: Study, store: Store, arm: str) -> dict[str, float]:
     text = sums["tokens"] - sums["images"] * image_tokens
     counts = {"tokens": sums["tokens"], "text tokens": text, "images": sums["images"], "documents": sums["documents"]}
     return {f"{name} seen": float(round(count)) for name, count in counts.items()}
+
+
+def epochs_read(study: Study, store: Store, arm: str) -> dict[str, float]:
+    """How often an arm has read each source; means over the seeds that have been trained to the end."""
+    from mm1_ablate.report.held_constant import EPOCHS
+
+    accounts = [account for trial in study.trials_of(arm) if store.status(trial).trained and (account := store.data_account(trial))]
+    names = dict.fromkeys(name for account in accounts for name in account)
+    return {
+        f"{EPOCHS}{name}": round(sum(account.get(name, {}).get("epochs", 0.0) for account in accounts) / len(accounts), 3) for name in names
+    }
 
 
 def answered_items(items: pandas.DataFrame | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mm1_ablate.spec.expansion import Study
+from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.study.names import no_longer_named
 from mm1_ablate.study.plan import Plan, PlanRow
@@ -111,11 +111,21 @@ def summary(plan: Plan) -> list[str]:
             lines.append(f"to be done: about {hours(plan.cost.cpu_hours)} of one CPU core")
         lines[-1] += f" ({plan.cost.basis})"
     if not all(row.rows_measured for row in plan.rows):
-        lines.append("tokens are as declared where the data cannot be opened here")
+        lines.append("tokens are as declared where the data cannot be opened here, or not before it is indexed")
+    if plan.provisional:
+        lines.append("the data was not looked at: identities of trials are provisional, and what the store has of them is not known")
+    lines += [f"trials will fail of their data: {problem}" for problem in plan.problems]
+    lines += [f"repeated data: {line}" for line in plan.repeats]
     for study in plan.studies:
         prefix = f"{study.name}: " if len(plan.studies) > 1 else ""
         lines.append(prefix + plan.detectable[study.name].in_words())
     return lines
+
+
+def unreadable(store: Store, trial: Trial) -> dict[str, int]:
+    """By source, how much bad data a trial has skipped; only sources that have any."""
+    counts = {source: sum(account.get("bad", {}).values()) for source, account in store.data_account(trial).items()}
+    return {source: count for source, count in counts.items() if count}
 
 
 def status_json(study: Study, store: Store) -> dict[str, Any]:
@@ -137,6 +147,7 @@ def status_json(study: Study, store: Store) -> dict[str, Any]:
                 "step": state.step,
                 "steps": state.steps,
                 "seconds": state.seconds,
+                "unreadable": unreadable(store, trial),
                 "folder": str(store.trial_folder(trial)),
             }
             for trial, state in states
@@ -153,7 +164,9 @@ def show_status(study: Study, store: Store, console: Console) -> None:
         table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
     for trial in known["trials"]:
         folder = trial["folder"] if trial["status"] != "missing" else ""
-        table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), trial["reason"], folder)
+        bad = ", ".join(f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items())
+        reason = f"{trial['reason']}; data: {bad}" if bad else trial["reason"]
+        table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), Text(reason), folder)
     for gone in known["no_longer_named"]:
         table.add_row(gone["name"], "", "", "no longer in the file, left alone", gone["folder"], style="dim")
     console.print(table)

@@ -35,8 +35,12 @@ class FileReport:
         return f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}"
 
 
-def validate(path: Path) -> FileReport:
-    """Read a sweep and all that it names."""
+def validate(path: Path, without_data: bool = False) -> FileReport:
+    """Read a sweep and all that it names, the beginning of the data included.
+
+    Args:
+        without_data: leave the data alone; it may be on another machine.
+    """
     from mm1_ablate.spec.expansion import load_study
     from mm1_ablate.spec.yaml_file import FileErrors
 
@@ -45,7 +49,7 @@ def validate(path: Path) -> FileReport:
         problem = {"file": str(path), "line": None, "column": None, "path": "", "message": missing.partition(": ")[2], "hint": ""}
         return FileReport(str(path), problems=[problem], text=missing)
     try:
-        study = load_study(path)
+        study = load_study(path, "nowhere" if without_data else "check")
     except FileErrors as errors:
         keys = ("file", "line", "column", "path", "message", "hint")
         problems = [{key: _plain(getattr(problem, key)) for key in keys} for problem in errors.problems]

@@ -100,3 +100,7 @@ class ItemSet:
 
     queries: list[Item]
     demonstrations: list[Item]
+    bad: list[Unreadable] = field(default_factory=list)
+    """Queries that were drawn and cannot be asked: a missing image, no reference. Others took their places where there were any."""
+    bad_demonstrations: list[Unreadable] = field(default_factory=list)
+    """The same of demonstrations; no score counts these."""

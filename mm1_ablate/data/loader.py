@@ -1,26 +1,36 @@
 """An experiment's data in, one flat batch for each training step out.
 
 Sources are mixed (`mixture`), tokenised and packed into rows (`packing`); a step takes the next `batch_rows` rows and lays their
-documents end to end. The same (data, seed) gives the same documents in the same steps, whatever the connector, the image size or
-the number of micro-batches. `state_dict` is a few numbers; a fresh loader that loads it continues bit for bit.
+documents end to end. The same (data, seed) gives the same documents in the same steps, whatever the connector, the image size, the
+threads that work ahead, or how a step is dealt out to ranks and micro-batches. `state_dict` is a few numbers; a fresh loader that
+loads it continues bit for bit, on as many ranks and threads as you like.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.mixture import Mixture
-from mm1_ablate.data.packing import PackedRows, Row, TokenisedDocument, tokenise
+from mm1_ablate.data.packing import Row, Segment, TokenisedDocument, fill_of, open_rows
+from mm1_ablate.data.tally import Tally, TooMuchBadData
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.spec.experiment import Data
+
+NEED_THEIR_IMAGES = ("captioned", "synthetic_captioned")
+"""Data types whose documents say nothing without their images. Of the others the text stays."""
+
+
+class DataUsedUp(ValueError):
+    """Every source has been read as often as its `max_epochs` allows, before the training's last step."""
 
 
 @dataclass
@@ -51,21 +61,26 @@ class Batch:
         return replace(self, **moved)
 
 
-def lay_out(documents: Sequence[TokenisedDocument], image_tokens: int, padding: int, pipeline: ImagePipeline) -> Batch:
-    """A batch of these documents, every image as `image_tokens` positions."""
+def lay_out(
+    documents: Sequence[TokenisedDocument], image_tokens: int, padding: int, pipeline: ImagePipeline, tally: Tally | None = None
+) -> Batch:
+    """A batch of these documents, every image as `image_tokens` positions.
+
+    What cannot be decoded is left out, and counted in the tally if there is one: a captioned document with its image, an image alone
+    of an interleaved one.
+    """
+    documents, images = load_images(documents, pipeline, tally)
     tokens: list[int] = []
     positions: list[int] = []
     lengths: list[int] = []
     supervised: list[int] = []
     targets: list[int] = []
     image_positions: list[int] = []
-    images: list[Image] = []
     for document in documents:
         start = len(tokens)
         for segment in document.segments:
             here = len(tokens)
             if isinstance(segment, Image):
-                images.append(segment)
                 tokens += [padding] * image_tokens
                 image_positions += range(here, here + image_tokens)
             else:
@@ -83,9 +98,97 @@ def lay_out(documents: Sequence[TokenisedDocument], image_tokens: int, padding: 
         supervised=torch.tensor(supervised, dtype=torch.int64),
         targets=torch.tensor(targets, dtype=torch.int64),
         image_positions=torch.tensor(image_positions, dtype=torch.int64),
-        images=pipeline.load(images),
+        images=images,
         documents=[document.key for document in documents],
     )
+
+
+def load_images(
+    documents: Sequence[TokenisedDocument], pipeline: ImagePipeline, tally: Tally | None = None
+) -> tuple[Sequence[TokenisedDocument], Tensor]:
+    """The documents without what cannot be decoded, and their images [I, ...] in order as the pipeline gives them."""
+    images, unreadable = pipeline.load_readable([image for document in documents for image in document.images])
+    readable: list[TokenisedDocument] = []
+    rows: list[int] = []
+    place = row = 0
+    for document in documents:
+        count = len(document.images)
+        lost = {other - place for other in range(place, place + count) if other in unreadable}
+        if tally is not None and count:
+            tally[document.source].loaded_images += count
+            tally[document.source].unreadable_images += len(lost)
+            for other in sorted(lost):
+                tally[document.source].add_bad(unreadable[place + other])
+        if rest := without_images(document, lost):
+            readable.append(rest)
+            rows += range(row, row + count - len(lost))
+        place, row = place + count, row + count - len(lost)
+    return (readable, images[rows]) if unreadable else (documents, images)
+
+
+def without_images(document: TokenisedDocument, lost: set[int]) -> TokenisedDocument | None:
+    """A document without some of its images, by place among them; nothing if nothing to learn from is left."""
+    if not lost:
+        return document
+    if document.data_type in NEED_THEIR_IMAGES:
+        return None
+    segments: list[Segment] = []
+    images: list[Image] = []
+    place = 0
+    for segment in document.segments:
+        if not isinstance(segment, Image):
+            segments.append(segment)
+            continue
+        if place not in lost:
+            segments.append(segment)
+            images.append(segment)
+        place += 1
+    return replace(document, segments=tuple(segments), images=tuple(images)) if segments else None
+
+
+class _Place(NamedTuple):
+    """Where a loader stands after a step."""
+
+    step: int
+    rows: dict[str, Any]
+    """State of the rows."""
+    counts: dict[str, Any]
+    """State of the tally of documents."""
+
+
+class _WorkAhead:
+    """Two stages of work, done in order by the caller (no threads) or ahead of the caller; the first stage one at a time.
+
+    With one thread it does both stages; with more, one draws and the others lay out, several steps at once.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.depth = threads + 1
+        """Pieces of work that wait to be taken, at most."""
+        self._drawing = ThreadPoolExecutor(1, "mm1-ablate-draw") if threads else None
+        self._laying = self._drawing if threads < 2 else ThreadPoolExecutor(threads - 1, "mm1-ablate-lay-out")
+        self._asked: deque[Callable[[], Any]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def ask(self, draw: Callable[[], Any], lay_out: Callable[[Any], Any]) -> None:
+        if self._drawing is None or self._laying is None:
+            self._asked.append(lambda: lay_out(draw()))
+            return
+        drawn = self._drawing.submit(draw)
+        self._asked.append(self._laying.submit(lambda: lay_out(drawn.result())).result)
+
+    def take(self) -> Any:
+        """What was asked for first. Raises what the work raised."""
+        return self._asked.popleft()()
+
+    def close(self) -> None:
+        """Drop what has not begun, and wait for what has."""
+        self._asked.clear()
+        for pool in (self._drawing, self._laying):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 class BatchLoader:
@@ -98,8 +201,14 @@ class BatchLoader:
         image_pipeline: loads the images of a batch.
         seed: of the order of documents.
         steps: batches in all.
-        batch_rows: packed rows of one step.
+        batch_rows: packed rows of one step, of all ranks together.
         micro_batch_rows: rows of one micro-batch; nothing: all of them.
+        rank, ranks: which of how many processes this is; each has its own rows of every step.
+        threads: that prepare steps ahead of the caller; 0: each step is prepared when it is asked for.
+
+    Raises:
+        ValueError: if a source is empty, or there are fewer rows than ranks. While iterating: DataUsedUp; TooMuchBadData, when more of a
+            source cannot be read than the settings allow; ValueError, when no document of a source can be used.
     """
 
     def __init__(
@@ -112,44 +221,89 @@ class BatchLoader:
         steps: int,
         batch_rows: int,
         micro_batch_rows: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        threads: int = 0,
     ) -> None:
-        shares = data.shares()
-        sources = {name: data.sources[name].open(seed, name) for name in shares}
-        nominal = data.packing.nominal_image_tokens
-        mixture = Mixture(shares, sources, data.count, seed, lambda document: tokenise(document, tokenizer, nominal).nominal_length)
-        self.rows = PackedRows(mixture, tokenizer, data.packing, seed)
+        if not 0 <= rank < ranks <= batch_rows:
+            raise ValueError(f"rank {rank} of {ranks} has no rows of the {batch_rows} of a step; use at most {batch_rows} ranks")
+        self.rows = open_rows(data, tokenizer, seed)
         self.steps = steps
-        self.step = 0
-        """Steps handed out so far."""
+        self.waiting_seconds = 0.0
+        """How long the caller has waited for batches."""
+        self._data = data
         self._tokenizer = tokenizer
         self._image_tokens = image_tokens
         self._pipeline = image_pipeline
         self._batch_rows = batch_rows
         self._micro_batch_rows = micro_batch_rows or batch_rows
+        self._rank, self._ranks = rank, ranks
+        self._threads = threads
+        self._at = _Place(0, self.rows.state(), self.rows.counts)
+        self._loaded = self._no_counts()
+        self._work: _WorkAhead | None = None
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """The micro-batches of each step that is left."""
-        while self.step < self.steps:
-            rows = [next(self.rows) for _ in range(self._batch_rows)]
-            self.step += 1
-            yield [self._batch(rows[start : start + self._micro_batch_rows]) for start in range(0, len(rows), self._micro_batch_rows)]
+        """The micro-batches of each step that is left. Another iterator, or another state, ends the one before."""
+        self._stop()
+        work = self._work = _WorkAhead(self._threads)
+        asked = self.step
+        try:
+            while self.step < self.steps and work is self._work:
+                began = perf_counter()
+                while asked < self.steps and len(work) < work.depth:
+                    asked += 1
+                    work.ask(lambda step=asked: self._draw(step), self._lay_out)  # type: ignore[misc]
+                try:
+                    place, batches, loaded = work.take()
+                except TooMuchBadData as error:
+                    # So that the account says what the error says. The state is where the last step ended all the same.
+                    self._at = self._at._replace(counts=error.counts)
+                    raise
+                self._at, self._loaded = place, self._loaded + loaded
+                if any("bad" in counts for counts in place.counts.values()) or any(tally.bad for tally in loaded.sources.values()):
+                    self.tally.check()
+                if self.step == self.steps:
+                    # Whoever knows how many steps there are does not ask for another one.
+                    work.close()
+                self.waiting_seconds += perf_counter() - began
+                yield batches
+        finally:
+            work.close()
 
     @property
-    def dropped(self) -> Counter[tuple[str, str]]:
-        """Documents left out so far, by (reason, source)."""
-        return self.rows.dropped
+    def step(self) -> int:
+        """Steps handed out so far."""
+        return self._at.step
+
+    @property
+    def tally(self) -> Tally:
+        """What became of every document up to the last step handed out, the window that it was packed in included; of images, what
+        this rank decoded."""
+        drawn = self._no_counts()
+        drawn.restore(self._at.counts)
+        return drawn + self._loaded
+
+    def account(self) -> dict[str, dict[str, Any]]:
+        """The tally in plain values, by source: see `Tally.account`."""
+        return self.tally.account()
+
+    @property
+    def fill(self) -> float:
+        """The share of the rows handed out so far that documents fill, in nominal tokens."""
+        return fill_of(self._at.rows, self._data.packing)
 
     @property
     def epochs(self) -> dict[str, float]:
-        """How often each source has been read so far, the window being packed included."""
-        return self.rows.mixture.epochs
+        """How often each source has been read so far, the window that is being used included."""
+        return {name: account["epochs"] for name, account in self.account().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands after the last step that it handed out."""
-        return {"step": self.step, "rows": self.rows.state()}
+        """Where the loader stands after the last step that it handed out: the same on every rank, but for what could not be decoded."""
+        return {"step": self.step, "rows": self._at.rows, "loaded": self._loaded.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which `state` was taken.
@@ -157,8 +311,38 @@ class BatchLoader:
         Raises:
             ValueError: if it was taken with other sources.
         """
-        self.step = state["step"]
+        self._stop()
         self.rows.restore(state["rows"])
+        self._at = _Place(state["step"], state["rows"], self.rows.counts)
+        self._loaded = self._no_counts()
+        self._loaded.restore(state["loaded"])
 
-    def _batch(self, rows: Sequence[Row]) -> Batch:
-        return lay_out([document for row in rows for document in row], self._image_tokens, self._tokenizer.padding, self._pipeline)
+    def _stop(self) -> None:
+        """End the iterator before, and take back what it drew ahead."""
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+            self.rows.restore(self._at.rows)
+
+    def _draw(self, step: int) -> tuple[_Place, list[Row]]:
+        """This rank's rows of a step. Every rank draws all, which costs no decoding, and so knows where the others stand."""
+        rows = [row for _, row in zip(range(self._batch_rows), self.rows, strict=False)]
+        if len(rows) < self._batch_rows:
+            names = ", ".join(self.rows.mixture.used_up)
+            raise DataUsedUp(
+                f"the data is used up at step {step} of {self.steps}: raise max_epochs of data.sources ({names}), or train for fewer steps"
+            )
+        return _Place(step, self.rows.state(), self.rows.counts), rows[self._rank :: self._ranks]
+
+    def _lay_out(self, drawn: tuple[_Place, list[Row]]) -> tuple[_Place, list[Batch], Tally]:
+        place, rows = drawn
+        tally = self._no_counts()
+        parts = [rows[start : start + self._micro_batch_rows] for start in range(0, len(rows), self._micro_batch_rows)]
+        return place, [self._batch(part, tally) for part in parts], tally
+
+    def _batch(self, rows: Sequence[Row], tally: Tally) -> Batch:
+        documents = [document for row in rows for document in row]
+        return lay_out(documents, self._image_tokens, self._tokenizer.padding, self._pipeline, tally)
+
+    def _no_counts(self) -> Tally:
+        return Tally(self.rows.tally.lengths, self.rows.tally.limits)

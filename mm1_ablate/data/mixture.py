@@ -1,4 +1,4 @@
-"""Sources and their shares in, one endless sequence of documents out: exact at every prefix, resumable from a few integers.
+"""Sources and their shares in, one sequence of documents out: exact at every prefix, resumable from a few integers.
 
 Which source comes next follows from the counts so far alone. By documents it is the quota method (Balinski and Young, The quota
 method of apportionment, 1975): of the sources that the next document would not put above their share, the one whose document is
@@ -6,7 +6,11 @@ due first; every realised count is then within one document of its share at ever
 tokens, where a document's length is known only once it is drawn, it is the source that lies furthest behind.
 
 Inside a source the order is a seeded permutation of each epoch, a function of (seed, name of the source, epoch) only: arms that
-differ in their mixture read each source in the same order.
+differ in their mixture read each source in the same order. A document that cannot be used (bad data, not kept by the settings, too
+long for any row) is counted, and the next one in that order takes its place, so shares are exact over the documents handed out.
+
+A source that has been read `max_epochs` times leaves when its next document would be due. The others then share its part in their
+own ratio: from there on counting begins anew among them.
 """
 
 from __future__ import annotations
@@ -16,36 +20,47 @@ from fractions import Fraction
 from math import lcm
 from typing import Any, Literal
 
-from mm1_ablate.data.documents import Document
+from mm1_ablate.data.documents import Document, LeftOut, Unreadable
 from mm1_ablate.data.randomness import key, permuted
 from mm1_ablate.data.sources import OpenSource
+from mm1_ablate.data.tally import Tally, describe_unused
+
+IN_VAIN = 100_000
+"""Documents of a large source that may be unusable in a row; of a small one, as many as hold a whole epoch."""
 
 
 class Mixture:
-    """An endless iterator of documents.
+    """An iterator of documents; endless, unless every source has a `max_epochs`.
 
     Args:
         shares: share of each source in the mixture; positive.
         sources: the sources by name.
-        count: what the shares count.
+        count: what the shares count: documents, or whatever `measure` measures.
         seed: orders the documents inside each source.
-        measure: nominal tokens of a document; needed when tokens are counted.
+        measure: tokens of a document; needed when they are counted.
+        max_epochs: how often a source is read at most; a source that is not named: as often as need be.
+        refuse: says why a document cannot be used, where it cannot; it is then counted as dropped.
+        tally: counts what becomes of every document.
 
     Raises:
-        ValueError: if a source is empty, or nothing is left to draw from.
+        ValueError: if a source is empty, or nothing is left to draw from; while drawing, if a source has no usable document.
+        TooMuchBadData: while drawing, if more of a source is bad than the tally allows.
     """
 
     def __init__(
         self,
         shares: Mapping[str, Fraction],
         sources: Mapping[str, OpenSource],
-        count: Literal["documents", "tokens"] = "documents",
+        count: Literal["documents", "tokens", "text_tokens"] = "documents",
         seed: int = 0,
         measure: Callable[[Document], int] | None = None,
+        max_epochs: Mapping[str, float | None] | None = None,
+        refuse: Callable[[Document], str | None] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         if not shares:
             raise ValueError("a mixture needs at least one source with a positive share")
-        if count == "tokens" and measure is None:
+        if count != "documents" and measure is None:
             raise ValueError("a mixture by tokens needs a measure of documents")
         self._sources = {name: sources[name] for name in shares}
         self._lengths = {name: len(source) for name, source in self._sources.items()}
@@ -54,49 +69,68 @@ class Mixture:
         # Integers instead of fractions: exact, and fast.
         whole = lcm(*(share.denominator for share in shares.values()))
         # By name, so that ties fall alike whatever order sources are declared in: the order is not part of a trial's identity.
-        self._weights = {name: int(share * whole) for name, share in sorted(shares.items())}
-        self._whole = sum(self._weights.values())
+        self._all_weights = {name: int(share * whole) for name, share in sorted(shares.items())}
         self._count = count
         self._seed = seed
-        self._measure = measure
+        self._measure = measure if count != "documents" else None
+        self._last_place = self._last_places(max_epochs or {})
+        self._refuse = refuse
+        self.tally = tally or Tally(self._lengths)
+        self._places = dict.fromkeys(shares, 0)
         self._drawn = dict.fromkeys(shares, 0)
-        self._tokens = dict.fromkeys(shares, 0)
         self._position = 0
-        self._total = 0
+        self._begin(self._all_weights)
 
     def __iter__(self) -> Iterator[Document]:
         return self
 
     def __next__(self) -> Document:
-        name = self._due() if self._count == "documents" else self._furthest_behind()
-        document = self._sources[name][self._place(name, self._drawn[name])]
-        self._drawn[name] += 1
-        self._position += 1
-        if self._count == "tokens":
-            assert self._measure is not None
-            length = self._measure(document)
-            self._tokens[name] += length
-            self._total += length
-        return document
+        while self._weights:
+            name = self._furthest_behind() if self._measure else self._due()
+            document = self._next_usable(name)
+            if document is None:
+                self._begin({other: weight for other, weight in self._weights.items() if other != name})
+                continue
+            self._drawn[name] += 1
+            self._position += 1
+            self._counted[name] += 1
+            self._total += 1
+            if self._measure:
+                length = self._measure(document)
+                self._tokens[name] += length
+                self._total_tokens += length
+            return document
+        raise StopIteration
 
     @property
     def position(self) -> int:
-        """Documents drawn so far."""
+        """Documents handed out so far."""
         return self._position
 
     @property
     def drawn(self) -> dict[str, int]:
-        """Documents drawn so far from each source."""
+        """Documents handed out so far from each source."""
         return dict(self._drawn)
 
     @property
     def epochs(self) -> dict[str, float]:
         """How often each source has been read so far."""
-        return {name: drawn / self._lengths[name] for name, drawn in self._drawn.items()}
+        return {name: place / self._lengths[name] for name, place in self._places.items()}
+
+    @property
+    def used_up(self) -> list[str]:
+        """Sources that have left, having been read as often as they may be."""
+        return [name for name in self._all_weights if name not in self._weights]
 
     def state(self) -> dict[str, Any]:
-        """A few integers from which `restore` continues exactly."""
-        return {"drawn": dict(self._drawn), "tokens": dict(self._tokens)}
+        """Plain numbers from which `restore` continues exactly."""
+        return {
+            "places": dict(self._places),
+            "drawn": dict(self._drawn),
+            "counted": dict(self._counted),
+            "tokens": dict(self._tokens),
+            "tally": self.tally.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken.
@@ -106,21 +140,89 @@ class Mixture:
         """
         if state["drawn"].keys() != self._drawn.keys():
             raise ValueError(f"the state is of sources {sorted(state['drawn'])}, this mixture has {sorted(self._drawn)}")
-        self._drawn, self._tokens = dict(state["drawn"]), dict(state["tokens"])
-        self._position, self._total = sum(self._drawn.values()), sum(self._tokens.values())
+        self._places, self._drawn = dict(state["places"]), dict(state["drawn"])
+        self._position = sum(self._drawn.values())
+        self._begin({name: weight for name, weight in self._all_weights.items() if name in state["counted"]})
+        self._counted, self._tokens = dict(state["counted"]), dict(state["tokens"])
+        self._total, self._total_tokens = sum(self._counted.values()), sum(self._tokens.values())
+        self.tally.restore(state["tally"])
+
+    def _begin(self, weights: dict[str, int]) -> None:
+        """Count anew among these sources."""
+        self._weights = weights
+        self._whole = sum(weights.values())
+        # Between two documents of a source, in units in which all are integers.
+        self._interval = {name: lcm(*weights.values()) // weight for name, weight in weights.items()}
+        self._counted = dict.fromkeys(weights, 0)
+        self._tokens = dict.fromkeys(weights, 0)
+        self._total = self._total_tokens = 0
 
     def _due(self) -> str:
         """The quota method's next source."""
-        after = self._position + 1
-        within = (name for name, weight in self._weights.items() if self._drawn[name] * self._whole < weight * after)
-        return min(within, key=lambda name: Fraction(self._drawn[name] + 1, self._weights[name]))
+        after = self._total + 1
+        within = (name for name, weight in self._weights.items() if self._counted[name] * self._whole < weight * after)
+        return min(within, key=lambda name: (self._counted[name] + 1) * self._interval[name])
 
     def _furthest_behind(self) -> str:
         """The source with the largest deficit in tokens."""
-        return max(self._weights, key=lambda name: self._weights[name] * self._total - self._tokens[name] * self._whole)
+        return max(self._weights, key=lambda name: self._weights[name] * self._total_tokens - self._tokens[name] * self._whole)
 
-    def _place(self, name: str, drawn: int) -> int:
-        """Index in the source of its document number `drawn`."""
+    def _next_usable(self, name: str) -> Document | None:
+        """The next document in a source's order that can be used, or nothing if the source is used up."""
+        tally, in_vain, last = self.tally[name], 0, self._last_place[name]
+        # So many places in a row hold a whole epoch, wherever they begin.
+        patience = min(2 * self._lengths[name] - 1, IN_VAIN)
+        while last is None or self._places[name] < last:
+            if in_vain == patience:
+                raise ValueError(f"none of the next {in_vain:,} documents of source '{name}' can be used: {describe_unused(tally)}")
+            index = self._index(name, self._places[name])
+            self._places[name] += 1
+            tally.drawn += 1
+            document = self._usable(name, index)
+            if document is not None:
+                tally.documents += 1
+                tally.images += len(document.images)
+                return document
+            in_vain += 1
+        if not self._drawn[name]:
+            raise ValueError(f"none of the {in_vain:,} documents of source '{name}' can be used: {describe_unused(tally)}")
+        return None
+
+    def _usable(self, name: str, index: int) -> Document | None:
+        """A document, or nothing if it cannot be used, which is then counted."""
+        tally = self.tally[name]
+        try:
+            document = self._sources[name][index]
+        except Unreadable as error:
+            tally.bad_documents += 1
+            tally.add_bad(error)
+            self.tally.check()
+            return None
+        except LeftOut as error:
+            tally.left_out[error.reason] += 1
+            return None
+        for damage in document.damage:
+            tally.missing_images += 1
+            tally.add_bad(damage)
+        if document.damage:
+            self.tally.check()
+        if self._refuse and (reason := self._refuse(document)):
+            tally.dropped[reason] += 1
+            return None
+        return document
+
+    def _index(self, name: str, place: int) -> int:
+        """Index in the source of what stands at a place of its order."""
         length = self._lengths[name]
-        epoch, index = divmod(drawn, length)
+        epoch, index = divmod(place, length)
         return permuted(key("order", self._seed, name, epoch), index, length)
+
+    def _last_places(self, max_epochs: Mapping[str, float | None]) -> dict[str, int | None]:
+        """The places of each source's order that may be read; nothing: all there are."""
+        last: dict[str, int | None] = {}
+        for name, length in self._lengths.items():
+            epochs = max_epochs.get(name)
+            last[name] = None if epochs is None else int(Fraction(str(epochs)) * length)
+            if last[name] == 0:
+                raise ValueError(f"{epochs} epochs of source '{name}' with its {length:,} documents are no document; raise its max_epochs")
+        return last

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+SHORT_CHARACTERS = 500
+"""Texts up to here may come again and again, such as captions and questions."""
+
 
 class UnknownWords(ValueError):
     """A text holds words that a word tokenizer does not know."""
@@ -32,18 +35,20 @@ class Tokenizer:
         end: int,
         padding: int,
     ) -> None:
-        self._encode = lru_cache(maxsize=1 << 15)(lambda text: tuple(encode(text)))
+        self._short = lru_cache(maxsize=1 << 15)(lambda text: tuple(encode(text)))
+        # Of long texts only the latest are asked for again: to measure their document, then to pack it.
+        self._long = lru_cache(maxsize=64)(lambda text: tuple(encode(text)))
         self._decode = decode
         self.vocabulary_size = vocabulary_size
         self.end = end
         self.padding = padding
 
     def encode(self, text: str) -> list[int]:
-        return list(self._encode(text))
+        return list(self.ids(text))
 
     def ids(self, text: str) -> tuple[int, ...]:
         """As `encode`, without the copy."""
-        return self._encode(text)
+        return self._short(text) if len(text) <= SHORT_CHARACTERS else self._long(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""

@@ -102,6 +102,8 @@ def _alter(root: Node, edit: Edit) -> dict[str, Any]:
     try:
         parent = root.find(place) if place else root
     except PathError:
+        if _can_be_begun(root, place):
+            return _alter(Node(Experiment, root.replaced(place, {})), edit)
         root.find(edit.path)  # raises too, with a suggestion for the whole path
         raise
     here = parent.child(name)
@@ -115,6 +117,24 @@ def _alter(root: Node, edit: Edit) -> dict[str, Any]:
     elif here.has_types and isinstance(edit.value, str):
         return root.replaced(edit.path, _retyped(here, edit.value))
     return root.replaced(edit.path, edit.value)
+
+
+def _can_be_begun(root: Node, place: str) -> bool:
+    """Whether a path is an entry that a mapping lacks and that needs nothing: a bound on a column that has none yet."""
+    above, _, _ = place.rpartition(".")
+    try:
+        mapping = root.find(above)
+    except PathError:
+        return False
+    entry = Node(mapping.item, {}) if mapping.settings is None and isinstance(mapping.value, dict) else None
+    return entry is not None and entry.settings is not None and _says_nothing(entry)
+
+
+def _says_nothing(node: Node) -> bool:
+    """Whether settings say nothing at all: every field is there by default, and is nothing, off or empty."""
+    if node.settings is None:
+        return node.value in (None, False) or node.value == {} or node.value == []
+    return all(below is not None and _says_nothing(below) for below in map(node.child, node.names()))
 
 
 def _retyped(node: Node, type_name: Any) -> dict[str, Any]:
@@ -139,6 +159,11 @@ def _remove(result: Altered, edit: Edit) -> None:
         raise PathError(f"cannot be removed: it is already {'nothing' if node.value is None else 'off'}")
     elif node.nullable and parent.settings is not None:
         result.tree = root.replaced(edit.path, None)
+    elif Node(node.annotation, {}).settings is not None and _says_nothing(Node(node.annotation, {})):
+        # Bounds, say: what they are without anything written is what it means to be without them.
+        if _says_nothing(node):
+            raise PathError("cannot be removed: it is already nothing")
+        result.tree = root.replaced(edit.path, {})
     elif node.value is True:
         result.tree = root.replaced(edit.path, False)
     else:

@@ -17,7 +17,7 @@ from mm1_ablate.spec.sweep import Compare, Sweep
 from mm1_ablate.spec.yaml_file import read_tree
 
 TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
-METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core)/(?P<name>.+)")
+METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core|(?P<loss>loss|bits_per_byte))/(?P<name>.+)")
 
 
 @cache
@@ -55,16 +55,21 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
     """What is wrong with the name of a metric, and a suggestion; nothing if it will be there."""
     parts = METRIC.fullmatch(metric)
     evaluated = [f"shot_{shots}" for shots in evaluation.shots] + ["text_core"]
+    names = list(dict.fromkeys(["average", *evaluation.tasks, *evaluation.groups]))
     if parts is None:
-        known = [f"{prefix}/{name}" for prefix in evaluated for name in ["average", *evaluation.tasks]]
-        return f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task or average", nearest(
-            metric, known
-        )
+        known = [f"{prefix}/{name}" for prefix in evaluated for name in names]
+        known += [f"{measure}/{name}" for measure in ("loss", "bits_per_byte") for name in evaluation.losses]
+        message = f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
+        return f"{message}, or loss/<name> or bits_per_byte/<name> of evaluation.losses", nearest(metric, known)
+    if parts["loss"]:
+        if parts["name"] in evaluation.losses:
+            return None
+        there = f"evaluation.losses has {', '.join(evaluation.losses)}" if evaluation.losses else "evaluation.losses has nothing"
+        return f"'{metric}' is not measured: {there}", nearest(parts["name"], evaluation.losses)
     if parts["shots"] and int(parts["shots"]) not in evaluation.shots:
         shots = ", ".join(map(str, evaluation.shots))
         return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parts['shots']} to evaluation.shots"
     own_records = any(task.endswith((".yaml", ".yml")) for task in evaluation.tasks)
-    names = ["average", *evaluation.tasks]
     name, _, _ = parts["name"].partition(".")
     if name not in names and not own_records:
         return f"'{metric}' is not evaluated: '{name}' is none of {', '.join(names)}", nearest(name, names)

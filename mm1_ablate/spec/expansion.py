@@ -15,42 +15,66 @@ from typing import Any
 from mm1_ablate.spec.alteration import Edit, Keys, altered
 from mm1_ablate.spec.arms import Draft, axes_of, drafts_of
 from mm1_ablate.spec.claims import comparison, expectations, task_record, unknown_tasks
+from mm1_ablate.spec.contents import Look, Place, contents_of, finding_about, identity_of, look_anew, sources_of
 from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import canonical, digest, evaluation_identity, experiment_identity, training_identity
+from mm1_ablate.spec.fingerprint import digest, evaluation_identity, experiment_identity, training_identity
 from mm1_ablate.spec.messages import Finding, nearest, validated
 from mm1_ablate.spec.paths import ABSENT, Node, PathError, plain
 from mm1_ablate.spec.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.spec.sweep import Group, Sweep
 from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, short
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, read_tree
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, read_tree
 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study", "trial_of"]
 
 BASELINE = "baseline"
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path, look: Look = "check") -> Study:
     """Expand a sweep file, or an experiment file into a study of that one system with seed 0.
 
+    Args:
+        look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
+            data nobody looked at have provisional fingerprints.
+
     Raises:
-        FileErrors: with every problem of the sweep and of the experiments that it names.
+        FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
-    return _Expansion(Path(path)).study()
+    look_anew(look)
+    return _Expansion(Path(path), look).study()
 
 
-def load_experiment(path: Path) -> Experiment:
+def load_experiment(path: Path, look: Look = "check") -> Experiment:
     """The experiment of a file.
+
+    Args:
+        look: how far to look at the data.
 
     Raises:
         FileErrors: with every problem of the file.
     """
-    tree, marks, problems = read_tree(Path(path))
-    experiment, found = validated(Experiment, tree)
+    look_anew(look)
+    experiment, marks = _read_experiment(Path(path))
+    found = [_at(place, finding) for place, source in sources_of(experiment) if (finding := finding_about(source))]
+    if found:
+        raise FileErrors(marks.problems(found))
+    return experiment
+
+
+def _read_experiment(path: Path) -> tuple[Experiment, Marks]:
+    """An experiment and where its file says what; its data is not looked at."""
+    tree, marks, problems = read_tree(path)
+    experiment, found = validated(Experiment, tree, path.parent)
     if experiment is not None:
         found = unknown_tasks(experiment)
     if experiment is None or problems or found:
         raise FileErrors([*problems, *marks.problems(found)])
-    return experiment
+    return experiment, marks
+
+
+def _at(place: Place, finding: Finding) -> Finding:
+    """A finding about a part, as one about the whole."""
+    return replace(finding, path=(*place, *finding.path))
 
 
 @dataclass
@@ -60,6 +84,8 @@ class _Base:
     arm: Arm
     tree: dict[str, Any]
     identity: _Identity
+    marks: Marks
+    """Where its experiment file says what."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +98,15 @@ class _Identity:
     @classmethod
     def of(cls, experiment: Experiment) -> _Identity:
         training = experiment_identity(experiment)
-        return cls(training, digest([training, canonical(experiment.evaluation)]))
+        return cls(training, digest([training, evaluation_identity(experiment)["evaluation"]]))
 
 
 class _Expansion:
     """Collects problems on the way, so that all of them can be raised together."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, look: Look) -> None:
         self.path = path
+        self.look = look
         self.file: SweepFile
         """The file whose groups are being expanded."""
         self.problems: list[FileProblem] = []
@@ -89,7 +116,9 @@ class _Expansion:
         self.identities: dict[str, _Identity] = {}
         self.complete = True
         """Whether every arm that the files mean is known."""
-        self._experiments: dict[Path, Experiment | None] = {}
+        self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
+        self._told: set[str] = set()
+        """Sources whose data has been found wrong."""
 
     def study(self) -> Study:
         files = read_with_included(self.path)
@@ -132,12 +161,16 @@ class _Expansion:
             included=tuple(file.path for file in files[1:]),
             families=tuple(one.sweep for one in sweeps for _ in one.expect),
             sweep_of_group={name: one.sweep for one in sweeps for name in one.ablations},
+            provisional=self.look == "nowhere" and self._reads_files(),
         )
 
     def _report(self, found: Iterable[Finding]) -> None:
         self.file.report(found)
 
-    def _experiment(self, name: str, where: Keys) -> Experiment | None:
+    def _reads_files(self) -> bool:
+        return any(contents_of(source) for arm in self.arms.values() for _, source in sources_of(arm.experiment))
+
+    def _experiment(self, name: str, where: Keys) -> tuple[Experiment, Marks] | None:
         shown = self.file.beside(name)
         path = shown.resolve()
         if path not in self._experiments:
@@ -147,28 +180,31 @@ class _Expansion:
                 self._report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None
             try:
-                self._experiments[path] = load_experiment(short(shown))
+                self._experiments[path] = _read_experiment(short(shown))
             except FileErrors as errors:
                 self.problems += errors.problems
         return self._experiments[path]
 
     def _base(self, sweep: Sweep, file: str, where: Keys, name: str, group: str) -> _Base | None:
         """The baseline of a file, with what the sweep sets everywhere."""
-        experiment = self._experiment(file, where)
-        if experiment is None:
+        read = self._experiment(file, where)
+        if read is None:
             self.complete = False
             return None
+        experiment, marks = read
         edits = [Edit(path, value, where=("everywhere", path)) for path, value in sweep.everywhere.items()]
-        made, found, _ = _made(plain(experiment), edits, where)
+        folder = self.path.parent  # what all the files set everywhere is the same, and read as the first one's
+        made, found, _ = _made(plain(experiment), edits, where, folder)
         while made is None:
             # Arms are made from what is right, so that their problems are shown too.
             self._report(found)
             wrong = {finding.path[:2] for finding in found}
             right = [edit for edit in edits if edit.where not in wrong]
             edits = right if len(right) < len(edits) else []
-            made, found, _ = _made(plain(experiment), edits, where)
+            made, found, _ = _made(plain(experiment), edits, where, folder)
+        self._report(self._wrong_data(made, edits, where, marks))
         self._add(Arm(name, group, made, name), where)
-        base = _Base(self.arms[name], plain(made), _Identity.of(made))
+        base = _Base(self.arms[name], plain(made), _Identity.of(made), marks)
         self.identities[name] = base.identity
         return base
 
@@ -194,22 +230,42 @@ class _Expansion:
             self._report([replace(finding, message=in_arm + finding.message)])
         if group.grid is not None and not found:
             standing = {draft.levels: draft.name for draft in drafts if draft.name in self.arms}
-            left_out = {draft.levels: base.arm.name for draft in drafts if draft.left_out and _is_baseline(draft, base)}
+            folder = self.file.path.parent
+            left_out = {draft.levels: base.arm.name for draft in drafts if draft.left_out and _is_baseline(draft, base, folder)}
             self.grids[name] = Grid(axes_of(group), {**standing, **left_out})
 
     def _arm(self, draft: Draft, base: _Base) -> list[Finding]:
         """Make an arm of a baseline and keep it, or say what is wrong with it."""
-        experiment, found, consequences = _made(base.tree, draft.edits, draft.where)
+        experiment, found, consequences = _made(base.tree, draft.edits, draft.where, self.file.path.parent)
         if experiment is None:
             self.complete = False
             return found
+        wrong = self._wrong_data(experiment, draft.edits, draft.where, base.marks)
         identity = _Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
             self._report([_nothing_changed(draft, base)])
         changes = _changes(base.tree, plain(experiment), draft.edits, consequences)
         self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
-        return []
+        return wrong
+
+    def _wrong_data(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+        """What is wrong with data that no experiment before had: by place in the sweep where an edit made the source what it is; what
+        the experiment file says itself goes to the problems of that file."""
+        found = []
+        for place, source in sources_of(experiment):
+            finding = finding_about(source)
+            if finding is None or identity_of(source) in self._told:
+                continue
+            self._told.add(identity_of(source))
+            finding = _at(place, finding)
+            parts = [str(part) for part in place]
+            own = [edit for edit in edits if not edit.removed and _overlap(edit.path.split("."), parts)]
+            if own:
+                found.append(_blamed(finding, own, where))
+            else:
+                self.problems += marks.problems([finding])
+        return found
 
     def _add(self, arm: Arm, where: Keys) -> None:
         if arm.name in self.arms:
@@ -243,17 +299,26 @@ def trial_of(experiment: Experiment, arms: tuple[str, ...], seed: int, identity:
     return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation)
 
 
-def _is_baseline(draft: Draft, base: _Base) -> bool:
-    experiment, _, _ = _made(base.tree, draft.edits, draft.where)
+def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether one path leads to the other."""
+    return all(one == other for one, other in zip(left, right, strict=False))
+
+
+def _is_baseline(draft: Draft, base: _Base, folder: Path) -> bool:
+    experiment, _, _ = _made(base.tree, draft.edits, draft.where, folder)
     return experiment is not None and _Identity.of(experiment) == base.identity
 
 
-def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys) -> tuple[Experiment | None, list[Finding], list[str]]:
-    """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what else changed."""
+def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], list[str]]:
+    """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what else changed.
+
+    Args:
+        folder: of the sweep file, where paths that edits give start. Those of the baseline are absolute already.
+    """
     result = altered(tree, edits)
     if result.findings:
         return None, result.findings, []
-    experiment, found = validated(Experiment, result.tree)
+    experiment, found = validated(Experiment, result.tree, folder)
     if experiment is not None and edits:
         found = unknown_tasks(experiment)
     blamed = [_blamed(finding, edits, where) for finding in found]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from mm1_ablate.spec.evaluation import PRESETS, Demonstrations, Group, Protocol, TaskSettings, TextOnly, misnamed
 from mm1_ablate.spec.settings import Component, ComponentOf, HowItRuns, Misfit, Settings
 
 DataType = Literal["captioned", "synthetic_captioned", "interleaved", "text"]
@@ -46,7 +47,7 @@ class Keep(Settings):
     text_characters: Bounds = Bounds()
     """Characters of all texts of a document."""
     image_side: Bounds = Bounds()
-    """Pixels of an image's shorter side. Of interleaved documents the image is left out and the rest stays; of captioned ones the document."""
+    """Pixels of an image's shorter side. Of interleaved documents the image is left out, of others the whole document."""
     images: Bounds = Bounds()
     """Images of a document."""
     columns: dict[str, Bounds] = {}
@@ -110,7 +111,10 @@ class Packing(Settings):
     max_images: PositiveInt | None = 16
     """Images in a row at most."""
     buffer_documents: PositiveInt = 256
-    """Documents among which best-fit-decreasing packing looks for the next row."""
+    """Documents among which the packer looks for those of a row."""
+    policy: Literal["best_fit", "balanced"] = "best_fit"
+    """best_fit: best-fit-decreasing by length, full rows where images are no matter. balanced: each row is filled so that what is left of
+    it matches what is left of the window in tokens and images; for data that `max_images` binds, and never less full than best_fit."""
     long_documents: Literal["split", "drop"] = "split"
     """What becomes of a document that no row can hold: pieces, cut between images or inside a text, or left out. Both are counted."""
 
@@ -119,8 +123,8 @@ class Data(Settings):
     mixture: dict[DataType, Weight]
     """Weights of the data types: 45/45/10, 5:5:1 and 66/33 are all fine."""
     sources: dict[str, AnySource]
-    count: Literal["documents", "tokens"] = "documents"
-    """What the weights count. Tokens are nominal: an image counts `packing.nominal_image_tokens`."""
+    count: Literal["documents", "tokens", "text_tokens"] = "documents"
+    """What the weights count. tokens: an image counts `packing.nominal_image_tokens` of them; text_tokens: images count nothing."""
     packing: Packing = Packing()
     when_removed: Annotated[Literal["renormalise", "shrink"] | FillWith, HowItRuns] = "renormalise"
     """What becomes of the share of a removed data type. Acts when a sweep is expanded; the resolved mixture and number of
@@ -382,6 +386,16 @@ class Training(Settings):
 
 
 # ---------------------------------------------------------------- evaluation
+class HeldOut(Settings):
+    """Documents that training does not read, to measure how well they are predicted."""
+
+    source: AnySource
+    first: Annotated[int, Field(ge=0)] = 0
+    """The first document that is read: of a source that training reads too, one that is beyond what training can reach."""
+    documents: PositiveInt = 1000
+    """Documents at most."""
+
+
 class Evaluation(Settings):
     tasks: list[str]
     """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own."""
@@ -390,19 +404,52 @@ class Evaluation(Settings):
     items: PositiveInt | None = None
     """Items of each task; nothing: all that the task has."""
     seed: int = 0
-    """Chooses demonstrations and items. The same for all arms and seeds."""
+    """Chooses items, and demonstrations unless `seeds` does. The same for all arms and training seeds."""
+    seeds: list[int] | None = None
+    """Evaluation seeds: each draws other demonstrations for the same items, and scores are means over all. Nothing: `seed` alone."""
     split: Literal["report", "development"] = "report"
     """development: other episodes from another image pool, for tuning a recipe."""
-    demonstrations: Literal["per_task", "per_query"] = "per_task"
-    """per_task: one nested set for all queries of a task group (MM1); per_query: drawn for each query (OpenFlamingo)."""
+    protocol: Protocol = "mm1"
+    """openflamingo: the prompts, stop strings, demonstrations and text-only zero-shot of OpenFlamingo (Awadalla et al. 2023), where
+    neither this section nor a task's record says otherwise."""
+    demonstrations: Demonstrations = "per_task"
+    """per_task: one nested set for all queries of a task group (MM1); {sets: k}: k of them; per_query: drawn for each query
+    (OpenFlamingo)."""
+    zero_shot: TextOnly | None = None
+    """What stands before an image question at 0 shots. Nothing: nothing; {text_only: 2}: demonstrations without images (OpenFlamingo)."""
+    overrides: dict[str, TaskSettings] = {}
+    """By task: items, prompt, separator, stop strings and token limit instead of those of its record."""
+    groups: dict[str, Group] = {}
+    """Averages over some of the tasks or groups, by name. A group with the name 'average' takes the place of the average over all tasks."""
+    losses: dict[str, HeldOut] = {}
+    """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
     batch_items: Annotated[PositiveInt, HowItRuns] = 64
 
-    @field_validator("shots", "tasks")
+    @field_validator("shots", "tasks", "seeds")
     @classmethod
-    def _distinct(cls, values: list[Any]) -> list[Any]:
-        if not values or len(set(values)) != len(values):
+    def _distinct(cls, values: list[Any] | None) -> list[Any] | None:
+        if values is not None and (not values or len(set(values)) != len(values)):
             raise ValueError("expected at least one, and none twice")
         return values
+
+    @model_validator(mode="after")
+    def _preset(self) -> Evaluation:
+        # Not counted as written, so that altering the protocol alone alters all of it.
+        self.__dict__.update({name: value for name, value in PRESETS[self.protocol].items() if name not in self.model_fields_set})
+        return self
+
+    @model_validator(mode="after")
+    def _named_tasks_are_evaluated(self) -> Evaluation:
+        # A record of one's own has its name inside: names are then checked when it is read.
+        own_records = any(task.endswith((".yaml", ".yml")) for task in self.tasks)
+        if not own_records and (wrong := misnamed(self.groups, self.overrides, self.tasks)):
+            raise Misfit(*wrong)
+        return self
+
+    @property
+    def evaluation_seeds(self) -> tuple[int, ...]:
+        """The seeds that draw demonstrations, one after the other."""
+        return tuple(self.seeds) if self.seeds is not None else (self.seed,)
 
 
 # ---------------------------------------------------------------- the whole

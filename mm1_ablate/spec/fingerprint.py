@@ -2,7 +2,8 @@
 
 In: settings. Out: plain JSON values in which everything is left out that makes no difference: fields at their default (so a
 field added later with a default leaves old fingerprints alone), fields marked `HowItRuns`, the order of keys, 1 or 1.0,
-45/45/10 or 9/9/2, data types of weight zero and sources that feed nothing. The `type` of a component is always kept.
+45/45/10 or 9/9/2, data types of weight zero and sources that feed nothing. The `type` of a component is always kept. Where data is read
+from files, a digest of them goes in instead of where they lie.
 
 Code that trains may depend on nothing that is left out here: not on the order of sources, nor on the size of weights.
 """
@@ -17,7 +18,8 @@ from functools import cache
 from math import gcd, isfinite, lcm
 from typing import Any
 
-from mm1_ablate.spec.experiment import Data, Experiment
+from mm1_ablate.spec.contents import contents_of
+from mm1_ablate.spec.experiment import Data, Experiment, Source
 from mm1_ablate.spec.settings import Settings, is_identity
 
 ABSENT = object()
@@ -87,7 +89,18 @@ def integer_ratios(weights: Mapping[str, float]) -> dict[str, int]:
     return {name: number // divisor for name, number in whole.items()}
 
 
-def _data_identity(data: Data) -> dict[str, Any]:
+def source_identity(source: Source, form: dict[str, Any], contents: str | None = None) -> dict[str, Any]:
+    """What a source reads: its canonical form without its weight, which is a share among siblings, and with a digest of its files.
+
+    Args:
+        contents: the digest, if it is known already.
+    """
+    own = {key: value for key, value in form.items() if key != "weight"}
+    contents = contents_of(source) if contents is None else contents
+    return {**own, "contents": contents} if contents else own
+
+
+def data_identity(data: Data) -> dict[str, Any]:
     identity = canonical(data)
     identity["mixture"] = integer_ratios({str(data_type): weight for data_type, weight in data.mixture.items()})
     sources = identity["sources"]
@@ -95,7 +108,7 @@ def _data_identity(data: Data) -> dict[str, Any]:
     for data_type in identity["mixture"]:
         siblings = {name: source.weight for name, source in data.sources.items() if source.data_type == data_type}
         for name, ratio in integer_ratios(siblings).items():
-            own = {key: value for key, value in sources[name].items() if key != "weight"}
+            own = source_identity(data.sources[name], sources[name])
             identity["sources"][name] = own if ratio == 1 else {**own, "weight": ratio}
     return identity
 
@@ -104,12 +117,12 @@ def experiment_identity(experiment: Experiment) -> dict[str, Any]:
     """What all seeds of an experiment share: everything that shapes the trained weights, and nothing else."""
     identity = canonical(experiment)
     del identity["evaluation"]
-    identity["data"] = _data_identity(experiment.data)
-    for part in ("image_encoder", "language_model"):
-        preparation = identity["model"][part].get("preparation")
-        if preparation:
-            # A weight is a share among siblings; the source of a preparation has none.
-            preparation["source"].pop("weight", None)
+    identity["data"] = data_identity(experiment.data)
+    model = experiment.model
+    for part, section in (("image_encoder", model.image_encoder), ("language_model", model.language_model)):
+        if section.preparation is not None:
+            form = identity["model"][part]["preparation"]
+            form["source"] = source_identity(section.preparation.source, form["source"])
     return identity
 
 
@@ -131,7 +144,10 @@ def evaluation_identity(
         training_fingerprint: of the weights that are scored.
         task_records: name to record (settings or plain values) of the tasks, so that an edited task is evaluated again.
     """
-    identity = {"evaluation": canonical(experiment.evaluation), "training": training_fingerprint}
+    section = canonical(experiment.evaluation)
+    for name, held_out in experiment.evaluation.losses.items():
+        section["losses"][name]["source"] = source_identity(held_out.source, section["losses"][name]["source"])
+    identity = {"evaluation": section, "training": training_fingerprint}
     if task_records:
         identity["tasks"] = canonical(dict(task_records))
     return identity

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -176,11 +177,15 @@ def _booleans(tree: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[st
             yield from _booleans(value, (*path, key))
 
 
-def validated(model: type[Model], tree: Any) -> tuple[Model | None, list[Finding]]:
-    """The settings of a mapping, or nothing and all that is wrong with it."""
+def validated(model: type[Model], tree: Any, folder: Path | None = None) -> tuple[Model | None, list[Finding]]:
+    """The settings of a mapping, or nothing and all that is wrong with it.
+
+    Args:
+        folder: of the file that the mapping is written in: where its relative paths start. Nothing: the current directory.
+    """
     found = lost_booleans(model, tree)
     try:
-        value = model.model_validate(tree)
+        value = model.model_validate(tree, context={"folder": folder.resolve()} if folder is not None else None)
     except ValidationError as error:
         return None, found + findings(error, model, tree)
     return (None if found else value), found

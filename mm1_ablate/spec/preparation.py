@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal
 
+from mm1_ablate.spec.contents import contents_of
 from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, VisionTransformer
-from mm1_ablate.spec.fingerprint import canonical, fingerprint
+from mm1_ablate.spec.fingerprint import canonical, fingerprint, source_identity
 from mm1_ablate.spec.settings import Settings
 
 NOT_OF_THE_ARTIFACT = ("frozen", "learning_rate_scale")
@@ -25,12 +26,16 @@ class Preparation(Settings):
     settings: VisionTransformer | TimmEncoder | LanguageModel
     """The section of the experiment, with its `preparation`."""
     seed: int
+    contents: str = ""
+    """Digest of the files that it learns from; empty where they are none. Given, because whoever makes it need not look again."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the artifact depends on, as plain JSON values."""
         settings = {name: value for name, value in canonical(self.settings).items() if name not in NOT_OF_THE_ARTIFACT}
-        settings["preparation"]["source"].pop("weight", None)
+        if self.settings.preparation is not None:
+            source = source_identity(self.settings.preparation.source, settings["preparation"]["source"], self.contents)
+            settings["preparation"] = {**settings["preparation"], "source": source}
         return {"kind": self.kind, "settings": settings, "seed": self.seed}
 
     @cached_property
@@ -61,8 +66,8 @@ def preparations_of(experiment: Experiment, seed: int) -> list[Preparation]:
     if model.preparation_seed is not None:
         seed = model.preparation_seed
     needed = []
-    if model.image_encoder.preparation is not None:
-        needed.append(Preparation(kind="image_encoder", settings=model.image_encoder, seed=seed))
-    if model.language_model.preparation is not None:
-        needed.append(Preparation(kind="language_model", settings=model.language_model, seed=seed))
+    if (encoder := model.image_encoder.preparation) is not None:
+        needed.append(Preparation(kind="image_encoder", settings=model.image_encoder, seed=seed, contents=contents_of(encoder.source)))
+    if (language := model.language_model.preparation) is not None:
+        needed.append(Preparation(kind="language_model", settings=model.language_model, seed=seed, contents=contents_of(language.source)))
     return needed

@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
@@ -112,11 +112,18 @@ class ComponentOf:
     Schema lists every type of the package.
     """
 
+    _being_described: ClassVar[set[type[Component]]] = set()
+    """Components whose JSON Schema is being made."""
+
     def __init__(self, package: str) -> None:
         self.package = package
 
-    def validate(self, value: Any, base: type[Component] = Component) -> Component:
-        """The component that a value declares; errors inside it are merged into those of the settings around it."""
+    def validate(self, value: Any, base: type[Component] = Component, context: Any = None) -> Component:
+        """The component that a value declares; errors inside it are merged into those of the settings around it.
+
+        Args:
+            context: of the validation around it, such as the folder that relative paths start from.
+        """
         if isinstance(value, str):
             value = {"type": value}
         if isinstance(value, Component):
@@ -126,7 +133,7 @@ class ComponentOf:
                 settings = find_component(self.package, value["type"])
             except UnknownType as error:
                 raise PydanticCustomError("component_type", "{message}", {"message": error.message, "hint": error.hint}) from None
-            found = settings.model_validate(value)
+            found = settings.model_validate(value, context=context)
         else:
             message = "expected a mapping with a 'type': {types}, or module.Class of your own"
             raise PydanticCustomError("component_type", message, {"types": ", ".join(component_names(self.package))})
@@ -136,15 +143,15 @@ class ComponentOf:
         return found
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def validate(value: Any) -> Component:
-            return self.validate(value, source)
+        def validate(value: Any, info: core_schema.ValidationInfo) -> Component:
+            return self.validate(value, source, info.context)
 
         def dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
             return value.model_dump(
                 mode=info.mode, by_alias=info.by_alias, exclude_unset=info.exclude_unset, exclude_defaults=info.exclude_defaults
             )
 
-        return core_schema.no_info_plain_validator_function(
+        return core_schema.with_info_plain_validator_function(
             validate, serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
         )
 
@@ -152,7 +159,15 @@ class ComponentOf:
         names = component_names(self.package)
         alternatives = []
         for name, settings in component_types(self.package).items():
-            alternative = handler(settings.__pydantic_core_schema__)
+            if settings in self._being_described:
+                # A component that holds another of its kind (recaptions hold the source of their images), itself for instance.
+                alternatives.append({"type": "object", "properties": {"type": {"const": name}}, "required": ["type"]})
+                continue
+            self._being_described.add(settings)
+            try:
+                alternative = handler(settings.__pydantic_core_schema__)
+            finally:
+                self._being_described.discard(settings)
             described = handler.resolve_ref_schema(alternative)
             described["properties"]["type"] = {"const": name, "title": "Type"}
             described["required"] = sorted({"type", *described.get("required", [])})

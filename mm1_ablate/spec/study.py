@@ -83,6 +83,9 @@ class Study:
     sweep_of_group: Mapping[str, str] = field(default_factory=dict)
     """Of each group, the sweep that declares it: the comparisons of a sweep are one family. Empty: all are."""
 
+    provisional: bool = False
+    """Whether nobody looked at the data: fingerprints hold the patterns of its files instead of their contents."""
+
     @property
     def row_count(self) -> int:
         """Arms times seeds: trials before those that are the same are joined."""

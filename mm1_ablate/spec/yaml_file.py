@@ -198,7 +198,7 @@ def read(path: Path, model: type[Model]) -> tuple[Model, Marks]:
         FileErrors: with every problem of the file.
     """
     tree, marks, problems = read_tree(path)
-    value, found = validated(model, tree)
+    value, found = validated(model, tree, Path(path).parent)
     if value is None or problems or found:
         raise FileErrors([*problems, *marks.problems(found)])
     return value, marks

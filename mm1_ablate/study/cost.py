@@ -17,7 +17,7 @@ finished trials of the store, and only without any from a rough rate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mm1_ablate.spec.experiment import Experiment, LanguageModel
 from mm1_ablate.spec.preparation import Preparation
@@ -41,6 +41,8 @@ class RowContent:
     document_tokens: float
     """Mean length of a document in text tokens, as seen by an average token."""
     measured: bool
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    """By source, how much of an epoch of it goes into a row; empty where it was not counted."""
 
     @classmethod
     def declared(cls, experiment: Experiment) -> RowContent:

@@ -14,7 +14,7 @@ import webbrowser
 from collections.abc import Callable
 
 from mm1_ablate.spec.expansion import Study
-from mm1_ablate.study.scheduler import sigterm_interrupts
+from mm1_ablate.study.scheduler import calm_down, interruptible
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.tracking import SILENT, mirror, tracking_uri
 
@@ -62,7 +62,7 @@ def serve(
     base = f"http://{HOST}:{free}"
     lines = addresses(study, store, base) if study else [base]
     try:
-        with sigterm_interrupts():
+        with interruptible():
             return _serve(store, free, lines, open_browser, say)
     except KeyboardInterrupt:
         return 0
@@ -79,6 +79,7 @@ def _serve(store: Store, port: int, lines: list[str], open_browser: bool, say: C
             webbrowser.open(lines[0].split()[-1])
         return server.wait()
     finally:
+        calm_down()
         stop(server)
 
 

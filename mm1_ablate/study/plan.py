@@ -7,8 +7,8 @@ that are planned together share their trials: one that feeds arms of several is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mm1_ablate.spec.expansion import Study, Trial
@@ -41,6 +41,8 @@ class PlanRow:
     """Of training it from start to end."""
     rows_measured: bool
     """Whether tokens were counted on packed rows of the data itself, or taken as declared."""
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    """By source, how often it is read, about; empty where the data was not opened."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -57,6 +59,7 @@ class PlanRow:
             "image_tokens": self.tokens.image_tokens,
             "images": self.tokens.images,
             "flops": self.flops,
+            "epochs": dict(self.epochs),
         }
 
 
@@ -86,6 +89,15 @@ class Plan:
     """By study."""
     over_budget: tuple[str, ...]
     """Which budgets forbid it, in words."""
+    repeats: tuple[str, ...] = ()
+    """Which arms read data again that their baselines see once at most, in words."""
+    problems: tuple[str, ...] = ()
+    """What was wrong with the data when its first rows were packed: trials will fail of it."""
+
+    @property
+    def provisional(self) -> bool:
+        """Whether fingerprints lack the contents of data that nobody looked at: then what the store has of these trials is not known."""
+        return any(study.provisional for study in self.studies)
 
     @property
     def to_do(self) -> tuple[PlanRow, ...]:
@@ -105,6 +117,9 @@ class Plan:
             "cost": vars(self.cost),
             "detectable": {name: entry.to_json() for name, entry in self.detectable.items()},
             "over_budget": list(self.over_budget),
+            "provisional": self.provisional,
+            "repeats": list(self.repeats),
+            "problems": list(self.problems),
         }
 
 
@@ -115,7 +130,7 @@ def plan(study: Study, store: Store, retry: bool = False) -> Plan:
 
 def plan_together(studies: Sequence[Study], store: Store, retry: bool = False) -> Plan:
     """The plan of several studies that share a store, and with it their trials."""
-    sizes = Sizes(store.root)
+    sizes = Sizes(store.root, look=not any(study.provisional for study in studies))
     label: Callable[[Study, str], str] = (lambda study, name: name) if len(studies) == 1 else (lambda study, name: f"{study.name}: {name}")
     trials: dict[str, Trial] = {}
     names: dict[str, str] = {}
@@ -130,6 +145,7 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False) -
     rows = {key: _row(trial, names[key], tuple(arms[key]), store, sizes, retry) for key, trial in trials.items()}
     waiting = {key for key, row in rows.items() if row.status in TO_BE_DONE}
     preparations = _preparations(trials, waiting, store, sizes)
+    repeats = tuple(line for study in studies for line in _repeats(study, rows, label))
     sizes.save()
 
     trained = [(row.flops, seconds) for key, row in rows.items() if (seconds := training_seconds(trials[key], store)) is not None]
@@ -146,6 +162,8 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False) -
         cost=cost,
         detectable={study.name: detectable(study, store) for study in studies},
         over_budget=_over_budget(studies, cost),
+        repeats=repeats,
+        problems=tuple(sizes.problems),
     )
 
 
@@ -157,7 +175,26 @@ def _row(trial: Trial, name: str, arms: tuple[str, ...], store: Store, sizes: Si
     if len(arms) > 1:
         reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in arms[1:])}"
     flops = training_flops(trial.experiment, parameters, tokens, content)
-    return PlanRow(name, arms, trial.seed, trial.fingerprint, status, reason, parameters, tokens, flops, content.measured)
+    epochs = _epochs(trial, content)
+    return PlanRow(name, arms, trial.seed, trial.fingerprint, status, reason, parameters, tokens, flops, content.measured, epochs)
+
+
+def _epochs(trial: Trial, content: RowContent) -> dict[str, float]:
+    data, training = trial.experiment.data, trial.experiment.training
+    read = {name: share * training.steps * training.batch_rows for name, share in content.epochs.items()}
+    return {name: min(epochs, data.sources[name].max_epochs or epochs) for name, epochs in read.items()}
+
+
+def _repeats(study: Study, rows: Mapping[str, PlanRow], label: Callable[[Study, str], str]) -> list[str]:
+    """Arms that read a source more than once which their baseline reads once at most; what is read is the same for all seeds, about."""
+    epochs = {arm.name: rows[study.trials_of(arm.name)[0].evaluation_fingerprint].epochs for arm in study.arms}
+    lines = []
+    for arm in study.arms:
+        for name, read in epochs[arm.name].items() if arm.name != arm.baseline else ():
+            once = epochs[arm.baseline].get(name, 0.0)
+            if read > 1 >= once and epochs[arm.baseline]:
+                lines.append(f"{label(study, arm.name)} reads source '{name}' about {read:.1f} times, its baseline {once:.1f} times")
+    return lines
 
 
 def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:

@@ -121,7 +121,7 @@ def run_study(
         raise ResourcesMissing(f"a trial asks for {resources.cpus:g} cpus (resources.cpus in the sweep), and there are {cores} here")
     interrupted = False
     try:
-        with sigterm_interrupts():
+        with interruptible():
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
                 _check_resources(resources.cpus, resources.gpus, say if address != "local" else None)
@@ -210,9 +210,11 @@ def _cluster(address: str, cpus: int | None, placement: Placement) -> Iterator[N
                 _connect(address, cpus)
             yield
         finally:
+            calm_down()
             if not attached:
                 ray.shutdown()
     finally:
+        calm_down()
         child.stop_server(placement.server_folder)
 
 
@@ -318,18 +320,34 @@ def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
             store.fail(store.trial_folder(trial), f"its worker was lost {LOST_NODE_RETRIES + 1} times: {last_line}")
 
 
+INSIST_AFTER = 3.0
+"""Seconds after which an interrupt that came to nothing is raised again."""
+
+
+def calm_down() -> None:
+    """The interrupt has been heard: what is cleaned up now is left in peace."""
+    if threading.current_thread() is threading.main_thread():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 @contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM like Ctrl-C: so a batch system's warning leaves nothing behind."""
+def interruptible() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM like it: so a batch system's warning leaves nothing behind.
+
+    An interrupt that happens to land in a destructor or a callback of C code is swallowed there, so it is raised again until `calm_down`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, INSIST_AFTER)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        calm_down()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """Parameters of models and contents of packed rows, remembered, so that a plan answers at once.
 
+Data whose random access takes a long first reading (an index, a conversion) is not opened for a plan: what is declared has to do.
 Counting takes torch, transformers and timm (seconds to import) and packing takes documents; both are pure functions of a section
 of the experiment, so their answers are kept in `sizes.json` of the store under that section's fingerprint. The file is a cache:
 delete it whenever you like. A store that cannot be written is planned all the same, without remembering.
@@ -9,23 +10,41 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mm1_ablate import __version__
+from mm1_ablate.spec.contents import contents_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, fingerprint
 from mm1_ablate.study.cost import RowContent
 
+MOST_READ = 200_000_000
+"""Bytes that a plan may read to make data ready for counting: some seconds."""
+COUNTED = 2
+"""How rows are packed and counted: another number where that changes, for what is remembered is no longer right."""
 ROWS_COUNTED = 64
 """Rows packed to see what a row holds on average."""
 
 
-class Sizes:
-    """Sizes by fingerprint, from memory, from the file, or counted."""
+class TooMuchToRead(Exception):
+    """Data that would take long to be made ready."""
 
-    def __init__(self, root: Path) -> None:
+
+class Sizes:
+    """Sizes by fingerprint, from memory, from the file, or counted.
+
+    Args:
+        root: of the store.
+        look: whether data may be opened.
+    """
+
+    def __init__(self, root: Path, look: bool = True) -> None:
         self.path = Path(root) / "sizes.json"
+        self.look = look
+        self.problems: dict[str, None] = {}
+        """What was wrong with data that was opened to be counted, in words; in order, each once."""
         self.known: dict[str, Any] = {}
         self.counted = False
         try:
@@ -46,11 +65,21 @@ class Sizes:
 
     def row(self, experiment: Experiment) -> RowContent:
         """What a packed row holds. Data that cannot be opened here (it may be on the cluster) is taken as declared."""
-        key = fingerprint({"row": canonical(experiment.data), "tokenizer": experiment.model.language_model.tokenizer})
+        identity = {"row": canonical(experiment.data), "tokenizer": experiment.model.language_model.tokenizer, "counted": COUNTED}
+        contents = {name: contents_of(experiment.data.sources[name]) for name in experiment.data.shares()}
+        if any(contents.values()):
+            identity["contents"] = contents
+        key = fingerprint(identity)
         if key not in self.known:
+            if any(contents.values()) and not self.look:
+                return RowContent.declared(experiment)
             try:
                 content = count_rows(experiment)
-            except (OSError, ImportError):
+            except (OSError, ImportError, TooMuchToRead):
+                return RowContent.declared(experiment)
+            except ValueError as error:
+                # A trial would end with the same words; nobody should have to wait for them.
+                self.problems.setdefault(str(error))
                 return RowContent.declared(experiment)
             self._remember(key, vars(content))
         return RowContent(**self.known[key])
@@ -73,24 +102,39 @@ class Sizes:
 
 
 def count_rows(experiment: Experiment) -> RowContent:
-    """What a packed row holds on average, from the first rows that a trial of seed 0 would see; no image is rendered or read."""
-    from mm1_ablate.data.mixture import Mixture
-    from mm1_ablate.data.packing import PackedRows, tokenise
+    """What a packed row holds on average, from the first rows that a trial of seed 0 would see; no image is rendered or decoded.
+
+    Raises:
+        ValueError: there is no row, or too much of a source is unreadable.
+        TooMuchToRead: it would take long to make the data ready.
+    """
+    from mm1_ablate.data.packing import open_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
-    data, shares = experiment.data, experiment.data.shares()
-    tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
+    data = experiment.data
+    for name in data.shares():
+        data.sources[name].make_ready(_not_too_much)
+    rows = open_rows(data, load_tokenizer(experiment.model.language_model.tokenizer), 0)
+    packed = list(islice(rows, ROWS_COUNTED))
+    if not packed:
+        raise ValueError("no row can be made of the data")
+    documents = [document for row in packed for document in row]
     nominal = data.packing.nominal_image_tokens
-    sources = {name: data.sources[name].open(0, name) for name in shares}
-    mixture = Mixture(shares, sources, data.count, 0, lambda document: tokenise(document, tokenizer, nominal).nominal_length)
-    rows = PackedRows(mixture, tokenizer, data.packing, 0)
-    documents = [document for _ in range(ROWS_COUNTED) for document in next(rows)]
     images = [len(document.images) for document in documents]
     texts = [document.nominal_length - count * nominal for document, count in zip(documents, images, strict=True)]
     text = sum(texts)
+    # The packer reads ahead: of what was read, only so much is in these rows.
+    read = sum(account["tokens"] for account in rows.tally.account().values())
+    part = sum(document.nominal_length for document in documents) / read / len(packed) if read else 0.0
     return RowContent(
-        text_tokens=text / ROWS_COUNTED,
-        images=sum(images) / ROWS_COUNTED,
-        document_tokens=sum(length * length for length in texts) / text,
+        text_tokens=text / len(packed),
+        images=sum(images) / len(packed),
+        document_tokens=sum(length * length for length in texts) / text if text else 0.0,
         measured=True,
+        epochs={name: epochs * part for name, epochs in rows.mixture.epochs.items()},
     )
+
+
+def _not_too_much(what: str, done: int, in_all: int) -> None:
+    if in_all > MOST_READ:
+        raise TooMuchToRead(what)

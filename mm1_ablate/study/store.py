@@ -5,7 +5,7 @@ of its training fingerprint and holding all of them; scores in a folder for each
 evaluation scores the kept model again and trains nothing.
 
     trials/<12>/    trial.json, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
-                    evaluations/<12>/{evaluation.json, scores.json, items.parquet}
+                    data.json, evaluations/<12>/{evaluation.json, scores.json, items.parquet}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
     studies/<name>/ sweep.yaml, report/
 
@@ -110,7 +110,9 @@ class Store:
         """
         folder = self.trial_folder(trial.fingerprint)
         declared = trial.experiment.model_dump(mode="json")
-        record = {"fingerprint": trial.fingerprint, "seed": trial.seed, "name": trial.name, "experiment": declared}
+        # Whoever trains it is told what it starts from: a fingerprint may hold the contents of files, which are not looked at again.
+        prepared = {part.kind: part.fingerprint for part in preparations_of(trial.experiment, trial.seed)}
+        record = {"fingerprint": trial.fingerprint, "seed": trial.seed, "name": trial.name, "experiment": declared, "prepared": prepared}
         _write_record(folder / "trial.json", record)
         evaluation = {"fingerprint": trial.evaluation_fingerprint, "evaluation": declared["evaluation"]}
         _write_record(self.evaluation_folder(trial) / "evaluation.json", evaluation)
@@ -133,12 +135,19 @@ class Store:
     def read_trial(self, fingerprint: str, evaluation: str | None = None) -> tuple[Experiment, int]:
         """A trial's experiment and seed, with the evaluation of a fingerprint."""
         folder = self.trial_folder(fingerprint)
-        record = read_json(folder / "trial.json")
+        record = read_json(self._record_of(fingerprint))
         experiment = Experiment.model_validate(record["experiment"])
         if evaluation is not None:
             section = read_json(folder / "evaluations" / short(evaluation) / "evaluation.json")["evaluation"]
             experiment = experiment.model_copy(update={"evaluation": Evaluation.model_validate(section)})
         return experiment, record["seed"]
+
+    def read_prepared(self, fingerprint: str) -> dict[str, Path]:
+        """The folders of what a trial starts from, by kind."""
+        return {kind: self.root / "prepared" / short(part) for kind, part in read_json(self._record_of(fingerprint))["prepared"].items()}
+
+    def _record_of(self, fingerprint: str) -> Path:
+        return self.trial_folder(fingerprint) / "trial.json"
 
     def read_preparation(self, fingerprint: str) -> Preparation:
         record = read_json(self.root / "prepared" / short(fingerprint) / "preparation.json")
@@ -307,6 +316,10 @@ class Store:
             for trial in study.trials_of(arm.name)
             if (state := self.status(trial)).status != "done"
         ]
+
+    def data_account(self, trial: Trial) -> dict[str, dict[str, Any]]:
+        """What became of a trial's data so far, by source: see `data.tally.Tally.account`. Empty before its first checkpoint."""
+        return read_json_or_nothing(self.trial_folder(trial) / "data.json")
 
     def curve(self, trial: Trial) -> pandas.DataFrame:
         """A trial's training: step, loss, learning_rate, tokens, images, seconds. Empty before its first point."""

@@ -254,6 +254,9 @@ def _write_trial(
     metrics += [Metric(short_metric(name), round(value, SHOWN_DECIMALS), ended, 0) for name, value in scores.items()]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run, metrics=metrics[start : start + 1000])
+    account = store.trial_folder(trial) / "data.json"
+    if account.exists():
+        client.log_artifact(run, str(account))
     # Last: a run without its outcome was cut short, and is written again.
     client.set_tag(run, "outcome", outcome)
     client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)

@@ -11,11 +11,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from mm1_ablate.spec.preparation import preparations_of
+from mm1_ablate.spec.contents import sources_of
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.study.files import write_atomically, write_json
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 
+KINDS = {"TooMuchBadData": ("bad data", 1000)}
+"""Failures that people know by another name than the exception's, and how much of their message a line of reason takes."""
 REPORT_EVERY = 0.5
 """Seconds between two writes of the progress."""
 
@@ -57,21 +60,30 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> int:
         if (folder / "model.pt").exists():
             model = load_trained(experiment, seed, folder)
         else:
-            prepared = {part.kind: store.prepared_folder(part) for part in preparations_of(experiment, seed)}
+            prepared = store.read_prepared(fingerprint)
             report(Progress("train", 0, experiment.training.steps))
+            _make_ready(experiment, "data")
             model = fit(experiment, seed, prepared.get("image_encoder"), prepared.get("language_model"), folder, report)
         tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
         for evaluation in evaluations:
             store.start(folder, "evaluate", evaluation)
             experiment, _ = store.read_trial(fingerprint, evaluation)
+            _make_ready(experiment, "evaluation")
             items = evaluate(model, experiment, tokenizer, ImagePipeline(experiment.model.image_encoder.image_size), report)
-            store.write_evaluation(fingerprint, evaluation, items, summarise(items))
+            store.write_evaluation(fingerprint, evaluation, items, summarise(items, experiment.evaluation.groups))
 
     try:
         with store.hold(folder):
             return recording_failure(store, folder, work)
     except AlreadyRunning:
         return HELD
+
+
+def _make_ready(experiment: Experiment, section: str) -> None:
+    """Make the sources of a section ready. Where the run was started they are; another node may lack what they need."""
+    for place, source in sources_of(experiment):
+        if place[0] == section:
+            source.make_ready()
 
 
 def run_preparation(store_root: str, fingerprint: str) -> int:
@@ -84,6 +96,9 @@ def run_preparation(store_root: str, fingerprint: str) -> int:
         store.start(folder, "prepare")
         from mm1_ablate.training.preparation import prepare
 
+        section = preparation.settings.preparation
+        if section is not None:
+            section.source.make_ready()
         prepare(preparation, folder, ProgressFile(folder))
 
     with store.hold(folder, wait=True):
@@ -99,7 +114,8 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None]) -> i
         write_atomically(folder / "error.txt", traceback.format_exc().encode())
         traceback.print_exc()
         message = str(error).strip().splitlines()
-        store.fail(folder, f"{type(error).__name__}: {message[0][:300]}" if message else type(error).__name__)
+        kind, longest = KINDS.get(type(error).__name__, (type(error).__name__, 300))
+        store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
         return 1
     store.finish(folder)
     return 0

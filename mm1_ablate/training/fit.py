@@ -17,9 +17,9 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import MultimodalModel, build, random_state
 from mm1_ablate.spec.experiment import Experiment, Training
 from mm1_ablate.spec.progress import Progress, Stage
-from mm1_ablate.training.module import AtomicCheckpointIO, PackedTraining, Watch, save_atomically
+from mm1_ablate.training.module import AtomicCheckpointIO, PackedTraining, Watch, save_atomically, write_account
 
-CHECKPOINT, WEIGHTS, CURVE = "last.ckpt", "model.pt", "curve.jsonl"
+CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
 
 
 def image_pipeline(experiment: Experiment, encoder_folder: Path | None) -> ImagePipeline:
@@ -55,13 +55,14 @@ def fit(
     folder: Path,
     report: Callable[[Progress], None],
 ) -> MultimodalModel:
-    """Train, or go on from `folder/last.ckpt`; leave `folder/model.pt` and `folder/curve.jsonl`.
+    """Train, or go on from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (what became of the data) in the folder.
 
     Args:
         encoder_folder, language_model_folder: prepared parts that the trial starts from; nothing for a part that is not prepared.
 
     Raises:
         Diverged: when the loss is no longer a number.
+        TooMuchBadData: when more of a source is unreadable than is allowed.
     """
     training = experiment.training
     model = build(experiment, seed, weights_in(encoder_folder), weights_in(language_model_folder))
@@ -74,6 +75,7 @@ def fit(
         steps=training.steps,
         batch_rows=training.batch_rows,
         micro_batch_rows=training.micro_batch_rows,
+        threads=training.loader_threads,
     )
     with random_state(seed, "training"):
         train(model, loader, training, experiment.model.image_encoder.learning_rate_scale, folder, report)
@@ -91,19 +93,29 @@ def train(
     report: Callable[[Progress], None],
     stage: Stage = "train",
 ) -> None:
-    """Train a model in place over a loader's batches, from the checkpoint in the folder if there is one."""
+    """Train a model in place over a loader's batches, from the checkpoint in the folder if there is one.
+
+    What became of the data is kept in the folder at each checkpoint and at the end, whatever the end is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
     _cut_curve(folder / CURVE, torch.load(resume, weights_only=True)["mm1_ablate"]["step"] if resume else 0)
     module = PackedTraining(model, training, encoder_scale)
+
+    def keep_account() -> None:
+        write_account(loader.account(), folder / DATA)
+
     trainer = quiet_trainer(
         precision=training.precision,
-        callbacks=[Watch(folder, training.steps, training.checkpoint_every_steps, report, stage)],
+        callbacks=[Watch(folder, training.steps, training.checkpoint_every_steps, report, stage, saved=keep_account)],
         plugins=[AtomicCheckpointIO()],
     )
     model.train()
-    trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+    finally:
+        keep_account()
 
 
 def _cut_curve(curve: Path, step: int) -> None:

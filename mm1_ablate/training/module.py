@@ -147,12 +147,31 @@ def save_atomically(value: Any, path: Path) -> None:
     os.replace(beside, path)
 
 
+def write_account(account: dict[str, Any], path: Path) -> None:
+    """Keep what became of the data, for people: the old file or the new one, whatever is killed when."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(account, indent=1))
+    os.replace(beside, path)
+
+
 class Watch(lightning.Callback):
     """Tells progress, keeps the learning curve, saves every so many steps. Reads the loss only then: reading waits for it."""
 
     def __init__(
-        self, folder: Path, steps: int, save_every: int, report: Callable[[Progress], None], stage: Stage = "train", curve_points: int = 100
+        self,
+        folder: Path,
+        steps: int,
+        save_every: int,
+        report: Callable[[Progress], None],
+        stage: Stage = "train",
+        curve_points: int = 100,
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
+        """
+        Args:
+            saved: called after each checkpoint.
+        """
+        self.saved = saved
         self.folder, self.steps, self.save_every, self.report, self.stage = folder, steps, save_every, report, stage
         self.read_every = max(1, steps // curve_points)
         self.started = time.monotonic()
@@ -177,3 +196,4 @@ class Watch(lightning.Callback):
             self.report(Progress(stage=self.stage, step=step, steps=self.steps, loss=loss))
         if step % self.save_every == 0 and step < self.steps:
             trainer.save_checkpoint(self.folder / "last.ckpt")
+            self.saved()

@@ -3,7 +3,9 @@ language model. In: a `Preparation`; out: `weights.pt` in its folder, and an enc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -12,18 +14,19 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
-from torch.utils.data import IterableDataset
 
-from mm1_ablate.data.documents import Image
+from mm1_ablate.data.documents import Image, LeftOut, Unreadable
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
-from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
+from mm1_ablate.data.selection import open_source
+from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import MultimodalModel, random_state
 from mm1_ablate.spec.experiment import Data, EncoderPreparation, LanguageModel, Packing, Source, TimmEncoder, Training, VisionTransformer
 from mm1_ablate.spec.preparation import Preparation
 from mm1_ablate.spec.progress import Progress
+from mm1_ablate.training.captioned_images import NAME, CaptionedImages
 from mm1_ablate.training.fit import quiet_trainer, train
 from mm1_ablate.training.module import save_atomically
 from mm1_ablate.training.optimisation import learning_rate_share
@@ -86,29 +89,6 @@ class ReconstructiveObjective(nn.Module):
         return mse_loss(self.head(hidden)[masked], target[masked])
 
 
-class CaptionedImages(IterableDataset):
-    """Batches (pixels [images, 3, size, size] uint8, caption tokens, start of each caption) in a seeded order."""
-
-    def __init__(self, settings: EncoderPreparation, tokenizer: Tokenizer, pipeline: ImagePipeline, seed: int) -> None:
-        self.source = settings.source.open(seed)
-        self.settings, self.tokenizer, self.pipeline = settings, tokenizer, pipeline
-        self.order = np.random.default_rng([seed, 20210103])
-
-    def __len__(self) -> int:
-        return self.settings.steps
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for _ in range(self.settings.steps):
-            images, captions = [], []
-            few = len(self.source) < self.settings.batch_images
-            for index in self.order.choice(len(self.source), self.settings.batch_images, replace=few).tolist():
-                parts = self.source[index].parts
-                images.append(next(part for part in parts if isinstance(part, Image)))
-                captions.append(self.tokenizer.encode(" ".join(part for part in parts if isinstance(part, str))))
-            lengths = torch.tensor([0, *(len(caption) for caption in captions[:-1])])
-            yield self.pipeline.load(images), torch.tensor([token for caption in captions for token in caption]), lengths.cumsum(0)
-
-
 class EncoderTraining(lightning.LightningModule):
     """AdamW with a short warm-up and a cosine to zero over an objective."""
 
@@ -140,6 +120,7 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
         objective = objectives[preparation.objective](encoder, tokenizer.vocabulary_size)
         data = CaptionedImages(preparation, tokenizer, pipeline, seed)
         quiet_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
+    (folder / "data.json").write_text(json.dumps(data.tally.account(), indent=2) + "\n")
     # Whether a trial freezes the encoder is not part of the artifact, so the features are there for whichever does.
     write_features(encoder.eval(), preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
     save_atomically(encoder.state_dict(), folder / "weights.pt")
@@ -147,26 +128,34 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
 
 def write_features(encoder: PatchEncoder, source: Source, seed: int, pipeline: ImagePipeline, folder: Path, batch: int = 256) -> None:
     """Keep an encoder's features of a source's images, if they are few: a trial that freezes it need not encode them again."""
-    documents = source.open(seed)
+    documents = open_source(source, seed, NAME)
     if len(documents) > FEATURES_OF_DOCUMENTS:
         return
-    images = {part.key: part for index in range(len(documents)) for part in documents[index].parts if isinstance(part, Image)}
+    images: dict[str, Image] = {}
+    for index in range(len(documents)):
+        # What cannot be used was counted in training, and is counted again wherever it is drawn.
+        with suppress(Unreadable, LeftOut):
+            images.update((image.key, image) for image in documents[index].images)
     ordered = list(images.values())
     with torch.no_grad():
-        values = encoder(pipeline.load(ordered[:1])).numel()
-    if 4 * values * len(ordered) > FEATURE_BYTES:
+        values = encoder(torch.zeros((1, 3, pipeline.image_size, pipeline.image_size), dtype=torch.uint8)).numel()
+    if not ordered or 4 * values * len(ordered) > FEATURE_BYTES:
         return
 
     # Lightning leaves a trained module on the CPU.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
 
-    def features() -> Iterator[np.ndarray]:
+    def features() -> Iterator[tuple[list[str], np.ndarray]]:
         for start in range(0, len(ordered), batch):
-            with torch.no_grad():
-                yield encoder(pipeline.load(ordered[start : start + batch]).to(device)).float().cpu().numpy()
+            several = ordered[start : start + batch]
+            pixels, unreadable = pipeline.load_readable(several)
+            if len(pixels):
+                with torch.no_grad():
+                    patches = encoder(pixels.to(device)).float().cpu().numpy()
+                yield [image.key for place, image in enumerate(several) if place not in unreadable], patches
 
-    FeatureCache.write(folder, [image.key for image in ordered], features())
+    FeatureCache.write(folder, features(), len(ordered))
     encoder.to("cpu")
 
 

@@ -1,6 +1,8 @@
 """Sources of evaluation items: queries to be judged by and demonstrations to show before them, each kind a file here.
 
-An item source is a subclass of `ItemSource` with `open(split, count, seed)`. A newcomer adds a file, or names a class of their own.
+An item source is a subclass of `ItemSource` with `open(split, count, seed)`. `records` reads annotation files of any common shape as a
+task's record describes them; a newcomer needs a file here, or a class of their own, for items that are made or found in another way.
+Files whose names begin with an underscore are what `records` is made of.
 """
 
 from __future__ import annotations
@@ -25,6 +27,23 @@ class ItemSource(Component):
             seed: draws queries and demonstrations.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is opened")
+
+    def check(self, split: EvaluationSplit = "report") -> None:
+        """Look whether what `open` reads is there, and at the beginning of it.
+
+        Raises:
+            Misfit: at the field that is wrong: files that do not exist, a field that no row has.
+        """
+
+    def contents(self, split: EvaluationSplit = "report") -> str:
+        """A digest of the annotation files that `open` reads: names, sizes, and a little of each. Empty where items are made by code.
+
+        Part of an evaluation's identity: other annotations are another evaluation, a moved folder is not. Images do not count.
+
+        Raises:
+            Misfit: as `check`.
+        """
+        return ""
 
 
 AnyItemSource = Annotated[ItemSource, ComponentOf("mm1_ablate.data.items")]

@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import PositiveInt, model_validator
 
 from mm1_ablate.data.documents import Document
-from mm1_ablate.spec.experiment import Source
+from mm1_ablate.data.sources._interleaved import InterleavedSource
 
 
-class Miniature(Source):
+class Miniature(InterleavedSource):
     """Images, captions, interleaved documents and text drawn by code."""
 
     type: Literal["miniature"] = "miniature"
@@ -20,10 +20,6 @@ class Miniature(Source):
     """Documents of one epoch; nothing: a caption for each of 20,000 images, 40,000 interleaved documents or texts."""
     world_seed: int = 0
     """Another seed is another world: other images, other documents."""
-    images: bool = True
-    """Of interleaved documents. Removed: their text stays, without images."""
-    interleaving: bool = True
-    """Of interleaved documents. Removed: the same images and texts, each image with its own text as a document of its own."""
 
     @model_validator(mode="after")
     def _switches_have_something_to_switch(self) -> Miniature:
@@ -34,6 +30,11 @@ class Miniature(Source):
     def open(self, seed: int = 0, name: str = "") -> OpenMiniature:
         """The documents. The seed orders nothing here: order is the mixture's."""
         return OpenMiniature(self, name or self.type)
+
+    def check(self) -> None:
+        from mm1_ablate.data.records.rows import check_columns, kept_columns
+
+        check_columns({}, kept_columns(self.keep))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""What an experiment's data holds, for people. In: a sweep or experiment file. Out: a table, JSON, and a page with documents to look at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mm1_ablate.commands.common import FILE_IS_WRONG, read_study, stop
+from mm1_ablate.commands.readiness import bar, ready
+from mm1_ablate.commands.show import count
+from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
+from mm1_ablate.data.tally import describe_bad
+from mm1_ablate.report.data_page import data_page, percent, spread
+from mm1_ablate.spec.contents import identity_of
+from mm1_ablate.spec.expansion import Arm, Study
+
+
+def arm_of(study: Study, name: str | None) -> Arm:
+    """The arm of a name, or the baseline; ends the command with 2 where there is none."""
+    if name is None:
+        return study.arms[0]
+    try:
+        return study.arm(name)
+    except KeyError:
+        stop(FILE_IS_WRONG, f"{study.path}: there is no arm '{name}'; the arms are {', '.join(arm.name for arm in study.arms)}")
+
+
+def look_at_data(path: Path, arm_name: str | None, sample: int, shown: int, seed: int, console: Console) -> tuple[Arm, Inspection]:
+    """Look at the data of an arm, with a bar; ends the command with 2 where it cannot be read."""
+    arm = arm_of(read_study(path), arm_name)
+    sources = {identity_of(source): (("data", "sources", name), source) for name, source in arm.experiment.data.sources.items()}
+    ready({key: sources[key] for key in sources}, console)
+    with bar(console, bytes_are_counted=False) as report:
+        try:
+            inspection = inspect(arm.experiment, sample, shown, seed=seed, threads=(os.cpu_count() or 2) - 1, report=report)
+        except (OSError, ValueError) as error:
+            stop(FILE_IS_WRONG, f"{path}: the data cannot be looked at: {error}")
+    return arm, inspection
+
+
+def facts(arm: Arm, inspection: Inspection) -> list[str]:
+    """Sentences on the whole."""
+    experiment = arm.experiment
+    training, packing = experiment.training, experiment.data.packing
+    told = [
+        f"{training.steps:,} steps of {training.batch_rows:,} rows of {packing.row_tokens:,} nominal tokens:"
+        f" {count(inspection.tokens)} tokens in all."
+        f" Rows are filled to {percent(inspection.fill)} ({inspection.rows_packed} packed to see)."
+    ]
+    repeated = [f"{source.name} ({source.epochs:.2f} times)" for source in inspection.sources if source.epochs > 1]
+    if repeated:
+        told.append(f"Read more than once in this training: {', '.join(repeated)}.")
+    used_up = [
+        source.name for source in inspection.sources if (most := experiment.data.sources[source.name].max_epochs) and source.epochs >= most
+    ]
+    if used_up:
+        told.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
+    if inspection.split:
+        told.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
+    for name, reasons in inspection.dropped.items():
+        told.append(f"Left out of {name}, because no row can hold them: {_listed(reasons)}, of the rows packed.")
+    limits = {name: source.max_bad_share for name, source in experiment.data.sources.items()}
+    for source in inspection.sources:
+        own = limits[source.name]
+        limit = experiment.data.max_bad_share if own is None else own
+        if source.bad_share > limit:
+            told.append(
+                f"A run would stop: {percent(source.bad_share)} of {source.name} cannot be read, {percent(limit)} is allowed"
+                f" ({describe_bad(source.bad)}). Repair the files, or raise data.sources.{source.name}.max_bad_share."
+            )
+    return told
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
+
+
+def show_data(arm: Arm, inspection: Inspection, console: Console) -> None:
+    """The table and the sentences."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title, justify in (
+        ("source", "left"), ("type", "left"), ("share", "right"), ("documents", "right"), ("epochs", "right"), ("text tokens", "right"),
+        ("images", "right"), ("shorter side", "right"), ("unreadable", "right"), ("not kept", "right"),
+    ):  # fmt: skip
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for source in inspection.sources:
+        table.add_row(
+            source.name,
+            source.data_type,
+            percent(source.share),
+            count(source.documents),
+            f"{source.epochs:.3g}",
+            spread(source.text_tokens),
+            spread(source.images_per_document),
+            spread(source.shorter_side),
+            percent(source.bad_share),
+            percent(sum(source.left_out.values()) / source.sampled if source.sampled else 0.0),
+        )
+    console.print(table)
+    console.print(
+        "text tokens and images of a document, and pixels of an image's shorter side: median (5th to 95th percentile)", style="dim"
+    )
+    for source in inspection.sources:
+        if source.bad.bad:
+            console.print(f"unreadable in {source.name}, of {source.sampled:,} sampled: {describe_bad(source.bad)}", markup=False)
+        for reason, number in source.left_out.items():
+            console.print(f"not kept of {source.name}: {number:,} of {source.sampled:,} sampled: {reason}", markup=False)
+    for fact in facts(arm, inspection):
+        console.print(fact, markup=False)
+
+
+def write_page(arm: Arm, inspection: Inspection, target: Path, name: str) -> None:
+    """Write the page; ends the command with 2 where it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(data_page(inspection, name, facts(arm, inspection)), encoding="utf-8")
+    except OSError as error:
+        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
+
+
+def to_json(inspection: Inspection) -> dict[str, Any]:
+    """All numbers, without the documents."""
+    return {
+        "rows": inspection.rows,
+        "rows_packed": inspection.rows_packed,
+        "fill": inspection.fill,
+        "tokens": inspection.tokens,
+        "split": inspection.split,
+        "dropped": inspection.dropped,
+        "sources": {source.name: _source_json(source) for source in inspection.sources},
+    }
+
+
+def _source_json(source: SourceContent) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in vars(source).items():
+        if name not in ("name", "bad"):
+            values[name] = vars(value) if isinstance(value, Spread) else value
+    reasons = {"bad": dict(source.bad.bad), "examples": source.bad.examples, "bad_share": source.bad_share}
+    return {**values, "text_tokens_in_all": source.text_tokens_in_all, "images_in_all": source.images_in_all, **reasons}

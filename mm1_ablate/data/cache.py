@@ -1,0 +1,111 @@
+"""A folder for what is made once and used often: indices of tars, unpacked copies, converted tables.
+
+What is made depends on contents alone, so a folder in the cache is never out of date; deleting it costs only the time to make it
+again. The cache is `~/.cache/mm1-ablate`, or what the environment variable MM1_ABLATE_CACHE says.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from mm1_ablate import __version__
+
+Report = Callable[[str, int, int], None]
+"""How far something is: called with (what is done, bytes done, bytes in all)."""
+
+
+class NotEnoughSpace(OSError):
+    """What is to be made does not fit on the disk of the cache."""
+
+    def __init__(self, what: str, folder: Path, needed: int) -> None:
+        from rich.filesize import decimal
+
+        free = shutil.disk_usage(folder).free
+        super().__init__(
+            errno.ENOSPC,
+            f"{what} needs about {decimal(needed)} in {folder}, where {decimal(free)} are free; "
+            "make room, or set MM1_ABLATE_CACHE to a folder on a larger disk",
+        )
+        self.needed = needed
+        self.free = free
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def cache_folder() -> Path:
+    """The folder that everything here is in. It need not exist yet."""
+    named = os.environ.get("MM1_ABLATE_CACHE")
+    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "mm1-ablate"
+
+
+def made(kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, Report], None], report: Report | None = None) -> Path:
+    """The folder with what `build` makes; made at the first call, by one process, and complete whenever it exists.
+
+    Args:
+        kind: what it is, in a word: the folder that all of its kind share.
+        identity: what it is made from, such as a digest of a file, and how: another identity is another folder.
+        estimated_bytes: what will be written, at most.
+        build: called with an empty folder to write to, and `report`.
+        report: told how far it is.
+
+    Raises:
+        NotEnoughSpace: before anything is written if the estimate does not fit, or when the disk fills up.
+    """
+    folder = _folder(kind, identity)
+    if folder.exists():
+        return folder
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A lock belongs to the process that holds it: one that is killed leaves a partial folder, never a lock.
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.exists():
+            return folder
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        check_space(kind, estimated_bytes)
+        partial.mkdir()
+        try:
+            build(partial, report or _silent)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if error.errno == errno.ENOSPC and not isinstance(error, NotEnoughSpace):
+                raise NotEnoughSpace(f"{kind} of these files", folder.parent, estimated_bytes) from error
+            raise
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        os.replace(partial, folder)
+    return folder
+
+
+def is_made(kind: str, identity: str) -> bool:
+    """Whether `made` would return at once."""
+    return _folder(kind, identity).exists()
+
+
+def check_space(kind: str, estimated_bytes: int) -> None:
+    """Whether the disk takes what several calls of `made` are going to write.
+
+    Raises:
+        NotEnoughSpace: it does not.
+    """
+    folder = cache_folder() / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    if estimated_bytes > shutil.disk_usage(folder).free:
+        raise NotEnoughSpace(f"{kind} of these files", folder, estimated_bytes)
+
+
+def _folder(kind: str, identity: str) -> Path:
+    # What another version of this package made may be laid out otherwise.
+    return cache_folder() / kind / sha256(f"{__version__} {identity}".encode()).hexdigest()[:12]
+
+
+def _silent(what: str, done: int, in_all: int) -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,291 @@
+"""What an experiment's data holds, before anything is trained on it.
+
+In: an experiment's data and what its model makes of it. Out: for each source what a seeded sample of its documents shows (texts, images,
+how much cannot be read), how often a training would read it, and a few documents as the model will see them after packing. Nothing is
+remembered; a sample is drawn anew each time, and the same seed draws the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
+from mm1_ablate.data.images import ImagePipeline
+from mm1_ablate.data.loader import load_images
+from mm1_ablate.data.packing import TokenisedDocument, open_rows
+from mm1_ablate.data.randomness import Draws, key, permuted
+from mm1_ablate.data.selection import open_source
+from mm1_ablate.data.sources import OpenSource
+from mm1_ablate.data.tally import SourceTally
+from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
+from mm1_ablate.spec.experiment import Data, Experiment
+
+LATER_PIECE = re.compile(r"#\d+$")
+"""Ends the key of every piece of a document but the first."""
+IMAGES_LOOKED_AT = 4
+"""Images of one sampled document that are decoded: pages with dozens would otherwise be most of the time."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How numbers of a sample are spread."""
+
+    mean: float
+    low: float
+    median: float
+    high: float
+    """5th, 50th and 95th percentile."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Of at least one value."""
+        if not values:
+            return None
+        low, median, high = np.percentile(values, [5, 50, 95])
+        return cls(fmean(values), float(low), float(median), float(high))
+
+
+@dataclass
+class SourceContent:
+    """What a sample of one source shows."""
+
+    name: str
+    data_type: str
+    share: float
+    """Of the mixture, as its `count` counts."""
+    documents: int
+    """In one epoch, whatever becomes of them."""
+    sampled: int
+    usable: int
+    """Of the sample: read, and kept by `keep`."""
+    text_tokens: Spread | None
+    """Of a usable document, without the end token."""
+    images_per_document: Spread | None
+    images_looked_at: int
+    shorter_side: Spread | None
+    """Pixels, of the images looked at, before resizing."""
+    sides: dict[str, int]
+    """The most frequent sizes (width x height) of the images looked at."""
+    bad: SourceTally
+    """Reasons and examples of what cannot be read; of documents and of images."""
+    left_out: dict[str, int]
+    epochs: float = 0.0
+    """How often the training reads the source, reckoned from the rows packed."""
+    read_documents: int = 0
+    """Documents that the training asks the source for."""
+
+    @property
+    def text_tokens_in_all(self) -> float:
+        """Of one epoch, reckoned from the sample."""
+        return self.documents * self.usable / self.sampled * self.text_tokens.mean if self.text_tokens else 0.0
+
+    @property
+    def images_in_all(self) -> float:
+        """Of one epoch, reckoned from the sample."""
+        return self.documents * self.usable / self.sampled * self.images_per_document.mean if self.images_per_document else 0.0
+
+    @property
+    def bad_share(self) -> float:
+        """The share of the sampled documents that are lost, plus the share of images looked at that cannot be decoded."""
+        return self.bad.bad_share()
+
+
+@dataclass(frozen=True)
+class ShownDocument:
+    """A document as the model will see it."""
+
+    key: str
+    source: str
+    parts: tuple[str | np.ndarray, ...]
+    """Texts as the tokenizer reads them, and images uint8 [size, size, 3], in order."""
+    text_tokens: int
+    image_tokens: int
+
+
+@dataclass
+class Inspection:
+    """All of it."""
+
+    sources: list[SourceContent]
+    rows: int
+    """Rows of the whole training."""
+    rows_packed: int
+    """Rows that were packed to see how they fill."""
+    fill: float
+    tokens: float
+    """Of the whole training: what the model reads, image tokens as the connector makes them."""
+    split: dict[str, int] = field(default_factory=dict)
+    """Documents of the rows packed that were cut, by source."""
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Those left out because no row can hold them, by source and reason."""
+    shown: list[ShownDocument] = field(default_factory=list)
+
+
+def inspect(
+    experiment: Experiment,
+    sample: int = 500,
+    shown: int = 12,
+    rows: int = 256,
+    seed: int = 0,
+    threads: int = 0,
+    report: Callable[[str, int, int], None] = lambda what, done, in_all: None,
+) -> Inspection:
+    """Look at an experiment's data.
+
+    Args:
+        sample: documents looked at of each source, at most.
+        shown: documents shown as the model sees them.
+        rows: packed rows from which fill and epochs are reckoned, at most.
+        seed: of the order of the data, as a trial's.
+        threads: that decode images.
+        report: called with (what is done, how many are done, of how many).
+
+    Raises:
+        ValueError, OSError: of a source that is empty or cannot be opened.
+    """
+    data = experiment.data
+    tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
+    pipeline = ImagePipeline(experiment.model.image_encoder.image_size, threads=threads)
+    contents = []
+    for name, share in data.shares().items():
+        source = data.sources[name]
+        opened = open_source(source, seed, name)
+        contents.append(_look_at(opened, name, source.data_type, float(share), sample, seed, tokenizer, pipeline, report))
+    return _packed(experiment, data, contents, shown, rows, seed, tokenizer, pipeline, report)
+
+
+def _look_at(
+    opened: OpenSource,
+    name: str,
+    data_type: str,
+    share: float,
+    sample: int,
+    seed: int,
+    tokenizer: Tokenizer,
+    pipeline: ImagePipeline,
+    report: Callable[[str, int, int], None],
+) -> SourceContent:
+    """A seeded sample of a source's documents."""
+    length = len(opened)
+    number = min(sample, length)
+    tally = SourceTally()
+    left_out: dict[str, int] = {}
+    texts: list[int] = []
+    images: list[int] = []
+    sides: list[tuple[int, int]] = []
+    for place in range(number):
+        report(f"looking at {name}", place + 1, number)
+        tally.drawn += 1
+        try:
+            document: Document = opened[permuted(key("sample", seed, name), place, length)]
+        except Unreadable as error:
+            tally.bad_documents += 1
+            tally.add_bad(error)
+            continue
+        except LeftOut as error:
+            left_out[error.reason] = left_out.get(error.reason, 0) + 1
+            continue
+        tally.documents += 1
+        for damage in document.damage:
+            tally.missing_images += 1
+            tally.add_bad(damage)
+        texts.append(sum(len(tokenizer.ids(part)) for part in document.parts if isinstance(part, str)))
+        images.append(len(document.images))
+        tally.images += len(document.images)
+        for image in document.images[:IMAGES_LOOKED_AT]:
+            tally.loaded_images += 1
+            try:
+                height, width = image.load().shape[:2]
+            except Unreadable as error:
+                tally.unreadable_images += 1
+                tally.add_bad(error)
+            else:
+                sides.append((width, height))
+    frequent: dict[str, int] = {}
+    for width, height in sides:
+        frequent[f"{width} x {height}"] = frequent.get(f"{width} x {height}", 0) + 1
+    return SourceContent(
+        name=name,
+        data_type=data_type,
+        share=share,
+        documents=length,
+        sampled=number,
+        usable=tally.documents,
+        text_tokens=Spread.of(texts),
+        images_per_document=Spread.of(images),
+        images_looked_at=tally.loaded_images,
+        shorter_side=Spread.of([min(size) for size in sides]),
+        sides=dict(sorted(frequent.items(), key=lambda pair: -pair[1])[:5]),
+        bad=tally,
+        left_out=left_out,
+    )
+
+
+def _packed(
+    experiment: Experiment,
+    data: Data,
+    contents: list[SourceContent],
+    shown: int,
+    most_rows: int,
+    seed: int,
+    tokenizer: Tokenizer,
+    pipeline: ImagePipeline,
+    report: Callable[[str, int, int], None],
+) -> Inspection:
+    """How rows fill and how often sources are read, from the first rows that a trial of this seed would see."""
+    image_tokens = experiment.model.connector.image_tokens
+    in_all = experiment.training.steps * experiment.training.batch_rows
+    packed = open_rows(data, tokenizer, seed)
+    # What sampling has told already would otherwise stop the look at the rows in the middle: here nothing is trained.
+    packed.tally.limits.clear()
+    documents: list[TokenisedDocument] = []
+    tokens = rows = 0
+    for row, _ in zip(packed, range(min(most_rows, in_all)), strict=False):
+        rows += 1
+        report("packing rows", rows, min(most_rows, in_all))
+        documents += row
+        tokens += sum(_text_tokens(document) + len(document.images) * image_tokens for document in row)
+    account = packed.tally.account()
+    # Windows are drawn whole, so what was drawn is reckoned against what lies in the rows handed out.
+    drawn = {name: 0 for name in account}
+    for document in documents:
+        drawn[document.source] += LATER_PIECE.search(document.key) is None
+    for content in contents:
+        usable = account[content.name]["documents"]
+        asked = drawn[content.name] * (account[content.name]["drawn"] / usable if usable else 0.0)
+        content.read_documents = round(asked * in_all / max(rows, 1))
+        content.epochs = content.read_documents / content.documents
+        most = data.sources[content.name].max_epochs
+        if most is not None:
+            content.epochs = min(content.epochs, most)
+    chosen = Draws(key("shown", seed), 0).sample(documents, min(shown, len(documents)))
+    return Inspection(
+        sources=contents,
+        rows=in_all,
+        rows_packed=rows,
+        fill=packed.fill,
+        tokens=tokens * in_all / max(rows, 1),
+        split={name: one["split"] for name, one in account.items() if one["split"]},
+        dropped={name: one["dropped"] for name, one in account.items() if one["dropped"]},
+        shown=[seen for document in chosen if (seen := _as_seen(document, tokenizer, pipeline, image_tokens)) is not None],
+    )
+
+
+def _as_seen(document: TokenisedDocument, tokenizer: Tokenizer, pipeline: ImagePipeline, image_tokens: int) -> ShownDocument | None:
+    """A packed document with its images at the encoder's size; nothing where what cannot be decoded leaves nothing."""
+    readable, pixels = load_images([document], pipeline)
+    if not readable:
+        return None
+    pictures = iter(pixels.permute(0, 2, 3, 1).numpy())
+    parts: list[Any] = [next(pictures) if isinstance(part, Image) else tokenizer.decode(part) for part in readable[0].segments]
+    return ShownDocument(document.key, document.source, tuple(parts), _text_tokens(document), len(readable[0].images) * image_tokens)
+
+
+def _text_tokens(document: TokenisedDocument) -> int:
+    return sum(len(segment) for segment in document.segments if isinstance(segment, tuple))

@@ -1,0 +1,263 @@
+"""Candidates in, queries and demonstrations out: ranked by a hash of seed and id, and made into items until there are enough.
+
+An item's rank depends on the seed and its id alone: so the items are the same whatever the order of the file, and fewer are the
+first of more. A bad one is left out and named, and the next in rank takes its place. What is drawn from large files is kept in the
+cache, so that only the first of many trials reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.documents import Item, ItemSet, Unreadable
+from mm1_ablate.data.files import digest_files
+from mm1_ablate.data.items._candidates import Candidate, Files, Pool, archives, as_text, chosen_parts, missing, pool_of
+from mm1_ablate.data.items._expressions import evaluate, file_name
+from mm1_ablate.data.items._pictures import MISSING, Pictures
+from mm1_ablate.data.items._rows import is_quick
+from mm1_ablate.data.randomness import key
+from mm1_ablate.spec.fingerprint import fingerprint
+from mm1_ablate.spec.settings import Misfit
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.items.records import Part, RecordItems, Shape
+
+HELD_OUT = 10
+"""One of so many pictures of the demonstrations is for development."""
+POOL = 2048
+"""Candidates for demonstrations, and items of a development split that is held out from them, unless a record says otherwise."""
+RULE = 1
+"""Number of the rule by which items are drawn: another one draws others, and must not find these in the cache."""
+
+
+# ---------------------------------------------------------------- one item
+@dataclass
+class Drawn:
+    """An item as plain values, which can be kept; its image by name."""
+
+    id: str
+    group: str
+    fields: dict[str, str]
+    references: list[str]
+    choices: list[str] = field(default_factory=list)
+    correct: int | None = None
+    image: str | None = None
+    image_key: str | None = None
+
+    def item(self, pictures: Pictures) -> Item:
+        """Raises Unreadable where there is no such image."""
+        image = None
+        if self.image is not None:
+            from mm1_ablate.data.decoding import encoded_image
+
+            image = encoded_image(self.image_key or self.image, pictures.find(self.image), self.image)
+        return Item(self.id, self.group, image, self.fields, tuple(self.references), tuple(self.choices), self.correct)
+
+
+def _drawn(candidate: Candidate, shape: Shape, prefix: str) -> Drawn:
+    """Raises Unreadable where a row lacks something."""
+    row = candidate.rows[0]
+    fields = {name: _text(evaluate(source, row, f"field '{name}'"), f"field '{name}'") for name, source in (shape.fields or {}).items()}
+    choices = _choices(evaluate(shape.choices, row, "choices")) if shape.choices else []
+    correct = _correct(evaluate(shape.correct, row, "correct"), len(choices)) if shape.correct else None
+    references = [] if correct is None else [choices[correct]]
+    if shape.references:
+        references = [text for each in candidate.rows for text in _references(evaluate(shape.references, each, "references"))]
+    if not any(reference.strip() for reference in references):
+        raise Unreadable("no reference")
+    image = file_name(shape.image, row, "image") if shape.image else None
+    group = as_text(evaluate(shape.group, row, "group")) if shape.group else "all"
+    return Drawn(prefix + candidate.id, group, fields, references, choices, correct, image, _picture_key(candidate, shape))
+
+
+def _picture_key(candidate: Candidate, shape: Shape) -> str | None:
+    template = shape.image_key or shape.image
+    return file_name(template, candidate.rows[0], "image_key") if template and shape.image else None
+
+
+def _text(value: Any, what: str) -> str:
+    if value is None:
+        raise Unreadable(f"no {what}")
+    return str(value)
+
+
+def _choices(value: Any) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(choice, str) and choice for choice in value):
+        raise Unreadable("no choices", f"expected texts, none of them empty, found {value}")
+    return value
+
+
+def _correct(value: Any, choices: int) -> int:
+    try:
+        index = int(value)
+    except (TypeError, ValueError):
+        raise Unreadable("no right choice", f"'{value}' is no number") from None
+    if not 0 <= index < choices:
+        raise Unreadable("no right choice", f"{index}, of {choices} choices")
+    return index
+
+
+def _references(value: Any) -> list[str]:
+    return [str(text) for text in (value if isinstance(value, list) else [value]) if text is not None]
+
+
+# ---------------------------------------------------------------- drawing
+def _ranked(candidates: Sequence[Candidate], purpose: str, seed: int) -> list[Candidate]:
+    return sorted(candidates, key=lambda candidate: (key(purpose, seed, candidate.id), candidate.id))
+
+
+def _take(
+    candidates: Iterable[Candidate], shape: Shape, count: int | None, pictures: Pictures, prefix: str = "", shown: bool = False
+) -> tuple[list[Drawn], list[Unreadable]]:
+    """The first `count` good items, and what is wrong with those that were passed over.
+
+    Args:
+        prefix: of the items' ids.
+        shown: whether they are demonstrations, whose first reference must say something.
+    """
+    taken: list[Drawn] = []
+    bad: list[Unreadable] = []
+    for candidate in candidates:
+        if len(taken) == count:
+            break
+        try:
+            one = _drawn(candidate, shape, prefix)
+            if shown and not one.references[0].strip():
+                raise Unreadable("no answer to show")
+            one.item(pictures)
+        except Unreadable as problem:
+            bad.append(Unreadable(problem.reason, f"{candidate.id} ({problem.what})" if problem.what else candidate.id))
+            continue
+        taken.append(one)
+    return taken, bad
+
+
+def _is_held_out(candidate: Candidate, shape: Shape) -> bool:
+    """Whether a candidate of the demonstrations is for development: by its picture, so that no picture is on both sides."""
+    try:
+        what = _picture_key(candidate, shape) or candidate.id
+    except Unreadable:
+        what = candidate.id
+    return key("development", what) % HELD_OUT == 0
+
+
+@dataclass
+class _Sides:
+    queries: list[Drawn]
+    demonstrations: list[Drawn]
+    bad: list[Unreadable]
+    bad_demonstrations: list[Unreadable]
+
+
+def _draw(source: RecordItems, parts: dict[str, tuple[Part, Files]], split: str, count: int | None, seed: int) -> _Sides:
+    pictures = Pictures(source.base(), archives(source))
+    asked = "queries" if split == "report" else "development"
+    sides = _Sides([], [], [], [])
+
+    def ask(name: str, pool: Pool, candidates: Iterable[Candidate], most: int | None) -> None:
+        wanted = count if most is None else min(most, count or most)
+        sides.queries, bad = _take(candidates, pool.shape, wanted, pictures)
+        sides.bad += bad
+        if not sides.queries:
+            raise Misfit(name, "no item can be asked" + (f"; {sides.bad[0]}" if sides.bad else ""))
+
+    if asked in parts:
+        part, files = parts[asked]
+        pool = pool_of(source, asked, part, files)
+        sides.bad += pool.bad
+        ask(asked, pool, _ranked(pool.candidates, "queries", seed), part.count)
+        del pool  # large: not to be held beside the next
+    if "demonstrations" in parts:
+        part, files = parts["demonstrations"]
+        pool = pool_of(source, "demonstrations", part, files)
+        sides.bad_demonstrations += pool.bad
+        shape = pool.shape
+        if asked not in parts:
+            held_out = (one for one in _ranked(pool.candidates, "queries", seed) if _is_held_out(one, shape))
+            ask("demonstrations", pool, held_out, POOL)
+        shown: Iterable[Candidate] = _ranked(pool.candidates, "demonstrations", seed)
+        if source.development is None:
+            shown = (one for one in shown if not _is_held_out(one, shape))
+        # Ids of one file are one thing; of another file another, even where both count from 0.
+        prefix = "" if asked in parts and parts[asked][0].file == part.file else "demonstration/"
+        sides.demonstrations, bad = _take(shown, shape, part.count or POOL, pictures, prefix, shown=True)
+        sides.bad_demonstrations += bad
+    return sides
+
+
+def draw(source: RecordItems, split: str, count: int | None, seed: int) -> ItemSet:
+    """The items of a split.
+
+    Raises:
+        Misfit: files are missing or not what the record says, or no item can be asked.
+    """
+    parts = chosen_parts(source, split)
+    every = [file for _, files in parts.values() for group in files.values() for file in group]
+    if is_quick(every):
+        return _item_set(source, _draw(source, parts, split, count, seed))
+    identity = fingerprint([RULE, source, digest_files(every), split, count, seed])
+
+    def build(folder: Path, report: Report) -> None:
+        sides = _draw(source, parts, split, count, seed)
+        if any(problem.reason == MISSING for problem in [*sides.bad, *sides.bad_demonstrations]):
+            raise _NotToBeKept(sides)
+        _keep(folder, sides)
+
+    try:
+        return _item_set(source, _kept(made("items", identity, 1 << 26, build)))
+    except _NotToBeKept as drawn:
+        return _item_set(source, drawn.sides)
+    except Unreadable:  # an image has gone since they were drawn
+        return _item_set(source, _draw(source, parts, split, count, seed))
+
+
+def _item_set(source: RecordItems, sides: _Sides) -> ItemSet:
+    pictures = Pictures(source.base(), archives(source))
+    return ItemSet(
+        [one.item(pictures) for one in sides.queries],
+        [one.item(pictures) for one in sides.demonstrations],
+        sides.bad,
+        sides.bad_demonstrations,
+    )
+
+
+class _NotToBeKept(Exception):
+    """What was drawn lacks images, which may come."""
+
+    def __init__(self, sides: _Sides) -> None:
+        self.sides = sides
+
+
+def _keep(folder: Path, sides: _Sides) -> None:
+    items = {name: [vars(one) for one in getattr(sides, name)] for name in ("queries", "demonstrations")}
+    bad = {name: [(problem.reason, problem.what) for problem in getattr(sides, name)] for name in ("bad", "bad_demonstrations")}
+    (folder / "items.json").write_text(json.dumps({**items, **bad}))
+
+
+def _kept(folder: Path) -> _Sides:
+    plain = json.loads((folder / "items.json").read_text())
+    queries, demonstrations = ([Drawn(**one) for one in plain[name]] for name in ("queries", "demonstrations"))
+    bad, bad_demonstrations = ([Unreadable(*problem) for problem in plain[name]] for name in ("bad", "bad_demonstrations"))
+    return _Sides(queries, demonstrations, bad, bad_demonstrations)
+
+
+# ---------------------------------------------------------------- looking beforehand
+def check(source: RecordItems, split: str) -> None:
+    """Look whether the files are there, and at the first rows where that is quick.
+
+    Raises:
+        Misfit: at the field that is wrong.
+    """
+    pictures = Pictures(source.base(), archives(source))
+    for name, (part, files) in chosen_parts(source, split).items():
+        if all(is_quick(each) for each in files.values()):
+            pool = pool_of(source, name, part, files, first=20)
+            taken, bad = _take(pool.candidates, pool.shape, 1, pictures)
+            if not taken:
+                first = next(iter([*bad, *pool.bad]), None)
+                raise missing(source, name, f"none of the first rows can be used: {first}" if first else "no row counts")

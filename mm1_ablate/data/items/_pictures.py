@@ -1,0 +1,141 @@
+"""Names of images in, a way to read each out: from folders, or from the .zip and .tar files in which they were downloaded.
+
+`coco/val2014/x.jpg` is looked for as a file, then in `coco/val2014.zip` and `coco/val2014.tar`, then in `coco.zip` and `coco.tar`,
+under any end of its path that names a member (`coco/val2014/x.jpg`, `val2014/x.jpg`, `x.jpg`). Nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+
+from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.data.files import DataFile, NoFiles, find_files
+
+MISSING = "image is missing"
+"""The reason by which images that are not there are counted."""
+ARCHIVES = (".zip", ".tar")
+Read = Callable[[], bytes]
+
+
+class Pictures:
+    """The images under a folder.
+
+    Args:
+        folder: where the names start.
+        archives: further .zip and .tar files in which any of them may be.
+    """
+
+    def __init__(self, folder: str, archives: Sequence[DataFile] = ()) -> None:
+        self.folder = folder
+        self._listings: dict[str, dict[str, DataFile]] = {}
+        self._archives = {archive.address: archive for archive in archives}
+
+    def find(self, name: str) -> Read:
+        """How to read an image.
+
+        Raises:
+            Unreadable: there is no such image.
+        """
+        folder, base = posixpath.split(posixpath.join(self.folder, name))
+        file = self._files(folder).get(base)
+        if file is not None:
+            return partial(_whole, file)
+        for archive in self._archives_of(name):
+            member = archive.find(name)
+            if member is not None:
+                return member
+        raise Unreadable(MISSING, name)
+
+    def _files(self, folder: str) -> dict[str, DataFile]:
+        """The files of a folder by name, listed once: benchmarks hold ten thousands of images."""
+        if folder not in self._listings:
+            self._listings[folder] = _listed(folder)
+        return self._listings[folder]
+
+    def _archives_of(self, name: str) -> Iterator[_Archive]:
+        part = posixpath.dirname(name)
+        while part:
+            folder, base = posixpath.split(posixpath.join(self.folder, part))
+            for ending in ARCHIVES:
+                file = self._files(folder).get(base + ending)
+                if file is not None:
+                    yield _opened(file)
+            part = posixpath.dirname(part) if part != posixpath.dirname(part) else ""
+        for file in self._archives.values():
+            yield _opened(file)
+
+
+def _listed(folder: str) -> dict[str, DataFile]:
+    if "://" not in folder:
+        try:
+            # Sizes are asked for when a file is read, not for all of a folder.
+            return {name: DataFile(os.path.join(folder, name), name, 0) for name in os.listdir(folder)}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+    try:
+        return {posixpath.basename(file.address): file for file in find_files([f"{folder}/*"])}
+    except NoFiles:
+        return {}
+
+
+def _whole(file: DataFile) -> bytes:
+    try:
+        with file.open() as opened:
+            return opened.read()
+    except OSError as error:
+        raise Unreadable("image cannot be read", f"{file.address}: {error}") from error
+
+
+# ---------------------------------------------------------------- archives
+class _Archive:
+    """Members by name. Indexed once in a process; read by any number of threads and forked processes."""
+
+    def __init__(self, file: DataFile) -> None:
+        self.file = file
+        self.members: dict[str, Read] = dict(_zip_members(file) if file.address.endswith(".zip") else _tar_members(file))
+
+    def find(self, name: str) -> Read | None:
+        parts = name.split("/")
+        return next((found for start in range(len(parts)) if (found := self.members.get("/".join(parts[start:])))), None)
+
+
+@lru_cache(maxsize=64)
+def _opened(file: DataFile) -> _Archive:
+    return _Archive(file)
+
+
+def _tar_members(file: DataFile) -> Iterator[tuple[str, Read]]:
+    with file.open() as opened:
+        try:
+            with tarfile.open(fileobj=opened, mode="r:") as tar:
+                for member in tar:
+                    if member.isfile():
+                        yield member.name.removeprefix("./"), partial(file.read, member.offset_data, member.size)
+        except tarfile.TarError:
+            return  # what was read so far counts; the images behind it are missing, and told one by one
+
+
+def _zip_members(file: DataFile) -> Iterator[tuple[str, Read]]:
+    try:
+        names = [entry.filename for entry in _zip(file, os.getpid()).infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError):
+        return
+    yield from ((name.removeprefix("./"), partial(_zip_member, file, name)) for name in names)
+
+
+def _zip_member(file: DataFile, name: str) -> bytes:
+    try:
+        return _zip(file, os.getpid()).read(name)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise Unreadable("image cannot be read", f"{file.address}: {name}: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _zip(file: DataFile, process: int) -> zipfile.ZipFile:
+    """An archive, opened by each process for itself: a forked one would share its place in the file with others."""
+    return zipfile.ZipFile(file.open())

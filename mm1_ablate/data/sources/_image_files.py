@@ -1,0 +1,183 @@
+"""Names of images in, the images out: pictures that lie beside documents, each a file of its own or a member of a tar.
+
+Of every picture 64 bits of a hash of its name are kept, sorted and memory-mapped, so that one of many million is found at once.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from hashlib import blake2b, sha256
+from os.path import expanduser, expandvars
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.decoding import encoded_image
+from mm1_ablate.data.documents import Image, Unreadable
+from mm1_ablate.data.files import DataFile, digest_files
+from mm1_ablate.data.records.rows import found_files
+from mm1_ablate.data.records.tar import TarSamples, open_tars
+from mm1_ablate.data.sources._interleaved import ImagesBy, mapped
+from mm1_ablate.data.sources.webdataset import IMAGES
+
+TARS = (".tar", ".tgz", ".tar.gz")
+VERSION = "1"
+"""Changes when an index is made otherwise, so that those in a cache are made anew."""
+
+
+class ImageFiles:
+    """Pictures by name.
+
+    Args:
+        patterns: of picture files, of tars, or of both.
+        by: what a picture is looked up by: the path that its name has in a tar or from the folder where a pattern's wildcards begin;
+            the last part of it; the url that img2dataset wrote into the JSON beside it; or the SHA-256 of the url, as its name.
+        report: told how far the making of the index is.
+
+    Raises:
+        Misfit: at `image_files`, there are none.
+    """
+
+    def __init__(self, patterns: Sequence[str], by: ImagesBy, report: Report | None = None) -> None:
+        tars, self._pictures, names = _found(patterns)
+        self._by = by
+        self._samples: TarSamples | None = open_tars(tars, report) if tars else None
+        self._digest = contents_of(patterns)[:12]
+        folder = made(
+            "image names",
+            f"{VERSION} {by} {self._digest} {sha256(chr(0).join(names).encode(errors='surrogateescape')).hexdigest()}",
+            24 * (len(names) + (0 if self._samples is None else len(self._samples))),
+            partial(self._write, names),
+            report,
+        )
+        self._hashes, self._places = (mapped(folder / f"{name}.npy") for name in ("hashes", "places"))
+        self._members: list[str] = json.loads((folder / "members.json").read_text())
+
+    def find(self, name: str, what: str) -> Image:
+        """The picture of a name, a path or a url.
+
+        Args:
+            what: names the picture in reports.
+
+        Raises:
+            Unreadable: there is none, or there are several. One url has one picture, however often it was downloaded.
+        """
+        wanted = np.uint64(_hashed(_looked_up(name, self._by)))
+        first = int(self._hashes.searchsorted(wanted))
+        if first == len(self._hashes) or self._hashes[first] != wanted:
+            raise Unreadable("missing image", what)
+        by_name = self._by in ("path", "base_name")
+        if by_name and first + 1 < len(self._hashes) and self._hashes[first + 1] == wanted:
+            raise Unreadable("several images of one name", what)
+        place, member = (int(value) for value in self._places[first])
+        if member < 0:
+            file = self._pictures[place]
+            return encoded_image(f"{self._digest}/{file.name}", partial(_whole, file), what)
+        assert self._samples is not None
+        sample, extension = self._samples[place], self._members[member]
+        return encoded_image(f"{sample.digest}/{sample.key}.{extension}", sample.members[extension], what)
+
+    def _write(self, names: Sequence[str], folder: Path, report: Report) -> None:
+        hashes: list[int] = []
+        places: list[tuple[int, int]] = []
+        members: dict[str, int] = {}
+        for place, name in enumerate(names):
+            if self._by != "url":
+                hashes.append(_hashed(_named(name, self._by)))
+                places.append((place, -1))
+        for place, extension, name in self._in_tars(report):
+            hashes.append(_hashed(name))
+            places.append((place, members.setdefault(extension, len(members))))
+        order = np.argsort(np.array(hashes, np.uint64), kind="stable")
+        np.save(folder / "hashes.npy", np.array(hashes, np.uint64)[order])
+        np.save(folder / "places.npy", np.array(places, np.int64).reshape(-1, 2)[order])
+        (folder / "members.json").write_text(json.dumps(list(members)))
+
+    def _in_tars(self, report: Report) -> Iterator[tuple[int, str, str]]:
+        """(number of the sample, extension, what it is looked up by) of every picture in the tars."""
+        samples = self._samples
+        if samples is None:
+            return
+        for number in range(len(samples)):
+            sample = samples[number]
+            pictures = [extension for extension in sample.members if extension.rpartition(".")[2] in IMAGES]
+            if self._by != "url":
+                yield from ((number, extension, _named(f"{sample.key}.{extension}", self._by)) for extension in pictures)
+            elif pictures and (url := _url(sample.members.get("json"))):
+                yield number, pictures[0], url
+            if number % 1000 == 0:
+                report("looking up images", number, len(samples))
+
+
+def contents_of(patterns: Sequence[str]) -> str:
+    """A digest of pictures: of tars as of any file; of single pictures the names and sizes, since there may be millions."""
+    tars, pictures, _ = _found(patterns)
+    whole = sha256((digest_files(tars) if tars else "").encode())
+    for file in pictures:
+        whole.update(f"{file.name}\0{file.size}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()
+
+
+def _found(patterns: Sequence[str]) -> tuple[list[DataFile], list[DataFile], list[str]]:
+    """Tars; pictures; and the paths of pictures from the folder where their pattern's wildcards begin."""
+    files = found_files(patterns, "image_files")
+    tars = [file for file in files if file.name.lower().endswith(TARS)]
+    pictures = [file for file in files if not file.name.lower().endswith(TARS)]
+    fixed = [_fixed_folder(pattern) for pattern in patterns]
+    return tars, pictures, [_from_folder(file, fixed) for file in pictures]
+
+
+def _fixed_folder(pattern: str) -> str:
+    return re.split(r"[*?\[{]", expandvars(expanduser(pattern.removeprefix("file://"))))[0].rpartition("/")[0] + "/"
+
+
+def _from_folder(file: DataFile, folders: Sequence[str]) -> str:
+    return next((file.address.removeprefix(folder) for folder in folders if file.address.startswith(folder)), file.name)
+
+
+def _named(path: str, by: ImagesBy) -> str:
+    """What a picture is looked up by, given its path."""
+    folder, base = posixpath.split(posixpath.normpath(path))
+    stem, dot, extension = base.partition(".")
+    if by == "url_sha256":
+        return stem
+    base = f"{stem}{dot}{extension.lower()}"  # as in the index of a tar
+    return posixpath.join(folder, base) if by == "path" else base
+
+
+def _looked_up(name: str, by: ImagesBy) -> str:
+    """The same, given what a document says of it."""
+    if by == "url":
+        return name
+    if by == "url_sha256":
+        return sha256(name.encode(errors="surrogatepass")).hexdigest()
+    if "://" in name:
+        name = urlsplit(name).path
+    return _named(name.lstrip("/"), by)
+
+
+def _hashed(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _url(read: Callable[[], bytes] | None) -> str:
+    """The url in the JSON beside a picture; empty if there is none."""
+    try:
+        found = json.loads(read()) if read is not None else None
+    except (ValueError, Unreadable):
+        return ""
+    url = found.get("url") if isinstance(found, dict) else None
+    return url if isinstance(url, str) else ""
+
+
+def _whole(file: DataFile) -> bytes:
+    try:
+        return file.read(0, file.size)
+    except FileNotFoundError:
+        raise Unreadable("missing image", file.name) from None

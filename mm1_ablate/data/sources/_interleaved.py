@@ -1,0 +1,230 @@
+"""What sources of interleaved documents share: switches that remove images or the interleaving, and where pictures lie.
+
+Without `interleaving` a document becomes pairs: each run of consecutive images with the text that follows it, and text that comes
+before the first image with that. So every image and every text stays, once. How many pairs each document has is counted once and
+kept in the cache, so that any pair is found without reading the documents before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
+from mm1_ablate.data.files import Files
+from mm1_ablate.spec.experiment import Source
+from mm1_ablate.spec.settings import HowItRuns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+    from mm1_ablate.data.sources._image_files import ImageFiles
+
+ImagesBy = Literal["path", "base_name", "url", "url_sha256"]
+Parts = tuple[str | Image, ...]
+
+
+class InterleavedSource(Source):
+    """The switches of every source of interleaved documents."""
+
+    images: bool = True
+    """Of interleaved documents. Removed: their text stays, without images."""
+    interleaving: bool = True
+    """Of interleaved documents. Removed: the same images and texts, each image with its own text as a document of its own."""
+
+
+class InterleavedFiles(InterleavedSource):
+    """Interleaved documents in files, their pictures there too or beside them. A format says what its pages are."""
+
+    data_type: Literal["interleaved"] = "interleaved"
+    files: Files
+    """Patterns of the files with the documents."""
+    image_files: Annotated[Files | None, HowItRuns] = None
+    """Patterns of picture files, or of tars with pictures, where the documents only name them. A picture that is not among them is
+    left out of its document and counted as missing; the text stays."""
+    images_by: ImagesBy = "base_name"
+    """How a document's picture is found among `image_files`: path (its name there, from the folder where the pattern's wildcards begin,
+    or in the tar), base_name (the last part of that), url (which img2dataset writes into the JSON beside a picture in a tar), or
+    url_sha256 (pictures are called by the SHA-256 of their url)."""
+
+    def open(self, seed: int = 0, name: str = "") -> OpenInterleaved:
+        """The documents. The seed orders nothing here: order is the mixture's."""
+        return self._opened(name or self.type)
+
+    def contents(self) -> str:
+        from mm1_ablate.data.files import digest_files
+        from mm1_ablate.data.records.rows import found_files
+
+        documents = digest_files(found_files(self.files))
+        if not (self._looks_up and self.image_files):
+            return documents
+        from mm1_ablate.data.sources._image_files import contents_of
+
+        return f"{documents} {contents_of(self.image_files)}"
+
+    def make_ready(self, report: Any = None) -> None:
+        self._opened(self.type, report)
+
+    def pages(self, images: bool, report: Any = None) -> Pages:
+        """The documents as they are.
+
+        Args:
+            images: with their images; else their texts alone.
+            report: told how far the making of indices and copies is.
+        """
+        raise NotImplementedError
+
+    def picture_files(self, report: Any = None) -> ImageFiles | None:
+        """The pictures beside the documents, if settings name any."""
+        from mm1_ablate.data.sources._image_files import ImageFiles
+
+        return ImageFiles(self.image_files, self.images_by, report) if self.image_files else None
+
+    @property
+    def _looks_up(self) -> bool:
+        # What a pair is depends on the images, also if only its text is kept.
+        return self.images or not self.interleaving
+
+    @property
+    def _separator(self) -> str:
+        return " "
+
+    def _opened(self, name: str, report: Any = None) -> OpenInterleaved:
+        pages = self.pages(self._looks_up, report)
+        firsts = None if self.interleaving else count_pairs(pages, self._shape(), report)
+        return OpenInterleaved(self, pages, name, self._separator, firsts)
+
+    def _shape(self) -> str:
+        """Identity of the pages: what files hold, and the settings that make pages of it."""
+        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.spec.fingerprint import canonical, digest
+
+        # The stamps as well: contents do not see what changes in the middle of a file, where old counts would point past a page.
+        stamps = [file.stamp for file in found_files(self.files)]
+        whole = Source.model_fields.keys() | InterleavedSource.model_fields.keys()
+        shaped = {key: value for key, value in canonical(self).items() if key not in whole}
+        return digest({"contents": self.contents(), "stamps": stamps, **shaped})
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A document as its source has it."""
+
+    key: str
+    parts: Parts
+    columns: dict[str, Any] = field(default_factory=dict)
+    damage: tuple[Unreadable, ...] = ()
+
+
+class Pages(Protocol):
+    """Pages by index; one that cannot be read raises Unreadable."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Page: ...
+
+
+class OpenInterleaved:
+    """Documents by index, as settings want them.
+
+    Args:
+        settings: with the switches.
+        pages: the documents as they are.
+        name: of the source.
+        separator: what stands between texts where images between them are removed.
+        firsts: from `count_pairs`, if the interleaving is removed.
+    """
+
+    def __init__(
+        self, settings: InterleavedSource, pages: Pages, name: str, separator: str = " ", firsts: np.ndarray | None = None
+    ) -> None:
+        self.settings = settings
+        self.pages = pages
+        self.name = name
+        self._separator = separator
+        self._firsts = firsts
+
+    def __len__(self) -> int:
+        return len(self.pages) if self._firsts is None else int(self._firsts[-1])
+
+    def __getitem__(self, index: int) -> Document:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self._firsts is None:
+            page = self.pages[index]
+            return self._document(page.key, page, page.parts, page.damage)
+        number = int(self._firsts.searchsorted(index, side="right")) - 1
+        pair = index - int(self._firsts[number])
+        page = self.pages[number]
+        pairs = pairs_of(page.parts)
+        # What a page lacks is told once, with its first pair.
+        return self._document(f"{page.key}#{pair}", page, pairs[pair], page.damage if pair == 0 else ())
+
+    def _document(self, key: str, page: Page, parts: Parts, damage: tuple[Unreadable, ...]) -> Document:
+        if not parts:
+            raise damage[0] if damage else Unreadable("empty document", key)
+        if not self.settings.images:
+            parts = tuple(part for part in parts if not isinstance(part, Image))
+            if not parts:
+                raise LeftOut("no text beside its images")
+        return Document(key, self.name, self.settings.data_type, joined(parts, self._separator), page.columns, damage)
+
+
+def pairs_of(parts: Parts) -> list[Parts]:
+    """The pairs of a document; laid end to end they are the document. One without images is one piece."""
+    pairs: list[list[str | Image]] = [[]]
+    has_image = False
+    for part in parts:
+        is_image = isinstance(part, Image)
+        if is_image and has_image and isinstance(pairs[-1][-1], str):
+            pairs.append([])
+        pairs[-1].append(part)
+        has_image = has_image or is_image
+    return [tuple(pair) for pair in pairs]
+
+
+def joined(parts: Parts, separator: str) -> Parts:
+    """The same parts with texts that stand side by side as one."""
+    out: list[str | Image] = []
+    for part in parts:
+        if isinstance(part, str) and out and isinstance(out[-1], str):
+            out[-1] = f"{out[-1]}{separator}{part}"
+        else:
+            out.append(part)
+    return tuple(out)
+
+
+def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
+    """int64 [pages + 1]: the number of pairs in all pages before each, and in all. A page that cannot be read counts as one.
+
+    Args:
+        identity: of what the pages hold, and of the settings that shape them.
+        report: told how far the counting is, the first time.
+    """
+    import numpy as np
+
+    from mm1_ablate.data.cache import Report, made
+
+    def build(folder: Path, report: Report) -> None:
+        firsts = np.zeros(len(pages) + 1, np.int64)
+        for index in range(len(pages)):
+            try:
+                firsts[index + 1] = len(pairs_of(pages[index].parts))
+            except Unreadable:
+                firsts[index + 1] = 1
+            if index % 1000 == 0:
+                report("counting pairs (documents)", index, len(pages))
+        np.save(folder / "firsts.npy", firsts.cumsum())
+
+    folder = made("pairs", identity, 8 * (len(pages) + 16), build, report)
+    return mapped(folder / "firsts.npy")
+
+
+def mapped(path: Path) -> np.ndarray:
+    """An array that all processes share. A plain one, which is quicker to search than numpy's memmap."""
+    import numpy as np
+
+    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # nothing cannot be mapped
+    return np.asarray(array)

@@ -1,0 +1,160 @@
+"""Captioned images from parquet: img2dataset's `output_format=parquet`, and Hugging Face's image columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from mm1_ablate.data.documents import Document, LeftOut, Unreadable
+from mm1_ablate.data.files import DataFile, Files, digest_files
+from mm1_ablate.spec.experiment import Source
+from mm1_ablate.spec.settings import Misfit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from mm1_ablate.data.records.table import Tables
+
+IMAGES = ("image", "jpg", "png", "webp")
+"""What the image's column is called, unless settings say: Hugging Face's name, then img2dataset's, which is its encoding."""
+CAPTIONS = ("caption", "txt", "text")
+STATUS, SUCCESS = "status", "success"
+"""img2dataset keeps the rows of images that it could not download, and says so here."""
+
+
+class ImageTextTable(Source):
+    """An image and its caption in each row."""
+
+    type: Literal["image_text_table"] = "image_text_table"
+    data_type: Literal["captioned", "synthetic_captioned"] = "captioned"
+    files: Files
+    """Patterns of the parquet files."""
+    image: str | None = None
+    """The column with the image: bytes, or {bytes, path}. Nothing: the first there is of image, jpg, png, webp."""
+    caption: str | None = None
+    """The column with the caption. Nothing: the first there is of caption, txt, text."""
+
+    def open(self, seed: int = 0, name: str = "") -> OpenImageTextTable:
+        """The documents. The seed orders nothing here: order is the mixture's."""
+        return OpenImageTextTable(self, name or self.type)
+
+    def check(self) -> None:
+        from mm1_ablate.data.records.rows import BYTES, TEXT, check_columns, columns_of
+
+        self.check_images()
+        columns = columns_of(self._found())
+        check_columns(columns, {"caption": (self.columns(columns)[1], (TEXT, BYTES))})
+
+    def check_images(self) -> None:
+        """All of `check` but the captions."""
+        from mm1_ablate.data.records.rows import BYTES, OBJECT, check_columns, columns_of, kept_columns
+
+        columns = columns_of(self._found())
+        check_columns(columns, {"image": (self.columns(columns)[0], (BYTES, OBJECT)), **kept_columns(self.keep)})
+
+    def contents(self) -> str:
+        return digest_files(self._found())
+
+    def make_ready(self, report: Any = None) -> None:
+        self.table(report)
+
+    def columns(self, there: dict[str, str]) -> tuple[str, str]:
+        """The columns of image and caption, given those that are there."""
+        image = self.image or next((name for name in IMAGES if name in there), IMAGES[0])
+        return image, self.caption or next((name for name in CAPTIONS if name in there), CAPTIONS[0])
+
+    def table(self, report: Any = None) -> tuple[Tables, str, str, tuple[str, ...]]:
+        """The rows; the columns of image and caption; and the others that are needed."""
+        from mm1_ablate.data.records.rows import columns_of
+        from mm1_ablate.data.records.table import open_tables
+
+        files = self._found()
+        there = columns_of(files)
+        image, caption = self.columns(there)
+        others = tuple(dict.fromkeys([*([STATUS] if STATUS in there else []), *self.keep.columns]))
+        # Who brings other captions may have images without any.
+        needed = dict.fromkeys([image, *([caption] if caption in there else []), *others])
+        return open_tables(files, list(needed), report), image, caption, others
+
+    def join_columns(self) -> set[str]:
+        """What recaptions can be joined by."""
+        from mm1_ablate.data.records.rows import columns_of
+
+        return set(columns_of(self._found()))
+
+    def _found(self) -> list[DataFile]:
+        from mm1_ablate.data.records.rows import are_tables, found_files
+
+        files = found_files(self.files)
+        if not are_tables(files):
+            raise Misfit("files", f"'{files[0].name}' is JSON lines, which hold no images; expected parquet")
+        return files
+
+
+class OpenImageTextTable:
+    """Documents by index: of each row its image, then its caption."""
+
+    def __init__(self, settings: ImageTextTable, name: str) -> None:
+        from mm1_ablate.data.decoding import encoded_image
+        from mm1_ablate.data.records.rows import text_of
+
+        self.settings = settings
+        self.name = name
+        self.rows, self._image, self._caption, self._others = settings.table()
+        self._texts = tuple(dict.fromkeys(name for name in (self._caption, *self._others) if name in self.rows.columns))
+        self._text_of = text_of
+        self._encoded_image = encoded_image
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def bad(self) -> list[Unreadable]:
+        """The files that are damaged."""
+        return self.rows.bad
+
+    def __getitem__(self, index: int) -> Document:
+        what = self.rows.place(index)
+        values = self.rows.values(index, self._texts)
+        self._downloaded(values)
+        return self._document(index, self._text_of(values.get(self._caption), what, "caption").strip(), values)
+
+    def with_caption(self, index: int, caption: str) -> Document:
+        """The document of an index with another caption; its own is not looked at."""
+        values = self.rows.values(index, self._others)
+        self._downloaded(values)
+        return self._document(index, caption, values)
+
+    def values(self, column: str) -> Iterator[Any]:
+        """Of each document in order what a join can match, a column; None where there is none."""
+        from mm1_ablate.data.records.table import open_tables
+
+        rows = open_tables(self.rows.files, [column])
+        for index in range(len(rows)):
+            try:
+                yield rows[index][column]
+            except Unreadable:
+                yield None
+
+    @staticmethod
+    def _downloaded(values: dict[str, Any]) -> None:
+        if values.get(STATUS, SUCCESS) != SUCCESS:
+            raise LeftOut("not downloaded")
+
+    def _document(self, index: int, caption: str, values: dict[str, Any]) -> Document:
+        what, key = self.rows.place(index), self.rows.key(index)
+        read = bytes_of(self.rows.scalar(index, self._image))
+        if read is None:
+            raise Unreadable("no image", what)
+        columns = {name: values[name] for name in self.settings.keep.columns}
+        return Document(key, self.name, self.settings.data_type, (self._encoded_image(key, read, what), caption), columns)
+
+
+def bytes_of(value: pa.Scalar) -> Callable[[], bytes] | None:
+    """What reads the bytes of an image, given as such or as {bytes, path}; nothing where there are none."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.StructScalar) and value.is_valid:
+        value = value["bytes"] if "bytes" in value else pa.scalar(None)
+    return value.as_py if value.is_valid else None

@@ -1,0 +1,107 @@
+"""OBELICS (Laurençon et al. 2023): parquet whose `images` and `texts` are lists of one length, with one of the two at each place.
+
+Images are bytes, {bytes, path} as Hugging Face writes them, or urls or paths of pictures that lie beside (`image_files`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from mm1_ablate.data.documents import Image, Unreadable
+from mm1_ablate.data.sources._interleaved import ImagesBy, InterleavedFiles, Page
+from mm1_ablate.spec.settings import Misfit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGES, TEXTS = "images", "texts"
+WRONG_SHAPE = "images and texts do not take turns"
+
+
+class Obelics(InterleavedFiles):
+    """A web page in each row."""
+
+    type: Literal["obelics"] = "obelics"
+    images_by: ImagesBy = "url"
+
+    def check(self) -> None:
+        from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT, are_tables, check_columns, columns_of, found_files, kept_columns
+
+        files = found_files(self.files)
+        if not are_tables(files):
+            raise Misfit("files", f"'{files[0].name}' is JSON lines; OBELICS is parquet")
+        columns = columns_of(files)
+        # Lists that are all empty have no kind.
+        images, texts = (f"lists of {BYTES}", f"lists of {OBJECT}", f"lists of {TEXT}"), (f"lists of {TEXT}",)
+        check_columns(columns, {"files": (IMAGES, images)})
+        check_columns(columns, {"files": (TEXTS, texts), **kept_columns(self.keep)})
+        if self._looks_up and columns[IMAGES] == images[-1] and not self.image_files:
+            message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
+            raise Misfit("image_files", message)
+        if self._looks_up and self.image_files:
+            found_files(self.image_files, "image_files")
+
+    def pages(self, images: bool, report: Any = None) -> ObelicsPages:
+        return ObelicsPages(self, images, report)
+
+    @property
+    def _separator(self) -> str:
+        return "\n\n"  # as between the paragraphs inside a text
+
+
+class ObelicsPages:
+    """The pages by index."""
+
+    def __init__(self, settings: Obelics, images: bool, report: Any = None) -> None:
+        from mm1_ablate.data.decoding import encoded_image
+        from mm1_ablate.data.records.rows import found_files, text_of
+        from mm1_ablate.data.records.table import open_tables
+        from mm1_ablate.data.sources.image_text_table import bytes_of
+
+        self._columns = tuple(settings.keep.columns)
+        needed = [*([IMAGES] if images else []), TEXTS, *self._columns]
+        self.rows = open_tables(found_files(settings.files), list(dict.fromkeys(needed)), report)
+        self._pictures = settings.picture_files(report) if images else None
+        self._with_images = images
+        self._encoded_image, self._bytes_of, self._text_of = encoded_image, bytes_of, text_of
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Page:
+        what, key = self.rows.place(index), self.rows.key(index)
+        values = self.rows.values(index, (TEXTS, *self._columns))
+        texts = values[TEXTS]
+        images = self.rows.scalar(index, IMAGES).values if self._with_images else None
+        if texts is None or (self._with_images and (images is None or len(images) != len(texts))):
+            raise Unreadable(WRONG_SHAPE, what)
+        parts: list[str | Image] = []
+        damage: list[Unreadable] = []
+        for place, text in enumerate(texts):
+            image = images[place] if images is not None else None
+            if image is not None and image.is_valid == (text is not None):
+                raise Unreadable(WRONG_SHAPE, what)
+            if text is not None:
+                if text and not text.isspace():
+                    parts.append(self._text_of(text, what))
+            elif image is not None:
+                try:
+                    parts.append(self._image(image, f"{key}#{place}", f"image {place + 1} of {what}"))
+                except Unreadable as error:
+                    damage.append(error)
+        columns = {name: values[name] for name in self._columns}
+        return Page(key, tuple(parts), columns, tuple(damage))
+
+    def _image(self, value: pa.Scalar, key: str, what: str) -> Image:
+        import pyarrow as pa
+
+        name = None
+        if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
+            name = value.as_py()
+        elif (read := self._bytes_of(value)) is not None:
+            return self._encoded_image(key, read, what)
+        elif "path" in value:
+            name = value["path"].as_py()
+        if name is None or self._pictures is None:
+            raise Unreadable("missing image", f"{name}, {what}" if name else what)
+        return self._pictures.find(name, f"{name}, {what}")

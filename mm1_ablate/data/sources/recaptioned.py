@@ -1,0 +1,243 @@
+"""Captioned images with other captions: a table of recaptions (VeCap, Lai et al. 2023) joined to the tars or tables that hold the images.
+
+The join is made once and kept in the cache: which row of the table belongs to which sample. Samples without a row are left out; their
+own captions are never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b, sha256
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import model_validator
+
+from mm1_ablate.data.documents import Document, Unreadable
+from mm1_ablate.data.files import DataFile, Files, digest_files
+from mm1_ablate.spec.experiment import AnySource, Bounds, Keep, Source
+from mm1_ablate.spec.settings import Misfit
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mm1_ablate.data.records.rows import Rows
+
+VERSION = "1"
+"""Changes when joins are made otherwise, so that those in a cache are made anew."""
+REPORTED = 10_000
+"""Values between two reports of progress."""
+
+
+class ImageSettings(Protocol):
+    """What the settings of a source need besides, to be recaptioned."""
+
+    def join_columns(self) -> Iterable[str]:
+        """What a join can go by, as far as the beginning of the data shows."""
+        ...
+
+
+class OpenImages(Protocol):
+    """What an open source needs besides, to be recaptioned."""
+
+    bad: list[Unreadable]
+    """What is damaged, and so is no document."""
+
+    def __len__(self) -> int: ...
+
+    def values(self, column: str) -> Iterator[Any]:
+        """Of each document in order what a join can match; None where it has none. What is damaged may be left out at the end."""
+        ...
+
+    def with_caption(self, index: int, caption: str) -> Document:
+        """The document of an index with another caption; its own is not looked at."""
+        ...
+
+
+class Recaptioned(Source):
+    """Images of one source, captions of a table."""
+
+    type: Literal["recaptioned"] = "recaptioned"
+    data_type: Literal["captioned", "synthetic_captioned"] = "synthetic_captioned"
+    images: AnySource
+    """Where the images are: a webdataset or an image_text_table."""
+    captions: Files
+    """Patterns of the table: parquet or JSON lines."""
+    caption: str = "caption"
+    """The table's column with the captions."""
+    joined_by: str = "key"
+    """What of the images the table names: 'key' (of a sample in a tar) or a field of its JSON, such as url; of parquet any column."""
+    key: str | None = None
+    """The table's column that holds it. Nothing: it is called the same."""
+
+    @model_validator(mode="after")
+    def _kept_as_a_whole(self) -> Recaptioned:
+        if self.images.keep != Keep():
+            raise Misfit("images.keep", "expected beside 'images', not in it: what is kept is decided with the new captions")
+        return self
+
+    def open(self, seed: int = 0, name: str = "") -> OpenRecaptioned:
+        """The documents. The seed orders nothing here: order is the mixture's."""
+        return OpenRecaptioned(self, name or self.type, seed)
+
+    def check(self) -> None:
+        from mm1_ablate.data.records.rows import BYTES, NUMBER, TEXT, check_columns, kept_columns
+
+        columns = self._caption_columns()
+        needed = {"caption": (self.caption, (TEXT, BYTES)), "key": (self.key or self.joined_by, (TEXT, NUMBER, BYTES))}
+        own, others = self._kept_columns(columns)
+        check_columns(columns, {**needed, **kept_columns(Keep(columns=own))})
+        images = self._images(others)
+        try:
+            # What there is of their own captions does not matter.
+            getattr(images, "check_images", images.check)()
+            there = sorted(self._joinable(images).join_columns())
+        except Misfit as error:
+            raise error if error.at.startswith("keep") else Misfit(f"images.{error.at}" if error.at else "images", error.message) from None
+        if self.joined_by not in there:
+            raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
+
+    def contents(self) -> str:
+        return sha256(f"{self.images.contents()} {digest_files(self._caption_files())}".encode()).hexdigest()
+
+    def make_ready(self, report: Any = None) -> None:
+        self.images.make_ready(report)
+        OpenRecaptioned(self, self.type, 0, report)
+
+    def _caption_files(self) -> list[DataFile]:
+        from mm1_ablate.data.records.rows import found_files
+
+        return found_files(self.captions, "captions")
+
+    def _caption_columns(self) -> dict[str, str]:
+        from mm1_ablate.data.records.rows import columns_of
+
+        files = self._caption_files()
+        try:
+            return columns_of(files)
+        except Misfit as error:
+            raise Misfit("captions", error.message) from None
+
+    def _kept_columns(self, columns: Iterable[str]) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
+        """What of `keep.columns` the table of captions has, and what the images are to have."""
+        there = set(columns)
+        own = {name: bounds for name, bounds in self.keep.columns.items() if name in there}
+        return own, {name: bounds for name, bounds in self.keep.columns.items() if name not in there}
+
+    def _images(self, columns: dict[str, Bounds]) -> Source:
+        """The settings of the images, such that documents carry these columns."""
+        return self.images.model_copy(update={"keep": Keep(columns=columns)})
+
+    def _joinable(self, images: Any) -> ImageSettings:
+        if not hasattr(images, "join_columns"):
+            raise Misfit("", f"documents of type '{images.type}' have nothing to join captions to; expected webdataset or image_text_table")
+        return images
+
+
+class OpenRecaptioned:
+    """Documents by index: those samples that have a recaption, in the order of the images. What is damaged comes last."""
+
+    def __init__(self, settings: Recaptioned, name: str, seed: int, report: Any = None) -> None:
+        from mm1_ablate.data.records.rows import open_rows, text_of
+
+        self.settings = settings
+        self.name = name
+        self._key = settings.key or settings.joined_by
+        own, others = settings._kept_columns(settings._caption_columns())
+        self._columns = tuple(own)
+        self._rows = open_rows(settings._caption_files(), list(dict.fromkeys([self._key, settings.caption, *own])), report)
+        images = settings._images(others)
+        settings._joinable(images)
+        self._images: OpenImages = images.open(seed, name)
+        self._text_of = text_of
+        self.bad = [*self._images.bad, *self._rows.bad]
+        self._sample, self._row, self.unmatched = self._joined(report)
+        """`unmatched`: samples without a row, rows without a sample, rows whose sample has one already."""
+
+    def __len__(self) -> int:
+        return len(self._sample) + len(self.bad)
+
+    def __getitem__(self, index: int) -> Document:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index >= len(self._sample):
+            raise self.bad[index - len(self._sample)]
+        row = int(self._row[index])
+        values = self._rows[row]
+        caption = self._text_of(values.get(self.settings.caption), self._rows.place(row), "caption").strip()
+        document = self._images.with_caption(int(self._sample[index]), caption)
+        columns = {**document.columns, **{name: values.get(name) for name in self._columns}}
+        return Document(document.key, self.name, self.settings.data_type, document.parts, columns)
+
+    def _joined(self, report: Any) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+        """Samples and their rows, in the order of samples; and how many of either have no partner."""
+        import numpy as np
+
+        from mm1_ablate.data.cache import made
+
+        settings, samples, rows = self.settings, len(self._images), len(self._rows)
+        identity = f"{VERSION} {settings.contents()} {samples} {rows} {settings.joined_by} {self._key}"
+
+        def build(folder: Path, report: Any) -> None:
+            wanted = _hashes(self._images.values(settings.joined_by), samples, "reading keys of images", report)
+            given = _hashes(_column(self._rows, self._key), rows, "reading keys of captions", report)
+            unique, first = np.unique(given, return_index=True)
+            place = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
+            matched = np.flatnonzero((unique[place] == wanted) & (wanted != 0))
+            np.save(folder / "sample.npy", matched)
+            np.save(folder / "row.npy", first[place[matched]])
+            usable = int((unique != 0).sum())
+            counts = {
+                "samples without a row": samples - len(self._images.bad) - len(matched),
+                "rows without a sample": usable - len(np.unique(place[matched])),
+                "rows of the same key": int((given != 0).sum()) - usable,
+            }
+            (folder / "counts.json").write_text(json.dumps(counts))
+
+        folder = made("joins", identity, 16 * samples, build, report)
+        if not (sample := _mapped(folder / "sample.npy")).size:
+            ours, theirs = _like(self._images.values(settings.joined_by)), _like(_column(self._rows, self._key))
+            message = "no row of the table belongs to any image"
+            raise Misfit(
+                "joined_by", f"{message}: '{settings.joined_by}' of the images is like {ours}, '{self._key}' of the table like {theirs}"
+            )
+        return sample, _mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
+
+
+def _column(rows: Rows, column: str) -> Iterator[Any]:
+    for index in range(len(rows)):
+        try:
+            yield rows[index].get(column)
+        except Unreadable:
+            yield None
+
+
+def _hashes(values: Iterator[Any], count: int, what: str, report: Any) -> np.ndarray:
+    """uint64 [count]: what joins match by, so that hundreds of millions of urls fit in memory; 0 where there is no value.
+
+    Two of a billion values agree by chance in one case of forty.
+    """
+    import numpy as np
+
+    found = np.zeros(count, np.uint64)
+    for place, value in enumerate(islice(values, count)):
+        if value is not None and value != "":
+            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            found[place] = int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little") or 1
+        if place % REPORTED == 0:
+            report(what, place, count)
+    report(what, count, count)
+    return found
+
+
+def _mapped(path: Path) -> np.ndarray:
+    import numpy as np
+
+    return np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
+
+
+def _like(values: Iterator[Any]) -> str:
+    """The first value, for people."""
+    return repr(next((value for value in values if value is not None), None))

@@ -1,0 +1,68 @@
+"""Plain text from JSON lines (.jsonl, .json, .ndjson; also .gz and .zst) or parquet, as C4, FineWeb and DCLM come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from mm1_ablate.data.documents import Document
+from mm1_ablate.data.files import Files, digest_files
+from mm1_ablate.spec.experiment import Source
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.records.rows import Rows
+
+
+class Text(Source):
+    """A document in each line or row."""
+
+    type: Literal["text"] = "text"
+    data_type: Literal["text"] = "text"
+    files: Files
+    """Patterns of the files: data/*.jsonl.zst, s3://bucket/fineweb/{000..099}.parquet. All of one kind."""
+    field: str = "text"
+    """The field (of JSON) or column (of parquet) with the text."""
+
+    def open(self, seed: int = 0, name: str = "") -> OpenText:
+        """The documents. The seed orders nothing here: order is the mixture's."""
+        return OpenText(self, name or self.type)
+
+    def check(self) -> None:
+        from mm1_ablate.data.records.rows import BYTES, TEXT, check_columns, columns_of, found_files, kept_columns
+
+        columns = columns_of(found_files(self.files))
+        check_columns(columns, {"field": (self.field, (TEXT, BYTES)), **kept_columns(self.keep)})
+
+    def contents(self) -> str:
+        from mm1_ablate.data.records.rows import found_files
+
+        return digest_files(found_files(self.files))
+
+    def make_ready(self, report: Any = None) -> None:
+        self.rows(report)
+
+    def rows(self, report: Any = None) -> Rows:
+        """The lines or rows, with at least the columns that are needed."""
+        from mm1_ablate.data.records.rows import found_files, open_rows
+
+        return open_rows(found_files(self.files), list(dict.fromkeys([self.field, *self.keep.columns])), report)
+
+
+class OpenText:
+    """Documents by index."""
+
+    def __init__(self, settings: Text, name: str) -> None:
+        from mm1_ablate.data.records.rows import text_of
+
+        self.settings = settings
+        self.name = name
+        self.rows = settings.rows()
+        self._text_of = text_of
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Document:
+        row = self.rows[index]
+        text = self._text_of(row.get(self.settings.field), self.rows.place(index))
+        columns = {name: row.get(name) for name in self.settings.keep.columns}
+        return Document(self.rows.key(index), self.name, self.settings.data_type, (text,), columns)

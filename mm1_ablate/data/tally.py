@@ -1,0 +1,189 @@
+"""What became of the data: every document that was asked for is counted, by source, and why if it was not used.
+
+Counts go in as documents are drawn, packed and decoded; an account in plain values comes out, for the run's files and for people.
+Nothing that is skipped goes unseen, and a source of which too much is unreadable stops the run (`TooMuchBadData`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from mm1_ablate.data.documents import Unreadable
+
+EXAMPLES = 3
+"""Examples that are named for each reason: the first ones."""
+ENOUGH = 200
+"""Documents (or images) that are looked at before a share of bad ones means anything; of a smaller source, all of them."""
+
+
+class TooMuchBadData(ValueError):
+    """More of a source cannot be read than the settings allow.
+
+    Args:
+        counts: state of the tally that says so.
+    """
+
+    def __init__(self, message: str, counts: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.counts = dict(counts)
+
+
+@dataclass(slots=True)
+class SourceTally:
+    """What became of one source's documents."""
+
+    drawn: int = 0
+    """Documents asked for, in the source's order; those that were not used included."""
+    documents: int = 0
+    """Documents that went into the mixture."""
+    images: int = 0
+    """Their images."""
+    tokens: int = 0
+    """Their nominal tokens."""
+    bad_documents: int = 0
+    """Documents asked for that could not be used at all."""
+    missing_images: int = 0
+    """Images that a document should have had; the document itself stayed."""
+    loaded_images: int = 0
+    """Images that batches asked for, readable or not."""
+    unreadable_images: int = 0
+    """Those of them that could not be decoded."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """Bad data of any kind, by reason."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Documents that the settings do not keep, by reason."""
+    split: int = 0
+    """Documents that were cut because no row can hold them."""
+    pieces: int = 0
+    """What they were cut into."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Documents that no row can hold and that were left out, by reason."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """The first of each reason of `bad`, by name."""
+
+    def add_bad(self, error: Unreadable) -> None:
+        """Count one piece of bad data and keep its name, if it is among the first of its reason."""
+        self.bad[error.reason] += 1
+        examples = self.examples.setdefault(error.reason, [])
+        if len(examples) < EXAMPLES and error.what:
+            examples.append(error.what)
+
+    def __add__(self, other: SourceTally) -> SourceTally:
+        both = SourceTally()
+        for name in SourceTally.__slots__:
+            mine, others = getattr(self, name), getattr(other, name)
+            if name != "examples":
+                setattr(both, name, mine + others)
+        for reason in (*self.examples, *other.examples):
+            both.examples[reason] = [*self.examples.get(reason, []), *other.examples.get(reason, [])][:EXAMPLES]
+        return both
+
+    def bad_share(self, enough: int = 1) -> float:
+        """The share that is lost: of documents drawn, plus of images that documents name, plus of images that batches ask for.
+
+        To first order that is the share of captioned documents lost. A stage counts once it has looked at `enough`.
+        """
+        named = self.images + self.missing_images
+        stages = (self.bad_documents, self.drawn), (self.missing_images, named), (self.unreadable_images, self.loaded_images)
+        return sum(bad / seen for bad, seen in stages if seen >= max(enough, 1))
+
+
+class Tally:
+    """The tally of all sources of a mixture.
+
+    Args:
+        lengths: documents of one epoch of each source.
+        limits: the largest share of bad data of each source; a source that is not named here may be as bad as it likes.
+    """
+
+    def __init__(self, lengths: Mapping[str, int], limits: Mapping[str, float] | None = None) -> None:
+        self.lengths = dict(lengths)
+        self.limits = dict(limits or {})
+        self.sources = {name: SourceTally() for name in sorted(lengths)}
+
+    def __getitem__(self, name: str) -> SourceTally:
+        return self.sources[name]
+
+    def check(self) -> None:
+        """Stop if too much is bad, once enough has been seen to say so.
+
+        Raises:
+            TooMuchBadData: naming the source, its share, the reasons and the first examples.
+        """
+        for name, limit in self.limits.items():
+            tally = self.sources[name]
+            if tally.bad and (share := tally.bad_share(min(ENOUGH, self.lengths[name]))) > limit:
+                raise TooMuchBadData(
+                    f"{share:.1%} of source '{name}' cannot be read (of {tally.drawn:,} documents drawn), more than the {limit:.1%} "
+                    f"allowed: {describe_bad(tally)}. Repair or remove these files, or allow more with "
+                    f"data.sources.{name}.max_bad_share (or data.max_bad_share for all sources)",
+                    self.state(),
+                )
+
+    def __add__(self, other: Tally) -> Tally:
+        """The counts of both; the examples of this one come first."""
+        both = Tally(self.lengths, self.limits)
+        both.sources = {name: tally + other[name] for name, tally in self.sources.items()}
+        return both
+
+    def state(self) -> dict[str, Any]:
+        """The counts as plain numbers and names, from which `restore` goes on. A copy."""
+        return {name: _plain(tally) for name, tally in self.sources.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was taken. Sources that it does not name begin anew."""
+        self.sources = {name: _of_plain(state.get(name, {})) for name in self.sources}
+
+    def account(self) -> dict[str, dict[str, Any]]:
+        """Of each source, in plain values: documents, images, tokens, drawn, epochs, bad (by reason), bad_share, left_out (by reason),
+        split, pieces, dropped (by reason), examples (by reason of `bad`)."""
+        return {name: self._account(name) for name in self.sources}
+
+    def _account(self, name: str) -> dict[str, Any]:
+        tally = self.sources[name]
+        return {
+            "documents": tally.documents,
+            "images": tally.images,
+            "tokens": tally.tokens,
+            "drawn": tally.drawn,
+            "epochs": tally.drawn / self.lengths[name] if self.lengths[name] else 0.0,
+            "bad": dict(tally.bad.most_common()),
+            "bad_share": tally.bad_share(),
+            "left_out": dict(tally.left_out.most_common()),
+            "split": tally.split,
+            "pieces": tally.pieces,
+            "dropped": dict(tally.dropped.most_common()),
+            "examples": deepcopy(tally.examples),
+        }
+
+
+def describe_bad(tally: SourceTally) -> str:
+    """The bad data of a source in a few words, the most frequent reasons first."""
+    described = []
+    for reason, count in tally.bad.most_common():
+        examples = tally.examples.get(reason)
+        described.append(f"{count:,} {reason}" + (f" (first: {', '.join(examples)})" if examples else ""))
+    return "; ".join(described) or "nothing"
+
+
+def describe_unused(tally: SourceTally) -> str:
+    """Why documents of a source were not used, in a few words."""
+    others = [f"{count:,} {reason}" for reason, count in (tally.left_out + tally.dropped).most_common()]
+    return "; ".join([*([describe_bad(tally)] if tally.bad else []), *others]) or "nothing"
+
+
+def _plain(tally: SourceTally) -> dict[str, Any]:
+    """What is not zero, so that the state of clean data stays small."""
+    values = {name: getattr(tally, name) for name in SourceTally.__slots__}
+    return {name: deepcopy(dict(value) if isinstance(value, dict) else value) for name, value in values.items() if value}
+
+
+def _of_plain(values: Mapping[str, Any]) -> SourceTally:
+    tally = SourceTally()
+    for name, value in values.items():
+        setattr(tally, name, Counter(value) if isinstance(getattr(tally, name), Counter) else deepcopy(value))
+    return tally

@@ -1,0 +1,66 @@
+"""Data that was asked for and not used as it is: unreadable, not kept, cut, too long. Nothing of it is hidden.
+
+In: the account of each trial's data (see `mm1_ablate.data.tally.Tally.account`). Out: one line for each source and reason. Trials read
+the same data in the same order, so counts of several trials are not summed: what is told is the trial that met most of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+UNREADABLE, NOT_KEPT, TOO_LONG, CUT = "unreadable", "not kept", "left out by the packing", "cut by the packing"
+
+
+@dataclass(frozen=True)
+class DataLoss:
+    """What became of some documents, or images, of a source."""
+
+    source: str
+    kind: str
+    """unreadable: bad data; not kept: `keep` of the source leaves it out; left out by the packing; cut by the packing: used in pieces."""
+    reason: str
+    count: int
+    """In the trial that met most of it."""
+    drawn: int
+    """Documents of the source that this trial asked for."""
+    trials: int
+    """Trials that met it."""
+    examples: tuple[str, ...] = ()
+    """The first of them, by name."""
+
+    def in_words(self) -> str:
+        examples = f" (first: {', '.join(self.examples)})" if self.examples else ""
+        return f"{self.source}: {self.count:,} {self.reason}, of {self.drawn:,} documents drawn{examples}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "examples": list(self.examples)}
+
+
+def data_losses(accounts: Iterable[Mapping[str, Mapping[str, Any]]]) -> tuple[DataLoss, ...]:
+    """By source and reason, what was not used as it is; bad data first, the most frequent first.
+
+    Args:
+        accounts: of each trial, by source.
+    """
+    found: dict[tuple[str, str, str], list[DataLoss]] = {}
+    for account in accounts:
+        for source, counts in account.items():
+            for loss in _losses(source, counts):
+                found.setdefault((source, loss.kind, loss.reason), []).append(loss)
+    kinds = [UNREADABLE, NOT_KEPT, TOO_LONG, CUT]
+    worst = [max(losses, key=lambda loss: loss.count) for losses in found.values()]
+    told = [DataLoss(**{**vars(loss), "trials": len(found[loss.source, loss.kind, loss.reason])}) for loss in worst]
+    return tuple(sorted(told, key=lambda loss: (kinds.index(loss.kind), loss.source, -loss.count, loss.reason)))
+
+
+def _losses(source: str, counts: Mapping[str, Any]) -> Iterator[DataLoss]:
+    drawn = int(counts.get("drawn", counts.get("documents", 0)))
+    examples = counts.get("examples", {})
+    for kind, key in ((UNREADABLE, "bad"), (NOT_KEPT, "left_out"), (TOO_LONG, "dropped")):
+        for reason, count in counts.get(key, {}).items():
+            named = tuple(map(str, examples.get(reason, ()))) if kind == UNREADABLE else ()
+            yield DataLoss(source, kind, reason, int(count), drawn, 1, named)
+    if counts.get("split"):
+        yield DataLoss(source, CUT, f"in {counts['pieces']:,} pieces", int(counts["split"]), drawn, 1)

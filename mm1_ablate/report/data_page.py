@@ -1,0 +1,62 @@
+"""What an experiment's data holds, as a page in one file. In: an `Inspection`. Out: HTML that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from importlib.resources import files
+from io import BytesIO
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from mm1_ablate.data.inspection import Inspection, Spread
+from mm1_ablate.report.rows import amount
+
+
+def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str]) -> str:
+    """The page.
+
+    Args:
+        name: of the experiment or arm.
+        sequence_of_facts: sentences on the whole, above the table.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    folder = files("mm1_ablate.report")
+    style = (folder / "report.html.jinja").read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    template = environment.from_string((folder / "data.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        inspection=inspection,
+        name=name,
+        facts=sequence_of_facts,
+        style=Markup(style),
+        amount=amount,
+        percent=percent,
+        spread=spread,
+        picture=picture,
+        is_text=lambda part: isinstance(part, str),
+    )
+
+
+def percent(share: float) -> str:
+    """A share as people read it; a small one that is not nothing does not look like nothing."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %"
+
+
+def spread(values: Spread | None) -> str:
+    """Median and the 5th to 95th percentile."""
+    if values is None:
+        return "–"
+    if values.low == values.high:
+        return f"{values.median:,.0f}"
+    return f"{values.median:,.0f} ({values.low:,.0f} to {values.high:,.0f})"
+
+
+def picture(pixels: np.ndarray) -> Markup:
+    """uint8 [height, width, 3] as an image inside the page."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return Markup("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())

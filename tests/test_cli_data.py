@@ -1,0 +1,105 @@
+"""`mm1-ablate data`: what a user looks at before a long run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from spec_files import EXPERIMENT, write_experiment, write_sweep
+from typer.testing import CliRunner
+
+from mm1_ablate.cli import app
+
+
+def call(*arguments: object):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def own_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An experiment whose captions come from a tar of 40 samples, of which one is no image and three have small ones."""
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for number in range(40):
+            picture = io.BytesIO()
+            side = 20 if number in (3, 4, 5) else 64
+            Image.new("RGB", (2 * side, side), (number, 0, 0)).save(picture, "PNG")
+            members = {"png": b"no image" if number == 7 else picture.getvalue(), "txt": b"small red circle"}
+            for extension, content in members.items():
+                entry = tarfile.TarInfo(f"{number:05}.{extension}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    own = "alt_text: {type: webdataset, files: '0000*.tar', keep: {image_side: {at_least: 30}}}"
+    text = EXPERIMENT.replace("alt_text: {type: miniature, data_type: captioned, content: alt_text}", own)
+    return write_experiment(tmp_path, text)
+
+
+def test_the_table_says_what_each_source_holds(own_captions: Path, tmp_path: Path):
+    done = call("data", own_captions, "--to", tmp_path / "page.html", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    source = found["sources"]["alt_text"]
+    assert source["documents"] == source["sampled"] == 40
+    assert source["usable"] == 36  # neither the three small ones nor what is no image, whose size cannot be told
+    assert source["left_out"] == {"image side below 30 pixels": 3}
+    assert source["bad"] == {"not an image": 1} and source["examples"] == {"not an image": ["00000.tar/00007"]}
+    assert source["bad_share"] == pytest.approx(1 / 40)
+    assert source["text_tokens"]["mean"] == 3 and source["images_per_document"]["mean"] == 1
+    assert source["sides"] == {"128 x 64": 36}
+    assert source["text_tokens_in_all"] == pytest.approx(36 * 3)
+
+
+def test_epochs_are_those_that_the_training_would_read(tmp_path: Path):
+    few = "text: {type: miniature, data_type: text, content: text, documents: 50}"
+    counted = EXPERIMENT.replace("text: {type: miniature, data_type: text, content: text}", few)
+    path = write_experiment(tmp_path, counted)
+    found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
+
+    from mm1_ablate.data.packing import open_rows
+    from mm1_ablate.data.tokenizer import load_tokenizer
+    from mm1_ablate.spec.expansion import load_experiment
+
+    rows = open_rows(load_experiment(path).data, load_tokenizer(), seed=0)
+    for _ in range(500 * 8):
+        next(rows)
+    assert found["sources"]["text"]["epochs"] == pytest.approx(rows.tally.account()["text"]["epochs"], rel=0.1)
+    assert found["fill"] == pytest.approx(rows.fill, abs=0.02)
+
+
+def test_people_are_told_of_repeated_data_and_of_too_much_bad_data(own_captions: Path, tmp_path: Path):
+    told = " ".join(call("data", own_captions, "--to", tmp_path / "page.html").stdout.split())
+    assert re.search(r"Read more than once in this training: .*alt_text \(\d+\.\d\d times\)", told)
+    assert "A run would stop: 2.5 % of alt_text cannot be read, 1.0 % is allowed (1 not an image (first: 00000.tar/00007))" in told
+
+
+def test_the_page_shows_documents_at_the_size_that_the_encoder_sees(own_captions: Path, tmp_path: Path):
+    page = tmp_path / "folder" / "page.html"
+    assert call("data", own_captions, "--documents", 12, "--to", page).exit_code == 0
+    text = page.read_text()
+    assert text.count('<article class="document">') == 12
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert pictures
+    assert {Image.open(io.BytesIO(base64.b64decode(picture))).size for picture in pictures} == {(48, 48)}
+
+
+def test_an_arm_of_a_sweep_is_looked_at_by_name(tmp_path: Path):
+    sweep = write_sweep(tmp_path, "without: {remove_each: [data.mixture.text, data.mixture.captioned]}")
+    found = json.loads(call("data", sweep, "--arm", "without/text", "--sample", 20, "--to", tmp_path / "page.html", "--json").stdout)
+    assert set(found["sources"]) == {"alt_text", "synthetic_captions", "interleaved"}
+    wrong = call("data", sweep, "--arm", "without/txt", "--to", tmp_path / "page.html")
+    assert wrong.exit_code == 2 and "without/captioned" in wrong.stderr
+
+
+def test_the_same_seed_draws_the_same_sample(tmp_path: Path):
+    path = write_experiment(tmp_path)
+    pages = []
+    for seed in (0, 0, 1):
+        call("data", path, "--sample", 30, "--seed", seed, "--to", tmp_path / "page.html")
+        pages.append((tmp_path / "page.html").read_text())
+    assert pages[0] == pages[1] != pages[2]

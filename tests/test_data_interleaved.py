@@ -1,0 +1,399 @@
+"""Interleaved documents: OBELICS and MMC4 with pictures inside or beside, and what stays when images or the interleaving are removed."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as pil
+
+from mm1_ablate.data.documents import Document, Image, Unreadable
+from mm1_ablate.data.sources._interleaved import InterleavedSource, OpenInterleaved, Page, joined, pairs_of
+from mm1_ablate.data.sources.miniature import Miniature
+from mm1_ablate.data.sources.mmc4 import Mmc4
+from mm1_ablate.data.sources.obelics import Obelics
+from mm1_ablate.spec.fingerprint import fingerprint
+from mm1_ablate.spec.settings import Misfit
+
+PAGES = [
+    ["I0", "one", "two", "I1", "I2", "three"],
+    ["four", "I3", "five"],
+    ["six"],
+    ["I4", "seven", "I5"],
+]
+"""Pages as their parts: I0 is picture 0."""
+
+
+def png(shade: int) -> bytes:
+    data = io.BytesIO()
+    pil.new("RGB", (6, 4), (shade, 0, 0)).save(data, "PNG")
+    return data.getvalue()
+
+
+def url(picture: int) -> str:
+    return f"https://a.example/pictures/{picture}.png?width=6&from={picture}"
+
+
+def written(document: Document) -> list[str]:
+    return [f"I{part.load()[0, 0, 0]}" if isinstance(part, Image) else part for part in document.parts]
+
+
+def read(source: InterleavedSource) -> list[list[str]]:
+    opened = source.open(name="pages")
+    return [written(opened[index]) for index in range(len(opened))]
+
+
+def number(part: str) -> int | None:
+    return int(part[1:]) if part.startswith("I") else None
+
+
+def write_obelics(path: Path, pages: Sequence[Sequence[str]] = PAGES, images: str = "bytes", **more: Sequence[Any]) -> Path:
+    """OBELICS' layout, its images in one of the ways that people have them."""
+    kinds = {"bytes": pa.binary(), "struct": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "url": pa.string()}
+    value = {"bytes": png, "struct": lambda picture: {"bytes": png(picture), "path": None}, "url": url}[images]
+    columns = {
+        "images": pa.array([[None if (n := number(p)) is None else value(n) for p in page] for page in pages], pa.list_(kinds[images])),
+        "texts": pa.array([[p if number(p) is None else None for p in page] for page in pages], pa.list_(pa.string())),
+        "general_metadata": [json.dumps({"url": f"https://a.example/{place}"}) for place in range(len(pages))],
+    }
+    pq.write_table(pa.table({**columns, **more}), path, row_group_size=2)
+    return path
+
+
+def write_mmc4(path: Path, pages: Sequence[Sequence[str]] = PAGES, **more: Sequence[Any]) -> Path:
+    """MMC4's layout: sentences, and images that match one each."""
+    rows = []
+    for place, page in enumerate(pages):
+        sentences = [part for part in page if number(part) is None]
+        infos = []
+        for position, part in enumerate(page):
+            if (picture := number(part)) is not None:
+                following = sum(number(other) is None for other in page[:position])
+                infos.append(
+                    {
+                        "image_name": f"{picture}.png",
+                        "raw_url": url(picture),
+                        "matched_text_index": min(following, len(sentences) - 1),
+                        "matched_sim": 0.2 + picture / 100,
+                    }
+                )
+        row = {"url": f"https://a.example/{place}", "text_list": sentences, "image_info": infos, "similarity_matrix": [[0.1]]}
+        rows.append({**row, **{name: values[place] for name, values in more.items()}})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_pictures(folder: Path, how: str, pictures: Sequence[int] = range(6)) -> tuple[str, str]:
+    """Pictures beside documents, in one of the layouts that people have: (pattern, what they are looked up by)."""
+    folder.mkdir(exist_ok=True)
+    if how == "img2dataset":
+        with webdataset.TarWriter(str(folder / "00000.tar")) as tar:
+            for place, picture in enumerate(reversed(pictures)):
+                tar.write({"__key__": f"{place:09}", "png": png(picture), "json": {"url": url(picture), "status": "success"}})
+        return f"{folder}/*.tar", "url"
+    if how == "tar of sha256":
+        with webdataset.TarWriter(str(folder / "all.tar")) as tar:
+            for picture in pictures:
+                tar.write({"__key__": f"some/{sha256(url(picture).encode()).hexdigest()}", "png": png(picture)})
+        return f"{folder}/all.tar", "url_sha256"
+    for picture in pictures:
+        name = {"sha256": sha256(url(picture).encode()).hexdigest(), "base name": f"{picture}.PNG", "path": f"{picture}.png"}[how]
+        path = folder / ("pictures" if how == "path" else f"part-{picture % 2}") / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(picture))
+    return f"{folder}/**/*", {"sha256": "url_sha256", "base name": "base_name", "path": "path"}[how]
+
+
+LAYOUTS = ["img2dataset", "tar of sha256", "sha256", "base name", "path"]
+
+
+# ---------------------------------------------------------------- OBELICS
+@pytest.mark.parametrize("images", ["bytes", "struct"])
+def test_obelics_with_its_images_inside(tmp_path: Path, images: str):
+    source = Obelics(
+        files=str(write_obelics(tmp_path / "a.parquet", images=images, clip=[0.1, 0.2, 0.3, 0.4])), keep={"columns": {"clip": {}}}
+    )
+    source.check()
+    assert read(source) == [["I0", "one\n\ntwo", "I1", "I2", "three"], *PAGES[1:]]
+    document = source.open(name="pages")[1]
+    assert (document.source, document.data_type, document.columns, document.damage) == ("pages", "interleaved", {"clip": 0.2}, ())
+    keys = [image.key for index in range(4) for image in source.open()[index].images]
+    assert len(set(keys)) == len(keys) == 6
+
+
+@pytest.mark.parametrize("how", LAYOUTS)
+def test_obelics_with_its_images_beside(tmp_path: Path, how: str):
+    documents = write_obelics(tmp_path / "a.parquet", images="url")
+    pattern, by = write_pictures(tmp_path / "beside", how)
+    source = Obelics(files=str(documents), image_files=pattern, images_by=by)
+    source.check()
+    assert read(source) == [["I0", "one\n\ntwo", "I1", "I2", "three"], *PAGES[1:]]
+    assert source.open()[1].images[0].size() == (6, 4)
+
+
+@pytest.mark.parametrize("how", LAYOUTS)
+def test_missing_pictures_are_named_and_the_text_stays(tmp_path: Path, how: str):
+    documents = write_obelics(tmp_path / "a.parquet", images="url")
+    pattern, by = write_pictures(tmp_path / "beside", how, [0, 2, 5])
+    source = Obelics(files=str(documents), image_files=pattern, images_by=by)
+    assert read(source) == [["I0", "one\n\ntwo", "I2", "three"], ["four\n\nfive"], ["six"], ["seven", "I5"]]
+    (damage,) = source.open()[1].damage
+    assert damage.reason == "missing image" and url(3) in damage.what and "a.parquet, row 2" in damage.what
+
+
+def test_a_name_that_several_pictures_have_is_no_picture(tmp_path: Path):
+    documents = write_obelics(tmp_path / "a.parquet", images="url")
+    pattern, _ = write_pictures(tmp_path / "beside", "base name")
+    shutil.copy(tmp_path / "beside" / "part-0" / "0.PNG", tmp_path / "beside" / "part-1")
+    page = Obelics(files=str(documents), image_files=pattern, images_by="base_name").open()[0]
+    assert [error.reason for error in page.damage] == ["several images of one name"]
+
+
+def test_a_url_that_was_downloaded_twice_is_one_picture(tmp_path: Path):
+    documents = write_obelics(tmp_path / "a.parquet", images="url")
+    pattern, by = write_pictures(tmp_path / "beside", "img2dataset", [0, 1, 2, 0])
+    assert read(Obelics(files=str(documents), image_files=pattern, images_by=by))[0] == ["I0", "one\n\ntwo", "I1", "I2", "three"]
+
+
+@pytest.mark.parametrize(
+    ("images", "texts"),
+    [([None, None], ["a"]), ([b"x", None], ["a", "b"]), ([None, None], ["a", None]), (None, ["a"]), ([None], None)],
+)
+def test_an_obelics_row_whose_lists_do_not_take_turns_is_bad_and_its_neighbours_are_read(tmp_path: Path, images: Any, texts: Any):
+    table = {"images": pa.array([[png(0), None], images, [None]], pa.list_(pa.binary())), "texts": [[None, "fine"], texts, ["fine too"]]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    opened = Obelics(files=f"{tmp_path}/a.parquet").open()
+    with pytest.raises(Unreadable, match=r"do not take turns: a\.parquet, row 2"):
+        opened[1]
+    assert [written(opened[index]) for index in (0, 2)] == [["I0", "fine"], ["fine too"]]
+
+
+def test_an_empty_page_is_bad(tmp_path: Path):
+    opened = Obelics(files=str(write_obelics(tmp_path / "a.parquet", [["one"], [], ["", "  "]]))).open()
+    for index in (1, 2):
+        with pytest.raises(Unreadable, match="empty document"):
+            opened[index]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"texts": [["a"]]}, "files: the data has no column 'images'; it has texts"),
+        ({"images": [[b"x"]], "text": [["a"]]}, r"files: the data has no column 'texts' \(did you mean 'text'\?\)"),
+        ({"images": [b"x"], "texts": [["a"]]}, "files: column 'images' holds bytes; expected lists of bytes"),
+        ({"images": [["http://x/1.png"]], "texts": [["a"]]}, "image_files: the documents only name their pictures"),
+    ],
+)
+def test_obelics_of_the_wrong_shape_is_refused(tmp_path: Path, table: dict, said: str):
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(Misfit, match=f"^{said}"):
+        Obelics(files=f"{tmp_path}/a.parquet").check()
+    if said.startswith("image_files"):
+        Obelics(files=f"{tmp_path}/a.parquet", images=False).check()
+        with pytest.raises(Misfit, match=r"^image_files: no file matches"):
+            Obelics(files=f"{tmp_path}/a.parquet", image_files=f"{tmp_path}/nowhere/*").check()
+
+
+def test_a_page_of_nothing_but_missing_pictures_is_bad(tmp_path: Path):
+    documents = write_obelics(tmp_path / "a.parquet", [["I9"], ["one"]], images="url")
+    pattern, by = write_pictures(tmp_path / "beside", "img2dataset")
+    with pytest.raises(Unreadable, match="missing image"):
+        Obelics(files=str(documents), image_files=pattern, images_by=by).open()[0]
+
+
+# ---------------------------------------------------------------- MMC4
+@pytest.mark.parametrize("how", LAYOUTS)
+def test_mmc4_images_stand_before_the_sentence_that_they_match(tmp_path: Path, how: str):
+    pattern, by = write_pictures(tmp_path / "beside", how)
+    if by == "path":  # MMC4 names pictures without a folder
+        pattern = f"{tmp_path}/beside/pictures/*"
+    source = Mmc4(files=str(write_mmc4(tmp_path / "a.jsonl")), image_files=pattern, images_by=by)
+    source.check()
+    assert read(source) == [["I0", "one two", "I1", "I2", "three"], ["four", "I3", "five"], ["six"], ["I4", "I5", "seven"]]
+
+
+def test_mmc4_images_may_stand_after_their_sentence(tmp_path: Path):
+    pattern, _ = write_pictures(tmp_path / "beside", "base name")
+    source = Mmc4(files=str(write_mmc4(tmp_path / "a.jsonl")), image_files=pattern, image_place="after")
+    assert read(source)[:2] == [["one", "I0", "two three", "I1", "I2"], ["four five", "I3"]]
+
+
+def test_mmc4_images_are_kept_by_similarity_and_sentences_stay(tmp_path: Path):
+    pattern, _ = write_pictures(tmp_path / "beside", "base name")
+    source = Mmc4(files=str(write_mmc4(tmp_path / "a.jsonl")), image_files=pattern, similarity={"at_least": 0.215, "at_most": 0.245})
+    assert read(source) == [["one two", "I2", "three"], ["four", "I3", "five"], ["six"], ["I4", "seven"]]
+    assert not source.open()[0].damage
+
+
+def test_mmc4_damage_of_every_kind_is_named_and_the_rest_stays(tmp_path: Path):
+    pattern, _ = write_pictures(tmp_path / "beside", "base name")
+    fine = {"image_name": "1.png", "matched_text_index": 0, "matched_sim": 0.3}
+    infos = [
+        fine,
+        {**fine, "matched_text_index": 2},
+        {**fine, "matched_text_index": -1},
+        {**fine, "matched_text_index": None},
+        "no object",
+        {**fine, "matched_sim": None},
+        {**fine, "image_name": "9.png"},
+        {"matched_text_index": 1, "matched_sim": 0.3},
+    ]
+    rows = [
+        {"text_list": ["a", "b"], "image_info": infos},
+        {"text_list": "a", "image_info": []},
+        {"text_list": ["a", 3]},
+        {"text_list": ["a"]},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened = Mmc4(files=f"{tmp_path}/a.jsonl", image_files=pattern, similarity={"at_least": 0.1}).open()
+    assert written(opened[0]) == ["I1", "a b"]
+    unmatched, similarity, missing = "image that matches no sentence", "image without similarity", "missing image"
+    assert [error.reason for error in opened[0].damage] == [unmatched] * 4 + [similarity, missing, missing]
+    with pytest.raises(Unreadable, match=r"no list of sentences or of images: a\.jsonl, line 2"):
+        opened[1]
+    with pytest.raises(Unreadable, match="no text"):
+        opened[2]
+    assert written(opened[3]) == ["a"]
+
+
+def test_mmc4_without_a_place_for_its_pictures_is_refused_unless_they_are_removed(tmp_path: Path):
+    path = write_mmc4(tmp_path / "a.jsonl")
+    with pytest.raises(Misfit, match=r"^image_files: the documents only name their pictures"):
+        Mmc4(files=str(path)).check()
+    source = Mmc4(files=str(path), images=False)
+    source.check()
+    assert read(source) == [["one two three"], ["four five"], ["six"], ["seven"]]
+
+
+# ---------------------------------------------------------------- removing images, and the interleaving
+SOURCES = {
+    "obelics": lambda folder: Obelics(files=str(write_obelics(folder / "a.parquet"))),
+    "mmc4": lambda folder: Mmc4(files=str(write_mmc4(folder / "a.jsonl")), image_files=write_pictures(folder / "b", "base name")[0]),
+}
+
+
+def switched(source: InterleavedSource, **switches: bool) -> InterleavedSource:
+    return type(source).model_validate({**source.model_dump(), **switches})
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_without_images_the_text_stays(tmp_path: Path, kind: str):
+    whole = SOURCES[kind](tmp_path)
+    without = switched(whole, images=False)
+    assert [" ".join(page).split() for page in read(without)] == [
+        [p for p in " ".join(page).split() if p[0] != "I"] for page in read(whole)
+    ]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_without_interleaving_each_run_of_images_has_the_text_that_follows_it(tmp_path: Path, kind: str):
+    whole = SOURCES[kind](tmp_path)
+    between = "\n\n" if kind == "obelics" else " "
+    end = [["I4", "seven"], ["I5"]] if kind == "obelics" else [["I4", "I5", "seven"]]
+    pairs = switched(whole, interleaving=False)
+    assert read(pairs) == [["I0", f"one{between}two"], ["I1", "I2", "three"], ["four", "I3", "five"], ["six"], *end]
+    assert len({pairs.open()[index].key for index in range(len(pairs.open()))}) == len(pairs.open())
+
+
+def test_without_both_the_texts_of_the_pairs_stay(tmp_path: Path):
+    source = switched(SOURCES["mmc4"](tmp_path), images=False, interleaving=False)
+    assert read(source) == [["one two"], ["three"], ["four five"], ["six"], ["seven"]]
+
+
+def test_bad_pages_stay_one_bad_document_without_interleaving(tmp_path: Path):
+    table = {
+        "images": [[None, png(0), None, png(1), None], [None], [png(2), None]],
+        "texts": [["a", None, "b", None, "c"], ["x", "y"], [None, "d"]],
+    }
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    opened = Obelics(files=f"{tmp_path}/a.parquet", interleaving=False).open()
+    assert len(opened) == 4
+    with pytest.raises(Unreadable):
+        opened[2]
+    assert [written(opened[index]) for index in (0, 1, 3)] == [["a", "I0", "b"], ["I1", "c"], ["I2", "d"]]
+
+
+class MadeUp:
+    """Pages of any parts."""
+
+    def __init__(self, pages: Sequence[Sequence[str | Image]]) -> None:
+        self.pages = pages
+
+    def __len__(self) -> int:
+        return len(self.pages)
+
+    def __getitem__(self, index: int) -> Page:
+        return Page(str(index), tuple(self.pages[index]))
+
+
+PARTS = st.lists(
+    st.one_of(st.integers(0, 99).map(lambda shade: Image(str(shade), lambda: np.zeros((1, 1, 3), np.uint8))), st.text("abc", min_size=1))
+)
+
+
+@given(pages=st.lists(PARTS.filter(bool), min_size=1, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_pairs_laid_end_to_end_are_the_documents_and_each_has_one_run_of_images(pages: list[list[str | Image]]):
+    pairs = [pairs_of(tuple(page)) for page in pages]
+    assert [[part for pair in of_page for part in pair] for of_page in pairs] == pages
+    for of_page in pairs:
+        for pair in of_page:
+            kinds = "".join("I" if isinstance(part, Image) else "t" for part in pair)
+            runs = [run for run in kinds.split("t") if run]
+            assert len(runs) == (1 if any(isinstance(part, Image) for part in sum(of_page, ())) else 0)
+    firsts = np.cumsum([0, *(len(of_page) for of_page in pairs)])
+    opened = OpenInterleaved(Obelics(files="unused", interleaving=False), MadeUp(pages), "pages", " ", firsts)
+    assert [opened[index].parts for index in range(len(opened))] == [joined(pair, " ") for of_page in pairs for pair in of_page]
+
+
+# ---------------------------------------------------------------- identity
+def test_contents_see_a_changed_picture_and_not_a_moved_folder(tmp_path: Path):
+    def source(folder: Path) -> Mmc4:
+        return Mmc4(files=f"{folder}/a.jsonl", image_files=f"{folder}/b/**/*.PNG", interleaving=False)
+
+    (tmp_path / "here").mkdir()
+    write_mmc4(tmp_path / "here" / "a.jsonl")
+    write_pictures(tmp_path / "here" / "b", "base name")
+    before = source(tmp_path / "here")
+    digest, keys, pages = before.contents(), [image.key for image in before.open()[0].images], read(before)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    after = source(tmp_path / "there")
+    assert (after.contents(), [image.key for image in after.open()[0].images], read(after)) == (digest, keys, pages)
+    (tmp_path / "there" / "b" / "part-1" / "3.PNG").unlink()
+    assert after.contents() != digest
+    assert ["four five"] in read(after)
+
+
+def test_pairs_are_counted_again_after_an_edit_in_the_middle_of_a_file(tmp_path: Path):
+    pattern, _ = write_pictures(tmp_path / "beside", "base name")
+    filler = [["x" * 90_000]]  # so that the ends, which contents cover, stay as they are
+    path = write_mmc4(tmp_path / "a.jsonl", [*filler, ["I0", "one", "I1", "two"], *filler])
+    source = Mmc4(files=str(path), image_files=pattern, interleaving=False)
+    contents, before = source.contents(), read(source)
+    path.write_text(path.read_text().replace('"matched_text_index": 1', '"matched_text_index": 0'))
+    assert source.contents() == contents
+    assert before[1:3] == [["I0", "one"], ["I1", "two"]] and read(source)[1:2] == [["I0", "I1", "one two"]]
+
+
+def test_where_files_are_is_not_what_a_trial_is(tmp_path: Path):
+    here, there = (Obelics(files=f"{tmp_path}/{place}/*", image_files=f"{tmp_path}/{place}/*.tar") for place in ("here", "there"))
+    assert fingerprint(here) == fingerprint(there) != fingerprint(switched(here, images=False))
+
+
+def test_the_miniature_shares_the_switches_and_keeps_its_identity():
+    assert issubclass(Miniature, InterleavedSource)
+    plain: Mapping[str, Any] = {"type": "miniature", "content": "interleaved", "data_type": "interleaved"}
+    assert fingerprint(Miniature(**plain)) == fingerprint(dict(plain))
+    assert fingerprint(Miniature(**plain, interleaving=False)) == fingerprint({**plain, "interleaving": False})

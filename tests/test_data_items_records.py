@@ -1,0 +1,384 @@
+"""Items of annotation files: what is drawn, what is bad and why, where files and images may be."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import official_files
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mm1_ablate.data.documents import Item, ItemSet
+from mm1_ablate.data.items import _rows
+from mm1_ablate.data.items.records import RecordItems
+from mm1_ablate.spec.settings import Misfit
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("MM1_ABLATE_BENCHMARKS", raising=False)
+
+
+def row(number: int, **other: Any) -> dict[str, Any]:
+    return {"id": number, "ask": f"what is {number}?", "say": [f"it is {number}"], **other}
+
+
+def source(folder: Path | str, **other: Any) -> RecordItems:
+    """Questions in q.jsonl, demonstrations in d.jsonl, fields changed or left out (None)."""
+    declared = {
+        "type": "records",
+        "folder": str(folder),
+        "id": "id",
+        "fields": {"question": "ask"},
+        "references": "say",
+        "queries": {"file": "q.jsonl"},
+        "demonstrations": {"file": "d.jsonl"},
+        **other,
+    }
+    return RecordItems.model_validate({name: value for name, value in declared.items() if value is not None})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    official_files.write_lines(tmp_path / "q.jsonl", [row(number) for number in range(30)])
+    official_files.write_lines(tmp_path / "d.jsonl", [row(number) for number in range(60)])
+    return tmp_path
+
+
+def ids(items: list[Item]) -> list[str]:
+    return [item.id for item in items]
+
+
+def said(items: ItemSet) -> str:
+    return "\n".join(
+        f"{item.id} {item.group} {dict(item.fields)} {item.references} {item.choices} {item.correct}"
+        for item in [*items.queries, *items.demonstrations]
+    )
+
+
+# ---------------------------------------------------------------- drawing
+def test_items_depend_on_seed_and_ids_not_on_the_order_of_the_file(folder: Path) -> None:
+    before = {seed: said(source(folder).open(count=10, seed=seed)) for seed in (0, 1)}
+    assert before[0] != before[1] and before[0] == said(source(folder).open(count=10, seed=0))
+    official_files.write_lines(folder / "q.jsonl", [row(number) for number in reversed(range(30))])
+    assert said(source(folder).open(count=10, seed=0)) == before[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(fewer=st.integers(1, 30), seed=st.integers(0, 3))
+def test_fewer_items_are_the_first_of_more(fewer: int, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    official_files.write_lines(folder / "q.jsonl", [row(number) for number in range(30)])
+    every = source(folder, demonstrations=None).open(seed=seed)
+    assert sorted(ids(every.queries), key=int) == [str(number) for number in range(30)]
+    assert ids(source(folder, demonstrations=None).open(count=fewer, seed=seed).queries) == ids(every.queries)[:fewer]
+
+
+def test_items_are_the_same_for_ever(folder: Path) -> None:
+    items = source(folder).open(count=5)
+    assert (ids(items.queries), ids(items.demonstrations)[:3]) == (EXPECTED_QUERIES, EXPECTED_DEMONSTRATIONS)
+
+
+EXPECTED_QUERIES = ["1", "16", "19", "24", "10"]
+EXPECTED_DEMONSTRATIONS = ["demonstration/18", "demonstration/27", "demonstration/54"]
+
+
+def test_ids_of_another_file_are_other_items_and_those_of_the_same_file_are_the_same(folder: Path) -> None:
+    apart = source(folder).open()
+    assert not set(ids(apart.queries)) & set(ids(apart.demonstrations))
+    one_file = source(
+        folder, queries={"file": "d.jsonl", "where": "id < 30"}, demonstrations={"file": "d.jsonl", "where": "id >= 20"}
+    ).open()
+    assert set(ids(one_file.queries)) & set(ids(one_file.demonstrations)) <= {str(number) for number in range(20, 30)} != set()
+
+
+def test_a_development_split_is_held_out_from_the_demonstrations(folder: Path) -> None:
+    development, report = source(folder).open("development"), source(folder).open("report")
+    asked = {item.fields["question"] for item in development.queries}
+    demonstrated = {item.fields["question"] for item in report.demonstrations}
+    assert 1 <= len(asked) <= 15 and not asked & demonstrated and len(asked | demonstrated) == 60
+    assert ids(development.demonstrations) == ids(report.demonstrations)
+    official_files.write_lines(folder / "v.jsonl", [row(100)])
+    declared = source(folder, development={"file": "v.jsonl"}).open("development")
+    assert ids(declared.queries) == ["100"] and len(declared.demonstrations) == 60
+    with pytest.raises(Misfit, match="no development split"):
+        source(folder, demonstrations=None).open("development")
+    with pytest.raises(ValueError, match="no evaluation split 'training'"):
+        source(folder).open("training")  # type: ignore[arg-type]
+
+
+def test_a_part_has_items_up_to_its_count(folder: Path) -> None:
+    limited = source(folder, queries={"file": "q.jsonl", "count": 7}, demonstrations={"file": "d.jsonl", "count": 5})
+    assert [len(limited.open(count=count).queries) for count in (None, 3, 20)] == [7, 3, 7]
+    assert len(limited.open().demonstrations) == 5
+
+
+def test_rows_without_an_id_are_told_apart_by_what_they_say(folder: Path) -> None:
+    rows = [{"ask": f"{number}", "say": "x"} for number in (1, 2, 2)]
+    official_files.write_lines(folder / "q.jsonl", rows)
+    once = ids(source(folder, id=None, demonstrations=None).open().queries)
+    official_files.write_lines(folder / "q.jsonl", [dict(reversed(one.items())) for one in reversed(rows)])
+    assert ids(source(folder, id=None, demonstrations=None).open().queries) == once and len(set(once)) == 3
+
+
+def test_groups_keep_demonstrations_to_their_own_kind(folder: Path) -> None:
+    assert {item.group for item in source(folder, group="id % 2").open().queries} == {"0", "1"}
+
+
+# ---------------------------------------------------------------- what is bad
+def test_bad_rows_are_counted_and_named_and_others_take_their_places(folder: Path) -> None:
+    lines = [json.dumps(row(number)) for number in range(20)]
+    lines += [
+        '{"id": 20',
+        json.dumps({"ask": "?", "say": ["x"]}),
+        json.dumps(row(22) | {"ask": None}),
+        json.dumps({"id": 23, "say": ["x"]}),
+        json.dumps(row(24) | {"say": []}),
+        json.dumps(row(25) | {"say": ["", " "]}),
+        json.dumps(row(3)),
+    ]
+    (folder / "q.jsonl").write_text("\n".join(lines) + "\n")
+    items = source(folder, demonstrations=None).open()
+    assert sorted(ids(items.queries), key=int) == [str(number) for number in range(20)]
+    assert Counter(problem.reason for problem in items.bad) == {
+        "a line is not JSON": 1,
+        "no id: 'id' is undefined": 1,
+        "no field 'question'": 1,
+        "no field 'question': 'ask' is undefined": 1,
+        "no reference": 2,
+        "an id occurs twice": 1,
+    }
+    assert {problem.what for problem in items.bad} >= {f"{folder}/q.jsonl:21", "22", "23", "24", "25", "3"}
+    assert len(source(folder, demonstrations=None).open(count=20).queries) == 20
+
+
+def test_a_missing_image_and_a_missing_annotation_are_bad(folder: Path) -> None:
+    official_files.write_lines(folder / "a.jsonl", [{"of": number, "answer": f"it is {number}"} for number in range(25)])
+    for number in range(5, 30):
+        official_files.write_image(folder / f"images/{number:03d}.jpg")
+    declared = source(
+        folder,
+        references='notes | map(attribute="answer")',
+        image="images/{id:03d}.jpg",
+        queries={"file": "q.jsonl", "join": {"notes": {"file": "a.jsonl", "on": "of", "to": "id"}}},
+        demonstrations=None,
+    )
+    items = declared.open()
+    assert sorted(ids(items.queries), key=int) == [str(number) for number in range(5, 25)]
+    assert Counter(problem.reason for problem in items.bad) == {"image is missing": 5, "no notes": 5}
+    assert "3 (images/003.jpg)" in {problem.what for problem in items.bad}
+
+
+def test_a_choice_without_a_right_one_is_bad(folder: Path) -> None:
+    rows = [
+        {"id": 0, "options": ["a", "b"], "label": "B"},
+        {"id": 1, "options": ["a", "b"], "label": "C"},
+        {"id": 2, "options": ["a", ""], "label": "A"},
+        {"id": 3, "options": ["a"], "label": "B"},
+        {"id": 4, "options": "ab", "label": "A"},
+    ]
+    official_files.write_lines(folder / "q.jsonl", rows)
+    shape = {"fields": None, "references": None, "choices": "options", "correct": '["A", "B"].index(label)', "demonstrations": None}
+    items = source(folder, **shape).open()
+    assert [(item.id, item.choices, item.correct, item.references) for item in items.queries] == [("0", ("a", "b"), 1, ("b",))]
+    assert Counter(problem.reason for problem in items.bad) == {
+        'no correct: ValueError in ["A", "B"].index(label)': 1,
+        "no choices": 2,
+        "no right choice": 1,
+    }
+
+
+def test_a_demonstration_shows_an_answer_that_says_something(folder: Path) -> None:
+    official_files.write_lines(folder / "d.jsonl", [row(number) | ({"say": ["", "x"]} if number < 5 else {}) for number in range(60)])
+    items = source(folder, development={"file": "q.jsonl"}).open()
+    assert (
+        len(items.demonstrations) == 55
+        and not items.bad
+        and {problem.reason for problem in items.bad_demonstrations} == {"no answer to show"}
+    )
+
+
+def test_nothing_to_ask_is_an_error_with_its_reason(folder: Path) -> None:
+    with pytest.raises(Misfit, match=r"queries: no item can be asked; no reference"):
+        source(folder, references="[]").open()
+    with pytest.raises(Misfit, match=r"queries: q.jsonl has no row that counts"):
+        source(folder, queries={"file": "q.jsonl", "where": "id > 99"}).open()
+
+
+# ---------------------------------------------------------------- shapes of files
+def test_every_format_gives_the_same_items(tmp_path: Path) -> None:
+    rows = [{"id": str(number), "ask": f"what, {number}?", "say": f"it is\t{number}"} for number in range(12)]
+    lines = "".join(f"{json.dumps(one)}\n" for one in rows).encode()
+    official_files.write_lines(tmp_path / "a.jsonl", rows)
+    official_files.write_lines(tmp_path / "a.ndjson", rows)
+    official_files.write_lines(tmp_path / "lines.json", rows)
+    official_files.write_json(tmp_path / "list.json", rows)
+    official_files.write_json(tmp_path / "inside.json", {"data": {"rows": rows}})
+    official_files.write_parquet(tmp_path / "a.parquet", rows)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines))
+    quoted = "".join(f'{one["id"]},"{one["ask"]}",{one["say"]}\n' for one in rows)
+    (tmp_path / "a.csv").write_text(f"id,ask,say\n{quoted}")
+    for name, part in (("half-1", rows[:5]), ("half-2", rows[5:])):
+        official_files.write_lines(tmp_path / f"{name}.jsonl", part)
+    parts = [
+        {"file": name} for name in ("a.jsonl", "a.ndjson", "lines.json", "list.json", "a.parquet", "a.jsonl.gz", "a.jsonl.zst", "a.csv")
+    ]
+    parts += [{"file": "inside.json", "rows": "data.rows"}, {"file": "half-{1,2}.jsonl"}, {"file": ["half-*.jsonl"]}]
+    assert len({said(source(tmp_path, queries=part, demonstrations=None).open()) for part in parts}) == 1
+
+
+def test_a_mapping_of_ids_is_rows_with_a_key_and_lines_of_text_are_text(tmp_path: Path) -> None:
+    official_files.write_json(tmp_path / "q.json", {"x": {"ask": "?", "say": "a"}, "y": {"ask": "??", "say": "b"}})
+    keyed = source(tmp_path, id="key", queries={"file": "q.json"}, demonstrations=None)
+    assert {item.id: item.references for item in keyed.open().queries} == {"x": ("a",), "y": ("b",)}
+    (tmp_path / "q.txt").write_text("one two\nthree four\n")
+    shape = {"id": "number", "fields": {"question": 'text.split(" ")[0]'}, "references": 'row["text"].split(" ")[1]'}
+    lines = source(tmp_path, **shape, queries={"file": "q.txt"}, demonstrations=None)
+    assert {item.id: (item.fields["question"], *item.references) for item in lines.open().queries} == {
+        "0": ("one", "two"),
+        "1": ("three", "four"),
+    }
+
+
+def test_a_file_of_another_shape_is_told_at_its_part(folder: Path) -> None:
+    official_files.write_json(folder / "q.json", {"questions": [row(1)], "info": {}})
+    for part, message in (
+        ({"file": "q.json"}, "found a mapping of questions, info"),
+        ({"file": "q.json", "rows": "data"}, r"queries.rows: .*has no 'data' \(it has questions, info\)"),
+        ({"file": "q.jsonl", "rows": "data"}, "JSON files only"),
+    ):
+        with pytest.raises(Misfit, match=message):
+            source(folder, queries=part).check()
+    (folder / "q.json").write_text('{"questions": [')
+    with pytest.raises(Misfit, match="is not JSON"):
+        source(folder, queries={"file": "q.json", "rows": "questions"}).check()
+    (folder / "q.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(Misfit, match="cannot be read"):
+        source(folder, queries={"file": "q.parquet"}).check()
+
+
+def test_of_alternatives_the_first_that_is_there_is_read(folder: Path) -> None:
+    parts = [{"file": "hub-*.parquet", "id": "index"}, {"file": "q.jsonl"}]
+    alternatives = source(folder, queries=parts, demonstrations=None)
+    assert len(alternatives.open().queries) == 30
+    official_files.write_parquet(folder / "hub-0.parquet", [row(7) | {"index": 5}])
+    assert ids(alternatives.open().queries) == ["5"]
+
+
+# ---------------------------------------------------------------- where things are
+@pytest.mark.parametrize("ending", [".zip", ".tar"])
+def test_images_may_stay_in_the_archive_that_they_came_in(folder: Path, ending: str) -> None:
+    for number in range(30):
+        official_files.write_image(folder / f"pictures/val/{number}.jpg", 8 * number)
+    declared = source(folder, image="pictures/val/{id}.jpg", image_key="p/{id}", demonstrations=None)
+    plain = {item.id: item.image.load().mean() for item in declared.open().queries if item.image}
+    official_files.pack(folder / "pictures/val", ending)
+    packed = declared.open()
+    assert not packed.bad and {item.id: item.image.load().mean() for item in packed.queries if item.image} == plain
+    assert {item.image.key for item in packed.queries if item.image} == {f"p/{number}" for number in range(30)}
+    (folder / f"pictures/val{ending}").rename(folder / f"elsewhere{ending}")
+    assert len(declared.model_copy(update={"archives": (f"elsewhere{ending}",)}).open().queries) == 30
+    with pytest.raises(Misfit, match="no item can be asked; image is missing"):
+        declared.open()
+
+
+def test_a_truncated_archive_lacks_the_images_behind_its_end(folder: Path) -> None:
+    for number in range(30):
+        official_files.write_image(folder / f"val/{number:02d}.jpg")
+    official_files.pack(folder / "val", ".tar")
+    whole = (folder / "val.tar").read_bytes()
+    (folder / "val.tar").write_bytes(whole[: len(whole) // 2])
+    items = source(folder, image="val/{id:02d}.jpg", demonstrations=None).open()
+    assert 0 < len(items.queries) < 30 and {problem.reason for problem in items.bad} == {"image is missing"}
+
+
+def test_a_name_in_the_data_does_not_lead_out_of_the_folder(folder: Path) -> None:
+    official_files.write_image(folder.parent / "outside.jpg")
+    official_files.write_lines(folder / "q.jsonl", [row(1, name="../outside"), row(2, name="/outside"), row(3)])
+    with pytest.raises(Misfit, match=r"no image: \{name\}.jpg cannot be filled in"):
+        source(folder, image="{name}.jpg", demonstrations=None).open()
+
+
+def test_missing_files_are_told_with_the_variable_and_where_they_are_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official = source("${MM1_ABLATE_BENCHMARKS}", published="https://example.org/files")
+    with pytest.raises(
+        Misfit, match=r"folder: .* MM1_ABLATE_BENCHMARKS is not set; .* holds q.jsonl \(published at https://example.org/files\)"
+    ):
+        official.check()
+    monkeypatch.setenv("MM1_ABLATE_BENCHMARKS", str(folder))
+    official.check()
+    (folder / "d.jsonl").unlink()
+    with pytest.raises(Misfit, match=rf"demonstrations.file: no file matches '{folder}/d.jsonl'.*published at https://example.org/files"):
+        official.check()
+    joined = source(folder, demonstrations=None, queries={"file": "q.jsonl", "join": {"notes": {"file": "a.jsonl", "on": "id"}}})
+    with pytest.raises(Misfit, match=r"queries.join.notes.file: no file matches"):
+        joined.check()
+
+
+def test_a_check_looks_at_the_first_rows(folder: Path) -> None:
+    source(folder).check()
+    with pytest.raises(Misfit, match="queries: none of the first rows can be used: no references: 'sya' is undefined"):
+        source(folder, references="sya").check()
+    with pytest.raises(Misfit, match=r"image is missing: .* \(images/"):
+        source(folder, image="images/{id}.jpg").check()
+    official_files.write_lines(folder / "q.jsonl", [])
+    with pytest.raises(Misfit, match="no row counts"):
+        source(folder).check()
+
+
+def test_contents_are_those_of_the_annotations_wherever_they_are(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = source(folder).contents()
+    moved = tmp_path_factory.mktemp("moved")
+    shutil.copytree(folder, moved, dirs_exist_ok=True)
+    assert source(moved).contents() == before != source(folder, demonstrations=None).contents()
+    official_files.write_lines(moved / "d.jsonl", [row(1)])
+    assert source(moved).contents() != before
+
+
+def test_what_is_drawn_from_large_files_is_kept_until_they_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(60):
+        official_files.write_image(folder / f"images/{number}.jpg")
+    declared = source(folder, image="images/{id}.jpg")
+    plain = said(declared.open(count=9))
+    monkeypatch.setattr(_rows, "QUICK_BYTES", 0)
+    drawn = declared.open(count=9)
+    again = declared.open(count=9)
+    assert said(drawn) == said(again) == plain and again.queries[0].image and again.queries[0].image.load().shape == (6, 8, 3)
+    gone = again.queries[0].id
+    (folder / f"images/{gone}.jpg").unlink()
+    assert gone not in ids(declared.open(count=9).queries)
+    official_files.write_lines(folder / "q.jsonl", [row(number) for number in range(9)])
+    assert set(ids(declared.open(count=9).queries)) <= {str(number) for number in range(9)}
+
+
+# ---------------------------------------------------------------- records that cannot be meant
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"references": "answers["}, "expected a Jinja expression"),
+        ({"fields": {"question": "a b"}}, "expected a Jinja expression"),
+        ({"image": "{name.jpg"}, "expected a name with fields in braces"),
+        ({"references": None}, "neither 'references' nor 'choices'"),
+        ({"choices": "options"}, "'choices' and 'correct' go together"),
+        ({"queries": []}, "queries"),
+        ({"quaries": {"file": "q.jsonl"}}, "quaries"),
+    ],
+)
+def test_a_record_that_cannot_be_meant_is_refused(folder: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        source(folder, **change)
+
+
+def test_an_expression_cannot_leave_the_sandbox(folder: Path) -> None:
+    with pytest.raises(Misfit, match="no references"):
+        source(folder, references="say.__class__.__mro__[1].__subclasses__()").open()
