@@ -93,16 +93,38 @@ def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJ
 
 @app.command()
 def plan(
-    sweeps: SweepFiles, store: StoreFolder = DEFAULT_STORE, retry: Retry = False, without_data: WithoutData = False, as_json: AsJson = False
+    sweeps: SweepFiles,
+    store: StoreFolder = DEFAULT_STORE,
+    retry: Retry = False,
+    without_data: WithoutData = False,
+    gpu: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A GPU to reckon hours and memory for; may be repeated.", show_default=False)
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Share of the GPU's peak that training reaches.", show_default="0.4")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Run a few steps of the cheapest and the dearest arm, and correct the hours.")
+    ] = False,
+    address: Address = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show what would run and why, and what it would cost."""
+    """Show what would run and why, and what it would cost.
+
+    Trains nothing, but for the few steps of --probe, which leaves its measurements in the store and nothing else."""
     from mm1_ablate.commands.common import console, read_studies
+    from mm1_ablate.commands.planning import machines_named, probe_arms
     from mm1_ablate.commands.show import show_plan
     from mm1_ablate.study.plan import plan_together
     from mm1_ablate.study.store import Store
 
+    machines = machines_named(gpu, utilisation)
     with using_store(store):
-        planned = plan_together(read_studies(sweeps, "nowhere" if without_data else "check"), Store(store), retry)
+        studies = read_studies(sweeps, "nowhere" if without_data else "check", begins=True)
+        planned = plan_together(studies, Store(store), retry, machines)
+        if probe:
+            probe_arms(planned, Store(store), address, made_up=without_data)
+            planned = plan_together(studies, Store(store), retry, machines)
     if as_json:
         print_json(planned.to_json())
     else:
@@ -124,7 +146,7 @@ def run(
 
     Run again after an edit: only what is new is done."""
     if dry_run:
-        return plan([sweep], store, retry, as_json=False)
+        return plan([sweep], store, retry)
     from mm1_ablate.commands.running import run_sweep
 
     with using_store(store):
@@ -168,11 +190,11 @@ def data(
 @app.command()
 def status(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Show what the store knows of each trial."""
-    from mm1_ablate.commands.common import console, read_study
+    from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.show import show_status, status_json
     from mm1_ablate.study.store import Store
 
-    study = read_study(sweep)
+    study = read_finished(sweep, Store(store))
     with using_store(store):
         if as_json:
             print_json(status_json(study, Store(store)))
@@ -192,11 +214,12 @@ def report(
     """Compare the arms by what is in the store.
 
     Also in the middle of a run, or after a partial one; what is missing is named."""
-    from mm1_ablate.commands.common import console, read_study
+    from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.running import compare_and_write, write_document
     from mm1_ablate.study.store import Store
 
-    study, records = read_study(sweep), Store(store)
+    records = Store(store)
+    study = read_finished(sweep, records)
     with using_store(store):
         comparison, folder = compare_and_write(study, records)
     written = []
@@ -212,6 +235,35 @@ def report(
     for path in written[:1]:
         tell(f"written: {path} with {len(written) - 1} pictures")
     tell(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def examples(
+    sweep: SweepFile,
+    first: Annotated[str, typer.Argument(metavar="ARM", help="An arm of the sweep.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="ARM", help="Another one.", show_default=False)],
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="One task.", show_default="all")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, metavar="K", help="One number of shots.", show_default="all")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the trials.", show_default="the first that both have")] = None,
+    number: Annotated[int, typer.Option(min=0, help="Items shown on the page, at most.")] = 40,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("examples.html"),
+    store: StoreFolder = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Show items that two arms answered differently, with image, question, both answers and what is right."""
+    from mm1_ablate.commands.common import console, read_finished
+    from mm1_ablate.commands.examples import look_for_differences, show_counts, write_page
+    from mm1_ablate.study.store import Store
+
+    study = read_finished(sweep, Store(store))
+    with using_store(store):
+        differences = look_for_differences(study, Store(store), (first, second), task, shots, seed, number)
+    write_page(differences, to)
+    if as_json:
+        print_json(differences.to_json())
+        return
+    show_counts(differences, console())
+    tell(f"{len(differences.examples)} items that they answered differently: {to}")
 
 
 @app.command()

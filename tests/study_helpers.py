@@ -16,6 +16,7 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import evaluation_identity, fingerprint, training_identity
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.sweep import Sweep
+from mm1_ablate.study.files import write_json
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 from mm1_ablate.study.trial import ProgressFile, recording_failure
 
@@ -104,3 +105,36 @@ def quick_preparation(store_root: str, fingerprint: str) -> int:
 
     with store.hold(folder, wait=True):
         return 0 if store.preparation_status(preparation).status == "done" else recording_failure(store, folder, work)
+
+
+CHECKPOINT_EVERY = 4
+
+
+def stepping_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> int:
+    """A trial that takes its time, and goes on from its last checkpoint; what it has come to hangs on every step. All steps are logged."""
+    store = Store(store_root)
+    folder = store.trial_folder(fingerprint)
+
+    def work() -> None:
+        store.start(folder, "train")
+        settings, seed = store.read_trial(fingerprint)
+        checkpoint = folder / "last.ckpt"
+        step, state = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, seed)
+        while step < settings.training.steps:
+            step, state = step + 1, (state * 31 + step) % 1009
+            with open(folder / "steps", "a") as steps:
+                steps.write(f"{os.getpid()} {step}\n")
+            if step % CHECKPOINT_EVERY == 0:
+                write_json(checkpoint, [step, state])
+            while step == CHECKPOINT_EVERY + 2 and (store.root / "wait-here").exists():
+                time.sleep(0.05)
+        (folder / "model.pt").write_bytes(b"weights")
+        for evaluation in evaluations:
+            items = pandas.DataFrame({"task": ["miniature_vqa"], "shots": [8], "item": ["a"], "score": [state / 1009]})
+            store.write_evaluation(fingerprint, evaluation, items, score(state, seed))
+
+    try:
+        with store.hold(folder):
+            return recording_failure(store, folder, work)
+    except AlreadyRunning:
+        return HELD

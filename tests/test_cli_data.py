@@ -103,3 +103,41 @@ def test_the_same_seed_draws_the_same_sample(tmp_path: Path):
         call("data", path, "--sample", 30, "--seed", seed, "--to", tmp_path / "page.html")
         pages.append((tmp_path / "page.html").read_text())
     assert pages[0] == pages[1] != pages[2]
+
+
+def test_a_source_that_feeds_nothing_is_left_alone(own_captions: Path, tmp_path: Path):
+    text = own_captions.read_text()
+    own_captions.write_text(re.sub(r"captioned: [0-9.]+", "captioned: 0", text).replace("0000*.tar", "nowhere/*.tar"))
+    done = call("data", own_captions, "--to", tmp_path / "page.html", "--json")
+    assert done.exit_code == 0, done.output
+    assert "alt_text" not in json.loads(done.stdout)["sources"]
+
+
+def test_captions_without_a_picture_and_pictures_without_a_caption_are_told(own_captions: Path, tmp_path: Path):
+    rows = [{"key": f"{number:05}", "caption": "small blue circle"} for number in range(10, 60)]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = own_captions.read_text()
+    own = "alt_text: {type: webdataset, files: '0000*.tar', keep: {image_side: {at_least: 30}}}"
+    assert own in text
+    joined = "alt_text: {type: recaptioned, data_type: captioned, images: {type: webdataset, files: '0000*.tar'}, captions: new.jsonl}"
+    own_captions.write_text(text.replace(own, joined))
+    page = tmp_path / "page.html"
+    told = "alt_text was joined without 10 samples without a row, 20 rows without a sample."
+    assert told in " ".join(call("data", own_captions, "--to", page).stdout.split())
+    assert told in page.read_text()
+    found = json.loads(call("data", own_captions, "--to", page, "--json").stdout)
+    assert found["sources"]["alt_text"]["unmatched"] == {"samples without a row": 10, "rows without a sample": 20}
+
+
+@pytest.mark.parametrize("steps", [500, 6])
+def test_data_that_does_not_last_for_the_training_is_told(tmp_path: Path, steps: int):
+    text = re.sub(r"content: (\w+)}", r"content: \1, documents: 40, max_epochs: 2}", EXPERIMENT)
+    assert text.count("max_epochs") >= 3
+    path = write_experiment(tmp_path, re.sub(r"warmup_steps: \d+", "warmup_steps: 2", re.sub(r"\bsteps: 500", f"steps: {steps}", text)))
+    told = " ".join(call("data", path, "--to", tmp_path / "page.html").stdout.split())
+    found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
+    assert ("A run would stop: the data is used up" in told) == (steps == 500)
+    assert "the other sources take over" not in told
+    assert found["rows_packed"] == min(found["rows_that_the_data_makes"] or 10**6, steps * 8)
+    if steps == 500:
+        assert f"used up at step {found['rows_that_the_data_makes'] // 8 + 1} of 500" in told

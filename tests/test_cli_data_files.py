@@ -117,6 +117,20 @@ def test_a_plan_says_of_what_trials_would_fail(sweep: Path, tmp_path: Path):
     assert done.exit_code == 0 and "trials will fail of their data: words that the miniature tokenizer does not know" in done.stdout
 
 
+def test_a_plan_says_that_data_will_not_last(sweep: Path, tmp_path: Path):
+    experiment = sweep.parent.parent / "experiments" / "tiny.yaml"
+    tree = yaml.safe_load(experiment.read_text())
+    for source in tree["data"]["sources"].values():
+        source["max_epochs"] = 2
+    experiment.write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert "the data is used up" not in call("plan", sweep, "--store", tmp_path / "store").stdout
+    tree["training"]["steps"] = 4000
+    experiment.write_text(yaml.safe_dump(tree, sort_keys=False))
+    done = call("plan", sweep, "--store", tmp_path / "store")
+    assert done.exit_code == 0, done.output
+    assert "trials will fail of their data: baseline/seed-0: the data is used up before step 4,000" in " ".join(done.stdout.split())
+
+
 # ------------------------------------------------------------- made ready
 def test_run_makes_data_ready_once_before_trials_start(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made: list[str] = []
@@ -185,7 +199,7 @@ def test_status_names_unreadable_data(sweep: Path, finished: Store):
 def test_the_report_lists_bad_data_and_flags_data_that_is_repeated(sweep: Path, finished: Store, tmp_path: Path):
     done = call("report", sweep, "--store", finished.root, "--to", tmp_path / "written.md")
     assert done.exit_code == 0, done.stderr
-    bad = "text: 3 line that begins with BAD, of 4,000 documents drawn (first: line 3, line 17)"
+    bad = "text: 3 line that begins with BAD, in 4,000 documents drawn (first: line 3, line 17)"
     flag = "repeats data: text is read 2.00 times, in the baseline 0.50"
     assert bad in done.stdout and flag in done.stdout
     folder = finished.study_folder(load_study(sweep)) / "report"

@@ -157,7 +157,7 @@ def test_the_shipped_schemas_are_those_that_the_command_writes(tmp_path: Path):
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("sweeps/**/*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_sweep_is_valid(path: Path):
-    done = call("validate", path)
+    done = call("validate", "--without-data", path)
     assert done.exit_code == 0, done.stderr
 
 

@@ -122,7 +122,7 @@ def test_a_store_that_is_no_folder_is_exit_2_and_a_sentence(
     file = tmp_path / "file"
     file.write_text("not a folder")
     address = call(command, tiny_sweep, "--store", "s3://bucket/store")
-    assert address.exit_code == 2 and "addresses such as s3:// are not supported yet" in address.stderr
+    assert address.exit_code == 2 and "a store is a folder, not an address" in address.stderr
     assert not (tmp_path / "s3:").exists()
     for store in (file, file / "below"):
         done = call(command, tiny_sweep, "--store", store)

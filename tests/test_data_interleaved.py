@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,33 @@ def test_an_obelics_row_whose_lists_do_not_take_turns_is_bad_and_its_neighbours_
     with pytest.raises(Unreadable, match=r"do not take turns: a\.parquet, row 2"):
         opened[1]
     assert [written(opened[index]) for index in (0, 2)] == [["I0", "fine"], ["fine too"]]
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "reason"),
+    [
+        (["a"], ["b"], "images and texts do not take turns"),
+        ([[[b"x"], None]], [[None, "b"]], "missing image"),
+        ([[3, None]], [[None, "b"]], "missing image"),
+        ([[b"x", None]], [[None, 5]], "no text"),
+        ([{"a": 1}], [{"b": 2}], "images and texts do not take turns"),
+    ],
+)
+def test_a_shard_of_another_shape_is_bad_data_and_no_crash(tmp_path: Path, images: list, texts: list, reason: str):
+    write_obelics(tmp_path / "a.parquet", [["I0", "fine"]])
+    pq.write_table(pa.table({"images": images, "texts": texts}), tmp_path / "b.parquet")
+    for switches in ({}, {"interleaving": False}):
+        source = Obelics(files=f"{tmp_path}/?.parquet", **switches)
+        source.check()
+        opened = source.open()
+        assert written(opened[0]) == ["I0", "fine"]
+        try:
+            assert [damage.reason for damage in opened[1].damage] == [reason]
+        except Unreadable as error:
+            assert error.reason == reason
+    source = Obelics(files=f"{tmp_path}/?.parquet", images=False)
+    with suppress(Unreadable):
+        source.open()[1]
 
 
 def test_an_empty_page_is_bad(tmp_path: Path):

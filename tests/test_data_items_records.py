@@ -178,6 +178,20 @@ def test_a_missing_image_and_a_missing_annotation_are_bad(folder: Path) -> None:
     assert "3 (images/003.jpg)" in {problem.what for problem in items.bad}
 
 
+def test_a_picture_of_one_folder_is_not_taken_for_one_of_another_that_has_its_name(tmp_path: Path) -> None:
+    # Image tokens are kept by this key for all tasks of a trial.
+    keys = []
+    for name, colour in (("cats", 10), ("dogs", 200)):
+        official_files.write_lines(tmp_path / name / "q.jsonl", [row(1)])
+        official_files.write_image(tmp_path / name / "pictures/1.jpg", colour)
+        (item,) = source(tmp_path / name, image="pictures/{id}.jpg", demonstrations=None).open().queries
+        assert item.image is not None
+        keys.append(item.image.key)
+    assert keys[0] != keys[1]
+    named = [source(tmp_path / name, image="pictures/{id}.jpg", image_key="pets/{id}", demonstrations=None) for name in ("cats", "dogs")]
+    assert {item.image.key for one in named for item in one.open().queries if item.image} == {"pets/1"}
+
+
 def test_a_choice_without_a_right_one_is_bad(folder: Path) -> None:
     rows = [
         {"id": 0, "options": ["a", "b"], "label": "B"},

@@ -90,6 +90,7 @@ def test_images_of_a_document_are_bounded(bounds: Mapping[str, int], expected: l
         (True, ["bad: no number in column 'clip'"]),
         (float("nan"), ["bad: no number in column 'clip'"]),
         ([0.3], ["bad: no number in column 'clip'"]),
+        (10**400, ["bad: no number in column 'clip'"]),
     ],
 )
 def test_a_column_of_the_data_is_bounded_and_has_to_be_there(value: Any, expected: list):

@@ -182,6 +182,16 @@ def test_broken_files_among_many_are_one_bad_document_each(tmp_path: Path):
         source.open()[5]
 
 
+@pytest.mark.parametrize("image", ["http://x/1.jpg", 3, [b"x"], {"bytes": "text", "path": "x"}])
+def test_a_shard_whose_column_holds_something_else_is_bad_data_and_no_crash(tmp_path: Path, image: object):
+    write(tmp_path / "a.parquet", rows(2))
+    write(tmp_path / "b.parquet", [{"caption": "a", "image": image}])
+    write(tmp_path / "c.parquet", [{"caption": 3, "image": png(0)}, {"caption": 4, "image": png(0)}])
+    source = ImageTextTable(files=f"{tmp_path}/?.parquet")
+    source.check()
+    assert reasons(source) == ["", "", "no image", "no caption", "no caption"]
+
+
 def test_of_a_damaged_column_the_rows_before_the_damage_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("mm1_ablate.data.records.table.BATCH_ROWS", 5)
     path = write(tmp_path / "a.parquet", rows(40), row_group_size=10, compression="zstd", use_dictionary=False)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.data.randomness import Draws
 from mm1_ablate.data.tally import SourceTally, Tally, TooMuchBadData
 
 COUNTS = st.integers(0, 1000)
@@ -55,24 +56,70 @@ def test_too_much_bad_data_is_an_error_that_names_source_share_reasons_examples_
 @pytest.mark.parametrize(
     ("bad", "drawn", "length", "limit", "stops"),
     [
-        (10, 1000, 10**6, 0.01, False),
-        (11, 1000, 10**6, 0.01, True),
-        (150, 199, 10**6, 0.01, False),  # too few to say
-        (150, 200, 10**6, 0.01, True),
-        (2, 20, 20, 0.01, True),  # the whole of a small source
-        (2, 19, 20, 0.01, False),
+        (19, 1000, 10**6, 0.01, False),  # as chance may have it
+        (20, 1000, 10**6, 0.01, True),
+        (10_200, 10**6, 10**8, 0.01, False),
+        (10_400, 10**6, 10**8, 0.01, True),
+        (3, 5, 10**6, 0.01, False),  # too few to say
+        (79, 79, 10**6, 0.01, True),  # and enough, were all that follow good
+        (10, 1000, 1000, 0.01, False),  # the whole of a source, where chance has no part
+        (11, 1000, 1000, 0.01, True),
+        (11, 20, 1000, 0.01, True),  # more will not be fewer
+        (1, 20, 20, 0.05, False),
+        (2, 21, 20, 0.05, False),  # the same one, first in the second epoch
+        (3, 21, 20, 0.05, True),
         (0, 1000, 10**6, 0.0, False),
         (1, 1000, 10**6, 0.0, True),
+        (1, 1, 10**6, 0.0, True),
         (1000, 1000, 10**6, 1.0, False),
     ],
 )
-def test_a_share_counts_once_enough_has_been_seen(bad: int, drawn: int, length: int, limit: float, stops: bool):
+def test_a_share_is_too_large_where_that_is_certain_or_no_matter_of_chance(bad: int, drawn: int, length: int, limit: float, stops: bool):
     tally = bad_documents(bad, drawn, length, limit)
     if stops:
         with pytest.raises(TooMuchBadData):
             tally.check()
     else:
         tally.check()
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.008, 0.01])
+def test_a_source_within_its_limit_is_not_stopped_by_bad_luck(rate: float):
+    stopped = 0
+    for seed in range(200):
+        tally = bad_documents(0, 0, 10**6, 0.01)
+        draws = Draws(seed, 0)
+        try:
+            for _ in range(2000):
+                tally["laion"].drawn += 1
+                if draws.chance(rate):
+                    tally["laion"].bad_documents += 1
+                    tally["laion"].add_bad(Unreadable("truncated image"))
+                    tally.check()
+        except TooMuchBadData:
+            stopped += 1
+    assert stopped <= 6
+
+
+def test_one_page_without_its_images_says_nothing_yet_of_a_source_of_pages():
+    tally = SourceTally(drawn=1, documents=1, missing_images=3)
+    assert not tally.is_too_bad(0.01, 80)
+    assert SourceTally(drawn=45, documents=45, missing_images=79).is_too_bad(0.01, 80)
+    assert not SourceTally(drawn=80, documents=80, images=297, missing_images=3).is_too_bad(0.01, 80)
+    assert SourceTally(drawn=80, documents=80, images=296, missing_images=4).is_too_bad(0.01, 80)
+
+
+def test_two_of_forty_captioned_images_are_too_many():
+    tally = SourceTally(drawn=40, documents=40, images=40, loaded_images=30, unreadable_images=2)
+    assert tally.is_too_bad(0.01, 40) and not tally.is_too_bad(0.05, 40)
+
+
+def test_a_source_all_of_which_may_be_bad_is_never_stopped():
+    tally = bad_documents(900, 1000, 1000, 1.0)
+    tally["laion"].loaded_images = tally["laion"].unreadable_images = 100
+    tally["laion"].add_bad(Unreadable("not an image"))
+    tally.check()
+    assert tally["laion"].bad_share() == 1
 
 
 def test_a_source_without_a_limit_may_be_as_bad_as_it_likes():
@@ -84,7 +131,6 @@ def test_a_source_without_a_limit_may_be_as_bad_as_it_likes():
 def test_shares_of_each_stage_add_up():
     tally = SourceTally(drawn=100, bad_documents=2, images=380, missing_images=20, loaded_images=50, unreadable_images=1)
     assert tally.bad_share() == pytest.approx(2 / 100 + 20 / 400 + 1 / 50)
-    assert tally.bad_share(enough=100) == pytest.approx(2 / 100 + 20 / 400)
     assert SourceTally().bad_share() == 0
 
 

@@ -190,8 +190,8 @@ def test_a_file_that_is_not_what_its_name_says_is_one_bad_document_among_others(
     write(tmp_path, "jsonl.zst", DOCUMENTS, "c")
     source = Text(files=f"{tmp_path}/*.zst")
     source.check()
-    assert [error.reason for error in bad(source)] == ["damaged file"]
-    assert len(source.open()) == 1 + len(DOCUMENTS)
+    assert [error.reason for error in bad(source)] == ["damaged file", "damaged file"]
+    assert len(source.open()) == 2 + len(DOCUMENTS)
 
 
 # ---------------------------------------------------------------- what a plan refuses

@@ -13,8 +13,8 @@ from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import demonstrations
 from mm1_ablate.evaluation.prompts import continuation, demonstration, question, template_fields
 from mm1_ablate.evaluation.task import Task, load_task
-from mm1_ablate.spec.claims import shipped_tasks, task_record
 from mm1_ablate.spec.fingerprint import fingerprint
+from mm1_ablate.spec.tasks import shipped_tasks, task_record
 
 
 def item(name: str, group: str = "g", picture: str | None = None, **fields: str) -> Item:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from spec_files import EXPERIMENT, pointed_at, write_experiment
+from tiny import tiny_experiment
 
 from mm1_ablate.model.grid import to_grid, to_tokens
+from mm1_ablate.model.multimodal import build
+from mm1_ablate.spec.expansion import FileErrors, load_experiment
 from mm1_ablate.spec.experiment import Connector
 from mm1_ablate.spec.settings import component_types
 
@@ -87,3 +94,54 @@ def test_average_pool_keeps_places_apart():
 def test_grid_and_tokens_are_inverse():
     patches = torch.randn(2, 9, 5)
     assert torch.equal(to_tokens(to_grid(patches)), patches)
+
+
+@pytest.mark.parametrize("name", ["attention_pool", "perceiver_resampler"])
+def test_heads_must_divide_the_encoders_width_when_the_file_is_read(name: str, tmp_path: Path):
+    text = EXPERIMENT.replace("{type: average_pool, image_tokens: 4}", f"{{type: {name}, image_tokens: 4, heads: 5}}")
+    with pytest.raises(FileErrors) as caught:
+        load_experiment(write_experiment(tmp_path, text))
+    (problem,) = caught.value.problems
+    assert pointed_at(problem).startswith("5}") and "the encoder's width, 96, is not a multiple of 5 heads" in problem.message
+    assert make(name, 4).build(40, 2, 8)(torch.randn(1, 4, 40)).shape == (1, 4, 8)
+
+
+# ---------------------------------------------------------------- a user's own
+@pytest.fixture
+def own_connector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The connector that CONTRIBUTING.md shows, in a package of the user's own, with a setting and a check."""
+    (shown,) = re.findall(r"```python\n(.*?)```", Path(__file__).parents[1].joinpath("CONTRIBUTING.md").read_text(), re.DOTALL)
+    shown = shown.replace(
+        '    type: Literal["mean"] = "mean"\n',
+        "    scale: float = 1.0\n\n    def check_grid(self, side: int) -> None:\n"
+        "        if self.image_tokens >= side * side:\n            raise ValueError(f'fewer than {side * side} tokens, please')\n",
+    )
+    (tmp_path / "our_lab").mkdir()
+    (tmp_path / "our_lab" / "connectors.py").write_text(shown)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "our_lab.connectors.Mean"
+
+
+def test_a_connector_of_ones_own_is_declared_checked_and_trained(own_connector: str, tmp_path: Path):
+    def declare(settings: str) -> Path:
+        text = EXPERIMENT.replace("{type: average_pool, image_tokens: 4}", f"{{type: {own_connector}, {settings}}}")
+        return write_experiment(tmp_path, text)
+
+    def problem(settings: str) -> tuple[str, str]:
+        with pytest.raises(FileErrors) as caught:
+            load_experiment(declare(settings))
+        (found,) = caught.value.problems
+        return pointed_at(found), found.message
+
+    assert load_experiment(declare("image_tokens: 4, scale: 2")).model.connector.scale == 2
+    at, message = problem("image_tokens: 4, scale: large")
+    assert at.startswith("large}") and "a number" in message
+    at, message = problem("image_tokens: 4, scael: 2")
+    assert at.startswith("scael") and "unknown key; expected one of" in message and "scale" in message
+    at, message = problem("image_tokens: 16")
+    assert at.startswith("16}") and "fewer than 16 tokens, please" in message
+    model = build(tiny_experiment({"model.connector": {"type": own_connector, "image_tokens": 3}}), 0)
+    tokens = model.encode_images(torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8))
+    assert tokens.shape == (2, 3, 32) and torch.equal(tokens[:, 0], tokens[:, 2])
+    tokens.sum().backward()
+    assert model.connector.project.weight.grad is not None

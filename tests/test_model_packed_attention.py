@@ -84,3 +84,23 @@ def test_initialisation_by_fan_in_has_the_declared_deviations():
 def test_an_unknown_model_type_is_named():
     with pytest.raises(ValueError, match="phy"):
         build_language_model(LanguageModel(model_type="phy"), 10, 0, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mixed", [True, False], ids=["autocast", "bfloat16"])
+@pytest.mark.parametrize("model_type", CONFIGURATIONS)
+def test_on_a_gpu_in_half_precision_one_kernel_takes_all_documents(model_type, mixed):
+    lengths = [5, 17, 300, 1, 64]
+    model = tiny(model_type).cuda().to(torch.float32 if mixed else torch.bfloat16)
+    embeddings = torch.randn(sum(lengths), 32, device="cuda", dtype=torch.float32 if mixed else torch.bfloat16, requires_grad=True)
+    layout = DocumentLayout(lengths, embeddings.device)
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].cuda()
+    with torch.autocast("cuda", torch.bfloat16, enabled=mixed), packed(model, layout) as more:
+        together = model(inputs_embeds=embeddings[None], position_ids=positions, **more).logits[0].float()
+        (gradient,) = torch.autograd.grad(together.square().sum(), embeddings)
+    assert "in_buckets" not in vars(layout)
+    with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+        alone = torch.cat([model(inputs_embeds=part[None], use_cache=False).logits[0] for part in embeddings.split(lengths)]).float()
+    (expected,) = torch.autograd.grad(alone.square().sum(), embeddings)
+    torch.testing.assert_close(together, alone, atol=0.05, rtol=0.05)
+    assert torch.nn.functional.cosine_similarity(gradient.float().flatten(), expected.float().flatten(), dim=0) > 0.99

@@ -177,6 +177,14 @@ def test_items_give_a_single_seed_the_interval_of_evaluation_noise() -> None:
     assert estimate is not None and estimate.known and estimate.method == "evaluation items only"
 
 
+def test_a_group_called_average_leaves_that_of_suites_without_its_tasks_as_it_is() -> None:
+    groups = {"average": {"tasks": ["miniature_vqa"]}}
+    study = made_up_study(["arm"], experiment={"evaluation.groups": groups})
+    results, items = noisy_results(study, {"baseline": 50, "arm": 45}, tasks=("miniature_vqa",))
+    estimate = compare(study, results, items=items).row("arm").cells["text_core/average"].estimate
+    assert estimate is not None and estimate.with_items
+
+
 def test_items_that_the_results_are_not_the_mean_of_are_left_out_and_said_so() -> None:
     study = made_up_study(["arm"])
     results, items = noisy_results(study, {"baseline": 50, "arm": 45})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from spec_files import pointed_at, problems_of, study_of, the_problem, write_experiment
+from spec_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment
 
 from mm1_ablate.spec.expansion import FileErrors, FileProblem, Study
 
@@ -64,8 +64,8 @@ def test_included_files_may_include_and_lie_elsewhere(tmp_path: Path) -> None:
         (PART.replace("data.mixture.text", "data.mixture.txt"), "data.mixture.txt", "txt"),
         (PART.replace("arm: short", "arm: shrt"), "shrt", "there is no arm 'shrt'"),
         (PART.replace("is: below", "is: lower"), "lower", "'above', 'below' or 'within'"),
-        (PART.replace("seeds: [5, 6]", "everywhere: {training.steps: 200}"), "everywhere", "'everywhere' differs from that of"),
-        (PART.replace("experiment.yaml", "other.yaml"), "other.yaml", "another baseline than that of"),
+        (PART.replace("seeds: [5, 6]", "everywhere: {training.step: 200}"), "training.step", "no such path"),
+        (PART.replace("experiment.yaml", "othr.yaml"), "othr.yaml", "there is no experiment file"),
     ],
 )
 def test_mistakes_are_told_in_the_file_that_makes_them(tmp_path: Path, part: str, at: str, message: str) -> None:
@@ -74,6 +74,35 @@ def test_mistakes_are_told_in_the_file_that_makes_them(tmp_path: Path, part: str
     assert len(problems) == 1, [str(problem) for problem in problems]
     assert Path(problems[0].file).name == "part.yaml"
     assert pointed_at(problems[0]).startswith(at) and message in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("declared", "own"),
+    [
+        (PART.replace("seeds: [5, 6]", "everywhere: {training.steps: 200}"), 200),
+        (PART.replace("experiment.yaml", "other.yaml"), 700),
+    ],
+)
+def test_a_file_with_another_baseline_brings_it_along(tmp_path: Path, declared: str, own: int) -> None:
+    write_experiment(tmp_path, EXPERIMENT.replace("steps: 500", "steps: 700"), "other.yaml")
+    study = included(tmp_path, declared)
+    assert [(arm.name, arm.baseline) for arm in study.arms] == [
+        ("baseline", "baseline"),
+        ("part/baseline", "part/baseline"),
+        ("short", "part/baseline"),
+        ("no-text", "part/baseline"),
+    ]
+    assert study.arm("baseline").experiment.training.steps == 500
+    assert study.arm("part/baseline").experiment.training.steps == study.arm("no-text").experiment.training.steps == own
+    assert study.sweep.seeds == [0] and study.row_count == len(study.trials) == 4
+
+
+def test_what_such_a_file_says_of_its_baseline_is_about_its_own(tmp_path: Path) -> None:
+    expected = "  - {arm: baseline, than: short, metric: shot_8/average, is: above, because: it learns more}\n"
+    part = PART.replace("seeds: [5, 6]", "everywhere: {training.steps: 200}") + expected
+    study = included(tmp_path, part + "paper: {table: figure5d_synthetic_captions, rows: {baseline: with VeCap, short: without VeCap}}\n")
+    assert [(expectation.arm, expectation.than) for expectation in study.sweep.expect] == [("short", None), ("part/baseline", "short")]
+    assert dict(study.published[0].rows) == {"short": "without VeCap", "part/baseline": "with VeCap"}
 
 
 def test_a_group_name_that_two_files_use_is_told_with_both_files(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from mm1_ablate.spec.expansion import Study, load_study
-from mm1_ablate.study.cost import GPU_PEAKS, GPU_UTILISATION, RowContent, estimate, training_flops, trial_tokens
+from mm1_ablate.spec.gpus import GPUS, UTILISATION
+from mm1_ablate.spec.sweep import Budget, Resources
+from mm1_ablate.study.cost import Machines
 from mm1_ablate.study.plan import Plan, plan, plan_together
+from mm1_ablate.study.rows import trial_tokens
 from mm1_ablate.study.sizes import count_rows
 from mm1_ablate.study.store import Store
 
@@ -143,43 +146,11 @@ def test_counted_rows_agree_with_what_training_sees(study: Study):
     assert (len(batch.tokens) - images) / 64 == pytest.approx(content.text_tokens, rel=0.1)
 
 
-def test_flops_agree_with_those_that_torch_counts():
-    """Forward and backward of a step, operation by operation; attention left out, for torch counts its masked half too."""
-    import torch
-    from tiny import tiny_experiment
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from mm1_ablate.data.images import ImagePipeline
-    from mm1_ablate.data.loader import BatchLoader
-    from mm1_ablate.data.tokenizer import load_tokenizer
-    from mm1_ablate.model.multimodal import build
-    from mm1_ablate.model.size import count_parameters
-
-    language = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256, "tie_word_embeddings": True}
-    # A stem (48 x 32) that is small beside the blocks: its missing input gradient is not in the rule.
-    encoder = {"type": "vision_transformer", "image_size": 8, "patches_per_side": 2, "width": 32, "depth": 2, "heads": 2}
-    changes = {
-        "model.language_model.configuration": language,
-        "model.image_encoder": encoder,
-        "training.steps": 1,
-        "training.warmup_steps": 0,
-    }
-    experiment = tiny_experiment({**changes, "training.batch_rows": 16})
-    image_tokens, pipeline = experiment.model.connector.image_tokens, ImagePipeline(8)
-    ((batch,),) = list(BatchLoader(experiment.data, load_tokenizer("miniature"), image_tokens, pipeline, 0, 1, 16))
-    with FlopCounterMode(display=False) as counter:
-        torch.nn.functional.cross_entropy(build(experiment, 0)(batch), batch.targets).backward()
-    counted = sum(flops for operation, flops in counter.get_flop_counts()["Global"].items() if "attention" not in str(operation))
-    text = len(batch.tokens) - len(batch.image_positions)
-    content = RowContent(text / 16, len(batch.images) / 16, document_tokens=0, measured=True)
-    ours = training_flops(experiment, count_parameters(experiment), trial_tokens(experiment, content), content)
-    assert ours == pytest.approx(counted, rel=0.05)
-
-
 def test_sizes_are_counted_once_and_remembered(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
     first = plan(study, store)
     monkeypatch.setattr("mm1_ablate.model.size.count_parameters", lambda experiment: pytest.fail("counted again"))
     monkeypatch.setattr("mm1_ablate.study.sizes.count_rows", lambda experiment: pytest.fail("counted again"))
+    monkeypatch.setattr("mm1_ablate.model.rehearsal.rehearse_connector", lambda *settings: pytest.fail("rehearsed again"))
     assert [row.flops for row in plan(study, store).rows] == [row.flops for row in first.rows]
 
 
@@ -223,11 +194,48 @@ def test_nothing_left_costs_nothing(study: Study, store: Store):
     assert planned.to_do == () and planned.cost.cpu_hours == 0
 
 
-def test_gpu_hours_are_operations_over_peak_and_utilisation():
-    cost = estimate(3.6e21, gpus=8, finished=[])
-    assert cost.cpu_hours is None
-    assert cost.gpu_hours["H100"] == pytest.approx(3.6e21 / (GPU_PEAKS["H100"] * GPU_UTILISATION) / 3600)
-    assert "estimate" in cost.basis
+def on_gpus(study: Study, **resources: object) -> Study:
+    return replace(study, sweep=study.sweep.model_copy(update={"resources": Resources(**resources)}))  # type: ignore[arg-type]
+
+
+def test_gpu_hours_are_operations_over_peak_and_utilisation(study: Study, store: Store):
+    planned = plan_together([on_gpus(study, gpus=1, gpu="A100-80GB")], store)
+    remaining = sum(row.flops for row in planned.to_do)
+    assert planned.cost.cpu_hours is None and "estimate" in planned.cost.basis
+    assert planned.cost.gpu_hours == {"A100-80GB": pytest.approx(remaining / (GPUS["A100-80GB"].single * UTILISATION) / 3600)}
+    assert planned.rows[0].cost.gpu_hours["A100-80GB"] == pytest.approx(planned.cost.gpu_hours["A100-80GB"] / 6, rel=0.3)
+    faster = plan_together([on_gpus(study, gpus=1)], store, machines=Machines(("H100", "H200"), 0.8))
+    assert set(faster.cost.gpu_hours) == {"H100", "H200"} and "80%" in faster.cost.basis
+
+
+def test_gpus_that_are_asked_about_are_reckoned_for_a_study_that_has_none(study: Study, store: Store):
+    planned = plan_together([study], store, machines=Machines(("L40S",)))
+    assert planned.cost.gpu_hours["L40S"] > 0 and planned.rows[0].cost.gpu_hours["L40S"] > 0
+    assert plan(study, store).cost.gpu_hours == {}
+
+
+def test_json_of_a_trial_has_its_cost_by_part(study: Study, store: Store):
+    content = json.loads(json.dumps(plan_together([study], store, machines=Machines(("H100",))).to_json(), allow_nan=False))
+    for trial in content["trials"]:
+        parts = trial["flops_by_part"]
+        assert parts["total"] == trial["flops"] == pytest.approx(sum(value for name, value in parts.items() if name != "total"))
+        assert set(parts) == {"image_encoder", "connector", "blocks", "head", "attention", "total"}
+        memory = trial["memory_per_worker"]
+        assert memory["total"] > memory[memory["largest"]] > 0 and trial["gpu_hours"]["H100"] > 0 and trial["does_not_fit"] == []
+
+
+def test_what_a_plan_says_of_a_gpu_that_is_too_small(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
+    from mm1_ablate.commands.show import summary
+
+    monkeypatch.setitem(GPUS, "H100", replace(GPUS["H100"], memory=2**20))
+    lines = summary(plan_together([study], store, machines=Machines(("H100",))))
+    (line,) = [line for line in lines if "does not fit" in line]
+    assert line.startswith("baseline/seed-0, baseline/seed-1 and 4 others: does not fit an H100 in one process")
+
+
+def test_a_gpu_that_nobody_knows_is_an_error_with_those_that_are():
+    with pytest.raises(ValueError, match=r"plans know H100, .* no 'TPU'"):
+        Resources(gpu="TPU")
 
 
 def test_a_plan_above_its_budget_says_so(study: Study, store: Store):
@@ -286,3 +294,19 @@ def test_preparations_are_shared_and_listed(tiny_sweep: Path, store: Store):
     planned = plan(load_study(tiny_sweep), store)
     assert len(planned.preparations) == 4  # an encoder and a language model for each seed
     assert all(preparation.status == "run" and preparation.trials == 3 and preparation.flops > 0 for preparation in planned.preparations)
+
+
+def test_studies_that_are_planned_together_share_their_budgets(tiny_sweep: Path) -> None:
+    def with_budget(hours: float | None) -> Study:
+        study = load_study(tiny_sweep)
+        return replace(study, sweep=study.sweep.model_copy(update={"budget": Budget(cpu_hours=hours)}))
+
+    store = Store(tiny_sweep.parent / "store")
+    needed = plan(with_budget(None), store).cost.cpu_hours
+    assert needed is not None
+    halves = [with_budget(0.6 * needed), with_budget(0.6 * needed)]
+    assert plan_together(halves, store).over_budget == () and plan(halves[0], store).over_budget
+    (line,) = plan_together([with_budget(0.4 * needed), with_budget(0.4 * needed)], store).over_budget
+    assert line.startswith("together: ")
+    (line,) = plan_together([with_budget(0.6 * needed), with_budget(None)], store).over_budget
+    assert line.startswith("tiny: ")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mm1_ablate.spec.contents import Look
-    from mm1_ablate.spec.expansion import Study
+    from mm1_ablate.spec.expansion import Check, Study
+    from mm1_ablate.study.store import Store
 
 SOME_FAILED = 1
 FILE_IS_WRONG = 2
@@ -65,7 +66,8 @@ def store_folder(text: str | Path) -> Path:
     if "://" in str(text):
         stop(
             FILE_IS_WRONG,
-            f"--store {text}: a store is a folder, local or on storage that all nodes share; addresses such as s3:// are not supported yet",
+            f"--store {text}: a store is a folder, not an address: trials are locked and files renamed, which object storage cannot do;"
+            " name a folder on a disk, or on NFS, EFS or FSx where several nodes share it (docs/cluster.md). Data may be read from s3://",
         )
     folder = Path(text)
     if folder.exists() and not folder.is_dir():
@@ -90,11 +92,21 @@ def using_store(store: Path) -> Iterator[None]:
         raise
 
 
-def read_studies(paths: Sequence[Path], look: Look = "contents") -> list[Study]:
+def checks() -> list[Check]:
+    """What is found out about experiments before anything begins, beside what their files and their data say."""
+    from mm1_ablate.evaluation.fit_check import overflows
+    from mm1_ablate.model.check import wrong_encoder
+
+    return [overflows, wrong_encoder]
+
+
+def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:
     """Studies of the sweep files. Every problem of every file is printed before the command ends with 2.
 
     Args:
         look: how far to look at the data; commands that begin something check that all is there.
+        begins: whether it must be possible to begin with them: see `checks`.
+        store: where an earlier run may have recorded what data holds that is not here. Nothing: all data must be here.
     """
     from mm1_ablate.spec.expansion import load_study
     from mm1_ablate.spec.yaml_file import FileErrors
@@ -107,7 +119,7 @@ def read_studies(paths: Sequence[Path], look: Look = "contents") -> list[Study]:
             problems += 1
             continue
         try:
-            studies.append(load_study(path, look))
+            studies.append(load_study(path, look, checks() if begins else (), store.recorded_contents if store else None))
         except FileErrors as errors:
             for problem in errors.problems:
                 say(str(problem))
@@ -117,8 +129,16 @@ def read_studies(paths: Sequence[Path], look: Look = "contents") -> list[Study]:
     return studies
 
 
-def read_study(path: Path, look: Look = "contents") -> Study:
-    return read_studies([path], look)[0]
+def read_study(path: Path, look: Look = "contents", begins: bool = False) -> Study:
+    return read_studies([path], look, begins)[0]
+
+
+def read_finished(path: Path, store: Store) -> Study:
+    """The study of a sweep file, for commands that look at what the store has: the data may be on another machine."""
+    (study,) = read_studies([path], store=store)
+    if study.from_record:
+        say(f"not here, so taken to be what the last run saw: {'; '.join(study.from_record)}")
+    return study
 
 
 def missing_file(path: Path) -> str | None:

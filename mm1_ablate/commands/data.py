@@ -32,8 +32,8 @@ def arm_of(study: Study, name: str | None) -> Arm:
 def look_at_data(path: Path, arm_name: str | None, sample: int, shown: int, seed: int, console: Console) -> tuple[Arm, Inspection]:
     """Look at the data of an arm, with a bar; ends the command with 2 where it cannot be read."""
     arm = arm_of(read_study(path), arm_name)
-    sources = {identity_of(source): (("data", "sources", name), source) for name, source in arm.experiment.data.sources.items()}
-    ready({key: sources[key] for key in sources}, console)
+    data = arm.experiment.data
+    ready({identity_of(data.sources[name]): (("data", "sources", name), data.sources[name]) for name in data.shares()}, console)
     with bar(console, bytes_are_counted=False) as report:
         try:
             inspection = inspect(arm.experiment, sample, shown, seed=seed, threads=(os.cpu_count() or 2) - 1, report=report)
@@ -57,19 +57,27 @@ def facts(arm: Arm, inspection: Inspection) -> list[str]:
     used_up = [
         source.name for source in inspection.sources if (most := experiment.data.sources[source.name].max_epochs) and source.epochs >= most
     ]
-    if used_up:
+    if len(used_up) == len(inspection.sources):
+        rows = inspection.rows_that_the_data_makes
+        when = "before the training's last step" if rows is None else f"at step {rows // training.batch_rows + 1:,} of {training.steps:,}"
+        told.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
+    elif used_up:
         told.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
     if inspection.split:
         told.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
     for name, reasons in inspection.dropped.items():
         told.append(f"Left out of {name}, because no row can hold them: {_listed(reasons)}, of the rows packed.")
+    for source in inspection.sources:
+        if source.unmatched:
+            told.append(f"{source.name} was joined without {_listed(source.unmatched)}.")
     limits = {name: source.max_bad_share for name, source in experiment.data.sources.items()}
     for source in inspection.sources:
         own = limits[source.name]
         limit = experiment.data.max_bad_share if own is None else own
         if source.bad_share > limit:
+            would = "would" if source.bad.is_too_bad(limit, source.documents) else "may"
             told.append(
-                f"A run would stop: {percent(source.bad_share)} of {source.name} cannot be read, {percent(limit)} is allowed"
+                f"A run {would} stop: {percent(source.bad_share)} of {source.name} cannot be read, {percent(limit)} is allowed"
                 f" ({describe_bad(source.bad)}). Repair the files, or raise data.sources.{source.name}.max_bad_share."
             )
     return told
@@ -93,7 +101,7 @@ def show_data(arm: Arm, inspection: Inspection, console: Console) -> None:
             source.data_type,
             percent(source.share),
             count(source.documents),
-            f"{source.epochs:.3g}",
+            f"{source.epochs:.3g}" if source.epochs < 100 else f"{source.epochs:,.0f}",
             spread(source.text_tokens),
             spread(source.images_per_document),
             spread(source.shorter_side),
@@ -127,6 +135,7 @@ def to_json(inspection: Inspection) -> dict[str, Any]:
     return {
         "rows": inspection.rows,
         "rows_packed": inspection.rows_packed,
+        "rows_that_the_data_makes": inspection.rows_that_the_data_makes,
         "fill": inspection.fill,
         "tokens": inspection.tokens,
         "split": inspection.split,

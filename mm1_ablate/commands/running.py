@@ -13,13 +13,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, INTERRUPTED, SOME_FAILED, console, read_study, say, stop, tell
+from mm1_ablate.commands.common import (
+    BUDGET_FORBIDS,
+    FILE_IS_WRONG,
+    INTERRUPTED,
+    SOME_FAILED,
+    console,
+    read_finished,
+    read_study,
+    say,
+    stop,
+    tell,
+)
 from mm1_ablate.commands.readiness import make_ready
 from mm1_ablate.commands.show import summary
 from mm1_ablate.spec.expansion import Study
 from mm1_ablate.study.files import read_json_or_nothing, write_json
 from mm1_ablate.study.names import no_longer_named, remember
-from mm1_ablate.study.plan import Plan, plan
+from mm1_ablate.study.plan import TRAINED, Plan, plan
 from mm1_ablate.study.store import Store
 
 if TYPE_CHECKING:
@@ -33,12 +44,12 @@ def run_sweep(
     path: Path, root: Path, *, address: str | None = None, cpus: int | None = None, retry: bool = False, evaluate_only: bool = False
 ) -> int:
     """Do what a sweep lacks and show the comparison; returns the exit code."""
-    study, store = read_study(path, "contents" if evaluate_only else "check"), Store(root)
+    study, store = read_study(path, "contents" if evaluate_only else "check", begins=True), Store(root)
     planned = plan(study, store, retry)
     tell_plan(planned, store)
     if planned.over_budget and not evaluate_only:
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
-    to_do = [row for row in planned.to_do if row.status == "evaluate" or not evaluate_only]
+    to_do = [row for row in planned.to_do if row.status in TRAINED or not evaluate_only]
     if to_do:
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
@@ -47,6 +58,7 @@ def run_sweep(
         if outcome.elsewhere:
             tell(f"another run works on {', '.join(outcome.elsewhere)}")
     else:
+        store.write_study(study)
         what = "no evaluation is missing" if evaluate_only else "all trials have been run"
         tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
     if not any(store.has_scores(trial) for trial in study.trials):
@@ -68,6 +80,7 @@ def tell_plan(planned: Plan, store: Store) -> None:
 
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
     """Run what is missing, with a live table, mirrored into MLflow as it ends."""
+    from mm1_ablate.study.cluster import ClusterUnfit
     from mm1_ablate.study.live import watch
     from mm1_ablate.study.scheduler import ResourcesMissing, run_study
     from mm1_ablate.study.tracking import mirroring
@@ -78,8 +91,8 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
             return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
     except ResourcesMissing as error:
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
-    except ConnectionError as error:
-        stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection")
+    except (ConnectionError, ClusterUnfit) as error:
+        stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection, and what every node can do with the store")
 
 
 def say_failures(study: Study, store: Store) -> int:
@@ -119,7 +132,6 @@ def remembering(path: Path) -> Iterator[dict[str, Any]]:
     known = len(remembered)
     yield remembered
     if len(remembered) > known:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, remembered)
 
 
@@ -133,7 +145,8 @@ def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
 
 def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, dict[str, int | float | str]]:
     """What each arm takes, saw and answered, so that the report can name in what arms differ more than was declared."""
-    from mm1_ablate.spec.fingerprint import canonical, fingerprint, short
+    from mm1_ablate.spec.fingerprint import digest, evaluation_identity, short
+    from mm1_ablate.spec.tasks import task_identities
 
     costs: dict[str, dict[str, int | float | str]] = {}
     (study,) = planned.studies
@@ -152,7 +165,7 @@ def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) ->
                     "rows of a batch": experiment.training.batch_rows,
                     **seen(study, store, name),
                     **epochs_read(study, store, name),
-                    "evaluation": short(fingerprint(canonical(experiment.evaluation))),
+                    "evaluation": short(digest(evaluation_identity(experiment, "", task_identities(experiment.evaluation)))),
                     **({"evaluation items": answered[name]} if name in answered else {}),
                     **trained_by(study, store, name),
                 },
@@ -287,7 +300,7 @@ def open_ui(path: Path | None, root: Path, port: int, browser: bool) -> int:
     from mm1_ablate.study.tracking import MirrorFailed
 
     store = Store(root)
-    study = read_study(path) if path is not None else None
+    study = read_finished(path, store) if path is not None else None
     if not store.root.is_dir():
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
+from mm1_ablate.study.cost import in_gib
+from mm1_ablate.study.measured import MeasuredCost
 from mm1_ablate.study.names import no_longer_named
 from mm1_ablate.study.plan import Plan, PlanRow
 from mm1_ablate.study.store import Store
@@ -21,6 +23,7 @@ COLOURS = {
     "run": "cyan",
     "resume": "cyan",
     "evaluate": "cyan",
+    "rescore": "cyan",
     "running": "blue",
     "interrupted": "yellow",
     "failed": "red",
@@ -30,8 +33,8 @@ COLOURS = {
 
 NAME_WIDTH = 20
 """Columns that a name and a reason get at least; names are broken at it where they do not fit."""
-NAMES_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 120, 100
-"""Widths of a terminal from which on a plan has room for whole names, the sizes of the model's parts, and tokens."""
+NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
+"""Widths of a terminal from which on a plan has room for whole names, memory and hours, the sizes of the model's parts, and tokens."""
 
 
 def coloured(status: str) -> Text:
@@ -74,6 +77,10 @@ def show_plan(plan: Plan, console: Console) -> None:
         numbers["text tokens"] = lambda row: count(row.tokens.text)
         numbers["image tokens"] = lambda row: count(row.tokens.image_tokens)
     numbers["FLOPs"] = lambda row: f"{row.flops:.1e}"
+    if console.width >= COSTS_FIT:
+        numbers["memory"] = lambda row: in_gib(row.cost.memory.total)
+        if gpu := next(iter(plan.cost.gpu_hours), None):
+            numbers[f"{gpu} hours"] = lambda row: f"{row.cost.gpu_hours[gpu]:,.3g}" if gpu in row.cost.gpu_hours else ""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", overflow="fold", min_width=NAME_WIDTH)
     table.add_column("fingerprint", style="dim", no_wrap=True)
@@ -110,6 +117,8 @@ def summary(plan: Plan) -> list[str]:
         elif plan.cost.cpu_hours is not None:
             lines.append(f"to be done: about {hours(plan.cost.cpu_hours)} of one CPU core")
         lines[-1] += f" ({plan.cost.basis})"
+        lines += [line for cost in plan.measured for line in measured_in_words(cost)]
+    lines += costs_in_words(plan)
     if not all(row.rows_measured for row in plan.rows):
         lines.append("tokens are as declared where the data cannot be opened here, or not before it is indexed")
     if plan.provisional:
@@ -119,6 +128,39 @@ def summary(plan: Plan) -> list[str]:
     for study in plan.studies:
         prefix = f"{study.name}: " if len(plan.studies) > 1 else ""
         lines.append(prefix + plan.detectable[study.name].in_words())
+    return lines
+
+
+def costs_in_words(plan: Plan) -> list[str]:
+    """Sums over all trials, the most memory, and what does not fit where."""
+    tokens = [row.tokens for row in plan.rows]
+    sums = (sum(each.text for each in tokens), sum(each.image_tokens for each in tokens), sum(row.flops for row in plan.rows))
+    lines = [f"in all: {count(sums[0])} text tokens, {count(sums[1])} image tokens, {sums[2]:.1e} FLOPs"]
+    largest = max(plan.rows, key=lambda row: row.cost.memory.total)
+    memory, part = largest.cost.memory, largest.cost.memory.largest
+    share = f"{part} {in_gib(getattr(memory, part))} of it"
+    lines.append(f"memory of one worker: at most about {in_gib(memory.total)}, {largest.name} ({share}; an estimate)")
+    misfits: dict[str, list[str]] = {}
+    for row in plan.rows:
+        for line in row.cost.misfits:
+            misfits.setdefault(line, []).append(row.name)
+    for line, names in misfits.items():
+        others = f" and {len(names) - 2} others" if len(names) > 3 else ""
+        lines.append(f"{', '.join(names[:2] if others else names)}{others}: {line}")
+    if uncounted := [row.name for row in plan.rows if not row.flops_counted]:
+        lines.append(f"a part cannot be run without values, so its operations are taken by its parameters: {', '.join(uncounted)}")
+    return lines
+
+
+def measured_in_words(cost: MeasuredCost) -> list[str]:
+    """What measured steps say, beside what had been reckoned."""
+    lines = [f"as measured on {cost.device}: about {hours(cost.hours)} {'of GPUs' if cost.on_gpu else 'of one CPU core'}"]
+    for probe in cost.probes:
+        data = ", made-up data" if probe.made_up_data else ""
+        speed = f"{probe.operations_per_second:.2g} FLOPs a second"
+        memory = f"memory {in_gib(probe.peak_bytes)}, reckoned {in_gib(probe.expected_bytes)}"
+        step = f"{probe.seconds_per_step:.3g} s a step of one worker, by {probe.steps} steps{data}"
+        lines.append(f"  {probe.name}: {step}; {speed}; {memory}")
     return lines
 
 

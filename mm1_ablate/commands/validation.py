@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.commands.common import missing_file
+from mm1_ablate.commands.common import checks, missing_file
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
         problem = {"file": str(path), "line": None, "column": None, "path": "", "message": missing.partition(": ")[2], "hint": ""}
         return FileReport(str(path), problems=[problem], text=missing)
     try:
-        study = load_study(path, "nowhere" if without_data else "check")
+        study = load_study(path, "nowhere" if without_data else "check", checks())
     except FileErrors as errors:
         keys = ("file", "line", "column", "path", "message", "hint")
         problems = [{key: _plain(getattr(problem, key)) for key in keys} for problem in errors.problems]

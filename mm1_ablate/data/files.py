@@ -245,7 +245,7 @@ def _nothing(pattern: str, path: str, is_folder: bool, exists: Any) -> str:
     """What to say of a pattern without files."""
     which = f"'{pattern}'" if path in pattern else f"'{path}' (of '{pattern}')"
     if is_folder:
-        return f"{which} is a folder, not files; write which of its files, such as '{path.rstrip('/')}/*.tar'"
+        return f"{which} is a folder, not files; write which of its files, such as '{path.rstrip('/')}/*.tar' or /*.parquet"
     folder = posixpath.dirname(path)
     while posixpath.dirname(folder) not in ("", folder):
         if not glob.has_magic(folder) and exists(folder):

@@ -1,8 +1,7 @@
 """Images in, one tensor of a batch out: uint8 pixels of the encoder's size, or features that a frozen encoder made of them before.
 
-The shorter side is fitted and the middle is cut out, as timm does at crop 1.0. Resizing is deterministic: area averaging of squares
-whose side divides, antialiased bicubic otherwise, in torch's integer arithmetic: within two levels of PIL's bicubic, at about a third
-of the time of decoding and resizing. Normalisation is the encoder's, on its device.
+The shorter side is fitted and the middle is cut out, as timm does at crop 1.0 (`resizing`); or, where sub-images are declared, an image
+becomes several (`sub_images`). Normalisation is the encoder's, on its device.
 """
 
 from __future__ import annotations
@@ -12,62 +11,18 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from mm1_ablate.data.documents import Image, Unreadable
+from mm1_ablate.data.resizing import resize
+from mm1_ablate.data.sub_images import views_of
+from mm1_ablate.spec.experiment import SubImages
 
-LONGEST = 4
-"""Times the shorter side that the longer one may be before its ends are cut off ahead of resizing: only the middle square is seen, and a
-banner of 10000 x 3 pixels would be drawn 746666 pixels wide to be 224 high."""
-
-
-def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [N, height, width, 3] to uint8 [N, size, size, 3]."""
-    height, width = pixels.shape[1:3]
-    if height == width == size:
-        return pixels
-    if height == width and height % size == 0:
-        return _averaged(pixels, height // size)
-    return np.stack([_bicubic(picture, size) for picture in pixels])
-
-
-def _averaged(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """The mean of each square of `factor` pixels a side, rounded."""
-    # Adding strides is ten times as quick as numpy's sum over short axes.
-    rows = np.zeros(pixels[:, ::factor].shape, np.uint32)
-    for offset in range(factor):
-        rows += pixels[:, offset::factor]
-    squares = np.zeros(rows[:, :, ::factor].shape, np.uint32)
-    for offset in range(factor):
-        squares += rows[:, :, offset::factor]
-    squares += factor * factor // 2
-    squares //= factor * factor
-    return squares.astype(np.uint8)
-
-
-def _bicubic(picture: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [height, width, 3] to uint8 [size, size, 3]."""
-    picture = picture[_middle(picture.shape[0], LONGEST * picture.shape[1]), _middle(picture.shape[1], LONGEST * picture.shape[0])]
-    height, width = picture.shape[:2]
-    shorter = min(height, width)
-    # Rounded as torchvision's Resize and CenterCrop do, so that no picture is half a pixel off.
-    fitted = (size * height // shorter, size * width // shorter)
-    top, left = (round((side - size) / 2) for side in fitted)
-    # Torch's integer kernel takes the channels last, as they lie in the picture.
-    image = torch.from_numpy(np.require(picture, requirements=["C", "W"])).permute(2, 0, 1)[None]
-    resized = interpolate(image, size=fitted, mode="bicubic", antialias=True, align_corners=False)
-    return resized[0, :, top : top + size, left : left + size].permute(1, 2, 0).numpy()
-
-
-def _middle(side: int, most: int) -> slice:
-    """The middle `most` of a side, or one fewer, so that it stays the middle."""
-    cut = max(0, side - most + 1) // 2
-    return slice(cut, side - cut)
+__all__ = ["FeatureCache", "ImagePipeline", "Views", "resize"]
 
 
 class FeatureCache:
@@ -129,6 +84,17 @@ class FeatureCache:
         os.replace(names, folder / "keys.json")
 
 
+class Views(NamedTuple):
+    """What an encoder sees of several images."""
+
+    pixels: Tensor
+    """uint8 [V, 3, size, size], or float32 [V, patches, width] where features are kept: the views of the readable images, in order."""
+    counts: list[int]
+    """Views of each readable image; 1 without sub-images."""
+    unreadable: dict[int, Unreadable]
+    """Why the others cannot be had, by place, in order."""
+
+
 class ImagePipeline:
     """Loads the images of a batch at the encoder's size.
 
@@ -136,9 +102,18 @@ class ImagePipeline:
         image_size: pixels a side that the encoder takes.
         features: what a frozen encoder made of images before. Batches of images that it knows all of are handed out as features.
         threads: that decode and resize beside the caller, who waits for them; 0: the caller does it. Does not change what comes out.
+        sub_images: how images become several.
+
+    Raises:
+        ValueError: features are of whole images, so they do not go with sub-images.
     """
 
-    def __init__(self, image_size: int, features: FeatureCache | None = None, threads: int = 0) -> None:
+    def __init__(
+        self, image_size: int, features: FeatureCache | None = None, threads: int = 0, sub_images: SubImages | None = None
+    ) -> None:
+        if features is not None and sub_images is not None:
+            raise ValueError("kept features are of whole images, not of sub-images")
+        self.sub_images = sub_images
         self.image_size = image_size
         self.features = features
         self.threads = threads
@@ -148,7 +123,7 @@ class ImagePipeline:
         return {**self.__dict__, "_pool": None}
 
     def load(self, images: Sequence[Image]) -> Tensor:
-        """uint8 [I, 3, size, size], or float32 [I, patches, width] if all are cached. No images: I = 0.
+        """uint8 [V, 3, size, size], or float32 [V, patches, width] if all are cached; without sub-images V is the number of images.
 
         Raises:
             Unreadable: the first image that cannot be had.
@@ -160,6 +135,11 @@ class ImagePipeline:
 
     def load_readable(self, images: Sequence[Image]) -> tuple[Tensor, dict[int, Unreadable]]:
         """The images that can be had, in order, as `load` gives them; and why the others cannot, by place, in order."""
+        pixels, _, unreadable = self.load_views(images)
+        return pixels, unreadable
+
+    def load_views(self, images: Sequence[Image]) -> Views:
+        """The images that can be had, and of how many views each is made."""
         pictures: dict[int, np.ndarray | Unreadable] = {}
         places: Sequence[int] = range(len(images))
         if self.features is not None:
@@ -168,14 +148,17 @@ class ImagePipeline:
             pictures = dict(zip(places, self._load_all([images[place] for place in places]), strict=True))
             if all(isinstance(picture, Unreadable) for picture in pictures.values()):
                 known = [image.key for place, image in enumerate(images) if place not in pictures]
-                return torch.from_numpy(self.features.get(known)), _unreadable(pictures)
+                return Views(torch.from_numpy(self.features.get(known)), [1] * len(known), _unreadable(pictures))
             places = [place for place in range(len(images)) if place not in pictures]
         pictures.update(zip(places, self._load_all([images[place] for place in places]), strict=True))
         readable = [picture for _, picture in sorted(pictures.items()) if isinstance(picture, np.ndarray)]
-        pixels = np.empty((len(readable), self.image_size, self.image_size, 3), np.uint8)
-        for place, picture in enumerate(readable):
-            pixels[place] = picture
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), _unreadable(pictures)
+        counts = [len(picture) for picture in readable]
+        pixels = np.empty((sum(counts), self.image_size, self.image_size, 3), np.uint8)
+        place = 0
+        for picture in readable:
+            pixels[place : place + len(picture)] = picture
+            place += len(picture)
+        return Views(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), counts, _unreadable(pictures))
 
     def _load_all(self, images: Sequence[Image]) -> list[np.ndarray | Unreadable]:
         if not self.threads or len(images) < 2:
@@ -186,14 +169,19 @@ class ImagePipeline:
         return [picture for run in self._executor().map(self._load_run, runs) for picture in run]
 
     def _load_run(self, images: Sequence[Image]) -> list[np.ndarray | Unreadable]:
-        """Each picture at the encoder's size: uint8 [size, size, 3]."""
+        """The views of each picture: uint8 [views, size, size, 3]."""
         pictures: list[np.ndarray | Unreadable] = []
         for image in images:
             try:
-                pictures.append(resize(image.load()[None], self.image_size)[0])
+                pictures.append(self._views(image.load()))
             except Unreadable as error:
                 pictures.append(error)
         return pictures
+
+    def _views(self, picture: np.ndarray) -> np.ndarray:
+        if self.sub_images is None:
+            return resize(picture[None], self.image_size)
+        return views_of(picture, self.image_size, self.sub_images)
 
     def _executor(self) -> ThreadPoolExecutor:
         # Threads do not come along when a process forks.

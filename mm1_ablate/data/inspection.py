@@ -75,6 +75,8 @@ class SourceContent:
     bad: SourceTally
     """Reasons and examples of what cannot be read; of documents and of images."""
     left_out: dict[str, int]
+    unmatched: dict[str, int] = field(default_factory=dict)
+    """Of a source that joins two: how many of either found no partner, by reason. Of all of it, not of the sample."""
     epochs: float = 0.0
     """How often the training reads the source, reckoned from the rows packed."""
     read_documents: int = 0
@@ -118,6 +120,8 @@ class Inspection:
     rows_packed: int
     """Rows that were packed to see how they fill."""
     fill: float
+    rows_that_the_data_makes: int | None
+    """All there are, where they end (`max_epochs`) before the training does and among the rows packed; else nothing."""
     tokens: float
     """Of the whole training: what the model reads, image tokens as the connector makes them."""
     split: dict[str, int] = field(default_factory=dict)
@@ -224,6 +228,7 @@ def _look_at(
         sides=dict(sorted(frequent.items(), key=lambda pair: -pair[1])[:5]),
         bad=tally,
         left_out=left_out,
+        unmatched=getattr(getattr(opened, "source", opened), "unmatched", {}),  # also where `keep` stands before it
     )
 
 
@@ -239,7 +244,7 @@ def _packed(
     report: Callable[[str, int, int], None],
 ) -> Inspection:
     """How rows fill and how often sources are read, from the first rows that a trial of this seed would see."""
-    image_tokens = experiment.model.connector.image_tokens
+    image_tokens = experiment.model.image_tokens_at_most
     in_all = experiment.training.steps * experiment.training.batch_rows
     packed = open_rows(data, tokenizer, seed)
     # What sampling has told already would otherwise stop the look at the rows in the middle: here nothing is trained.
@@ -270,6 +275,7 @@ def _packed(
         rows=in_all,
         rows_packed=rows,
         fill=packed.fill,
+        rows_that_the_data_makes=rows if rows < min(most_rows, in_all) else None,
         tokens=tokens * in_all / max(rows, 1),
         split={name: one["split"] for name, one in account.items() if one["split"]},
         dropped={name: one["dropped"] for name, one in account.items() if one["dropped"]},
@@ -279,7 +285,7 @@ def _packed(
 
 def _as_seen(document: TokenisedDocument, tokenizer: Tokenizer, pipeline: ImagePipeline, image_tokens: int) -> ShownDocument | None:
     """A packed document with its images at the encoder's size; nothing where what cannot be decoded leaves nothing."""
-    readable, pixels = load_images([document], pipeline)
+    readable, pixels, _ = load_images([document], pipeline)
     if not readable:
         return None
     pictures = iter(pixels.permute(0, 2, 3, 1).numpy())

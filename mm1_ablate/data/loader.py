@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ class Batch:
     image_positions: Tensor
     """int64 [I * image tokens]: where image tokens go, image by image."""
     images: Tensor
-    """uint8 [I, 3, size, size], or float32 [I, patches, width]; I may be 0."""
+    """uint8 [I, 3, size, size], or float32 [I, patches, width]; I may be 0. Sub-images are images of their own here, side by side."""
     documents: list[str]
     """Keys of the documents."""
 
@@ -64,12 +65,13 @@ class Batch:
 def lay_out(
     documents: Sequence[TokenisedDocument], image_tokens: int, padding: int, pipeline: ImagePipeline, tally: Tally | None = None
 ) -> Batch:
-    """A batch of these documents, every image as `image_tokens` positions.
+    """A batch of these documents, every image as `image_tokens` positions for each of its views (one, without sub-images).
 
     What cannot be decoded is left out, and counted in the tally if there is one: a captioned document with its image, an image alone
     of an interleaved one.
     """
-    documents, images = load_images(documents, pipeline, tally)
+    documents, images, counts = load_images(documents, pipeline, tally)
+    views = iter(counts)
     tokens: list[int] = []
     positions: list[int] = []
     lengths: list[int] = []
@@ -81,8 +83,9 @@ def lay_out(
         for segment in document.segments:
             here = len(tokens)
             if isinstance(segment, Image):
-                tokens += [padding] * image_tokens
-                image_positions += range(here, here + image_tokens)
+                own = image_tokens * next(views)
+                tokens += [padding] * own
+                image_positions += range(here, here + own)
             else:
                 tokens += segment
                 # Nothing in a document comes before its first token, so nothing predicts it.
@@ -105,9 +108,9 @@ def lay_out(
 
 def load_images(
     documents: Sequence[TokenisedDocument], pipeline: ImagePipeline, tally: Tally | None = None
-) -> tuple[Sequence[TokenisedDocument], Tensor]:
-    """The documents without what cannot be decoded, and their images [I, ...] in order as the pipeline gives them."""
-    images, unreadable = pipeline.load_readable([image for document in documents for image in document.images])
+) -> tuple[Sequence[TokenisedDocument], Tensor, list[int]]:
+    """The documents without what cannot be decoded, the views [I, ...] of their images in order, and how many views each image has."""
+    images, views, unreadable = pipeline.load_views([image for document in documents for image in document.images])
     readable: list[TokenisedDocument] = []
     rows: list[int] = []
     place = row = 0
@@ -123,7 +126,11 @@ def load_images(
             readable.append(rest)
             rows += range(row, row + count - len(lost))
         place, row = place + count, row + count - len(lost)
-    return (readable, images[rows]) if unreadable else (documents, images)
+    if not unreadable:
+        return documents, images, views
+    starts = list(accumulate(views, initial=0))
+    kept = [view for row in rows for view in range(starts[row], starts[row + 1])]
+    return readable, images[kept], [views[row] for row in rows]
 
 
 def without_images(document: TokenisedDocument, lost: set[int]) -> TokenisedDocument | None:
@@ -197,7 +204,7 @@ class BatchLoader:
     Args:
         data: sources, mixture and packing.
         tokenizer: of the language model.
-        image_tokens: what the connector makes of an image. Does not change which documents a batch holds.
+        image_tokens: what the connector makes of an image, or of each of its views. Does not change which documents a batch holds.
         image_pipeline: loads the images of a batch.
         seed: of the order of documents.
         steps: batches in all.

@@ -77,7 +77,7 @@ def _number(document: Document, name: str) -> float:
         if isinstance(value, bool | str) or value is None:
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Unreadable(f"no number in column '{name}'", document.key) from None
     if not isfinite(number):
         raise Unreadable(f"no number in column '{name}'", document.key)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from math import ceil, inf, sqrt
 from typing import Any
 
 from mm1_ablate.data.documents import Unreadable
@@ -17,7 +18,9 @@ from mm1_ablate.data.documents import Unreadable
 EXAMPLES = 3
 """Examples that are named for each reason: the first ones."""
 ENOUGH = 200
-"""Documents (or images) that are looked at before a share of bad ones means anything; of a smaller source, all of them."""
+"""Documents (or images) among which a share of bad ones means something; of a smaller source, all of them."""
+DEVIATIONS = 3
+"""Standard deviations by which more must be bad than is allowed, before that is no matter of chance."""
 
 
 class TooMuchBadData(ValueError):
@@ -82,14 +85,42 @@ class SourceTally:
             both.examples[reason] = [*self.examples.get(reason, []), *other.examples.get(reason, [])][:EXAMPLES]
         return both
 
-    def bad_share(self, enough: int = 1) -> float:
+    def bad_share(self) -> float:
         """The share that is lost: of documents drawn, plus of images that documents name, plus of images that batches ask for.
 
-        To first order that is the share of captioned documents lost. A stage counts once it has looked at `enough`.
+        To first order that is the share of captioned documents lost.
         """
+        return min(1.0, sum(bad / seen for bad, seen in self._stages if seen))
+
+    def is_too_bad(self, limit: float, length: int) -> bool:
+        """Whether more than `limit` of the source is lost: for certain, or beyond chance.
+
+        For certain, if it were so although all that is left of the epoch were good. Beyond chance, if what was seen of the source holds
+        more than a source at the limit would, by `DEVIATIONS` (its bad data counted as in a Poisson process).
+
+        Args:
+            length: documents of one epoch.
+        """
+        images: float = length * (self.images + self.missing_images) / max(1, self.documents)
+        # How many images an epoch has is known where documents have one each, or after an epoch.
+        is_known = images == length or self.drawn >= length
+        certain = share = 0.0
+        fewest = inf
+        for place, ((bad, seen), whole) in enumerate(zip(self._stages, (length, images, images), strict=True)):
+            if bad:
+                whole = whole or seen
+                if place == 0 or is_known:
+                    certain += bad / (whole * max(1, ceil(round(seen / whole, 6))))
+                looked_at = max(seen, min(ENOUGH, whole))
+                share += bad / looked_at
+                fewest = min(fewest, looked_at)
+        return limit < 1 and (certain > limit or share > limit + DEVIATIONS * sqrt(limit / fewest))
+
+    @property
+    def _stages(self) -> tuple[tuple[int, int], ...]:
+        """At each stage at which data is lost: how much, and of how much."""
         named = self.images + self.missing_images
-        stages = (self.bad_documents, self.drawn), (self.missing_images, named), (self.unreadable_images, self.loaded_images)
-        return sum(bad / seen for bad, seen in stages if seen >= max(enough, 1))
+        return (self.bad_documents, self.drawn), (self.missing_images, named), (self.unreadable_images, self.loaded_images)
 
 
 class Tally:
@@ -109,17 +140,17 @@ class Tally:
         return self.sources[name]
 
     def check(self) -> None:
-        """Stop if too much is bad, once enough has been seen to say so.
+        """Stop if too much is bad, as soon as that can be said.
 
         Raises:
             TooMuchBadData: naming the source, its share, the reasons and the first examples.
         """
         for name, limit in self.limits.items():
             tally = self.sources[name]
-            if tally.bad and (share := tally.bad_share(min(ENOUGH, self.lengths[name]))) > limit:
+            if tally.is_too_bad(limit, self.lengths[name]):
                 raise TooMuchBadData(
-                    f"{share:.1%} of source '{name}' cannot be read (of {tally.drawn:,} documents drawn), more than the {limit:.1%} "
-                    f"allowed: {describe_bad(tally)}. Repair or remove these files, or allow more with "
+                    f"{tally.bad_share():.1%} of source '{name}' cannot be read (of {tally.drawn:,} documents drawn), more than the "
+                    f"{limit:.1%} allowed: {describe_bad(tally)}. Repair or remove these files, or allow more with "
                     f"data.sources.{name}.max_bad_share (or data.max_bad_share for all sources)",
                     self.state(),
                 )

@@ -104,7 +104,8 @@ def _of_transformers(name: str) -> Tokenizer:
     padding = loaded.eos_token_id if loaded.pad_token_id is None else loaded.pad_token_id
 
     def encode(text: str) -> list[int]:
-        return loaded.encode(text, add_special_tokens=False)
+        # Text that happens to spell the end of a document, as web pages about language models do, is text.
+        return loaded.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode(tokens: Sequence[int]) -> str:
         return loaded.decode(tokens, skip_special_tokens=True)

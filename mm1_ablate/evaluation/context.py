@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from mm1_ablate.evaluation.shared_attention import Layer, Reading, attending, can_share
+
 if TYPE_CHECKING:
     from mm1_ablate.model.multimodal import MultimodalModel
 
@@ -25,44 +27,79 @@ class Context:
     """Rows of what was read so far. Reading on makes a new one and leaves this one as it is.
 
     Attributes:
-        layers: keys and values of each layer, [B, heads, S, size] each; none where nothing was read.
+        layers: keys and values of each layer, [B, heads, S, size] each, of what was read after the prefix; none where nothing was.
         seen: bool [B, S], false at gaps.
-        lengths: int64 [B], tokens read: the next token's position.
+        lengths: int64 [B], tokens read, the prefix included: the next token's position.
+        prefix: what rows share, P rows without a prefix of their own.
+        prefix_of: int64 [B], each row's row of the prefix.
     """
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[Layer, ...]
     seen: Tensor
     lengths: Tensor
+    prefix: Context | None = None
+    prefix_of: Tensor | None = None
 
     @classmethod
     def nothing(cls, rows: int, device: torch.device) -> Context:
         """Rows that have read nothing."""
         return cls((), torch.ones(rows, 0, dtype=torch.bool, device=device), torch.zeros(rows, dtype=torch.long, device=device))
 
+    @classmethod
+    def after(cls, contexts: Sequence[Context], rows: Sequence[int]) -> Context:
+        """Rows that read on from one of several contexts of one row each, none of them with a prefix, without a copy of these.
+
+        Args:
+            rows: of each row, the number of its context.
+        """
+        prefix = join(contexts)
+        device = prefix.lengths.device
+        prefix_of = torch.tensor(rows, device=device)
+        seen = torch.ones(len(rows), 0, dtype=torch.bool, device=device)
+        return cls((), seen, prefix.lengths.index_select(0, prefix_of), prefix, prefix_of)
+
     def select(self, rows: Tensor) -> Context:
-        """The rows of these indices [R]; one may occur many times."""
-        if len(self.lengths) == 1:  # the same for all: no copy
-            count = len(rows)
-            layers = tuple((keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in self.layers)
-            return Context(layers, self.seen.expand(count, -1), self.lengths.expand(count))
+        """The rows of these indices [R]; one may occur many times. What is shared is not copied."""
         layers = tuple((keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.layers)
-        return Context(layers, self.seen.index_select(0, rows), self.lengths.index_select(0, rows))
+        prefix_of = None if self.prefix_of is None else self.prefix_of.index_select(0, rows)
+        return Context(layers, self.seen.index_select(0, rows), self.lengths.index_select(0, rows), self.prefix, prefix_of)
+
+    def branch(self, rows: Tensor) -> Context:
+        """As `select`, for many rows that continue few: these become their prefix, where they have none themselves."""
+        if self.prefix is not None:
+            return self.select(rows)
+        seen = torch.ones(len(rows), 0, dtype=torch.bool, device=rows.device)
+        return Context((), seen, self.lengths.index_select(0, rows), self, rows)
+
+    def flat(self) -> Context:
+        """The same rows, each with a copy of its prefix."""
+        if self.prefix is None or self.prefix_of is None:
+            return self
+        before = self.prefix.select(self.prefix_of)
+        if not self.layers:
+            return before
+        layers = tuple(
+            (torch.cat([keys, more_keys], 2), torch.cat([values, more_values], 2))
+            for (keys, values), (more_keys, more_values) in zip(before.layers, self.layers, strict=True)
+        )
+        return Context(layers, torch.cat([before.seen, self.seen], 1), self.lengths)
 
     def separate(self) -> list[Context]:
-        """Each row alone, without its gaps."""
-        kept = [seen.nonzero().flatten() for seen in self.seen]
+        """Each row alone, without its gaps and without a prefix."""
+        whole = self.flat()
+        kept = [seen.nonzero().flatten() for seen in whole.seen]
         return [
             Context(
-                tuple((keys[row : row + 1, :, kept[row]], values[row : row + 1, :, kept[row]]) for keys, values in self.layers),
-                self.seen[row : row + 1, kept[row]],
-                self.lengths[row : row + 1],
+                tuple((keys[row : row + 1, :, kept[row]], values[row : row + 1, :, kept[row]]) for keys, values in whole.layers),
+                whole.seen[row : row + 1, kept[row]],
+                whole.lengths[row : row + 1],
             )
             for row in range(len(kept))
         ]
 
 
 def join(contexts: Sequence[Context]) -> Context:
-    """Rows of several contexts in one batch, shorter ones with a gap at their end."""
+    """Rows of several contexts without a prefix in one batch, shorter ones with a gap at their end."""
     if len(contexts) == 1:
         return contexts[0]
     longest = max(context.seen.shape[1] for context in contexts)
@@ -79,40 +116,53 @@ def join(contexts: Sequence[Context]) -> Context:
     return Context(layers, seen, torch.cat([context.lengths for context in contexts]))
 
 
-def _cache(context: Context) -> DynamicCache:
-    """A cache of transformers with these keys and values; it concatenates, so it never writes into them."""
-    cache = DynamicCache()
-    for number, (keys, values) in enumerate(context.layers):
-        cache.update(keys[:, :, :0], values[:, :, :0], number)  # makes the layer
-        layer: Any = cache.layers[number]
-        layer.keys, layer.values = keys, values
-    return cache
-
-
 def read_on(model: MultimodalModel, context: Context, embeddings: Tensor, valid: Tensor, scored: Tensor) -> tuple[Context, Tensor]:
     """Read further tokens after a context.
 
     Args:
         embeddings: [B, T, D], padded on the right.
-        valid: bool [B, T], false at padding.
-        scored: bool [B, T], where logits are wanted; there must be one at least.
+        valid: bool [B, T], false at padding; each row has one true at least.
+        scored: bool [B, T], where logits are wanted, at valid positions; there must be one at least.
 
     Returns:
         The longer context, and logits [number scored, V] in the order of rows, then positions.
     """
-    seen = torch.cat([context.seen, valid], dim=1)
     # Padding takes the position of the last token before it: never one beyond the model's context.
     positions = (context.lengths[:, None] + valid.cumsum(1) - 1).clamp(min=0)
-    output: Any = model.language_model(
-        inputs_embeds=embeddings,
-        attention_mask=seen.long(),
-        position_ids=positions,
-        past_key_values=_cache(context),
-        use_cache=True,
-        logits_to_keep=scored,
-    )
+    lengths = context.lengths + valid.sum(1)
+    language_model: Any = model.language_model
+    if not can_share(language_model):
+        arguments = {"inputs_embeds": embeddings, "position_ids": positions, "logits_to_keep": scored}
+        return _read_on_with_cache(language_model, context.flat(), valid, lengths, arguments)
+    prefix = context.prefix
+    gaps = None if prefix is None or bool(prefix.seen.all()) else prefix.seen
+    reading = Reading(prefix.layers if prefix else (), gaps, context.prefix_of, context.layers, context.seen, valid)
+    with attending(language_model):
+        output = language_model(
+            inputs_embeds=embeddings.flatten(0, 1).index_select(0, reading.flat)[None],
+            position_ids=positions.flatten().index_select(0, reading.flat)[None],
+            logits_to_keep=scored.flatten().index_select(0, reading.flat).nonzero().flatten(),
+            attention_mask=None,
+            use_cache=False,
+            reading=reading,
+        )
+    layers = tuple(reading.read[layer] for layer in sorted(reading.read))
+    return Context(layers, reading.seen, lengths, prefix, context.prefix_of), output.logits[0]
+
+
+def _read_on_with_cache(
+    language_model: Any, context: Context, valid: Tensor, lengths: Tensor, arguments: dict[str, Any]
+) -> tuple[Context, Tensor]:
+    """As `read_on`, from a context without prefix, with the model's own attention and the cache of transformers."""
+    seen = torch.cat([context.seen, valid], dim=1)
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(context.layers):
+        cache.update(keys[:, :, :0], values[:, :, :0], number)  # makes the layer
+        layer: Any = cache.layers[number]
+        layer.keys, layer.values = keys, values  # it concatenates, so it never writes into them
+    output = language_model(**arguments, attention_mask=seen.long(), past_key_values=cache, use_cache=True)
     layers = tuple((layer.keys, layer.values) for layer in output.past_key_values.layers)
-    return Context(layers, seen, context.lengths + valid.sum(1)), output.logits
+    return Context(layers, seen, lengths), output.logits
 
 
 def last_of(valid: Tensor) -> Tensor:

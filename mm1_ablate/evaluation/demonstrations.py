@@ -1,19 +1,19 @@
 """Which solved items stand before a question.
 
-A pure function of the evaluation seed, the task's name, the group and the policy (for `per_query` the question too): never of the
-batch size or of which process asks. Nested: the 4-shot demonstrations are the first four of the 8-shot ones.
+A pure function of the evaluation seed, the task's name, the group, the policy, and what cannot be shown: never of the batch size or of
+which process asks. Nested: the 4-shot demonstrations are the first four of the 8-shot ones.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mm1_ablate.spec.evaluation import Demonstrations, Sets
 
 if TYPE_CHECKING:
     from mm1_ablate.data.documents import Item
-
-Policy = Literal["per_task", "per_query"]
 
 
 def _drawn(generator: random.Random, count: int) -> Iterator[int]:
@@ -25,25 +25,56 @@ def _drawn(generator: random.Random, count: int) -> Iterator[int]:
         moved[other] = moved.get(position, position)
 
 
-def demonstrations(query: Item, pool: Sequence[Item], shots: int, seed: int, task: str, policy: Policy) -> tuple[Item, ...]:
+def dealt(queries: Sequence[Item], policy: Demonstrations, seed: int, task: str) -> list[int]:
+    """The set of demonstrations that each query gets: one of `sets: k`, 0 where all have one, -1 where each has its own.
+
+    Within a group the queries take turns in random order, so that all sets get the same number of them, give or take one.
+    """
+    if not isinstance(policy, Sets):
+        return [0 if policy == "per_task" else -1] * len(queries)
+    groups: dict[str, list[int]] = {}
+    for place, query in enumerate(queries):
+        groups.setdefault(query.group, []).append(place)
+    numbers = [0] * len(queries)
+    for group, places in groups.items():
+        for turn, member in enumerate(_drawn(_generator(seed, task, group, "dealt"), len(places))):
+            numbers[places[member]] = turn % policy.sets
+    return numbers
+
+
+def demonstrations(
+    query: Item,
+    pool: Sequence[Item],
+    shots: int,
+    seed: int,
+    task: str,
+    policy: Demonstrations,
+    set_number: int = 0,
+    usable: Callable[[Item], bool] = lambda item: True,
+) -> tuple[Item, ...]:
     """The `shots` solved items that stand before a question, the first one first.
 
     Args:
         query: the question. Neither it nor another question about its picture is among them: it then takes the next one.
         pool: solved items of the question's group.
-        policy: `per_task`: the same for all questions of a group (MM1); `per_query`: drawn for each (OpenFlamingo).
+        policy: `per_task`: the same for all questions of a group (MM1); `sets: k`: one of k; `per_query`: drawn for each (OpenFlamingo).
+        set_number: which of the k sets.
+        usable: whether an item can be shown; the next one takes the place of one that cannot. Asked only of those whose turn it is.
 
     Raises:
         ValueError: where the pool is too small.
     """
     if not shots:
         return ()
-    key = [str(seed), task, query.group, policy] + ([query.id] if policy == "per_query" else [])
+    if isinstance(policy, Sets):
+        generator = _generator(seed, task, query.group, "sets", str(set_number))
+    else:
+        generator = _generator(seed, task, query.group, policy, *([query.id] if policy == "per_query" else []))
     chosen: list[Item] = []
-    for index in _drawn(random.Random("\n".join(key)), len(pool)):
+    for index in _drawn(generator, len(pool)):
         candidate = pool[index]
         same_picture = candidate.image is not None and query.image is not None and candidate.image.key == query.image.key
-        if candidate.id != query.id and not same_picture:
+        if candidate.id != query.id and not same_picture and usable(candidate):
             chosen.append(candidate)
             if len(chosen) == shots:
                 return tuple(chosen)
@@ -51,3 +82,7 @@ def demonstrations(query: Item, pool: Sequence[Item], shots: int, seed: int, tas
         f"evaluation.tasks: {task}, group '{query.group}': {shots} shots need as many demonstrations,"
         f" there are {len(chosen)} beside the question"
     )
+
+
+def _generator(seed: int, *key: str) -> random.Random:
+    return random.Random("\n".join([str(seed), *key]))

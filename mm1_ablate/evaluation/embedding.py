@@ -12,7 +12,7 @@ from torch import Tensor
 from mm1_ablate.evaluation.prompts import TokenisedPrompt
 
 if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Image
+    from mm1_ablate.data.documents import Image, Unreadable
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.model.multimodal import MultimodalModel
 
@@ -38,31 +38,66 @@ class PromptEmbedder:
         self.device = next(model.parameters()).device
         self.encoded = 0
         """Images that went through the encoder."""
+        self.unreadable: dict[str, Unreadable] = {}
+        """Why images cannot be read, by key."""
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._bytes = 0
+        self._lengths: dict[str, int] = {}
 
-    def _image_tokens(self, images: Sequence[Image]) -> list[Tensor]:
-        """[n, D] of each image."""
+    def look_at(self, images: Sequence[Image]) -> None:
+        """Encode images that are not kept yet; those that cannot be read are remembered in `unreadable`."""
+        self._encoded([image for image in images if image.key not in self.unreadable])
+
+    def _encoded(self, images: Sequence[Image]) -> dict[str, Tensor]:
+        """Image tokens [n, D] by key of the images that are readable."""
         needed = {image.key: image for image in images}
         missing = [image for key, image in needed.items() if key not in self._kept]
         found = {key: self._kept[key] for key in needed if key in self._kept}
         for start in range(0, len(missing), self.batch_images):
             batch = missing[start : start + self.batch_images]
-            tokens = self.model.encode_images(self.pipeline.load(batch).to(self.device))
-            self.encoded += len(batch)
+            loaded, views, unreadable = self.pipeline.load_views(batch)
+            self.unreadable.update((batch[place].key, error) for place, error in unreadable.items())
+            readable = [image for place, image in enumerate(batch) if place not in unreadable]
+            if not readable:
+                continue
+            # Sub-images follow one another, so an image's tokens are those of its views end to end.
+            tokens = self.model.encode_images(loaded.to(self.device)).flatten(0, 1).split([self.model.image_tokens * own for own in views])
+            self.encoded += len(readable)
             # A copy of each: else one kept image would hold its whole batch in memory.
-            found.update((image.key, own.clone()) for image, own in zip(batch, tokens, strict=True))
-        for key in needed:
-            self._kept[key] = found[key]
+            found.update((image.key, own.clone()) for image, own in zip(readable, tokens, strict=True))
+        for key, tokens in found.items():
+            if key not in self._kept:
+                self._bytes += tokens.nbytes
+            self._kept[key] = tokens
             self._kept.move_to_end(key)
-        while self._kept and len(self._kept) * found[next(iter(needed))].nbytes > self.kept_bytes:
-            self._kept.popitem(last=False)
+            self._lengths[key] = len(tokens)
+        while self._bytes > self.kept_bytes:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.nbytes
+        return found
+
+    def tokens_of(self, image: Image) -> int:
+        """How many tokens an image takes: of one that was looked at what it took, of others the most that it can take."""
+        return self._lengths.get(image.key, self.model.image_tokens_at_most)
+
+    def _image_tokens(self, images: Sequence[Image]) -> list[Tensor]:
+        """[n, D] of each image.
+
+        Raises:
+            Unreadable: one of them is.
+        """
+        found = self._encoded(images)
+        for image in images:
+            if image.key not in found:
+                raise self.unreadable[image.key]
         return [found[image.key] for image in images]
 
     def __call__(self, prompts: Sequence[TokenisedPrompt]) -> tuple[Tensor, Tensor]:
         """Embeddings [B, T, D] padded on the right, and which of them are valid, bool [B, T]."""
-        count = self.model.image_tokens
+        images = [image for prompt in prompts for image in prompt.images]
+        tokens = self._image_tokens(images)
+        counts = iter(map(len, tokens))
         rows: list[list[int]] = []
-        images: list[Image] = []
         places: list[tuple[int, int]] = []
         for number, prompt in enumerate(prompts):
             row: list[int] = []
@@ -70,15 +105,14 @@ class PromptEmbedder:
                 if isinstance(segment, tuple):
                     row += segment
                 else:
-                    images.append(segment)
+                    count = next(counts)
                     places += [(number, len(row) + offset) for offset in range(count)]
                     row += [self.padding] * count
             rows.append(row)
         embeddings, valid = self.tokens(rows)
         if images:
             row_index, column = torch.tensor(places, device=self.device).unbind(1)
-            tokens = torch.cat(self._image_tokens(images))
-            embeddings = embeddings.index_put((row_index, column), tokens.to(embeddings.dtype))
+            embeddings = embeddings.index_put((row_index, column), torch.cat(tokens).to(embeddings.dtype))
         return embeddings, valid
 
     def tokens(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -2,224 +2,208 @@
 
 Prompts are made and their lengths checked for all tasks before anything is generated. Then, task by task, questions go through in
 batches; those of a batch may have different demonstrations, which are read once, kept while a later batch needs them, and read on
-from for the next higher number of shots.
+from for the next higher number of shots. Predictions (`predict`) and their scores (`scores.scored`) are two steps, because scores can
+be computed again without a model.
+
+Several processes share the batches; what comes out is the same for any batch size and number of processes. On a CPU in float32
+predictions are equal and log-likelihoods equal to 1e-5; in half precision, or on a GPU, the order of summation can turn a near tie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pandas
 import torch
 
-from mm1_ablate.evaluation.context import Context, join, needs_equal_lengths, read_on
-from mm1_ablate.evaluation.demonstrations import demonstrations
+from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.evaluation.context import Context, needs_equal_lengths
+from mm1_ablate.evaluation.contexts import Contexts
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.generation import generate
-from mm1_ablate.evaluation.likelihood import choice_log_likelihoods
+from mm1_ablate.evaluation.held_out import measure, prepare_documents
+from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
-from mm1_ablate.evaluation.prompts import TokenisedPrompt, continuation, demonstration, question, render, shown, tokenise
-from mm1_ablate.evaluation.scores import Judged, summarise, table
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.protocols import load_tasks
+from mm1_ablate.evaluation.questions import ContextOverflow, Prepared, Question, check_context, needs, prepare
+from mm1_ablate.evaluation.scores import Asked, coverage, item_scores, merged, predictions_table, scored, summarise
 from mm1_ablate.spec.progress import Progress
 
 if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Item
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.data.tokenizer import Tokenizer
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.spec.experiment import Evaluation, Experiment
+    from mm1_ablate.spec.experiment import Experiment
 
-__all__ = ["ContextOverflow", "check_context", "evaluate", "prepare", "summarise"]
+__all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare", "scored", "summarise"]
 
-
-class ContextOverflow(ValueError):
-    """A prompt and its answer do not fit into the model's context."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One item, ready to be asked.
-
-    Attributes:
-        solved: its demonstrations at the highest number of shots; fewer shots take the first ones.
-        demonstrations: the same, tokenised.
-        choices: tokens of each choice, for tasks of kind choose.
-        shown: the question as people read it.
-    """
-
-    item: Item
-    prompt: TokenisedPrompt
-    solved: tuple[Item, ...]
-    demonstrations: tuple[TokenisedPrompt, ...]
-    choices: tuple[tuple[int, ...], ...]
-    stop: tuple[str, ...]
-    shown: str
-
-    def set_at(self, shots: int) -> tuple[str, ...]:
-        """The ids of the demonstrations at a number of shots: which context it continues."""
-        return tuple(item.id for item in self.solved[:shots])
-
-    def length(self, shots: int, image_tokens: int) -> int:
-        """Tokens of the prompt."""
-        return sum(part.length(image_tokens) for part in (*self.demonstrations[:shots], self.prompt))
+Report = Callable[[Progress], None]
+Wanted = Callable[[str, int, int], bool]
+"""Whether to ask a task at a number of shots under an evaluation seed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A task with all its questions, tokenised."""
-
-    task: Task
-    shots: tuple[int, ...]
-    questions: tuple[Question, ...]
+def everything(task: str, shots: int, evaluation_seed: int) -> bool:
+    """All that an experiment asks."""
+    return True
 
 
-def prepare(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -> Prepared:
-    """Draw the items and their demonstrations, and tokenise them.
+class _Asker:
+    """Asks the questions of one task, batch by batch."""
 
-    Raises:
-        LookupError: where an item lacks what the prompt names.
-        ValueError: where there are too few demonstrations, or nothing to ask.
-    """
-    shots = tuple(sorted(evaluation.shots)) if task.family == "image" else (0,)
-    items = task.items.open(split=evaluation.split, count=evaluation.items, seed=evaluation.seed)
-    pools: dict[str, list[Item]] = {}
-    for item in items.demonstrations:
-        pools.setdefault(item.group, []).append(item)
-    solved_prompts: dict[str, TokenisedPrompt] = {}
-
-    def solved_prompt(item: Item) -> TokenisedPrompt:
-        if item.id not in solved_prompts:
-            solved_prompts[item.id] = tokenise(demonstration(task.prompt, task.separator, item), tokenizer)
-        return solved_prompts[item.id]
-
-    questions = []
-    for item in items.queries:
-        parts, space = question(task.prompt, item)
-        if not parts:
-            raise ValueError(f"task {task.task}, item {item.id}: nothing stands before the answer, so there is nothing to ask")
-        solved = demonstrations(item, pools.get(item.group, []), max(shots), evaluation.seed, task.task, evaluation.demonstrations)
-        questions.append(
-            Question(
-                item=item,
-                prompt=tokenise(parts, tokenizer),
-                solved=solved,
-                demonstrations=tuple(solved_prompt(other) for other in solved),
-                choices=tuple(continuation(parts, space, choice, tokenizer) for choice in item.choices) if task.kind == "choose" else (),
-                stop=tuple("".join(str(part) for part in render(text, item, item.fields)) for text in task.stop),
-                shown=shown(parts),
-            )
-        )
-        if task.kind == "choose" and (item.correct is None or not all(questions[-1].choices) or not item.choices):
-            raise ValueError(f"task {task.task}, item {item.id}: expected choices, none of them empty, and which is right")
-    if not questions:
-        raise ValueError(f"task {task.task}: no items")
-    return Prepared(task, shots, tuple(questions))
-
-
-def check_context(prepared: Prepared, image_tokens: int, context_length: int) -> None:
-    """Whether every prompt and its answer fit.
-
-    Raises:
-        ContextOverflow: naming the task and the number of shots.
-    """
-    for shots in prepared.shots:
-        prompt, answer = max(
-            (
-                (one.length(shots, image_tokens), max((len(choice) for choice in one.choices), default=prepared.task.max_new_tokens))
-                for one in prepared.questions
-            ),
-            key=sum,
-        )
-        if prompt + answer > context_length:
-            raise ContextOverflow(
-                f"evaluation: task {prepared.task.task} at {shots} shots needs {prompt + answer} tokens of context ({prompt} of prompt,"
-                f" where an image takes {image_tokens}, and {answer} of answer), and the language model has {context_length};"
-                " use fewer shots or image tokens, or a longer context"
-            )
-
-
-class _Contexts:
-    """Contexts of demonstration sets, read once and kept while needed. A set of more shots reads on from the same set of fewer."""
-
-    def __init__(self, embedder: PromptEmbedder, shots: Sequence[int]) -> None:
+    def __init__(self, prepared: Prepared, embedder: PromptEmbedder, tokenizer: Tokenizer, wanted: Wanted = everything) -> None:
+        self.prepared = prepared
+        self.wanted = wanted
         self.embedder = embedder
-        self.shots = shots
-        self._kept: dict[tuple[str, ...], Context] = {}
+        self.tokenizer = tokenizer
+        self.contexts = Contexts(embedder, prepared.shots)
+        self.equal_lengths = needs_equal_lengths(embedder.model)
 
-    def before(self, batch: Sequence[Question], shots: int) -> Context:
-        """The demonstrations of each question, [B]."""
-        if not shots:
-            return Context.nothing(len(batch), self.embedder.device)
-        fewer = max((other for other in self.shots if other < shots), default=0)
-        missing = {one.set_at(shots): one for one in batch if one.set_at(shots) not in self._kept}
-        if missing:
-            start = self.before(list(missing.values()), fewer)
-            further = [TokenisedPrompt(tuple(_segments(one.demonstrations[fewer:shots]))) for one in missing.values()]
-            embeddings, valid = self.embedder(further)
-            scored = torch.zeros_like(valid)
-            scored[0, 0] = True  # one position, as no logits are wanted
-            read, _ = read_on(self.embedder.model, start, embeddings, valid, scored)
-            self._kept.update(zip(missing, read.separate(), strict=True))
-        sets = [one.set_at(shots) for one in batch]
-        distinct = list(dict.fromkeys(sets))
-        place = {key: number for number, key in enumerate(distinct)}
-        return join([self._kept[key] for key in distinct]).select(torch.tensor([place[key] for key in sets], device=self.embedder.device))
+    def ask(self, batches: Sequence[Sequence[Question]], report: Callable[[int], None]) -> Iterator[Asked]:
+        """What comes of every question, in no particular order.
 
-    def keep_only(self, coming: Sequence[Question]) -> None:
-        """Forget what no coming question needs."""
-        needed = {one.set_at(shots) for one in coming for shots in self.shots}
-        self._kept = {key: context for key, context in self._kept.items() if key in needed}
+        Args:
+            report: called with the number of answers that are there or will never be.
+        """
+        for number, batch in enumerate(batches):
+            if not any(self.shots_of(one) for one in batch):
+                continue
+            readable, problems = self._readable(batch)
+            for one, problem in problems:
+                for shots in self.shots_of(one):
+                    yield from self._told(one, shots, None, str(problem))
+                report(len(self.shots_of(one)))
+            for shots in self.prepared.shots:
+                asking = [one for one in readable if shots in self.shots_of(one)]
+                for alike in self._alike(asking, shots):
+                    for one, prediction in zip(alike, self._answers(alike, shots), strict=True):
+                        yield from self._told(one, shots, prediction, "")
+                    report(len(alike))
+            coming = batches[number + 1] if number + 1 < len(batches) else []
+            self.contexts.keep_only([self._current(one) for one in coming])
+
+    def shots_of(self, one: Question) -> tuple[int, ...]:
+        """The numbers of shots at which to ask, as far as that is wanted. Batches and what is read before questions are those of all."""
+        task = self.prepared.task.task
+        return tuple(shots for shots in self.prepared.shots_of(one) if self.wanted(task, shots, one.evaluation_seed))
+
+    def _told(self, one: Question, shots: int, prediction: Prediction | None, problem: str) -> Iterator[Asked]:
+        """A row of the table; one for each evaluation seed where they are all alike."""
+        alike = one.evaluation_seed == self.prepared.seeds[0] and not one.before(shots)
+        for seed in self.prepared.seeds if alike else (one.evaluation_seed,):
+            ids, number, replaced = (
+                " ".join(one.set_at(shots)),
+                one.set_number if one.before(shots) else 0,
+                "; ".join(one.replaced_at(shots)),
+            )
+            yield Asked(shots, seed, one.place, one.item.id, one.item.group, ids, number, replaced, one.shown, problem, prediction)
+
+    def _current(self, one: Question) -> Question:
+        return self.prepared.without(one, self.embedder.unreadable)
+
+    def _readable(self, batch: Sequence[Question]) -> tuple[list[Question], list[tuple[Question, Unreadable]]]:
+        """Questions whose images can all be shown, others taking the place of demonstrations; and questions that cannot be asked."""
+        problems: list[tuple[Question, Unreadable]] = []
+        current = [self._current(one) for one in batch]
+        while True:
+            self.embedder.look_at([image for one in current for part in (*one.demonstrations, *one.prompts) for image in part.images])
+            asked: list[Question] = []
+            for one in current:
+                image = one.item.image if any(prompt.images for prompt in one.prompts) else None
+                if image is not None and image.key in self.embedder.unreadable:
+                    problems.append((one, self.embedder.unreadable[image.key]))
+                else:
+                    asked.append(self._current(one))
+            if all(one is other for one, other in zip(asked, current, strict=False)) and len(asked) == len(current):
+                break
+            current = asked
+        for one in current:
+            if one.replaced:  # another demonstration may be longer
+                longer = Prepared(self.prepared.task, self.prepared.shots, self.prepared.seeds, (one,), (), self.prepared.drawing)
+                model = self.embedder.model
+                check_context(self.prepared.task.task, needs(longer), model.image_tokens_at_most, model.context_length)
+        return current, problems
+
+    def _alike(self, batch: Sequence[Question], shots: int) -> Iterator[list[Question]]:
+        """The batch, in parts of equal lengths if the model needs that."""
+
+        def lengths(one: Question) -> tuple[int, int]:
+            return one.lengths(shots, self.embedder.tokens_of)
+
+        if not self.equal_lengths:
+            yield from [list(batch)] if batch else []
+        else:
+            yield from (list(part) for _, part in groupby(sorted(batch, key=lengths), lengths))
+
+    def _answers(self, batch: Sequence[Question], shots: int) -> list[Prediction]:
+        """Predictions of a batch, [B]."""
+        task, context = self.prepared.task, self.contexts.before(batch, shots)
+        if task.kind == "generate":
+            prompts = [one.prompts[0] for one in batch]
+            answers = generate(self.embedder, self.tokenizer, context, prompts, [one.stop for one in batch], task.max_new_tokens)
+            return [Prediction(one.item.id, answer.text, one.item.references) for one, answer in zip(batch, answers, strict=True)]
+        likelihoods = self._likelihoods(batch, context)
+        return [_judgement(task.kind, one, own) for one, own in zip(batch, likelihoods, strict=True)]
+
+    def _likelihoods(self, batch: Sequence[Question], context: Context) -> list[list[Likelihood]]:
+        """Of each choice of each question."""
+        if all(len(one.prompts) == 1 for one in batch):
+            return answer_likelihoods(self.embedder, context, [one.prompts[0] for one in batch], [one.choices for one in batch])
+        # Each choice has a prompt of its own, with one answer.
+        found: list[list[Likelihood]] = [[] for _ in batch]
+        rows = [(row, number) for row, one in enumerate(batch) for number in range(len(one.prompts))]
+
+        def length(row: tuple[int, int]) -> int:
+            return batch[row[0]].prompts[row[1]].length(self.embedder.tokens_of) if self.equal_lengths else 0
+
+        placed: dict[tuple[int, int], Likelihood] = {}
+        for _, part in groupby(sorted(rows, key=length), length):
+            alike = list(part)
+            own = context.select(torch.tensor([row for row, _ in alike], device=self.embedder.device))
+            prompts = [batch[row].prompts[number] for row, number in alike]
+            answers = [[batch[row].choices[number]] for row, number in alike]
+            placed.update(zip(alike, (one for (one,) in answer_likelihoods(self.embedder, own, prompts, answers)), strict=True))
+        for row, number in rows:
+            found[row].append(placed[row, number])
+        return found
 
 
-def _segments(prompts: Sequence[TokenisedPrompt]) -> Iterator[Any]:
-    for prompt in prompts:
-        yield from prompt.segments
+def _judgement(kind: str, one: Question, likelihoods: Sequence[Likelihood]) -> Prediction:
+    """The prediction that likelihoods of a question's choices, or of its one answer, make."""
+    item = one.item
+    nats = tuple(likelihood.nats for likelihood in likelihoods)
+    more: dict[str, Any] = {
+        "log_likelihoods": nats,
+        "greedy": tuple(likelihood.greedy for likelihood in likelihoods),
+        "token_counts": tuple(likelihood.tokens for likelihood in likelihoods),
+    }
+    if kind == "likelihood":
+        answer = item.references[0]
+        return Prediction(item.id, answer if likelihoods[0].greedy else "", item.references, (answer,), 0, **more)
+    if len(one.prompts) > 1:  # what is predicted is the same for all choices
+        more["byte_counts"] = (len(item.references[0].encode()),) * len(nats)
+    return Prediction(item.id, item.choices[nats.index(max(nats))], item.references, item.choices, item.correct, **more)
 
 
-def _batches(prepared: Prepared, batch_items: int, image_tokens: int, equal_lengths: bool) -> Iterator[list[int]]:
-    """Indices of questions that go through together: those with the same demonstrations beside each other, short ones first."""
+def _batches(prepared: Prepared, size: int, image_tokens: int) -> list[list[Question]]:
+    """Questions that go through together: those with the same demonstrations beside each other, short ones first."""
 
-    def lengths(number: int) -> tuple[int, ...]:
-        return tuple(prepared.questions[number].length(shots, image_tokens) for shots in prepared.shots)
-
-    def demonstration_set(number: int) -> tuple[str, ...]:
-        return prepared.questions[number].set_at(max(prepared.shots))
-
-    order = sorted(range(len(prepared.questions)), key=lambda number: (demonstration_set(number), lengths(number)))
-    parts = [list(alike) for _, alike in groupby(sorted(order, key=lengths), lengths)] if equal_lengths else [order]
-    for part in parts:
-        yield from (part[start : start + batch_items] for start in range(0, len(part), batch_items))
-
-
-def _ask(
-    prepared: Prepared, batch: Sequence[Question], context: Context, embedder: PromptEmbedder, tokenizer: Tokenizer
-) -> list[Prediction]:
-    """Predictions of a batch after a context, [B]."""
-    prompts = [one.prompt for one in batch]
-    if prepared.task.kind == "generate":
-        answers = generate(embedder, tokenizer, context, prompts, [one.stop for one in batch], prepared.task.max_new_tokens)
-        return [Prediction(one.item.id, answer.text, one.item.references) for one, answer in zip(batch, answers, strict=True)]
-    scores = choice_log_likelihoods(embedder, context, prompts, [one.choices for one in batch])
-    return [
-        Prediction(
-            one.item.id,
-            one.item.choices[own.index(max(own))],
-            one.item.references,
-            one.item.choices,
-            one.item.correct,
-            tuple(own),
+    def order(one: Question) -> tuple[Any, ...]:
+        return (
+            one.set_at(max(prepared.shots)),
+            one.set_at(0),
+            [one.lengths(shots, lambda image: image_tokens) for shots in prepared.shots],
+            one.place,
         )
-        for one, own in zip(batch, scores, strict=True)
-    ]
+
+    ordered = sorted(prepared.questions, key=order)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
 @contextmanager
-def _judging(model: MultimodalModel) -> Iterator[None]:
+def judging(model: MultimodalModel) -> Iterator[None]:
     """Dropout off and no gradients; the model is left as it was."""
     training = model.training
     model.eval()
@@ -230,47 +214,118 @@ def _judging(model: MultimodalModel) -> Iterator[None]:
         model.train(training)
 
 
+def predict(
+    model: MultimodalModel,
+    experiment: Experiment,
+    tokenizer: Tokenizer,
+    pipeline: ImagePipeline,
+    report: Report = lambda progress: None,
+    rank: int = 0,
+    ranks: int = 1,
+    wanted: Wanted = everything,
+    keep: Callable[[pandas.DataFrame], None] = lambda predictions: None,
+) -> pandas.DataFrame:
+    """Ask a model all questions of an experiment, or one process's share of them.
+
+    Args:
+        rank, ranks: which share of how many; `scores.merged` joins them.
+        wanted: what to ask; the rest is not even opened. What is asked comes out as if all were. Where no demonstrations make a difference,
+            the first evaluation seed stands for all.
+        keep: called with the predictions of each task, or this process's share of them, as soon as it has been asked.
+
+    Returns:
+        A row for each task, number of shots, evaluation seed and item, in this order: see `scores.predictions_table`.
+
+    Raises:
+        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that takes the place of one
+            with an unreadable image is too long.
+    """
+    evaluation = experiment.evaluation
+    shots, seeds = sorted({0, *evaluation.shots}), evaluation.evaluation_seeds
+    records = [task for task in load_tasks(evaluation) if any(wanted(task.task, number, seed) for number in shots for seed in seeds)]
+    if not records:
+        return pandas.DataFrame()
+    tasks = [prepare(task, evaluation, tokenizer) for task in records]
+    for prepared in tasks:
+        check_context(prepared.task.task, needs(prepared), model.image_tokens_at_most, model.context_length)
+    shares: list[list[list[Question]]] = []
+    before = 0
+    for prepared in tasks:
+        # Smaller batches where there are fewer questions than processes could take; the turns go on from task to task.
+        size = min(evaluation.batch_items, -(-len(prepared.questions) // ranks))
+        batches = _batches(prepared, size, model.image_tokens_at_most)
+        shares.append([batch for number, batch in enumerate(batches, before) if number % ranks == rank])
+        before += len(batches)
+    embedder = PromptEmbedder(model, pipeline, tokenizer.padding)
+    askers = [_Asker(prepared, embedder, tokenizer, wanted) for prepared in tasks]
+    total = sum(len(asker.shots_of(one)) for asker, share in zip(askers, shares, strict=True) for batch in share for one in batch)
+    done = 0
+
+    def progress(answers: int) -> None:
+        nonlocal done
+        done += answers
+        report(Progress(stage="evaluate", step=done, steps=total, loss=None))
+
+    tables = []
+    with judging(model):
+        for asker, share in zip(askers, shares, strict=True):
+            asked = list(asker.ask(share, progress))
+            if rank == 0:
+                asked += _left_out(asker.prepared, wanted)
+            tables.append(merged([predictions_table(asker.prepared.task, asked)], [asker.prepared.task]))
+            asker.contexts.keep_only([])
+            keep(tables[-1])
+    return merged(tables, records)
+
+
+def _left_out(prepared: Prepared, wanted: Wanted) -> Iterator[Asked]:
+    """Items that cannot be asked, at every number of shots."""
+    for place, item, problem in prepared.left_out:
+        for shots in prepared.shots:
+            for seed in prepared.seeds:
+                if wanted(prepared.task.task, shots, seed):
+                    yield Asked(shots, seed, place, item, "", "", 0, "", "", str(problem), None)
+
+
 def evaluate(
     model: MultimodalModel,
     experiment: Experiment,
     tokenizer: Tokenizer,
     pipeline: ImagePipeline,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
+    rank: int = 0,
+    ranks: int = 1,
+    gather: Callable[[pandas.DataFrame], Sequence[pandas.DataFrame]] | None = None,
 ) -> pandas.DataFrame:
-    """Score a model on all tasks of an experiment.
+    """Score a model on all tasks and held-out documents of an experiment.
+
+    Args:
+        rank, ranks: of this process among those that share the work; all of them get the whole table.
+        gather: gives every process the tables of all; nothing: `gathered`, by torch.distributed.
 
     Returns:
-        A row for each task, number of shots, metric and item, in this order, whatever the batch size: see `scores.table`.
-        Scores are of 1; `summarise` turns them into the numbers of tables.
+        A row for each task, number of shots, evaluation seed, metric and item, in this order, whatever the batch size: see
+        `scores.scored`. Scores are of 1; `summarise` turns them into the numbers of tables.
 
     Raises:
-        ContextOverflow, LookupError, ValueError: before anything is generated.
+        ContextOverflow, LookupError, ValueError: see `predict`.
     """
     evaluation = experiment.evaluation
-    tasks = [prepare(load_task(name), evaluation, tokenizer) for name in evaluation.tasks]
-    names = [prepared.task.task for prepared in tasks]
-    if len(set(names)) != len(names):
-        raise ValueError(f"evaluation.tasks: two records have the same name: {', '.join(names)}")
-    for prepared in tasks:
-        check_context(prepared, model.image_tokens, model.context_length)
-    total = sum(len(prepared.questions) * len(prepared.shots) for prepared in tasks)
-    done = 0
-    tables = []
-    equal_lengths = needs_equal_lengths(model)
-    embedder = PromptEmbedder(model, pipeline, tokenizer.padding)
-    with _judging(model):
-        for prepared in tasks:
-            contexts = _Contexts(embedder, prepared.shots)
-            judged: dict[int, dict[int, Judged]] = {shots: {} for shots in prepared.shots}
-            batches = list(_batches(prepared, evaluation.batch_items, model.image_tokens, equal_lengths))
-            for number, indices in enumerate(batches):
-                batch = [prepared.questions[index] for index in indices]
-                for shots in prepared.shots:
-                    predictions = _ask(prepared, batch, contexts.before(batch, shots), embedder, tokenizer)
-                    for index, one, prediction in zip(indices, batch, predictions, strict=True):
-                        judged[shots][index] = Judged(prediction, one.item.group, " ".join(one.set_at(shots)), one.shown)
-                    done += len(batch)
-                    report(Progress(stage="evaluate", step=done, steps=total, loss=None))
-                contexts.keep_only([prepared.questions[index] for index in batches[number + 1]] if number + 1 < len(batches) else [])
-            tables += [table(prepared.task, shots, [own[index] for index in sorted(own)]) for shots, own in judged.items()]
-    return pandas.concat(tables, ignore_index=True)
+    tasks = load_tasks(evaluation)
+    held_out = prepare_documents(model, experiment, tokenizer)
+    predictions = predict(model, experiment, tokenizer, pipeline, report, rank, ranks)
+    with judging(model):
+        documents = measure(model, held_out, tokenizer, pipeline, rank, ranks)
+    if ranks > 1:
+        gather = gather or gathered
+        predictions, documents = merged(gather(predictions), tasks), pandas.concat(gather(documents))
+    return item_scores(predictions, documents, tasks, evaluation)
+
+
+def gathered(table: pandas.DataFrame) -> list[pandas.DataFrame]:
+    """The tables of all processes of torch.distributed's default group, by rank."""
+    from torch import distributed
+
+    tables: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(tables, table)
+    return tables

@@ -1,41 +1,80 @@
-"""How likely a model finds each choice of a question: all choices of a batch of questions in one pass after what they share."""
+"""How likely a model finds answers that it is given: all choices of a batch of questions in one pass after what they share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mm1_ablate.evaluation.context import Context, last_of, read_on
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.prompts import TokenisedPrompt
 
+LOGITS_AT_ONCE = 1 << 24
+"""Logits whose logarithms are taken together: bounds the memory beside the logits themselves."""
 
-def choice_log_likelihoods(
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Of one answer.
+
+    Attributes:
+        nats: log-likelihood, summed over its tokens.
+        greedy: whether greedy decoding would give it: each token is the likeliest after those before it.
+        tokens: how many it has.
+    """
+
+    nats: float
+    greedy: bool
+    tokens: int
+
+
+def token_log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihood in nats of each target [N], float64, and whether it is the likeliest [N], from logits [N, V]."""
+    nats, greedy = [], []
+    rows = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    for part, own in zip(logits.split(rows), targets.split(rows), strict=True):
+        chosen = part.gather(1, own[:, None])[:, 0].double()
+        nats.append(chosen - part.float().logsumexp(-1).double())
+        greedy.append(part.argmax(-1) == own)
+    return torch.cat(nats), torch.cat(greedy)
+
+
+def answer_likelihoods(
     embedder: PromptEmbedder,
     context: Context,
     questions: Sequence[TokenisedPrompt],
-    choices: Sequence[Sequence[Sequence[int]]],
-) -> list[list[float]]:
-    """Log-likelihood in nats of every choice of every question, summed over the choice's tokens.
+    answers: Sequence[Sequence[Sequence[int]]],
+) -> list[list[Likelihood]]:
+    """The likelihood of every answer to every question.
 
     Args:
         context: what stands before each question, [B].
-        choices: of each question, the tokens of each choice; none is empty.
+        answers: of each question, the tokens of each answer; none is empty.
     """
     embeddings, valid = embedder(questions)
     context, logits = read_on(embedder.model, context, embeddings, valid, last_of(valid))
-    # The question's last position predicts every choice's first token, so a choice of one token costs nothing more.
-    first = logits.double().log_softmax(-1)
-    scores = [[first[row, tokens[0]].item() for tokens in own] for row, own in enumerate(choices)]
-    longer = [(row, number, tokens) for row, own in enumerate(choices) for number, tokens in enumerate(own) if len(tokens) > 1]
+    # The question's last position predicts every answer's first token, so an answer of one token costs nothing more.
+    rows = torch.tensor([row for row, own in enumerate(answers) for _ in own], device=embedder.device)
+    flat = [tokens for own in answers for tokens in own]
+    first = torch.tensor([tokens[0] for tokens in flat], device=embedder.device)
+    nats, greedy = (part.tolist() for part in token_log_likelihoods(logits.index_select(0, rows), first))
+    longer = [number for number, tokens in enumerate(flat) if len(tokens) > 1]
     if longer:
-        rows = torch.tensor([row for row, _, _ in longer], device=embedder.device)
-        embeddings, valid = embedder.tokens([tokens[:-1] for _, _, tokens in longer])
-        _, logits = read_on(embedder.model, context.select(rows), embeddings, valid, valid)
-        targets = torch.tensor([token for _, _, tokens in longer for token in tokens[1:]], device=embedder.device)
-        chosen = logits.double().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-        parts = chosen.split([len(tokens) - 1 for _, _, tokens in longer])
-        for (row, number, _), part in zip(longer, parts, strict=True):
-            scores[row][number] += part.sum().item()
-    return scores
+        embeddings, valid = embedder.tokens([flat[number][:-1] for number in longer])
+        _, logits = read_on(embedder.model, context.branch(rows[longer]), embeddings, valid, valid)
+        targets = torch.tensor([token for number in longer for token in flat[number][1:]], device=embedder.device)
+        more, likeliest = token_log_likelihoods(logits, targets)
+        lengths = [len(flat[number]) - 1 for number in longer]
+        for number, own, own_greedy in zip(longer, more.split(lengths), likeliest.split(lengths), strict=True):
+            nats[number] += own.sum().item()
+            greedy[number] = greedy[number] and bool(own_greedy.all())
+    found = iter([Likelihood(*one) for one in zip(nats, greedy, map(len, flat), strict=True)])
+    return [list(_taken(found, len(own))) for own in answers]
+
+
+def _taken(found: Iterator[Likelihood], count: int) -> Iterator[Likelihood]:
+    for _ in range(count):
+        yield next(found)

@@ -3,11 +3,14 @@
 A template holds `{image}`, `{answer}` and any of the item's fields. A demonstration is the whole template followed by the separator;
 a question is what stands before `{answer}`, white space at its end cut off. Every demonstration and the question are tokenised on
 their own: so demonstrations that many questions share are the same tokens in all of them.
+
+A template that names `{choice}` asks a question of its own for each choice, with the item's first reference as the answer of all
+(WinoGrande, where the choice stands in the middle of a sentence).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -16,9 +19,17 @@ if TYPE_CHECKING:
     from mm1_ablate.data.documents import Image, Item
     from mm1_ablate.data.tokenizer import Tokenizer
 
-IMAGE, ANSWER = "image", "answer"
+IMAGE, ANSWER, CHOICE = "image", "answer", "choice"
 IMAGE_MARK = "<image>"
 """How an image is written where a prompt is shown to people."""
+
+
+class Incomplete(LookupError):
+    """An item lacks what a prompt names. `reason` is the same for all items that lack it."""
+
+    def __init__(self, item: Item, reason: str, message: str) -> None:
+        super().__init__(f"item {item.id} has {reason}{message}")
+        self.reason = reason
 
 
 def template_pieces(template: str) -> list[tuple[str, str | None]]:
@@ -42,15 +53,16 @@ def template_fields(template: str) -> list[str]:
     return [field for _, field in template_pieces(template) if field is not None]
 
 
-def render(template: str, item: Item, values: Mapping[str, str], until: str | None = None) -> tuple[str | Image, ...]:
+def render(template: str, item: Item, values: Mapping[str, str], until: str | None = None, images: bool = True) -> tuple[str | Image, ...]:
     """A template filled in for an item: texts and images in turn, no two texts beside each other, no empty ones.
 
     Args:
         values: what the template's fields stand for, besides `{image}`.
         until: a field at which to end.
+        images: whether `{image}` shows the image, or nothing.
 
     Raises:
-        LookupError: where the item lacks a field or an image that the template names.
+        Incomplete: where the item lacks a field or an image that the template names.
     """
     parts: list[str | Image] = []
     text = ""
@@ -58,14 +70,14 @@ def render(template: str, item: Item, values: Mapping[str, str], until: str | No
         text += literal
         if field == until and field is not None:
             break
-        if field == IMAGE:
+        if field == IMAGE and images:
             if item.image is None:
-                raise LookupError(f"item {item.id} has no image, which the prompt {template!r} shows")
+                raise Incomplete(item, "no image", f", which the prompt {template!r} shows")
             parts += [text, item.image] if text else [item.image]
             text = ""
-        elif field is not None:
+        elif field is not None and field != IMAGE:
             if field not in values:
-                raise LookupError(f"item {item.id} has no field '{field}' (it has: {', '.join(sorted(values))}), which {template!r} names")
+                raise Incomplete(item, f"no field '{field}'", f" (it has: {', '.join(sorted(values))}), which {template!r} names")
             text += values[field]
     return (*parts, text) if text else tuple(parts)
 
@@ -75,18 +87,18 @@ def right_answer(item: Item) -> str:
     if item.references:
         return item.references[0]
     if item.correct is None:
-        raise LookupError(f"item {item.id} has no reference, so it cannot demonstrate an answer")
+        raise Incomplete(item, "no reference", ", so it cannot demonstrate an answer")
     return item.choices[item.correct]
 
 
-def demonstration(prompt: str, separator: str, item: Item) -> tuple[str | Image, ...]:
+def demonstration(prompt: str, separator: str, item: Item, images: bool = True) -> tuple[str | Image, ...]:
     """A solved item, with the separator after it."""
-    return render(prompt + separator, item, {**item.fields, ANSWER: right_answer(item)})
+    return render(prompt + separator, item, {**item.fields, ANSWER: right_answer(item)}, images=images)
 
 
-def question(prompt: str, item: Item) -> tuple[tuple[str | Image, ...], str]:
+def question(prompt: str, item: Item, choice: str | None = None) -> tuple[tuple[str | Image, ...], str]:
     """An item up to its answer, and the white space between the two, which belongs to the answer."""
-    parts = render(prompt, item, item.fields, until=ANSWER)
+    parts = render(prompt, item, item.fields if choice is None else {**item.fields, CHOICE: choice}, until=ANSWER)
     if parts and isinstance(parts[-1], str):
         text = parts[-1].rstrip()
         space = parts[-1][len(text) :]
@@ -104,9 +116,14 @@ class TokenisedPrompt:
     def images(self) -> list[Image]:
         return [segment for segment in self.segments if not isinstance(segment, tuple)]
 
-    def length(self, image_tokens: int) -> int:
-        """Positions that it takes, where an image takes `image_tokens`."""
-        return sum(len(segment) if isinstance(segment, tuple) else image_tokens for segment in self.segments)
+    @property
+    def text_tokens(self) -> int:
+        """Positions that its texts take."""
+        return sum(len(segment) for segment in self.segments if isinstance(segment, tuple))
+
+    def length(self, image_tokens: Callable[[Image], int]) -> int:
+        """Positions that it takes, where an image takes `image_tokens` of it."""
+        return self.text_tokens + sum(image_tokens(image) for image in self.images)
 
 
 def tokenise(parts: Sequence[str | Image], tokenizer: Tokenizer) -> TokenisedPrompt:

@@ -1,66 +1,148 @@
-"""Scores of items in a long table, and the numbers that a study compares. No torch."""
+"""Predictions in a table, the scores of items in a long table, and the numbers that a study compares. No torch.
+
+Predictions hold all that metrics need, so that changed metrics score them again without a model: `scored(predictions, tasks)`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from mm1_ablate.evaluation.metrics import Prediction
+from mm1_ablate.evaluation.loss_scores import loss_items
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References
+from mm1_ablate.spec.settings import find_component
 
 if TYPE_CHECKING:
     from mm1_ablate.evaluation.task import Task
+    from mm1_ablate.spec.evaluation import Group
+    from mm1_ablate.spec.experiment import Evaluation
 
+ASKED = [
+    "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",
+    "problem", "prediction", "correct",
+]  # fmt: skip
+LISTS = [field.name for field in fields(Prediction) if field.name not in ("item", "text", "correct")]
+"""Fields of a prediction that are lists: JSON in a table."""
+PREDICTION_COLUMNS = [*ASKED, *LISTS]
 COLUMNS = [
-    "task", "family", "shots", "item", "group", "demonstration_set", "prompt", "prediction", "log_likelihoods", "reference",
-    "metric", "primary", "score",
+    "task", "family", "shots", "evaluation_seed", "item", "group", "demonstration_set", "set_number", "replaced", "prompt", "problem",
+    "prediction", "log_likelihoods", "reference", "metric", "primary", "score",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A prediction and where it comes from.
+class Asked:
+    """An item at a number of shots under an evaluation seed: what came out, or why it could not be asked.
 
     Attributes:
+        place: the item's number in its task.
         demonstration_set: ids of the demonstrations, in order, with a space between.
+        set_number: which of several sets that is: see `demonstrations.dealt`.
+        replaced: demonstrations that could not be shown and why, with '; ' between.
         prompt: the question as people read it, without its demonstrations.
+        problem: why it could not be asked; empty where there is a prediction.
     """
 
-    prediction: Prediction
+    shots: int
+    evaluation_seed: int
+    place: int
+    item: str
     group: str
     demonstration_set: str
+    set_number: int
+    replaced: str
     prompt: str
+    problem: str
+    prediction: Prediction | None
 
 
-def table(task: Task, shots: int, judged: Sequence[Judged]) -> pandas.DataFrame:
-    """Scores of one task at one number of shots: a row for each metric and item, columns as in `COLUMNS`.
+def predictions_table(task: Task, asked: Sequence[Asked]) -> pandas.DataFrame:
+    """A row for each item, number of shots and evaluation seed, columns as in `PREDICTION_COLUMNS`; lists are JSON."""
+    rows = []
+    for one in asked:
+        row = {name: getattr(one, name) for name in ASKED if name not in ("task", "family", "prediction", "correct")}
+        prediction = one.prediction or Prediction(one.item, "", ())
+        lists = {name: json.dumps(getattr(prediction, name)) for name in LISTS}
+        rows.append(
+            {"task": task.task, "family": task.family, **row, "prediction": prediction.text, "correct": prediction.correct, **lists}
+        )
+    frame = pandas.DataFrame(rows, columns=PREDICTION_COLUMNS)
+    return frame.astype({"correct": "Int64"})
 
-    `log_likelihoods` is a JSON list (empty text where text is generated) and `reference` the right choice, the only
-    reference, or a JSON list of several, so that a stored table can be scored again without a model.
+
+def merged(parts: Sequence[pandas.DataFrame], tasks: Sequence[Task]) -> pandas.DataFrame:
+    """The predictions of several processes in one table, in the order of one process: tasks, shots, evaluation seeds, items."""
+    joined = pandas.concat(parts, ignore_index=True)
+    order = {task.task: number for number, task in enumerate(tasks)}
+    keys = joined[["task", "shots", "evaluation_seed", "place"]].assign(task=joined["task"].map(order))
+    return joined.loc[keys.sort_values(list(keys.columns), kind="stable").index].reset_index(drop=True)
+
+
+def predictions_of(table: pandas.DataFrame) -> list[Prediction]:
+    """The predictions that rows of a table hold. Fields that an older table lacks have their defaults."""
+    found = []
+    kept = [name for name in LISTS if name in table.columns]
+    for row in table.to_dict("records"):
+        lists: dict[str, Any] = {name: _tuple(json.loads(row[name])) for name in kept}
+        correct = None if pandas.isna(row["correct"]) else int(row["correct"])
+        found.append(Prediction(item=row["item"], text=row["prediction"], correct=correct, **lists))
+    return found
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(entry) for entry in value) if isinstance(value, list) else value
+
+
+def scored(predictions: pandas.DataFrame, tasks: Sequence[Task], evaluation: Evaluation) -> pandas.DataFrame:
+    """Item scores of predictions: a row for each metric and row of `predictions`, columns as in `COLUMNS`. Needs no model.
+
+    Items that could not be asked or judged have no score (NaN). `log_likelihoods` is a JSON list (empty text where text is generated) and
+    `reference` the right choice, the only reference, or a JSON list of several.
     """
-    predictions = [one.prediction for one in judged]
-    shared = {
-        "task": task.task,
-        "family": task.family,
-        "shots": shots,
-        "item": [one.item for one in predictions],
-        "group": [one.group for one in judged],
-        "demonstration_set": [one.demonstration_set for one in judged],
-        "prompt": [one.prompt for one in judged],
-        "prediction": [one.text for one in predictions],
-        "log_likelihoods": [json.dumps(one.log_likelihoods) if one.choices else "" for one in predictions],
-        "reference": [_reference(one) for one in predictions],
-    }
-    return pandas.concat(
-        [
-            pandas.DataFrame({**shared, "metric": metric.type, "primary": metric.type == task.primary, "score": metric.score(predictions)})
-            for metric in task.metrics
-        ],
-        ignore_index=True,
-    )[COLUMNS]
+    records = {task.task: task for task in tasks}
+    references = cache(lambda name: split_references(records[name], evaluation))
+    tables = []
+    for (name, _, _), rows in predictions.groupby(["task", "shots", "evaluation_seed"], sort=False):
+        task = records[str(name)]
+        answered = rows["problem"] == ""
+        own = predictions_of(rows[answered])
+        shown = rows.assign(
+            reference=pandas.Series([_reference(one) for one in own], index=rows.index[answered], dtype=object),
+            log_likelihoods=rows["log_likelihoods"].where(rows["log_likelihoods"] != "[]", ""),
+        )
+        shown["reference"] = shown["reference"].fillna("")
+        for metric in task.metrics:
+            found = metric.score(own, references(task.task) if metric.wants_split_references else None) if own else []
+            scores = pandas.Series(found, index=rows.index[answered], dtype=float)
+            answers = pandas.Series([metric.answer(one) for one in own], index=rows.index[answered], dtype=object)
+            named = shown.assign(metric=metric.type, primary=metric.type == task.primary, score=scores, prediction=answers)
+            tables.append(named.fillna({"prediction": ""})[COLUMNS])
+    return pandas.concat(tables, ignore_index=True)
+
+
+def item_scores(
+    predictions: pandas.DataFrame, documents: pandas.DataFrame, tasks: Sequence[Task], evaluation: Evaluation
+) -> pandas.DataFrame:
+    """Item scores of predictions (`scored`), then those of held-out documents as `held_out.measure` has them; columns as in `COLUMNS`."""
+    items = scored(predictions, tasks, evaluation)
+    if documents.empty:
+        return items
+    empty = {column: "" for column in COLUMNS if items[column].dtype == object or pandas.api.types.is_string_dtype(items[column])}
+    losses = loss_items(documents, evaluation.evaluation_seeds[0]).reindex(columns=COLUMNS).fillna({**empty, "set_number": 0})
+    return pandas.concat([items, losses.astype({"set_number": int})], ignore_index=True)
+
+
+def split_references(task: Task, evaluation: Evaluation) -> References:
+    """The references of every item of the split that a task is asked about, asked or not."""
+    items = task.items.open(split=evaluation.split, count=None, seed=evaluation.seed)
+    return tuple(item.references for item in items.queries if item.references)
 
 
 def _reference(prediction: Prediction) -> str:
@@ -69,19 +151,99 @@ def _reference(prediction: Prediction) -> str:
     return prediction.references[0] if len(prediction.references) == 1 else json.dumps(prediction.references)
 
 
-def summarise(items: pandas.DataFrame) -> dict[str, float]:
-    """Means over items, times 100, by metric name.
+def references_of(reference: str) -> tuple[str, ...]:
+    """The references that the table of item scores holds: the only one, or several as a JSON list."""
+    if reference.startswith("["):
+        try:
+            several = json.loads(reference)
+        except ValueError:
+            return (reference,)
+        if isinstance(several, list) and len(several) != 1:
+            return tuple(map(str, several))
+    return (reference,)
+
+
+def coverage(items: pandas.DataFrame) -> pandas.DataFrame:
+    """Over how many items each score is.
+
+    Returns:
+        Columns task, shots, metric, score (as `summarise` has it), items, left_out, reasons (JSON: reason to how many items), replaced
+        (items of which a demonstration could not be shown, so that another took its place).
+    """
+    rows = []
+    for (task, shots, metric), own in items.groupby(["task", "shots", "metric"], sort=False):
+        bad = own[own["problem"] != ""].drop_duplicates("item")
+        reasons = Counter(problem.partition(": ")[0] for problem in bad["problem"])
+        answered = own[own["problem"] == ""]
+        rows.append(
+            {
+                "task": task,
+                "shots": shots,
+                "metric": metric,
+                "score": _aggregate(str(own["family"].iloc[0]), str(metric), own),
+                "items": answered["item"].nunique(),
+                "left_out": len(bad),
+                "reasons": json.dumps(dict(sorted(reasons.items()))),
+                "replaced": answered.loc[answered["replaced"] != "", "item"].nunique(),
+            }
+        )
+    return pandas.DataFrame(rows)
+
+
+def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
+    """The number of tables for the items of a task under a metric: the mean over evaluation seeds; nan where none could be judged."""
+    if family == "loss":  # held-out documents: their scores are made such that the mean is the ratio of totals
+        return float(own["score"].mean())
+    rule = find_component("mm1_ablate.evaluation.metrics", metric)
+    if not issubclass(rule, Metric):
+        raise TypeError(f"'{metric}' is not a subclass of mm1_ablate.evaluation.metrics.Metric")
+    found = [rule.aggregate(scores.tolist()) for _, scores in own.groupby("evaluation_seed", sort=False)["score"]]
+    return rule.scale * math.fsum(found) / len(found)
+
+
+def summarise(items: pandas.DataFrame, groups: Mapping[str, Group] | None = None) -> dict[str, float]:
+    """What each metric makes of its items, times its scale (100 for all but perplexity and the like), by metric name.
 
     `shot_8/<task>` is an image task's primary metric, `shot_8/<task>.<metric>` another of its metrics, `shot_8/average` the mean of
-    the primary metrics over image tasks, each counting alike. Text tasks are `text_core/<task>` and `text_core/average`.
+    the primary metrics over image tasks, each counting alike, and `shot_8/<group>` the mean over the group's image tasks. Text tasks are
+    `text_core/<task>`, `text_core/average` and `text_core/<group>`; held-out documents `loss/<name>` and `bits_per_byte/<name>`. Metrics of
+    another scale than 100 enter no average. Items without a score do not count.
+
+    Raises:
+        ValueError: where no item of a task has a score.
     """
     scores: dict[str, float] = {}
-    averaged: dict[str, list[float]] = {}
+    averaged: dict[str, dict[str, float]] = {}
     keys = ["family", "shots", "task", "metric", "primary"]
-    means = 100 * items.groupby(keys, sort=False)["score"].mean()
-    for (family, shots, task, metric, primary), mean in zip(means.index.tolist(), means, strict=True):
+    for (family, shots, task, metric, primary), own in items.groupby(keys, sort=False):
+        value = _aggregate(str(family), str(metric), own)
+        if math.isnan(value):
+            reasons = "; ".join(own["problem"].drop_duplicates()[:3]).strip("; ")
+            reasons = reasons or "none has a reference, or what the model makes of them is not a number"
+            raise ValueError(f"task {task} at {shots} shots: no item has a score under {metric}: {reasons}")
+        if family == "loss":
+            scores[f"{metric}/{task}"] = value
+            continue
         suite = "text_core" if family == "text" else f"shot_{shots}"
-        scores[f"{suite}/{task}" if primary else f"{suite}/{task}.{metric}"] = float(mean)
-        if primary:
-            averaged.setdefault(suite, []).append(float(mean))
-    return scores | {f"{suite}/average": sum(own) / len(own) for suite, own in averaged.items()}
+        scores[f"{suite}/{task}" if primary else f"{suite}/{task}.{metric}"] = value
+        rule = find_component("mm1_ablate.evaluation.metrics", str(metric))
+        if primary and issubclass(rule, Metric) and rule.scale == 100:
+            averaged.setdefault(suite, {})[str(task)] = value
+    for suite, values in averaged.items():
+        scores[f"{suite}/average"] = sum(values.values()) / len(values)
+        for name in groups or {}:
+            mean = _group_mean(name, groups or {}, values)
+            if mean is not None:
+                scores[f"{suite}/{name}"] = mean
+    return scores
+
+
+def _group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, float]) -> float | None:
+    """The weighted mean over a group's members; None where none of its tasks is in the suite."""
+    group = groups[name]
+    found: list[tuple[float, float]] = []
+    for member in group.tasks:
+        value = _group_mean(member, groups, values) if member in groups else values.get(member)
+        if value is not None:
+            found.append((group.weights.get(member, 1.0), value))
+    return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found) if found else None

@@ -13,9 +13,10 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mm1_ablate.data.items import AnyItemSource
 from mm1_ablate.evaluation.metrics import Kind, Metric
-from mm1_ablate.evaluation.prompts import ANSWER, IMAGE, template_fields
-from mm1_ablate.spec.claims import TASKS, shipped_tasks
+from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, template_fields
+from mm1_ablate.spec.evaluation import Wording
 from mm1_ablate.spec.settings import ComponentOf, Settings
+from mm1_ablate.spec.tasks import TASKS, shipped_tasks
 
 
 class Task(Settings):
@@ -26,16 +27,20 @@ class Task(Settings):
     family: Literal["image", "text"]
     """image: asked with demonstrations, and in the averages of `shot_k`; text: asked without any, and in `text_core`."""
     kind: Kind
-    """generate: greedy decoding; choose: the choice with the highest likelihood."""
+    """generate: greedy decoding; choose: the choice with the highest likelihood; likelihood: how likely the first reference is."""
     items: AnyItemSource
     """Where questions and demonstrations come from."""
     prompt: str
-    """A template over the item's fields, `{image}` and `{answer}`. What stands before `{answer}` is the question."""
+    """A template over the item's fields, `{image}` and `{answer}`. What stands before `{answer}` is the question. One that names
+    `{choice}` is asked for each choice, and its answer is the first reference."""
     separator: str = ""
     """Ends a demonstration; a template over the item's fields."""
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """An answer ends before the first of these (templates over the item's fields), or at the end of a document."""
     max_new_tokens: PositiveInt = 16
+    protocols: dict[Literal["openflamingo"], Wording] = {}
+    """Under another protocol than MM1's: prompt, separator, stop strings and token limit instead of those above. Without: the protocol's
+    usual ones (`protocols.py`)."""
     metrics: list[Annotated[Metric, ComponentOf("mm1_ablate.evaluation.metrics")]] = Field(min_length=1)
     """The first is the one that enters averages."""
 
@@ -46,6 +51,8 @@ class Task(Settings):
             raise ValueError(f"prompt: expected {{answer}} once, found it {fields.count(ANSWER)} times")
         if (IMAGE in fields) != (self.family == "image"):
             raise ValueError("prompt: a task of the image family shows {image}, one of the text family does not")
+        if CHOICE in fields and self.kind != "choose":
+            raise ValueError(f"prompt: only a task of kind choose can name {{choice}}, this is one of kind {self.kind}")
         for name, template in [("separator", self.separator), *(("stop", text) for text in self.stop)]:
             if {IMAGE, ANSWER} & set(template_fields(template)):
                 raise ValueError(f"{name}: {template!r} may name the item's own fields only")
@@ -57,7 +64,7 @@ class Task(Settings):
         if len(set(types)) != len(types):
             raise ValueError("metrics: a type occurs twice")
         for metric in self.metrics:
-            if metric.kind != self.kind:
+            if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
                 raise ValueError(f"metrics: {metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
         return self
 

@@ -9,6 +9,35 @@ from torch import nn
 
 from mm1_ablate.spec.experiment import LanguageModel
 
+ROUNDED_UP = 1024
+"""A declared vocabulary may be larger than the tokenizer's by less than this: vocabularies are rounded up, as that is faster."""
+
+
+def token_ids(settings: LanguageModel) -> tuple[int, int, int]:
+    """Size of the vocabulary, padding and end of text, as far as an architecture needs them. A vocabulary that the configuration declares
+    does without the tokenizer, so that plans can be made where there is none; the ids, which no size depends on, are then 0.
+
+    Raises:
+        OSError: transformers', if there is no such tokenizer.
+    """
+    declared = settings.configuration.get("vocab_size")
+    if isinstance(declared, int):
+        return declared, 0, 0
+    from mm1_ablate.data.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(settings.tokenizer)
+    return tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end
+
+
+def _check_vocabulary(settings: LanguageModel, tokens: int) -> None:
+    declared = settings.configuration.get("vocab_size")
+    if isinstance(declared, int) and not tokens <= declared < tokens + ROUNDED_UP:
+        few = "too few" if declared < tokens else "more than rounding up explains"
+        raise ValueError(
+            f"model.language_model.configuration.vocab_size: {declared:,} are {few}: the tokenizer '{settings.tokenizer}' has {tokens:,} "
+            f"tokens. Declare {-(-tokens // 64) * 64}, or leave vocab_size out"
+        )
+
 
 def build_language_model(settings: LanguageModel, vocabulary_size: int, padding: int, end: int, weights: bool = True) -> Any:
     """A transformers model for causal language modelling, in float32, from torch's current random state where it has no weights.
@@ -17,7 +46,8 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         weights: whether to read the weights of a model that is given by name; without, only its architecture is made.
 
     Raises:
-        ValueError: where transformers knows no such model type, or its configuration refuses a field.
+        ValueError: where transformers knows no such model type, or its configuration refuses a field; or where a declared vocabulary is
+            not that of the tokenizer.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -25,6 +55,7 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         return AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
     if settings.name is not None:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.name), attn_implementation="sdpa")
+    _check_vocabulary(settings, vocabulary_size)
     fields = {"vocab_size": vocabulary_size, "pad_token_id": padding, "eos_token_id": end, "bos_token_id": end, **settings.configuration}
     try:
         config = AutoConfig.for_model(settings.model_type or "", **fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.model.image_encoder import build_image_encoder
+from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.experiment import Experiment, Part, frozen_parts
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch
@@ -25,7 +25,12 @@ IMAGES_AT_ONCE = 512
 
 
 class MultimodalModel(nn.Module):
-    """Attributes: `image_tokens` of an image, `width` of the language model, `context_length` in tokens."""
+    """Attributes: `image_tokens` of an image, or of each view of one; `views_at_most` of an image; `width` of the language model,
+    `context_length` in tokens.
+
+    Args:
+        frozen: parts that are not trained.
+    """
 
     def __init__(
         self,
@@ -34,27 +39,42 @@ class MultimodalModel(nn.Module):
         language_model: Any,
         image_tokens: int,
         scale_embeddings: bool = False,
-        encoder_is_frozen: bool = False,
+        frozen: Collection[Part] = (),
+        views_at_most: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.connector = connector
         self.language_model = language_model
         self.image_tokens = image_tokens
+        self.views_at_most = views_at_most
         self.width: int = language_model.config.hidden_size
         self.context_length: int = language_model.config.max_position_embeddings
         self.embedding_scale = self.width**0.5 if scale_embeddings else 1.0
-        self.encoder_is_frozen = encoder_is_frozen
-        if encoder_is_frozen:
-            self.encoder.requires_grad_(False)
+        self.frozen = frozenset(frozen)
+        parts: dict[Part, nn.Module] = {"image_encoder": encoder, "connector": connector, "language_model": language_model}
+        for part in self.frozen:
+            parts[part].requires_grad_(False)
+        if isinstance(encoder, PatchEncoder):
+            for parameter in encoder.beyond_features():
+                parameter.requires_grad_(False)
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        return "image_encoder" in self.frozen
+
+    @property
+    def image_tokens_at_most(self) -> int:
+        """Tokens of one image with as many views as an image can have."""
+        return self.image_tokens * self.views_at_most
 
     @property
     def device(self) -> torch.device:
         return self.language_model.device
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Image tokens [images, image_tokens, width], of uint8 pixels [images, 3, size, size] or of the encoder's cached
-        float features [images, patches, encoder width]."""
+        """Image tokens [images, image_tokens, width] of images or of views, from uint8 pixels [images, 3, size, size] or from the
+        encoder's cached float features [images, patches, encoder width]."""
         if images.dtype == torch.uint8:
             if self.encoder_is_frozen:
                 with torch.no_grad():
@@ -116,5 +136,6 @@ def build(
         language_model,
         image_tokens=settings.connector.image_tokens,
         scale_embeddings=settings.language_model.scale_embeddings,
-        encoder_is_frozen=settings.image_encoder.frozen,
+        frozen=frozen_parts(settings),
+        views_at_most=settings.sub_images.views_at_most if settings.sub_images is not None else 1,
     )

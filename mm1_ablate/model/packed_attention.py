@@ -1,14 +1,15 @@
 """Causal attention inside each document of a flat row of documents, and nowhere else.
 
 transformers would build a dense [T, T] mask. Here every document is attended to on its own: on a CPU, documents of like length
-go through one call, padded on the right, which causality makes harmless; on CUDA, torch's variable-length kernel takes them all.
-Registered with transformers as `mm1_packed`; a forward pass under `packed(model, lengths)` uses it, any other does not.
+go through one call, padded on the right, which causality makes harmless; on CUDA in half precision, torch's variable-length kernel takes
+them all. Registered with transformers as `mm1_packed`; a forward pass under `packed(model, lengths)` uses it, any other does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,15 +27,21 @@ class DocumentLayout:
 
     Attributes:
         lengths: documents' lengths in tokens; their sum is T.
-        buckets: for each bucket, positions [documents, longest] in the row; padding repeats a document's last token.
-        kept: where in the concatenated padded buckets each of the T tokens lies.
+        cumulative: int32 [documents + 1] on the device: where each document begins, and T.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
-        starts = torch.tensor([0, *self.lengths]).cumsum(0)
-        self.cumulative = starts.to(device=device, dtype=torch.int32)
-        self.buckets: list[Tensor] = []
+        self.device = device
+        self.longest = max(self.lengths, default=0)
+        self._starts = torch.tensor([0, *self.lengths]).cumsum(0)
+        self.cumulative = self._starts.to(device=device, dtype=torch.int32)
+
+    @cached_property
+    def in_buckets(self) -> tuple[list[Tensor], Tensor]:
+        """For each bucket, positions [documents, longest] in the row, where padding repeats a document's last token; and where in the
+        concatenated padded buckets each of the T tokens lies. Made when it is asked for: the variable-length kernel needs none."""
+        starts, buckets = self._starts, []
         order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__, reverse=True)
         kept = torch.empty(sum(self.lengths), dtype=torch.long)
         offset = 0
@@ -45,18 +52,19 @@ class DocumentLayout:
             columns = torch.arange(longest)
             length = torch.tensor([self.lengths[document] for document in members])[:, None]
             start = starts[torch.tensor(members)][:, None]
-            self.buckets.append((start + columns.clamp(max=length - 1)).to(device))
+            buckets.append((start + columns.clamp(max=length - 1)).to(self.device))
             inside = columns < length
             kept[(start + columns)[inside]] = (offset + torch.arange(len(members) * longest).view(len(members), longest))[inside]
             offset += len(members) * longest
-        self.kept = kept.to(device)
+        return buckets, kept.to(self.device)
 
 
 def _attend_in_buckets(query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None) -> Tensor:
     """[heads, T, size] each to [T, heads, size]."""
     grouped = key.shape[0] != query.shape[0]
     outputs = []
-    for index in layout.buckets:
+    buckets, kept = layout.in_buckets
+    for index in buckets:
         documents, longest = index.shape
         flat = index.flatten()
         queries, keys, values = (
@@ -64,21 +72,46 @@ def _attend_in_buckets(query: Tensor, key: Tensor, value: Tensor, layout: Docume
         )
         attended = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling, enable_gqa=grouped)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, layout.kept)
+    return torch.cat(outputs).index_select(0, kept)
 
 
 def _attend_on_cuda(query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None) -> Tensor:
-    """As `_attend_in_buckets`, by the variable-length kernel, which takes half precision only."""
+    """As `_attend_in_buckets`, by the variable-length kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(layout.lengths)
-    grouped = query.shape[0] // key.shape[0]
-    heads = (query, key.repeat_interleave(grouped, 0), value.repeat_interleave(grouped, 0))
-    queries, keys, values = (part.transpose(0, 1).contiguous() for part in heads)
-    bounds = layout.cumulative
-    attended = varlen_attn(queries, keys, values, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+    queries, keys, values = (part.transpose(0, 1).contiguous() for part in (query, key, value))
+    # One tensor for queries and keys: that they are the same is what lets torch take cuDNN's kernel for a causal pass.
+    bounds, longest = layout.cumulative, layout.longest
+    attended = varlen_attn(
+        queries,
+        keys,
+        values,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=key.shape[0] != query.shape[0],
+    )
     assert isinstance(attended, Tensor)
     return attended
+
+
+def _kernel_dtype(query: Tensor, value: Tensor) -> torch.dtype | None:
+    """The half precision in which the variable-length kernel can take these [heads, T, size]; nothing where it cannot.
+
+    Under autocast, rotary embeddings and norms leave queries and keys in float32, which scaled_dot_product_attention would cast by itself
+    and a custom kernel would not. Head sizes are the flash kernel's: multiples of 8, up to 256; GPUs those since Ampere.
+    """
+    if not query.is_cuda:
+        return None
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    sizes = {query.shape[-1], value.shape[-1]}
+    fits = len(sizes) == 1 and all(size % 8 == 0 and size <= 256 for size in sizes)
+    if dtype not in (torch.float16, torch.bfloat16) or not fits or torch.cuda.get_device_capability(query.device) < (8, 0):
+        return None
+    return dtype
 
 
 def packed_attention(
@@ -94,9 +127,10 @@ def packed_attention(
     """An attention function of transformers: [1, heads, T, size] each to [1, T, heads, size]."""
     if document_layout is None:
         raise ValueError("mm1_packed attention needs document_layout; call the model under `packed`")
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    attend = _attend_on_cuda if query.is_cuda and half else _attend_in_buckets
-    return attend(query[0], key[0], value[0], document_layout, scaling)[None], None
+    if (dtype := _kernel_dtype(query[0], value[0])) is not None:
+        halves = query[0].to(dtype), key[0].to(dtype), value[0].to(dtype)
+        return _attend_on_cuda(*halves, document_layout, scaling)[None], None
+    return _attend_in_buckets(query[0], key[0], value[0], document_layout, scaling)[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)
@@ -112,5 +146,16 @@ def packed(language_model: Any, layout: DocumentLayout) -> Iterator[dict[str, An
     language_model.config._attn_implementation = NAME
     try:
         yield {"attention_mask": None, "use_cache": False, "document_layout": layout}
+    finally:
+        language_model.config._attn_implementation = before
+
+
+@contextmanager
+def packed_throughout(language_model: Any) -> Iterator[None]:
+    """Hold what `packed` sets also between forward passes: activations that are computed again on the way back need it there."""
+    before = language_model.config._attn_implementation
+    language_model.config._attn_implementation = NAME
+    try:
+        yield
     finally:
         language_model.config._attn_implementation = before

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from mm1_ablate.spec.experiment import Experiment, TimmEncoder
+from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, VisionTransformer, frozen_parts
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:
-    """Parameters of image_encoder, connector, language_model; `total`; `trained` (a frozen encoder's are not); and
+    """Parameters of image_encoder, connector, language_model; `total`; `trained` (those of frozen parts are not); and
     `without_embeddings`, the language model's, which learning-rate and FLOP rules are about."""
-    from mm1_ablate.data.tokenizer import load_tokenizer
-    from mm1_ablate.model.image_encoder import build_image_encoder
-    from mm1_ablate.model.language_model import build_language_model, parameters_without_embeddings
-
     settings = experiment.model
-    encoder_settings, language_settings = settings.image_encoder, settings.language_model
-    if isinstance(encoder_settings, TimmEncoder):
-        encoder_settings = encoder_settings.model_copy(update={"weights": None})
-    tokenizer = load_tokenizer(language_settings.tokenizer)
+    encoder = _count_encoder(settings.image_encoder)
+    language_model = _count_language_model(settings.language_model)
     with torch.device("meta"):
-        language_model = build_language_model(language_settings, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end, weights=False)
-        encoder = build_image_encoder(encoder_settings)
-        connector = settings.connector.build(encoder.width, encoder_settings.grid_side, language_model.config.hidden_size)
-    counts = {
-        name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in (("image_encoder", encoder), ("connector", connector), ("language_model", language_model))
-    }
+        connector = settings.connector.build(encoder.width, settings.image_encoder.grid_side, language_model.width)
+    counts = {"image_encoder": encoder.parameters, "connector": _number(connector), "language_model": language_model.parameters}
     total = sum(counts.values())
-    frozen = counts["image_encoder"] if encoder_settings.frozen else 0
-    return {**counts, "total": total, "trained": total - frozen, "without_embeddings": parameters_without_embeddings(language_model)}
+    frozen = sum(counts[part] for part in frozen_parts(settings))
+    return {**counts, "total": total, "trained": total - frozen, "without_embeddings": language_model.without_embeddings}
+
+
+@dataclass(frozen=True)
+class _Part:
+    parameters: int
+    width: int
+    without_embeddings: int = 0
+
+
+# The arms of a sweep share most of their parts, and making a large one takes a second even on the meta device.
+_COUNTED: dict[str, _Part] = {}
+
+
+def _count_encoder(settings: VisionTransformer | TimmEncoder) -> _Part:
+    from mm1_ablate.model.image_encoder import build_image_encoder
+
+    key = settings.model_dump_json(exclude={"preparation"})
+    if key not in _COUNTED:
+        with torch.device("meta"):
+            encoder = build_image_encoder(settings, weights=False)
+        _COUNTED[key] = _Part(_number(encoder), encoder.width)
+    return _COUNTED[key]
+
+
+def _count_language_model(settings: LanguageModel) -> _Part:
+    from mm1_ablate.model.language_model import build_language_model, parameters_without_embeddings, token_ids
+
+    key = settings.model_dump_json(exclude={"preparation"})
+    if key not in _COUNTED:
+        ids = token_ids(settings)
+        with torch.device("meta"):
+            model = build_language_model(settings, *ids, weights=False)
+        _COUNTED[key] = _Part(_number(model), model.config.hidden_size, parameters_without_embeddings(model))
+    return _COUNTED[key]
+
+
+def _number(part: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())

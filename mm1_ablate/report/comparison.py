@@ -8,20 +8,24 @@ with intervals, and on the primary metric a verdict. How it is shown is the work
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from mm1_ablate.report.data_losses import DataLoss, data_losses
 from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge
 from mm1_ablate.report.held_constant import brought_along, held_constant
 from mm1_ablate.report.rows import Cell, Cost, Hole, Row, cell_json, describe
+from mm1_ablate.report.scales import PERCENT, Scale, scales
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
+from mm1_ablate.report.tasks import TaskScores
 from mm1_ablate.report.verdicts import adjust, distinct_comparisons, family_sizes, judge_row, remarks_on
 from mm1_ablate.spec.expansion import Arm, Study
+from mm1_ablate.spec.published import Counterparts
 from mm1_ablate.spec.sweep import Expectation
 
 if TYPE_CHECKING:
@@ -58,12 +62,26 @@ class Comparison:
     """What a group is to find out, by group, where the sweep says it."""
     remarks: tuple[str, ...]
     """What a reader should know before believing the table."""
+    data_losses: tuple[DataLoss, ...] = ()
+    """Data that was unreadable, not kept, cut or too long, by source and reason."""
+    tasks: TaskScores = field(default_factory=TaskScores)
+    """Over how many items the score of each task is, between which floor and ceiling it lies, and what could not be asked."""
+    published: tuple[Counterparts, ...] = ()
+    """The rows of the paper that arms correspond to (see `published.py`)."""
     false_verdicts: FalseVerdicts | None = None
     """How often arms that equal the baseline were called better or worse, where the study has such arms."""
 
     def row(self, name: str) -> Row:
         """The row of an arm."""
         return next(row for row in self.rows if row.name == name)
+
+    def scale(self, metric: str) -> Scale:
+        """What kind of number a metric is."""
+        return next((row.cells[metric].scale for row in self.rows if metric in row.cells), PERCENT)
+
+    def is_below_floor(self, row: Row, metric: str) -> bool:
+        """Whether an arm's score is worse than what needs no image and no question."""
+        return metric in self.tasks.columns and self.tasks.columns[metric].is_below_floor(row.name, row.cells[metric].mean)
 
     @property
     def groups(self) -> dict[str, tuple[Row, ...]]:
@@ -98,6 +116,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, unrounded, as plain JSON values; what is unknown is null."""
+        from mm1_ablate.report.published import published_json
+
         return {
             "study": self.study,
             "description": self.description,
@@ -126,8 +146,11 @@ class Comparison:
             "holes": [{"arm": hole.arm, "seed": hole.seed, "reason": hole.reason} for hole in self.holes],
             "expectations": [judgement.to_json() for judgement in self.expectations],
             "effects": [effect.to_json() for effect in self.effects],
+            "published": published_json(self),
             "false_verdicts": self.false_verdicts.to_json() if self.false_verdicts else None,
             "held_constant": list(self.held_constant),
+            "tasks": self.tasks.to_json(),
+            "data_losses": [loss.to_json() for loss in self.data_losses],
             "remarks": list(self.remarks),
         }
 
@@ -150,6 +173,8 @@ def compare(
     holes: Iterable[tuple[str, int, str]] = (),
     items: pd.DataFrame | None = None,
     costs: Mapping[str, Mapping[str, Cost]] | None = None,
+    accounts: Iterable[Mapping[str, Mapping[str, Any]]] = (),
+    tasks: TaskScores | None = None,
 ) -> Comparison:
     """Compare every arm of a study with its baseline.
 
@@ -160,10 +185,13 @@ def compare(
             intervals cover the luck of the evaluation items.
         costs: by arm, what it took: parameters, image tokens, tokens seen, an identity of the evaluation items. What differs from the
             baseline's is named in the table, so that a reader sees what was held constant.
+        accounts: of each trial, what became of its data (see `data_losses.py`).
+        tasks: what the score of each task stands on (see `tasks.py`).
     """
-    declared = study.sweep.compare
+    declared, tasks = study.sweep.compare, tasks or TaskScores()
     metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
-    scores = Scores(results, items, declared.confidence)
+    scores = Scores(results, items, declared.confidence, study.arms[0].experiment.evaluation.groups)
+    kinds = scales(dict.fromkeys([*metrics, *scores.metrics]), items)
     all_holes = _all_holes(study, scores, holes)
     lacking = {hole.arm for hole in all_holes}
     comparisons = distinct_comparisons(study)
@@ -185,6 +213,7 @@ def compare(
                 n=len(own),
                 estimate=estimate,
                 detectable=detectable,
+                scale=kinds[metric],
             )
         rows.append(
             Row(
@@ -236,7 +265,10 @@ def compare(
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
-        remarks=remarks_on(study, rows, metrics),
+        remarks=(*remarks_on(study, rows, metrics), *tasks.uneven_in_words()),
+        data_losses=data_losses(accounts),
+        tasks=tasks,
+        published=study.published,
     )
 
 

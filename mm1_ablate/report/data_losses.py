@@ -32,7 +32,7 @@ class DataLoss:
 
     def in_words(self) -> str:
         examples = f" (first: {', '.join(self.examples)})" if self.examples else ""
-        return f"{self.source}: {self.count:,} {self.reason}, of {self.drawn:,} documents drawn{examples}"
+        return f"{self.source}: {self.count:,} {self.reason}, in {self.drawn:,} documents drawn{examples}"
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "examples": list(self.examples)}

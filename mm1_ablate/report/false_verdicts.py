@@ -18,6 +18,7 @@ from scipy import stats
 
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.rows import BETTER, WORSE
+from mm1_ablate.report.scales import LOSSES
 from mm1_ablate.spec.expansion import Arm, Study, Trial
 from mm1_ablate.spec.sweep import Compare, Sweep
 
@@ -150,6 +151,8 @@ def _of_metric(items: pd.DataFrame | None, metric: str) -> pd.DataFrame | None:
         return None
     suite, _, _ = metric.partition("/")
     text = items["family"] == "text"
+    if suite in LOSSES:
+        return items[(items["family"] == "loss") & (items["metric"] == suite)]
     return items[text] if suite == "text_core" else items[~text & ("shot_" + items["shots"].astype(str) == suite)]
 
 

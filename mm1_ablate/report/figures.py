@@ -20,8 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.formats import bracketed, metric_title, percent, short_name, signed
 from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
-from mm1_ablate.report.text import bracketed, metric_title, percent, short_name, signed
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"
@@ -143,15 +143,21 @@ def forest(comparison: Comparison) -> Figure | None:
                 colour = _forest_line(axes, line, position, comparison, low, high)
                 weight = "bold" if line.verdict in (BETTER, WORSE) else "normal"
                 columns[1].text(0, position, line.verdict, va="center", color=INK if colour == MUTED else colour, fontweight=weight)
-        axes.set_title(f"{metric_title(comparison.primary)}: difference from the baseline, in points", pad=8)
+        axes.set_title(f"{metric_title(comparison.primary)}: difference from the baseline{_in_points(comparison)}", pad=8)
         shading = f"shaded: ±{comparison.margin:g}, smaller than is of interest"
         axes.set_xlabel(f"{percent(comparison.confidence)} intervals; {shading}", color=MUTED, fontsize=8)
         return figure
 
 
 def _numbers(line: Row | str, primary: str) -> str:
-    estimate = None if isinstance(line, str) else line.cells[primary].estimate
-    return f"{signed(estimate.difference)} {bracketed(estimate)}" if estimate else ""
+    if isinstance(line, str) or (estimate := line.cells[primary].estimate) is None:
+        return ""
+    scale = line.cells[primary].scale
+    return f"{signed(estimate.difference, scale)} {bracketed(estimate, scale)}"
+
+
+def _in_points(comparison: Comparison) -> str:
+    return ", in points" if comparison.scale(comparison.primary).in_percent else ""
 
 
 def _inches(texts: Sequence[str]) -> float:
@@ -218,7 +224,7 @@ def effects(comparison: Comparison) -> Figure | None:
         axes.set_yticks(range(len(shown)), titles)
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlim(-reach, reach)
-        axes.set_title(f"{metric_title(comparison.primary)}: effects in grids, in points")
+        axes.set_title(f"{metric_title(comparison.primary)}: effects in grids{_in_points(comparison)}")
         kinds = "circles: main effects, diamonds: interactions"
         axes.set_xlabel(f"{percent(comparison.confidence)} intervals; {kinds}", color=MUTED, fontsize=8)
         return figure

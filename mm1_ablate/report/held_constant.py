@@ -15,6 +15,9 @@ from mm1_ablate.spec.fingerprint import canonical
 
 SEEN = " seen"
 """Ends the names of what was counted in training. It is never quite alike: another mixture fills the rows a little differently."""
+EPOCHS = "epochs of "
+"""Begins the names of counts of how often a source was read. Another mixture reads every source another number of times, which goes
+without saying; that an arm reads again what its baseline reads once at most does not."""
 TOLERANCE = 0.02
 """The part by which counts may differ without being named."""
 
@@ -28,8 +31,19 @@ def brought_along(arm: Arm, baseline: Arm, costs: Mapping[str, Mapping[str, Cost
     if arm.name == baseline.name:
         return ()
     ours, theirs = costs.get(arm.name, {}), costs.get(baseline.name, {})
-    measured = [_difference(key, ours[key], theirs[key]) for key in ours if key in theirs and not _alike(key, ours[key], theirs[key])]
-    return (*undeclared(arm, baseline), *measured)
+    both = [key for key in ours if key in theirs and not key.startswith(EPOCHS)]
+    measured = [_difference(key, ours[key], theirs[key]) for key in both if not _alike(key, ours[key], theirs[key])]
+    return (*undeclared(arm, baseline), *measured, *_repeated(ours, theirs))
+
+
+def _repeated(ours: Mapping[str, Cost], theirs: Mapping[str, Cost]) -> Iterator[str]:
+    """Sources that an arm reads more than once, and its baseline once at most."""
+    if not any(key.startswith(EPOCHS) for key in theirs):
+        return
+    for key, epochs in ours.items():
+        once = theirs.get(key, 0.0)
+        if key.startswith(EPOCHS) and not isinstance(epochs, str) and not isinstance(once, str) and epochs > 1 >= once:
+            yield f"repeats data: {key.removeprefix(EPOCHS)} is read {epochs:.2f} times, in the baseline {once:.2f}"
 
 
 def undeclared(arm: Arm, baseline: Arm) -> tuple[str, ...]:
@@ -50,7 +64,7 @@ def held_constant(rows: Sequence[Row]) -> tuple[str, ...]:
     arms = [(row, by_name[row.baseline]) for row in rows if not row.is_baseline]
     keys = dict.fromkeys(key for row, _ in arms for key in row.costs)
     return tuple(
-        f"{key} (within {TOLERANCE:.0%})" if key.endswith(SEEN) else key
+        f"{key} (within {TOLERANCE:.0%})" if _is_counted(key) else key
         for key in keys
         if all(key in row.costs and key in base.costs and _alike(key, row.costs[key], base.costs[key]) for row, base in arms)
     )
@@ -71,7 +85,11 @@ def _shown(value: Any) -> str:
 def _alike(key: str, left: Cost, right: Cost) -> bool:
     if isinstance(left, str) or isinstance(right, str):
         return left == right
-    return math.isclose(left, right, rel_tol=TOLERANCE if key.endswith(SEEN) else 1e-9)
+    return math.isclose(left, right, rel_tol=TOLERANCE if _is_counted(key) else 1e-9)
+
+
+def _is_counted(key: str) -> bool:
+    return key.endswith(SEEN) or key.startswith(EPOCHS)
 
 
 def _difference(key: str, ours: Cost, theirs: Cost) -> str:

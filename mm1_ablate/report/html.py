@@ -18,22 +18,12 @@ from matplotlib.figure import Figure
 
 from mm1_ablate.report import figures
 from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, metric_title, number, probability, short_name, signed
 from mm1_ablate.report.markdown import PICTURES
+from mm1_ablate.report.published import HEADING, about_published, beside_tables
 from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
-from mm1_ablate.report.text import (
-    MARKS,
-    bracketed,
-    detectable,
-    headline,
-    how_judged,
-    how_measured,
-    interval,
-    metric_title,
-    number,
-    probability,
-    short_name,
-    signed,
-)
+from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
+from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how_judged, how_measured
 
 KINDS = {BETTER: "better", WORSE: "worse", UNDECIDED: "undecided", HOLE: "hole", ONE_SEED: "hole"}
 
@@ -55,9 +45,19 @@ def html(comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text:
         headline=headline(comparison),
         how_measured=how_measured(comparison),
         how_judged=how_judged(comparison),
+        about_data_losses=DATA_LOSSES,
         primary=comparison.primary,
         pictures={name: _inline(drawn.get(name), label) for name, label in PICTURES.items()},
         detail_tables=[(title, metrics) for title, metrics in (("Task by task", per_task), ("Other metrics", further)) if metrics],
+        task_titles=task_titles(comparison),
+        right=RIGHT,
+        tasks=task_lines(comparison),
+        about_tasks=about_tasks(comparison),
+        unasked=unasked_lines(comparison),
+        below_floor=BELOW_FLOOR,
+        beside_heading=HEADING,
+        about_published=about_published(),
+        beside=beside_tables(comparison),
         costs=list(dict.fromkeys(key for row in comparison.rows for key in row.costs)),
         sweep_text=sweep_text,
         title=metric_title,

@@ -13,19 +13,12 @@ import pandas as pd
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.effects import Effect
 from mm1_ablate.report.expectations import Judgement
+from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, bracketed, interval, metric_title, number, signed
+from mm1_ablate.report.published import HEADING, about_published, beside_tables
 from mm1_ablate.report.rows import Row
-from mm1_ablate.report.text import (
-    NOTHING,
-    bracketed,
-    detectable,
-    headline,
-    how_judged,
-    how_measured,
-    interval,
-    metric_title,
-    number,
-    signed,
-)
+from mm1_ablate.report.scales import Scale
+from mm1_ablate.report.task_table import about_tasks, task_lines, task_titles, unasked_lines
+from mm1_ablate.report.text import DATA_LOSSES, detectable, headline, how_judged, how_measured
 
 PICTURES = {
     "forest": "Differences from the baseline, with intervals",
@@ -78,12 +71,15 @@ def markdown(comparison: Comparison, pictures: Mapping[str, str]) -> str:
         lines += ["", comparison.descriptions[heading]] if heading in comparison.descriptions else []
         lines += ["", *_table(comparison, rows)]
     lines += [*links.get("forest", []), *links.get("shots", [])]
+    lines += _published(comparison)
     lines += _effects(comparison)
     lines += links.get("effects", [])
     if comparison.false_verdicts:
         lines += ["", "## False verdicts", "", comparison.false_verdicts.in_words()]
     if comparison.holes:
         lines += ["", "## Holes", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
+    lines += _tasks(comparison)
+    lines += _data_losses(comparison)
     lines += _held_constant(comparison)
     lines += ["", "## How it was measured", "", how_measured(comparison)]
     lines += ["", *(f"- {remark}" for remark in comparison.remarks)] if comparison.remarks else []
@@ -110,14 +106,15 @@ def _lessons(comparison: Comparison) -> list[str]:
             if judgement.family == family:
                 expected = judgement.expectation
                 verdict = f"**{judgement.verdict}**: {judgement.reason}"
-                lines.append(_pipes([expected.because, *([expected.paper or NOTHING] if papers else []), _ours(judgement), verdict]))
-    words = f"Written down before the run. Differences are in points, with their intervals. {how_judged(comparison)}"
+                ours = _ours(judgement, comparison.scale(expected.metric))
+                lines.append(_pipes([expected.because, *([expected.paper or NOTHING] if papers else []), ours, verdict]))
+    words = f"Written down before the run. Differences have their intervals. {how_judged(comparison)}"
     return [*lines, "", words]
 
 
-def _ours(judgement: Judgement) -> str:
+def _ours(judgement: Judgement, scale: Scale) -> str:
     estimate, metric = judgement.estimate, metric_title(judgement.expectation.metric)
-    difference = f"{metric} {signed(estimate.difference)} {bracketed(estimate)}" if estimate else f"{metric} {NOTHING}"
+    difference = f"{metric} {signed(estimate.difference, scale)} {bracketed(estimate, scale)}" if estimate else f"{metric} {NOTHING}"
     return f"{difference.strip()}<br>expected: {judgement.claim}"
 
 
@@ -150,10 +147,21 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
 
 def _cell(row: Row, metric: str, comparison: Comparison) -> str:
     cell = row.cells[metric]
+    mean = (f"{BELOW_FLOOR} " if comparison.is_below_floor(row, metric) else "") + number(cell.mean, cell.scale)
     if cell.estimate is None:
-        return number(cell.mean)
-    difference = signed(cell.estimate.difference)
-    return f"{number(cell.mean)}<br>{f'**{difference}**' if comparison.clear(cell) else difference} {interval(cell)}"
+        return mean
+    difference = signed(cell.estimate.difference, cell.scale)
+    return f"{mean}<br>{f'**{difference}**' if comparison.clear(cell) else difference} {interval(cell)}"
+
+
+def _published(comparison: Comparison) -> list[str]:
+    tables = beside_tables(comparison)
+    lines = ["", f"## {HEADING}", "", about_published()] if tables else []
+    for table in tables:
+        lines += ["", f"### {table.title}", *(["", f"{table.about[0].upper()}{table.about[1:]}."] if table.about else [])]
+        lines += ["", _pipes(table.titles), "|---|---" + "|--:" * len(table.metrics) + "|"]
+        lines += [_pipes([row.arm, row.label, *(f"{ours}<br>*{paper}*" for ours, paper in row.cells)]) for row in table.rows]
+    return lines
 
 
 def _effects(comparison: Comparison) -> list[str]:
@@ -173,9 +181,40 @@ def _effects(comparison: Comparison) -> list[str]:
 def _effect(effect: Effect, comparison: Comparison) -> str:
     if effect.estimate is None:
         return NOTHING
-    difference = signed(effect.estimate.difference)
+    scale = comparison.scale(comparison.primary)
+    difference = signed(effect.estimate.difference, scale)
     bold = f"**{difference}**" if comparison.clear_effect(effect) else difference
-    return f"{bold} {bracketed(effect.estimate)}" + ("" if effect.complete else " (a hole)")
+    return f"{bold} {bracketed(effect.estimate, scale)}" + ("" if effect.complete else " (a hole)")
+
+
+def _tasks(comparison: Comparison) -> list[str]:
+    lines = task_lines(comparison)
+    if not lines:
+        return []
+    told = [
+        "",
+        "## Tasks, their floors and ceilings",
+        "",
+        about_tasks(comparison),
+        "",
+        _pipes(task_titles(comparison)),
+        "|---|--:|---|--:|---|---|",
+    ]
+    told += [_pipes(line) for line in lines]
+    if comparison.tasks.unasked:
+        told += ["", "Items that could not be asked:", "", *(f"- {problem}" for problem in unasked_lines(comparison))]
+    return told
+
+
+def _data_losses(comparison: Comparison) -> list[str]:
+    if not comparison.data_losses:
+        return []
+    lines = ["", "## Data that was not used as it is", "", DATA_LOSSES, ""]
+    lines += [_pipes(["source", "what", "reason", "number", "of documents drawn", "first ones"]), "|---|---|---|--:|--:|---|"]
+    for loss in comparison.data_losses:
+        examples = ", ".join(f"`{example}`" for example in loss.examples)
+        lines.append(_pipes([loss.source, loss.kind, loss.reason, f"{loss.count:,}", f"{loss.drawn:,}", examples]))
+    return lines
 
 
 def _held_constant(comparison: Comparison) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mm1_ablate.report.scales import PERCENT, Scale
 from mm1_ablate.report.statistics import Estimate
 from mm1_ablate.spec.expansion import Change
 
@@ -46,6 +47,8 @@ class Cell:
     """Of being within the smallest difference of interest, Holm over the arms; on the primary metric only."""
     detectable: float = float("nan")
     """The true difference that this comparison would find with a power of 80 %, after correction for the family."""
+    scale: Scale = PERCENT
+    """What kind of number the metric is."""
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,29 @@ import pandas as pd
 
 from mm1_ablate.report.items import ItemScores
 from mm1_ablate.report.statistics import Estimate, item_noise, paired_difference, welch_difference
+from mm1_ablate.spec.evaluation import Group
 
 
 class Scores:
     """Looks up scores and compares them.
 
     Args:
-        results: columns arm, seed, metric, value; scores of 100.
+        results: columns arm, seed, metric, value.
         items: see `items.py`; makes intervals cover the luck of the evaluation items.
         confidence: of the intervals.
+        groups: averages over some tasks, by name.
     """
 
-    def __init__(self, results: pd.DataFrame, items: pd.DataFrame | None, confidence: float) -> None:
+    def __init__(
+        self, results: pd.DataFrame, items: pd.DataFrame | None, confidence: float, groups: Mapping[str, Group] | None = None
+    ) -> None:
         self.confidence = confidence
         self.metrics = [str(metric) for metric in dict.fromkeys(results["metric"])]
         self._values: dict[tuple[str, str], dict[int, float]] = {}
         for arm, seed, metric, value in results[["arm", "seed", "metric", "value"]].itertuples(index=False):
             if not math.isnan(value):
                 self._values.setdefault((str(arm), str(metric)), {})[int(seed)] = float(value)
-        self._items = ItemScores(items, self._values)
+        self._items = ItemScores(items, self._values, groups)
 
     def of(self, arm: str, metric: str) -> dict[int, float]:
         """Score by seed."""

@@ -1,6 +1,6 @@
-"""A comparison as text: number formats and titles that all outputs share, the terminal table, a rounded table.
+"""A comparison as text: sentences that all outputs share, the terminal table, a rounded table.
 
-In: a `Comparison`. Out: strings, a pandas table, or lines on a rich console. Scores have one decimal, differences their sign.
+In: a `Comparison`. Out: strings, a pandas table, or lines on a rich console.
 """
 
 from __future__ import annotations
@@ -18,66 +18,36 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Cell, Row
-from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
+from mm1_ablate.report.data_losses import UNREADABLE
+from mm1_ablate.report.formats import (
+    BELOW_FLOOR,
+    NOTHING,
+    bracketed,
+    decimals,
+    interval,
+    metric_title,
+    number,
+    percent,
+    plus_minus,
+    probability,
+    short_name,
+    signed,
+)
+from mm1_ablate.report.published import print_published
+from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
+from mm1_ablate.report.scales import Scale
+from mm1_ablate.report.statistics import LEAST_SEEDS
+from mm1_ablate.report.task_table import print_tasks
 from mm1_ablate.report.verdicts import clear_by_itself
 
-NOTHING = "–"
 STYLES = {BETTER: "bold green", WORSE: "bold red", UNDECIDED: "dim", HOLE: "yellow", ONE_SEED: "yellow"}
 MOST_NAMES = 8
 """Of arms that a sentence lists though there is nothing to say of them."""
+DATA_LOSSES = (
+    "Skipped and counted while training. Trials read the same data in the same order, so the numbers are those of the trial that met most; "
+    "those of each trial are in its data.json."
+)
 MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?"}
-
-
-# ---------------------------------------------------------------- formats
-def metric_title(metric: str) -> str:
-    """'8-shot' for shot_8/average, 'TextCore' for text_core/average, '8-shot vqa' for shot_8/vqa."""
-    family, _, name = metric.partition("/")
-    shots = re.fullmatch(r"shot_(\d+)", family)
-    title = f"{shots[1]}-shot" if shots else "TextCore" if family == "text_core" else family
-    return title if name in ("average", "") else f"{title} {name.replace('_', ' ')}"
-
-
-def number(value: float | None) -> str:
-    """'55.3'."""
-    return NOTHING if value is None or math.isnan(value) else f"{value + 0.0:.1f}".replace("-", "−")
-
-
-def signed(value: float | None) -> str:
-    """'+2.4', '−37.1'."""
-    if value is None or math.isnan(value):
-        return NOTHING
-    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "−")
-
-
-def bracketed(estimate: Estimate | None) -> str:
-    """'[−41.2, −33.0]', or nothing where it is unknown."""
-    return f"[{signed(estimate.low)}, {signed(estimate.high)}]" if estimate and estimate.known else ""
-
-
-def interval(cell: Cell) -> str:
-    """The interval of a cell's difference."""
-    return bracketed(cell.estimate)
-
-
-def plus_minus(cell: Cell) -> str:
-    """'± 4.1', half the width of the interval."""
-    return f"± {number(cell.estimate.half_width)}" if cell.estimate and cell.estimate.known else ""
-
-
-def probability(value: float) -> str:
-    """'p 0.003', 'p < 0.001'."""
-    return "" if math.isnan(value) else "p < 0.001" if value < 0.001 else f"p {value:.3f}" if value < 0.1 else f"p {value:.2f}"
-
-
-def short_name(row: Row) -> str:
-    """The arm's name without that of its group."""
-    return row.name.removeprefix(f"{row.group}/") if row.name != row.group else row.name
-
-
-def percent(confidence: float) -> str:
-    """'95 %'."""
-    return f"{100 * confidence:g} %"
 
 
 # ---------------------------------------------------------------- sentences
@@ -122,7 +92,7 @@ def headline(comparison: Comparison) -> str:
 def _with_interval(row: Row, metric: str) -> str:
     cell = row.cells[metric]
     assert cell.estimate is not None
-    return f"{row.name} ({signed(cell.estimate.difference)} {interval(cell)})"
+    return f"{row.name} ({signed(cell.estimate.difference, cell.scale)} {interval(cell)})"
 
 
 def _sizes(comparison: Comparison) -> str:
@@ -142,8 +112,11 @@ def how_measured(comparison: Comparison) -> str:
     holm = f"Holm over {sizes} comparison{'s' if sizes != '1' else ''}" + (
         f" of one sweep file; there are {families}" if families > 1 else ""
     )
+    scale = comparison.scale(comparison.primary)
+    on = ", on a scale of 0 to 100" if scale.in_percent else ""
+    on += "" if scale.higher_is_better else f"; of {comparison.primary}, lower is better"
     return (
-        f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}, on a scale of 0 to 100; each difference from the baseline has its "
+        f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}{on}; each difference from the baseline has its "
         f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {comparison.primary} alone and "
         f"hold together at {error} error ({holm}; “no difference” "
         f"by two one-sided tests against ±{comparison.margin:g}); the other columns are exploratory, and bold differences there hold at a "
@@ -164,13 +137,13 @@ def how_judged(comparison: Comparison) -> str:
 
 def detectable(row: Row, primary: str) -> str:
     """The smallest true difference that the row's comparison would have found four times in five."""
-    value = row.cells[primary].detectable
-    return "" if math.isnan(value) else number(value) if value < 100 else "> 100"
+    value, scale = row.cells[primary].detectable, row.cells[primary].scale
+    return "" if math.isnan(value) else "> 100" if scale.in_percent and value >= 100 else number(value, scale)
 
 
 # ---------------------------------------------------------------- tables
 def wide_table(comparison: Comparison) -> pd.DataFrame:
-    """A line for each arm, rounded to one decimal."""
+    """A line for each arm, rounded as tables show it."""
     lines = []
     for row in comparison.rows:
         line: dict[str, object] = {"arm": row.name, "seeds": row.n, "verdict": row.verdict}
@@ -178,16 +151,16 @@ def wide_table(comparison: Comparison) -> pd.DataFrame:
             cell = row.cells[metric]
             estimate = cell.estimate if cell.estimate and cell.estimate.known else None
             title = metric_title(metric)
-            line[title] = _rounded(cell.mean)
-            line[f"{title} difference"] = _rounded(cell.estimate.difference) if cell.estimate else None
-            line[f"{title} low"] = _rounded(estimate.low) if estimate else None
-            line[f"{title} high"] = _rounded(estimate.high) if estimate else None
+            line[title] = _rounded(cell.mean, cell.scale)
+            line[f"{title} difference"] = _rounded(cell.estimate.difference, cell.scale) if cell.estimate else None
+            line[f"{title} low"] = _rounded(estimate.low, cell.scale) if estimate else None
+            line[f"{title} high"] = _rounded(estimate.high, cell.scale) if estimate else None
         lines.append({**line, "altered": "; ".join(row.changes), "notes": "; ".join((*row.notes, *row.brought_along))})
     return pd.DataFrame(lines)
 
 
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 1) + 0.0
+def _rounded(value: float, scale: Scale) -> float | None:
+    return None if math.isnan(value) else round(value, decimals(value, scale)) + 0.0
 
 
 # ---------------------------------------------------------------- terminal
@@ -205,7 +178,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     if comparison.expectations:
         console.print("\n[bold]Expected before the run[/]")
     for judgement in comparison.expectations:
-        difference = f"{signed(judgement.estimate.difference)} {bracketed(judgement.estimate)}; " if judgement.estimate else ""
+        scale = comparison.scale(judgement.expectation.metric)
+        difference = (
+            f"{signed(judgement.estimate.difference, scale)} {bracketed(judgement.estimate, scale)}; " if judgement.estimate else ""
+        )
         colour = {"confirmed": "green", "refuted": "red"}.get(judgement.verdict, "yellow")
         line = Text(f"{MARKS[judgement.verdict]} {judgement.verdict}", style=colour)
         line.append(f": {judgement.expectation.because}\n", style="default")
@@ -213,7 +189,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if judgement.expectation.paper:
             line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
         console.print(Padding(line, (0, 0, 0, 2)))
+    print_published(comparison, console)
     _print_effects(comparison, console)
+    print_tasks(comparison, console)
+    _print_unreadable(comparison, console)
     console.print()
     if comparison.false_verdicts:
         console.print(Text(comparison.false_verdicts.in_words()))
@@ -222,15 +201,24 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(remark, style="dim"))
 
 
+def _print_unreadable(comparison: Comparison, console: Console) -> None:
+    """Bad data; what was not kept, cut or too long was so declared, and is in the report."""
+    unreadable = [loss for loss in comparison.data_losses if loss.kind == UNREADABLE]
+    if unreadable:
+        console.print("\n[bold]Unreadable data[/] [dim]was skipped[/]")
+    for loss in unreadable:
+        console.print(Padding(Text(loss.in_words(), style="yellow"), (0, 0, 0, 2)))
+
+
 def _print_effects(comparison: Comparison, console: Console) -> None:
     """Main effects, and of the interactions those that are clear."""
     if not comparison.effects:
         return
-    title = metric_title(comparison.primary)
+    title, scale = metric_title(comparison.primary), comparison.scale(comparison.primary)
     console.print(f"\n[bold]Effects in grids[/] [dim]on {title}, means over the other axes; exploratory (Benjamini-Hochberg)[/]")
     shown = [effect for effect in comparison.effects if not effect.is_interaction or comparison.clear_effect(effect)]
     for effect in shown:
-        difference = f"{signed(effect.estimate.difference)} {bracketed(effect.estimate)}" if effect.estimate else NOTHING
+        difference = f"{signed(effect.estimate.difference, scale)} {bracketed(effect.estimate, scale)}" if effect.estimate else NOTHING
         clear = comparison.clear_effect(effect)
         line = Text(f"{effect.group}: {effect.title}: ")
         line.append(difference, style="bold" if clear else "")
@@ -313,12 +301,12 @@ def _widest(text: Text) -> int:
 
 def _terminal_cell(row: Row, metric: str, comparison: Comparison, brackets: bool) -> Text:
     cell = row.cells[metric]
-    text = Text(number(cell.mean))
+    text = Text((f"{BELOW_FLOOR} " if comparison.is_below_floor(row, metric) else "") + number(cell.mean, cell.scale))
     if cell.estimate is not None:
         error = interval(cell) if brackets else plus_minus(cell)
         clear = comparison.clear(cell)
-        style = ("green" if cell.estimate.difference > 0 else "red") if clear else ""
-        text.append(f"\n{signed(cell.estimate.difference)}", style=f"bold {style}" if clear else "")
+        style = ("green" if cell.scale.is_better(cell.estimate.difference) else "red") if clear else ""
+        text.append(f"\n{signed(cell.estimate.difference, cell.scale)}", style=f"bold {style}" if clear else "")
         text.append(f" {error}" if error else "", style=style or "dim")
     return text
 

@@ -121,7 +121,7 @@ def _verdict(row: Row, primary: str, level: float, margin: float, family: int, h
             notes.append(f"clearly {'higher' if estimate.difference > 0 else 'lower'}, and clearly by less than {margin:g}")
         return no_difference(margin), notes
     if different:
-        return (BETTER if estimate.difference > 0 else WORSE), notes
+        return (BETTER if cell.scale.is_better(estimate.difference) else WORSE), notes
     if clear_by_itself(row, primary):
         notes.append(f"clear by itself, but not among {family} comparisons")
     return UNDECIDED, notes

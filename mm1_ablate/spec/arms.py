@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -86,6 +86,8 @@ def unique_tails(paths: Iterable[str]) -> dict[str, str]:
 class _Axis:
     choices: list[list[Edit]]
     """What each of its values sets."""
+    labels: tuple[str, ...] = ()
+    """What the file calls its values; empty where it says nothing."""
 
     @property
     def paths(self) -> list[str]:
@@ -99,6 +101,13 @@ class _Axis:
             for path in values:
                 values[path].add(own.get(path, ""))
         return {path for path, seen in values.items() if len(seen) > 1} or set(values)
+
+    def words(self, place: int, tails: dict[str, str]) -> list[str]:
+        """A value as parts of a name."""
+        if self.labels:
+            return [self.labels[place]]
+        telling = self.telling()
+        return [_label(tails[edit.path], edit.value) for edit in self.choices[place] if edit.path in telling]
 
 
 def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Finding]]:
@@ -114,12 +123,19 @@ def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Findi
     if found:
         return [], found
     paths = [path for axis in axes for path in axis.paths]
-    telling = {path for axis in axes for path in axis.telling()}
-    labels = unique_tails(paths)
-    everywhere = [tuple(edit for choice in choices for edit in choice) for choices in product(*(axis.choices for axis in axes))]
+    tails = unique_tails(paths)
+    places = list(product(*(range(len(axis.choices)) for axis in axes)))
+    everywhere = [tuple(edit for axis, place in zip(axes, point, strict=True) for edit in axis.choices[place]) for point in places]
     levels = {id(point): values for point, values in zip(everywhere, product(*axes_of(group).values()), strict=True)}
-    points, found = _without_exceptions(everywhere, group.except_, paths, where)
-    names = [",".join(_label(labels[edit.path], edit.value) for edit in point if edit.path in telling) for point in points]
+    parts = {
+        id(point): [word for axis, place in zip(axes, at, strict=True) for word in axis.words(place, tails)]
+        for point, at in zip(everywhere, places, strict=True)
+    }
+    exceptions, found = _by_paths(group.except_, dict(zip(group.grid or {}, axes, strict=True)), where)
+    if found:
+        return [], found
+    points, found = _without_exceptions(everywhere, exceptions, paths, where)
+    names = [",".join(parts[id(point)]) for point in points]
     shared = Counter(names)
     drafts = []
     for label, point in zip(names, points, strict=True):
@@ -136,11 +152,11 @@ def axes_of(group: Group) -> dict[str, tuple[str, ...]]:
     named = {}
     for axis_name, values in (group.grid or {}).items():
         axis, _ = _axis(axis_name, values, ())
-        telling, tails = axis.telling(), unique_tails(axis.paths)
+        tails = unique_tails(axis.paths)
         if "." in axis_name:
             words = [_text(choice[0].value) for choice in axis.choices]
         else:
-            words = [",".join(_label(tails[edit.path], edit.value) for edit in choice if edit.path in telling) for choice in axis.choices]
+            words = [",".join(axis.words(place, tails)) for place in range(len(axis.choices))]
         repeated = Counter(words)
         named[axis_name] = tuple(
             word if repeated[word] == 1 else f"{word}~{fingerprint({edit.path: edit.value for edit in choice})[:6]}"
@@ -149,7 +165,9 @@ def axes_of(group: Group) -> dict[str, tuple[str, ...]]:
     return named
 
 
-def _axis(name: str, values: Sequence[Any], where: Keys) -> tuple[_Axis, list[Finding]]:
+def _axis(name: str, values: Sequence[Any] | Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Finding]]:
+    if isinstance(values, Mapping):
+        return _labelled_axis(name, values, where)
     found = []
     seen: dict[str, int] = {}
     for index, value in enumerate(values):
@@ -165,6 +183,40 @@ def _axis(name: str, values: Sequence[Any], where: Keys) -> tuple[_Axis, list[Fi
         message = "is no path; a named axis has a list of mappings, each from paths to values"
         return _Axis([]), [*found, Finding(where, message, nearest(name, Experiment.model_fields), at_key=True)]
     return _Axis([[Edit(name, value, where=(*where, index))] for index, value in enumerate(values)]), found
+
+
+def _labelled_axis(name: str, values: Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Finding]]:
+    if "." in name:
+        message = "is a path, whose values are a list; labels are for a named axis, with mappings from paths to values"
+        return _Axis([]), [Finding(where, message, at_key=True)]
+    found = []
+    seen: dict[str, str] = {}
+    for label, entry in values.items():
+        first = seen.setdefault(fingerprint(entry), label)
+        if first != label:
+            found.append(Finding((*where, label), f"the same as '{first}' of this axis"))
+    choices = [[Edit(path, value, where=(*where, label, path)) for path, value in entry.items()] for label, entry in values.items()]
+    return _Axis(choices, tuple(values)), found
+
+
+def _by_paths(
+    exceptions: Sequence[Mapping[str, Any]], axes: Mapping[str, _Axis], where: Keys
+) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """Exceptions with what a label stands for instead of the label."""
+    translated, found = [], []
+    for index, exception in enumerate(exceptions):
+        paths: dict[str, Any] = {}
+        for key, value in exception.items():
+            labels = axes[key].labels if key in axes else ()
+            if not labels:
+                paths[key] = value
+            elif value in labels:
+                paths |= {edit.path: edit.value for edit in axes[key].choices[labels.index(value)]}
+            else:
+                message = f"there is no '{value}' on this axis; its labels are {', '.join(labels)}"
+                found.append(Finding((*where, "except", index, key), message, nearest(str(value), labels)))
+        translated.append(paths)
+    return translated, found
 
 
 def _without_exceptions(

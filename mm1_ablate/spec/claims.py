@@ -7,55 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 from mm1_ablate.spec.experiment import Evaluation, Experiment
 from mm1_ablate.spec.messages import Finding, nearest
 from mm1_ablate.spec.sweep import Compare, Sweep
-from mm1_ablate.spec.yaml_file import read_tree
+from mm1_ablate.spec.tasks import task_names
 
-TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
 METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core|(?P<loss>loss|bits_per_byte))/(?P<name>.+)")
-
-
-@cache
-def shipped_tasks() -> frozenset[str]:
-    """Names of the task records of this package."""
-    return frozenset(path.stem for path in TASKS.glob("*.yaml"))
-
-
-@cache
-def task_record(task: str) -> Any:
-    """What the record of a task says: part of what its scores are, so that an edited task is evaluated again."""
-    path = Path(task) if task.endswith((".yaml", ".yml")) else TASKS / f"{task}.yaml"
-    return read_tree(path)[0]
-
-
-def unknown_tasks(experiment: Experiment) -> list[Finding]:
-    """Tasks that have no record, by place in the experiment."""
-    found = []
-    for index, task in enumerate(experiment.evaluation.tasks):
-        place = ("evaluation", "tasks", index)
-        if task.endswith((".yaml", ".yml")):
-            if not Path(task).is_file():
-                found.append(Finding(place, f"there is no file '{task}' (paths of tasks are relative to where mm1-ablate is started)"))
-        elif task not in shipped_tasks():
-            names = ", ".join(sorted(shipped_tasks()))
-            found.append(
-                Finding(
-                    place, f"there is no task '{task}'; expected one of {names}, or the path of a record", nearest(task, shipped_tasks())
-                )
-            )
-    return found
 
 
 def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | None:
     """What is wrong with the name of a metric, and a suggestion; nothing if it will be there."""
     parts = METRIC.fullmatch(metric)
     evaluated = [f"shot_{shots}" for shots in evaluation.shots] + ["text_core"]
-    names = list(dict.fromkeys(["average", *evaluation.tasks, *evaluation.groups]))
+    names = list(dict.fromkeys(["average", *task_names(evaluation), *evaluation.groups]))
     if parts is None:
         known = [f"{prefix}/{name}" for prefix in evaluated for name in names]
         known += [f"{measure}/{name}" for measure in ("loss", "bits_per_byte") for name in evaluation.losses]
@@ -69,9 +34,8 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
     if parts["shots"] and int(parts["shots"]) not in evaluation.shots:
         shots = ", ".join(map(str, evaluation.shots))
         return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parts['shots']} to evaluation.shots"
-    own_records = any(task.endswith((".yaml", ".yml")) for task in evaluation.tasks)
     name, _, _ = parts["name"].partition(".")
-    if name not in names and not own_records:
+    if name not in names:
         return f"'{metric}' is not evaluated: '{name}' is none of {', '.join(names)}", nearest(name, names)
     return None
 

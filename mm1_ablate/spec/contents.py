@@ -1,27 +1,36 @@
 """What the sources of an experiment read, looked at once a process: is it there as declared, and which data is it?
 
-In: settings of sources. Out: what is wrong, by place in the experiment; and a digest of the files, which is part of a trial's identity.
-Where nothing may be looked at, the declared patterns stand in for the digest, and identities are provisional. Sources that read no
-files have neither.
+In: settings of sources, and of the items of tasks. Out: what is wrong, by place in the experiment; and a digest of the files, which is
+part of a trial's identity. Where nothing may be looked at, the declared patterns stand in for the digest, and identities are provisional.
+Where files are missing that an earlier run of the study saw, the digest may come from its record. Sources that read no files have none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, Literal
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from mm1_ablate.spec.experiment import Experiment, Source
 from mm1_ablate.spec.messages import Finding
-from mm1_ablate.spec.settings import Misfit, Settings, is_identity
+from mm1_ablate.spec.settings import Component, Misfit, Settings, is_identity
 
 Look = Literal["check", "contents", "nowhere"]
 """check: that all is there as declared, and which data it is; contents: only which data it is; nowhere: at no data at all."""
 Place = tuple[str | int, ...]
+Record = Mapping[str, str]
+"""Digests that an earlier run saw, by `_Seen.names`."""
+Value = TypeVar("Value")
 
 _OF_THE_MIXTURE = frozenset({"data_type", "weight", "max_epochs", "max_bad_share"})
 """Fields that change neither what is read nor whether it fits."""
+_LOOKED_AT = 1 << 16
+"""Bytes of a file of weights that are looked at, at either end."""
+_KEPT = frozenset({"keep"})
+"""Fields that change which documents are read, but not the files."""
 
 
 class _Seen:
@@ -30,36 +39,141 @@ class _Seen:
     look: Look = "check"
     contents: dict[str, str] = {}
     findings: dict[str, Finding | None] = {}
+    names: dict[str, dict[str, str]] = {}
+    """Under which two names a digest is recorded: with the declared places of files, and with places as seen from the study's folder."""
+    folder: Path = Path()
+    record: Record = {}
+    from_record: dict[str, None] = {}
+    other: dict[str, Any] = {}
 
 
-def look_anew(look: Look) -> None:
-    """Forget what was seen, and say how far to look from now on."""
-    _Seen.look, _Seen.contents, _Seen.findings = look, {}, {}
+def look_anew(look: Look, folder: Path | None = None) -> None:
+    """Forget what was seen, and say how far to look from now on.
+
+    Args:
+        folder: of the study's file.
+    """
+    _Seen.look, _Seen.contents, _Seen.findings, _Seen.names, _Seen.other = look, {}, {}, {}, {}
+    _Seen.folder, _Seen.record, _Seen.from_record = (folder or Path()).resolve(), {}, {}
 
 
-def contents_of(source: Source) -> str:
+def look() -> Look:
+    """How far is looked."""
+    return _Seen.look
+
+
+def once(key: str, make: Callable[[], Value]) -> Value:
+    """What a function gives, asked once for each study that is loaded."""
+    if key not in _Seen.other:
+        _Seen.other[key] = make()
+    return _Seen.other[key]
+
+
+# ---------------------------------------------------------------- digests
+def contents_of(source: Component, split: str | None = None) -> str:
     """The digest of what a source reads; empty for one that reads no files.
+
+    Args:
+        split: of the items of a task; nothing for a source of documents.
 
     Raises:
         Exception: whatever keeps the source from being read. `finding_about` makes a sentence of it.
     """
     if _Seen.look == "nowhere":
         return stand_in(source)
-    key = _key(source, without=frozenset({"keep"}))
+    key = _key(source, split, _KEPT)
     if key not in _Seen.contents:
-        _Seen.contents[key] = source.contents()
+        _Seen.contents[key] = _digest(source, split, key)
     return _Seen.contents[key]
 
 
-def stand_in(source: Source) -> str:
+def _digest(source: Any, split: str | None, key: str) -> str:
+    try:
+        contents = source.contents() if split is None else source.contents(split)
+    except Exception:
+        names = _names(source, split)
+        recorded = next((_Seen.record[name] for name in names if name in _Seen.record), None)
+        if recorded is None:
+            raise
+        _Seen.from_record[_files(source)] = None
+        return recorded
+    if contents:
+        _Seen.names[key] = dict.fromkeys(_names(source, split), contents)
+    return contents
+
+
+def weights_contents(file: str) -> str:
+    """The digest of a file of weights: of its size, beginning and end. Where it is not there, or nobody may look, of its path."""
+
+    def digest() -> str:
+        if _Seen.look == "nowhere" or not os.path.isfile(file):
+            return "declared " + _sha256(file)
+        with open(file, "rb") as weights:
+            size = os.fstat(weights.fileno()).st_size
+            found = hashlib.sha256(f"{size}:".encode() + weights.read(_LOOKED_AT))
+            weights.seek(max(0, size - _LOOKED_AT))
+            found.update(weights.read())
+        return found.hexdigest()
+
+    return once(f"weights {file}", digest)
+
+
+def stand_in(source: Component) -> str:
     """A digest of the patterns by which files are declared; empty for a source that declares none."""
     patterns = _how_it_runs(source)
-    return "declared " + hashlib.sha256(json.dumps(patterns, sort_keys=True).encode()).hexdigest() if patterns else ""
+    return "declared " + _sha256(json.dumps(patterns, sort_keys=True)) if patterns else ""
 
 
-def identity_of(source: Source) -> str:
+# ---------------------------------------------------------------- what an earlier run saw
+def allow_record(record: Record) -> None:
+    """Take digests of what cannot be read from an earlier run's record (see `to_be_recorded`), until the next study is loaded."""
+    _Seen.record = record
+
+
+def to_be_recorded() -> dict[str, str]:
+    """Digests of all that has been read for this study, for machines that lack it."""
+    return {name: contents for names in _Seen.names.values() for name, contents in names.items()}
+
+
+def taken_from_record() -> tuple[str, ...]:
+    """Files that could not be read and whose digests came from the record."""
+    return tuple(_Seen.from_record)
+
+
+def _names(source: Component, split: str | None) -> list[str]:
+    """A study may have moved to the other machine alone, or with its data beside it: so files are known in two ways."""
+    key = _key(source, split, _KEPT)
+
+    def seen_from_the_study(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: seen_from_the_study(entry) for name, entry in value.items()}
+        if isinstance(value, list):
+            return [seen_from_the_study(entry) for entry in value]
+        return os.path.relpath(value, _Seen.folder) if isinstance(value, str) and os.path.isabs(value) else value
+
+    kind, _, declared = key.partition(" ")
+    return [_sha256(key), _sha256(f"{kind} {json.dumps(seen_from_the_study(json.loads(declared)))}")]
+
+
+def _files(source: Component) -> str:
+    """Where a source's files are, for people."""
+    texts: list[str] = []
+
+    def collect(values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                collect(value)
+            elif name in ("files", "folder"):
+                texts.extend([value] if isinstance(value, str) else value)
+
+    collect(_how_it_runs(source))
+    return ", ".join(texts) or source.type
+
+
+# ---------------------------------------------------------------- checks
+def identity_of(source: Component, split: str | None = None) -> str:
     """What tells apart what sources read and keep: two of one identity need to be looked at, or made ready, once only."""
-    return _key(source)
+    return _key(source, split)
 
 
 def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
@@ -73,21 +187,28 @@ def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
         yield ("evaluation", "losses", name, "source"), held_out.source
 
 
-def finding_about(source: Source) -> Finding | None:
+def finding_about(source: Component, split: str | None = None) -> Finding | None:
     """What is wrong with what a source reads, its path relative to the source; nothing if all is well or nobody may look."""
     if _Seen.look == "nowhere":
         return None
-    key = identity_of(source)
+    key = identity_of(source, split)
     if key not in _Seen.findings:
-        _Seen.findings[key] = _looked_at(source)
+        _Seen.findings[key] = _looked_at(source, split)
     return _Seen.findings[key]
 
 
-def _looked_at(source: Source) -> Finding | None:
+def _looked_at(source: Any, split: str | None) -> Finding | None:
     found = None
-    for look in (source.check, lambda: contents_of(source)) if _Seen.look == "check" else (lambda: contents_of(source),):
+
+    def check() -> None:
+        source.check(*(() if split is None else (split,)))
+
+    def contents() -> None:
+        contents_of(source, split)
+
+    for look_at in (check, contents) if _Seen.look == "check" else (contents,):
         try:
-            look()
+            look_at()
         except Misfit as error:
             found = found or Finding(tuple(int(part) if part.isdigit() else part for part in error.at.split(".") if part), error.message)
         except Exception as error:  # permissions, networks, a user's own source: whatever it is, it has to be said in a sentence
@@ -95,7 +216,7 @@ def _looked_at(source: Source) -> Finding | None:
             found = found or Finding(place, f"cannot be read: {_in_words(error)}")
     if found is not None:
         # No study comes of it: what is expanded besides needs only something that tells this source from others.
-        _Seen.contents.setdefault(_key(source, without=frozenset({"keep"})), stand_in(source) or "unread")
+        _Seen.contents.setdefault(_key(source, split, _KEPT), stand_in(source) or "unread")
     return found
 
 
@@ -106,10 +227,10 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _key(source: Source, without: frozenset[str] = frozenset()) -> str:
+def _key(source: Component, split: str | None, without: frozenset[str] = frozenset()) -> str:
     kind = type(source)
     declared = source.model_dump(mode="json", exclude=set(_OF_THE_MIXTURE | without))
-    return f"{kind.__module__}.{kind.__qualname__} {json.dumps(declared, sort_keys=True)}"
+    return f"{kind.__module__}.{kind.__qualname__}{f':{split}' if split else ''} {json.dumps(declared, sort_keys=True)}"
 
 
 def _how_it_runs(settings: Settings) -> dict[str, Any]:
@@ -123,3 +244,7 @@ def _how_it_runs(settings: Settings) -> dict[str, Any]:
         elif not is_identity(field) and name not in _OF_THE_MIXTURE and value is not None:
             values[name] = settings.model_dump(mode="json", include={name})[name]
     return values
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -6,42 +6,59 @@ name. Out: `Study`, or every problem of all those files at once. Arms that resol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.alteration import Edit, Keys, altered
 from mm1_ablate.spec.arms import Draft, axes_of, drafts_of
-from mm1_ablate.spec.claims import comparison, expectations, task_record, unknown_tasks
-from mm1_ablate.spec.contents import Look, Place, contents_of, finding_about, identity_of, look_anew, sources_of
+from mm1_ablate.spec.changes import blamed, changes_of, nothing_changed, touching
+from mm1_ablate.spec.claims import comparison, expectations
+from mm1_ablate.spec.contents import (
+    Look,
+    Place,
+    Record,
+    allow_record,
+    contents_of,
+    finding_about,
+    identity_of,
+    look_anew,
+    sources_of,
+    taken_from_record,
+)
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import digest, evaluation_identity, experiment_identity, training_identity
 from mm1_ablate.spec.messages import Finding, nearest, validated
-from mm1_ablate.spec.paths import ABSENT, Node, PathError, plain
+from mm1_ablate.spec.paths import plain
+from mm1_ablate.spec.published import Counterparts, counterparts, with_numbers
 from mm1_ablate.spec.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.spec.sweep import Group, Sweep
-from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, short
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, read_tree
+from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, same_baseline, short
+from mm1_ablate.spec.tasks import reads_files, task_identities, wrong_files, wrong_records
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, dotted, read_tree
 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study", "trial_of"]
 
 BASELINE = "baseline"
+Check = Callable[[Experiment], list[Finding]]
+"""A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
 
 
-def load_study(path: Path, look: Look = "check") -> Study:
+def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> Study:
     """Expand a sweep file, or an experiment file into a study of that one system with seed 0.
 
     Args:
         look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
             data nobody looked at have provisional fingerprints.
+        checks: of the experiments of all arms.
+        recorded: from a study's name, what an earlier run saw of its data (`contents.to_be_recorded`): for data that is not here.
 
     Raises:
         FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
-    look_anew(look)
-    return _Expansion(Path(path), look).study()
+    look_anew(look, Path(path).parent)
+    return _Expansion(Path(path), look, checks, recorded).study()
 
 
 def load_experiment(path: Path, look: Look = "check") -> Experiment:
@@ -53,9 +70,10 @@ def load_experiment(path: Path, look: Look = "check") -> Experiment:
     Raises:
         FileErrors: with every problem of the file.
     """
-    look_anew(look)
+    look_anew(look, Path(path).parent)
     experiment, marks = _read_experiment(Path(path))
     found = [_at(place, finding) for place, source in sources_of(experiment) if (finding := finding_about(source))]
+    found += [finding for _, finding in wrong_files(experiment)]
     if found:
         raise FileErrors(marks.problems(found))
     return experiment
@@ -66,7 +84,7 @@ def _read_experiment(path: Path) -> tuple[Experiment, Marks]:
     tree, marks, problems = read_tree(path)
     experiment, found = validated(Experiment, tree, path.parent)
     if experiment is not None:
-        found = unknown_tasks(experiment)
+        found = wrong_records(experiment)
     if experiment is None or problems or found:
         raise FileErrors([*problems, *marks.problems(found)])
     return experiment, marks
@@ -98,15 +116,18 @@ class _Identity:
     @classmethod
     def of(cls, experiment: Experiment) -> _Identity:
         training = experiment_identity(experiment)
-        return cls(training, digest([training, evaluation_identity(experiment)["evaluation"]]))
+        evaluation = evaluation_identity(experiment, "", task_identities(experiment.evaluation))
+        return cls(training, digest([training, evaluation]))
 
 
 class _Expansion:
     """Collects problems on the way, so that all of them can be raised together."""
 
-    def __init__(self, path: Path, look: Look) -> None:
+    def __init__(self, path: Path, look: Look, checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> None:
         self.path = path
         self.look = look
+        self.checks = checks
+        self.recorded = recorded
         self.file: SweepFile
         """The file whose groups are being expanded."""
         self.problems: list[FileProblem] = []
@@ -118,7 +139,7 @@ class _Expansion:
         """Whether every arm that the files mean is known."""
         self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
         self._told: set[str] = set()
-        """Sources whose data has been found wrong."""
+        """Sources whose data has been found wrong, and what checks have found."""
 
     def study(self) -> Study:
         files = read_with_included(self.path)
@@ -127,11 +148,14 @@ class _Expansion:
         if first.sweep is None:
             raise FileErrors(problem for file in files for problem in file.problems)
         sweep = first.sweep
-        base = self._base(sweep, sweep.experiment, ("experiment",), BASELINE, "")
+        if self.recorded is not None:
+            allow_record(self.recorded(sweep.sweep))
+        base = self._base(first, sweep.experiment, ("experiment",), BASELINE, "")
         for file in files:
             self.file = file
+            declared, own = (first, base) if same_baseline(file, first) else (file, self._own_base(file))
             for name, group in file.sweep.ablations.items() if file.sweep else ():
-                self._expand(sweep, name, group, base)
+                self._expand(sweep, name, group, own, declared)
         baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
         compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
         first.report(found)
@@ -140,6 +164,7 @@ class _Expansion:
             if file.sweep is not None:
                 names = {arm.name for arm in baselines}
                 file.report(expectations(file.sweep, file.expectations, experiments, names, self.complete))
+        published = [known for file in files if (known := self._published(file)) is not None]
         problems = [problem for file in files for problem in file.problems] + self.problems
         if problems:
             raise FileErrors(problems)
@@ -148,7 +173,11 @@ class _Expansion:
             update={
                 "compare": compare,
                 "ablations": {name: group for one in sweeps for name, group in one.ablations.items()},
-                "expect": [expectation for one in sweeps for expectation in one.expect],
+                "expect": [
+                    with_numbers(expectation, published, self.arms[expectation.arm].baseline)
+                    for one in sweeps
+                    for expectation in one.expect
+                ],
             }
         )
         return Study(
@@ -162,13 +191,36 @@ class _Expansion:
             families=tuple(one.sweep for one in sweeps for _ in one.expect),
             sweep_of_group={name: one.sweep for one in sweeps for name in one.ablations},
             provisional=self.look == "nowhere" and self._reads_files(),
+            from_record=taken_from_record(),
+            published=tuple(published),
         )
+
+    def _own_base(self, file: SweepFile) -> _Base | None:
+        """The baseline of an included sweep that compares with another than the whole; the file itself calls it the baseline."""
+        assert file.sweep is not None
+        name = _own_baseline(file.sweep)
+        base = self._base(file, file.sweep.experiment, ("experiment",), name, "")
+        file.rename_expected(BASELINE, name)
+        return base
+
+    def _published(self, file: SweepFile) -> Counterparts | None:
+        """What the paper has on a file's arms."""
+        if file.sweep is None:
+            return None
+        own = _own_baseline(file.sweep)
+        arms = [arm.name for arm in self.arms.values() if arm.group in file.sweep.ablations or arm.name in (BASELINE, own)]
+        known, found = counterparts(file.sweep, arms, self.complete, own if own in self.arms else BASELINE)
+        file.report(found)
+        return known
 
     def _report(self, found: Iterable[Finding]) -> None:
         self.file.report(found)
 
     def _reads_files(self) -> bool:
-        return any(contents_of(source) for arm in self.arms.values() for _, source in sources_of(arm.experiment))
+        experiments = [arm.experiment for arm in self.arms.values()]
+        return any(contents_of(source) for experiment in experiments for _, source in sources_of(experiment)) or any(
+            reads_files(experiment.evaluation) for experiment in experiments
+        )
 
     def _experiment(self, name: str, where: Keys) -> tuple[Experiment, Marks] | None:
         shown = self.file.beside(name)
@@ -185,15 +237,17 @@ class _Expansion:
                 self.problems += errors.problems
         return self._experiments[path]
 
-    def _base(self, sweep: Sweep, file: str, where: Keys, name: str, group: str) -> _Base | None:
-        """The baseline of a file, with what the sweep sets everywhere."""
+    def _base(self, declared: SweepFile, file: str, where: Keys, name: str, group: str) -> _Base | None:
+        """The baseline of an experiment file, with what a sweep file sets everywhere."""
+        sweep = declared.sweep
+        assert sweep is not None
         read = self._experiment(file, where)
         if read is None:
             self.complete = False
             return None
         experiment, marks = read
         edits = [Edit(path, value, where=("everywhere", path)) for path, value in sweep.everywhere.items()]
-        folder = self.path.parent  # what all the files set everywhere is the same, and read as the first one's
+        folder = declared.path.parent
         made, found, _ = _made(plain(experiment), edits, where, folder)
         while made is None:
             # Arms are made from what is right, so that their problems are shown too.
@@ -208,12 +262,18 @@ class _Expansion:
         self.identities[name] = base.identity
         return base
 
-    def _expand(self, sweep: Sweep, name: str, group: Group, base: _Base | None) -> None:
+    def _expand(self, sweep: Sweep, name: str, group: Group, base: _Base | None, declared: SweepFile) -> None:
+        """The arms of a group.
+
+        Args:
+            sweep: the whole, whose seeds are those of all groups.
+            declared: the file whose `everywhere` holds for the group.
+        """
         drafts, found = drafts_of(name, group)
         self._report(found)
         self.complete = self.complete and not found
         if group.experiment is not None:
-            base = self._base(sweep, group.experiment, ("ablations", name, "experiment"), f"{name}/{BASELINE}", name)
+            base = self._base(declared, group.experiment, ("ablations", name, "experiment"), f"{name}/{BASELINE}", name)
         if base is None:
             return
         for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
@@ -243,8 +303,8 @@ class _Expansion:
         wrong = self._wrong_data(experiment, draft.edits, draft.where, base.marks)
         identity = _Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
-            self._report([_nothing_changed(draft, base)])
-        changes = _changes(base.tree, plain(experiment), draft.edits, consequences)
+            self._report([nothing_changed(draft, base.arm.name)])
+        changes = changes_of(base.tree, plain(experiment), draft.edits, consequences)
         self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
         return wrong
@@ -259,13 +319,35 @@ class _Expansion:
                 continue
             self._told.add(identity_of(source))
             finding = _at(place, finding)
-            parts = [str(part) for part in place]
-            own = [edit for edit in edits if not edit.removed and _overlap(edit.path.split("."), parts)]
-            if own:
-                found.append(_blamed(finding, own, where))
-            else:
-                self.problems += marks.problems([finding])
+            found += self._told_at(finding, touching(edits, place), where, marks)
+        tasks = dict(wrong_files(experiment))
+        for identity, finding in tasks.items():
+            if identity not in self._told:
+                self._told.add(identity)
+                own = touching(edits, finding.path) or touching(edits, ("evaluation", "split"))
+                found += self._told_at(finding, own, where, marks)
+        if not tasks and not found:
+            found += self._checked(experiment, edits, where, marks)
         return found
+
+    def _checked(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+        """What the further checks find. An arm whose baseline is right is wrong by what it changes."""
+        found = []
+        for finding in [finding for check in self.checks for finding in check(experiment)]:
+            if finding.message not in self._told:
+                self._told.add(finding.message)
+                own = touching(edits, finding.path) or [edit for edit in edits if edit.path.startswith(("evaluation", "model"))]
+                found += self._told_at(finding, own, where, marks)
+        return found
+
+    def _told_at(self, finding: Finding, own: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+        """A finding, at the first of the edits that brought it about; without any, it goes to the problems of the experiment file."""
+        if not own:
+            self.problems += marks.problems([finding])
+            return []
+        if touching(own, finding.path):
+            return [blamed(finding, own, where)]
+        return [Finding(own[0].where, f"{dotted(finding.path)}: {finding.message}", finding.hint)]
 
     def _add(self, arm: Arm, where: Keys) -> None:
         if arm.name in self.arms:
@@ -294,14 +376,13 @@ def trial_of(experiment: Experiment, arms: tuple[str, ...], seed: int, identity:
         identity: of the experiment (`experiment_identity`), if it is known already.
     """
     training = digest(training_identity(experiment, seed, identity))
-    records = {task: task_record(task) for task in experiment.evaluation.tasks}
-    evaluation = digest(evaluation_identity(experiment, training, records))
+    evaluation = digest(evaluation_identity(experiment, training, task_identities(experiment.evaluation)))
     return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation)
 
 
-def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
-    """Whether one path leads to the other."""
-    return all(one == other for one, other in zip(left, right, strict=False))
+def _own_baseline(sweep: Sweep) -> str:
+    """What the baseline of an included sweep is called, where it is another than that of the whole."""
+    return f"{sweep.sweep}/{BASELINE}"
 
 
 def _is_baseline(draft: Draft, base: _Base, folder: Path) -> bool:
@@ -320,52 +401,6 @@ def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
         return None, result.findings, []
     experiment, found = validated(Experiment, result.tree, folder)
     if experiment is not None and edits:
-        found = unknown_tasks(experiment)
-    blamed = [_blamed(finding, edits, where) for finding in found]
-    return (None if found else experiment), blamed, result.consequences
-
-
-def _blamed(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
-    """A finding about an arm's experiment, moved to the edit in the sweep file that it comes from."""
-    path = [str(part) for part in finding.path]
-
-    def closeness(edit: Edit) -> tuple[bool, int]:
-        parts = edit.path.split(".")
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, parts, strict=False)))
-        return common in (len(path), len(parts)), common
-
-    edit = max(edits, key=closeness, default=None)
-    place = ".".join(path)
-    if edit is None or closeness(edit)[1] == 0:
-        return Finding(where, f"{place}: {finding.message}", finding.hint)
-    parts = edit.path.split(".")
-    inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
-    # Messages name the path, unless the place in the sweep file ends with it anyway.
-    told = inside or (place == edit.path and edit.where[-1] == edit.path)
-    return Finding((*edit.where, *inside), finding.message if told else f"{place}: {finding.message}", finding.hint, finding.at_key)
-
-
-def _nothing_changed(draft: Draft, base: _Base) -> Finding:
-    if draft.point:
-        point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
-        message = f"arm '{draft.name}' changes nothing: it is {base.arm.name} itself, which is a row of its own"
-        return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
-    paths = ", ".join(edit.path for edit in draft.edits)
-    message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {base.arm.name}"
-    return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any], edits: Sequence[Edit], consequences: Sequence[str]) -> tuple[Change, ...]:
-    old, new = Node(Experiment, before), Node(Experiment, after)
-    removed = {edit.path: edit.removed for edit in edits}
-    paths = dict.fromkeys([*removed, *consequences])
-    changes = (Change(path, _value(old, path), _value(new, path), removed.get(path, False)) for path in paths)
-    return tuple(change for change in changes if change.removed or change.old != change.new)
-
-
-def _value(root: Node, path: str) -> Any:
-    try:
-        value = root.find(path).value
-    except PathError:
-        return None
-    return None if value is ABSENT else int(value) if isinstance(value, float) and value.is_integer() else value
+        found = wrong_records(experiment)
+    told = [blamed(finding, edits, where) for finding in found]
+    return (None if found else experiment), told, result.consequences

@@ -6,11 +6,12 @@ behaviour leaves old fingerprints alone (`fingerprint.py`). Fields marked `HowIt
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from math import isqrt
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from mm1_ablate.spec.evaluation import PRESETS, Demonstrations, Group, Protocol, TaskSettings, TextOnly, misnamed
 from mm1_ablate.spec.settings import Component, ComponentOf, HowItRuns, Misfit, Settings
@@ -187,7 +188,7 @@ class VisionTransformer(Settings):
     depth: PositiveInt = 3
     heads: PositiveInt = 4
     feature_layer: Annotated[int, Field(lt=0)] = -1
-    """Which block's output goes to the connector: -1 the last, -2 the one before."""
+    """Which block's output goes to the connector: -1 the last, after the final norm; -2 the one before, as it is."""
     frozen: bool = False
     learning_rate_scale: PositiveFloat = 1.0
     """The encoder's learning rate over that of the rest."""
@@ -220,19 +221,39 @@ class TimmEncoder(Settings):
     name: str
     """A timm model name, such as vit_large_patch14_clip_quickgelu_336.openai."""
     image_size: PositiveInt
+    """Pixels a side: any multiple of the patch size, as position embeddings are interpolated."""
     patch_size: PositiveInt = 14
+    """Pixels a side of a patch, as the name says."""
     weights: str | None = "pretrained"
-    """'pretrained' (timm's published weights), a local path, or nothing (from scratch)."""
+    """'pretrained' (timm's published weights), a file of weights that timm reads, relative to this file, or nothing (from scratch)."""
     feature_layer: Annotated[int, Field(lt=0)] = -1
+    """Which block's output goes to the connector: -1 the last, after the final norm; -2 the one before, as it is. What comes after it is
+    not part of the model."""
     frozen: bool = False
     learning_rate_scale: PositiveFloat = 1.0
     preparation: EncoderPreparation | None = None
 
+    @field_validator("weights")
+    @classmethod
+    def _from_folder(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights in (None, "pretrained"):
+            return weights
+        folder = str((info.context or {}).get("folder") or os.getcwd())
+        return os.path.normpath(os.path.join(folder, os.path.expanduser(str(weights))))
+
     @model_validator(mode="after")
     def _patches(self) -> TimmEncoder:
-        if self.image_size % self.patch_size:
-            raise Misfit("image_size", f"{self.image_size} is not a multiple of the patch size, {self.patch_size}")
+        if side := self.image_size % self.patch_size:
+            lower = self.image_size - side
+            nearest = " and ".join(str(size) for size in (lower, lower + self.patch_size) if size)
+            message = f"{self.image_size} is not a multiple of the patch size, {self.patch_size}; the nearest are {nearest}"
+            raise Misfit("image_size", message)
         return self
+
+    @property
+    def weights_file(self) -> str | None:
+        """The local file of weights, if that is where they are."""
+        return None if self.weights == "pretrained" else self.weights
 
     @property
     def grid_side(self) -> int:
@@ -247,10 +268,15 @@ class Connector(Component):
     """From patch features to image tokens. Each connector is a file in `mm1_ablate/model/connectors/`."""
 
     image_tokens: PositiveInt = 144
-    """Tokens that an image becomes."""
+    """Tokens that an image becomes; with sub-images, each of them."""
+    frozen: bool = False
+    """Not trained."""
 
     def check_grid(self, side: int) -> None:
         """Raise ValueError, saying what would do, if `image_tokens` cannot be made from a grid of side x side patches."""
+
+    def check_width(self, encoder_width: int) -> None:
+        """Raise Misfit at a field that does not go with features of this width. Asked where an encoder's settings say its width."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         """The torch module: [images, side * side, encoder_width] to [images, image_tokens, language_width]."""
@@ -275,6 +301,22 @@ class SquareTokens(Connector):
             raise ValueError(
                 f"{self.image_tokens} image tokens cannot be pooled from a grid of {side} x {side} patches; at most {side * side}"
             )
+
+
+class LearnedQueries(Connector):
+    """A connector whose learned queries attend to the patches at the encoder's width: any number of image tokens."""
+
+    heads: PositiveInt | None = None
+    """Attention heads; nothing: one for each 64 channels, or as many fewer as divide the width."""
+
+    def check_width(self, encoder_width: int) -> None:
+        if self.heads is not None and encoder_width % self.heads:
+            raise Misfit("heads", f"the encoder's width, {encoder_width}, is not a multiple of {self.heads} heads")
+
+    def heads_at(self, encoder_width: int) -> int:
+        """Attention heads at an encoder's width."""
+        self.check_width(encoder_width)
+        return self.heads or next(count for count in range(max(1, encoder_width // 64), 0, -1) if encoder_width % count == 0)
 
 
 class TokenPerPatch(Connector):
@@ -313,6 +355,8 @@ class LanguageModel(Settings):
     """fan_in: matrices normal with sd fan_in^-0.5, output projections times (2 x layers)^-0.5, embeddings sd width^-0.5."""
     scale_embeddings: bool = False
     """Multiply token embeddings by sqrt(width) on the way in, as Gemma does."""
+    frozen: bool = False
+    """Not trained."""
     preparation: LanguageModelPreparation | None = None
 
     @model_validator(mode="after")
@@ -322,10 +366,41 @@ class LanguageModel(Settings):
         return self
 
 
+class SubImages(Settings):
+    """A large image as several: crops of the encoder's size, each encoded on its own, and an overview of the whole (AnyRes of LLaVA-NeXT,
+    Liu et al. 2024; MM1.5, Zhang et al. 2024).
+
+    The crops are the cells of a grid. Of all grids of so many cells the one is taken that keeps most of the image's pixels and wastes
+    the fewest of its own; the image is fitted into it whole, with grey around it. An image that one crop shows best is that crop alone.
+    An image then takes (crops + overview) x `connector.image_tokens` tokens, as its size says. Packing goes on counting
+    `packing.nominal_image_tokens` for each image, so that arms with and without sub-images see the same rows; raise that number in all
+    arms to leave room. Features of a frozen encoder are not kept."""
+
+    at_least: PositiveInt = 1
+    """Crops of an image."""
+    at_most: PositiveInt = 4
+    """Crops of an image, the overview not counted."""
+    overview: Literal["first", "last", "none"] = "first"
+    """Where the overview stands among the crops, which follow one another row by row."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SubImages:
+        if self.at_most < max(2, self.at_least):
+            raise Misfit("at_most", f"expected at least {max(2, self.at_least)} crops, not {self.at_most}")
+        return self
+
+    @property
+    def views_at_most(self) -> int:
+        """Crops and overview of one image at most."""
+        return self.at_most + (self.overview != "none")
+
+
 class Model(Settings):
     image_encoder: ImageEncoder
     connector: Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]
     language_model: LanguageModel
+    sub_images: SubImages | None = None
+    """Large images as several, and how many. Nothing: each image is resized to the encoder's size."""
     preparation_seed: int | None = None
     """The seed of the prepared encoder and language model. Nothing: each trial's own seed, so that their luck is part of
     the error bars. A number: shared by all seeds, which saves time and narrows the error bars."""
@@ -336,7 +411,36 @@ class Model(Settings):
             self.connector.check_grid(self.image_encoder.grid_side)
         except ValueError as error:
             raise Misfit("connector.image_tokens", str(error)) from None
+        if isinstance(self.image_encoder, VisionTransformer):
+            try:
+                self.connector.check_width(self.image_encoder.width)
+            except Misfit as error:
+                raise Misfit(f"connector.{error.at}", error.message) from None
         return self
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Model:
+        if self.image_encoder.frozen and self.connector.frozen and self.language_model.frozen:
+            raise Misfit("connector.frozen", "with image_encoder and language_model frozen too, nothing is left to train")
+        return self
+
+    @property
+    def image_tokens_at_most(self) -> int:
+        """Tokens that one image takes at most, whatever its size."""
+        return self.connector.image_tokens * (self.sub_images.views_at_most if self.sub_images is not None else 1)
+
+
+Part = Literal["image_encoder", "connector", "language_model"]
+
+
+def frozen_parts(model: Model) -> list[Part]:
+    """The parts of a model that are not trained."""
+    frozen: dict[Part, bool] = {
+        "image_encoder": model.image_encoder.frozen,
+        "connector": model.connector.frozen,
+        "language_model": model.language_model.frozen,
+    }
+    return [part for part, held in frozen.items() if held]
 
 
 # ---------------------------------------------------------------- training
@@ -375,6 +479,11 @@ class Training(Settings):
     micro_batch_rows: Annotated[PositiveInt | None, HowItRuns] = None
     """Rows of one forward and backward pass; nothing: all of them."""
     checkpoint_every_steps: Annotated[PositiveInt, HowItRuns] = 100
+    activation_checkpointing: Annotated[bool, HowItRuns] = False
+    """Compute the activations inside each transformer block again on the way back instead of keeping them: a third more work, a
+    fraction of the memory."""
+    compile: Annotated[bool, HowItRuns] = False
+    """Compile the transformer blocks with torch.compile: minutes at the start, then faster steps on a GPU."""
     loader_threads: Annotated[Annotated[int, Field(ge=0)], HowItRuns] = 1
     """Threads that read, decode and lay out the batches ahead of the training step; 0: none, each batch when it is needed."""
 
@@ -398,7 +507,7 @@ class HeldOut(Settings):
 
 class Evaluation(Settings):
     tasks: list[str]
-    """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own."""
+    """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own records, relative to this file."""
     shots: list[Annotated[int, Field(ge=0)]] = [0, 4, 8]
     """Demonstrations before an image question. Text tasks are judged without any."""
     items: PositiveInt | None = None
@@ -424,6 +533,13 @@ class Evaluation(Settings):
     losses: dict[str, HeldOut] = {}
     """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
     batch_items: Annotated[PositiveInt, HowItRuns] = 64
+
+    @field_validator("tasks")
+    @classmethod
+    def _from_folder(cls, tasks: list[str], info: ValidationInfo) -> list[str]:
+        folder = str((info.context or {}).get("folder") or os.getcwd())
+        own = {task: os.path.normpath(os.path.join(folder, os.path.expanduser(task))) for task in tasks if task.endswith((".yaml", ".yml"))}
+        return [own.get(task, task) for task in tasks]
 
     @field_validator("shots", "tasks", "seeds")
     @classmethod

@@ -18,8 +18,8 @@ from functools import cache
 from math import gcd, isfinite, lcm
 from typing import Any
 
-from mm1_ablate.spec.contents import contents_of
-from mm1_ablate.spec.experiment import Data, Experiment, Source
+from mm1_ablate.spec.contents import contents_of, weights_contents
+from mm1_ablate.spec.experiment import Data, Experiment, Source, TimmEncoder, VisionTransformer
 from mm1_ablate.spec.settings import Settings, is_identity
 
 ABSENT = object()
@@ -123,7 +123,14 @@ def experiment_identity(experiment: Experiment) -> dict[str, Any]:
         if section.preparation is not None:
             form = identity["model"][part]["preparation"]
             form["source"] = source_identity(section.preparation.source, form["source"])
+    identity["model"]["image_encoder"] |= weights_identity(model.image_encoder)
     return identity
+
+
+def weights_identity(encoder: VisionTransformer | TimmEncoder) -> dict[str, str]:
+    """A local file of weights is what is in it, not where it lies; of other encoders nothing is to be said."""
+    file = encoder.weights_file if isinstance(encoder, TimmEncoder) else None
+    return {} if file is None else {"weights": weights_contents(file)}
 
 
 def training_identity(experiment: Experiment, seed: int, identity: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -142,9 +149,12 @@ def evaluation_identity(
 
     Args:
         training_fingerprint: of the weights that are scored.
-        task_records: name to record (settings or plain values) of the tasks, so that an edited task is evaluated again.
+        task_records: name to record (settings or plain values) of the tasks in their order, so that an edited task is evaluated again.
+            See `tasks.task_identities`.
     """
     section = canonical(experiment.evaluation)
+    if task_records:
+        section["tasks"] = list(task_records)
     for name, held_out in experiment.evaluation.losses.items():
         section["losses"][name]["source"] = source_identity(held_out.source, section["losses"][name]["source"])
     identity = {"evaluation": section, "training": training_fingerprint}

@@ -106,11 +106,11 @@ class Node:
 
     @cached_property
     def _arguments(self) -> tuple[Any, tuple[Any, ...]]:
-        for member in members(self.annotation):
-            base, _ = unannotated(member)
-            if get_origin(base) in (dict, list, tuple):
-                return get_origin(base), get_args(base)
-        return None, ()
+        bases = [unannotated(member)[0] for member in members(self.annotation)]
+        several = [base for base in bases if get_origin(base) in (dict, list, tuple)]
+        # Where a list or a mapping may stand, what does stand there says which is meant.
+        several.sort(key=lambda base: isinstance(self.value, dict) != (get_origin(base) is dict))
+        return (get_origin(several[0]), get_args(several[0])) if several else (None, ())
 
     @property
     def item(self) -> Any:

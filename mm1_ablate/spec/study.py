@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.published import Counterparts
 from mm1_ablate.spec.sweep import Sweep
 
 
@@ -85,6 +86,10 @@ class Study:
 
     provisional: bool = False
     """Whether nobody looked at the data: fingerprints hold the patterns of its files instead of their contents."""
+    published: tuple[Counterparts, ...] = ()
+    """What the paper has on these arms, table by table."""
+    from_record: tuple[str, ...] = ()
+    """Files that are not here: what they hold is told by the record of an earlier run."""
 
     @property
     def row_count(self) -> int:

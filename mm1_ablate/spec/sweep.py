@@ -11,13 +11,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mm1_ablate.spec.experiment import FillWith
+from mm1_ablate.spec.gpus import GPUS
 from mm1_ablate.spec.settings import Misfit, Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\- ]*$", max_length=80)]
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./\- ]*$", max_length=80)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./+& \-]*$", max_length=80)]
 DottedPath = str
 """A dotted path into an experiment, such as data.mixture.text."""
 NotNegative = Annotated[float, Field(ge=0)]
+Edits = Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]
+AxisValues = Annotated[list[JsonValue], Field(min_length=1)]
+LabelledValues = Annotated[dict[Label, Edits], Field(min_length=1)]
 
 
 def _one_is_a_list(value: Any) -> Any:
@@ -47,10 +52,11 @@ class Group(Settings):
     """Paths that are taken out one at a time: an arm for each."""
     alter: Annotated[dict[DottedPath, JsonValue], Field(min_length=1)] | None = None
     """Paths and the values that they get: one arm."""
-    grid: Annotated[dict[str, Annotated[list[JsonValue], Field(min_length=1)]], Field(min_length=1)] | None = None
-    """Axes whose product gives the arms: a path with its values, or a name with mappings that set several paths together."""
+    grid: Annotated[dict[str, AxisValues | LabelledValues], Field(min_length=1)] | None = None
+    """Axes whose product gives the arms: a path with its values; or a name with mappings that set several paths together, in a list or
+    under labels of their own, which then stand in the names of the arms."""
     except_: list[Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]] = Field(default=[], alias="except")
-    """Points of the grid that are left out: those where all of a mapping's paths have the given values."""
+    """Points of the grid that are left out: those where all of a mapping's paths have the given values, or an axis the given label."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Seeds that the sweep does not have: an arm that equals the baseline in all else (A/A), so that any difference is chance."""
     when_removed: Literal["renormalise", "shrink"] | FillWith | None = None
@@ -119,14 +125,39 @@ class Expectation(Settings):
         return self
 
 
+class Published(Settings):
+    """Numbers of the paper that the report shows beside one's own."""
+
+    table: str
+    """A table of `mm1_ablate/report/mm1_results.yaml`, such as figure4_connector."""
+    rows: dict[str, str] = {}
+    """Arms, and the labels of the rows that they correspond to. An arm whose name ends with the label, behind a slash, needs no entry."""
+
+
+Strategy = Literal["ddp", "fsdp"]
+"""ddp: each worker has the whole model; fsdp: parameters, gradients and optimiser states are sharded over the workers."""
+
+
 class Resources(Settings):
-    """Of one trial."""
+    """Of one trial. How it is run is no part of what it is: more workers change no result beyond rounding."""
 
     gpus: NotNegative = 0.0
-    """A fraction lets several trials share one GPU."""
+    """Of all its workers together. A fraction lets several trials share one GPU."""
     cpus: PositiveFloat = 1.0
+    """Of all its workers together; nothing: one for each worker."""
     workers: PositiveInt = 1
-    """Processes that one trial is trained by."""
+    """Processes that one trial is trained and evaluated by; nothing: as many as it has GPUs, or one."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
+    """Instead of `gpus`."""
+    cpus_per_worker: PositiveFloat | None = None
+    """Instead of `cpus`."""
+    strategy: Strategy = "ddp"
+    nodes: PositiveInt | None = None
+    """Nodes that the workers are dealt to in equal numbers. Nothing: one if they fit on one, else as few as can be had."""
+    gpu: str | None = None
+    """The kind of GPU there, such as H100: what plans reckon hours and memory for."""
+    utilisation: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the GPU's peak that plans take training to reach; nothing: 0.4. `mm1-ablate plan --probe` measures it."""
 
     @field_validator("gpus")
     @classmethod
@@ -134,6 +165,40 @@ class Resources(Settings):
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"above one GPU only whole numbers can be given to a trial, not {gpus}")
         return gpus
+
+    @field_validator("gpu")
+    @classmethod
+    def _known(cls, gpu: str | None) -> str | None:
+        if gpu is not None and gpu not in GPUS:
+            raise ValueError(f"plans know {', '.join(GPUS)}, and no '{gpu}'; leave it out, or name the one that is nearest")
+        return gpu
+
+    @model_validator(mode="after")
+    def _of_all_workers(self) -> Resources:
+        if "workers" not in self.model_fields_set:
+            self.__dict__["workers"] = max(1, int(self.gpus))
+        for name, each in (("gpus", self.gpus_per_worker), ("cpus", self.cpus_per_worker)):
+            if each is not None and name in self.model_fields_set and getattr(self, name) != each * self.workers:
+                raise Misfit(name, f"{self.workers} workers with {each:g} each are {each * self.workers:g}; declare one of the two")
+            if each is not None:
+                self.__dict__[name] = float(each * self.workers)
+        if self.cpus_per_worker is None and "cpus" not in self.model_fields_set:
+            self.__dict__["cpus"] = float(self.workers)
+        if max(self.workers, self.gpus) > 1 and self.gpus not in (0, self.workers):
+            raise Misfit(
+                "gpus", f"a worker has one GPU or none, so {self.workers} of them have {self.workers} or 0 in all, not {self.gpus:g}"
+            )
+        if self.nodes is not None and self.workers % self.nodes:
+            raise Misfit("nodes", f"{self.workers} workers cannot be dealt to {self.nodes} nodes in equal numbers")
+        return self
+
+    @property
+    def worker_gpus(self) -> float:
+        return self.gpus / self.workers
+
+    @property
+    def worker_cpus(self) -> float:
+        return self.cpus / self.workers
 
 
 class Budget(Settings):
@@ -156,11 +221,14 @@ class Sweep(Settings):
     everywhere: dict[DottedPath, JsonValue] = {}
     """Paths and values for the baseline and all arms alike, such as fewer steps for a quick look."""
     include: Annotated[list[str], BeforeValidator(_one_is_a_list, json_schema_input_type=str | list[str])] = []
-    """Other sweep files, relative to this one, whose ablations and expectations are part of this study too. They must name the same
-    experiment and the same `everywhere`; seeds, comparison, resources and budget are those of this file."""
+    """Other sweep files, relative to this one, whose ablations and expectations are part of this study too. One that names another
+    experiment or another `everywhere` brings its own baseline, with which its arms are compared: <sweep>/baseline. Seeds, comparison,
+    resources and budget are those of this file."""
     ablations: dict[GroupName, Group] = {}
     compare: Compare = Compare()
     expect: list[Expectation] = []
+    paper: Published | None = None
+    """Where the paper has numbers on these arms. The lessons of `expect` that say nothing of it repeat them."""
     resources: Resources = Resources()
     budget: Budget = Budget()
 

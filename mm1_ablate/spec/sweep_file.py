@@ -37,6 +37,13 @@ class SweepFile:
     def report(self, found: Iterable[Finding]) -> None:
         self.problems += self.marks.problems(found)
 
+    def rename_expected(self, name: str, new: str) -> None:
+        """Call an arm otherwise in the expectations."""
+        if self.sweep is not None:
+            keys = [[key for key in ("arm", "than") if getattr(expected, key) == name] for expected in self.sweep.expect]
+            renamed = [one.model_copy(update=dict.fromkeys(own, new)) for one, own in zip(self.sweep.expect, keys, strict=True)]
+            self.sweep = self.sweep.model_copy(update={"expect": renamed})
+
     def beside(self, name: str) -> Path:
         """A path that the file names, which is relative to the file."""
         return self.path.parent / Path(name).expanduser()
@@ -109,21 +116,15 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
             continue
         files[path.resolve()] = other
         first.complete = first.complete and other.complete
-        _check_common(other, first)
         _include(other, first, files)
 
 
-def _check_common(other: SweepFile, first: SweepFile) -> None:
-    """Arms of one study are compared with one baseline, so all its files must mean the same one."""
-    if other.sweep is None or first.sweep is None:
-        return
-    ours, theirs = first.beside(first.sweep.experiment), other.beside(other.sweep.experiment)
-    if ours.resolve() != theirs.resolve():
-        message = f"another baseline than that of {first.path}, which includes this file: {short(theirs)}, not {short(ours)}"
-        other.report([Finding(("experiment",), message)])
-    if fingerprint(dict(other.sweep.everywhere)) != fingerprint(dict(first.sweep.everywhere)):
-        message = f"'everywhere' differs from that of {first.path}, which includes this file: their arms would have different baselines"
-        other.report([Finding(("everywhere",), message, "write the same in both", at_key=True)])
+def same_baseline(one: SweepFile, other: SweepFile) -> bool:
+    """Whether two sweeps compare with the same: the same experiment, with the same set everywhere."""
+    if one.sweep is None or other.sweep is None:
+        return True
+    same_file = one.beside(one.sweep.experiment).resolve() == other.beside(other.sweep.experiment).resolve()
+    return same_file and fingerprint(dict(one.sweep.everywhere)) == fingerprint(dict(other.sweep.everywhere))
 
 
 def _check_groups(files: Sequence[SweepFile]) -> None:

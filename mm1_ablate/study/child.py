@@ -130,6 +130,16 @@ def run(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> Ended:
         ServerLost: the server ended first.
         Stopped: the server was told to stop its children.
     """
+    with contextlib.closing(ask(folder, job, preload)) as connection:
+        return answer(folder, connection)
+
+
+def ask(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> socket.socket:
+    """Have a job begun in a child of this node's server; whoever holds the connection has its life in hand.
+
+    Raises:
+        ServerLost: the server cannot be reached.
+    """
     start_server(folder, preload=preload)
     connection = _connect(folder)
     if connection is None:
@@ -138,19 +148,29 @@ def run(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> Ended:
         connection = _connect(folder)
         if connection is None:
             raise ServerLost("the fork server cannot be reached")
-    with contextlib.closing(connection):
-        try:
-            write_message(connection, {"kind": "run"} | asdict(job))
-            answer = read_message(connection)
-        except OSError:
-            answer = None
-    if answer is None:
+    # A server that ends now is noticed when it is to answer.
+    with contextlib.suppress(OSError):
+        write_message(connection, {"kind": "run"} | asdict(job))
+    return connection
+
+
+def answer(folder: Path, connection: socket.socket) -> Ended:
+    """Wait for the end of the child that a connection asked for.
+
+    Raises:
+        ServerLost, Stopped: see `run`.
+    """
+    try:
+        answered = read_message(connection)
+    except OSError:
+        answered = None
+    if answered is None:
         with contextlib.suppress(KeyError):
             _kept.pop(folder).close()
         raise ServerLost("the fork server ended while its child was at work")
-    if answer["stopped"]:
+    if answered["stopped"]:
         raise Stopped
-    return Ended(answer["code"], answer["signal"])
+    return Ended(answered["code"], answered["signal"])
 
 
 def stop_server(folder: Path, wait: float = 6.0) -> None:

@@ -1,114 +1,110 @@
-"""What a trial costs before it runs: tokens, floating-point operations, hours.
+"""What a trial costs before it runs: hours by GPU, memory, and whether it fits.
 
-In: an experiment, its parameter counts, and what a packed row holds. Out: numbers to decide by. The rules are the usual ones,
-and stated here because a plan that cannot be checked is not worth reading:
-
-* a parameter of the language model's blocks costs 6 operations per token (2 forward, 4 backward; Kaplan et al. 2020, section 2.1),
-  one of its head 6 per text token, for only text is predicted, and looking up an embedding none;
-* attention adds 12 x layers x width x (half of a document's length, for it is causal) per token (Chowdhery et al. 2022, appendix B);
-* the image encoder costs 6 operations per parameter and patch where it is trained, 2 where it is frozen, and none where it was
-  prepared and frozen, because its features are kept;
-* the connector costs 6 per parameter and image token.
-
-Evaluation and data loading are not counted. Hours on a GPU are operations over (peak x utilisation); hours on a CPU come from
-finished trials of the store, and only without any from a rough rate.
+In: operations (`flops.py`) and memory (`memory.py`) of trials, and what is assumed of the machines. Out: numbers to decide by, and
+sentences where something does not fit. Hours on a GPU are operations over (peak x utilisation), summed over a trial's workers; hours on
+a CPU come from finished trials of the store, and only without any from a rough rate. Steps that were really measured are in
+`measured.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mm1_ablate.spec.experiment import Experiment, LanguageModel
-from mm1_ablate.spec.preparation import Preparation
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.gpus import GIB, GPUS, UTILISATION
+from mm1_ablate.spec.sweep import Resources
+from mm1_ablate.study.flops import Parts, is_checkpointed
+from mm1_ablate.study.memory import Memory, Strategy, fitting_rows, micro_batch_rows, training_memory
 
 CPU_RATE = 2e10
 """Operations per second of one CPU core on models as small as the miniature's: a rough guess, used only until a trial has been timed."""
-
-GPU_PEAKS = {"H100": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Dense bf16 peak of GPUs by name, in operations per second (NVIDIA's data sheets, without sparsity)."""
-
-GPU_UTILISATION = 0.4
-"""Share of the peak that training is assumed to reach."""
+USUAL = ("H100", "A100-80GB")
+"""GPUs that hours are given for where nobody names one."""
 
 
-@dataclass(frozen=True)
-class RowContent:
-    """What a packed row holds on average, counted on real rows where the data can be opened, else as declared."""
-
-    text_tokens: float
-    images: float
-    document_tokens: float
-    """Mean length of a document in text tokens, as seen by an average token."""
-    measured: bool
-    epochs: Mapping[str, float] = field(default_factory=dict)
-    """By source, how much of an epoch of it goes into a row; empty where it was not counted."""
-
-    @classmethod
-    def declared(cls, experiment: Experiment) -> RowContent:
-        """A full row with as many images as the packing allows, in the mixture's share of rows that hold any."""
-        packing = experiment.data.packing
-        weights = experiment.data.mixture
-        share = 1 - weights.get("text", 0) / sum(weights.values())
-        most = packing.row_tokens // packing.nominal_image_tokens
-        images = share * min(most, packing.max_images if packing.max_images is not None else most)
-        text = packing.row_tokens - images * packing.nominal_image_tokens
-        return cls(text_tokens=text, images=images, document_tokens=packing.row_tokens, measured=False)
+SHARDED_OVER = (2, 4, 8, 16, 32, 64)
+"""Numbers of workers that a plan tries where a trial does not fit."""
 
 
 @dataclass(frozen=True)
-class TrialTokens:
-    """What a trial trains on, over all its steps."""
+class Machines:
+    """What is assumed of the GPUs that trials run on."""
 
-    text: int
-    images: int
-    image_tokens: int
+    gpus: tuple[str, ...] = ()
+    """Names in `GPUS`; nothing: what the sweep says, or else the usual ones."""
+    utilisation: float | None = None
+    """Share of the peak; nothing: what the sweep says, or else `UTILISATION`."""
 
-    @property
-    def total(self) -> int:
-        return self.text + self.image_tokens
+    def of(self, resources: Resources) -> Machines:
+        """The same with what a sweep says filled in."""
+        named = (resources.gpu,) if resources.gpu is not None else USUAL
+        return Machines(self.gpus or named, self.utilisation or resources.utilisation or UTILISATION)
 
-
-def trial_tokens(experiment: Experiment, row: RowContent) -> TrialTokens:
-    """Tokens and images of all steps: rows x what a row holds; an image counts what the connector makes of it."""
-    rows = experiment.training.steps * experiment.training.batch_rows
-    images = round(rows * row.images)
-    return TrialTokens(round(rows * row.text_tokens), images, images * experiment.model.connector.image_tokens)
-
-
-def training_flops(experiment: Experiment, parameters: Mapping[str, int], tokens: TrialTokens, row: RowContent) -> float:
-    """Floating-point operations of training one trial, by the rules at the top of this file.
-
-    Args:
-        parameters: image_encoder, connector, language_model, and without_embeddings, which is the language model's.
-    """
-    encoder = experiment.model.image_encoder
-    configuration = experiment.model.language_model.configuration
-    embeddings = parameters["language_model"] - parameters["without_embeddings"]
-    head = embeddings if configuration.get("tie_word_embeddings") else embeddings / 2
-    language = 6 * parameters["without_embeddings"] * tokens.total + 6 * head * tokens.text
-    connector = 6 * parameters["connector"] * tokens.image_tokens
-    per_patch = (0 if encoder.preparation else 2) if encoder.frozen else 6
-    vision = per_patch * parameters["image_encoder"] * tokens.images * encoder.grid_side**2
-    layers, width = configuration.get("num_hidden_layers", 0), configuration.get("hidden_size", 0)
-    attention = 0.0
-    # A model by name declares neither: its attention (some percent at 4,096 tokens) is left out.
-    if isinstance(layers, int) and isinstance(width, int) and tokens.text:
-        document = row.document_tokens * tokens.total / tokens.text
-        attention = 12 * layers * width * document / 2 * tokens.total
-    return float(language + connector + vision + attention)
+    def hours(self, flops: float, precision: str) -> dict[str, float]:
+        """Hours of one GPU by its name."""
+        return {name: flops / (GPUS[name].peak(precision) * (self.utilisation or UTILISATION)) / 3600 for name in self.gpus}
 
 
-def preparation_flops(preparation: Preparation, parameters: Mapping[str, int]) -> float:
-    """Operations of preparing an encoder (6 x parameters x patches) or a language model (6 x parameters x tokens)."""
-    settings = preparation.settings
-    if settings.preparation is None:
-        return 0.0
-    if isinstance(settings, LanguageModel):
-        section = settings.preparation
-        return 6.0 * parameters["language_model"] * section.steps * section.batch_rows * section.row_tokens
-    patches = settings.preparation.steps * settings.preparation.batch_images * settings.grid_side**2
-    return 6.0 * parameters["image_encoder"] * patches
+def does_not_fit(experiment: Experiment, parts: Parts, resources: Resources, gpus: Sequence[str]) -> list[str]:
+    """Which of the GPUs cannot hold a worker of a trial, what takes most there, and what would help; nothing where all can."""
+    workers, strategy = resources.workers, resources.strategy
+    needed = training_memory(experiment, parts, workers, strategy)
+    lines = []
+    for name in gpus:
+        capacity = GPUS[name].memory * min(1.0, resources.worker_gpus or 1.0)
+        if not needed.fits(capacity):
+            share = f" of which it has {resources.gpus:g}" if 0 < resources.gpus < 1 else ""
+            what = f"about {in_gib(needed.total)}, {needed.largest} {in_gib(getattr(needed, needed.largest))} of it"
+            how = f"with {strategy} over {workers} workers" if workers > 1 else "in one process"
+            remedies = _remedies(experiment, parts, workers, strategy, capacity)
+            helps = f"fits with {remedies}" if remedies else f"neither smaller micro-batches nor fsdp over {SHARDED_OVER[-1]} would help"
+            lines.append(f"does not fit {_article(name)} {name}{share} {how} ({what}); {helps}")
+    return lines
+
+
+def _remedies(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
+    """What makes a trial fit, the least change first."""
+    found = []
+    if rows := fitting_rows(experiment, parts, capacity, workers, strategy):
+        found.append(f"micro_batch_rows: {rows}")
+    keeping = experiment.model_copy(update={"training": experiment.training.model_copy(update={"activation_checkpointing": True})})
+    if not is_checkpointed(experiment):
+        if training_memory(keeping, parts, workers, strategy).fits(capacity):
+            found.append("activation_checkpointing: true")
+        elif not found and (rows := fitting_rows(keeping, parts, capacity, workers, strategy)):
+            found.append(f"activation_checkpointing: true and micro_batch_rows: {rows}")
+    rows = micro_batch_rows(experiment, workers)
+    for count in SHARDED_OVER:
+        if count < workers or (count == workers and strategy == "fsdp") or count > experiment.training.batch_rows:
+            continue
+        if training_memory(experiment, parts, count, "fsdp", min(rows, micro_batch_rows(experiment, count))).fits(capacity):
+            found.append(f"fsdp over {count}")
+            break
+        if not found and (fitting := fitting_rows(keeping, parts, capacity, count, "fsdp")):
+            found.append(f"fsdp over {count}, activation_checkpointing: true and micro_batch_rows: {fitting}")
+            break
+    return ", or with ".join(found)
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "AHL" else "a"
+
+
+def in_gib(amount: float) -> str:
+    return f"{amount / GIB:,.3g} GiB" if amount >= 0.5 * GIB else f"{amount / 2**20:,.3g} MiB"
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """What one trial takes, from its start to its end."""
+
+    memory: Memory
+    """Of each of its workers."""
+    gpu_hours: dict[str, float] = field(default_factory=dict)
+    """By name of the GPU, over all workers; empty for trials that ask for none."""
+    misfits: tuple[str, ...] = ()
+    """Which GPUs cannot hold it, in words."""
 
 
 @dataclass(frozen=True)
@@ -132,18 +128,20 @@ class Estimate:
         return broken
 
 
-def estimate(flops: float, *, gpus: float, finished: Sequence[tuple[float, float]], cpus: float = 1) -> Estimate:
-    """Hours for so many operations.
+def estimate_gpu(hours: Sequence[dict[str, float]], utilisation: float) -> Estimate:
+    """The sum of what trials and preparations take on GPUs, for the GPUs that all of them are reckoned for."""
+    names = [name for name in hours[0] if all(name in each for each in hours)] if hours else []
+    total = {name: sum(each[name] for each in hours) for name in names}
+    return Estimate(None, total, f"an estimate: operations over the GPU's peak at {utilisation:.0%} utilisation")
+
+
+def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus: float = 1) -> Estimate:
+    """Hours of CPU cores for so many operations.
 
     Args:
-        flops: operations that remain.
-        gpus: GPUs of a trial; 0 for CPU.
         finished: (operations, seconds) of trials that this store has timed.
         cpus: CPU cores that a trial holds while it runs.
     """
-    if gpus:
-        hours = {name: flops / (peak * GPU_UTILISATION) / 3600 for name, peak in GPU_PEAKS.items()}
-        return Estimate(None, hours, f"an estimate: operations over the bf16 peak at {GPU_UTILISATION:.0%} utilisation")
     if finished and sum(done for done, _ in finished) > 0:
         seconds = flops * sum(spent for _, spent in finished) / sum(done for done, _ in finished) * cpus
         return Estimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")

@@ -40,7 +40,7 @@ def examine(store: Path, address: str | None = None) -> Iterator[Check]:
         ("gpu", check_gpu),
         ("store", lambda: check_store(store)),
         ("disk", lambda: check_disk(store)),
-        ("ray", lambda: check_ray(address)),
+        ("ray", lambda: check_ray(address, store)),
         ("mlflow", lambda: check_mlflow(store)),
     ]
     for name, check in checks:
@@ -133,32 +133,41 @@ def nearest_folder(path: Path) -> Path:
     return path
 
 
-def check_ray(address: str | None) -> Check:
-    """Start a Ray of this machine's own, or attach to the one that is named, and see what it offers."""
+def check_ray(address: str | None, store: Path | None = None) -> Check:
+    """Start a Ray of this machine's own, or attach to the one that is named: what does it offer, and do its nodes share the store?"""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+
+    from mm1_ablate.study.cluster import examine_nodes, explain, grows, show_token
 
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            show_token(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         remedy = (
-            "check the address, that every node runs the same Ray, and that all share one RAY_AUTH_TOKEN_PATH"
+            "check the address, that it can be reached from here, and that every node runs the same Ray"
             if address
             else "see that /tmp or RAY_TMPDIR is writable, and whether a Ray of yours is half alive here and has to be ended "
             "(not by `ray stop` where others use this machine: it ends everybody's Ray)"
         )
+        error = explain(error, address) if address else error
         return Check("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
     try:
         resources, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
         found = f"{ray.__version__}, starts here" if not address else f"{ray.__version__} at {address}: {len(nodes)} nodes"
         if address:
             found += f", {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-        if len(nodes) > 1:
-            found += "; the store must be on storage that all nodes share"
+            found += ", and grows" if grows() else ""
+            wrong = [f"{node.name} {node.problem}" for node in examine_nodes(store.absolute()) if node.problem] if store else []
+            if wrong:
+                return Check(
+                    "ray", False, f"{found}; {'; '.join(wrong)}", "give every node the same storage, at the same path, and this package"
+                )
+            found += f"; all that hold trials read, write and lock {store}" if store else ""
         return Check("ray", True, found)
     finally:
         ray.shutdown()

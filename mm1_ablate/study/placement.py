@@ -1,23 +1,38 @@
 """How one piece of a run's work is done on whatever node it lands. In: a fingerprint. Out: in the store, what came of it.
 
-Travels from the driver to the Ray workers, which ask their node's fork server for a child and wait for its end.
+Travels from the driver to the Ray workers, which ask their node's fork server for a child, or for a child for each worker of a trial,
+and wait for the end. The workers of a trial that are on other nodes are asked for by Ray tasks in the trial's placement group; they meet
+where the first of them is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.spec.sweep import Strategy
 from mm1_ablate.study import child
 from mm1_ablate.study.fork_server import PRELOADED
-from mm1_ablate.study.store import HELD, Store
+from mm1_ablate.study.store import HELD, RUN, Store
+from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_together
 
 RUN_TRIAL = "mm1_ablate.study.trial:run_trial"
 RUN_PREPARATION = "mm1_ablate.study.trial:run_preparation"
+LONGEST_LEASE = 180.0
+"""Seconds until storage gives up the locks of a node that has died: 90 on NFS version 4, by default."""
+
+
+class StoreUnseen(Exception):
+    """A node that joined the cluster does not share the store."""
 
 
 @dataclass(frozen=True)
@@ -27,29 +42,176 @@ class Placement:
     store_root: str
     server_folder: Path
     cpus: float
+    """Of one worker of a trial; a preparation has as many."""
     gpus: float
     run_trial: str = RUN_TRIAL
     run_preparation: str = RUN_PREPARATION
     preload: tuple[str, ...] = PRELOADED
+    shares: tuple[int, ...] = (1,)
+    """How many workers of a trial are in each bundle of its placement group."""
+    spread: bool = False
+    """Whether each bundle must be on a node of its own."""
+    strategy: Strategy = "ddp"
     directory: str = field(default_factory=os.getcwd)
     import_paths: tuple[str, ...] = field(default_factory=lambda: tuple(path for path in sys.path if path))
 
-    def do(self, function: str, folder: Path, arguments: dict[str, Any]) -> None:
-        """Do a piece of work in a child. If the child could not say itself why it failed, that is said here."""
-        threads, environment = child.share_of_machine(self.cpus, self.gpus)
-        log, arguments = str(folder / "log.txt"), {"store_root": self.store_root} | arguments
-        job = child.Job(function, arguments, log, threads, environment, self.directory, self.import_paths)
-        ended = child.run(self.server_folder, job, self.preload)
-        store = Store(self.store_root)
-        if ended.signal is not None:
-            hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
-            store.fail(folder, f"killed by {signal.Signals(ended.signal).name}{hint}")
-        elif ended.code not in (0, HELD) and store.recorded(folder) != "failed":
-            store.fail(folder, f"ended with exit code {ended.code}; see {log}")
+    @property
+    def run(self) -> str:
+        """Which run this is, among all that work on a store."""
+        return self.server_folder.name
+
+    @property
+    def workers(self) -> int:
+        return sum(self.shares)
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """What Ray reserves for a trial, in as many places as its workers are in."""
+        return [{"CPU": count * self.cpus} | ({"GPU": count * self.gpus} if self.gpus else {}) for count in self.shares]
 
     def prepare(self, fingerprint: str, folder: Path) -> None:
-        self.do(self.run_preparation, folder, {"fingerprint": fingerprint})
+        job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
+        self._tell(folder, Fault(0, child.run(self.server_folder, job, self.preload)), workers=1)
 
     def train_and_evaluate(self, fingerprint: str, evaluations: list[str]) -> None:
+        """Do a trial, by one worker or several.
+
+        Raises:
+            ServerLost: a node or its fork server was lost.
+            StoreUnseen: this node does not see the store.
+            Stopped: the run was stopped.
+        """
         folder = Store(self.store_root).trial_folder(fingerprint)
-        self.do(self.run_trial, folder, {"fingerprint": fingerprint, "evaluations": evaluations})
+        if not (folder / "trial.json").exists():
+            raise StoreUnseen(
+                f"{socket.gethostname()} does not see the store {self.store_root}, which must be on storage that all nodes share"
+            )
+        arguments = {"fingerprint": fingerprint, "evaluations": evaluations}
+        until = time.monotonic() + LONGEST_LEASE
+        while _is_held(fault := self._once(folder, arguments)):
+            host, run = Store(self.store_root).holder(folder)
+            if run != self.run:
+                break
+            # An earlier attempt of ours, whose node was lost: it is ending, or its storage has not noticed yet that it did.
+            if time.monotonic() > until:
+                raise child.ServerLost(f"{folder} is still locked by {host}, which was lost {LONGEST_LEASE:g} seconds ago or earlier")
+            time.sleep(1)
+        if fault is not None:
+            self._tell(folder, fault, self.workers)
+
+    def _once(self, folder: Path, arguments: dict[str, Any]) -> Fault | None:
+        if self.workers == 1:
+            return Fault(0, child.run(self.server_folder, self._job(self.run_trial, folder, arguments), self.preload))
+        if len(self.shares) == 1:
+            return self._run_share(folder, arguments, Share(0, self.workers, self.workers, "127.0.0.1", free_port()))
+        return self._on_several_nodes(folder, arguments)
+
+    def _job(self, function: str, folder: Path, arguments: dict[str, Any], workers: int = 1) -> child.Job:
+        threads, environment = child.share_of_machine(self.cpus, self.gpus)
+        environment[RUN] = self.run
+        log, arguments = str(folder / "log.txt"), {"store_root": self.store_root} | arguments
+        if workers > 1:
+            arguments["strategy"] = self.strategy
+        return child.Job(function, arguments, log, threads, environment, self.directory, self.import_paths)
+
+    def _run_share(self, folder: Path, arguments: dict[str, Any], share: Share, enough: socket.socket | None = None) -> Fault | None:
+        """Run the workers that are on this node."""
+        jobs = jobs_of(self._job(self.run_trial, folder, arguments, share.ranks), share)
+        return run_together(self.server_folder, jobs, self.preload, share.first, enough)
+
+    def _on_several_nodes(self, folder: Path, arguments: dict[str, Any]) -> Fault | None:
+        """Run the workers in this process's bundle here and those of the other bundles by Ray tasks there; the first fault of all."""
+        import ray
+        from ray.util import get_current_placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        address, port, group = ray.util.get_node_ip_address(), free_port(), get_current_placement_group()
+        assert group is not None, "Tune runs every trial in a placement group"
+        firsts = [sum(self.shares[:place]) for place in range(len(self.shares))]
+        shares = [Share(first, count, self.workers, address, port) for first, count in zip(firsts, self.shares, strict=True)]
+        run = ray.remote(_run_share)
+        tasks = []
+        for place, (share, bundle) in enumerate(zip(shares, self.bundles, strict=True)):
+            if place:
+                there = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=place)
+                placed = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": there, "max_retries": 0}
+                tasks.append(run.options(**placed).remote(self, folder, arguments, share))
+        faults: list[Fault] = []
+        lost: list[Exception] = []
+        here: Fault | None = None
+        with _watching(tasks, faults, lost) as (enough, end):
+            try:
+                here = self._run_share(folder, arguments, shares[0], enough)
+            except child.Stopped:
+                if not faults and not lost:
+                    raise
+            if here is not None:
+                end()
+        if here is None and lost and not faults:
+            raise child.ServerLost(f"workers on another node were lost: {type(lost[0]).__name__}")
+        return here or next(iter(faults), None)
+
+    def _tell(self, folder: Path, fault: Fault, workers: int) -> None:
+        """If what did not end well could not say itself why, that is said here."""
+        store, ended = Store(self.store_root), fault.ended
+        who = f"worker {fault.rank} of {workers} " if workers > 1 else ""
+        if ended.signal is not None:
+            hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
+            store.fail(folder, f"{who}killed by {signal.Signals(ended.signal).name}{hint}")
+        elif ended.code not in (0, HELD) and store.recorded(folder) != "failed":
+            log = folder / (f"log-{fault.rank}.txt" if fault.rank else "log.txt")
+            store.fail(folder, f"{who}ended with exit code {ended.code}; see {log}")
+
+
+def _is_held(fault: Fault | None) -> bool:
+    """Whether a trial was not begun because its folder is another process's."""
+    return fault is not None and fault.ended.code == HELD
+
+
+def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], share: Share) -> Fault | None:
+    """Runs in a Ray worker on another node than the trial's first one."""
+    return placement._run_share(folder, arguments, share)
+
+
+@contextlib.contextmanager
+def _watching(tasks: list[Any], faults: list[Fault], lost: list[Exception]) -> Iterator[tuple[socket.socket, Callable[[], None]]]:
+    """Watch Ray tasks for the length of a block, and wait for the end of all of them.
+
+    Gives a connection that closes when one of them has a fault or is lost, after which all are ended; and a call that ends them.
+    """
+    import ray
+
+    ours, theirs = socket.socketpair()
+    done = threading.Event()
+
+    def watch() -> None:
+        waiting = list(tasks)
+        while waiting:
+            finished, waiting = ray.wait(waiting, timeout=0.5)
+            for task in finished:
+                try:
+                    fault = ray.get(task)
+                except Exception as error:
+                    lost.append(error)
+                else:
+                    faults.extend([fault] if fault else [])
+            if faults or lost or done.is_set():
+                theirs.close()
+                for task in waiting:
+                    with contextlib.suppress(Exception):
+                        ray.cancel(task, force=True)
+                if waiting:
+                    ray.wait(waiting, num_returns=len(waiting), timeout=10)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield ours, done.set
+    except BaseException:
+        done.set()
+        raise
+    finally:
+        watcher.join()
+        ours.close()
+        theirs.close()

@@ -6,20 +6,29 @@ that are planned together share their trials: one that feeds arms of several is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
-from mm1_ablate.study.cost import Estimate, RowContent, TrialTokens, estimate, preparation_flops, training_flops, trial_tokens
+from mm1_ablate.spec.sweep import Resources
+from mm1_ablate.study.cost import Estimate, Machines, TrialCost, does_not_fit
+from mm1_ablate.study.flops import Flops, preparation_flops, training_flops
+from mm1_ablate.study.measured import MeasuredCost, Measurements
+from mm1_ablate.study.memory import training_memory
 from mm1_ablate.study.power import Detectable, detectable
+from mm1_ablate.study.predictions import what_is_to_be_done
+from mm1_ablate.study.remaining import estimate, measured_costs, over_budget
+from mm1_ablate.study.rows import RowContent, TrialTokens, trial_tokens
 from mm1_ablate.study.sizes import Sizes
 from mm1_ablate.study.store import Store
 
-TO_BE_DONE = ("run", "resume", "evaluate")
+TO_BE_DONE = ("run", "resume", "evaluate", "rescore")
+TRAINED = ("evaluate", "rescore")
+"""Of what is to be done, what trains nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +41,26 @@ class PlanRow:
     seed: int
     fingerprint: str
     status: str
-    """done, running, run, resume, evaluate (train nothing, score the kept checkpoint) or failed (waits for --retry)."""
+    """done, running, run, resume, evaluate (train nothing, ask the kept checkpoint what is new), rescore (ask nothing, score kept
+    predictions) or failed (waits for --retry)."""
     reason: str
     parameters: dict[str, int]
     """By part: image_encoder, connector, language_model, total; trained, without_embeddings."""
     tokens: TrialTokens
-    flops: float
+    flops_by_part: Flops
     """Of training it from start to end."""
+    cost: TrialCost
     rows_measured: bool
     """Whether tokens were counted on packed rows of the data itself, or taken as declared."""
+    flops_counted: bool = True
+    """Whether operations were counted one by one for every part of the model, or taken by its parameters."""
     epochs: Mapping[str, float] = field(default_factory=dict)
     """By source, how often it is read, about; empty where the data was not opened."""
+
+    @property
+    def flops(self) -> float:
+        """Of training it from start to end."""
+        return self.flops_by_part.total
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +77,12 @@ class PlanRow:
             "image_tokens": self.tokens.image_tokens,
             "images": self.tokens.images,
             "flops": self.flops,
+            "flops_by_part": self.flops_by_part.to_json(),
+            "flops_counted": self.flops_counted,
+            "rows_measured": self.rows_measured,
+            "memory_per_worker": self.cost.memory.to_json(),
+            "gpu_hours": dict(self.cost.gpu_hours),
+            "does_not_fit": list(self.cost.misfits),
             "epochs": dict(self.epochs),
         }
 
@@ -93,6 +117,8 @@ class Plan:
     """Which arms read data again that their baselines see once at most, in words."""
     problems: tuple[str, ...] = ()
     """What was wrong with the data when its first rows were packed: trials will fail of it."""
+    measured: tuple[MeasuredCost, ...] = ()
+    """What steps that were really run say of the cost, by device."""
 
     @property
     def provisional(self) -> bool:
@@ -115,6 +141,7 @@ class Plan:
             "to_do": len(self.to_do),
             "preparations": [vars(row) for row in self.preparations],
             "cost": vars(self.cost),
+            "measured": [cost.to_json() for cost in self.measured],
             "detectable": {name: entry.to_json() for name, entry in self.detectable.items()},
             "over_budget": list(self.over_budget),
             "provisional": self.provisional,
@@ -128,32 +155,37 @@ def plan(study: Study, store: Store, retry: bool = False) -> Plan:
     return plan_together([study], store, retry)
 
 
-def plan_together(studies: Sequence[Study], store: Store, retry: bool = False) -> Plan:
-    """The plan of several studies that share a store, and with it their trials."""
-    sizes = Sizes(store.root, look=not any(study.provisional for study in studies))
+def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, machines: Machines | None = None) -> Plan:
+    """The plan of several studies that share a store, and with it their trials.
+
+    Args:
+        machines: GPUs and utilisation to reckon with; nothing: what the sweeps say.
+    """
+    machines = machines or Machines()
+    sizes = Sizes(store.root, look=not any(study.provisional or study.from_record for study in studies))
     label: Callable[[Study, str], str] = (lambda study, name: name) if len(studies) == 1 else (lambda study, name: f"{study.name}: {name}")
     trials: dict[str, Trial] = {}
     names: dict[str, str] = {}
     arms: dict[str, list[str]] = {}
-    gpus: dict[str, tuple[float, float]] = {}
+    resources: dict[str, Resources] = {}
     for study in studies:
         for trial in study.trials:
             trials.setdefault(trial.evaluation_fingerprint, trial)
             names.setdefault(trial.evaluation_fingerprint, label(study, trial.name))
             arms.setdefault(trial.evaluation_fingerprint, []).extend(label(study, arm) for arm in trial.arms)
-            gpus.setdefault(trial.evaluation_fingerprint, (study.sweep.resources.gpus, study.sweep.resources.cpus))
-    rows = {key: _row(trial, names[key], tuple(arms[key]), store, sizes, retry) for key, trial in trials.items()}
+            resources.setdefault(trial.evaluation_fingerprint, study.sweep.resources)
+    rows = {key: _row(trial, names[key], tuple(arms[key]), store, sizes, retry, resources[key], machines) for key, trial in trials.items()}
     waiting = {key for key, row in rows.items() if row.status in TO_BE_DONE}
     preparations = _preparations(trials, waiting, store, sizes)
     repeats = tuple(line for study in studies for line in _repeats(study, rows, label))
     sizes.save()
 
-    trained = [(row.flops, seconds) for key, row in rows.items() if (seconds := training_seconds(trials[key], store)) is not None]
     # By training fingerprint: a model that is judged in two ways is trained once.
-    training = {rows[key].fingerprint: rows[key].flops for key in waiting if rows[key].status != "evaluate"}
-    remaining = sum(training.values()) + sum(row.flops for row in preparations if row.status == "run")
-    most_gpus = max((gpus[key] for key in waiting), default=(studies[0].sweep.resources.gpus, 1.0))
-    cost = estimate(remaining, gpus=most_gpus[0], cpus=most_gpus[1], finished=trained)
+    training = {rows[key].fingerprint: key for key in waiting if rows[key].status not in TRAINED}
+    prepared = sum(row.flops for row in preparations if row.status == "run")
+    asked = max((resources[key] for key in rows if key in waiting), key=lambda each: each.gpus, default=studies[0].sweep.resources)
+    cost = estimate([rows[key] for key in training.values()], prepared, asked, machines.of(asked), rows, trials, store)
+    measured = measured_costs(rows, trials, resources, set(training.values()), Measurements(store.root))
     return Plan(
         studies=tuple(studies),
         rows=tuple(rows.values()),
@@ -161,28 +193,68 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False) -
         preparations=preparations,
         cost=cost,
         detectable={study.name: detectable(study, store) for study in studies},
-        over_budget=_over_budget(studies, cost),
+        over_budget=over_budget(studies, cost, measured),
         repeats=repeats,
         problems=tuple(sizes.problems),
+        measured=measured,
     )
 
 
-def _row(trial: Trial, name: str, arms: tuple[str, ...], store: Store, sizes: Sizes, retry: bool) -> PlanRow:
+def _row(
+    trial: Trial, name: str, arms: tuple[str, ...], store: Store, sizes: Sizes, retry: bool, resources: Resources, machines: Machines
+) -> PlanRow:
     content: RowContent = sizes.row(trial.experiment)
-    parameters = sizes.parameters(trial.experiment)
+    parameters, parts = sizes.parameters(trial.experiment), sizes.parts(trial.experiment)
     tokens = trial_tokens(trial.experiment, content)
     status, reason = _status(trial, store, retry)
+    if status in ("run", "resume") and (problem := _used_up(trial, content)):
+        sizes.problems.setdefault(f"{name}: {problem}")
     if len(arms) > 1:
         reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in arms[1:])}"
-    flops = training_flops(trial.experiment, parameters, tokens, content)
-    epochs = _epochs(trial, content)
-    return PlanRow(name, arms, trial.seed, trial.fingerprint, status, reason, parameters, tokens, flops, content.measured, epochs)
+    flops = training_flops(trial.experiment, parts, content)
+    memory = training_memory(trial.experiment, parts, resources.workers, resources.strategy)
+    cost = TrialCost(memory)
+    if resources.gpus or machines.gpus:
+        with_gpus = machines.of(resources)
+        misfits = does_not_fit(trial.experiment, parts, resources, with_gpus.gpus)
+        cost = TrialCost(memory, with_gpus.hours(flops.total, trial.experiment.training.precision), tuple(misfits))
+    return PlanRow(
+        name=name,
+        arms=arms,
+        seed=trial.seed,
+        fingerprint=trial.fingerprint,
+        status=status,
+        reason=reason,
+        parameters=parameters,
+        tokens=tokens,
+        flops_by_part=flops,
+        cost=cost,
+        rows_measured=content.measured,
+        flops_counted=parts.counted,
+        epochs=_epochs(trial, content),
+    )
 
 
 def _epochs(trial: Trial, content: RowContent) -> dict[str, float]:
-    data, training = trial.experiment.data, trial.experiment.training
-    read = {name: share * training.steps * training.batch_rows for name, share in content.epochs.items()}
-    return {name: min(epochs, data.sources[name].max_epochs or epochs) for name, epochs in read.items()}
+    sources = trial.experiment.data.sources
+    return {name: min(epochs, sources[name].max_epochs or epochs) for name, epochs in _asked_for(trial, content).items()}
+
+
+def _asked_for(trial: Trial, content: RowContent) -> dict[str, float]:
+    """Epochs of each source that the training asks for, whatever `max_epochs` says."""
+    training = trial.experiment.training
+    return {name: share * training.steps * training.batch_rows for name, share in content.epochs.items()}
+
+
+def _used_up(trial: Trial, content: RowContent) -> str | None:
+    """What to say of data none of which lasts for the training."""
+    sources, asked_for = trial.experiment.data.sources, _asked_for(trial, content)
+    if not asked_for or any(epochs < (sources[name].max_epochs or inf) for name, epochs in asked_for.items()):
+        return None
+    return (
+        f"the data is used up before step {trial.experiment.training.steps:,}: raise max_epochs of data.sources ({', '.join(asked_for)}),"
+        " or train for fewer steps"
+    )
 
 
 def _repeats(study: Study, rows: Mapping[str, PlanRow], label: Callable[[Study, str], str]) -> list[str]:
@@ -206,20 +278,10 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
     if state.status in ("done", "running"):
         return state.status, reason
     if state.trained:
-        return "evaluate", reason
+        status, why = what_is_to_be_done(trial, store)
+        return status, why if state.status == "missing" else f"{reason}; {why}"
     resumable = (store.trial_folder(trial.fingerprint) / "last.ckpt").exists()
     return ("resume" if resumable else "run"), reason
-
-
-def training_seconds(trial: Trial, store: Store) -> float | None:
-    """How long a trial whose model is kept was trained, from the last point of its curve; nothing if it is not known."""
-    folder = store.trial_folder(trial.fingerprint)
-    if not (folder / "model.pt").exists():
-        return None
-    try:
-        return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
-    except (OSError, LookupError, ValueError):
-        return None
 
 
 def _preparations(trials: dict[str, Trial], waiting: set[str], store: Store, sizes: Sizes) -> tuple[PreparationRow, ...]:
@@ -236,12 +298,3 @@ def _preparations(trials: dict[str, Trial], waiting: set[str], store: Store, siz
         parameters = sizes.parameters(trials[users[0]].experiment)
         rows.append(PreparationRow(preparation.name, short(fingerprint), status, len(users), preparation_flops(preparation, parameters)))
     return tuple(rows)
-
-
-def _over_budget(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
-    """Budgets that what remains would break; of several studies each must allow all that runs at its side."""
-    broken = []
-    for study in studies:
-        budget = study.sweep.budget
-        broken += [f"{study.name}: {line}" for line in cost.against(gpu_hours=budget.gpu_hours, cpu_hours=budget.cpu_hours)]
-    return tuple(broken)

@@ -17,26 +17,28 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
+from mm1_ablate.spec.sweep import Resources
 from mm1_ablate.study import child
+from mm1_ablate.study.cluster import check_nodes, explain, grows, show_token
 from mm1_ablate.study.fork_server import PRELOADED
 from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement
-from mm1_ablate.study.store import Store
+from mm1_ablate.study.predictions import missing_parts, score_trial
+from mm1_ablate.study.shares import ResourcesMissing, deal, shares_of
+from mm1_ablate.study.store import AlreadyRunning, Store
+from mm1_ablate.study.trial import recording_failure
 
 OBJECT_STORE_BYTES = 100_000_000
 """Nothing large goes through Ray: models and data live in the store and in the children."""
 LOST_NODE_RETRIES = 2
 """How often work whose node or fork server was lost is placed again. A trial's own failure is never retried by itself."""
-
-
-class ResourcesMissing(Exception):
-    """No node has what one trial asks for, so it would wait for ever."""
 
 
 @dataclass(frozen=True)
@@ -92,29 +94,36 @@ def run_study(
         preload: modules that they need, imported once per node.
 
     Raises:
-        ResourcesMissing: no node has what a trial asks for.
+        ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
+        ClusterUnfit: nodes of the cluster cannot use the store.
+        ConnectionError: there is no cluster at the address, or it wants another token.
     """
     resources = study.sweep.resources
-    if resources.workers > 1:
-        raise ResourcesMissing(f"resources.workers: {resources.workers}: a trial runs in one process; give it more cpus or gpus instead")
     say = on_event or (lambda line: None)
     store.write_study(study)
     _remove_leftovers(store)
     _let_the_dying_go(study, store)
     if retry:
         _forget_failures(study, store)
+    started = sum(len(entry.trials) for entry in _to_do(study, store, evaluate_only))
+    try:
+        with interruptible():
+            _score_kept(study, store, say)
+    except KeyboardInterrupt:
+        return _outcome(study, store, started, interrupted=True)
     work = _to_do(study, store, evaluate_only)
     if not work:
-        return _outcome(study, store, started=0)
+        return _outcome(study, store, started)
     for entry in work:
         for trial in entry.trials:
             store.write_trial(trial)
     preparations = _preparations_to_do(work, store)
     for preparation in preparations:
         store.write_preparation(preparation)
-    started = sum(len(entry.trials) for entry in work)
     server = child.new_server_folder()
-    placement = Placement(str(store.root), server, resources.cpus, resources.gpus, run_trial, run_preparation, preload)
+    each = resources.worker_cpus, resources.worker_gpus
+    placement = Placement(str(store.root), server, *each, run_trial, run_preparation, preload, strategy=resources.strategy)
+    placement = replace(placement, spread=resources.nodes is not None)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     cores = cpus or os.cpu_count() or 1
     if address == "local" and resources.cpus > cores:
@@ -124,7 +133,9 @@ def run_study(
         with interruptible():
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
-                _check_resources(resources.cpus, resources.gpus, say if address != "local" else None)
+                placement = replace(placement, shares=_shares(resources, say))
+                if address != "local":
+                    check_nodes(store.root)
                 if preparations:
                     say(f"preparing {len(preparations)} encoders and language models")
                     _run_preparations(preparations, store, placement)
@@ -146,6 +157,19 @@ def _to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
         if state.status in ("missing", "interrupted") and (state.trained or not evaluate_only):
             work.setdefault(trial.fingerprint, Work(trial.fingerprint)).trials.append(trial)
     return list(work.values())
+
+
+def _score_kept(study: Study, store: Store, say: Callable[[str], None]) -> None:
+    """Score evaluations all of whose predictions are kept, here and now: that takes no model, and less time than a worker's start."""
+    waiting = [trial for work in _to_do(study, store, evaluate_only=True) for trial in work.trials if not missing_parts(trial, store)]
+    if waiting:
+        say(f"scoring the kept predictions of {len(waiting)} trials")
+    for trial in waiting:
+        fingerprint, evaluation = trial.fingerprint, trial.evaluation_fingerprint
+        folder = store.write_trial(trial)
+        with contextlib.suppress(AlreadyRunning), store.hold(folder):
+            store.start(folder, "evaluate", evaluation)
+            recording_failure(store, folder, partial(score_trial, store, fingerprint, evaluation))
 
 
 def _remove_leftovers(store: Store) -> None:
@@ -235,30 +259,32 @@ def _connect(address: str, cpus: int | None) -> None:
 
     local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     handler = signal.getsignal(signal.SIGTERM)
+    if address != "local":
+        show_token(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == "local" else {}))
     except SystemExit:
         raise KeyboardInterrupt from None
     except ConnectionError as error:
-        hint = "if it is up, compare RAY_AUTH_TOKEN_PATH here and there"
-        raise ConnectionError(f"no Ray cluster at {address}: {error} ({hint})") from error
+        raise explain(error, address) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise explain(error, address) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
 
-def _check_resources(cpus: float, gpus: float, warn: Callable[[str], None] | None) -> None:
-    """See that some node can hold one trial. On a cluster that may grow, only say so."""
+def _shares(resources: Resources, say: Callable[[str], None]) -> tuple[int, ...]:
+    """How a trial's workers are dealt to the nodes that there are. Where there is no room and the cluster grows, that is only said."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        return
-    have = "; ".join(f"{node.get('CPU', 0):g} cpus, {node.get('GPU', 0):g} gpus" for node in nodes)
-    message = f"a trial asks for {cpus:g} cpus and {gpus:g} gpus (resources in the sweep), and no node has them (there are: {have})"
-    if warn is None:
-        raise ResourcesMissing(message)
-    warn(f"{message}; waiting for one to join")
+    try:
+        return deal(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    except ResourcesMissing as error:
+        if not grows():
+            raise
+        say(f"{error}; waiting for the cluster's autoscaler to add what is needed")
+        return shares_of(resources, fit_on_one=False)
 
 
 def _run_preparations(preparations: list[Preparation], store: Store, placement: Placement) -> None:
@@ -301,7 +327,7 @@ def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
     storage.mkdir(parents=True)
     try:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": placement.cpus, "gpu": placement.gpus}),
+            tune.with_resources(trainable, _reserved(placement)),
             param_space={"trial": tune.grid_search(list(fingerprints))},
             tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
             run_config=tune.RunConfig(
@@ -318,6 +344,13 @@ def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
         if result.error is not None and trial is not None and store.recorded(store.trial_folder(trial)) in ("missing", "running"):
             last_line = str(result.error).strip().splitlines()[-1][:200]
             store.fail(store.trial_folder(trial), f"its worker was lost {LOST_NODE_RETRIES + 1} times: {last_line}")
+
+
+def _reserved(placement: Placement) -> Any:
+    """What Tune reserves for one trial: on a node for each share where that is declared, else on as few as have room."""
+    from ray import tune
+
+    return tune.PlacementGroupFactory(placement.bundles, strategy="STRICT_SPREAD" if placement.spread else "PACK")
 
 
 INSIST_AFTER = 3.0

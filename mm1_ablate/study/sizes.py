@@ -2,12 +2,14 @@
 
 Data whose random access takes a long first reading (an index, a conversion) is not opened for a plan: what is declared has to do.
 Counting takes torch, transformers and timm (seconds to import) and packing takes documents; both are pure functions of a section
-of the experiment, so their answers are kept in `sizes.json` of the store under that section's fingerprint. The file is a cache:
-delete it whenever you like. A store that cannot be written is planned all the same, without remembering.
+of the experiment, so their answers are kept in `sizes.json` of the store (of the cache, while there is no store) under that section's
+fingerprint. The file is a cache: delete it whenever you like. A store that cannot be written is planned all the same, without
+remembering.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from itertools import islice
@@ -15,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate import __version__
+from mm1_ablate.data.cache import cache_folder
+from mm1_ablate.model.part import Part
 from mm1_ablate.spec.contents import contents_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, fingerprint
-from mm1_ablate.study.cost import RowContent
+from mm1_ablate.study.flops import Parts
+from mm1_ablate.study.rows import RowContent
 
 MOST_READ = 200_000_000
 """Bytes that a plan may read to make data ready for counting: some seconds."""
-COUNTED = 2
+COUNTED = 3
 """How rows are packed and counted: another number where that changes, for what is remembered is no longer right."""
 ROWS_COUNTED = 64
 """Rows packed to see what a row holds on average."""
@@ -41,7 +46,8 @@ class Sizes:
     """
 
     def __init__(self, root: Path, look: bool = True) -> None:
-        self.path = Path(root) / "sizes.json"
+        # Planning makes no store; what it counted is worth keeping all the same.
+        self.path = (Path(root) if Path(root).is_dir() else cache_folder()) / "sizes.json"
         self.look = look
         self.problems: dict[str, None] = {}
         """What was wrong with data that was opened to be counted, in words; in order, each once."""
@@ -62,6 +68,36 @@ class Sizes:
 
             self._remember(key, count_parameters(experiment))
         return self.known[key]
+
+    def parts(self, experiment: Experiment) -> Parts:
+        """What the parts of the model take, each rehearsed once for all experiments that share it."""
+        model, precision = experiment.model, experiment.training.precision
+        encoder = self._part("image_encoder", model.image_encoder, precision)
+        language = self._part("language_model", model.language_model, precision)
+        side, trained = model.image_encoder.grid_side, not model.image_encoder.frozen
+        between = (encoder.width, side, language.width, precision, trained)
+        return Parts(encoder, self._part("connector", model.connector, *between), language)
+
+    def _part(self, name: str, settings: Any, *others: Any) -> Part:
+        without = {"preparation": None, "weights": None} if name == "image_encoder" else {"preparation": None}
+        known = {key: value for key, value in without.items() if key in type(settings).model_fields}
+        key = fingerprint(
+            {"rehearsed": name, "settings": canonical(settings.model_copy(update=known)), "others": list(others), "as": COUNTED}
+        )
+        if key not in self.known:
+            from mm1_ablate.model import rehearsal
+
+            if name == "language_model":
+                from mm1_ablate.model.language_model import token_ids
+
+                others = (*token_ids(settings), *others)
+            rehearse = {
+                "image_encoder": rehearsal.rehearse_encoder,
+                "connector": rehearsal.rehearse_connector,
+                "language_model": rehearsal.rehearse_language_model,
+            }[name]
+            self._remember(key, vars(rehearse(settings, *others)))  # type: ignore[operator]
+        return Part(**self.known[key])
 
     def row(self, experiment: Experiment) -> RowContent:
         """What a packed row holds. Data that cannot be opened here (it may be on the cluster) is taken as declared."""
@@ -89,16 +125,18 @@ class Sizes:
         self.counted = True
 
     def save(self) -> None:
-        """Write what was counted since; a store that does not exist yet is not made for it."""
-        if not self.counted or not self.path.parent.is_dir():
+        """Write what was counted since, where there is a place for it."""
+        if not self.counted:
             return
         beside = self.path.with_suffix(f".{os.getpid()}")
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_text(json.dumps({"version": __version__, "sizes": self.known}))
             beside.replace(self.path)
             self.counted = False
         except OSError:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
 
 
 def count_rows(experiment: Experiment) -> RowContent:
@@ -108,6 +146,7 @@ def count_rows(experiment: Experiment) -> RowContent:
         ValueError: there is no row, or too much of a source is unreadable.
         TooMuchToRead: it would take long to make the data ready.
     """
+    from mm1_ablate.data.documents import Image
     from mm1_ablate.data.packing import open_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -123,13 +162,18 @@ def count_rows(experiment: Experiment) -> RowContent:
     images = [len(document.images) for document in documents]
     texts = [document.nominal_length - count * nominal for document, count in zip(documents, images, strict=True)]
     text = sum(texts)
+    # Nothing in a document comes before its first token, so nothing predicts it.
+    unpredicted = sum(1 for document in documents if document.segments and not isinstance(document.segments[0], Image))
     # The packer reads ahead: of what was read, only so much is in these rows.
     read = sum(account["tokens"] for account in rows.tally.account().values())
     part = sum(document.nominal_length for document in documents) / read / len(packed) if read else 0.0
     return RowContent(
         text_tokens=text / len(packed),
         images=sum(images) / len(packed),
-        document_tokens=sum(length * length for length in texts) / text if text else 0.0,
+        supervised=(text - unpredicted) / len(packed),
+        text_text=sum(length * length for length in texts) / len(packed),
+        text_images=sum(length * count for length, count in zip(texts, images, strict=True)) / len(packed),
+        images_images=sum(count * count for count in images) / len(packed),
         measured=True,
         epochs={name: epochs * part for name, epochs in rows.mixture.epochs.items()},
     )

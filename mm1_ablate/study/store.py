@@ -5,9 +5,9 @@ of its training fingerprint and holding all of them; scores in a folder for each
 evaluation scores the kept model again and trains nothing.
 
     trials/<12>/    trial.json, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
-                    data.json, evaluations/<12>/{evaluation.json, scores.json, items.parquet}
+                    data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
-    studies/<name>/ sweep.yaml, report/
+    studies/<name>/ sweep.yaml, contents.json, report/
 
 Whoever works on a folder holds a lock on it that ends with its process, however that ends: a folder that says "running" without
 a holder was interrupted. Files are written beside their place and moved there, so that none is ever half there.
@@ -27,11 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mm1_ablate.spec.experiment import Evaluation, Experiment
+from mm1_ablate.spec.contents import to_be_recorded
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
 from mm1_ablate.study.code_version import code_version
 from mm1_ablate.study.files import read_json, read_json_or_nothing, replacing, write_atomically, write_json
+from mm1_ablate.study.predictions import evaluation_of, evaluation_record, write_records
 
 if TYPE_CHECKING:
     import pandas
@@ -42,6 +44,8 @@ Status = Literal["missing", "running", "interrupted", "done", "failed"]
 
 HELD = 75
 """Exit code of a child whose folder another process holds."""
+RUN = "MM1_ABLATE_RUN"
+"""Environment variable of children: which run they work for."""
 _held: set[Path] = set()
 """Folders that this process holds: asking for a lock that the process has would lose it."""
 
@@ -99,7 +103,10 @@ class Store:
 
     def study_folder(self, study: Study) -> Path:
         """Where a study keeps its sweep and its report."""
-        return self.root / "studies" / re.sub(r"[^\w.-]+", "-", study.name)
+        return self._study_folder(study.name)
+
+    def _study_folder(self, name: str) -> Path:
+        return self.root / "studies" / re.sub(r"[^\w.-]+", "-", name)
 
     # ------------------------------------------------------------ what is to be done
     def write_trial(self, trial: Trial) -> Path:
@@ -114,8 +121,9 @@ class Store:
         prepared = {part.kind: part.fingerprint for part in preparations_of(trial.experiment, trial.seed)}
         record = {"fingerprint": trial.fingerprint, "seed": trial.seed, "name": trial.name, "experiment": declared, "prepared": prepared}
         _write_record(folder / "trial.json", record)
-        evaluation = {"fingerprint": trial.evaluation_fingerprint, "evaluation": declared["evaluation"]}
-        _write_record(self.evaluation_folder(trial) / "evaluation.json", evaluation)
+        record = evaluation_record(trial)
+        _write_record(self.evaluation_folder(trial) / "evaluation.json", record)
+        write_records(record, self.evaluation_folder(trial))
         return folder
 
     def write_preparation(self, preparation: Preparation) -> Path:
@@ -126,20 +134,28 @@ class Store:
         return folder
 
     def write_study(self, study: Study) -> Path:
-        """Keep a copy of the sweep file; returns the study's folder."""
+        """Keep a copy of the sweep file, and what its data is, for machines without it; returns the study's folder."""
         folder = self.study_folder(study)
         if study.path.exists():
             write_atomically(folder / "sweep.yaml", study.path.read_bytes())
+        if contents := to_be_recorded():
+            write_json(folder / "contents.json", contents)
         return folder
 
+    def recorded_contents(self, study: str) -> dict[str, str]:
+        """What the last run of a study of this name saw of its data, for `spec.contents`; empty where there was none."""
+        try:
+            return read_json_or_nothing(self._study_folder(study) / "contents.json")
+        except OSError:  # no folder at all: whoever reads the store next says so
+            return {}
+
     def read_trial(self, fingerprint: str, evaluation: str | None = None) -> tuple[Experiment, int]:
-        """A trial's experiment and seed, with the evaluation of a fingerprint."""
+        """A trial's experiment and seed, with the evaluation of a fingerprint; the user's own tasks as they were when that was recorded."""
         folder = self.trial_folder(fingerprint)
         record = read_json(self._record_of(fingerprint))
         experiment = Experiment.model_validate(record["experiment"])
         if evaluation is not None:
-            section = read_json(folder / "evaluations" / short(evaluation) / "evaluation.json")["evaluation"]
-            experiment = experiment.model_copy(update={"evaluation": Evaluation.model_validate(section)})
+            experiment = experiment.model_copy(update={"evaluation": evaluation_of(folder / "evaluations" / short(evaluation))})
         return experiment, record["seed"]
 
     def read_prepared(self, fingerprint: str) -> dict[str, Path]:
@@ -251,7 +267,7 @@ class Store:
         if previous.get("pid") != os.getpid():
             (folder / "progress.json").unlink(missing_ok=True)
         record = {"status": "running", "stage": stage, "evaluation": evaluation, "started": started, "code": _code(folder, previous)}
-        write_json(folder / "status.json", record | {"host": socket.gethostname(), "pid": os.getpid()})
+        write_json(folder / "status.json", record | {"host": socket.gethostname(), "pid": os.getpid(), "run": os.environ.get(RUN)})
 
     def finish(self, folder: Path) -> None:
         """Say that a folder's work is done."""
@@ -266,6 +282,11 @@ class Store:
     def recorded(self, folder: Path) -> str:
         """The status that a folder's record has, whether or not it still holds."""
         return read_json_or_nothing(folder / "status.json").get("status", "missing")
+
+    def holder(self, folder: Path) -> tuple[str, str | None]:
+        """Who began the work that a folder's record speaks of: the host, and the run if it was one."""
+        record = read_json_or_nothing(folder / "status.json")
+        return record.get("host", "an unknown host"), record.get("run")
 
     def retry(self, folder: Path) -> None:
         """Let a failure be tried again. What code trained it so far stays known."""

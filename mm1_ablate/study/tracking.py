@@ -42,6 +42,9 @@ MOST_POINTS = 500
 SHOWN_DECIMALS = 2
 """Of scores: MLflow shows every digit that it gets. The store keeps them all."""
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "GIT_PYTHON_REFRESH": "quiet"}
+SILENT["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""A server that does not answer holds up no study: MLflow itself would try for minutes, and the next mirroring writes it all."""
 
 
 class MirrorFailed(Exception):
@@ -148,7 +151,7 @@ def _set_aside_if_moved(store: Store) -> None:
 
 
 def _client(store: Store) -> MlflowClient:
-    for name, value in SILENT.items():
+    for name, value in (SILENT | IMPATIENT).items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
@@ -347,20 +350,21 @@ def _allowed(name: str) -> str:
 # ---------------------------------------------------------------- while a study runs
 @contextlib.contextmanager
 def mirroring(study: Study, store: Store, say: Callable[[str], None], interval: float = 20.0) -> Iterator[None]:
-    """Mirror what ends while a block runs, every so many seconds. If MLflow fails, that is said once, and the block goes on."""
+    """Mirror what ends while a block runs, every so many seconds. If MLflow fails, that is said once; it may come back meanwhile."""
     ended = threading.Event()
 
     def loop() -> None:
-        done = 0
+        done, failing = 0, False
         while not ended.wait(interval):
             try:
                 count = sum(store.has_scores(trial) for trial in study.trials)
                 if count != done:
                     mirror(study, store)
-                    done = count
+                    done, failing = count, False
             except Exception as error:
-                say(f"{error}; the study goes on without the mirror")
-                return
+                if not failing:
+                    say(f"{error}; the study goes on without the mirror")
+                failing = True
 
     thread = threading.Thread(target=loop, name="mirror", daemon=True)
     thread.start()

@@ -1,7 +1,7 @@
 """One trial from its record in the store to its scores there; one preparation likewise. Runs in a child process on the worker.
 
 In: a store and a fingerprint. Out: an exit code (0: done), and in the store the model, its curve, the item scores, or why there are
-none. Training goes on from its last checkpoint; a kept model is only evaluated.
+none. Training goes on from its last checkpoint; a kept model is only evaluated, as far as its answers are not kept too.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 from mm1_ablate.spec.contents import sources_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
+from mm1_ablate.spec.sweep import Strategy
 from mm1_ablate.study.files import write_atomically, write_json
+from mm1_ablate.study.predictions import evaluate_trial
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 
 KINDS = {"TooMuchBadData": ("bad data", 1000)}
@@ -43,40 +46,50 @@ class ProgressFile:
         write_json(self.path, record | {"time": now, "stage_started": self.stage_started}, durable=False)
 
 
-def run_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> int:
-    """Train a trial unless its model is kept, then evaluate it as each of the evaluation fingerprints says."""
+def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: int = 0, ranks: int = 1, strategy: Strategy = "ddp") -> int:
+    """Train a trial unless its model is kept, then evaluate it as each of the evaluation fingerprints says.
+
+    Args:
+        rank, ranks: which of how many workers this is. The first holds the trial's folder and writes; the others wait for it.
+    """
     store = Store(store_root)
     folder = store.trial_folder(fingerprint)
+    leads = rank == 0
 
     def work() -> None:
-        report = ProgressFile(folder)
-        store.start(folder, "train")
-        from mm1_ablate.data.images import ImagePipeline
-        from mm1_ablate.data.tokenizer import load_tokenizer
-        from mm1_ablate.evaluation.evaluate import evaluate, summarise
+        report = ProgressFile(folder) if leads else _unheard
+        if leads:
+            store.start(folder, "train")
+        from mm1_ablate.training.distributed import Workers
         from mm1_ablate.training.fit import fit, load_trained
 
-        experiment, seed = store.read_trial(fingerprint)
-        if (folder / "model.pt").exists():
-            model = load_trained(experiment, seed, folder)
-        else:
-            prepared = store.read_prepared(fingerprint)
-            report(Progress("train", 0, experiment.training.steps))
-            _make_ready(experiment, "data")
-            model = fit(experiment, seed, prepared.get("image_encoder"), prepared.get("language_model"), folder, report)
-        tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
-        for evaluation in evaluations:
-            store.start(folder, "evaluate", evaluation)
-            experiment, _ = store.read_trial(fingerprint, evaluation)
-            _make_ready(experiment, "evaluation")
-            items = evaluate(model, experiment, tokenizer, ImagePipeline(experiment.model.image_encoder.image_size), report)
-            store.write_evaluation(fingerprint, evaluation, items, summarise(items, experiment.evaluation.groups))
+        workers = Workers(rank, ranks, strategy)
+        with workers.joined():
+            experiment, seed = store.read_trial(fingerprint)
+            model = cache(partial(load_trained, experiment, seed, folder))
+            if not workers.agreed((folder / "model.pt").exists()):
+                prepared = store.read_prepared(fingerprint)
+                report(Progress("train", 0, experiment.training.steps))
+                _make_ready(experiment, "data")
+                trained = fit(experiment, seed, prepared.get("image_encoder"), prepared.get("language_model"), folder, report, workers)
+                model = cache(lambda: trained)
+            for evaluation in evaluations:
+                if leads:
+                    store.start(folder, "evaluate", evaluation)
+                _make_ready(store.read_trial(fingerprint, evaluation)[0], "evaluation")
+                evaluate_trial(store, fingerprint, evaluation, model, report, workers)
 
+    if not leads:
+        return recording_failure(store, folder, work, leads)
     try:
         with store.hold(folder):
-            return recording_failure(store, folder, work)
+            return recording_failure(store, folder, work, alone=ranks == 1)
     except AlreadyRunning:
         return HELD
+
+
+def _unheard(progress: Progress) -> None:
+    """How far a worker is is told by the first one."""
 
 
 def _make_ready(experiment: Experiment, section: str) -> None:
@@ -106,16 +119,23 @@ def run_preparation(store_root: str, fingerprint: str) -> int:
         return 0 if done else recording_failure(store, folder, work)
 
 
-def recording_failure(store: Store, folder: Path, work: Callable[[], None]) -> int:
-    """Do a held folder's work. Whatever goes wrong is its result: the traceback and a line of reason go into the store."""
+def recording_failure(store: Store, folder: Path, work: Callable[[], None], leads: bool = True, alone: bool = True) -> int:
+    """Do a held folder's work. Whatever goes wrong is its result: the traceback and a line of reason go into the store.
+
+    Args:
+        leads: whether what ends well is finished by this.
+        alone: whether nobody else does this work too. Of several workers the first that fails says why: the others only lose it.
+    """
     try:
         work()
     except Exception as error:
-        write_atomically(folder / "error.txt", traceback.format_exc().encode())
         traceback.print_exc()
-        message = str(error).strip().splitlines()
-        kind, longest = KINDS.get(type(error).__name__, (type(error).__name__, 300))
-        store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
+        if (leads and alone) or store.recorded(folder) != "failed":
+            write_atomically(folder / "error.txt", traceback.format_exc().encode())
+            message = str(error).strip().splitlines()
+            kind, longest = KINDS.get(type(error).__name__, (type(error).__name__, 300))
+            store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
         return 1
-    store.finish(folder)
+    if leads:
+        store.finish(folder)
     return 0

@@ -17,7 +17,7 @@ from mm1_ablate.data.documents import Image, LeftOut, Unreadable
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.randomness import key, permuted
 from mm1_ablate.data.selection import open_source
-from mm1_ablate.data.tally import ENOUGH, Tally, TooMuchBadData, describe_bad, describe_unused
+from mm1_ablate.data.tally import Tally, TooMuchBadData, describe_bad, describe_unused
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.spec.experiment import Data, EncoderPreparation
 
@@ -110,11 +110,11 @@ class CaptionedImages(IterableDataset):
             tally.add_bad(error)
 
     def _check(self) -> None:
-        share = self.tally[NAME].bad_share(min(ENOUGH, len(self.source)))
-        if share > self._max_bad_share:
+        tally = self.tally[NAME]
+        if tally.is_too_bad(self._max_bad_share, len(self.source)):
             raise TooMuchBadData(
-                f"{share:.1%} of the documents that prepare an image encoder cannot be read, more than the {self._max_bad_share:.1%} "
-                f"allowed: {describe_bad(self.tally[NAME])}. Repair or remove these files, or allow more with "
+                f"{tally.bad_share():.1%} of the documents that prepare an image encoder cannot be read, more than the "
+                f"{self._max_bad_share:.1%} allowed: {describe_bad(tally)}. Repair or remove these files, or allow more with "
                 "model.image_encoder.preparation.source.max_bad_share",
                 self.tally.state(),
             )

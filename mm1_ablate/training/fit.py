@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import warnings
@@ -17,14 +18,19 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import MultimodalModel, build, random_state
 from mm1_ablate.spec.experiment import Experiment, Training
 from mm1_ablate.spec.progress import Progress, Stage
+from mm1_ablate.training.blocks import economical
+from mm1_ablate.training.distributed import SharedLoader, Workers
 from mm1_ablate.training.module import AtomicCheckpointIO, PackedTraining, Watch, save_atomically, write_account
 
 CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
 
 
 def image_pipeline(experiment: Experiment, encoder_folder: Path | None) -> ImagePipeline:
-    """How this experiment's images reach its model: as pixels, or as features where a frozen encoder has prepared them."""
-    encoder = experiment.model.image_encoder
+    """How this experiment's images reach its model: as pixels, or as features where a frozen encoder has prepared them. Features are of
+    whole images, so with sub-images they stay pixels."""
+    encoder, sub_images = experiment.model.image_encoder, experiment.model.sub_images
+    if sub_images is not None:
+        return ImagePipeline(encoder.image_size, sub_images=sub_images)
     features = encoder_folder / f"features{encoder.feature_layer}" if encoder.frozen and encoder_folder is not None else None
     cache = FeatureCache(features) if features is not None and features.exists() else None
     return ImagePipeline(encoder.image_size, cache)
@@ -54,13 +60,17 @@ def fit(
     language_model_folder: Path | None,
     folder: Path,
     report: Callable[[Progress], None],
+    workers: Workers = Workers(),
 ) -> MultimodalModel:
     """Train, or go on from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (what became of the data) in the folder.
 
     Args:
         encoder_folder, language_model_folder: prepared parts that the trial starts from; nothing for a part that is not prepared.
+        report: told how far the training is; by the process that leads alone.
+        workers: the processes that train it together, which all call this and all get the trained model.
 
     Raises:
+        ValueError: when there are fewer rows in a step than processes.
         Diverged: when the loss is no longer a number.
         TooMuchBadData: when more of a source is unreadable than is allowed.
     """
@@ -76,11 +86,28 @@ def fit(
         batch_rows=training.batch_rows,
         micro_batch_rows=training.micro_batch_rows,
         threads=training.loader_threads,
+        rank=workers.rank,
+        ranks=workers.ranks,
     )
-    with random_state(seed, "training"):
-        train(model, loader, training, experiment.model.image_encoder.learning_rate_scale, folder, report)
-    save_atomically(model.state_dict(), folder / WEIGHTS)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    with random_state(seed, "training" if workers.leads else f"training/{workers.rank}"):
+        train(model, loader, training, experiment.model.image_encoder.learning_rate_scale, folder, report, workers=workers)
+    if workers.shard:
+        from mm1_ablate.training.sharding import remove_shards, whole_state
+
+        weights = whole_state(model)
+        if workers.leads:
+            save_atomically(weights, folder / WEIGHTS)
+            remove_shards(folder / CHECKPOINT)
+        workers.wait_for_all()
+        # The trainer holds the sharded model and its optimisers in circles; they make room before the whole model is made.
+        del model
+        gc.collect()
+        model = build(experiment, seed)
+        model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    elif workers.leads:
+        save_atomically(model.state_dict(), folder / WEIGHTS)
+    if workers.leads:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     return on_device(model.eval())
 
 
@@ -92,6 +119,7 @@ def train(
     folder: Path,
     report: Callable[[Progress], None],
     stage: Stage = "train",
+    workers: Workers = Workers(),
 ) -> None:
     """Train a model in place over a loader's batches, from the checkpoint in the folder if there is one.
 
@@ -99,23 +127,38 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
-    resume = checkpoint if checkpoint.exists() else None
-    _cut_curve(folder / CURVE, torch.load(resume, weights_only=True)["mm1_ablate"]["step"] if resume else 0)
-    module = PackedTraining(model, training, encoder_scale)
+    resume = checkpoint if workers.agreed(checkpoint.exists()) else None
+    module = PackedTraining(model, training, encoder_scale, workers)
+    if workers.leads:
+        if resume and not workers.shard:
+            from mm1_ablate.training.sharding import make_whole
+
+            make_whole(resume, module)
+        _cut_curve(folder / CURVE, torch.load(resume, map_location="cpu", weights_only=True)["mm1_ablate"]["step"] if resume else 0)
+    workers.wait_for_all()
+    batches = SharedLoader(loader, workers) if workers.ranks > 1 else loader
 
     def keep_account() -> None:
-        write_account(loader.account(), folder / DATA)
+        account = batches.account()
+        if workers.leads:
+            write_account(account, folder / DATA)
 
     trainer = quiet_trainer(
         precision=training.precision,
         callbacks=[Watch(folder, training.steps, training.checkpoint_every_steps, report, stage, saved=keep_account)],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *workers.environment()],
+        **workers.options(),
     )
     model.train()
     try:
-        trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
-    finally:
-        keep_account()
+        with economical(model, training):
+            trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+    except BaseException:
+        # Of several processes the others may never answer again: what this one knows has to do.
+        if workers.leads:
+            write_account(loader.account(), folder / DATA)
+        raise
+    keep_account()
 
 
 def _cut_curve(curve: Path, step: int) -> None:

@@ -1,8 +1,8 @@
 """The Lightning module of a trial, and the callbacks that save it and tell how far it is.
 
-One step of the trainer is one optimiser step over the declared global batch, which the loader hands over as micro-batches.
-The loss is normalised by the supervised tokens of the whole of it, so that neither accumulation nor the number of image
-tokens changes what is optimised.
+One step of the trainer is one optimiser step over the declared global batch, which the loader hands over as micro-batches, to each of
+several processes its own (`distributed`). The loss is normalised by the supervised tokens of the whole of it, so that neither
+accumulation, nor the number of processes, nor the number of image tokens changes what is optimised.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +29,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.packed_attention import packed_throughout
 from mm1_ablate.spec.experiment import Training
 from mm1_ablate.spec.progress import Progress, Stage
+from mm1_ablate.training.distributed import Step, Workers, agree, shard, without_sharing
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
 
 if TYPE_CHECKING:
@@ -41,22 +47,28 @@ class PackedTraining(lightning.LightningModule):
     """Next-token training on packed documents; loss on text tokens only.
 
     Attributes:
-        tokens, images: seen so far, image tokens included.
-        last_loss: mean loss per supervised token of the latest step, in nats; a tensor, so that the step waits for nothing.
+        tokens, images, documents: seen so far by all processes, image tokens included.
+        last_loss: loss of this process in the latest step, in nats per token that all processes predict in it; a tensor, so that the
+            step waits for nothing.
     """
 
-    def __init__(self, model: MultimodalModel, training: Training, encoder_scale: float) -> None:
+    def __init__(self, model: MultimodalModel, training: Training, encoder_scale: float, workers: Workers = Workers()) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.training_settings = training
         self.encoder_scale = encoder_scale
+        self.workers = workers
         self.step = 0
         self.tokens = 0
         self.images = 0
         self.documents = 0
         self.last_loss: Tensor | None = None
         self._restored_random_state: dict[str, Any] | None = None
+
+    def configure_model(self) -> None:
+        if self.workers.shard:
+            shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
 
     def configure_optimizers(self) -> Any:
         parts = [(self.model.encoder, self.encoder_scale), (self.model.connector, 1.0), (self.model.language_model, 1.0)]
@@ -72,16 +84,19 @@ class PackedTraining(lightning.LightningModule):
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         share = learning_rate_share(self.step, settings.steps, settings.warmup_steps, settings.final_learning_rate)
         set_learning_rates(optimizers, share)  # type: ignore[arg-type]
-        supervised = sum(len(micro.targets) for micro in batch)
+        now = self._agreed(batch)
         losses = []
-        for micro in batch:
-            if len(micro.targets):
-                loss = cross_entropy(self.model(micro).float(), micro.targets, reduction="sum") / supervised
-                self.manual_backward(loss)
-                losses.append(loss.detach())
-            self.tokens += len(micro.tokens)
-            self.images += len(micro.images)
-            self.documents += len(micro.document_lengths)
+        # What is computed again on the way back must be attended to as on the way there.
+        with packed_throughout(self.model.language_model) if settings.activation_checkpointing else nullcontext():
+            for number, micro in enumerate(now.micro_batches):
+                with without_sharing(self.trainer.strategy.model, last=number + 1 == len(now.micro_batches)):  # type: ignore[arg-type]
+                    loss = cross_entropy(self.model(micro).float(), micro.targets, reduction="sum") / now.supervised
+                    losses.append(loss.detach())
+                    if loss.requires_grad:  # a frozen language model learns nothing from text alone
+                        self.manual_backward(loss if self.workers.ranks == 1 else loss * self.workers.ranks)
+        self.tokens += now.tokens
+        self.images += now.images
+        self.documents += now.documents
         if losses:
             self.last_loss = torch.stack(losses).sum()
             if settings.gradient_clip is not None:
@@ -91,10 +106,32 @@ class PackedTraining(lightning.LightningModule):
                 optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
+    def _agreed(self, batch: list[Batch]) -> Step:
+        """What all processes do in this step."""
+        if self.workers.ranks > 1:
+            settings = self.training_settings
+            most_rows = ceil(settings.batch_rows / self.workers.ranks)
+            most = ceil(most_rows / (settings.micro_batch_rows or settings.batch_rows))
+            return agree(batch, self.workers, most, self.model.image_tokens)
+        return Step(
+            [micro for micro in batch if len(micro.targets)],
+            supervised=sum(len(micro.targets) for micro in batch),
+            tokens=sum(len(micro.tokens) for micro in batch),
+            images=sum(len(micro.images) for micro in batch),
+            documents=sum(len(micro.document_lengths) for micro in batch),
+        )
+
+    def loss(self) -> float | None:
+        """Mean loss per supervised token of the latest step, in nats, over all processes, which all call this."""
+        return None if self.last_loss is None else self.workers.total([float(self.last_loss)])[0]
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Lightning saves no random states, and draws from them between on_train_start and here.
         if self._restored_random_state is not None:
             restore_random_state(self._restored_random_state)
+            if not self.workers.leads:
+                # Only the state of the one that leads was kept; noise of the others must be neither its noise nor what they drew before.
+                torch.manual_seed(torch.initial_seed() + 1_000_003 * self.workers.rank + self.step)
             self._restored_random_state = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -176,10 +213,18 @@ class Watch(lightning.Callback):
         self.read_every = max(1, steps // curve_points)
         self.started = time.monotonic()
 
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        if module.workers.ranks > 1:
+            # Lightning would tell all processes of a signal to one, in the handler and before each step: the first can wait for ever,
+            # the second waits for the GPU. Whoever started them ends them all, and what they do can be gone on with.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = module.step
         if step % self.read_every == 0 or step == self.steps:
-            loss = float(module.last_loss) if module.last_loss is not None else None
+            loss = module.loss()
             if loss is not None and not np.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {step} of {self.steps}; a lower learning rate or gradient clipping may help")
             point = {
@@ -191,9 +236,10 @@ class Watch(lightning.Callback):
                 "documents": module.documents,
                 "seconds": round(time.monotonic() - self.started, 3),
             }
-            with (self.folder / "curve.jsonl").open("a") as file:
-                file.write(json.dumps(point) + "\n")
-            self.report(Progress(stage=self.stage, step=step, steps=self.steps, loss=loss))
+            if module.workers.leads:
+                with (self.folder / "curve.jsonl").open("a") as file:
+                    file.write(json.dumps(point) + "\n")
+                self.report(Progress(stage=self.stage, step=step, steps=self.steps, loss=loss))
         if step % self.save_every == 0 and step < self.steps:
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.saved()

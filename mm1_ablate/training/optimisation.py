@@ -56,10 +56,10 @@ def build_optimizers(
         matrices = [parameter for parameter in block_matrices(language_model) if parameter.requires_grad]
         chosen = {id(parameter) for parameter in matrices}
         rest = [(parameter, scale) for parameter, scale in trained if id(parameter) not in chosen]
-        optimizers = [
-            torch.optim.Muon(matrices, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay),
-            _adamw(rest, settings.rest, language_parameters),
-        ]
+        optimizers: list[Optimizer] = [_adamw(rest, settings.rest, language_parameters)]
+        if matrices:  # none where the language model is frozen
+            muon = torch.optim.Muon(matrices, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+            optimizers.insert(0, muon)
     else:
         optimizers = [_adamw(trained, settings, language_parameters)]
     for optimizer in optimizers:

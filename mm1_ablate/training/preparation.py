@@ -73,17 +73,18 @@ class ReconstructiveObjective(nn.Module):
     def __init__(self, encoder: PatchEncoder, vocabulary_size: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.patch_size: int = encoder.vision.patch_embed.patch_size[0]  # type: ignore[union-attr, index, assignment]
+        self.patch_size: int = encoder.vision.patch_embed.patch_size[0]
         self.mask_token = nn.Parameter(torch.zeros(encoder.width))
         self.head = nn.Linear(encoder.width, 3 * self.patch_size**2)
 
     def forward(self, pixels: Tensor, tokens: Tensor, starts: Tensor) -> Tensor:
         vision = self.encoder.vision
         images = (pixels - self.encoder.mean) / self.encoder.std
-        patches = vision.patch_embed(images)  # type: ignore[operator]
-        masked = torch.rand(patches.shape[:2], device=patches.device) < self.masked_share
-        hidden = vision._pos_embed(torch.where(masked[..., None], self.mask_token, patches))  # type: ignore[operator]
-        hidden = vision.norm(vision.blocks(hidden))[:, -patches.shape[1] :]  # type: ignore[operator]
+        patches = vision.patch_embed(images)  # some encoders of timm's leave them in their grid
+        masked = torch.rand(patches.shape[:-1], device=patches.device) < self.masked_share
+        hidden = vision._pos_embed(torch.where(masked[..., None], self.mask_token, patches))
+        masked = masked.flatten(1)
+        hidden = vision.norm(vision.blocks(vision.norm_pre(hidden)))[:, -masked.shape[1] :]
         size = self.patch_size
         target = images.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
         return mse_loss(self.head(hidden)[masked], target[masked])

@@ -8,6 +8,7 @@ cache, so that only the first of many trials reads them.
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ HELD_OUT = 10
 """One of so many pictures of the demonstrations is for development."""
 POOL = 2048
 """Candidates for demonstrations, and items of a development split that is held out from them, unless a record says otherwise."""
-RULE = 1
+RULE = 2
 """Number of the rule by which items are drawn: another one draws others, and must not find these in the cache."""
 
 
@@ -55,7 +56,9 @@ class Drawn:
         if self.image is not None:
             from mm1_ablate.data.decoding import encoded_image
 
-            image = encoded_image(self.image_key or self.image, pictures.find(self.image), self.image)
+            # A file name is that of another picture in another folder.
+            name = self.image_key or posixpath.join(pictures.folder, self.image)
+            image = encoded_image(name, pictures.find(self.image), self.image)
         return Item(self.id, self.group, image, self.fields, tuple(self.references), tuple(self.choices), self.correct)
 
 
@@ -72,7 +75,8 @@ def _drawn(candidate: Candidate, shape: Shape, prefix: str) -> Drawn:
         raise Unreadable("no reference")
     image = file_name(shape.image, row, "image") if shape.image else None
     group = as_text(evaluate(shape.group, row, "group")) if shape.group else "all"
-    return Drawn(prefix + candidate.id, group, fields, references, choices, correct, image, _picture_key(candidate, shape))
+    image_key = file_name(shape.image_key, row, "image_key") if shape.image and shape.image_key else None
+    return Drawn(prefix + candidate.id, group, fields, references, choices, correct, image, image_key)
 
 
 def _picture_key(candidate: Candidate, shape: Shape) -> str | None:

@@ -59,7 +59,7 @@ class Shape(Settings):
     """The image's file name, with fields in braces: `coco/val2014/COCO_val2014_{image_id:012d}.jpg`. It may be in a .zip or .tar of its
     folder's name."""
     image_key: NameTemplate | None = None
-    """What the picture is called in all tasks that show it, so that it is encoded once. Nothing: its file name."""
+    """What the picture is called in all tasks that show it, so that it is encoded once. Nothing: its file, with the folder."""
 
 
 class Join(Settings):

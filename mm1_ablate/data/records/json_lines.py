@@ -21,7 +21,7 @@ from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, digest_file
 from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, OBJECT, TEXT, Damaged, Progress, Rows, Task, make_all, reading
 
-VERSION = "1"
+VERSION = "2"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 CHUNK = 1 << 20
 """Bytes that are read at once."""
@@ -206,7 +206,7 @@ def _decompressed(file: DataFile, compression: str, progress: Progress | None = 
 
     done = packed = 0
     if file.size == 0:
-        return
+        raise Damaged("a compressed file of no bytes")
     try:
         with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
             while chunk := stream.read(CHUNK):

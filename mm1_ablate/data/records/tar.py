@@ -32,7 +32,7 @@ from mm1_ablate.data.records.tar_headers import DamagedTar, entries
 
 Read = Callable[[int, int], bytes]
 """(offset, length) to the bytes there."""
-VERSION = "1"
+VERSION = "2"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 UNPACKED = "unpacked tars"
 COMPRESSED = (".tgz", ".tar.gz")

@@ -42,8 +42,8 @@ def entries(read: Callable[[int, int], bytes], size: int) -> Iterator[Entry]:
         size: bytes of the tar.
 
     Raises:
-        DamagedTar: where the tar breaks off or is no tar. An entry whose bytes are cut off is handed out before that, so that it
-            is known; `offset + size` then lies beyond the end.
+        DamagedTar: where the tar breaks off (two blocks of zeros are its end) or is no tar. An entry whose bytes are cut off is handed
+            out before that, so that it is known; `offset + size` then lies beyond the end.
     """
     place = 0
     long_name, pax = "", dict[str, str]()
@@ -89,6 +89,7 @@ def entries(read: Callable[[int, int], bytes], size: int) -> Iterator[Entry]:
                 raise DamagedTar("truncated tar")
             place += -(-length // BLOCK) * BLOCK
         long_name, pax = "", {}
+    raise DamagedTar("truncated tar")
 
 
 def _sums_up(header: bytes) -> bool:

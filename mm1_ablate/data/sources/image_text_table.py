@@ -152,9 +152,11 @@ class OpenImageTextTable:
 
 
 def bytes_of(value: pa.Scalar) -> Callable[[], bytes] | None:
-    """What reads the bytes of an image, given as such or as {bytes, path}; nothing where there are none."""
+    """What reads the bytes of an image, given as such or as {bytes, path}; nothing where there are none, or something else."""
     import pyarrow as pa
 
     if isinstance(value, pa.StructScalar) and value.is_valid:
         value = value["bytes"] if "bytes" in value else pa.scalar(None)
-    return value.as_py if value.is_valid else None
+    # To pyarrow a text is bytes as well.
+    is_bytes = isinstance(value, pa.BinaryScalar) and not isinstance(value, pa.StringScalar)
+    return value.as_py if is_bytes and value.is_valid else None

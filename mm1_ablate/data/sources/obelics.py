@@ -72,8 +72,9 @@ class ObelicsPages:
         what, key = self.rows.place(index), self.rows.key(index)
         values = self.rows.values(index, (TEXTS, *self._columns))
         texts = values[TEXTS]
-        images = self.rows.scalar(index, IMAGES).values if self._with_images else None
-        if texts is None or (self._with_images and (images is None or len(images) != len(texts))):
+        # A plan looks at the first file only: in another the columns may hold anything.
+        images = getattr(self.rows.scalar(index, IMAGES), "values", None) if self._with_images else None
+        if not isinstance(texts, list) or (self._with_images and (images is None or len(images) != len(texts))):
             raise Unreadable(WRONG_SHAPE, what)
         parts: list[str | Image] = []
         damage: list[Unreadable] = []
@@ -82,7 +83,7 @@ class ObelicsPages:
             if image is not None and image.is_valid == (text is not None):
                 raise Unreadable(WRONG_SHAPE, what)
             if text is not None:
-                if text and not text.isspace():
+                if not isinstance(text, str) or (text and not text.isspace()):
                     parts.append(self._text_of(text, what))
             elif image is not None:
                 try:
@@ -96,12 +97,12 @@ class ObelicsPages:
         import pyarrow as pa
 
         name = None
-        if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
+        if isinstance(value, pa.StringScalar):
             name = value.as_py()
         elif (read := self._bytes_of(value)) is not None:
             return self._encoded_image(key, read, what)
-        elif "path" in value:
+        elif isinstance(value, pa.StructScalar) and "path" in value:
             name = value["path"].as_py()
-        if name is None or self._pictures is None:
+        if not isinstance(name, str) or self._pictures is None:
             raise Unreadable("missing image", f"{name}, {what}" if name else what)
         return self._pictures.find(name, f"{name}, {what}")

@@ -1,7 +1,7 @@
 """Captioned images with other captions: a table of recaptions (VeCap, Lai et al. 2023) joined to the tars or tables that hold the images.
 
 The join is made once and kept in the cache: which row of the table belongs to which sample. Samples without a row are left out; their
-own captions are never looked at.
+own captions are never looked at. A sample whose key others have is left out as well: nobody knows which of them a caption is of.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import model_validator
 
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
+from mm1_ablate.data.sources._interleaved import mapped
 from mm1_ablate.spec.experiment import AnySource, Bounds, Keep, Source
 from mm1_ablate.spec.settings import Misfit
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from mm1_ablate.data.records.rows import Rows
 
-VERSION = "1"
+VERSION = "2"
 """Changes when joins are made otherwise, so that those in a cache are made anew."""
 REPORTED = 10_000
 """Values between two reports of progress."""
@@ -154,7 +155,7 @@ class OpenRecaptioned:
         self._text_of = text_of
         self.bad = [*self._images.bad, *self._rows.bad]
         self._sample, self._row, self.unmatched = self._joined(report)
-        """`unmatched`: samples without a row, rows without a sample, rows whose sample has one already."""
+        """`unmatched`: how many samples have no row, or a key that others have; rows no sample, no key, or one that an earlier row has."""
 
     def __len__(self) -> int:
         return len(self._sample) + len(self.bad)
@@ -185,25 +186,31 @@ class OpenRecaptioned:
             given = _hashes(_column(self._rows, self._key), rows, "reading keys of captions", report)
             unique, first = np.unique(given, return_index=True)
             place = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
-            matched = np.flatnonzero((unique[place] == wanted) & (wanted != 0))
+            # One url has one picture, however often it was downloaded; a key that several samples have says nothing.
+            shared = _shared(wanted) if settings.joined_by == "key" else np.zeros(samples, bool)
+            matched = np.flatnonzero((unique[place] == wanted) & (wanted != 0) & ~shared)
             np.save(folder / "sample.npy", matched)
             np.save(folder / "row.npy", first[place[matched]])
-            usable = int((unique != 0).sum())
+            usable, keyed = int((unique != 0).sum()), int((given != 0).sum())
             counts = {
-                "samples without a row": samples - len(self._images.bad) - len(matched),
+                "samples whose key others have": int(shared.sum()),
+                "samples without a row": samples - len(self._images.bad) - len(matched) - int(shared.sum()),
                 "rows without a sample": usable - len(np.unique(place[matched])),
-                "rows of the same key": int((given != 0).sum()) - usable,
+                "rows without a key": rows - len(self._rows.bad) - keyed,
+                "rows whose key an earlier row has": keyed - usable,
             }
-            (folder / "counts.json").write_text(json.dumps(counts))
+            (folder / "counts.json").write_text(json.dumps({what: number for what, number in counts.items() if number}))
 
         folder = made("joins", identity, 16 * samples, build, report)
-        if not (sample := _mapped(folder / "sample.npy")).size:
+        if not (sample := mapped(folder / "sample.npy")).size:
             ours, theirs = _like(self._images.values(settings.joined_by)), _like(_column(self._rows, self._key))
-            message = "no row of the table belongs to any image"
+            unmatched = json.loads((folder / "counts.json").read_text())
+            shared = unmatched.get("samples whose key others have")
+            message = "no row of the table belongs to any image" + (f" ({shared:,} images have keys that others have)" if shared else "")
             raise Misfit(
                 "joined_by", f"{message}: '{settings.joined_by}' of the images is like {ours}, '{self._key}' of the table like {theirs}"
             )
-        return sample, _mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
+        return sample, mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
 
 
 def _column(rows: Rows, column: str) -> Iterator[Any]:
@@ -232,10 +239,13 @@ def _hashes(values: Iterator[Any], count: int, what: str, report: Any) -> np.nda
     return found
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _shared(hashes: np.ndarray) -> np.ndarray:
+    """bool [N]: which of them occur more than once; none that is 0."""
     import numpy as np
 
-    return np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
+    ordered = np.sort(hashes)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return np.isin(hashes, repeated[repeated != 0])
 
 
 def _like(values: Iterator[Any]) -> str:

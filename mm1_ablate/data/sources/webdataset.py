@@ -189,15 +189,17 @@ def _first_samples(files: list[DataFile]) -> dict[str, dict[str, bytes]]:
     from mm1_ablate.data.records.tar import first_samples
     from mm1_ablate.data.records.tar_headers import DamagedTar
 
-    why = "no samples in it"
-    # One damaged tar among many is counted when its time comes; several in a row are not what was meant.
-    for file in files[:3]:
+    why = ""
+    # Damaged tars are counted when their time comes, as long as there are others.
+    for file in files:
         try:
             if samples := first_samples(file, LOOKED_AT):
                 return samples
         except DamagedTar as error:
-            why = error.reason
-    raise Misfit("files", f"{files[0].address}: {why}; expected tars of samples such as 000000000.jpg, 000000000.txt, 000000000.json")
+            why = why or error.reason
+    others = "" if len(files) == 1 else f" (nor any in the other {len(files) - 1} files)"
+    expected = "expected tars of samples such as 000000000.jpg, 000000000.txt, 000000000.json"
+    raise Misfit("files", f"{files[0].address}: {why or 'no samples in it'}{others}; {expected}")
 
 
 def _has(files: list[DataFile], samples: dict[str, dict[str, bytes]]) -> str:

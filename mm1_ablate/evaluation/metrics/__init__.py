@@ -6,13 +6,18 @@ so that stored predictions can be scored again without a model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mm1_ablate.spec.settings import Component
 
-Kind = Literal["generate", "choose"]
+Kind = Literal["generate", "choose", "likelihood"]
+Floor = Literal["constant_answer", "chance", "none"]
+Ceiling = Literal["one", "best_reference", "none"]
+References = Sequence[Sequence[str]]
+"""The references of each item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +27,13 @@ class Prediction:
     Attributes:
         item: the item's id.
         text: the answer, stop strings cut off; of a choice, the one with the highest summed log-likelihood.
-        references: the accepted answers.
-        choices: what could be chosen from; empty where text is generated.
+        references: the accepted answers. Of several annotators, the answer of each, equal ones included.
+        choices: what could be chosen from; empty where text is generated. A text whose likelihood alone is of interest is the only one.
         correct: index of the right choice.
         log_likelihoods: of each choice, summed over its tokens, in nats.
+        greedy: of each choice, whether each of its tokens is the most likely one, so that greedy decoding would give it.
+        token_counts: of each choice, over which tokens its log-likelihood is summed.
+        byte_counts: of each choice, in UTF-8; empty: those of the choice as it stands.
     """
 
     item: str
@@ -34,18 +42,52 @@ class Prediction:
     choices: tuple[str, ...] = ()
     correct: int | None = None
     log_likelihoods: tuple[float, ...] = ()
+    greedy: tuple[bool, ...] = ()
+    token_counts: tuple[int, ...] = ()
+    byte_counts: tuple[int, ...] = ()
 
 
 class Metric(Component):
     """Settings of a metric, and its rule."""
 
     kind: ClassVar[Kind] = "generate"
-    """Which kind of task it can score."""
+    """Which kind of task it can score; one of kind choose also those of kind likelihood, where there is one choice, the right one."""
+    scale: ClassVar[float] = 100.0
+    """Tables show this many times the aggregate of item scores. Averages over tasks are made of metrics of scale 100."""
+    higher_is_better: ClassVar[bool] = True
+    floor: ClassVar[Floor] = "constant_answer"
+    """What a model that learnt nothing reaches: the best constant answer, a random choice, or there is no such thing."""
+    ceiling: ClassVar[Ceiling] = "none"
+    """What can be reached at most: a score of 1 for every item, the best of each item's references as its answer, or it is not known."""
 
-    def score(self, predictions: Sequence[Prediction]) -> list[float]:
-        """A score for each prediction, in order; 1.0 is a right answer, and tables show 100 times the mean.
+    @property
+    def wants_split_references(self) -> bool:
+        """Whether scoring needs the references of the whole split, beside those of the items that were asked."""
+        return False
+
+    def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
+        """A score for each prediction, in order; nan where an item cannot be judged because it has no reference.
 
         Args:
             predictions: all items of one task at one number of shots. Some metrics (CIDEr) depend on which items are there.
+            split_references: of every item of the split, asked or not; given to metrics that want them.
         """
         raise TypeError(f"{type(self).__name__} does not say how it scores")
+
+    def answer(self, prediction: Prediction) -> str:
+        """What a model answered in the eyes of this metric, for people; a score of 1 beside a wrong answer would puzzle them.
+
+        A text whose likelihood alone was asked is an answer only if greedy decoding would give it.
+        """
+        return "" if len(prediction.choices) == 1 and prediction.greedy == (False,) else prediction.text
+
+    @classmethod
+    def aggregate(cls, scores: Sequence[float]) -> float:
+        """One number out of the scores of all items, before `scale`: their mean, over items that could be judged."""
+        judged = [score for score in scores if not math.isnan(score)]
+        return math.fsum(judged) / len(judged) if judged else math.nan
+
+
+def best_reference(prediction: Prediction, scores: Sequence[float]) -> float:
+    """The best of the scores against each reference; nan where there is none."""
+    return max(scores) if prediction.references else math.nan

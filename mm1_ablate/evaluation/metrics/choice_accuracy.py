@@ -7,13 +7,16 @@ from typing import Literal
 
 import numpy as np
 
-from mm1_ablate.evaluation.metrics import Metric, Prediction
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References
+from mm1_ablate.evaluation.metrics._likelihood import of_right_choice
 
 
 def is_correct(prediction: Prediction, scores: Sequence[float]) -> float:
-    """1.0 if the right choice has the highest score (of equal ones the first counts), else 0.0."""
-    if prediction.correct is None or len(scores) != len(prediction.choices):
-        raise ValueError(f"item {prediction.item}: needs a right choice and a log-likelihood of each choice")
+    """1.0 if the right choice has the highest score (of equal ones the first counts), else 0.0. Of a broken model, whose scores are no
+    numbers, no choice is right."""
+    of_right_choice(prediction, scores, "a log-likelihood")
+    if np.isnan(scores).any():
+        return 0.0
     return float(int(np.argmax(scores)) == prediction.correct)
 
 
@@ -22,6 +25,8 @@ class ChoiceAccuracy(Metric):
 
     type: Literal["choice_accuracy"] = "choice_accuracy"
     kind = "choose"
+    floor = "chance"
+    ceiling = "one"
 
-    def score(self, predictions: Sequence[Prediction]) -> list[float]:
+    def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
         return [is_correct(prediction, prediction.log_likelihoods) for prediction in predictions]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from mm1_ablate.evaluation.metrics import Metric, Prediction
+import numpy as np
+
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 from mm1_ablate.evaluation.metrics.choice_accuracy import is_correct
 
 
@@ -15,15 +17,17 @@ class ChoiceAccuracyNormalised(Metric):
 
     type: Literal["choice_accuracy_normalised"] = "choice_accuracy_normalised"
     kind = "choose"
+    floor = "chance"
+    ceiling = "one"
 
-    def score(self, predictions: Sequence[Prediction]) -> list[float]:
-        return [
-            is_correct(
-                prediction,
-                [
-                    log_likelihood / max(1, len(choice))
-                    for choice, log_likelihood in zip(prediction.choices, prediction.log_likelihoods, strict=True)
-                ],
-            )
-            for prediction in predictions
-        ]
+    def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
+        return [is_correct(prediction, _per_character(prediction)) for prediction in predictions]
+
+    def answer(self, prediction: Prediction) -> str:
+        likelihoods = _per_character(prediction)
+        return prediction.choices[int(np.argmax(likelihoods))] if likelihoods else prediction.text
+
+
+def _per_character(prediction: Prediction) -> list[float]:
+    """The log-likelihood of each choice, divided by its characters."""
+    return [nats / max(1, len(choice)) for choice, nats in zip(prediction.choices, prediction.log_likelihoods, strict=True)]

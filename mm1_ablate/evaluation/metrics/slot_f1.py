@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from mm1_ablate.evaluation.metrics import Metric, Prediction
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References, best_reference
 
 
 class SlotF1(Metric):
@@ -17,6 +17,7 @@ class SlotF1(Metric):
     """
 
     type: Literal["slot_f1"] = "slot_f1"
+    ceiling = "one"
     slots: dict[str, list[str]]
     """The words of each slot, such as `colour: [red, blue]`."""
 
@@ -31,16 +32,16 @@ class SlotF1(Metric):
             )
         return slots
 
-    def score(self, predictions: Sequence[Prediction]) -> list[float]:
+    def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
         words = {word for slot in self.slots.values() for word in slot}
 
         def f1(found: set[str], wanted: set[str]) -> float:
             return 2 * len(found & wanted) / (len(found) + len(wanted)) if found and wanted else 0.0
 
         return [
-            max(
-                (f1(words & set(prediction.text.split()), words & set(reference.split())) for reference in prediction.references),
-                default=0.0,
+            best_reference(
+                prediction,
+                [f1(words & set(prediction.text.split()), words & set(reference.split())) for reference in prediction.references],
             )
             for prediction in predictions
         ]

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt
-
-from mm1_ablate.spec.experiment import Connector
+from mm1_ablate.spec.experiment import LearnedQueries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class AttentionPool(Connector):
+class AttentionPool(LearnedQueries):
     """`image_tokens` learned queries, one multi-head cross-attention at the encoder's width, linear."""
 
     type: Literal["attention_pool"] = "attention_pool"
-    heads: PositiveInt | None = None
-    """Attention heads; nothing: one for each 64 channels, at least one that divides the width."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
         import torch
         from torch import nn
 
-        heads = self.heads or next(count for count in range(max(1, encoder_width // 64), 0, -1) if encoder_width % count == 0)
-        if encoder_width % heads:
-            raise ValueError(f"connector.heads: the encoder's width {encoder_width} is not a multiple of {heads}")
+        heads = self.heads_at(encoder_width)
 
         class AttentionPoolModule(nn.Module):
             def __init__(self, image_tokens: int) -> None:

@@ -6,27 +6,23 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from mm1_ablate.spec.experiment import Connector
+from mm1_ablate.spec.experiment import LearnedQueries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class PerceiverResampler(Connector):
+class PerceiverResampler(LearnedQueries):
     """`image_tokens` latents; each layer lets them attend to patches and latents together, then a feed-forward of four times the width."""
 
     type: Literal["perceiver_resampler"] = "perceiver_resampler"
     depth: PositiveInt = 6
-    heads: PositiveInt | None = None
-    """Attention heads; nothing: one for each 64 channels, at least one that divides the width."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
         import torch
         from torch import nn
 
-        heads = self.heads or next(count for count in range(max(1, encoder_width // 64), 0, -1) if encoder_width % count == 0)
-        if encoder_width % heads:
-            raise ValueError(f"connector.heads: the encoder's width {encoder_width} is not a multiple of {heads}")
+        heads = self.heads_at(encoder_width)
 
         class Layer(nn.Module):
             def __init__(self) -> None:

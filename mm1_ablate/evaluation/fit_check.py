@@ -1,0 +1,172 @@
+"""Whether an experiment's prompts fit into its language model's context, before anything is trained: no weights, no images, no torch.
+
+What prompts take is one list for all arms that ask alike, so a plan makes it once and compares it with each arm's context length and
+image tokens. It is kept in the cache: large tasks take a while to be read and tokenised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.evaluation.parts import asked_identity
+from mm1_ablate.evaluation.protocols import as_asked, load_tasks
+from mm1_ablate.evaluation.questions import ContextOverflow, Need, check_context, needs, prepare
+from mm1_ablate.evaluation.task import Task
+from mm1_ablate.spec.contents import look, once
+from mm1_ablate.spec.experiment import Evaluation, Experiment, LanguageModel
+from mm1_ablate.spec.fingerprint import canonical, fingerprint
+from mm1_ablate.spec.messages import Finding
+from mm1_ablate.spec.tasks import task_settings
+
+__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "overflows"]
+
+COUNTED = 1
+"""How tokens are counted: another number where that changes, for what is kept is no longer right."""
+
+
+class _NotHere(Exception):
+    """A tokenizer or configuration that this machine lacks."""
+
+
+def context_length(settings: LanguageModel) -> int:
+    """Tokens of context that a language model has, from its configuration.
+
+    Raises:
+        ValueError, OSError: transformers knows no such model.
+    """
+    declared = settings.configuration.get("max_position_embeddings")
+    if settings.name is None and isinstance(declared, int):
+        return declared
+    from transformers import AutoConfig
+
+    if settings.name is not None:
+        return AutoConfig.from_pretrained(settings.name).max_position_embeddings
+    return AutoConfig.for_model(settings.model_type or "", **settings.configuration).max_position_embeddings
+
+
+def context_needs(evaluation: Evaluation, tokenizer: str) -> dict[str, list[Need]]:
+    """By task, what its longest prompts take. A pure function of the arguments and of the annotation files.
+
+    Args:
+        tokenizer: the name or path of the language model's.
+
+    Raises:
+        LookupError, ValueError, OSError: a task that cannot be opened, or of which nothing can be asked.
+    """
+    loaded = load_tokenizer(tokenizer)
+    return {task.task: needs(prepare(task, evaluation, loaded)) for task in load_tasks(evaluation)}
+
+
+def check_fits(experiment: Experiment, needed: Mapping[str, Sequence[Need]] | None = None) -> None:
+    """Whether every prompt and its answer fit into the language model's context.
+
+    Args:
+        needed: `context_needs` of the experiment, if it is known already (JSON's lists will do).
+
+    Raises:
+        ContextOverflow: naming the task and the number of shots.
+        LookupError, ValueError, OSError: see `context_needs` and `context_length`.
+    """
+    settings = experiment.model
+    if needed is None:
+        needed = context_needs(experiment.evaluation, settings.language_model.tokenizer)
+    length = context_length(settings.language_model)
+    for task, own in needed.items():
+        check_context(task, (Need(*need) for need in own), settings.image_tokens_at_most, length)
+
+
+# ---------------------------------------------------------------- at planning time
+def overflows(experiment: Experiment) -> list[Finding]:
+    """Tasks that cannot be asked as declared, by place in the experiment: prompts that do not fit, too few demonstrations.
+
+    A check for `spec.expansion.load_study`. Where data may not be looked at, or the tokenizer is not here, there is nothing to say.
+    """
+    if look() == "nowhere":
+        return []
+    evaluation, model = experiment.evaluation, experiment.model
+    tokenizer = model.language_model.tokenizer
+    wrong, needed = once(f"asked {tokenizer} {evaluation.model_dump_json()}", lambda: _asked(evaluation, tokenizer))
+    found = list(wrong)
+    try:
+        length = _kept_length(model.language_model) if needed else 0
+    except _NotHere:
+        return found
+    for task, own in needed.items():
+        try:
+            check_context(task, own, model.image_tokens_at_most, length)
+        except ContextOverflow as error:
+            found.append(Finding(("evaluation", "shots"), str(error).removeprefix("evaluation: ")))
+    return found
+
+
+def _asked(evaluation: Evaluation, tokenizer: str) -> tuple[list[Finding], dict[str, list[Need]]]:
+    """What is wrong with tasks whatever the model is, and what the prompts of the others take."""
+    wrong, needed = [], {}
+    for index, name in enumerate(evaluation.tasks):
+        settings = task_settings(name)
+        try:
+            task = as_asked(settings, evaluation)
+        except ValueError as error:
+            wrong.append(Finding(("evaluation", "overrides", settings.task), f"the task cannot be asked so: {_first(error)}"))
+            continue
+        try:
+            needed[task.task] = _kept_needs(task, evaluation, tokenizer)
+        except _NotHere:
+            continue
+        except (ValueError, LookupError, OSError) as error:
+            wrong.append(Finding(("evaluation", "tasks", index), _first(error).removeprefix("evaluation.tasks: ")))
+    return wrong, needed
+
+
+def _kept_needs(task: Task, evaluation: Evaluation, tokenizer: str) -> list[Need]:
+    text_only = canonical(evaluation.zero_shot) if evaluation.zero_shot else None
+    drawn = [sorted(evaluation.shots), list(evaluation.evaluation_seeds), canonical(evaluation.demonstrations), text_only]
+    identity = fingerprint([COUNTED, asked_identity(task, evaluation), drawn, tokenizer])
+
+    def count() -> list[Need]:
+        try:
+            loaded = load_tokenizer(tokenizer)
+        except (OSError, ValueError, ImportError) as error:
+            raise _NotHere from error
+        return needs(prepare(task, evaluation, loaded))
+
+    return [Need(*need) for need in _kept(identity, count)]
+
+
+def _kept_length(settings: LanguageModel) -> int:
+    def find() -> int:
+        try:
+            return context_length(settings)
+        except (OSError, ValueError, AttributeError, ImportError) as error:
+            raise _NotHere from error
+
+    identity = fingerprint({"name": settings.name, "model_type": settings.model_type, "configuration": settings.configuration})
+    return once(f"context length {identity}", lambda: _kept(identity, find))
+
+
+def _kept(identity: str, make: Callable[[], Any]) -> Any:
+    """Plain values from the cache, or made and kept there; a cache that cannot be written costs time, no more."""
+
+    def build(folder: Path, report: Report) -> None:
+        (folder / "kept.json").write_text(json.dumps(make()))
+
+    try:
+        return json.loads((made("context", identity, 1 << 16, build) / "kept.json").read_text())
+    except OSError:
+        return make()
+
+
+def _first(error: Exception) -> str:
+    """The line that says it."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return str(first.get("ctx", {}).get("error", first["msg"]))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,271 @@
+"""Parts of a model run without computing: how many operations they take, and what they keep for the backward pass.
+
+In: a declared experiment. Out: plain numbers for one image (encoder, connector) or one token (language model). The modules are the
+real ones, whatever timm or transformers makes and whatever connector is the user's own; their tensors are torch's fake ones, which
+have a shape and a type and no memory. So a part of thirty billion parameters is rehearsed in seconds, and operations are those that
+`torch.utils.flop_counter` counts of a real step: matrix products, convolutions and attention, a multiplication and an addition each;
+of attention the masked half too, and its scores a second time in the backward pass, as fused kernels do it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from transformers import AttentionInterface
+
+from mm1_ablate.model.image_encoder import build_image_encoder
+from mm1_ablate.model.language_model import block_matrices, build_language_model
+from mm1_ablate.model.part import Part
+from mm1_ablate.spec.experiment import Connector, ImageEncoder, LanguageModel
+
+ATTENTION = "mm1_rehearsed"
+TOKENS = 64
+"""Tokens that a language model is rehearsed on; all but attention is proportional to them."""
+
+
+def rehearse_encoder(settings: ImageEncoder, precision: str) -> Part:
+    """One image of the declared size, through an encoder that is trained: of a frozen one only `forward` happens."""
+    with torch.device("meta"):
+        encoder = build_image_encoder(settings, weights=False)
+    size, patches = settings.image_size, settings.grid_side**2
+
+    def run(images: int) -> Tensor:
+        return encoder(torch.empty(images, 3, size, size, dtype=torch.uint8))
+
+    blocks = encoder.vision.blocks
+    known = Part(_parameters(encoder), width=encoder.width, blocks=len(blocks), largest_block=_largest(blocks))
+
+    def shorten(count: int) -> None:
+        del blocks[count:]
+        encoder.layer = count - 1
+
+    # Where the features come from the last block, all blocks count.
+    shortened = shorten if encoder.layer == len(blocks) - 1 else None
+    return _rehearse(encoder, blocks, shortened, run, 1, precision, known, patches)
+
+
+def rehearse_connector(
+    settings: Connector, encoder_width: int, grid_side: int, language_width: int, precision: str, encoder_is_trained: bool
+) -> Part:
+    """The patches of one image. Into an encoder that is not trained nothing flows back."""
+    with torch.device("meta"):
+        connector = settings.build(encoder_width, grid_side, language_width).requires_grad_(not settings.frozen)
+
+    def run(images: int) -> Tensor:
+        return connector(torch.empty(images, grid_side**2, encoder_width, requires_grad=encoder_is_trained))
+
+    known = Part(_parameters(connector), width=language_width, largest_block=_parameters(connector))
+    return _rehearse(connector, (), None, run, 1, precision, known, settings.image_tokens)
+
+
+def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: int, end: int, precision: str) -> Part:
+    """One token of a batch, and attention for each pair of tokens of a document. Of the head only its size."""
+    with torch.device("meta"):
+        model = build_language_model(settings, vocabulary, padding, end, weights=False).requires_grad_(not settings.frozen)
+    model.config._attn_implementation = ATTENTION
+    width, layers = model.config.hidden_size, model.config.num_hidden_layers
+    head = model.get_output_embeddings()
+    weights = int(head.weight.numel()) if head is not None else 0
+
+    def run(tokens: int) -> Tensor:
+        embeddings = torch.empty(1, tokens, width, requires_grad=True)
+        positions = torch.zeros(1, tokens, dtype=torch.int64)
+        return model(
+            inputs_embeds=embeddings, position_ids=positions, attention_mask=None, use_cache=False, logits_to_keep=slice(0, 1)
+        ).logits
+
+    rows = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
+    blocks = rows[0] if rows else nn.ModuleList([model])
+
+    def shorten(count: int) -> None:
+        del blocks[count:]
+
+    known = Part(
+        _parameters(model),
+        width=width,
+        blocks=layers,
+        largest_block=_largest(blocks),
+        head=weights,
+        vocabulary=model.config.vocab_size,
+        matrices=sum(matrix.numel() for matrix in block_matrices(model)),
+    )
+    found = _rehearse(model, blocks, shorten if rows else None, run, TOKENS, precision, known, 1)
+    if not found.counted:
+        return found
+    # The head ran too, at one position.
+    back = (2 if settings.frozen else 4) * weights
+    return replace(found, forward=found.forward - 2 * weights / TOKENS, backward=found.backward - back / TOKENS)
+
+
+def _rehearse(
+    part: nn.Module,
+    blocks: Iterable[nn.Module],
+    shorten: Callable[[int], None] | None,
+    run: Callable[[int], Tensor],
+    units: int,
+    precision: str,
+    known: Part,
+    tokens: int,
+) -> Part:
+    """What `run(units)` and its backward pass take, for one unit; `known` with all of it filled in.
+
+    Args:
+        part: on the meta device.
+        blocks: of the part.
+        shorten: leaves the first so many of the blocks; nothing where that would change more than their number.
+        run: the part's output for so many images or tokens.
+        tokens: of a unit, for a part that can be counted by its parameters only.
+    """
+    count, kinds, fake = len(list(blocks)), {_shapes(block) for block in blocks}, _made_fake(part)
+    if shorten is None or count < 3 or len(kinds) > 1:
+        return _run(part, fake, run, units, precision, known, tokens)
+    # Blocks that are alike cost alike: two of them and one of them tell what all take.
+    shorten(2)
+    two = _run(part, fake, run, units, precision, known, tokens)
+    shorten(1)
+    one = _run(part, fake, run, units, precision, known, tokens)
+    if not one.counted:
+        return one
+    numbers = ("forward", "backward", "attention", "saved", "copies")
+    return replace(one, **{name: getattr(one, name) + (count - 1) * (getattr(two, name) - getattr(one, name)) for name in numbers})
+
+
+def _run(part: nn.Module, fake: FakeTensorMode, run: Callable[[int], Tensor], units: int, precision: str, known: Part, tokens: int) -> Part:
+    """As `_rehearse`, of the part as it is."""
+    try:
+        with warnings.catch_warnings():
+            # What is slow on a CPU is not run here.
+            warnings.simplefilter("ignore")
+            return _counted(part, fake, run, units, precision, known)
+    except Exception:  # a part may ask for values, such as a router does, or do what fake tensors cannot; its type is anybody's
+        return _by_rule(known, tokens)
+
+
+def _counted(part: nn.Module, fake: FakeTensorMode, run: Callable[[int], Tensor], units: int, precision: str, known: Part) -> Part:
+    with fake, FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter, _precision(precision):
+        saved = _Saved(part)
+        with saved_tensors_hooks(saved.keep, lambda tensor: tensor):
+            output = run(units)
+        forward = _split(counter)
+        if output.requires_grad:
+            output.float().sum().backward()
+        both = _split(counter)
+    with fake, _precision(precision):
+        more = _Saved(part)
+        with saved_tensors_hooks(more.keep, lambda tensor: tensor):
+            run(2 * units)
+    of_tokens = bool(known.vocabulary)
+    first, second = forward, (both[0] - forward[0], both[1] - forward[1])
+    slope = (more.bytes - saved.bytes) / units
+    return replace(
+        known,
+        forward=(first[0] if of_tokens else sum(first)) / units,
+        backward=(second[0] if of_tokens else sum(second)) / units,
+        attention=first[1] / units**2 if of_tokens else 0.0,
+        saved=slope,
+        copies=max(0.0, saved.bytes - slope * units) if precision != "32-true" else 0.0,
+    )
+
+
+def _by_rule(known: Part, tokens: int) -> Part:
+    """As the usual rules have it: 2 and 4 operations for each parameter and token, and 16 activations for each channel of a block."""
+    forward = 2.0 * (known.parameters - known.head) * tokens
+    attention = 4.0 * known.width * known.blocks if known.vocabulary else 0.0
+    saved = 4.0 * 16 * known.width * known.blocks * tokens
+    return replace(known, forward=forward, backward=2 * forward, attention=attention, saved=saved, counted=False)
+
+
+class _Saved:
+    """Bytes of all that autograd keeps, each storage once, parameters and buffers apart."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self._own = {_storage(tensor) for tensors in (part.parameters(), part.buffers()) for tensor in tensors}
+        self._kept: dict[int, Tensor] = {}
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in self._own:
+            # Kept, so that no later storage takes the same place.
+            self._kept.setdefault(_storage(tensor), tensor)
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _split(counter: FlopCounterMode) -> tuple[float, float]:
+    """Operations so far: all but attention, and attention."""
+    counts = counter.get_flop_counts().get("Global", {})
+    attention = sum(count for operation, count in counts.items() if "attention" in str(operation))
+    return float(sum(counts.values()) - attention), float(attention)
+
+
+def _precision(precision: str) -> Any:
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+
+
+def _made_fake(part: nn.Module) -> FakeTensorMode:
+    """Parameters and buffers of a part on the meta device become fake ones of the CPU, in a mode of their own; tied ones stay tied."""
+    fake, cpu = FakeTensorMode(), torch.device("cpu")
+    known: dict[int, nn.Parameter] = {}
+    for module in part.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in known:
+                    known[id(parameter)] = nn.Parameter(FakeTensor(fake, parameter.data, cpu), parameter.requires_grad)
+                module._parameters[name] = known[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = FakeTensor(fake, buffer.to("meta"), cpu)
+    return fake
+
+
+def _convolution_backward(
+    gradient: Sequence[int], inputs: Sequence[int], weights: Sequence[int], *others: Any, out_shape: Any = None, **_: Any
+) -> int:
+    """Operations of a convolution's backward pass. torch's own formula forgets groups in the gradient of the weights: for the grouped
+    convolutions of a C-Abstractor it gives a hundred times too many."""
+    transposed, mask = others[4], others[7]
+    return conv_flop_count(list(inputs), list(weights), list(gradient), transposed) * (bool(mask[0]) + bool(mask[1]))
+
+
+CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}
+
+
+def _shapes(module: nn.Module) -> tuple[Any, ...]:
+    return tuple((name, tuple(parameter.shape)) for name, parameter in module.named_parameters())
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _largest(modules: Iterable[nn.Module]) -> int:
+    return max((_parameters(module) for module in modules), default=0)
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention inside one document, with keys and values for every head as the packed kernels take them: [1, heads, T, size]."""
+    groups = query.shape[1] // key.shape[1]
+    keys, values = (part.repeat_interleave(groups, 1) if groups > 1 else part.contiguous() for part in (key, value))
+    attended = scaled_dot_product_attention(query.contiguous(), keys, values, is_causal=True, scale=scaling)
+    return attended.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, _attend)

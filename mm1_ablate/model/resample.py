@@ -1,0 +1,53 @@
+"""Weights made at one resolution in, weights for a model of another resolution out.
+
+What belongs to places is interpolated to the new grid, bicubic and antialiased, as timm does for published weights: an encoder's absolute
+position embeddings, its patch kernels where the patch size differs (Beyer et al. 2023), and connectors' `positions`. Relative and rotary
+embeddings hold for any size as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isqrt
+
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from torch import Tensor, nn
+
+GRID_POSITIONS = "positions"
+"""The parameter [side * side, width] of a connector that stands for the places of a grid. Connectors of one's own that name it so
+are resampled too."""
+
+
+def resampled(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict with everything that belongs to places at the size that a model (or a part of one) has.
+
+    Raises:
+        ValueError: a position embedding that is not of a square grid.
+    """
+    wanted = model.state_dict()
+    return {name: _fitted(name, value, wanted[name], model) if name in wanted else value for name, value in state.items()}
+
+
+def _fitted(name: str, value: Tensor, wanted: Tensor, model: nn.Module) -> Tensor:
+    if value.shape == wanted.shape:
+        return value
+    path, _, last = name.rpartition(".")
+    if last == "pos_embed" and value.ndim == 3:
+        vision = model.get_submodule(path)
+        prefix = 0 if getattr(vision, "no_embed_class", False) else int(getattr(vision, "num_prefix_tokens", 0))
+        return _resampled_positions(name, value, wanted.shape[1], prefix)
+    if last == GRID_POSITIONS and value.ndim == 2:
+        return _resampled_positions(name, value[None], wanted.shape[0], 0)[0]
+    if name.endswith("patch_embed.proj.weight") and value.ndim == 4:
+        return resample_patch_embed(value, list(wanted.shape[-2:]))
+    return value  # load_state_dict says what does not fit
+
+
+def _resampled_positions(name: str, positions: Tensor, places: int, prefix: int) -> Tensor:
+    """[1, prefix + old places, width] to [1, places, width], prefix tokens as they are."""
+    sides = [isqrt(count - prefix) for count in (positions.shape[1], places)]
+    for side, count in zip(sides, (positions.shape[1], places), strict=True):
+        if side * side != count - prefix:
+            raise ValueError(f"{name}: {count} positions, {prefix} of them of no place, are not a square grid")
+    old, new = ([side, side] for side in sides)
+    return resample_abs_pos_embed(positions, new_size=new, old_size=old, num_prefix_tokens=prefix)

@@ -1,0 +1,119 @@
+"""Items that two arms answered differently, as a page in one file. In: examples and what their items show. Out: HTML that needs nothing
+from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+from PIL import Image
+
+from mm1_ablate.evaluation.prompts import IMAGE_MARK
+from mm1_ablate.report.examples import Count, Example, margin
+from mm1_ablate.report.formats import number, signed
+
+LONGEST_SIDE = 420
+"""Pixels of an image on the page."""
+SMALL_SIDE = 160
+"""Images whose longer side is below are enlarged as they are, dot by dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the item source says of an item, beside the scores.
+
+    Attributes:
+        picture: its image, as a `data:` address; nothing where it has none.
+        small: whether the picture is to be enlarged.
+        choices: what could be chosen from.
+        correct: the place of the right one.
+        problem: why there is no picture though there should be.
+    """
+
+    picture: Markup | None = None
+    small: bool = False
+    choices: tuple[str, ...] = ()
+    correct: int | None = None
+    problem: str = ""
+
+
+def picture(pixels: np.ndarray) -> tuple[Markup, bool]:
+    """uint8 [height, width, 3] as an image inside the page, made smaller if need be; and whether it is a small one."""
+    image = Image.fromarray(pixels)
+    small = max(image.size) < SMALL_SIDE
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    if small:
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=85)
+    kind = "png" if small else "jpeg"
+    return Markup(f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()), small
+
+
+def examples_page(
+    arms: tuple[str, str],
+    facts: Sequence[str],
+    counts: Sequence[Count],
+    examples: Sequence[Example],
+    shown: Mapping[tuple[str, str], Shown],
+) -> str:
+    """The page.
+
+    Args:
+        facts: sentences above the table.
+        shown: by task and item.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    folder = files("mm1_ablate.report")
+    style = (folder / "report.html.jinja").read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    template = environment.from_string((folder / "examples.html.jinja").read_text(encoding="utf-8"))
+    first_better = [example for example in examples if example.first_is_better]
+    second_better = [example for example in examples if not example.first_is_better]
+    return template.render(
+        arms=arms,
+        facts=facts,
+        counts=counts,
+        halves=[
+            (arms[0], "first", first_better, sum(count.first_better for count in counts)),
+            (arms[1], "second", second_better, sum(count.second_better for count in counts)),
+        ],
+        shown=shown,
+        several_seeds=len({example.evaluation_seed for example in examples}) > 1,
+        nothing=Shown(),
+        style=Markup(style),
+        number=number,
+        signed=signed,
+        margin=margin,
+        parts=parts,
+        grouped=grouped,
+        foldable=foldable,
+        title=lambda task: task.replace("_", " "),
+    )
+
+
+def parts(prompt: str) -> list[tuple[bool, str]]:
+    """A prompt in pieces: (whether it is where an image stood, text)."""
+    found: list[tuple[bool, str]] = []
+    for place, text in enumerate(prompt.split(IMAGE_MARK)):
+        found += [(True, "image")] if place else []
+        found += [(False, text)] if text else []
+    return found
+
+
+def foldable(name: str) -> Markup:
+    """An arm's name that may go on in another line where its parts meet."""
+    return Markup(re.sub(r"([/.,=_-])", r"\1<wbr>", str(escape(name))))
+
+
+def grouped(references: Sequence[str]) -> list[str]:
+    """'red (8 times)', 'dark red': references of several annotators, the most frequent first."""
+    return [f"{text} ({count} times)" if count > 1 else text for text, count in Counter(references).most_common()]

@@ -1,0 +1,77 @@
+"""What an arm changes in its baseline, and which of its edits a finding about the arm's experiment comes from.
+
+In: plain values of an experiment before and after, and edits with their places in the sweep file. Out: `Change`s for tables, and findings
+at the edits that are to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+from mm1_ablate.spec.alteration import Edit, Keys
+from mm1_ablate.spec.arms import Draft
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.messages import Finding
+from mm1_ablate.spec.paths import ABSENT, Node, PathError
+from mm1_ablate.spec.study import Change
+
+
+def touching(edits: Sequence[Edit], place: Keys) -> list[Edit]:
+    """The edits that say something about a place."""
+    parts = [str(part) for part in place]
+    return [edit for edit in edits if not edit.removed and _overlap(edit.path.split("."), parts)]
+
+
+def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether one path leads to the other."""
+    return all(one == other for one, other in zip(left, right, strict=False))
+
+
+def blamed(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
+    """A finding about an arm's experiment, moved to the edit in the sweep file that it comes from."""
+    path = [str(part) for part in finding.path]
+
+    def closeness(edit: Edit) -> tuple[bool, int]:
+        parts = edit.path.split(".")
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, parts, strict=False)))
+        return common in (len(path), len(parts)), common
+
+    edit = max(edits, key=closeness, default=None)
+    place = ".".join(path)
+    if edit is None or closeness(edit)[1] == 0:
+        return Finding(where, f"{place}: {finding.message}", finding.hint)
+    parts = edit.path.split(".")
+    inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
+    # Messages name the path, unless the place in the sweep file ends with it anyway.
+    told = inside or (place == edit.path and edit.where[-1] == edit.path)
+    return Finding((*edit.where, *inside), finding.message if told else f"{place}: {finding.message}", finding.hint, finding.at_key)
+
+
+def nothing_changed(draft: Draft, baseline: str) -> Finding:
+    """That an arm is its baseline."""
+    if draft.point:
+        point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
+        message = f"arm '{draft.name}' changes nothing: it is {baseline} itself, which is a row of its own"
+        return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
+    paths = ", ".join(edit.path for edit in draft.edits)
+    message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {baseline}"
+    return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)
+
+
+def changes_of(before: dict[str, Any], after: dict[str, Any], edits: Sequence[Edit], consequences: Sequence[str]) -> tuple[Change, ...]:
+    """In which paths two experiments differ: those of the edits, and what else became of them."""
+    old, new = Node(Experiment, before), Node(Experiment, after)
+    removed = {edit.path: edit.removed for edit in edits}
+    paths = dict.fromkeys([*removed, *consequences])
+    changes = (Change(path, _value(old, path), _value(new, path), removed.get(path, False)) for path in paths)
+    return tuple(change for change in changes if change.removed or change.old != change.new)
+
+
+def _value(root: Node, path: str) -> Any:
+    try:
+        value = root.find(path).value
+    except PathError:
+        return None
+    return None if value is ABSENT else int(value) if isinstance(value, float) and value.is_integer() else value
