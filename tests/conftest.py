@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# A process knows one mode for good, and clusters of both kinds would refuse each other; tokens are tested in processes of their own.
+os.environ["RAY_AUTH_MODE"] = "disabled"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -46,8 +46,10 @@ def item_scores(trial: Trial, answer: Answer) -> pandas.DataFrame:
                 problem = str(said) if isinstance(said, Exception) else ""
                 prompt = shown(question(task.prompt, item)[0])
                 prediction = None if isinstance(said, Exception) else _prediction(item, said)
-                seed = evaluation.evaluation_seeds[0]
-                asked.append(Asked(shots, seed, place, item.id, item.group, before, 0, "", prompt, problem, prediction))
+                asked += [
+                    Asked(shots, seed, place, item.id, item.group, before, 0, "", prompt, problem, prediction)
+                    for seed in evaluation.evaluation_seeds
+                ]
         tables.append(predictions_table(task, asked))
     return scored(pandas.concat(tables, ignore_index=True), tasks, evaluation)
 

@@ -80,6 +80,17 @@ def test_equally_many_are_shown_in_both_directions_as_far_as_there_are(sweep: Pa
     assert first == again
 
 
+def test_an_item_without_demonstrations_is_one_however_many_evaluation_seeds_there_are(sweep: Path, tmp_path: Path):
+    experiment = tmp_path / "experiments" / "tiny.yaml"
+    experiment.write_text(experiment.read_text().replace("  seeds: null", "  seeds: [0, 1]"))
+    write_scores(sweep, tmp_path / "store", answer)
+    found, _ = examples(sweep, "--number", 100)
+    counted = {(one["task"], one["shots"]): one["items"] for one in found["counts"]}
+    assert counted == {("miniature_vqa", 0): 11, ("miniature_vqa", 2): 22, ("miniature_facts", 0): 11}
+    shown = [(one["task"], one["shots"], one["item"]) for one in found["examples"] if not one["first"]["demonstrations"]]
+    assert shown and len(set(shown)) == len(shown)
+
+
 def test_largest_differences_come_first(tiny_sweep: Path, tmp_path: Path):
     experiment = tmp_path / "experiments" / "tiny.yaml"
     experiment.write_text(experiment.read_text().replace("items: 4", "items: 9").replace("miniature_vqa", "miniature_captions"))

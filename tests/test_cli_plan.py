@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
@@ -66,6 +68,30 @@ def test_a_plan_whose_sizes_are_known_imports_no_torch(tiny_sweep: Path, tmp_pat
     )
     arguments = ["plan", str(tiny_sweep), "--store", str(tmp_path / "store")]
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, cwd=tmp_path)
+
+
+def test_an_encoder_of_timm_that_was_found_right_is_not_made_again(tiny_sweep: Path, tmp_path: Path):
+    cache, store = tmp_path / "cache", tmp_path / "store"
+    experiment = tiny_sweep.parent.parent / "experiments" / "tiny.yaml"
+    settings = yaml.safe_load(experiment.read_text())
+    settings["model"]["image_encoder"] = {"type": "timm", "name": "test_vit", "image_size": 32, "patch_size": 16, "weights": None}
+    experiment.write_text(yaml.safe_dump(settings))
+    program = (
+        "import sys\nfrom mm1_ablate.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(len({'torch', 'timm'} & set(sys.modules)))"
+    )
+
+    def imported(name: str) -> str:
+        experiment.write_text(yaml.safe_dump(settings).replace("test_vit", name))
+        command = [sys.executable, "-c", program, "plan", str(tiny_sweep), "--store", str(store)]
+        environment = os.environ | {"MM1_ABLATE_CACHE": str(cache)}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        return done.stdout.splitlines()[-1] if done.returncode == 0 else done.stderr
+
+    assert [imported("test_vit"), imported("test_vit")] == ["2", "0"]
+    # What is wrong stays wrong, however often it is asked.
+    assert [("did you mean" in imported("test_vitt")) for _ in range(2)] == [True, True]
 
 
 def test_status_names_every_trial_of_an_empty_store(tiny_sweep: Path, tmp_path: Path):

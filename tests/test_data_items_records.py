@@ -192,6 +192,18 @@ def test_a_picture_of_one_folder_is_not_taken_for_one_of_another_that_has_its_na
     assert {item.image.key for one in named for item in one.open().queries if item.image} == {"pets/1"}
 
 
+def test_what_is_no_text_is_no_reference_and_no_field(folder: Path) -> None:
+    answers = [{"answer": "red"}, {"answer": "blue"}]
+    official_files.write_lines(folder / "q.jsonl", [row(0, answers=answers), row(1, answers="red")])
+    official_files.write_lines(folder / "d.jsonl", [row(number, answers="red") for number in range(40)])
+    for change, reason in (
+        ({"references": "answers"}, "no reference: 0 (expected a text or a list of texts, found [{'answer': 'red'}"),
+        ({"fields": {"question": "answers"}}, "no field 'question': 0 (expected a text, found [{'answer': 'red'}"),
+    ):
+        items = source(folder, **change).open()
+        assert ids(items.queries) == ["1"] and str(items.bad[0]).startswith(reason)
+
+
 def test_a_choice_without_a_right_one_is_bad(folder: Path) -> None:
     rows = [
         {"id": 0, "options": ["a", "b"], "label": "B"},
@@ -224,6 +236,9 @@ def test_a_demonstration_shows_an_answer_that_says_something(folder: Path) -> No
 def test_nothing_to_ask_is_an_error_with_its_reason(folder: Path) -> None:
     with pytest.raises(Misfit, match=r"queries: no item can be asked; no reference"):
         source(folder, references="[]").open()
+    official_files.write_lines(folder / "twice.jsonl", [row(1), row(1), row(2), row(3)])
+    with pytest.raises(Misfit, match=r"queries: no item can be asked; no reference"):  # the reason of most, not the first one
+        source(folder, queries={"file": "twice.jsonl"}, references="[]").open()
     with pytest.raises(Misfit, match=r"queries: q.jsonl has no row that counts"):
         source(folder, queries={"file": "q.jsonl", "where": "id > 99"}).open()
 

@@ -39,6 +39,7 @@ from mm1_ablate.evaluation.demonstrations import dealt, demonstrations
 from mm1_ablate.evaluation.evaluate import coverage, merged, predict, prepare, scored, summarise
 from mm1_ablate.evaluation.fit_check import ContextOverflow, check_fits, context_needs
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
+from mm1_ablate.evaluation.scores import ids_in_line, ids_of_line
 from mm1_ablate.evaluation.task import Task, load_task
 from mm1_ablate.model.multimodal import MultimodalModel
 from mm1_ablate.spec.alteration import Edit, altered
@@ -78,6 +79,11 @@ def test_queries_are_dealt_to_sets_in_equal_numbers(queries: int, sets: int, see
     assert numbers == dealt(items, Sets(sets=sets), seed, "t")
     counts = [numbers.count(number) for number in range(sets)]
     assert max(counts) - min(counts) <= 1
+
+
+@given(written=st.lists(st.text(min_size=1)))
+def test_ids_with_spaces_in_them_are_found_again_in_a_line_of_ids(written: list[str]) -> None:
+    assert list(ids_of_line(ids_in_line(written))) == written
 
 
 def test_sets_are_nested_shared_and_different() -> None:
@@ -243,8 +249,9 @@ def score_table(**means: float) -> pandas.DataFrame:
     """Two items of each task: captions a and b, questions c and d, and a text task t."""
     rows = [
         {
-            "task": task, "family": "text" if task == "t" else "image", "shots": 0 if task == "t" else 8, "evaluation_seed": 0, "item": item,
-            "problem": "", "replaced": "", "metric": "cider_raw" if task in "ab" else "choice_accuracy" if task == "t" else "exact_match",
+            "task": task, "family": "text" if task == "t" else "image", "shots": 0 if task == "t" else 8, "evaluation_seed": 0,
+            "item": item, "problem": "", "replaced": "",
+            "metric": "cider_raw" if task in "ab" else "choice_accuracy" if task == "t" else "exact_match",
             "primary": True, "score": mean + item,
         }
         for task, mean in means.items()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from spec_files import EXPERIMENT, pointed_at, write_experiment
 from tiny import CAPTIONED, tiny_experiment
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mm1_ablate.model.check import wrong_encoder
 from mm1_ablate.model.connectors.c_abstractor import CAbstractor
 from mm1_ablate.model.image_encoder import build_image_encoder
+from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.resample import resampled
+from mm1_ablate.model.shapes_only import shapes_only
 from mm1_ablate.model.size import count_parameters
 from mm1_ablate.spec.expansion import FileErrors, load_experiment, load_study
-from mm1_ablate.spec.experiment import TimmEncoder
+from mm1_ablate.spec.experiment import LanguageModel, TimmEncoder, VisionTransformer
 from mm1_ablate.spec.preparation import preparations_of
 from mm1_ablate.spec.settings import Misfit
 from mm1_ablate.training.fit import fit
@@ -271,3 +275,33 @@ def test_a_named_encoder_is_prepared_by_either_objective(objective: str, layer: 
     trained = fit(experiment, 0, tmp_path / "prepared", None, tmp_path / "trial", lambda progress: None)
     assert all(torch.equal(value, prepared[name]) for name, value in trained.encoder.state_dict().items())
     assert not torch.equal(prepared["vision.blocks.0.attn.qkv.weight"], build(experiment, 1).encoder.vision.blocks[0].attn.qkv.weight)
+
+
+def test_without_values_a_model_has_the_same_parameters_and_nothing_is_drawn() -> None:
+    scratch = VisionTransformer(image_size=24, patches_per_side=2, width=16, depth=1, heads=2)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    language = LanguageModel(model_type="phi", configuration=small, initialisation="fan_in")
+    for make in (
+        lambda: build_image_encoder(encoder()),
+        lambda: build_image_encoder(scratch),
+        lambda: build_language_model(language, 512, 0, 0),
+    ):
+        with shapes_only(), _Executed() as executed:
+            empty = make()
+        assert all(parameter.is_meta for parameter in empty.parameters())
+        assert [(name, kept.shape, kept.requires_grad) for name, kept in empty.named_parameters()] == [
+            (name, kept.shape, kept.requires_grad) for name, kept in make().named_parameters()
+        ]
+        assert not {"uniform_", "normal_", "erfinv_", "clamp_", "fill_"} & executed.names
+
+
+class _Executed(TorchDispatchMode):
+    """Names of all operations that torch was asked to carry out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))

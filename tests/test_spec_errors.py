@@ -221,6 +221,24 @@ def test_metrics_that_are_there_are_accepted(tmp_path: Path) -> None:
     study_of(tmp_path, "less: {remove: data.mixture.text}", f"compare: {{metrics: {metrics}}}\nexpect: [{expectation}]")
 
 
+@pytest.mark.parametrize(
+    ("rest", "arms"),
+    [
+        ("resources: {workers: 16}", "is 8 in 'baseline' and 1 more"),
+        ("resources: {workers: 8}", "is 2 in 'few'"),
+        ("resources: {workers: 2}", ""),
+    ],
+)
+def test_every_worker_needs_a_row_of_each_step(tmp_path: Path, rest: str, arms: str) -> None:
+    few = "few: {alter: {training.batch_rows: 2}}"
+    if not arms:
+        assert study_of(tmp_path, few, rest).arms
+        return
+    at, message, _ = the_problem(tmp_path, few, rest)
+    workers = rest.split()[-1].rstrip("}")
+    assert at.startswith(workers) and f"{workers} workers need a row each" in message and arms in message
+
+
 def test_an_experiment_that_is_not_there_is_told_where_it_is_named(tmp_path: Path) -> None:
     path = write_sweep(tmp_path)
     path.write_text("sweep: small\nexperiment: experimnt.yaml\n")

@@ -279,7 +279,8 @@ def test_what_can_be_asked_is_counted_once_and_kept(folder: Path, monkeypatch: p
 
 
 def test_a_wording_that_asks_nothing_is_told_in_a_sentence(folder: Path):
-    write_evaluation(folder, tasks=["tasks/colours.yaml", "miniature_vqa"], shots=[0], overrides={"miniature_vqa": {"prompt": "{image} What?"}})
+    wording = {"miniature_vqa": {"prompt": "{image} What?"}}
+    write_evaluation(folder, tasks=["tasks/colours.yaml", "miniature_vqa"], shots=[0], overrides=wording)
     problem = the_problem_of(folder / "experiment.yaml", [overflows])
     assert problem.path == "evaluation.overrides.miniature_vqa"
     assert problem.message == "the task cannot be asked so: prompt: expected {answer} once, found it 0 times"

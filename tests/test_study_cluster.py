@@ -42,7 +42,6 @@ def cluster() -> Iterator[object]:
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
         patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         started = Cluster(initialize_head=True, head_node_args=HEAD)
         try:
             for _ in range(2):
@@ -114,7 +113,7 @@ def test_a_trial_that_no_node_can_hold_is_refused_on_a_cluster_too(
     greedy = replace(tiny, sweep=tiny.sweep.model_copy(update={"resources": tiny.sweep.resources.model_copy(update={"cpus": 64.0})}))
     if how == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    with pytest.raises(ResourcesMissing, match=r"64 cpus and 0 gpus .*the largest of 3 nodes has 1 cpus and 0 gpus"):
+    with pytest.raises(ResourcesMissing, match=r"64 cpus and 0 gpus .*the largest of \d nodes has 1 cpus and 0 gpus"):
         run_study(greedy, Store(tmp_path / "store"), address=cluster.address if how == "--address" else None, **QUICK)
 
 
@@ -123,10 +122,14 @@ def test_the_cluster_of_ray_address_does_the_trials_and_the_doctor_sees_its_node
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     store, events = Store(tmp_path / "store"), []
+    until = time.monotonic() + 60
+    check = doctor.check_ray(None, tmp_path / "new")
+    while "3 nodes" not in check.found and time.monotonic() < until:
+        time.sleep(1)  # a node that another test has killed is missed after a while only
+        check = doctor.check_ray(None, tmp_path / "new")
     assert len(run_study(study(), store, on_event=events.append, **QUICK).done) == 2
     assert events[0] == f"starting Ray ({cluster.address})"
     assert not (store.root / "probe").exists() and not (store.root / "ray").exists()
-    check = doctor.check_ray(None, tmp_path / "new")
     assert check.ok and "3 nodes, 2 CPUs, 0 GPUs; all that hold trials read, write and lock" in check.found
     assert not (tmp_path / "new").exists()
 

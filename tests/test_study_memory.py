@@ -183,10 +183,10 @@ def test_what_fsdp_over_few_cannot_hold_is_sent_to_more():
     experiment = experiment_with({**PAPER, "training.micro_batch_rows": 1, "training.activation_checkpointing": True})
     parts = Parts(LARGE.image_encoder, LARGE.connector, part(**language))
     resources = Resources(workers=8, gpus_per_worker=1, strategy="fsdp")
-    (line,) = does_not_fit(experiment, parts, resources, ["A100-40GB"])
+    line, whole = does_not_fit(experiment, parts, resources, ["A100-40GB"])
     over = int(line.split("fits with fsdp over ")[1])
     assert over > 8
-    assert does_not_fit(experiment, parts, resources.model_copy(update={"workers": over, "gpus": float(over)}), ["A100-40GB"]) == []
+    assert does_not_fit(experiment, parts, resources.model_copy(update={"workers": over, "gpus": float(over)}), ["A100-40GB"]) == [whole]
 
 
 def test_a_share_of_a_gpu_is_a_share_of_its_memory():
@@ -200,3 +200,11 @@ def test_hours_are_operations_over_peak_and_utilisation():
     machines = Machines(("H100",), 0.5)
     assert machines.hours(989e12 * 3600, "bf16-mixed") == {"H100": pytest.approx(2.0)}
     assert machines.hours(67e12 * 3600, "32-true") == {"H100": pytest.approx(2.0)}
+
+
+def test_a_gpu_must_hold_the_whole_model_while_it_is_evaluated_however_it_is_sharded_in_training() -> None:
+    experiment, sharded = experiment_with({}), Resources(workers=64, gpus=64, strategy="fsdp")
+    huge = Parts(Part(1_000), Part(1_000), Part(30 * 10**9, blocks=60, largest_block=5 * 10**8, width=8, vocabulary=8))
+    (line,) = does_not_fit(experiment, huge, sharded, ["H100"])
+    assert "112 GiB" in line and "evaluated" in line and "H200" in line
+    assert does_not_fit(experiment, huge, sharded, ["H200"]) == []

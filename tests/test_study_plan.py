@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,8 +230,9 @@ def test_what_a_plan_says_of_a_gpu_that_is_too_small(study: Study, store: Store,
 
     monkeypatch.setitem(GPUS, "H100", replace(GPUS["H100"], memory=2**20))
     lines = summary(plan_together([study], store, machines=Machines(("H100",))))
-    (line,) = [line for line in lines if "does not fit" in line]
-    assert line.startswith("baseline/seed-0, baseline/seed-1 and 4 others: does not fit an H100 in one process")
+    trained, evaluated = [line for line in lines if "does not fit" in line]
+    assert trained.startswith("baseline/seed-0, baseline/seed-1 and 4 others: does not fit an H100 in one process")
+    assert "while it is evaluated" in evaluated
 
 
 def test_a_gpu_that_nobody_knows_is_an_error_with_those_that_are():
@@ -310,3 +312,19 @@ def test_studies_that_are_planned_together_share_their_budgets(tiny_sweep: Path)
     assert line.startswith("together: ")
     (line,) = plan_together([with_budget(0.6 * needed), with_budget(None)], store).over_budget
     assert line.startswith("tiny: ")
+
+
+def test_studies_on_other_gpus_than_one_another_are_summed_and_held_against_their_budgets(tiny_sweep: Path) -> None:
+    def on(gpu: str | None, seed: int, hours: float | None = None) -> Study:
+        tiny_sweep.write_text(re.sub(r"seeds: \[.*\]", f"seeds: [{seed}]", tiny_sweep.read_text()))
+        study = load_study(tiny_sweep)
+        resources = Resources(gpus=1, gpu=gpu) if gpu else Resources()
+        return replace(study, sweep=study.sweep.model_copy(update={"resources": resources, "budget": Budget(gpu_hours=hours)}))
+
+    store = Store(tiny_sweep.parent / "store")
+    ((_, one),), ((_, other),) = (plan(on(gpu, seed), store).cost.gpu_hours.items() for gpu, seed in (("H100", 0), ("L40S", 1)))
+    both = plan_together([on("H100", 0, one / 2), on("L40S", 1, other / 2)], store)
+    assert both.cost.gpu_hours == {"H100 and L40S": pytest.approx(one + other)}
+    assert both.over_budget[0].startswith("together: ")
+    beside_cpus = plan_together([on("H100", 0, one / 2), on(None, 1)], store)
+    assert beside_cpus.cost.gpu_hours == {"H100": pytest.approx(one)} and beside_cpus.over_budget

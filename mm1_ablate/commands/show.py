@@ -80,7 +80,10 @@ def show_plan(plan: Plan, console: Console) -> None:
     if console.width >= COSTS_FIT:
         numbers["memory"] = lambda row: in_gib(row.cost.memory.total)
         if gpu := next(iter(plan.cost.gpu_hours), None):
-            numbers[f"{gpu} hours"] = lambda row: f"{row.cost.gpu_hours[gpu]:,.3g}" if gpu in row.cost.gpu_hours else ""
+            # Of several studies each may have GPUs of its own: then of the fastest of them.
+            numbers[f"{gpu} hours"] = lambda row: (
+                f"{row.cost.gpu_hours.get(gpu, min(row.cost.gpu_hours.values())):,.3g}" if row.cost.gpu_hours else ""
+            )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", overflow="fold", min_width=NAME_WIDTH)
     table.add_column("fingerprint", style="dim", no_wrap=True)

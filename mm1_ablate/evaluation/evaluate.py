@@ -29,7 +29,7 @@ from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.questions import ContextOverflow, Prepared, Question, check_context, needs, prepare
-from mm1_ablate.evaluation.scores import Asked, coverage, item_scores, merged, predictions_table, scored, summarise
+from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
 from mm1_ablate.spec.progress import Progress
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class _Asker:
         alike = one.evaluation_seed == self.prepared.seeds[0] and not one.before(shots)
         for seed in self.prepared.seeds if alike else (one.evaluation_seed,):
             ids, number, replaced = (
-                " ".join(one.set_at(shots)),
+                ids_in_line(one.set_at(shots)),
                 one.set_number if one.before(shots) else 0,
                 "; ".join(one.replaced_at(shots)),
             )

@@ -43,7 +43,7 @@ class Asked:
 
     Attributes:
         place: the item's number in its task.
-        demonstration_set: ids of the demonstrations, in order, with a space between.
+        demonstration_set: ids of the demonstrations, in order, with a space between (`ids_in_line`).
         set_number: which of several sets that is: see `demonstrations.dealt`.
         replaced: demonstrations that could not be shown and why, with '; ' between.
         prompt: the question as people read it, without its demonstrations.
@@ -61,6 +61,16 @@ class Asked:
     prompt: str
     problem: str
     prediction: Prediction | None
+
+
+def ids_in_line(ids: Sequence[str]) -> str:
+    """Ids in one text, as the column `demonstration_set` has them: a space between, spaces inside an id as %20."""
+    return " ".join(one.replace("%", "%25").replace(" ", "%20") for one in ids)
+
+
+def ids_of_line(line: str) -> tuple[str, ...]:
+    """The ids that `ids_in_line` wrote."""
+    return tuple(one.replace("%20", " ").replace("%25", "%") for one in line.split(" ") if one)
 
 
 def predictions_table(task: Task, asked: Sequence[Asked]) -> pandas.DataFrame:

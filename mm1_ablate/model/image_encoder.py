@@ -14,6 +14,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from mm1_ablate.model.resample import resampled
+from mm1_ablate.model.shapes_only import shapes_only
 from mm1_ablate.spec.experiment import TimmEncoder, VisionTransformer
 from mm1_ablate.spec.settings import Misfit
 
@@ -127,7 +128,7 @@ def check_named(settings: TimmEncoder) -> None:
     """
     if settings.weights_file is not None:
         _check_file(settings.weights_file)
-    with torch.device("meta"):
+    with shapes_only():
         _named(settings, pretrained=False)
 
 

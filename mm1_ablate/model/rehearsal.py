@@ -26,6 +26,7 @@ from transformers import AttentionInterface
 from mm1_ablate.model.image_encoder import build_image_encoder
 from mm1_ablate.model.language_model import block_matrices, build_language_model
 from mm1_ablate.model.part import Part
+from mm1_ablate.model.shapes_only import shapes_only
 from mm1_ablate.spec.experiment import Connector, ImageEncoder, LanguageModel
 
 ATTENTION = "mm1_rehearsed"
@@ -35,7 +36,7 @@ TOKENS = 64
 
 def rehearse_encoder(settings: ImageEncoder, precision: str) -> Part:
     """One image of the declared size, through an encoder that is trained: of a frozen one only `forward` happens."""
-    with torch.device("meta"):
+    with shapes_only():
         encoder = build_image_encoder(settings, weights=False)
     size, patches = settings.image_size, settings.grid_side**2
 
@@ -58,7 +59,7 @@ def rehearse_connector(
     settings: Connector, encoder_width: int, grid_side: int, language_width: int, precision: str, encoder_is_trained: bool
 ) -> Part:
     """The patches of one image. Into an encoder that is not trained nothing flows back."""
-    with torch.device("meta"):
+    with shapes_only():
         connector = settings.build(encoder_width, grid_side, language_width).requires_grad_(not settings.frozen)
 
     def run(images: int) -> Tensor:
@@ -70,7 +71,7 @@ def rehearse_connector(
 
 def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: int, end: int, precision: str) -> Part:
     """One token of a batch, and attention for each pair of tokens of a document. Of the head only its size."""
-    with torch.device("meta"):
+    with shapes_only():
         model = build_language_model(settings, vocabulary, padding, end, weights=False).requires_grad_(not settings.frozen)
     model.config._attn_implementation = ATTENTION
     width, layers = model.config.hidden_size, model.config.num_hidden_layers

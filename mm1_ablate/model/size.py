@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mm1_ablate.model.shapes_only import shapes_only
 from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, VisionTransformer, frozen_parts
 
 
@@ -15,7 +16,7 @@ def count_parameters(experiment: Experiment) -> dict[str, int]:
     settings = experiment.model
     encoder = _count_encoder(settings.image_encoder)
     language_model = _count_language_model(settings.language_model)
-    with torch.device("meta"):
+    with shapes_only():
         connector = settings.connector.build(encoder.width, settings.image_encoder.grid_side, language_model.width)
     counts = {"image_encoder": encoder.parameters, "connector": _number(connector), "language_model": language_model.parameters}
     total = sum(counts.values())
@@ -39,7 +40,7 @@ def _count_encoder(settings: VisionTransformer | TimmEncoder) -> _Part:
 
     key = settings.model_dump_json(exclude={"preparation"})
     if key not in _COUNTED:
-        with torch.device("meta"):
+        with shapes_only():
             encoder = build_image_encoder(settings, weights=False)
         _COUNTED[key] = _Part(_number(encoder), encoder.width)
     return _COUNTED[key]
@@ -51,7 +52,7 @@ def _count_language_model(settings: LanguageModel) -> _Part:
     key = settings.model_dump_json(exclude={"preparation"})
     if key not in _COUNTED:
         ids = token_ids(settings)
-        with torch.device("meta"):
+        with shapes_only():
             model = build_language_model(settings, *ids, weights=False)
         _COUNTED[key] = _Part(_number(model), model.config.hidden_size, parameters_without_embeddings(model))
     return _COUNTED[key]

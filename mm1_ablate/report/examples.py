@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mm1_ablate.evaluation.scores import references_of
+from mm1_ablate.evaluation.scores import ids_of_line, references_of
 from mm1_ablate.report.scales import Scale, scale_of
 
 KEYS = ["task", "family", "shots", "evaluation_seed", "item", "metric"]
@@ -71,7 +71,7 @@ class Count:
     """How often which of two arms is better, on a task at a number of shots.
 
     Attributes:
-        items: that both could be judged by; an item counts once for each evaluation seed.
+        items: that both could be judged by; with demonstrations an item counts once for each evaluation seed.
         not_judged: that at least one could not be asked.
         first_score, second_score: aggregates over these items, on the scale of tables.
     """
@@ -98,6 +98,7 @@ class Count:
 
 def side_by_side(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """A row for each item of a task that both were asked, at each number of shots and evaluation seed, under the task's first metric.
+    Without demonstrations evaluation seeds are alike, and there is one row for all.
 
     Args:
         first, second: item scores of a trial each, in the columns of `evaluation.scores.COLUMNS`.
@@ -108,6 +109,9 @@ def side_by_side(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """
     parts = [table[(table["family"] != "loss") & table["primary"].astype(bool)][KEYS + SHOWN] for table in (first, second)]
     both = parts[0].merge(parts[1], on=KEYS, suffixes=("_first", "_second"), sort=False)
+    again = both.duplicated([key for key in KEYS if key != "evaluation_seed"])
+    alone = (both["demonstration_set_first"] == "") & (both["demonstration_set_second"] == "")
+    both = both[~(again & alone)].reset_index(drop=True)
     gain = pd.Series(float("nan"), index=both.index)
     for (family, metric), rows in both.groupby(["family", "metric"], sort=False):
         scale = scale_of(str(family), str(metric))
@@ -194,7 +198,7 @@ def _example(row: dict[Any, Any]) -> Example:
     answers = [
         Answer(
             str(row[f"prompt_{which}"]),
-            tuple(str(row[f"demonstration_set_{which}"]).split()),
+            ids_of_line(str(row[f"demonstration_set_{which}"])),
             str(row[f"prediction_{which}"]),
             float(row[f"score_{which}"]) * scale.points,
             tuple(json.loads(row[f"log_likelihoods_{which}"] or "[]")),

@@ -157,6 +157,7 @@ class _Expansion:
             for name, group in file.sweep.ablations.items() if file.sweep else ():
                 self._expand(sweep, name, group, own, declared)
         baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
+        first.report(self._too_many_workers(sweep))
         compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
         first.report(found)
         experiments = {name: arm.experiment for name, arm in self.arms.items()}
@@ -202,6 +203,17 @@ class _Expansion:
         base = self._base(file, file.sweep.experiment, ("experiment",), name, "")
         file.rename_expected(BASELINE, name)
         return base
+
+    def _too_many_workers(self, sweep: Sweep) -> list[Finding]:
+        """Workers that a step of some arm has no row for."""
+        workers = sweep.resources.workers
+        few = [(arm.name, arm.experiment.training.batch_rows) for arm in self.arms.values() if arm.experiment.training.batch_rows < workers]
+        if not few:
+            return []
+        more = f" and {len(few) - 1} more" if len(few) > 1 else ""
+        message = f"{workers} workers need a row each in every step, but training.batch_rows is {few[0][1]} in '{few[0][0]}'{more}"
+        where = "workers" if "workers" in sweep.resources.model_fields_set else "gpus"
+        return [Finding(("resources", where), message)]
 
     def _published(self, file: SweepFile) -> Counterparts | None:
         """What the paper has on a file's arms."""

@@ -15,7 +15,7 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.gpus import GIB, GPUS, UTILISATION
 from mm1_ablate.spec.sweep import Resources
 from mm1_ablate.study.flops import Parts, is_checkpointed
-from mm1_ablate.study.memory import Memory, Strategy, fitting_rows, micro_batch_rows, training_memory
+from mm1_ablate.study.memory import FLOAT, Memory, Strategy, fitting_rows, holds, micro_batch_rows, training_memory
 
 CPU_RATE = 2e10
 """Operations per second of one CPU core on models as small as the miniature's: a rough guess, used only until a trial has been timed."""
@@ -60,6 +60,12 @@ def does_not_fit(experiment: Experiment, parts: Parts, resources: Resources, gpu
             remedies = _remedies(experiment, parts, workers, strategy, capacity)
             helps = f"fits with {remedies}" if remedies else f"neither smaller micro-batches nor fsdp over {SHARDED_OVER[-1]} would help"
             lines.append(f"does not fit {_article(name)} {name}{share} {how} ({what}); {helps}")
+        # However it is sharded in training, each worker has the whole of it while it is evaluated.
+        whole = FLOAT * sum(part.parameters for part in (parts.image_encoder, parts.connector, parts.language_model))
+        if not holds(capacity, whole):
+            larger = [other for other in GPUS if holds(GPUS[other].memory, whole)]
+            helps = f"; it would on {_article(larger[0])} {larger[0]}" if larger else ", nor any GPU that plans know"
+            lines.append(f"does not fit {_article(name)} {name} while it is evaluated, whole and in float32 (about {in_gib(whole)}){helps}")
     return lines
 
 
@@ -129,9 +135,14 @@ class Estimate:
 
 
 def estimate_gpu(hours: Sequence[dict[str, float]], utilisation: float) -> Estimate:
-    """The sum of what trials and preparations take on GPUs, for the GPUs that all of them are reckoned for."""
+    """The sum of what trials and preparations take on GPUs, for the GPUs that all of them are reckoned for; where there is none such, each
+    on the fastest of its own. What has no GPU is not in it."""
+    hours = [each for each in hours if each]
     names = [name for name in hours[0] if all(name in each for each in hours)] if hours else []
     total = {name: sum(each[name] for each in hours) for name in names}
+    if hours and not names:
+        fastest = [min(each, key=lambda name: each[name]) for each in hours]
+        total = {" and ".join(sorted(set(fastest))): sum(each[name] for each, name in zip(hours, fastest, strict=True))}
     return Estimate(None, total, f"an estimate: operations over the GPU's peak at {utilisation:.0%} utilisation")
 
 

@@ -63,8 +63,13 @@ class Memory:
         return {**asdict(self), "total": self.total, "largest": self.largest}
 
     def fits(self, capacity: float) -> bool:
-        """Whether a GPU of so many bytes holds it beside CUDA's own and fragments."""
-        return self.total + CUDA <= capacity * (1 - FRAGMENTS)
+        """Whether a GPU of so many bytes holds it."""
+        return holds(capacity, self.total)
+
+
+def holds(capacity: float, amount: float) -> bool:
+    """Whether a GPU of so many bytes holds an amount beside CUDA's own and fragments."""
+    return amount + CUDA <= capacity * (1 - FRAGMENTS)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,8 @@ def _picture_key(candidate: Candidate, shape: Shape) -> str | None:
 def _text(value: Any, what: str) -> str:
     if value is None:
         raise Unreadable(f"no {what}")
+    if isinstance(value, dict | list):
+        raise Unreadable(f"no {what}", f"expected a text, found {value}")
     return str(value)
 
 
@@ -107,7 +110,11 @@ def _correct(value: Any, choices: int) -> int:
 
 
 def _references(value: Any) -> list[str]:
-    return [str(text) for text in (value if isinstance(value, list) else [value]) if text is not None]
+    texts = [text for text in (value if isinstance(value, list) else [value]) if text is not None]
+    for text in texts:
+        if isinstance(text, dict | list):  # written as text it would be an answer that nobody gives
+            raise Unreadable("no reference", f"expected a text or a list of texts, found {value}")
+    return [str(text) for text in texts]
 
 
 # ---------------------------------------------------------------- drawing
@@ -150,6 +157,12 @@ def _is_held_out(candidate: Candidate, shape: Shape) -> bool:
     return key("development", what) % HELD_OUT == 0
 
 
+def _usual(bad: Sequence[Unreadable]) -> Unreadable:
+    """The first with the reason that most have."""
+    usual = Counter(problem.reason for problem in bad).most_common(1)[0][0]
+    return next(problem for problem in bad if problem.reason == usual)
+
+
 @dataclass
 class _Sides:
     queries: list[Drawn]
@@ -168,7 +181,7 @@ def _draw(source: RecordItems, parts: dict[str, tuple[Part, Files]], split: str,
         sides.queries, bad = _take(candidates, pool.shape, wanted, pictures)
         sides.bad += bad
         if not sides.queries:
-            raise Misfit(name, "no item can be asked" + (f"; {sides.bad[0]}" if sides.bad else ""))
+            raise Misfit(name, "no item can be asked" + (f"; {_usual(sides.bad)}" if sides.bad else ""))
 
     if asked in parts:
         part, files = parts[asked]
