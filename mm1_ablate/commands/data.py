@@ -46,7 +46,8 @@ def facts(arm: Arm, inspection: Inspection) -> list[str]:
     """Sentences on the whole."""
     experiment = arm.experiment
     training, packing = experiment.training, experiment.data.packing
-    told = [
+    told = ["What follows is the last stage's data; that of an earlier one is shown by its own file."] if experiment.starts_from else []
+    told += [
         f"{training.steps:,} steps of {training.batch_rows:,} rows of {packing.row_tokens:,} nominal tokens:"
         f" {count(inspection.tokens)} tokens in all."
         f" Rows are filled to {percent(inspection.fill)} ({inspection.rows_packed} packed to see)."

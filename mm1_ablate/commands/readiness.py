@@ -15,7 +15,7 @@ from mm1_ablate.commands.common import FILE_IS_WRONG, INTERRUPTED, stop
 from mm1_ablate.spec.contents import Place, identity_of, sources_of
 from mm1_ablate.spec.expansion import Study
 from mm1_ablate.spec.experiment import Source
-from mm1_ablate.study.plan import TRAINED, Plan
+from mm1_ablate.study.plan import TO_BE_DONE, TRAINED, Plan
 
 
 def sources_to_be_read(study: Study, planned: Plan) -> dict[str, tuple[Place, Source]]:
@@ -26,7 +26,8 @@ def sources_to_be_read(study: Study, planned: Plan) -> dict[str, tuple[Place, So
     for trial in study.trials:
         status = statuses.get(trial.fingerprint)
         training = status is not None and status not in TRAINED
-        needed = {"data": training, "model": training and preparing, "evaluation": status not in (None, "rescore")}
+        staged = training and any(stage.status in TO_BE_DONE for stage in planned.stages)
+        needed = {"starts_from": staged, "data": training, "model": training and preparing, "evaluation": status not in (None, "rescore")}
         for place, source in sources_of(trial.experiment):
             if needed[str(place[0])]:
                 found.setdefault(identity_of(source), (place, source))

@@ -15,7 +15,7 @@ from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.study.cost import in_gib
 from mm1_ablate.study.measured import MeasuredCost
 from mm1_ablate.study.names import no_longer_named
-from mm1_ablate.study.plan import Plan, PlanRow
+from mm1_ablate.study.plan import TO_BE_DONE, Plan, PlanRow
 from mm1_ablate.study.store import Store
 
 COLOURS = {
@@ -91,7 +91,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold", min_width=NAME_WIDTH)
-    for row in plan.rows:
+    for row in [*plan.stages, *plan.rows]:
         name = row.name if console.width >= NAMES_FIT else folded(row.name, NAME_WIDTH)
         table.add_row(Text(name), short(row.fingerprint), coloured(row.status), *(show(row) for show in numbers.values()), Text(row.reason))
     for preparation in plan.preparations:
@@ -110,6 +110,10 @@ def summary(plan: Plan) -> list[str]:
     lines = [f"{plan.row_count} rows, {len(plan.rows)} distinct trials" + (f": {shared} rows share a trial with another" if shared else "")]
     states = {status: sum(row.status == status for row in plan.rows) for status in dict.fromkeys(row.status for row in plan.rows)}
     lines.append(", ".join(f"{number} {status}" for status, number in states.items()))
+    if plan.stages:
+        trained = sum(stage.status == "done" for stage in plan.stages)
+        to_train = sum(stage.status in TO_BE_DONE for stage in plan.stages)
+        lines.append(f"earlier stages that trials start from: {trained} trained, {to_train} to be trained first")
     if plan.preparations:
         made = sum(preparation.status == "done" for preparation in plan.preparations)
         to_make = sum(preparation.status == "run" for preparation in plan.preparations)
@@ -122,7 +126,7 @@ def summary(plan: Plan) -> list[str]:
         lines[-1] += f" ({plan.cost.basis})"
         lines += [line for cost in plan.measured for line in measured_in_words(cost)]
     lines += costs_in_words(plan)
-    if not all(row.rows_measured for row in plan.rows):
+    if not all(row.rows_measured for row in [*plan.rows, *plan.stages]):
         lines.append("tokens are as declared where the data cannot be opened here, or not before it is indexed")
     if plan.provisional:
         lines.append("the data was not looked at: identities of trials are provisional, and what the store has of them is not known")
@@ -136,21 +140,22 @@ def summary(plan: Plan) -> list[str]:
 
 def costs_in_words(plan: Plan) -> list[str]:
     """Sums over all trials, the most memory, and what does not fit where."""
-    tokens = [row.tokens for row in plan.rows]
-    sums = (sum(each.text for each in tokens), sum(each.image_tokens for each in tokens), sum(row.flops for row in plan.rows))
+    rows = [*plan.stages, *plan.rows]
+    tokens = [row.tokens for row in rows]
+    sums = (sum(each.text for each in tokens), sum(each.image_tokens for each in tokens), sum(row.flops for row in rows))
     lines = [f"in all: {count(sums[0])} text tokens, {count(sums[1])} image tokens, {sums[2]:.1e} FLOPs"]
-    largest = max(plan.rows, key=lambda row: row.cost.memory.total)
+    largest = max(rows, key=lambda row: row.cost.memory.total)
     memory, part = largest.cost.memory, largest.cost.memory.largest
     share = f"{part} {in_gib(getattr(memory, part))} of it"
     lines.append(f"memory of one worker: at most about {in_gib(memory.total)}, {largest.name} ({share}; an estimate)")
     misfits: dict[str, list[str]] = {}
-    for row in plan.rows:
+    for row in rows:
         for line in row.cost.misfits:
             misfits.setdefault(line, []).append(row.name)
     for line, names in misfits.items():
         others = f" and {len(names) - 2} others" if len(names) > 3 else ""
         lines.append(f"{', '.join(names[:2] if others else names)}{others}: {line}")
-    if uncounted := [row.name for row in plan.rows if not row.flops_counted]:
+    if uncounted := [row.name for row in rows if not row.flops_counted]:
         lines.append(f"a part cannot be run without values, so its operations are taken by its parameters: {', '.join(uncounted)}")
     return lines
 

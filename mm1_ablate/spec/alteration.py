@@ -1,7 +1,7 @@
 """What an arm does to its baseline: paths that get other values, and paths that are removed.
 
 In: the plain values of a valid experiment and a list of edits. Out: the plain values of the arm, not yet validated, and what
-went wrong, each with the place in the sweep file that it comes from.
+went wrong, each with the place in the sweep file that it comes from. Paths that begin with `starts_from.` alter an earlier stage.
 
 Alterations go first, a component's `type` before its settings; then what is removed is removed, its share dealt with as
 `data.when_removed` says.
@@ -10,7 +10,7 @@ Alterations go first, a component's `type` before its settings; then what is rem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,8 @@ from mm1_ablate.spec.messages import Finding, validated
 from mm1_ablate.spec.paths import Node, PathError
 
 Keys = tuple[str | int, ...]
+EARLIER = "starts_from."
+"""What paths into the earlier stage begin with."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Edit:
     removed: bool = False
     where: Keys = ()
     """Where the sweep file says so."""
+    stage: str = ""
+    """What leads to the earlier stage that the path is in, with a dot at its end; empty for the last one."""
 
 
 @dataclass
@@ -46,7 +50,27 @@ class Altered:
 
 
 def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
-    """Apply the edits of one arm to the plain values of a valid experiment."""
+    """Apply the edits of one arm to the plain values of a valid experiment, each to the stage that its path leads to."""
+    deeper = [edit for edit in edits if edit.path.startswith(EARLIER)]
+    result = _altered(tree, [edit for edit in edits if edit not in deeper])
+    if not deeper or result.findings:
+        return result
+    earlier = result.tree.get(EARLIER[:-1])
+    if not isinstance(earlier, dict):
+        replaced = any(edit.path == EARLIER[:-1] for edit in edits)
+        message = "the same arm replaces starts_from" if replaced else "the experiment has no earlier stage (starts_from)"
+        result.findings += [Finding(edit.where, _named(edit, message), at_key=True) for edit in deeper]
+        return result
+    inside = [replace(edit, path=edit.path.removeprefix(EARLIER), stage=edit.stage + EARLIER) for edit in deeper]
+    below = altered(earlier, inside)
+    result.findings += below.findings
+    result.consequences += [EARLIER + path for path in below.consequences]
+    result.tree = {**result.tree, EARLIER[:-1]: below.tree}
+    return result
+
+
+def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
+    """The edits of the last stage alone."""
     result = Altered(tree)
     result.findings += _conflicts(tree, edits)
     if result.findings:
@@ -55,7 +79,7 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
         try:
             result.tree = _alter(Node(Experiment, result.tree), edit)
         except PathError as error:
-            result.findings.append(Finding(edit.where, _named(edit, error.message), error.hint, at_key=True))
+            result.findings.append(Finding(edit.where, _named(edit, error.message), _hint(edit, error), at_key=True))
     if result.findings or (len({edit.removed for edit in edits}) == 2 and validated(Experiment, result.tree)[0] is None):
         return result  # what is not valid has no shares to reckon with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
@@ -63,7 +87,7 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
         try:
             _remove(result, edit)
         except PathError as error:
-            result.findings.append(Finding(edit.where, _named(edit, error.message), error.hint))
+            result.findings.append(Finding(edit.where, _named(edit, error.message), _hint(edit, error)))
     if result.kept != 1 and not result.findings:
         _shrink(result)
     return result
@@ -71,7 +95,12 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
 
 def _named(edit: Edit, message: str) -> str:
     """Messages name the path, unless the place in the file already ends with it."""
-    return message if edit.where and edit.where[-1] == edit.path else f"{edit.path}: {message}"
+    path = edit.stage + edit.path
+    return message if edit.where and edit.where[-1] == path else f"{path}: {message}"
+
+
+def _hint(edit: Edit, error: PathError) -> str:
+    return error.hint.replace("did you mean '", f"did you mean '{edit.stage}")
 
 
 def _order(edit: Edit) -> tuple[bool, int]:

@@ -177,7 +177,8 @@ def identity_of(source: Component, split: str | None = None) -> str:
 
 
 def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
-    """All sources that are read, by their place: those that feed the mixture, those of preparations, and held-out documents."""
+    """All sources that are read, by their place: those that feed the mixture, those of preparations, and held-out documents; of earlier
+    stages what they are trained on."""
     for name in experiment.data.shares():
         yield ("data", "sources", name), experiment.data.sources[name]
     for part, section in (("image_encoder", experiment.model.image_encoder), ("language_model", experiment.model.language_model)):
@@ -185,6 +186,10 @@ def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
             yield ("model", part, "preparation", "source"), section.preparation.source
     for name, held_out in experiment.evaluation.losses.items():
         yield ("evaluation", "losses", name, "source"), held_out.source
+    if experiment.starts_from is not None:
+        for place, source in sources_of(experiment.starts_from):
+            if place[0] != "evaluation":
+                yield ("starts_from", *place), source
 
 
 def finding_about(source: Component, split: str | None = None) -> Finding | None:

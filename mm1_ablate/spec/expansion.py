@@ -32,11 +32,12 @@ from mm1_ablate.spec.fingerprint import digest, evaluation_identity, experiment_
 from mm1_ablate.spec.messages import Finding, nearest, validated
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.published import Counterparts, counterparts, with_numbers
+from mm1_ablate.spec.stages import read_experiment, with_earlier
 from mm1_ablate.spec.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.spec.sweep import Group, Sweep
 from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.spec.tasks import reads_files, task_identities, wrong_files, wrong_records
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, dotted, read_tree
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, dotted
 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study", "trial_of"]
 
@@ -71,23 +72,12 @@ def load_experiment(path: Path, look: Look = "check") -> Experiment:
         FileErrors: with every problem of the file.
     """
     look_anew(look, Path(path).parent)
-    experiment, marks = _read_experiment(Path(path))
+    experiment, marks = read_experiment(Path(path))
     found = [_at(place, finding) for place, source in sources_of(experiment) if (finding := finding_about(source))]
     found += [finding for _, finding in wrong_files(experiment)]
     if found:
         raise FileErrors(marks.problems(found))
     return experiment
-
-
-def _read_experiment(path: Path) -> tuple[Experiment, Marks]:
-    """An experiment and where its file says what; its data is not looked at."""
-    tree, marks, problems = read_tree(path)
-    experiment, found = validated(Experiment, tree, path.parent)
-    if experiment is not None:
-        found = wrong_records(experiment)
-    if experiment is None or problems or found:
-        raise FileErrors([*problems, *marks.problems(found)])
-    return experiment, marks
 
 
 def _at(place: Place, finding: Finding) -> Finding:
@@ -244,7 +234,7 @@ class _Expansion:
                 self._report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None
             try:
-                self._experiments[path] = _read_experiment(short(shown))
+                self._experiments[path] = read_experiment(short(shown))
             except FileErrors as errors:
                 self.problems += errors.problems
         return self._experiments[path]
@@ -411,7 +401,11 @@ def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
     result = altered(tree, edits)
     if result.findings:
         return None, result.findings, []
-    experiment, found = validated(Experiment, result.tree, folder)
+    tree, found, problems = with_earlier(result.tree, folder)
+    found += [Finding(("starts_from",), str(problem).splitlines()[0]) for problem in problems]
+    experiment = None
+    if not found:
+        experiment, found = validated(Experiment, tree, folder)
     if experiment is not None and edits:
         found = wrong_records(experiment)
     told = [blamed(finding, edits, where) for finding in found]

@@ -569,6 +569,11 @@ class Evaluation(Settings):
 
 
 # ---------------------------------------------------------------- the whole
+def _or_a_file(schema: dict[str, Any]) -> None:
+    """In a file, a stage may be the path of another."""
+    schema["anyOf"].insert(0, {"type": "string"})
+
+
 class Experiment(Settings):
     """A whole system that can be trained and scored."""
 
@@ -579,6 +584,53 @@ class Experiment(Settings):
     model: Model
     training: Training
     evaluation: Evaluation
+    starts_from: Annotated[Experiment | None, Field(json_schema_extra=_or_a_file)] = None
+    """An earlier stage: an experiment, or the path of its file relative to this one. The model starts from the weights that it ends with,
+    at the same seed; what belongs to places is resampled where the resolution differs. Its own evaluation is not run."""
+
+    @model_validator(mode="after")
+    def _fits_the_earlier_stage(self) -> Experiment:
+        if self.starts_from is not None:
+            check_stages(self.model, self.starts_from.model)
+        return self
+
+    @property
+    def earlier(self) -> list[Experiment]:
+        """The stages before this one, the first of all first."""
+        return [] if self.starts_from is None else [*self.starts_from.earlier, self.starts_from]
+
+
+def check_stages(model: Model, before: Model) -> None:
+    """Whether a model can start from the weights of an earlier stage's.
+
+    Raises:
+        Misfit: at the field of the later stage that keeps it from it.
+    """
+
+    def same(path: str, ours: Any, theirs: Any) -> None:
+        if ours != theirs:
+            message = f"the earlier stage has {_in_words(theirs)} here, and this one {_in_words(ours)}: its weights do not fit; change both"
+            raise Misfit(path, message)
+
+    for part in ("image_encoder", "language_model"):
+        if getattr(model, part).preparation is not None:
+            message = "the weights come from the earlier stage (starts_from), so nothing is prepared for this one: leave it out here"
+            raise Misfit(f"model.{part}.preparation", message)
+    for name in ("name", "model_type", "tokenizer", "scale_embeddings", "configuration"):
+        same(f"model.language_model.{name}", getattr(model.language_model, name), getattr(before.language_model, name))
+    ours, theirs = model.image_encoder, before.image_encoder
+    same("model.image_encoder.type", ours.type, theirs.type)
+    for name in ("name",) if isinstance(ours, TimmEncoder) else ("width", "depth", "heads"):
+        same(f"model.image_encoder.{name}", getattr(ours, name), getattr(theirs, name))
+    same("model.connector.type", model.connector.type, before.connector.type)
+    free = {"frozen"} if isinstance(model.connector, LearnedQueries) else {"frozen", "image_tokens"}
+    for name in type(model.connector).model_fields:
+        if name not in free:
+            same(f"model.connector.{name}", getattr(model.connector, name), getattr(before.connector, name))
+
+
+def _in_words(value: Any) -> str:
+    return "another value" if isinstance(value, dict) else "nothing" if value is None else f"'{value}'"
 
 
 LanguageModelPreparation.model_rebuild()

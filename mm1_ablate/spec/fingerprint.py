@@ -124,6 +124,9 @@ def experiment_identity(experiment: Experiment) -> dict[str, Any]:
             form = identity["model"][part]["preparation"]
             form["source"] = source_identity(section.preparation.source, form["source"])
     identity["model"]["image_encoder"] |= weights_identity(model.image_encoder)
+    if experiment.starts_from is not None:
+        # Of the earlier stage its training alone: the seed is that of the whole, and how it would be judged changes no weights.
+        identity["starts_from"] = experiment_identity(experiment.starts_from)
     return identity
 
 

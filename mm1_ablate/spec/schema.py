@@ -24,7 +24,10 @@ def sweep_schema() -> dict[str, Any]:
 
 
 def _schema(settings: type[Settings]) -> dict[str, Any]:
-    return {"$schema": DIALECT, **settings.model_json_schema(by_alias=True)}
+    schema = settings.model_json_schema(by_alias=True)
+    if "$ref" in schema:  # settings that hold their like are defined beside the others
+        schema = {**schema["$defs"][schema["$ref"].rpartition("/")[2]], "$defs": schema["$defs"]}
+    return {"$schema": DIALECT, **schema}
 
 
 def write_schemas(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.fingerprint import fingerprint, training_identity
 from mm1_ablate.spec.published import Counterparts
 from mm1_ablate.spec.sweep import Sweep
 
@@ -61,7 +62,23 @@ class Trial:
     fingerprint: str
     """SHA-256 of the training identity."""
     evaluation_fingerprint: str
-    """SHA-256 of the evaluation identity, which holds the training fingerprint."""
+    """SHA-256 of the evaluation identity, which holds the training fingerprint. Empty for an earlier stage, which is not judged."""
+
+    @cached_property
+    def earlier(self) -> tuple[Trial, ...]:
+        """The stages whose weights it starts from, the first of all first: each the trial that it would be as an arm, with this seed."""
+        stages = enumerate(self.experiment.earlier, 1)
+        return tuple(
+            Trial(
+                f"{self.name} stage {number}: {stage.experiment}",
+                self.arms,
+                self.seed,
+                stage,
+                fingerprint(training_identity(stage, self.seed)),
+                "",
+            )
+            for number, stage in stages
+        )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Row:
 
     name: str
     kind: str
-    """trial, image_encoder or language_model: rows of a kind take about as long as each other."""
+    """trial, stage, image_encoder or language_model: rows of a kind take about as long as each other."""
     state: TrialState
     key: str = ""
     """What tells it from others, where a name may not: two encoders of other sizes, say."""
@@ -67,25 +67,38 @@ class Watch:
         self.began = time.time()
         self._final: dict[str, Row] = {}
         self._preparations: list[Preparation] | None = None
+        self._stages: tuple[Trial, ...] = ()
 
     def rows(self) -> list[Row]:
-        """Preparations that trials of the study still need or that were made meanwhile, then all trials."""
+        """Preparations and earlier stages that trials of the study still need or that were made meanwhile, then all trials."""
         trials = [self._trial(trial) for trial in self.trials]
         if self._preparations is None:
             self._preparations = self._needed(trials)
-        return [self._preparation(part) for part in self._preparations] + trials
+        parts = [self._preparation(part) for part in self._preparations]
+        return parts + [self._stage(stage) for stage in self._stages] + trials
 
     def _needed(self, rows: Sequence[Row]) -> list[Preparation]:
         needed = {}
+        stages: dict[str, Trial] = {}
+        own = {trial.fingerprint for trial in self.trials}
         for trial, row in zip(self.trials, rows, strict=True):
             if row.state.status != "done" and not row.state.trained:
-                for part in preparations_of(trial.experiment, trial.seed):
-                    needed[part.fingerprint] = part
+                for stage in trial.earlier:
+                    if stage.fingerprint not in own:
+                        stages.setdefault(stage.fingerprint, stage)
+                for one in (*trial.earlier, trial):
+                    for part in preparations_of(one.experiment, one.seed):
+                        needed[part.fingerprint] = part
+        self._stages = tuple(stages.values())
         return list(needed.values())
 
     def _trial(self, trial: Trial) -> Row:
         key = trial.evaluation_fingerprint
         return self._final.get(key) or self._keep(key, Row(trial.name, "trial", self.store.status(trial), key))
+
+    def _stage(self, stage: Trial) -> Row:
+        key = stage.fingerprint
+        return self._final.get(key) or self._keep(key, Row(stage.name, "stage", self.store.status(stage), key))
 
     def _preparation(self, part: Preparation) -> Row:
         key = part.fingerprint
@@ -136,7 +149,10 @@ def headline(name: str, rows: Sequence[Row], elapsed: float, left: float | None)
     counts = Counter(trials)
     parts = [f"{counts['done']} of {len(trials)} trials done"]
     parts += [f"{counts[status]} {status}" for status in ("running", "failed") if counts[status]]
-    preparing = sum(row.state.status == "running" for row in rows if row.kind != "trial")
+    staging = sum(row.state.status == "running" for row in rows if row.kind == "stage")
+    if staging:
+        parts.append(f"{staging} earlier stages running")
+    preparing = sum(row.state.status == "running" for row in rows if row.kind not in ("trial", "stage"))
     if preparing:
         parts.append(f"{preparing} being prepared")
     line = f"{name}: {', '.join(parts)} · {duration(elapsed)}"

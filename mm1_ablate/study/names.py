@@ -33,6 +33,6 @@ def remember(study: Study, store: Store) -> None:
 
 def no_longer_named(study: Study, store: Store) -> dict[Path, str]:
     """Trials that the study once had and that still lie in the store: folder to name. After several edits some share a name."""
-    named = {trial.fingerprint for trial in study.trials}
+    named = {one.fingerprint for trial in study.trials for one in (*trial.earlier, trial)}
     gone = {store.trial_folder(fingerprint): name for fingerprint, name in _known(study, store).items() if fingerprint not in named}
     return {folder: name for folder, name in gone.items() if folder.exists()}

@@ -7,7 +7,7 @@ that are planned together share their trials: one that feeds arms of several is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -117,6 +117,9 @@ class Plan:
     """Which arms read data again that their baselines see once at most, in words."""
     problems: tuple[str, ...] = ()
     """What was wrong with the data when its first rows were packed: trials will fail of it."""
+    stages: tuple[PlanRow, ...] = ()
+    """Earlier stages that trials start from and that are no arms of their own, each once; run, resume, running, done, failed or not needed.
+    Their arms are those of the trials that start from them."""
     measured: tuple[MeasuredCost, ...] = ()
     """What steps that were really run say of the cost, by device."""
 
@@ -139,6 +142,7 @@ class Plan:
             "rows": self.row_count,
             "distinct_trials": len(self.rows),
             "to_do": len(self.to_do),
+            "stages": [row.to_json() for row in self.stages],
             "preparations": [vars(row) for row in self.preparations],
             "cost": vars(self.cost),
             "measured": [cost.to_json() for cost in self.measured],
@@ -176,16 +180,32 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
             resources.setdefault(trial.evaluation_fingerprint, study.sweep.resources)
     rows = {key: _row(trial, names[key], tuple(arms[key]), store, sizes, retry, resources[key], machines) for key, trial in trials.items()}
     waiting = {key for key, row in rows.items() if row.status in TO_BE_DONE}
-    preparations = _preparations(trials, waiting, store, sizes)
+    to_be_trained = {key for key in waiting if rows[key].status not in TRAINED}
+    earlier, users = _earlier(trials)
+    stages = {}
+    for key, stage in earlier.items():
+        first = users[key][0]
+        resources[key] = resources[first]
+        name = names[first] + stage.name.removeprefix(trials[first].name)
+        row = _row(stage, name, (), store, sizes, retry, resources[key], machines)
+        needed = row.status not in TO_BE_DONE or to_be_trained.intersection(users[key])
+        others = f"{len(users[key])} trials start from it" if len(users[key]) > 1 else "one trial starts from it"
+        fed = tuple(dict.fromkeys(arm for user in users[key] for arm in arms[user]))
+        stages[key] = replace(row, arms=fed, status=row.status if needed else "not needed", reason=f"{row.reason}; {others}")
+    trials_and_stages, rows_and_stages = {**trials, **earlier}, {**rows, **stages}
+    stages_to_do = {key for key, row in stages.items() if row.status in TO_BE_DONE}
+    preparations = _preparations(trials_and_stages, waiting | stages_to_do, store, sizes)
     repeats = tuple(line for study in studies for line in _repeats(study, rows, label))
     sizes.save()
 
     # By training fingerprint: a model that is judged in two ways is trained once.
-    training = {rows[key].fingerprint: key for key in waiting if rows[key].status not in TRAINED}
+    training = {rows[key].fingerprint: key for key in waiting if key in to_be_trained}
+    training |= {stages[key].fingerprint: key for key in stages_to_do}
     prepared = sum(row.flops for row in preparations if row.status == "run")
     asked = max((resources[key] for key in rows if key in waiting), key=lambda each: each.gpus, default=studies[0].sweep.resources)
-    cost = estimate([rows[key] for key in training.values()], prepared, asked, machines.of(asked), rows, trials, store)
-    measured = measured_costs(rows, trials, resources, set(training.values()), Measurements(store.root))
+    to_train = [rows_and_stages[key] for key in training.values()]
+    cost = estimate(to_train, prepared, asked, machines.of(asked), rows_and_stages, trials_and_stages, store)
+    measured = measured_costs(rows_and_stages, trials_and_stages, resources, set(training.values()), Measurements(store.root))
     return Plan(
         studies=tuple(studies),
         rows=tuple(rows.values()),
@@ -197,7 +217,24 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
         repeats=repeats,
         problems=tuple(sizes.problems),
         measured=measured,
+        stages=tuple(stages.values()),
     )
+
+
+def _earlier(trials: Mapping[str, Trial]) -> tuple[dict[str, Trial], dict[str, list[str]]]:
+    """Distinct earlier stages that are not arms themselves, and of each the trials that start from it, the one that names it first.
+
+    A stage that an arm is too is trained as its trial is, and counted there.
+    """
+    own = {trial.fingerprint for trial in trials.values()}
+    found: dict[str, Trial] = {}
+    users: dict[str, list[str]] = {}
+    for key, trial in trials.items():
+        for stage in trial.earlier:
+            if stage.fingerprint not in own:
+                found.setdefault(stage.fingerprint, stage)
+                users.setdefault(stage.fingerprint, []).append(key)
+    return found, users
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""A study's missing trials onto Ray: preparations first, then one Tune run over what has to be done.
+"""A study's missing trials onto Ray: preparations first, then earlier stages, then one Tune run over what has to be done.
 
 In: a study and its store. Out: an `Outcome`; what came of each trial is in the store, where it was written by the child process
 that did it. Tune places trials on nodes and notices lost ones; it remembers nothing that matters. Each piece of work runs in a
@@ -66,7 +66,7 @@ class Work:
 
     @property
     def evaluations(self) -> list[str]:
-        return [trial.evaluation_fingerprint for trial in self.trials]
+        return [trial.evaluation_fingerprint for trial in self.trials if trial.evaluation_fingerprint]
 
 
 def run_study(
@@ -117,7 +117,11 @@ def run_study(
     for entry in work:
         for trial in entry.trials:
             store.write_trial(trial)
-    preparations = _preparations_to_do(work, store)
+    stages = _stages_to_do(work, store)
+    for wave in stages:
+        for entry in wave:
+            store.write_trial(entry.trials[0])
+    preparations = _preparations_to_do([*(entry for wave in stages for entry in wave), *work], store)
     for preparation in preparations:
         store.write_preparation(preparation)
     server = child.new_server_folder()
@@ -139,6 +143,9 @@ def run_study(
                 if preparations:
                     say(f"preparing {len(preparations)} encoders and language models")
                     _run_preparations(preparations, store, placement)
+                for number, wave in enumerate(stages, 1):
+                    say(f"training {len(wave)} earlier stages" + (f" ({number} of {len(stages)} in a chain)" if len(stages) > 1 else ""))
+                    _run_stages(wave, store, placement)
                 work = _to_do(study, store, evaluate_only)
                 if work:
                     say(f"running {sum(len(entry.trials) for entry in work)} trials")
@@ -157,6 +164,33 @@ def _to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
         if state.status in ("missing", "interrupted") and (state.trained or not evaluate_only):
             work.setdefault(trial.fingerprint, Work(trial.fingerprint)).trials.append(trial)
     return list(work.values())
+
+
+def _stages_to_do(work: list[Work], store: Store) -> list[list[Work]]:
+    """Earlier stages of trials that are not trained yet, unless they are trained or have failed: those that others start from first."""
+    waves: dict[int, dict[str, Work]] = {}
+    for entry in work:
+        trial = entry.trials[0]
+        if trial.earlier and not store.status(trial).trained:
+            trained = [store.status(stage).trained for stage in trial.earlier]
+            # What comes before a stage that is trained is needed no more.
+            first = next((place + 1 for place in reversed(range(len(trained))) if trained[place]), 0)
+            for place, stage in enumerate(trial.earlier[first:], first):
+                if store.status(stage).status != "failed":
+                    waves.setdefault(place, {}).setdefault(stage.fingerprint, Work(stage.fingerprint, [stage]))
+    return [list(waves[place].values()) for place in sorted(waves)]
+
+
+def _run_stages(wave: list[Work], store: Store, placement: Placement) -> None:
+    """Train earlier stages. One that another run is training is waited for; one that fails is the failure of what starts from it."""
+    while True:
+        states = [(entry, store.status(entry.trials[0]).status) for entry in wave]
+        if ready := [entry for entry, status in states if status in ("missing", "interrupted")]:
+            _run_trials(ready, store, placement)
+        elif any(status == "running" for _, status in states):
+            time.sleep(0.5)
+        else:
+            return
 
 
 def _score_kept(study: Study, store: Store, say: Callable[[str], None]) -> None:
@@ -185,12 +219,13 @@ def _remove_leftovers(store: Store) -> None:
 def _let_the_dying_go(study: Study, store: Store) -> None:
     """Children of a run that was killed a moment ago live on for a second or two, and hold their trials."""
     until = time.monotonic() + 3
-    while time.monotonic() < until and any(store.status(trial).status == "running" for trial in study.trials):
+    trials = [one for trial in study.trials for one in (*trial.earlier, trial)]
+    while time.monotonic() < until and any(store.status(trial).status == "running" for trial in trials):
         time.sleep(0.2)
 
 
 def _forget_failures(study: Study, store: Store) -> None:
-    for trial in study.trials:
+    for trial in (one for named in study.trials for one in (*named.earlier, named)):
         store.retry(store.trial_folder(trial))
         for preparation in preparations_of(trial.experiment, trial.seed):
             store.retry(store.prepared_folder(preparation))

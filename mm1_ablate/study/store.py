@@ -120,7 +120,14 @@ class Store:
         # Whoever trains it is told what it starts from: a fingerprint may hold the contents of files, which are not looked at again.
         prepared = {part.kind: part.fingerprint for part in preparations_of(trial.experiment, trial.seed)}
         record = {"fingerprint": trial.fingerprint, "seed": trial.seed, "name": trial.name, "experiment": declared, "prepared": prepared}
+        if trial.earlier:
+            record["starts_from"] = trial.earlier[-1].fingerprint
+        if not trial.evaluation_fingerprint:
+            # An earlier stage may be an arm too, of this study or another: then it goes by its name there.
+            record["name"] = read_json_or_nothing(folder / "trial.json").get("name", trial.name)
         _write_record(folder / "trial.json", record)
+        if not trial.evaluation_fingerprint:
+            return folder
         record = evaluation_record(trial)
         _write_record(self.evaluation_folder(trial) / "evaluation.json", record)
         write_records(record, self.evaluation_folder(trial))
@@ -162,6 +169,11 @@ class Store:
         """The folders of what a trial starts from, by kind."""
         return {kind: self.root / "prepared" / short(part) for kind, part in read_json(self._record_of(fingerprint))["prepared"].items()}
 
+    def read_start(self, fingerprint: str) -> Path | None:
+        """The folder of the earlier stage whose weights a trial starts from; nothing where there is none."""
+        earlier = read_json(self._record_of(fingerprint)).get("starts_from")
+        return None if earlier is None else self.trial_folder(earlier)
+
     def _record_of(self, fingerprint: str) -> Path:
         return self.trial_folder(fingerprint) / "trial.json"
 
@@ -171,7 +183,7 @@ class Store:
 
     # ------------------------------------------------------------ where things stand
     def status(self, trial: Trial) -> TrialState:
-        """Where a trial stands, for its own evaluation.
+        """Where a trial stands, for its own evaluation; an earlier stage, which has none, is done when it is trained.
 
         Raises:
             FingerprintCollision: its folder is another trial's.
@@ -183,6 +195,8 @@ class Store:
         times: dict[str, Any] = {"started": record.get("started"), "finished": record.get("finished")}
         if self.has_scores(trial):
             return TrialState("done", "finished", trained, **times)
+        if trained and not trial.evaluation_fingerprint:
+            return TrialState("done", "trained", trained, **times)
         if record.get("status") == "running":
             return self._working(folder, record, trained)
         failed_here = record.get("stage") != "evaluate" or record.get("evaluation") == trial.evaluation_fingerprint
@@ -194,10 +208,16 @@ class Store:
             state = self.preparation_status(preparation)
             if state.status == "failed":
                 return TrialState("failed", f"its preparation '{preparation.name}' failed: {state.reason}", stage="prepare")
+        for stage in trial.earlier[-1:]:
+            state = self.status(stage)
+            if state.status == "failed":
+                return TrialState("failed", f"its earlier stage '{stage.experiment.experiment}' failed: {state.reason}", stage="train")
         return TrialState("missing", "never run")
 
     def has_scores(self, trial: Trial) -> bool:
         """Whether a trial has been evaluated as it is declared."""
+        if not trial.evaluation_fingerprint:
+            return False
         folder = self.evaluation_folder(trial)
         return (folder / "scores.json").exists() and (folder / "items.parquet").exists()
 

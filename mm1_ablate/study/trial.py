@@ -71,7 +71,8 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
                 _make_ready(experiment, "data")
-                trained = fit(experiment, seed, prepared.get("image_encoder"), prepared.get("language_model"), folder, report, workers)
+                parts = prepared.get("image_encoder"), prepared.get("language_model")
+                trained = fit(experiment, seed, *parts, folder, report, workers, store.read_start(fingerprint))
                 model = cache(lambda: trained)
             for evaluation in evaluations:
                 if leads:

@@ -16,6 +16,7 @@ from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import MultimodalModel, build, random_state
+from mm1_ablate.model.resample import resampled
 from mm1_ablate.spec.experiment import Experiment, Training
 from mm1_ablate.spec.progress import Progress, Stage
 from mm1_ablate.training.blocks import economical
@@ -48,6 +49,24 @@ def load_trained(experiment: Experiment, seed: int, folder: Path) -> MultimodalM
     return on_device(model.eval())
 
 
+def load_earlier(model: MultimodalModel, folder: Path) -> None:
+    """Give a model the weights that an earlier stage ended with, resampled where its resolution is another.
+
+    Raises:
+        ValueError: they are of a model with other parts.
+    """
+    weights = resampled(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True), model)
+    own = model.state_dict()
+    misfits = [f"{name} is there only" for name in weights if name not in own]
+    misfits += [f"{name} is not there" for name in own if name not in weights]
+    shapes = [(name, list(weights[name].shape), list(value.shape)) for name, value in own.items() if name in weights]
+    misfits += [f"{name} has the shape {there} there and {here} here" for name, there, here in shapes if there != here]
+    if misfits:
+        more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        raise ValueError(f"the weights of the earlier stage in {folder} do not fit: {misfits[0]}{more}")
+    model.load_state_dict(weights)
+
+
 def on_device(model: MultimodalModel) -> MultimodalModel:
     """The model where it is to be evaluated: on the GPU that the process sees, if any. Lightning leaves it on the CPU."""
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -61,6 +80,7 @@ def fit(
     folder: Path,
     report: Callable[[Progress], None],
     workers: Workers = Workers(),
+    start_from: Path | None = None,
 ) -> MultimodalModel:
     """Train, or go on from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (what became of the data) in the folder.
 
@@ -68,14 +88,17 @@ def fit(
         encoder_folder, language_model_folder: prepared parts that the trial starts from; nothing for a part that is not prepared.
         report: told how far the training is; by the process that leads alone.
         workers: the processes that train it together, which all call this and all get the trained model.
+        start_from: the folder of an earlier stage, whose trained weights the model starts from; nothing where there is none.
 
     Raises:
-        ValueError: when there are fewer rows in a step than processes.
+        ValueError: when there are fewer rows in a step than processes, or the earlier stage's weights do not fit.
         Diverged: when the loss is no longer a number.
         TooMuchBadData: when more of a source is unreadable than is allowed.
     """
     training = experiment.training
     model = build(experiment, seed, weights_in(encoder_folder), weights_in(language_model_folder))
+    if start_from is not None:
+        load_earlier(model, start_from)
     loader = BatchLoader(
         experiment.data,
         load_tokenizer(experiment.model.language_model.tokenizer),

@@ -1,0 +1,61 @@
+"""Chained stages: an experiment that starts from another one's weights, which may be in a file of its own.
+
+In: the plain values of an experiment, in which `starts_from` may be the path of a file. Out: the same with the earlier experiment in the
+file's place, its relative paths made absolute, and where its file cannot be taken, what is wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.messages import Finding, nearest, validated
+from mm1_ablate.spec.paths import plain
+from mm1_ablate.spec.tasks import wrong_records
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, read_tree
+
+STARTS_FROM = "starts_from"
+
+
+def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experiment, Marks]:
+    """The experiment of a file with its earlier stages, and where the file says what; its data is not looked at.
+
+    Args:
+        later: files of the stages that start from this one.
+
+    Raises:
+        FileErrors: with every problem of the file and of those that it starts from.
+    """
+    tree, marks, problems = read_tree(path)
+    tree, found, others = with_earlier(tree, path.parent, (*later, path.resolve()))
+    if found or others:
+        raise FileErrors([*problems, *marks.problems(found), *others])
+    experiment, found = validated(Experiment, tree, path.parent)
+    if experiment is not None:
+        found = wrong_records(experiment)
+    if experiment is None or problems or found:
+        raise FileErrors([*problems, *marks.problems(found)])
+    return experiment, marks
+
+
+def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple[Any, list[Finding], list[FileProblem]]:
+    """Plain values with the earlier stage in its file's place; findings about the path, and problems of the file that it leads to."""
+    earlier = tree.get(STARTS_FROM) if isinstance(tree, dict) else None
+    if isinstance(earlier, dict):
+        below, found, problems = with_earlier(earlier, folder, later)
+        inside = [Finding((STARTS_FROM, *finding.path), finding.message, finding.hint) for finding in found]
+        return {**tree, STARTS_FROM: below}, inside, problems
+    if not isinstance(earlier, str):
+        return tree, [], []
+    path = folder / Path(earlier).expanduser()
+    if path.resolve() in later:
+        return tree, [Finding((STARTS_FROM,), f"{path} starts from itself", "a stage starts from an earlier one")], []
+    if not path.is_file():
+        near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
+        return tree, [Finding((STARTS_FROM,), f"there is no experiment file {path}", near)], []
+    try:
+        experiment, _ = read_experiment(path, later)
+    except FileErrors as errors:
+        return tree, [], errors.problems
+    return {**tree, STARTS_FROM: plain(experiment)}, [], []
