@@ -12,7 +12,7 @@ from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.randomness import Draws, key
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.spec.experiment import Data, Source
+from mm1_ablate.spec.data import Data, Source
 
 PIPELINE = ImagePipeline(12)
 FLAWS = {"bad_documents": 10, "left_out": 10, "missing_images": 10, "unreadable_images": 15}

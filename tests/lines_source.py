@@ -6,7 +6,7 @@ from typing import Any
 
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, NoFiles, digest_files, find_files
-from mm1_ablate.spec.experiment import Source
+from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import Misfit
 
 

@@ -15,7 +15,7 @@ from mm1_ablate.data.documents import Image
 from mm1_ablate.data.loader import BatchLoader, DataUsedUp, lay_out
 from mm1_ablate.data.packing import TokenisedDocument
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.spec.experiment import Data
+from mm1_ablate.spec.data import Data
 
 
 def data(count: str = "documents", buffer: int = 24, **mixture: float) -> Data:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mm1_ablate.data.documents import Document, LeftOut, Unreadable
 from mm1_ablate.data.mixture import Mixture
 from mm1_ablate.data.randomness import permuted
-from mm1_ablate.spec.experiment import Data
+from mm1_ablate.spec.data import Data
 
 WEIGHTS = st.lists(st.integers(1, 1000), min_size=1, max_size=8)
 

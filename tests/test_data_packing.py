@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from mm1_ablate.data.documents import Document, Image
 from mm1_ablate.data.packing import PACKERS, Segment, TokenisedDocument, open_rows, pack, pieces, tokenise, why_dropped
 from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.spec.data import Data, Packing, Source
 from mm1_ablate.spec.expansion import load_experiment
-from mm1_ablate.spec.experiment import Data, Packing, Source
 
 PICTURE = Image("picture", lambda: np.zeros((48, 48, 3), np.uint8))
 SHAPES = st.lists(st.tuples(st.integers(1, 128), st.integers(0, 5)), max_size=80)

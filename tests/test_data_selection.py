@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.sources.miniature import Miniature
-from mm1_ablate.spec.experiment import DataType, Source
+from mm1_ablate.spec.data import DataType, Source
 from mm1_ablate.spec.settings import Misfit
 
 

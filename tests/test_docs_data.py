@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mm1_ablate.spec.experiment import Data, Source
+from mm1_ablate.spec.data import Data, Source
 from mm1_ablate.spec.settings import component_types
 from mm1_ablate.spec.sweep import Sweep
 

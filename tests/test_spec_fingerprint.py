@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from spec_files import EXPERIMENT, write_experiment
 
 from mm1_ablate.spec.alteration import Edit, altered
+from mm1_ablate.spec.data import FillWith, Packing
 from mm1_ablate.spec.expansion import load_experiment
-from mm1_ablate.spec.experiment import AdamW, Evaluation, Experiment, FillWith, Muon, Packing, Training
+from mm1_ablate.spec.experiment import AdamW, Evaluation, Experiment, Muon, Training
 from mm1_ablate.spec.fingerprint import canonical, evaluation_identity, fingerprint, integer_ratios, short, training_identity
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.preparation import preparations_of

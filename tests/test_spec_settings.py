@@ -24,7 +24,8 @@ class Holder(Settings):
 @pytest.fixture
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_lab.py").write_text(
-        "from mm1_ablate.spec.experiment import Connector, Source\n"
+        "from mm1_ablate.spec.data import Source\n"
+        "from mm1_ablate.spec.experiment import Connector\n"
         "class Mixer(Connector):\n    layers: int = 2\n"
         "class Files(Source):\n    folder: str\n"
         "class Plain:\n    pass\n"

@@ -17,7 +17,8 @@ from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.tally import TooMuchBadData
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.spec.experiment import DataType, EncoderPreparation, Source
+from mm1_ablate.spec.data import DataType, Source
+from mm1_ablate.spec.experiment import EncoderPreparation
 from mm1_ablate.spec.preparation import Preparation
 from mm1_ablate.training.captioned_images import NAME, CaptionedImages
 from mm1_ablate.training.preparation import prepare

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, INTERRUPTED, stop
 from mm1_ablate.spec.contents import Place, identity_of, sources_of
+from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.expansion import Study
-from mm1_ablate.spec.experiment import Source
 from mm1_ablate.study.plan import TO_BE_DONE, TRAINED, Plan
 
 

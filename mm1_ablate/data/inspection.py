@@ -24,7 +24,8 @@ from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.sources import OpenSource
 from mm1_ablate.data.tally import SourceTally
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
-from mm1_ablate.spec.experiment import Data, Experiment
+from mm1_ablate.spec.data import Data
+from mm1_ablate.spec.experiment import Experiment
 
 LATER_PIECE = re.compile(r"#\d+$")
 """Ends the key of every piece of a document but the first."""

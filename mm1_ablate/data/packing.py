@@ -23,7 +23,7 @@ from mm1_ablate.data.mixture import Mixture
 from mm1_ablate.data.randomness import Draws, key
 from mm1_ablate.data.tally import Tally
 from mm1_ablate.data.tokenizer import Tokenizer
-from mm1_ablate.spec.experiment import Data, Packing
+from mm1_ablate.spec.data import Data, Packing
 
 Segment = tuple[int, ...] | Image
 

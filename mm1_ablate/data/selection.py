@@ -13,7 +13,7 @@ from typing import Any
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.sources import OpenSource
 from mm1_ablate.data.sources._interleaved import joined
-from mm1_ablate.spec.experiment import Bounds, Keep, Source
+from mm1_ablate.spec.data import Bounds, Keep, Source
 
 
 def open_source(settings: Source, seed: int = 0, name: str = "") -> OpenSource:

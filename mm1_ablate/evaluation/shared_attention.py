@@ -9,14 +9,16 @@ Registered with transformers as `mm1_shared_prefix`, for models whose attention 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from mm1_ablate.model.packed_attention import attending_by
 
 NAME = "mm1_shared_prefix"
 CPU_SCORES, DEVICE_SCORES = 1 << 20, 1 << 28
@@ -191,12 +193,6 @@ def can_share(language_model: Any) -> bool:
     )
 
 
-@contextmanager
-def attending(language_model: Any) -> Iterator[None]:
-    """Make a transformers model use this attention; no mask is built, because `NAME` has no mask function in transformers."""
-    before = language_model.config._attn_implementation
-    language_model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        language_model.config._attn_implementation = before
+def attending(language_model: Any) -> AbstractContextManager[None]:
+    """Make a transformers model use this attention."""
+    return attending_by(NAME, language_model)

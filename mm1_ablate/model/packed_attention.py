@@ -8,7 +8,7 @@ them all. Registered with transformers as `mm1_packed`; a forward pass under `pa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -137,25 +137,26 @@ AttentionInterface.register(NAME, packed_attention)
 
 
 @contextmanager
-def packed(language_model: Any, layout: DocumentLayout) -> Iterator[dict[str, Any]]:
-    """Make a transformers model attend inside documents only; gives the arguments that its forward pass needs.
-
-    `NAME` has no mask function in transformers, so that no mask is built; `use_cache` is off because its default is on.
-    """
+def attending_by(name: str, language_model: Any) -> Iterator[None]:
+    """Make a transformers model use a registered attention function. One without a mask function there gets no mask built."""
     before = language_model.config._attn_implementation
-    language_model.config._attn_implementation = NAME
+    language_model.config._attn_implementation = name
     try:
-        yield {"attention_mask": None, "use_cache": False, "document_layout": layout}
+        yield
     finally:
         language_model.config._attn_implementation = before
 
 
 @contextmanager
-def packed_throughout(language_model: Any) -> Iterator[None]:
+def packed(language_model: Any, layout: DocumentLayout) -> Iterator[dict[str, Any]]:
+    """Make a transformers model attend inside documents only; gives the arguments that its forward pass needs.
+
+    `use_cache` is off because its default is on.
+    """
+    with attending_by(NAME, language_model):
+        yield {"attention_mask": None, "use_cache": False, "document_layout": layout}
+
+
+def packed_throughout(language_model: Any) -> AbstractContextManager[None]:
     """Hold what `packed` sets also between forward passes: activations that are computed again on the way back need it there."""
-    before = language_model.config._attn_implementation
-    language_model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        language_model.config._attn_implementation = before
+    return attending_by(NAME, language_model)

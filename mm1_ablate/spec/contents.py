@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from mm1_ablate.spec.experiment import Experiment, Source
+from mm1_ablate.spec.data import Source
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.settings import Component, Misfit, Settings, is_identity
 

@@ -19,7 +19,8 @@ from math import gcd, isfinite, lcm
 from typing import Any
 
 from mm1_ablate.spec.contents import contents_of, weights_contents
-from mm1_ablate.spec.experiment import Data, Experiment, Source, TimmEncoder, VisionTransformer
+from mm1_ablate.spec.data import Data, Source
+from mm1_ablate.spec.experiment import Experiment, TimmEncoder, VisionTransformer
 from mm1_ablate.spec.settings import Settings, is_identity
 
 ABSENT = object()

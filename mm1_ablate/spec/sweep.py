@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from mm1_ablate.spec.experiment import FillWith
+from mm1_ablate.spec.data import FillWith
 from mm1_ablate.spec.gpus import GPUS
 from mm1_ablate.spec.settings import Misfit, Settings
 

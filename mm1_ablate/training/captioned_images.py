@@ -19,7 +19,8 @@ from mm1_ablate.data.randomness import key, permuted
 from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.tally import Tally, TooMuchBadData, describe_bad, describe_unused
 from mm1_ablate.data.tokenizer import Tokenizer
-from mm1_ablate.spec.experiment import Data, EncoderPreparation
+from mm1_ablate.spec.data import Data
+from mm1_ablate.spec.experiment import EncoderPreparation
 
 NAME = "preparation"
 """What the source is called in the account."""

@@ -23,7 +23,8 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import MultimodalModel, random_state
-from mm1_ablate.spec.experiment import Data, EncoderPreparation, LanguageModel, Packing, Source, TimmEncoder, Training, VisionTransformer
+from mm1_ablate.spec.data import Data, Packing, Source
+from mm1_ablate.spec.experiment import EncoderPreparation, LanguageModel, TimmEncoder, Training, VisionTransformer
 from mm1_ablate.spec.preparation import Preparation
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.training.captioned_images import NAME, CaptionedImages

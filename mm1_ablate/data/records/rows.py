@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from mm1_ablate.data.cache import Report, check_space, is_made, made
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, digest_file, find_files
-from mm1_ablate.spec.experiment import Keep
+from mm1_ablate.spec.data import Keep
 from mm1_ablate.spec.settings import Misfit
 
 LINES = (".jsonl", ".ndjson", ".json")

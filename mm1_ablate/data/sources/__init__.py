@@ -1,6 +1,6 @@
 """Sources of documents: one file for each format, each with the settings that a user declares.
 
-A source is a subclass of `mm1_ablate.spec.experiment.Source` with `open(seed, name)`, which gives random access to its documents;
+A source is a subclass of `mm1_ablate.spec.data.Source` with `open(seed, name)`, which gives random access to its documents;
 their order, the epochs and the shares are the mixture's. A newcomer adds a format in one file here, or names a class of their own.
 Files whose names begin with an underscore are what several formats share.
 """

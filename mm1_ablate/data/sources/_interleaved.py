@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.files import Files
-from mm1_ablate.spec.experiment import Source
+from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import HowItRuns
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.data.documents import Document, LeftOut, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
-from mm1_ablate.spec.experiment import Source
+from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.sources._interleaved import InterleavedFiles, Page
-from mm1_ablate.spec.experiment import Bounds
+from mm1_ablate.spec.data import Bounds
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pydantic import model_validator
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.data.sources._interleaved import mapped
-from mm1_ablate.spec.experiment import AnySource, Bounds, Keep, Source
+from mm1_ablate.spec.data import AnySource, Bounds, Keep, Source
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.data.documents import Document
 from mm1_ablate.data.files import Files, digest_files
-from mm1_ablate.spec.experiment import Source
+from mm1_ablate.spec.data import Source
 
 if TYPE_CHECKING:
     from mm1_ablate.data.records.rows import Rows

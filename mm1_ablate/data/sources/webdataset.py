@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
-from mm1_ablate.spec.experiment import Source
+from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
