@@ -168,6 +168,10 @@ def evaluate(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, address: Addr
 def data(
     sweep: SweepFile,
     arm: Annotated[str | None, typer.Option(metavar="ARM", help="An arm of the sweep.", show_default="the baseline")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Of stages in a chain, one by its name, or by its number from 1.", show_default="the last"),
+    ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Documents looked at of each source, at most.")] = 500,
     documents: Annotated[int, typer.Option(min=0, help="Documents shown on the page.")] = 12,
     seed: Annotated[int, typer.Option(help="Of the order of the data, as a trial's.")] = 0,
@@ -178,10 +182,10 @@ def data(
     from mm1_ablate.commands.common import console
     from mm1_ablate.commands.data import look_at_data, show_data, to_json, write_page
 
-    looked_at, inspection = look_at_data(sweep, arm, sample, documents, seed, console(stderr=as_json))
+    looked_at, inspection = look_at_data(sweep, arm, stage, sample, documents, seed, console(stderr=as_json))
     write_page(looked_at, inspection, to, f"{sweep.stem}, {looked_at.name}")
     if as_json:
-        print_json(to_json(inspection))
+        print_json(to_json(looked_at, inspection))
         return
     show_data(looked_at, inspection, console())
     tell(f"{len(inspection.shown)} documents as the model sees them: {to}")
@@ -216,6 +220,7 @@ def report(
     Also in the middle of a run, or after a partial one; what is missing is named."""
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.running import compare_and_write, write_document
+    from mm1_ablate.report.text import print_comparison
     from mm1_ablate.study.store import Store
 
     records = Store(store)
@@ -231,7 +236,7 @@ def report(
     if as_json:
         print_json(comparison.to_json())
         return
-    comparison.to_terminal(console())
+    print_comparison(comparison, console())
     for path in written[:1]:
         tell(f"written: {path} with {len(written) - 1} pictures")
     tell(f"report: {folder / 'report.html'}")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from tiny import tiny_experiment
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.tokenizer import Tokenizer
+    from mm1_ablate.model.multimodal import MultimodalModel
 
 # Set before anything imports torch: tests run beside each other on few cores, and two threads each are far slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,6 +48,22 @@ def tiny_sweep(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "tiny.yaml").write_text(text)
     return tmp_path / "sweeps" / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """The words of toy tasks (`toy_tasks.py`)."""
+    from toy_tasks import word_tokenizer
+
+    return word_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model() -> MultimodalModel:
+    """A model with random weights that knows those words."""
+    from toy_tasks import random_model
+
+    return random_model()
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as pil
+from timm.data import create_transform, resolve_model_data_config
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from mm1_ablate.data.decoding import encoded_image
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.images import FeatureCache, ImagePipeline, resize
 from mm1_ablate.data.miniature.rendering import image_pool
+from mm1_ablate.model.image_encoder import PatchEncoder
 
 
 def test_smaller_images_are_averages_of_areas():
@@ -42,14 +45,30 @@ def test_a_batch_may_hold_images_of_several_sizes():
     assert loaded[:, 0, 0, 0].tolist() == [20, 50, 20]
 
 
-@pytest.mark.parametrize("shape", [(240, 320), (333, 250), (150, 150), (480, 130), (60, 45), (224, 400)])
+@pytest.mark.parametrize("shape", [(240, 320), (333, 250), (150, 150), (480, 130), (60, 45), (224, 400), (448, 448)])
 @pytest.mark.parametrize("size", [64, 224, 378])
 def test_a_photograph_is_resized_as_timm_resizes_it(shape: tuple[int, int], size: int):
     rough = np.random.default_rng(sum(shape)).integers(0, 256, (40, 30, 3), np.uint8)
     photograph = pil.fromarray(rough).resize(shape[::-1], pil.Resampling.BICUBIC)
     expected = CenterCrop(size)(Resize(size, InterpolationMode.BICUBIC)(photograph))
     difference = np.abs(resize(np.asarray(photograph)[None], size)[0].astype(int) - np.asarray(expected))
-    assert difference.max() <= 2 and difference.mean() < 0.2
+    assert difference.max() <= 2 and difference.mean() < 0.2 and (difference > 1).mean() < 1e-4
+
+
+def test_pixels_reach_an_encoder_as_timms_own_transform_gives_them() -> None:
+    """Size, crop, mean and std of weights' own: in 255ths, so as to compare with what can be seen."""
+    name, size = "vit_large_patch14_clip_quickgelu_336.openai", 336
+    with torch.device("meta"):
+        data = resolve_model_data_config(timm.create_model(name))
+    theirs = create_transform(**data)
+    vision = timm.models.VisionTransformer(img_size=size, patch_size=336, embed_dim=4, depth=1, num_heads=1, num_classes=0)
+    ours = PatchEncoder(vision, data["mean"], data["std"], -1)
+    for shape in ((672, 672), (500, 375), (200, 640)):
+        photograph = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+        expected = theirs(pil.fromarray(photograph))
+        (loaded,) = ImagePipeline(size).load([Image("one", lambda photograph=photograph: photograph)])
+        difference = ((loaded - ours.mean[0]) / ours.std[0] - expected).abs() * ours.std[0]
+        assert difference.max() < 2.01 and (difference > 1.01).float().mean() < 1e-4
 
 
 @settings(max_examples=60, deadline=None)

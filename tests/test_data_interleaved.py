@@ -1,123 +1,26 @@
-"""Interleaved documents: OBELICS and MMC4 with pictures inside or beside, and what stays when images or the interleaving are removed."""
+"""Interleaved documents of files: OBELICS and MMC4 with pictures inside or beside, what is bad in them, and their identity."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import webdataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image as pil
+from interleaved_files import LAYOUTS, PAGES, png, read, switched, url, write_mmc4, write_obelics, write_pictures, written
 
-from mm1_ablate.data.documents import Document, Image, Unreadable
-from mm1_ablate.data.sources._interleaved import InterleavedSource, OpenInterleaved, Page, joined, pairs_of
+from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.data.sources._interleaved import InterleavedSource
 from mm1_ablate.data.sources.miniature import Miniature
 from mm1_ablate.data.sources.mmc4 import Mmc4
 from mm1_ablate.data.sources.obelics import Obelics
 from mm1_ablate.spec.fingerprint import fingerprint
 from mm1_ablate.spec.settings import Misfit
-
-PAGES = [
-    ["I0", "one", "two", "I1", "I2", "three"],
-    ["four", "I3", "five"],
-    ["six"],
-    ["I4", "seven", "I5"],
-]
-"""Pages as their parts: I0 is picture 0."""
-
-
-def png(shade: int) -> bytes:
-    data = io.BytesIO()
-    pil.new("RGB", (6, 4), (shade, 0, 0)).save(data, "PNG")
-    return data.getvalue()
-
-
-def url(picture: int) -> str:
-    return f"https://a.example/pictures/{picture}.png?width=6&from={picture}"
-
-
-def written(document: Document) -> list[str]:
-    return [f"I{part.load()[0, 0, 0]}" if isinstance(part, Image) else part for part in document.parts]
-
-
-def read(source: InterleavedSource) -> list[list[str]]:
-    opened = source.open(name="pages")
-    return [written(opened[index]) for index in range(len(opened))]
-
-
-def number(part: str) -> int | None:
-    return int(part[1:]) if part.startswith("I") else None
-
-
-def write_obelics(path: Path, pages: Sequence[Sequence[str]] = PAGES, images: str = "bytes", **more: Sequence[Any]) -> Path:
-    """OBELICS' layout, its images in one of the ways that people have them."""
-    kinds = {"bytes": pa.binary(), "struct": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "url": pa.string()}
-    value = {"bytes": png, "struct": lambda picture: {"bytes": png(picture), "path": None}, "url": url}[images]
-    columns = {
-        "images": pa.array([[None if (n := number(p)) is None else value(n) for p in page] for page in pages], pa.list_(kinds[images])),
-        "texts": pa.array([[p if number(p) is None else None for p in page] for page in pages], pa.list_(pa.string())),
-        "general_metadata": [json.dumps({"url": f"https://a.example/{place}"}) for place in range(len(pages))],
-    }
-    pq.write_table(pa.table({**columns, **more}), path, row_group_size=2)
-    return path
-
-
-def write_mmc4(path: Path, pages: Sequence[Sequence[str]] = PAGES, **more: Sequence[Any]) -> Path:
-    """MMC4's layout: sentences, and images that match one each."""
-    rows = []
-    for place, page in enumerate(pages):
-        sentences = [part for part in page if number(part) is None]
-        infos = []
-        for position, part in enumerate(page):
-            if (picture := number(part)) is not None:
-                following = sum(number(other) is None for other in page[:position])
-                infos.append(
-                    {
-                        "image_name": f"{picture}.png",
-                        "raw_url": url(picture),
-                        "matched_text_index": min(following, len(sentences) - 1),
-                        "matched_sim": 0.2 + picture / 100,
-                    }
-                )
-        row = {"url": f"https://a.example/{place}", "text_list": sentences, "image_info": infos, "similarity_matrix": [[0.1]]}
-        rows.append({**row, **{name: values[place] for name, values in more.items()}})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def write_pictures(folder: Path, how: str, pictures: Sequence[int] = range(6)) -> tuple[str, str]:
-    """Pictures beside documents, in one of the layouts that people have: (pattern, what they are looked up by)."""
-    folder.mkdir(exist_ok=True)
-    if how == "img2dataset":
-        with webdataset.TarWriter(str(folder / "00000.tar")) as tar:
-            for place, picture in enumerate(reversed(pictures)):
-                tar.write({"__key__": f"{place:09}", "png": png(picture), "json": {"url": url(picture), "status": "success"}})
-        return f"{folder}/*.tar", "url"
-    if how == "tar of sha256":
-        with webdataset.TarWriter(str(folder / "all.tar")) as tar:
-            for picture in pictures:
-                tar.write({"__key__": f"some/{sha256(url(picture).encode()).hexdigest()}", "png": png(picture)})
-        return f"{folder}/all.tar", "url_sha256"
-    for picture in pictures:
-        name = {"sha256": sha256(url(picture).encode()).hexdigest(), "base name": f"{picture}.PNG", "path": f"{picture}.png"}[how]
-        path = folder / ("pictures" if how == "path" else f"part-{picture % 2}") / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(png(picture))
-    return f"{folder}/**/*", {"sha256": "url_sha256", "base name": "base_name", "path": "path"}[how]
-
-
-LAYOUTS = ["img2dataset", "tar of sha256", "sha256", "base name", "path"]
 
 
 # ---------------------------------------------------------------- OBELICS
@@ -303,87 +206,6 @@ def test_mmc4_without_a_place_for_its_pictures_is_refused_unless_they_are_remove
     source = Mmc4(files=str(path), images=False)
     source.check()
     assert read(source) == [["one two three"], ["four five"], ["six"], ["seven"]]
-
-
-# ---------------------------------------------------------------- removing images, and the interleaving
-SOURCES = {
-    "obelics": lambda folder: Obelics(files=str(write_obelics(folder / "a.parquet"))),
-    "mmc4": lambda folder: Mmc4(files=str(write_mmc4(folder / "a.jsonl")), image_files=write_pictures(folder / "b", "base name")[0]),
-}
-
-
-def switched(source: InterleavedSource, **switches: bool) -> InterleavedSource:
-    return type(source).model_validate({**source.model_dump(), **switches})
-
-
-@pytest.mark.parametrize("kind", SOURCES)
-def test_without_images_the_text_stays(tmp_path: Path, kind: str):
-    whole = SOURCES[kind](tmp_path)
-    without = switched(whole, images=False)
-    assert [" ".join(page).split() for page in read(without)] == [
-        [p for p in " ".join(page).split() if p[0] != "I"] for page in read(whole)
-    ]
-
-
-@pytest.mark.parametrize("kind", SOURCES)
-def test_without_interleaving_each_run_of_images_has_the_text_that_follows_it(tmp_path: Path, kind: str):
-    whole = SOURCES[kind](tmp_path)
-    between = "\n\n" if kind == "obelics" else " "
-    end = [["I4", "seven"], ["I5"]] if kind == "obelics" else [["I4", "I5", "seven"]]
-    pairs = switched(whole, interleaving=False)
-    assert read(pairs) == [["I0", f"one{between}two"], ["I1", "I2", "three"], ["four", "I3", "five"], ["six"], *end]
-    assert len({pairs.open()[index].key for index in range(len(pairs.open()))}) == len(pairs.open())
-
-
-def test_without_both_the_texts_of_the_pairs_stay(tmp_path: Path):
-    source = switched(SOURCES["mmc4"](tmp_path), images=False, interleaving=False)
-    assert read(source) == [["one two"], ["three"], ["four five"], ["six"], ["seven"]]
-
-
-def test_bad_pages_stay_one_bad_document_without_interleaving(tmp_path: Path):
-    table = {
-        "images": [[None, png(0), None, png(1), None], [None], [png(2), None]],
-        "texts": [["a", None, "b", None, "c"], ["x", "y"], [None, "d"]],
-    }
-    pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    opened = Obelics(files=f"{tmp_path}/a.parquet", interleaving=False).open()
-    assert len(opened) == 4
-    with pytest.raises(Unreadable):
-        opened[2]
-    assert [written(opened[index]) for index in (0, 1, 3)] == [["a", "I0", "b"], ["I1", "c"], ["I2", "d"]]
-
-
-class MadeUp:
-    """Pages of any parts."""
-
-    def __init__(self, pages: Sequence[Sequence[str | Image]]) -> None:
-        self.pages = pages
-
-    def __len__(self) -> int:
-        return len(self.pages)
-
-    def __getitem__(self, index: int) -> Page:
-        return Page(str(index), tuple(self.pages[index]))
-
-
-PARTS = st.lists(
-    st.one_of(st.integers(0, 99).map(lambda shade: Image(str(shade), lambda: np.zeros((1, 1, 3), np.uint8))), st.text("abc", min_size=1))
-)
-
-
-@given(pages=st.lists(PARTS.filter(bool), min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
-def test_pairs_laid_end_to_end_are_the_documents_and_each_has_one_run_of_images(pages: list[list[str | Image]]):
-    pairs = [pairs_of(tuple(page)) for page in pages]
-    assert [[part for pair in of_page for part in pair] for of_page in pairs] == pages
-    for of_page in pairs:
-        for pair in of_page:
-            kinds = "".join("I" if isinstance(part, Image) else "t" for part in pair)
-            runs = [run for run in kinds.split("t") if run]
-            assert len(runs) == (1 if any(isinstance(part, Image) for part in sum(of_page, ())) else 0)
-    firsts = np.cumsum([0, *(len(of_page) for of_page in pairs)])
-    opened = OpenInterleaved(Obelics(files="unused", interleaving=False), MadeUp(pages), "pages", " ", firsts)
-    assert [opened[index].parts for index in range(len(opened))] == [joined(pair, " ") for of_page in pairs for pair in of_page]
 
 
 # ---------------------------------------------------------------- identity

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from mm1_ablate.data.documents import Document, Image
 from mm1_ablate.data.miniature import language, tasks
 from mm1_ablate.data.miniature.episodes import GLYPH_CUE
-from mm1_ablate.data.miniature.rendering import SIDE, image_pool, render, render_pool
+from mm1_ablate.data.miniature.rendering import SIDE, image_pool, render
 from mm1_ablate.data.miniature.world import ATTRIBUTES, NAMES, POOL_SIZES, attributes, scenes
 from mm1_ablate.data.sources.miniature import Miniature
 from mm1_ablate.data.tokenizer import UnknownWords, load_tokenizer
@@ -44,7 +44,7 @@ def test_a_picture_does_not_depend_on_what_is_rendered_beside_it():
 
 
 def test_splits_and_world_seeds_share_no_picture():
-    pools = {(split, seed): render_pool(split, np.arange(100), seed) for split in POOL_SIZES for seed in (0, 1)}
+    pools = {(split, seed): render(seed, split, np.arange(100)) for split in POOL_SIZES for seed in (0, 1)}
     pictures = [picture.tobytes() for pool in pools.values() for picture in pool]
     assert len(set(pictures)) == len(pictures)
     keys = [image.key for split, size in POOL_SIZES.items() for image in image_pool(split)]
@@ -62,7 +62,7 @@ def test_attributes_are_uniform_and_independent():
 def test_every_attribute_shows_in_the_pixels():
     """The nearest mean picture of a value, over other pictures, is right more often than chance: for the letter, on its plate."""
     table = attributes(0, "training", np.arange(1500))
-    pixels = render_pool("training", np.arange(1500)).astype(np.float32)
+    pixels = render(0, "training", np.arange(1500)).astype(np.float32)
     plates = pixels[:, 40:47, 40:47].reshape(1500, -1)
     letters = np.stack([plates[:1000][table[:1000, 5] == value].mean(0) for value in range(8)])
     nearest = ((plates[1000:, None] - letters) ** 2).sum(-1).argmin(1)

@@ -18,7 +18,7 @@ from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.loader import lay_out
 from mm1_ablate.data.packing import TokenisedDocument
 from mm1_ablate.data.sub_images import GREY, fitted, grid_of, views_of
-from mm1_ablate.spec.experiment import SubImages
+from mm1_ablate.spec.model import SubImages
 
 SIZE = 24
 
@@ -42,7 +42,9 @@ def image(height: int, width: int, seed: int = 0) -> Image:
     more=st.integers(0, 6),
     size=st.sampled_from([14, 224]),
 )
-def test_the_grid_is_the_one_of_llava_next(height: int, width: int, at_least: int, more: int, size: int) -> None:
+def test_the_grid_is_the_one_of_llava_next_or_of_equals_the_one_that_shows_more(
+    height: int, width: int, at_least: int, more: int, size: int
+) -> None:
     declared = SubImages(at_least=at_least, at_most=max(2, at_least + more))
     rows, columns = grid_of(height, width, size, declared)
     assert declared.at_least <= rows * columns <= declared.at_most
@@ -52,9 +54,15 @@ def test_the_grid_is_the_one_of_llava_next(height: int, width: int, at_least: in
         for second in range(1, declared.at_most + 1)
         if declared.at_least <= first * second <= declared.at_most
     ]
-    theirs = select_best_resolution((height, width), grids)
-    if theirs is not None:  # nothing where a side would vanish
-        assert (rows * size, columns * size) == theirs
+    theirs, ours = select_best_resolution((height, width), grids), (rows * size, columns * size)
+
+    def shown(grid: tuple[int, int]) -> int:
+        scale = min(grid[1] / width, grid[0] / height)
+        return int(width * scale) * int(height * scale)
+
+    if theirs is not None and ours != theirs:  # nothing where a side would vanish
+        assert ours[0] * ours[1] == theirs[0] * theirs[1]
+        assert min(shown(ours), width * height) == min(shown(theirs), width * height) and shown(ours) > shown(theirs)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +94,25 @@ def test_crops_and_overview_are_those_of_pil(height: int, width: int) -> None:
     difference = np.abs(views.astype(int) - expected.astype(int)).max((1, 2, 3))
     # Where the side divides, pixels are averaged.
     assert difference[1:].max() <= 2 and difference[0] <= (4 if height == width == 2 * SIZE else 2)
+
+
+def test_mm1s_fine_tuning_at_1344_pixels_is_four_crops_and_an_overview_of_672() -> None:
+    """The image itself is not resized, and of a larger or smaller one no proportions change."""
+    mm1 = SubImages(at_least=4, at_most=4)
+    picture = photograph(1344, 1344)
+    views = views_of(picture, 672, mm1)
+    assert views.shape == (5, 672, 672, 3)
+    whole = np.concatenate([np.concatenate(views[1:3], 1), np.concatenate(views[3:5], 1)])
+    assert np.array_equal(whole, picture)
+    expected = np.asarray(PIL.Image.fromarray(picture).resize((672, 672), PIL.Image.Resampling.BICUBIC))
+    assert np.abs(views[0].astype(int) - expected.astype(int)).max() <= 2
+    assert [grid_of(*shape, 672, mm1) for shape in ((336, 336), (2000, 2000), (1344, 1000), (600, 2400), (2400, 600))] == [
+        (2, 2),
+        (2, 2),
+        (2, 2),
+        (1, 4),
+        (4, 1),
+    ]
 
 
 def test_the_overview_stands_where_it_is_declared() -> None:

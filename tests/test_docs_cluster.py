@@ -56,6 +56,9 @@ def test_the_launchers_file_is_valid_by_rays_own_schema() -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(launcher, schema)
     assert launcher["head_node_type"] in launcher["available_node_types"]
+    # What is set up is what was brought: the shared folder is empty at first.
+    brought = [place for place in launcher["file_mounts"] if not place.endswith("auth_token")]
+    assert brought and all(f"{place}/constraints.txt" in launcher["setup_commands"][-1] for place in brought)
 
 
 def test_the_resources_are_valid() -> None:
@@ -74,6 +77,7 @@ def test_the_options_of_ray_and_mlflow_that_are_used_exist() -> None:
     assert {word for word in command if word.startswith("--")} <= options(mlflow_cli.commands["server"])
     assert {"--address", "--min-nodes"} <= options(ray_cli.commands["symmetric-run"])
     assert {"--address", "--no-wait", "--submission-id"} <= options(ray_cli.commands["job"].commands["submit"])
+    assert {"--tmux"} <= options(ray_cli.commands["exec"]) and "rsync-up" in ray_cli.commands
     assert {"--head", "--autoscaling-config", "--num-cpus", "--num-gpus"} <= options(ray_cli.commands["start"])
 
 

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pandas
 import pytest
-import torch
 from toy_tasks import (
     CHOOSE,
     CONFIGURATION,
@@ -19,32 +18,14 @@ from toy_tasks import (
     random_model,
     record,
     run,
-    word_tokenizer,
 )
 
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.evaluate import ContextOverflow, evaluate, prepare
 from mm1_ablate.evaluation.scores import COLUMNS, summarise
 from mm1_ablate.evaluation.task import load_task
-from mm1_ablate.model.multimodal import MultimodalModel
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.tasks import shipped_tasks
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return word_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model() -> MultimodalModel:
-    return random_model()
 
 
 @pytest.mark.parametrize("policy, window", [("per_task", None), ("per_query", None), ({"sets": 2}, None), ("per_task", 9)])

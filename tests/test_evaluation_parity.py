@@ -32,11 +32,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 # ---------------------------------------------------------------- transformers
 @pytest.mark.parametrize("model_type", MODELS)
 @pytest.mark.parametrize("policy", ["per_task", "per_query"])

@@ -1,73 +1,39 @@
-"""What can be said of a protocol, and what comes of it: demonstrations, seeds, presets, averages, bad items, processes, held-out loss."""
+"""What can be said of a protocol, and what comes of it: demonstrations, evaluation seeds, presets, overrides, averages."""
 
 from __future__ import annotations
 
-import json
-from math import log
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
-import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import TEXT, tiny_experiment
 from toy_tasks import (
-    CHOOSE,
-    CONFIGURATION,
     GENERATE,
     Toy,
+    demonstrations_of,
     experiment_on,
     plain_generation,
-    plain_log_likelihood,
-    random_model,
     record,
     run,
     toy,
-    word_tokenizer,
 )
 
 from mm1_ablate.data.documents import Image, Item
-from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.packing import tokenise
-from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import dealt, demonstrations
-from mm1_ablate.evaluation.evaluate import coverage, merged, predict, prepare, scored, summarise
-from mm1_ablate.evaluation.fit_check import ContextOverflow, check_fits, context_needs
+from mm1_ablate.evaluation.evaluate import summarise
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
 from mm1_ablate.evaluation.scores import ids_in_line, ids_of_line
-from mm1_ablate.evaluation.task import Task, load_task
-from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.evaluation.task import load_task
 from mm1_ablate.spec.alteration import Edit, altered
 from mm1_ablate.spec.claims import metric_problem
-from mm1_ablate.spec.evaluation import Sets
-from mm1_ablate.spec.experiment import Evaluation, Experiment
+from mm1_ablate.spec.evaluation import Evaluation, Sets
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical
 from mm1_ablate.spec.paths import plain
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return word_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model() -> MultimodalModel:
-    return random_model()
-
-
-def ids(table: pandas.DataFrame, shots: int) -> dict[str, list[str]]:
-    own = table[(table["shots"] == shots) & table["primary"]]
-    return {item: text.split() for item, text in zip(own["item"], own["demonstration_set"], strict=True)}
 
 
 # ---------------------------------------------------------------- demonstrations
@@ -100,7 +66,7 @@ def test_sets_are_nested_shared_and_different() -> None:
 
 def test_each_query_is_asked_after_the_set_that_it_was_dealt(model, tokenizer, tmp_path) -> None:
     table = run(model, experiment_on([record(tmp_path, GENERATE)], demonstrations={"sets": 2}, items=12), tokenizer)
-    three, group = ids(table, 3), table.set_index("item")["group"].to_dict()
+    three, group = demonstrations_of(table, 3), table.set_index("item")["group"].to_dict()
     own = table[table["shots"] == 3]
     for item, number in zip(own["item"], own["set_number"], strict=True):
         alike = {
@@ -288,243 +254,3 @@ def test_groups_and_losses_can_be_compared_by_name() -> None:
     )
     wrong = metric_problem("loss/texts", evaluation)
     assert wrong == ("'loss/texts' is not measured: evaluation.losses has text", "did you mean 'text'?")
-
-
-# ---------------------------------------------------------------- bad items
-def test_bad_items_are_counted_and_named_and_the_score_is_over_the_others(model, tokenizer, tmp_path) -> None:
-    fine = run(model, experiment_on([record(tmp_path, GENERATE)]), tokenizer)
-    broken = record(tmp_path, toy(corrupt=["q1", "q4"], incomplete=["q2"], bad=1))
-    table = run(model, experiment_on([broken]), tokenizer)
-    good = ["q0", "q3", "q5", "q6", "q7", "q8"]
-    answered = table[table["problem"] == ""]
-    columns = ["shots", "item", "demonstration_set", "prediction", "score"]
-    # Other questions, and what they draw, are as they would be without the bad ones.
-    pandas.testing.assert_frame_equal(
-        answered[columns].reset_index(drop=True), fine[fine["item"].isin(good)][columns].reset_index(drop=True), check_dtype=False
-    )
-    counted = coverage(table)
-    assert counted["items"].tolist() == [6, 6, 6] and counted["left_out"].tolist() == [4, 4, 4]
-    assert json.loads(counted["reasons"][0]) == {"no annotation": 1, "no reference": 1, "truncated JPEG": 2}
-    assert counted["score"][2] == summarise(table)["shot_3/toy"] == pytest.approx(100 * answered.query("shots == 3")["score"].mean())
-    assert set(table.loc[table["item"] == "q4", "problem"]) == {"truncated JPEG: q4"}
-    assert table.loc[table["item"] == "q4", "score"].isna().all()
-
-
-@pytest.mark.parametrize("policy", ["per_task", "per_query"])
-def test_a_demonstration_that_cannot_be_shown_is_replaced_by_the_next_in_its_order(model, tokenizer, tmp_path, policy) -> None:
-    fine = run(model, experiment_on([record(tmp_path, GENERATE)], demonstrations=policy, shots=[4]), tokenizer)
-    corrupt, incomplete = ids(fine, 4)["q0"][0], ids(fine, 4)["q1"][1]
-    bad = {corrupt, incomplete}
-    path = record(tmp_path, toy(corrupt=[corrupt], incomplete=[incomplete]))
-    for size in (2, 64):
-        table = run(model, experiment_on([path], demonstrations=policy, shots=[1, 3], batch_items=size), tokenizer)
-        three, one = ids(table, 3), ids(table, 1)
-        for item, four in ids(fine, 4).items():
-            expected = [name for name in four if name not in bad]
-            assert three[item][: len(expected)] == expected[:3] and len(three[item]) == 3
-            assert one[item] == three[item][:1]
-            own = table[(table["item"] == item) & (table["shots"] == 3)]["replaced"].item()
-            assert all(name in own for name in four[:3] if name in bad)
-        reasons = " ".join(table["replaced"].unique())
-        assert f"truncated JPEG: {corrupt}" in reasons and f"no reference: {incomplete}" in reasons
-        assert coverage(table)["replaced"].sum() > 0
-
-
-def test_a_task_of_which_nothing_can_be_asked_is_an_error(model, tokenizer, tmp_path) -> None:
-    names = [f"q{number}" for number in range(9)]
-    with pytest.raises(ValueError, match="task toy: no items that can be asked: no reference: q0"):
-        run(model, experiment_on([record(tmp_path, toy(incomplete=names))]), tokenizer)
-    with pytest.raises(ValueError, match="task toy at 0 shots: no item has a score under exact_match: truncated JPEG: q0"):
-        summarise(run(model, experiment_on([record(tmp_path, toy(corrupt=names))], shots=[0]), tokenizer))
-    with pytest.raises(ValueError, match="3 shots need as many demonstrations"):
-        run(model, experiment_on([record(tmp_path, toy(corrupt=[f"d{number}" for number in range(8)]))]), tokenizer)
-
-
-# ---------------------------------------------------------------- context
-def test_prompts_that_do_not_fit_are_found_without_a_model(tmp_path) -> None:
-    path = record(tmp_path, GENERATE)
-
-    def declared(length: int, **changes: Any) -> Experiment:
-        fields = {**CONFIGURATION, "max_position_embeddings": length}
-        return tiny_experiment(
-            {"model.language_model.configuration": fields, "evaluation": {"tasks": [path], "shots": [0, 2, 3]}, **changes}
-        )
-
-    longest = max(sum(need[2:]) + 4 * need.images for need in context_needs(declared(1).evaluation, "miniature")["toy"])
-    check_fits(declared(longest))
-    with pytest.raises(ContextOverflow, match=f"task toy at 3 shots needs {longest} tokens of context .* language model has {longest - 1}"):
-        check_fits(declared(longest - 1))
-    with pytest.raises(ContextOverflow, match="an image takes 1, "):
-        check_fits(declared(30, **{"model.connector": {"type": "average_pool", "image_tokens": 1}}))
-    remembered = json.loads(json.dumps(context_needs(declared(1).evaluation, "miniature")))
-    check_fits(declared(longest), remembered)
-
-
-# ---------------------------------------------------------------- likelihoods
-def test_a_task_can_ask_how_likely_the_right_answer_is(model, tokenizer, tmp_path) -> None:
-    fields = {**GENERATE, "kind": "likelihood", "metrics": ["lambada_accuracy", "perplexity"]}
-    experiment = experiment_on([record(tmp_path, fields)], shots=[0])
-    table = run(model, experiment, tokenizer)
-    scores = table.set_index(["metric", "item"])["score"]
-    nats = []
-    for query in Toy().open("report", None, 0).queries:
-        assert query.image
-        expected, greedy = plain_log_likelihood(model, tokenizer, [query.image, f"{query.fields['q']} ->"], query.references[0])
-        assert scores["perplexity", query.id] == pytest.approx(-expected, abs=1e-4)
-        assert scores["lambada_accuracy", query.id] == greedy
-        nats.append(expected)
-    summary = summarise(table)
-    assert summary["shot_0/toy.perplexity"] == pytest.approx(np.exp(-np.mean(nats)), rel=1e-4)
-
-
-def test_greedy_continuations_are_told_from_others(model, tokenizer, tmp_path) -> None:
-    generated = run(model, experiment_on([record(tmp_path, {**GENERATE, "max_new_tokens": 2})], shots=[0]), tokenizer).set_index("item")
-
-    class Answers(Toy):
-        def open(self, split: str, count: int | None, seed: int) -> Any:
-            items = super().open(split, count, seed)
-            queries = [
-                Item(item.id, item.group, item.image, item.fields, (generated.loc[item.id, "prediction"] if number % 2 else "red",))
-                for number, item in enumerate(items.queries)
-            ]
-            return type(items)(queries, items.demonstrations)
-
-    fields = {**GENERATE, "kind": "likelihood", "metrics": ["lambada_accuracy"], "items": Answers(type=f"{__name__}.Answers")}
-    prepared = prepare(Task.model_validate(fields), experiment_on(["x.yaml"], shots=[0]).evaluation, tokenizer)
-    from mm1_ablate.evaluation.embedding import PromptEmbedder
-    from mm1_ablate.evaluation.evaluate import _Asker
-
-    with torch.no_grad():
-        asker = _Asker(prepared, PromptEmbedder(model, ImagePipeline(24), tokenizer.padding), tokenizer)
-        asked = list(asker.ask([prepared.questions], lambda answers: None))
-    for one in asked:
-        assert one.prediction and one.prediction.token_counts == (len(tokenizer.encode(one.prediction.choices[0])),)
-        if one.place % 2:
-            assert one.prediction.greedy == (True,) and one.prediction.text == one.prediction.choices[0]
-    assert {one.prediction.greedy for one in asked if one.prediction} == {(True,), (False,)}
-
-
-@pytest.mark.parametrize("window", [None, 9])
-def test_a_choice_in_the_middle_is_judged_by_what_follows_it(model, tokenizer, tmp_path, window) -> None:
-    if window:
-        plain_fields = {name: value for name, value in CONFIGURATION.items() if name != "qk_layernorm"}
-        model = random_model(
-            {"model_type": "mistral", "configuration": {**plain_fields, "num_key_value_heads": 1, "sliding_window": window}}
-        )
-    fields = {**CHOOSE, "prompt": "{image} {q} {choice} -> {answer}", "metrics": ["choice_accuracy"]}
-    table = run(model, experiment_on([record(tmp_path, fields)], shots=[0]), tokenizer).set_index("item")
-    for query in Toy().open("report", None, 0).queries:
-        assert query.image
-        expected = [
-            plain_log_likelihood(model, tokenizer, [query.image, f"{query.fields['q']} {choice} ->"], query.references[0])[0]
-            for choice in query.choices
-        ]
-        assert json.loads(table.loc[query.id, "log_likelihoods"]) == pytest.approx(expected, abs=1e-4)
-        assert table.loc[query.id, "prediction"] == query.choices[int(np.argmax(expected))]
-
-
-# ---------------------------------------------------------------- the same for any batch and number of processes
-@pytest.mark.parametrize("ranks, size", [(2, 4), (3, 64), (7, 1)])
-def test_processes_share_the_work_and_join_to_the_same_predictions(model, tokenizer, tmp_path, ranks, size) -> None:
-    broken = toy(corrupt=["q3", "d4"], incomplete=["q5"])
-    paths = [record(tmp_path, broken), record(tmp_path, {**CHOOSE, "task": "other", "items": broken["items"]})]
-    settings = {"seeds": [0, 1], "demonstrations": {"sets": 2}, "shots": [0, 2]}
-    pipeline = ImagePipeline(24)
-    alone = predict(model, experiment_on(paths, **settings), tokenizer, pipeline)
-    experiment = experiment_on(paths, **settings, batch_items=size)
-    parts = [predict(model, experiment, tokenizer, pipeline, rank=rank, ranks=ranks) for rank in range(ranks)]
-    assert sum(map(len, parts)) == len(alone) and all(len(part) for part in parts)
-    tasks = load_tasks(experiment.evaluation)
-    together = merged(parts, tasks)
-    others = [column for column in alone.columns if column != "log_likelihoods"]
-    pandas.testing.assert_frame_equal(together[others], alone[others])
-    for own, expected in zip(together["log_likelihoods"], alone["log_likelihoods"], strict=True):
-        assert json.loads(own) == pytest.approx(json.loads(expected), abs=1e-5)
-    scores = scored(together, tasks, experiment.evaluation)
-    assert summarise(scores) == summarise(run(model, experiment_on(paths, **settings), tokenizer))
-
-
-def _one_of_two(rank: int, folder: str) -> None:
-    from torch import distributed
-
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    held_out = {"text": {"source": TEXT, "documents": 9}}
-    experiment = experiment_on([f"{folder}/toy.yaml"], losses=held_out)
-    run(random_model(), experiment, word_tokenizer(), rank=rank, ranks=2).to_pickle(f"{folder}/{rank}.pickle")
-    distributed.destroy_process_group()
-
-
-def test_two_processes_give_each_the_whole_table(model, tokenizer, tmp_path) -> None:
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(GENERATE))
-    torch.multiprocessing.start_processes(_one_of_two, (str(tmp_path),), nprocs=2, start_method="fork")
-    tables = [pandas.read_pickle(tmp_path / f"{rank}.pickle") for rank in range(2)]
-    alone = run(model, experiment_on([str(tmp_path / "toy.yaml")], losses={"text": {"source": TEXT, "documents": 9}}), tokenizer)
-    for table in tables:
-        pandas.testing.assert_frame_equal(table, alone, atol=1e-6, rtol=1e-6)
-
-
-def test_predictions_that_are_stored_score_as_before(model, tokenizer, tmp_path) -> None:
-    paths = [record(tmp_path, GENERATE), record(tmp_path, {**CHOOSE, "task": "other"})]
-    experiment = experiment_on(paths)
-    predictions = predict(model, experiment, tokenizer, ImagePipeline(24))
-    predictions.to_parquet(tmp_path / "predictions.parquet")
-    stored = pandas.read_parquet(tmp_path / "predictions.parquet")
-    tasks = load_tasks(experiment.evaluation)
-    pandas.testing.assert_frame_equal(scored(stored, tasks, experiment.evaluation), run(model, experiment, tokenizer))
-
-
-# ---------------------------------------------------------------- held-out documents
-def test_held_out_loss_is_that_of_each_document_alone(model, tokenizer) -> None:
-    held_out = {
-        "text": {"source": {**TEXT, "documents": None}, "first": 40_000 - 6, "documents": 40},
-        "captions": {"source": {"type": "miniature", "data_type": "captioned", "content": "alt_text"}, "documents": 3},
-    }
-    # Sources are read as they are declared; unseen documents of the same world are those behind what training reads.
-    held_out["text"]["source"]["documents"] = 40_000
-    experiment = experiment_on(["miniature_facts"], items=2, losses=held_out)
-    table = run(model, experiment, tokenizer)
-    summary = summarise(table)
-    assert table[table["family"] == "loss"].groupby(["task", "metric"]).size().to_dict() == {
-        ("captions", "bits_per_byte"): 3, ("captions", "loss"): 3, ("text", "bits_per_byte"): 6, ("text", "loss"): 6,
-    }  # fmt: skip
-    for name, held in experiment.evaluation.losses.items():
-        documents = held.source.open(0, name)
-        nats, text_nats, tokens, size = 0.0, 0.0, 0, 0
-        for index in range(held.first, held.first + (6 if name == "text" else 3)):
-            document = documents[index]
-            segments = tokenise(document, tokenizer, 4).segments
-            parts = [
-                model.encode_images(ImagePipeline(24).load([part]))[0] if isinstance(part, Image) else model.embed(torch.tensor(part))
-                for part in segments
-            ]
-            with torch.no_grad():
-                logits = model.language_model(inputs_embeds=torch.cat(parts)[None]).logits[0].log_softmax(-1)
-            place = 0
-            for part in segments:
-                if isinstance(part, Image):
-                    place += 4
-                    continue
-                for token in part:
-                    if place:
-                        own = -float(logits[place - 1, token].detach())
-                        nats, tokens = nats + own, tokens + 1
-                        text_nats += own if token != tokenizer.end else 0
-                    place += 1
-            words = document.text if name == "captions" else document.text.split(" ", 1)[1]
-            size += len(words.encode())
-        assert summary[f"loss/{name}"] == pytest.approx(nats / tokens, abs=1e-4)
-        assert summary[f"bits_per_byte/{name}"] == pytest.approx(text_nats / log(2) / size, abs=1e-4)
-
-
-def test_a_held_out_document_that_does_not_fit_is_an_error(model, tokenizer, monkeypatch) -> None:
-    monkeypatch.setattr(model, "context_length", 12)
-    with pytest.raises(ContextOverflow, match=r"evaluation.losses.text: document .* tokens of context"):
-        run(model, experiment_on(["miniature_facts"], items=2, losses={"text": {"source": TEXT}}), tokenizer)
-
-
-def test_a_parquet_of_item_scores_holds_everything(model, tokenizer, tmp_path: Path) -> None:
-    experiment = experiment_on([record(tmp_path, toy(corrupt=["q3"]))], losses={"text": {"source": TEXT, "documents": 5}})
-    table = run(model, experiment, tokenizer)
-    table.to_parquet(tmp_path / "items.parquet")
-    assert summarise(pandas.read_parquet(tmp_path / "items.parquet")) == summarise(table)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from spec_files import EXPERIMENT, pointed_at, write_experiment
+from timm.layers import LayerNorm2d
+from timm.models.regnet import RegStage
 from tiny import tiny_experiment
+from torch import nn
+from torch.nn.functional import gelu
+from transformers import InternVLConfig
+from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
+from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLMultiModalProjector
 
 from mm1_ablate.model.grid import to_grid, to_tokens
 from mm1_ablate.model.multimodal import build
+from mm1_ablate.spec.connector import Connector
 from mm1_ablate.spec.expansion import FileErrors, load_experiment
-from mm1_ablate.spec.experiment import Connector
 from mm1_ablate.spec.settings import component_types
 
 TYPES = component_types("mm1_ablate.model.connectors")
@@ -104,6 +112,106 @@ def test_heads_must_divide_the_encoders_width_when_the_file_is_read(name: str, t
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith("5}") and "the encoder's width, 96, is not a multiple of 5 heads" in problem.message
     assert make(name, 4).build(40, 2, 8)(torch.randn(1, 4, 40)).shape == (1, 4, 8)
+
+
+# ---------------------------------------------------------------- as they were published
+def test_the_c_abstractor_is_honeybees_for_the_same_weights() -> None:
+    """In Honeybee: a position embedding, `net` of two stages with a pooling between them, `readout`."""
+    stage = partial(RegStage, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=LayerNorm2d)
+    net = nn.Sequential(stage(2, 24, 16), nn.AdaptiveAvgPool2d((4, 4)), stage(2, 16, 16))
+    readout = nn.Sequential(nn.Linear(16, 20), nn.SiLU(), nn.Linear(20, 20))
+    places = torch.randn(1, 81, 24)
+    ours = TYPES["c_abstractor"].model_validate({"type": "c_abstractor", "image_tokens": 16, "hidden": 16, "depth": 2}).build(24, 9, 20)
+    state = {"positions": places[0]}
+    for theirs, mine in ((net[0], "before"), (net[2], "after"), (readout, "project")):
+        state |= {f"{mine}.{name}": value for name, value in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+    patches = torch.randn(3, 81, 24)
+    expected = readout(net((patches + places).transpose(1, 2).reshape(3, 24, 9, 9)).flatten(2).transpose(1, 2))
+    torch.testing.assert_close(ours(patches), expected)
+
+
+def test_the_c_abstractor_of_mm1s_base_has_honeybees_size() -> None:
+    """Three blocks before and after, of 1024 channels, for a ViT-L and a language model of width 4096."""
+    with torch.device("meta"):
+        module = TYPES["c_abstractor"].model_validate({"type": "c_abstractor"}).build(1024, 24, 4096)
+        stage = partial(RegStage, 3, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=LayerNorm2d)
+        parts = [stage(1024, 1024), stage(1024, 1024), nn.Linear(1024, 4096), nn.Linear(4096, 4096)]
+    numbers = [sum(parameter.numel() for parameter in part.parameters()) for part in (module, *parts)]
+    assert numbers[0] == sum(numbers[1:]) + 24 * 24 * 1024
+
+
+def test_pixel_shuffle_is_internvls_for_the_same_weights_but_for_the_order_of_channels() -> None:
+    config = InternVLConfig(
+        vision_config={"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+        text_config={"model_type": "qwen2", "hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9},
+        projector_hidden_act="gelu",
+        downsample_ratio=0.5,
+    )
+    theirs, ours = InternVLMultiModalProjector(config), make("pixel_shuffle", 4).build(6, 4, 20)
+    patches = torch.randn(3, 16, 6)
+    gathered = InternVLModel.pixel_shuffle(None, patches.reshape(3, 4, 4, 6), 0.5).reshape(3, 4, 24)
+    assert torch.equal(gathered, Idefics3Connector.pixel_shuffle(None, patches, 2))  # which nanoVLM has too
+    mine = to_tokens(ours.gather(to_grid(patches)))
+    order = [int((gathered == mine[..., channel, None]).all((0, 1)).nonzero()) for channel in range(24)]
+    assert sorted(order) == list(range(24)) and torch.equal(mine, gathered[..., order])
+    norm, first, _, second = ours.project
+    for target, source in ((norm, theirs.layer_norm), (first, theirs.linear_1), (second, theirs.linear_2)):
+        target.load_state_dict(source.state_dict())
+    with torch.no_grad():
+        norm.weight.copy_(theirs.layer_norm.weight[order])
+        norm.bias.copy_(theirs.layer_norm.bias[order])
+        first.weight.copy_(theirs.linear_1.weight[:, order])
+    torch.testing.assert_close(ours(patches), theirs(gathered))
+
+
+def test_the_perceiver_resampler_is_flamingos_for_the_same_weights() -> None:
+    """Flamingo's, as OpenFlamingo has it: no biases, no places, no projection."""
+    width, heads, tokens = 24, 3, 5
+    settings = {"type": "perceiver_resampler", "image_tokens": tokens, "heads": heads, "depth": 2}
+    ours = TYPES["perceiver_resampler"].model_validate(settings).build(width, 3, width)
+    with torch.no_grad():
+        ours.positions.zero_()
+        ours.project.weight.copy_(torch.eye(width))
+        ours.project.bias.zero_()
+        for layer in ours.layers:
+            for part in (layer.attention.out_proj, layer.feed_forward[1], layer.feed_forward[3]):
+                part.bias.zero_()
+            layer.attention.in_proj_bias.zero_()
+    patches = torch.randn(2, 9, width)
+
+    def split(values: torch.Tensor) -> torch.Tensor:
+        return values.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    latents = ours.latents.expand(2, -1, -1)
+    for layer in ours.layers:
+        queries = layer.norm_latents(latents)
+        both = torch.cat([layer.norm_patches(patches), queries], 1)
+        to_queries, to_keys, to_values = layer.attention.in_proj_weight.chunk(3)
+        shares = split(queries @ to_queries.T) @ split(both @ to_keys.T).mT * (width // heads) ** -0.5
+        read = (shares.softmax(-1) @ split(both @ to_values.T)).transpose(1, 2).flatten(2)
+        latents = latents + read @ layer.attention.out_proj.weight.T
+        norm, first, _, second = layer.feed_forward
+        latents = latents + gelu(norm(latents) @ first.weight.T) @ second.weight.T
+    torch.testing.assert_close(ours(patches), ours.norm(latents), atol=1e-5, rtol=1e-5)
+
+
+def test_the_attention_pool_reads_every_patch_and_tells_places_apart() -> None:
+    module = make("attention_pool", 3).build(24, 4, 20)
+    patches = torch.randn(1, 16, 24)
+    assert not torch.allclose(module(patches), module(patches.flip(1)))
+    with torch.no_grad():
+        module.positions.zero_()
+    torch.testing.assert_close(module(patches), module(patches.flip(1)))
+
+
+@pytest.mark.parametrize("name", sorted(set(TYPES) - {"linear", "mlp", "pixel_shuffle"}))
+def test_at_378_pixels_a_grid_of_27_by_27_becomes_144_tokens(name: str) -> None:
+    settings = TYPES[name].model_validate({"type": name})
+    settings.check_grid(27)
+    with torch.device("meta"):
+        module, patches = settings.build(1280, 27, 2048), torch.zeros(2, 729, 1280)
+        assert module(patches).shape == (2, 144, 2048)
 
 
 # ---------------------------------------------------------------- a user's own

@@ -8,36 +8,26 @@ from typing import Any
 import pytest
 import timm
 import torch
-from spec_files import EXPERIMENT, pointed_at, write_experiment
+from local_models import CLIP_MEAN, TINY, declared, encoder, pixels
+from spec_files import pointed_at
 from tiny import CAPTIONED, tiny_experiment
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mm1_ablate.model.check import wrong_encoder
 from mm1_ablate.model.connectors.c_abstractor import CAbstractor
-from mm1_ablate.model.image_encoder import build_image_encoder
+from mm1_ablate.model.image_encoder import build_image_encoder, check_named
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.resample import resampled
 from mm1_ablate.model.shapes_only import shapes_only
 from mm1_ablate.model.size import count_parameters
 from mm1_ablate.spec.expansion import FileErrors, load_experiment, load_study
-from mm1_ablate.spec.experiment import LanguageModel, TimmEncoder, VisionTransformer
+from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
+from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.preparation import preparations_of
 from mm1_ablate.spec.settings import Misfit
 from mm1_ablate.training.fit import fit
 from mm1_ablate.training.preparation import prepare
-
-TINY = "test_vit"
-"""timm's smallest: 6 blocks of width 64 on patches of 16 pixels, with a class token."""
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-
-
-def encoder(size: int = 48, **more: object) -> TimmEncoder:
-    return TimmEncoder.model_validate({"name": TINY, "image_size": size, "patch_size": 16, "weights": None, **more})
-
-
-def pixels(size: int, images: int = 2) -> torch.Tensor:
-    return torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 # ---------------------------------------------------------------- names of the paper and of today
@@ -183,12 +173,6 @@ def test_a_state_that_fits_is_left_alone_and_what_cannot_be_resampled_is_refused
 
 
 # ---------------------------------------------------------------- what is refused, and where
-def declared(folder: Path, encoder: str) -> Path:
-    text = EXPERIMENT
-    before, after = text.index("  image_encoder:"), text.index("  connector:")
-    return write_experiment(folder, f"{text[:before]}  image_encoder: {encoder}\n{text[after:]}")
-
-
 @pytest.mark.parametrize(
     ("encoder", "at", "message"),
     [
@@ -199,7 +183,7 @@ def declared(folder: Path, encoder: str) -> Path:
         ("{type: timm, name: resnet18, image_size: 48, patch_size: 16}", "resnet18", "timm cannot make 'resnet18' for images of 48"),
         ("{type: timm, name: swin_tiny_patch4_window7_224, image_size: 56}", "swin_tiny", "no stack of blocks over one grid"),
         ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, feature_layer: -9}", "-9}", "'test_vit' has only 6 blocks"),
-        ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: none/of.pth}", "none/of.pth", "there is no file"),
+        ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: none/of.pth}", "none/of.pth", "there is no file or folder"),
     ],
 )
 def test_an_encoder_that_is_not_there_is_refused_at_its_line_when_the_plan_is_made(
@@ -209,6 +193,18 @@ def test_an_encoder_that_is_not_there_is_refused_at_its_line_when_the_plan_is_ma
         load_study(declared(tmp_path, encoder), checks=[wrong_encoder])
     (problem,) = caught.value.problems
     assert message in str(problem) and pointed_at(problem).startswith(at) and problem.path.startswith("model.image_encoder.")
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "samvit_base_patch16"])
+def test_an_architecture_that_gives_no_features_in_a_row_is_refused_in_words(name: str) -> None:
+    try:
+        check_named(encoder(144, name=name))
+    except Misfit as error:
+        assert error.at == "name" and name in error.message
+    else:
+        with torch.device("meta"):
+            built = build_image_encoder(encoder(144, name=name), weights=False)
+            assert built(torch.zeros(1, 3, 144, 144, dtype=torch.uint8)).shape == (1, 81, built.width)
 
 
 def test_where_data_may_not_be_looked_at_weights_are_elsewhere_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-from mm1_ablate.spec.experiment import LanguageModel
+from mm1_ablate.spec.model import LanguageModel
 
 CONFIGURATIONS = {
     "phi": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "qk_layernorm": True},

@@ -13,6 +13,7 @@ from scipy import stats
 
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.html import html
+from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.text import headline
 
 BASE = [50.0, 51.0, 50.5]
@@ -113,7 +114,7 @@ def test_an_empty_study_can_be_reported() -> None:
     assert comparison.row("arm").verdict == "hole: no verdict"
     assert comparison.expectations[0].verdict == "undecided"
     json.dumps(comparison.to_json(), allow_nan=False)
-    assert "arm" in comparison.markdown()
+    assert "arm" in markdown(comparison)
 
 
 def test_rows_of_the_same_trials_are_one_comparison() -> None:
@@ -260,7 +261,7 @@ def test_expectations_of_each_sweep_file_are_a_family_of_their_own() -> None:
     apart = replace(study, families=("first", *["second"] * 5))
     assert compare(study, results).expectations[0].verdict == "undecided"
     assert compare(apart, results).expectations[0].verdict == "confirmed"
-    assert "there are 2 such families" in compare(apart, results).markdown()
+    assert "there are 2 such families" in markdown(compare(apart, results))
 
 
 def test_expectations_about_holes_and_single_seeds_are_undecided_with_the_reason() -> None:
@@ -288,7 +289,7 @@ def test_an_arm_can_be_held_against_another_than_its_baseline() -> None:
     assert against_bad.claim == "good above bad by at least 25 on shot_8/average"
     told = against_bad.to_json()
     assert (told["than"], told["paper"]) == ("bad", "62.7 against 58.7")
-    assert "62.7 against 58.7" in comparison.markdown() and "62.7 against 58.7" in html(comparison)
+    assert "62.7 against 58.7" in markdown(comparison) and "62.7 against 58.7" in html(comparison)
 
 
 def test_a_hole_in_either_of_two_arms_leaves_their_expectation_undecided() -> None:

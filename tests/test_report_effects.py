@@ -20,6 +20,8 @@ from mm1_ablate.report.effects import Effect, contrasts
 from mm1_ablate.report.figures import effects as draw
 from mm1_ablate.report.figures import png
 from mm1_ablate.report.html import html
+from mm1_ablate.report.markdown import markdown
+from mm1_ablate.report.text import print_comparison
 from mm1_ablate.spec.expansion import Study
 from mm1_ablate.spec.study import Grid
 
@@ -143,10 +145,10 @@ def test_intervals_of_effects_hold_their_level_and_true_effects_are_found() -> N
 def test_effects_are_told_everywhere_and_drawn() -> None:
     comparison = compared(WHOLE)
     stream = io.StringIO()
-    comparison.to_terminal(Console(file=stream, width=120))
+    print_comparison(comparison, Console(file=stream, width=120))
     figure = draw(comparison)
     assert figure is not None and png(figure).startswith(b"\x89PNG")
-    for text in (stream.getvalue(), comparison.markdown(), html(comparison)):
+    for text in (stream.getvalue(), markdown(comparison), html(comparison)):
         assert "connector.type: attention against average" in text and "xploratory" in text
     found = json.loads(json.dumps(comparison.to_json(), allow_nan=False))["effects"]
     assert [effect["axes"] for effect in found] == [["model.connector.type"], ["size"], ["model.connector.type", "size"]]

@@ -12,6 +12,7 @@ from made_up import made_up_study, noisy_results
 from mm1_ablate.report.comparison import compare
 from mm1_ablate.report.false_verdicts import FalseVerdicts, Rate, false_verdicts, with_false_verdicts
 from mm1_ablate.report.html import html
+from mm1_ablate.report.markdown import markdown
 from mm1_ablate.spec.expansion import Study
 
 COMPARED = {"metrics": ["shot_8/average"]}
@@ -101,7 +102,7 @@ def test_the_rate_is_told_everywhere() -> None:
     results, _ = made_up_scores(study)
     found = FalseVerdicts(12, 3, 0.05, Rate(3, 100), Rate(1, 100))
     comparison = replace(compare(study, results), false_verdicts=found)
-    for text in (comparison.markdown(), html(comparison)):
+    for text in (markdown(comparison), html(comparison)):
         assert "3 of 100 paired (3.0 %" in text and "what is promised (5 %" in text
     told = json.loads(json.dumps(comparison.to_json()))["false_verdicts"]
     assert told["paired"]["rate"] == 0.03 and told["unpaired"]["comparisons"] == 100

@@ -32,9 +32,11 @@ from mm1_ablate.evaluation.task import Task, load_task
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html
+from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.scales import LOSS, PERCENT, scales
 from mm1_ablate.report.task_table import task_lines
 from mm1_ablate.report.tasks import task_scores
+from mm1_ablate.report.text import print_comparison
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.study.store import Store
 
@@ -96,7 +98,7 @@ def stored(sweep: Path, tmp_path: Path) -> tuple[Study, Store]:
 
 def shown(comparison: Comparison, width: int = 160) -> str:
     stream = io.StringIO()
-    comparison.to_terminal(Console(file=stream, width=width, force_terminal=False))
+    print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     return stream.getvalue()
 
 
@@ -136,7 +138,7 @@ def test_arms_below_a_floor_are_marked_everywhere(stored: tuple[Study, Store]) -
     assert comparison.is_below_floor(row, "shot_4/miniature_vqa") and comparison.is_below_floor(row, "text_core/miniature_facts")
     assert not comparison.is_below_floor(comparison.row("baseline"), "shot_4/miniature_vqa")
     assert not comparison.is_below_floor(row, "shot_0/average")
-    text, page, document = shown(comparison), html(comparison), comparison.markdown()
+    text, page, document = shown(comparison), html(comparison), markdown(comparison)
     for output in (text, page, document):
         assert "25.0 by chance" in output and f"{BAD} at 0 and 4 shots" in output
     vqa = comparison.tasks.columns["shot_0/miniature_vqa"].usual
@@ -153,7 +155,7 @@ def test_what_could_not_be_asked_is_named_and_an_arm_with_fewer_items_flagged(st
     told = {(one.task, one.reason): one for one in comparison.tasks.unasked}
     assert told["miniature_vqa", "truncated JPEG"].count == 1 and len(told["miniature_vqa", "truncated JPEG"].arms) == 3
     assert told["miniature_vqa", "no image"].count == 2 and told["miniature_vqa", "no image"].arms == (GOOD,)
-    for output in (shown(comparison), html(comparison), comparison.markdown()):
+    for output in (shown(comparison), html(comparison), markdown(comparison)):
         words = " ".join(output.split())
         assert "miniature_vqa: 2 no image (first: vqa/report-0/3, vqa/report-0/4), in without/text" in words
         assert "miniature_vqa: 1 truncated JPEG (first: vqa/report-0/7)" in words
@@ -225,8 +227,8 @@ def test_losses_have_item_intervals_on_their_own_scale_and_less_is_better(family
     estimate = comparison.row("lower").cells[column].estimate
     assert estimate is not None and estimate.with_items and estimate.difference == pytest.approx(-0.2, abs=0.02)
     assert signed(estimate.difference, LOSS) in shown(comparison)
-    assert re.search(r"better: lower \(−0\.\d{3} \[", comparison.markdown()) and "lower is better" in comparison.markdown()
-    assert "on a scale of 0 to 100" not in comparison.markdown()
+    assert re.search(r"better: lower \(−0\.\d{3} \[", markdown(comparison)) and "lower is better" in markdown(comparison)
+    assert "on a scale of 0 to 100" not in markdown(comparison)
 
 
 def test_perplexity_is_no_mean_of_items_so_its_interval_has_none_and_the_report_says_so() -> None:

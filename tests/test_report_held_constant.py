@@ -8,6 +8,7 @@ from made_up import made_up_study, scores
 from tiny import tiny_experiment
 
 from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.markdown import markdown
 from mm1_ablate.spec.expansion import Change
 
 BASE = {"parameters": 500_000, "tokens seen": 400_000.0, "documents seen": 10_000.0, "evaluation items": "1,920 (abcd)"}
@@ -34,7 +35,7 @@ def test_other_items_and_parameters_are_always_named() -> None:
 def test_what_is_the_same_everywhere_is_said() -> None:
     comparison = compared({"documents seen": 5_000.0, "tokens seen": 401_000.0})
     assert comparison.held_constant == ("parameters", "tokens seen (within 2%)", "evaluation items")
-    assert "parameters, tokens seen (within 2%), evaluation items" in comparison.markdown()
+    assert "parameters, tokens seen (within 2%), evaluation items" in markdown(comparison)
 
 
 def test_settings_that_differ_without_being_declared_are_named() -> None:

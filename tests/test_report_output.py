@@ -16,8 +16,8 @@ from rich.console import Console
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.figures import curves, forest, png, shots, svg
 from mm1_ablate.report.html import html, write_report
-from mm1_ablate.report.markdown import write_markdown
-from mm1_ablate.report.text import metric_title, number, signed, wrapped
+from mm1_ablate.report.markdown import markdown, write_markdown
+from mm1_ablate.report.text import metric_title, number, print_comparison, signed, wide_table, wrapped
 
 LONG = "model.connector.c_abstractor-16"
 TRUTH = {"baseline": 50.0, "leave-one-out/interleaved": 20.0, "leave-one-out/text": 50.0, f"connector/{LONG}"[:30]: 55.0, "alone": 30.0}
@@ -42,7 +42,7 @@ def losses() -> pd.DataFrame:
 
 def terminal(comparison: Comparison, width: int) -> str:
     stream = io.StringIO()
-    comparison.to_terminal(Console(file=stream, width=width, force_terminal=False))
+    print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     return stream.getvalue()
 
 
@@ -74,7 +74,7 @@ def test_narrow_terminal_keeps_the_primary_metric_and_says_what_is_left_out(comp
 
 
 def test_markdown_says_the_verdict_then_the_lessons_then_a_table_for_each_group(comparison: Comparison) -> None:
-    text = comparison.markdown()
+    text = markdown(comparison)
     assert text.splitlines()[2].startswith("8-shot against the baseline – worse: leave-one-out/interleaved")
     assert text.index("| lesson |") < text.index("### leave-one-out") < text.index("### Single changes") < text.index("How it was measured")
     for heading, arms in (("leave-one-out", ["leave-one-out/interleaved", "leave-one-out/text"]), ("Single changes", ["alone"])):
@@ -96,7 +96,7 @@ def test_markdown_is_written_to_a_folder_or_a_file_with_its_pictures_where_it_lo
 
 
 def test_table_is_rounded_to_one_decimal(comparison: Comparison) -> None:
-    table = comparison.table()
+    table = wide_table(comparison)
     assert list(table["arm"]) == [row.name for row in comparison.rows]
     assert {"8-shot", "8-shot difference", "8-shot low", "8-shot high", "verdict"} <= set(table.columns)
     found = table["8-shot difference"].dropna()

@@ -14,7 +14,9 @@ from spec_files import study_of, the_problem
 
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.html import html
+from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.published import beside_tables
+from mm1_ablate.report.text import print_comparison
 from mm1_ablate.spec.published import Counterparts, results
 
 SHORT = "short: {alter: {training.steps: 300}}"
@@ -104,8 +106,8 @@ def test_scores_stand_above_the_papers_with_differences_where_both_have_them(com
 
 def test_every_output_shows_them(comparison: Comparison) -> None:
     written = io.StringIO()
-    comparison.to_terminal(Console(file=written, width=120))
-    for text in (comparison.markdown(), html(comparison), written.getvalue()):
+    print_comparison(comparison, Console(file=written, width=120))
+    for text in (markdown(comparison), html(comparison), written.getvalue()):
         assert "Beside the paper" in text and "Figure 5a" in text and "45.0 (−17.2)" in text and FOUR.split(",")[0] in text
     (five, _) = json.loads(json.dumps(comparison.to_json(), allow_nan=False))["published"]
     assert five["table"] == "figure5a_caption_interleaved" and five["rows"][0]["metrics"]["shot_8/average"] == 45.0
@@ -113,5 +115,5 @@ def test_every_output_shows_them(comparison: Comparison) -> None:
 
 def test_a_study_that_has_no_counterpart_says_nothing_of_the_paper() -> None:
     study = made_up_study(["arm"])
-    text = compare(study, noisy_results(study, {"baseline": 50.0, "arm": 20.0})[0]).markdown()
+    text = markdown(compare(study, noisy_results(study, {"baseline": 50.0, "arm": 20.0})[0]))
     assert "Beside the paper" not in text

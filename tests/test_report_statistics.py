@@ -91,6 +91,26 @@ def test_seeds_that_agree_by_chance_are_no_certainty() -> None:
     assert estimate.high - estimate.low == pytest.approx(2 * stats.t.ppf(0.975, 1) * residual**0.5, rel=0.01)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_items_that_add_nothing_leave_the_interval_of_the_seeds(seeds: int) -> None:
+    """Residuals that happen to cancel between seeds: taking them off the spread of the seeds must not cost its degrees of freedom."""
+    random = np.random.default_rng(0)
+    residual = random.normal(size=(seeds, 200))
+    residual -= residual.mean(axis=0) + residual.mean(axis=1, keepdims=True) - residual.mean()
+    table = np.linspace(-0.12, 0.12, seeds)[:, None] + residual
+    means = table.mean(axis=1)
+    assert means.var(ddof=1) > residual.var() / 200
+    assert paired_difference(means, [table]).half_width == pytest.approx(paired_difference(means).half_width)
+
+
+def test_few_items_keep_their_few_degrees_of_freedom() -> None:
+    """Nine seeds, but three items that decide: eight degrees of freedom would be too sure of them."""
+    random = np.random.default_rng(0)
+    table = random.normal(size=(1, 3)) + random.normal(scale=0.01, size=(9, 3))
+    found = paired_difference(table.mean(axis=1), [table])
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 2) * table.mean(axis=0).std(ddof=1) / 3**0.5, rel=0.02)
+
+
 def test_a_task_of_a_single_item_is_refused() -> None:
     with pytest.raises(ValueError, match="two items"):
         paired_difference([1.0, 2.0], [np.ones((2, 1))])
@@ -114,6 +134,32 @@ def test_intervals_over_both_levels_of_noise_hold_what_they_promise(
         found = paired_difference(np.mean([task.mean(axis=1) for task in tasks], axis=0), tasks)
         covered += found.low <= 2 <= found.high
     assert covered / 400 >= 0.95 - 2.6 * (0.05 * 0.95 / 400) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("between_seeds", "between_items", "widest"), [(0.3, 0.1, 2.0), (0.3, 0.0, 2.0), (0.02, 0.3, 1.4), (0.0, 0.3, 1.4), (0.0, 0.0, 2.7)]
+)
+def test_intervals_of_three_seeds_and_200_items_are_neither_too_narrow_nor_needlessly_wide(
+    between_seeds: float, between_items: float, widest: float
+) -> None:
+    """1,000 simulated studies each with large, small and no spread between seeds.
+
+    Args:
+        widest: mean length over that of an interval whose variances are known. With two degrees of freedom the t interval is 1.94 times
+            as long in the mean. Where residuals alone are the noise, no three seeds can tell that there is no spread between them.
+    """
+    random = np.random.default_rng(6)
+    residual, studies, seeds, items = 0.3, 1000, 3, 200
+    known = stats.norm.ppf(0.975) * (between_seeds**2 / seeds + between_items**2 / items + residual**2 / seeds / items) ** 0.5
+    covered, widths = 0, []
+    for _ in range(studies):
+        table = random.normal(scale=residual, size=(seeds, items))
+        table += random.normal(size=(seeds, 1)) * between_seeds + random.normal(size=(1, items)) * between_items
+        found = paired_difference(table.mean(axis=1), [table])
+        covered += found.low <= 0 <= found.high
+        widths.append(found.half_width)
+    assert covered / studies >= 0.93
+    assert np.mean(widths) / known <= widest
 
 
 def test_seeds_alone_would_miss_the_luck_of_the_items() -> None:

@@ -15,12 +15,14 @@ from spec_files import EXPERIMENT, write_experiment
 
 from mm1_ablate.spec.alteration import Edit, altered
 from mm1_ablate.spec.data import FillWith, Packing
+from mm1_ablate.spec.evaluation import Evaluation
 from mm1_ablate.spec.expansion import load_experiment
-from mm1_ablate.spec.experiment import AdamW, Evaluation, Experiment, Muon, Training
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, evaluation_identity, fingerprint, integer_ratios, short, training_identity
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.preparation import preparations_of
 from mm1_ablate.spec.settings import HowItRuns, Settings
+from mm1_ablate.spec.training import AdamW, Muon, Training
 
 TREE: dict[str, Any] = plain(Experiment.model_validate(yaml.safe_load(EXPERIMENT)))
 

@@ -59,7 +59,7 @@ def test_a_class_of_the_users_own_is_validated_the_same_way(own_package: str) ->
     [
         ("own_lab.Nothing", "cannot import"),
         ("own_lab.Plain", "not a subclass"),
-        ("own_lab.Files", "not a subclass of mm1_ablate.spec.experiment.Connector"),
+        ("own_lab.Files", "not a subclass of mm1_ablate.spec.connector.Connector"),
         ("broken_lab.Mixer", "no licence"),
         ("no_such_lab.Mixer", "cannot import"),
         ("..", "cannot import"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,86 @@ def test_a_stage_that_is_not_there_or_is_the_stage_itself(folder: Path, name: st
     with pytest.raises(FileErrors, match=told) as caught:
         load_experiment(folder / "experiment.yaml")
     assert caught.value.problems[0].path == "starts_from"
+
+
+def test_a_circle_of_stages_is_told_with_the_files_that_it_goes_by(folder: Path) -> None:
+    write(folder / "stages" / "first.yaml", stage("first", "second.yaml", model__image_encoder__image_size=24))
+    with pytest.raises(FileErrors) as caught:
+        load_experiment(folder / "stages" / "second.yaml")
+    (problem,) = caught.value.problems
+    assert problem.file.endswith("first.yaml") and "second.yaml starts from itself, by way of first.yaml" in str(problem)
+    (problem,) = problems_of(folder, "x: {remove: data.mixture.text}")
+    assert problem.path == "starts_from" and (problem.line or 0) > 0 and "starts from itself" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (["stages/first.yaml"], "not a list"),
+        (3, "not 3"),
+        ("", "not ''"),
+        ("stages", "stages is a directory"),
+        ("stages/frist.yaml", "did you mean 'first.yaml'"),
+        ("stages/nope.yaml", "nope.yaml$"),
+        ("stages/broken.yaml", "broken.yaml:2:1: this is not YAML"),
+        ("stages/nothing.yaml", "nothing.yaml:1:1: the file is empty"),
+    ],
+)
+def test_what_is_no_path_of_a_stage_is_told_where_it_is_written(folder: Path, written: Any, told: str) -> None:
+    (folder / "stages" / "broken.yaml").write_text("a: [1\n")
+    (folder / "stages" / "nothing.yaml").write_text("")
+    write(folder / "experiment.yaml", stage("third", written or None) | {"starts_from": written})
+    with pytest.raises(FileErrors) as caught:
+        load_experiment(folder / "experiment.yaml")
+    (problem,) = caught.value.problems
+    line = str(problem).splitlines()[0]
+    assert re.search(told, line), line
+    if problem.file.endswith("experiment.yaml"):
+        text = (folder / "experiment.yaml").read_text().splitlines()
+        (at,) = (number for number, line in enumerate(text, 1) if line.startswith("starts_from:"))
+        assert problem.path == "starts_from" and problem.line in (at, at + 1), "a list begins on the next line"
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [
+        ("{alter: {starts_from.starts_from.starts_from.training.steps: 3}}", "'first' has no earlier stage (starts_from)"),
+        ("{remove: starts_from, alter: {starts_from.training.steps: 3}}", "the same arm removes starts_from"),
+        (
+            "{alter: {starts_from.starts_from: stages/second.yaml, starts_from.starts_from.training.steps: 3}}",
+            "the same arm replaces starts_from.starts_from",
+        ),
+    ],
+)
+def test_an_alteration_of_a_stage_that_is_not_there_is_told_at_its_path(folder: Path, arm: str, told: str) -> None:
+    pointed, message, _ = the_problem(folder, f"wrong: {arm}")
+    assert pointed.startswith("starts_from.") and told in message
+
+
+def test_a_stage_with_another_tokenizer_in_a_file_of_its_own_is_told_in_that_file(folder: Path) -> None:
+    write(folder / "stages" / "second.yaml", stage("second", "first.yaml", model__language_model__tokenizer="gpt2"))
+    (problem,) = problems_of(folder)
+    assert problem.file.endswith("second.yaml") and problem.path == "model.language_model.tokenizer" and "earlier stage" in problem.message
+
+
+def timm_stage(name: str, layer: int, starts_from: Any = None) -> dict[str, Any]:
+    encoder = {"type": "timm", "name": "vit_tiny_patch16_224", "image_size": 48, "patch_size": 16, "weights": None, "feature_layer": layer}
+    tree = stage(name, starts_from)
+    tree["model"]["image_encoder"] = encoder
+    tree["model"]["connector"] = {"type": "average_pool", "image_tokens": 1}
+    return tree
+
+
+def test_features_of_a_later_block_than_the_earlier_stage_kept_are_an_error_and_those_of_an_earlier_one_are_not(folder: Path) -> None:
+    # What comes behind the features of an encoder of timm's is not part of the model.
+    write(folder / "first.yaml", timm_stage("first", -2))
+    write(folder / "experiment.yaml", timm_stage("last", -1, "first.yaml"))
+    with pytest.raises(FileErrors) as caught:
+        load_experiment(folder / "experiment.yaml")
+    (problem,) = caught.value.problems
+    assert problem.path == "model.image_encoder.feature_layer" and "no weights for block -1" in problem.message
+    write(folder / "experiment.yaml", timm_stage("last", -4, "first.yaml"))
+    assert load_experiment(folder / "experiment.yaml").earlier
 
 
 def test_a_sweep_may_name_another_file_to_start_from(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,8 @@ from study_helpers import CHECKPOINT_EVERY, stepping_trial, study
 
 from mm1_ablate.spec.expansion import Study
 from mm1_ablate.study import child, doctor
-from mm1_ablate.study.cluster import ClusterUnfit, check_nodes, explain, has_types, problem_with
+from mm1_ablate.study.cluster import ClusterUnfit, check_nodes, examine_nodes, has_types, problem_with
+from mm1_ablate.study.connection import join
 from mm1_ablate.study.placement import Placement, StoreUnseen
 from mm1_ablate.study.scheduler import ResourcesMissing, run_study
 from mm1_ablate.study.store import Store
@@ -149,6 +151,23 @@ def test_nodes_that_cannot_use_the_store_are_named_before_anything_begins(cluste
         ray.shutdown()
 
 
+def test_a_node_that_is_lost_while_it_is_asked_hinders_nothing(cluster, tmp_path: Path) -> None:
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        lost = cluster.add_node(**NODE)
+        cluster.wait_for_nodes()
+        # Stopped, it lives as far as the cluster knows, and answers nothing.
+        raylet = lost.all_processes["raylet"][0].process
+        raylet.send_signal(signal.SIGSTOP)
+        threading.Timer(2, cluster.remove_node, (lost,), {"allow_graceful": False}).start()
+        named = {node.problem for node in examine_nodes(tmp_path)}
+    finally:
+        ray.shutdown()
+    assert named == {None}
+
+
 def test_what_is_wrong_with_a_store_on_a_node_is_told_apart(tmp_path: Path) -> None:
     folder = tmp_path / "probe" / "abc"
     assert "does not see" in (problem_with(folder, "node") or "")
@@ -164,8 +183,44 @@ def test_what_is_wrong_with_a_store_on_a_node_is_told_apart(tmp_path: Path) -> N
         driver.communicate()
 
 
+BLIND = """\
+import os, pathlib
+def stat(path, *rest, real=os.stat, **options):
+    if str(path).startswith({store!r}):
+        pathlib.Path({looked!r}).touch()
+        raise FileNotFoundError(2, "hidden", str(path))
+    return real(path, *rest, **options)
+os.stat = stat
+"""
+"""A `sitecustomize` for the processes of a node that does not see a store."""
+
+
+def test_a_node_that_joins_without_the_store_costs_no_trial(cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, tiny, events = Store(tmp_path / "store"), study(("baseline", "longer", "longest")), []
+    store.root.mkdir()
+    (store.root / "wait-here").touch()
+    looked = tmp_path / "looked"
+    (tmp_path / "sitecustomize.py").write_text(BLIND.format(store=str(store.root), looked=str(looked)))
+    monkeypatch.setattr("mm1_ablate.study.placement.MOUNTED_WITHIN", 1.0)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run_study, tiny, store, address=cluster.address, on_event=events.append, **STEPPING)
+        until = time.monotonic() + 60
+        while sum(store.status(trial).status == "running" for trial in tiny.trials) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        blind = cluster.add_node(**NODE, env_vars={"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])})
+        try:
+            while not looked.exists() and time.monotonic() < until:
+                time.sleep(0.1)
+        finally:
+            (store.root / "wait-here").unlink()
+        outcome = running.result(timeout=90)
+        cluster.remove_node(blind)
+    assert looked.exists() and any("does not see the store" in event and "run elsewhere" in event for event in events)
+    assert len(outcome.done) == 3, [store.status(trial) for trial in tiny.trials]
+
+
 def test_a_node_that_joins_without_the_store_does_no_trial_there(tmp_path: Path) -> None:
-    placement = Placement(str(tmp_path / "nowhere"), tmp_path / "server", 1, 0)
+    placement = Placement(str(tmp_path / "nowhere"), tmp_path / "server", 1, 0, mounted_within=0.6)
     with pytest.raises(StoreUnseen, match="does not see the store"):
         placement.train_and_evaluate("0" * 64, [])
     assert not (tmp_path / "nowhere").exists()
@@ -236,5 +291,21 @@ def test_a_token_that_a_cluster_does_not_take_is_said_and_one_that_it_takes_is_s
     assert "does not take the token of this machine; ~/.ray/auth_token" in said[1]
 
 
-def test_an_address_where_nothing_is_is_no_matter_of_tokens() -> None:
-    assert str(explain(ConnectionError("Failed to connect"), "127.0.0.1:1")) == "no Ray cluster at 127.0.0.1:1: Failed to connect"
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: Connection refused"),
+        ("no-such-host.invalid:6379", "no Ray cluster at no-such-host.invalid:6379: "),
+        ("127.0.0.1", "127.0.0.1 is no address of a Ray cluster: give the head's host:port"),
+        ("http://127.0.0.1:8265", "http://127.0.0.1:8265 is no address that trials can be started from: .*ray job submit"),
+        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 is no address that trials can be started from: .*on the cluster's head"),
+    ],
+)
+def test_an_address_that_leads_to_no_cluster_is_said_at_once(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match=said):
+        join(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConnectionError, match=said):
+        join("auto")
+    assert time.monotonic() - began < 30

@@ -202,7 +202,7 @@ def on_gpus(study: Study, **resources: object) -> Study:
 def test_gpu_hours_are_operations_over_peak_and_utilisation(study: Study, store: Store):
     planned = plan_together([on_gpus(study, gpus=1, gpu="A100-80GB")], store)
     remaining = sum(row.flops for row in planned.to_do)
-    assert planned.cost.cpu_hours is None and "estimate" in planned.cost.basis
+    assert "estimate" in planned.cost.basis
     assert planned.cost.gpu_hours == {"A100-80GB": pytest.approx(remaining / (GPUS["A100-80GB"].single * UTILISATION) / 3600)}
     assert planned.rows[0].cost.gpu_hours["A100-80GB"] == pytest.approx(planned.cost.gpu_hours["A100-80GB"] / 6, rel=0.3)
     faster = plan_together([on_gpus(study, gpus=1)], store, machines=Machines(("H100", "H200"), 0.8))
@@ -328,3 +328,36 @@ def test_studies_on_other_gpus_than_one_another_are_summed_and_held_against_thei
     assert both.over_budget[0].startswith("together: ")
     beside_cpus = plan_together([on("H100", 0, one / 2), on(None, 1)], store)
     assert beside_cpus.cost.gpu_hours == {"H100": pytest.approx(one)} and beside_cpus.over_budget
+
+
+def with_two_gpus(study: Study, **budget: float) -> Study:
+    resources = Resources(gpus=2, workers=2, cpus=16, gpu="H100")
+    return replace(study, sweep=study.sweep.model_copy(update={"resources": resources, "budget": Budget(**budget)}))
+
+
+def test_cpu_hours_of_trials_on_gpus_are_the_cores_that_they_hold(study: Study, store: Store):
+    planned = plan(with_two_gpus(study), store)
+    assert planned.cost.gpu_hours.keys() == {"H100"}
+    assert planned.cost.cpu_hours == pytest.approx(8 * planned.cost.gpu_hours["H100"])
+
+
+def test_both_kinds_of_budget_hold_beside_gpus(study: Study, store: Store):
+    free = plan(with_two_gpus(study), store)
+    assert not free.over_budget and not free.not_reckoned
+    gpu, cpu = free.cost.gpu_hours["H100"], free.cost.cpu_hours
+    enough = plan(with_two_gpus(study, gpu_hours=1.1 * gpu, cpu_hours=1.1 * cpu), store)
+    assert not enough.over_budget and "evaluation" in enough.not_reckoned[0]
+    few_cores = plan(with_two_gpus(study, gpu_hours=1.1 * gpu, cpu_hours=0.9 * cpu), store)
+    assert len(few_cores.over_budget) == 1 and "CPU hours" in few_cores.over_budget[0]
+    assert len(plan(with_two_gpus(study, gpu_hours=0.9 * gpu, cpu_hours=0.9 * cpu), store).over_budget) == 2
+
+
+def test_a_budget_of_cpu_hours_holds_whatever_gpu_is_named_on_the_command_line(study: Study, store: Store):
+    limited = replace(study, sweep=study.sweep.model_copy(update={"budget": Budget(cpu_hours=1e-9)}))
+    assert len(plan(limited, store).over_budget) == 1
+    assert len(plan_together([limited], store, machines=Machines(("H100",))).over_budget) == 1
+
+
+def test_a_budget_of_gpu_hours_without_gpus_is_said_to_be_held_against_nothing(study: Study, store: Store):
+    planned = plan(replace(study, sweep=study.sweep.model_copy(update={"budget": Budget(gpu_hours=1)})), store)
+    assert not planned.over_budget and any("held against nothing" in line for line in planned.not_reckoned)

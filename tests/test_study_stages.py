@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 from study_helpers import study, trial
 from tiny import tiny_experiment
 
@@ -30,6 +31,7 @@ QUICK: dict[str, Any] = {
     "run_preparation": "study_helpers:quick_preparation",
     "preload": ("pandas",),
 }
+STEPPING = QUICK | {"run_trial": "study_helpers:stepping_trial"}
 LITTLE = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
 
 
@@ -107,6 +109,61 @@ def test_a_stage_that_fails_is_the_failure_of_what_starts_from_it(tmp_path: Path
     assert trainings(store) == {20: 1, 21: 1, 30: 1, 31: 1}
 
 
+def sharing(last: str, steps: int) -> Study:
+    """One arm, whose first stage of 20 steps is that of every such study."""
+    first = tiny_experiment({"training.steps": 20, "experiment": "first", **LITTLE})
+    experiment = staged(steps, first)
+    return replace(study(), name=last, arms=(Arm(last, "", experiment, last),), trials=(trial(last, 0, experiment),))
+
+
+def driver(study: str, store: Store) -> subprocess.Popen[str]:
+    """A run of a study in a process of its own, which prints what it begins with and at its end how many trials it has done."""
+    options = "cpus=1, on_event=lambda line: print(line, flush=True), **STEPPING"
+    program = f"from test_study_stages import *; print(len(run_study({study}, Store({str(store.root)!r}), {options}).done))"
+    paths = os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])
+    return subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_runs_at_once_train_a_stage_that_they_share_once_though_one_of_them_is_killed_in_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.root.mkdir()
+    (store.root / "wait-here").touch()
+    (stage,) = sharing("one", 30).stages
+    folder = store.trial_folder(stage)
+
+    def steps() -> list[tuple[str, int]]:
+        lines = (folder / "steps").read_text().splitlines() if (folder / "steps").exists() else []
+        return [(pid, int(step)) for pid, step in map(str.split, lines)]
+
+    one = driver("sharing('one', 30)", store)
+    other = None
+    try:
+        until = time.monotonic() + 120
+        while len(steps()) < 6 and time.monotonic() < until:
+            time.sleep(0.05)
+        other = driver("sharing('other', 31)", store)
+        assert other.stdout is not None
+        while "training earlier stages" not in other.stdout.readline():
+            assert other.poll() is None and time.monotonic() < until
+        time.sleep(2)
+        assert len(steps()) == 6, "the other run waits"
+        one.kill()
+        while len(steps()) < 8 and time.monotonic() < until:
+            time.sleep(0.05)
+        (store.root / "wait-here").unlink()
+        said, _ = other.communicate(timeout=60)
+        assert said.split()[-1] == "1"
+    finally:
+        for running in (one, other):
+            if running is not None:
+                running.kill()
+                running.wait()
+    first, second = dict.fromkeys(pid for pid, _ in steps())
+    assert steps() == [(first, step) for step in range(1, 7)] + [(second, step) for step in range(5, 21)], "from its last checkpoint on"
+    rest = run_study(sharing("one", 30), store, cpus=1, **STEPPING)
+    assert len(rest.done) == 1 and len(steps()) == 22, "nothing is trained again for the one that was killed"
+
+
 # ---------------------------------------------------------------- weights
 def test_weights_of_another_resolution_are_resampled_and_others_refused(tmp_path: Path) -> None:
     from mm1_ablate.model.multimodal import build
@@ -149,7 +206,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path) -> None:
-    write_chain(tmp_path, first_steps=600)
+    write_chain(tmp_path, first_steps=240)
     settings: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "COLUMNS": "160"}, "text": True}
     run = command("run", "chain.yaml", "--cpus", "1")
     killed = subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
@@ -166,19 +223,31 @@ def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path)
     assert sorted(stage["status"] for stage in planned["stages"]) == ["resume", "run"]
     assert [row["status"] for row in planned["trials"]] == ["run"] * 3
 
-    done = subprocess.run(run, capture_output=True, **settings)
+    # How a trial is run is not what it is: two workers go on, each with a part of the weights.
+    with (tmp_path / "chain.yaml").open("a") as sweep:
+        sweep.write("resources: {workers: 2, strategy: fsdp}\n")
+    done = subprocess.run(command("run", "chain.yaml", "--cpus", "2"), capture_output=True, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     folders = [path.parent for path in tmp_path.glob("ablations/trials/*/model.pt")]
     judged = [folder for folder in folders if list(folder.glob("evaluations/*/scores.json"))]
     assert (len(folders), len(judged)) == (5, 3), "two first stages, one of them for two arms, and three arms judged at their end"
     points = [json.loads(line)["step"] for line in (checkpoint.parent / "curve.jsonl").read_text().splitlines()]
-    assert points == sorted(set(points)) and points[-1] == 600
+    assert points == sorted(set(points)) and points[-1] == 240
     starts = [json.loads((folder / "trial.json").read_text()).get("starts_from", "") for folder in judged]
     assert sorted(starts.count(start) for start in starts) == [1, 2, 2]
 
     record = json.loads((judged[0] / "trial.json").read_text())
     model = load_trained(Experiment.model_validate(record["experiment"]), 0, judged[0])
     assert model.state_dict()["encoder.vision.patch_embed.proj.weight"].shape[-1] == 24
+    known = json.loads(subprocess.run(command("status", "chain.yaml", "--json"), capture_output=True, **settings).stdout)
+    assert known["counts"] == {"done": 3} and known["stage_counts"] == {"done": 2}
+    assert [len(stage["trials"]) for stage in known["stages"]] == [2, 1]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'ablations' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mm1-ablate/chain")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'stage'")
+    assert {run.data.tags["fingerprint"] for run in runs} == {stage["fingerprint"] for stage in known["stages"]}
+    assert all(client.get_metric_history(run.info.run_id, "loss")[-1].step == 240 for run in runs)
     report = json.loads(subprocess.run(command("report", "chain.yaml", "--json"), capture_output=True, **settings).stdout)
     assert {arm["name"]: arm["n"] for arm in report["arms"]} == {"baseline": 1, "without text at last": 1, "without text at first": 1}
 

@@ -300,6 +300,15 @@ def test_a_trial_that_lost_a_node_is_ended_on_the_others_and_done_again_when_the
 NODES = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 64.0}]
 
 
+def test_workers_on_several_nodes_use_the_network_that_leads_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    job, share = child.Job("study_helpers:nothing", {}, "log.txt"), Share(1, 1, 2, "127.0.0.1", 1)
+    assert jobs_of(job, share)[0].environment["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in jobs_of(job, replace(share, address="no-such-host.invalid"))[0].environment
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    assert "GLOO_SOCKET_IFNAME" not in jobs_of(job, share)[0].environment, "children inherit what the node says"
+
+
 @pytest.mark.parametrize(
     ("asked", "shares"),
     [

@@ -13,7 +13,7 @@ from mm1_ablate.spec.schema import sweep_schema
 
 FOLDER = Path(__file__).resolve().parent.parent / "sweeps" / "miniature"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))
-PARTS = [path for path in SWEEPS if path.stem not in ("all", "a_a", "table_1")]
+PARTS = [path for path in SWEEPS if path.stem not in ("all", "a_a", "table_1", "stages")]
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,11 @@ def test_arms_of_other_seeds_have_twelve_in_all_and_share_the_baseline_with_the_
     study = load_study(FOLDER / "a_a.yaml")
     assert sorted(trial.seed for trial in study.trials) == list(range(12))
     assert {trial.fingerprint for trial in whole.trials_of("baseline")} <= {trial.fingerprint for trial in study.trials}
+
+
+def test_the_chain_is_altered_in_one_stage_at_a_time_and_shares_the_others() -> None:
+    study = load_study(FOLDER / "stages.yaml")
+    assert (len(study.trials), len(study.stages)) == (4 * 3, 5 * 3)
+    shared = {stage.experiment.experiment: stage.arms for stage in study.stages if len(stage.arms) > 1}
+    assert shared == {"pre-training": ("baseline", "continual-at-24")}
+    assert all(expectation.because for expectation in study.sweep.expect)

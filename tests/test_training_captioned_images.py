@@ -18,7 +18,7 @@ from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.tally import TooMuchBadData
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.spec.data import DataType, Source
-from mm1_ablate.spec.experiment import EncoderPreparation
+from mm1_ablate.spec.image_encoder import EncoderPreparation
 from mm1_ablate.spec.preparation import Preparation
 from mm1_ablate.training.captioned_images import NAME, CaptionedImages
 from mm1_ablate.training.preparation import prepare

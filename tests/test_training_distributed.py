@@ -201,6 +201,16 @@ def test_activations_that_are_computed_again_give_the_same_weights_and_are_not_k
     assert few < 0.6 * kept
 
 
+def test_a_frozen_language_models_activations_are_computed_again_too(tmp_path: Path) -> None:
+    """Gradients pass through it to the connector."""
+    changes = DEEP | {"training.steps": 1, "training.warmup_steps": 0, "model.language_model.frozen": True}
+    plain, kept = saved_bytes(tiny_experiment(changes), tmp_path / "plain")
+    again, few = saved_bytes(tiny_experiment(changes | {"training.activation_checkpointing": True}), tmp_path / "again")
+    assert few < 0.7 * kept
+    for name, value in plain.items():
+        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=1e-6)
+
+
 def test_compiled_blocks_train_to_the_same_weights_and_are_compiled_once(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     graphs: list[int] = []

@@ -9,11 +9,15 @@ import torch
 from pydantic import ValidationError
 from tiny import tiny_experiment
 
+from mm1_ablate.data.loader import BatchLoader
+from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.size import count_parameters
+from mm1_ablate.spec.connector import Connector
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import experiment_identity
 from mm1_ablate.spec.preparation import preparations_of
-from mm1_ablate.training.fit import fit
+from mm1_ablate.training.fit import fit, image_pipeline
 
 PARTS = {"image_encoder": "encoder", "connector": "connector", "language_model": "language_model"}
 
@@ -36,6 +40,48 @@ def test_frozen_parts_stay_and_the_others_learn(frozen: set[str], optimizer: str
 
 def module(experiment, part: str) -> torch.nn.Module:
     return getattr(build(experiment, 0), PARTS[part])
+
+
+class Normalised(Connector):
+    """Keeps a running mean of what it has seen, as batch normalisation does."""
+
+    type: str = "Normalised"
+
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> torch.nn.Module:
+        project = torch.nn.Linear(encoder_width, language_width)
+        return torch.nn.Sequential(project, torch.nn.BatchNorm1d(grid_side**2), torch.nn.Dropout(0.5))
+
+
+DROPOUT = {
+    "model_type": "gpt2",
+    "configuration": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 512, "resid_pdrop": 0.5, "embd_pdrop": 0.5},
+}
+
+
+def test_nothing_is_dropped_or_remembered_in_frozen_parts_while_others_train(tmp_path: Path) -> None:
+    connector = {"type": f"{__name__}.Normalised", "image_tokens": 4, "frozen": True}
+    experiment = tiny_experiment({"model.connector": connector, "model.language_model": {**DROPOUT, "frozen": True}})
+    model = build(experiment, 0).train()
+    batch = next(iter(loader_of(experiment)))[0]
+    assert torch.equal(model(batch), model(batch))
+    assert model.encoder.training and not model.connector.training and not model.language_model.training
+    before = {name: value.clone() for name, value in model.connector.state_dict().items()}
+    after = fit(experiment, 0, None, None, tmp_path, lambda progress: None).connector.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_trained_parts_drop_and_remember(tmp_path: Path) -> None:
+    connector = {"type": f"{__name__}.Normalised", "image_tokens": 4}
+    experiment = tiny_experiment({"model.connector": connector, "model.language_model": DROPOUT})
+    model, batch = build(experiment, 0).train(), next(iter(loader_of(experiment)))[0]
+    assert not torch.equal(model(batch), model(batch))
+    model.eval()
+    assert torch.equal(model(batch), model(batch))
+
+
+def loader_of(experiment: Experiment) -> BatchLoader:
+    tokenizer, pipeline = load_tokenizer("miniature"), image_pipeline(experiment, None)
+    return BatchLoader(experiment.data, tokenizer, experiment.model.connector.image_tokens, pipeline, seed=0, steps=1, batch_rows=2)
 
 
 def test_text_alone_teaches_a_frozen_language_model_nothing(tmp_path: Path) -> None:

@@ -150,3 +150,9 @@ def plain_log_likelihood(model: MultimodalModel, tokenizer: Tokenizer, parts: li
     logits = model.language_model(inputs_embeds=plain_inputs(model, tokenizer, parts, tokens)).logits[0].log_softmax(-1)
     own = [(logits[place - len(tokens) - 1], token) for place, token in enumerate(tokens)]
     return sum(float(row[token]) for row, token in own), all(int(row.argmax()) == token for row, token in own)
+
+
+def demonstrations_of(table: pandas.DataFrame, shots: int) -> dict[str, list[str]]:
+    """The demonstrations of each item, by name, in their order."""
+    own = table[(table["shots"] == shots) & table["primary"]]
+    return {item: text.split() for item, text in zip(own["item"], own["demonstration_set"], strict=True)}

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mm1_ablate.spec.contents import Look
-    from mm1_ablate.spec.expansion import Check, Study
+    from mm1_ablate.spec.expansion import Study
+    from mm1_ablate.spec.wrong_data import Check
     from mm1_ablate.study.store import Store
 
 SOME_FAILED = 1
@@ -82,10 +83,17 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @contextlib.contextmanager
 def using_store(store: Path) -> Iterator[None]:
-    """End the command with 2 and a sentence where the store cannot be read or written; other errors pass."""
+    """End the command with 2 and a sentence where the store cannot be read or written, or where a model that is to be planned is not here;
+    other errors pass."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        from mm1_ablate.study.sizes import ModelNotHere
+
+        if isinstance(error, ModelNotHere):
+            stop(FILE_IS_WRONG, str(error))
+        if not isinstance(error, OSError):
+            raise
         root, place = store.absolute(), Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
         if error.errno in NO_ROOM or (place is not None and (place.is_relative_to(root) or root.is_relative_to(place))):
             stop(FILE_IS_WRONG, f"the store {store} cannot be used: {place or root}: {error.strerror}; {NAME_A_STORE}")
@@ -95,9 +103,11 @@ def using_store(store: Path) -> Iterator[None]:
 def checks() -> list[Check]:
     """What is found out about experiments before anything begins, beside what their files and their data say."""
     from mm1_ablate.evaluation.fit_check import overflows
-    from mm1_ablate.model.check import wrong_encoder
+    from mm1_ablate.model.check import missing_models, wrong_encoder
+    from mm1_ablate.model.parts_check import wrong_parts
+    from mm1_ablate.training.context_check import too_long_documents
 
-    return [overflows, wrong_encoder]
+    return [overflows, missing_models, wrong_encoder, wrong_parts, too_long_documents]
 
 
 def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:

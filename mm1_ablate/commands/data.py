@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mm1_ablate.data.tally import describe_bad
 from mm1_ablate.report.data_page import data_page, percent, spread
 from mm1_ablate.spec.contents import identity_of
 from mm1_ablate.spec.expansion import Arm, Study
+from mm1_ablate.spec.experiment import Experiment
 
 
 def arm_of(study: Study, name: str | None) -> Arm:
@@ -29,24 +31,56 @@ def arm_of(study: Study, name: str | None) -> Arm:
         stop(FILE_IS_WRONG, f"{study.path}: there is no arm '{name}'; the arms are {', '.join(arm.name for arm in study.arms)}")
 
 
-def look_at_data(path: Path, arm_name: str | None, sample: int, shown: int, seed: int, console: Console) -> tuple[Arm, Inspection]:
-    """Look at the data of an arm, with a bar; ends the command with 2 where it cannot be read."""
-    arm = arm_of(read_study(path), arm_name)
-    data = arm.experiment.data
-    ready({identity_of(data.sources[name]): (("data", "sources", name), data.sources[name]) for name in data.shares()}, console)
+@dataclass(frozen=True)
+class Stage:
+    """What is looked at: an experiment, or one of several that form a chain."""
+
+    name: str
+    """Of the arm, and of the stage where there are several."""
+    experiment: Experiment
+    number: int
+    """From 1."""
+    stages: int
+
+
+def stage_of(arm: Arm, asked: str | None) -> Stage:
+    """The stage of a name or a number, or the last one; ends the command with 2 where there is none."""
+    stages = dict(enumerate([*arm.experiment.earlier, arm.experiment], 1))
+    numbers = [number for number in stages if str(number) == (asked or str(len(stages)))]
+    numbers = numbers or [number for number, stage in stages.items() if stage.experiment == asked]
+    if len(numbers) != 1:
+        there = ", ".join(f"{number}: {stage.experiment}" for number, stage in stages.items())
+        told = f"there is no stage '{asked}'"
+        if numbers:
+            told = f"stages {' and '.join(map(str, numbers))} are all called '{asked}', give a number"
+        stop(FILE_IS_WRONG, f"--stage: {told}; the stages of {arm.name} are {there}")
+    (number,) = numbers
+    stage = stages[number]
+    name = f"{arm.name}, stage {number}: {stage.experiment}" if len(stages) > 1 else arm.name
+    return Stage(name, stage, number, len(stages))
+
+
+def look_at_data(
+    path: Path, arm_name: str | None, stage_name: str | None, sample: int, shown: int, seed: int, console: Console
+) -> tuple[Stage, Inspection]:
+    """Look at the data of a stage of an arm, with a bar; ends the command with 2 where it cannot be read."""
+    stage = stage_of(arm_of(read_study(path), arm_name), stage_name)
+    data = stage.experiment.data
+    place = ("starts_from",) * (stage.stages - stage.number)
+    ready({identity_of(data.sources[name]): ((*place, "data", "sources", name), data.sources[name]) for name in data.shares()}, console)
     with bar(console, bytes_are_counted=False) as report:
         try:
-            inspection = inspect(arm.experiment, sample, shown, seed=seed, threads=(os.cpu_count() or 2) - 1, report=report)
+            inspection = inspect(stage.experiment, sample, shown, seed=seed, threads=(os.cpu_count() or 2) - 1, report=report)
         except (OSError, ValueError) as error:
             stop(FILE_IS_WRONG, f"{path}: the data cannot be looked at: {error}")
-    return arm, inspection
+    return stage, inspection
 
 
-def facts(arm: Arm, inspection: Inspection) -> list[str]:
+def facts(stage: Stage, inspection: Inspection) -> list[str]:
     """Sentences on the whole."""
-    experiment = arm.experiment
+    experiment = stage.experiment
     training, packing = experiment.training, experiment.data.packing
-    told = ["What follows is the last stage's data; that of an earlier one is shown by its own file."] if experiment.starts_from else []
+    told = [f"Stage {stage.number} of {stage.stages}, {experiment.experiment}; --stage shows another one."] if stage.stages > 1 else []
     told += [
         f"{training.steps:,} steps of {training.batch_rows:,} rows of {packing.row_tokens:,} nominal tokens:"
         f" {count(inspection.tokens)} tokens in all."
@@ -88,7 +122,7 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 
 
-def show_data(arm: Arm, inspection: Inspection, console: Console) -> None:
+def show_data(stage: Stage, inspection: Inspection, console: Console) -> None:
     """The table and the sentences."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title, justify in (
@@ -118,22 +152,25 @@ def show_data(arm: Arm, inspection: Inspection, console: Console) -> None:
             console.print(f"unreadable in {source.name}, of {source.sampled:,} sampled: {describe_bad(source.bad)}", markup=False)
         for reason, number in source.left_out.items():
             console.print(f"not kept of {source.name}: {number:,} of {source.sampled:,} sampled: {reason}", markup=False)
-    for fact in facts(arm, inspection):
+    for fact in facts(stage, inspection):
         console.print(fact, markup=False)
 
 
-def write_page(arm: Arm, inspection: Inspection, target: Path, name: str) -> None:
+def write_page(stage: Stage, inspection: Inspection, target: Path, name: str) -> None:
     """Write the page; ends the command with 2 where it cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(data_page(inspection, name, facts(arm, inspection)), encoding="utf-8")
+        target.write_text(data_page(inspection, name, facts(stage, inspection)), encoding="utf-8")
     except OSError as error:
         stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
 
 
-def to_json(inspection: Inspection) -> dict[str, Any]:
+def to_json(stage: Stage, inspection: Inspection) -> dict[str, Any]:
     """All numbers, without the documents."""
     return {
+        "experiment": stage.experiment.experiment,
+        "stage": stage.number,
+        "stages": stage.stages,
         "rows": inspection.rows,
         "rows_packed": inspection.rows_packed,
         "rows_that_the_data_makes": inspection.rows_that_the_data_makes,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas
 
     from mm1_ablate.data.documents import Item
-    from mm1_ablate.spec.experiment import Evaluation
+    from mm1_ablate.spec.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mm1_ablate.commands.common import (
 from mm1_ablate.commands.readiness import make_ready
 from mm1_ablate.commands.show import summary
 from mm1_ablate.spec.expansion import Study
+from mm1_ablate.study.causes import traceback_of
 from mm1_ablate.study.files import read_json_or_nothing, write_json
 from mm1_ablate.study.names import no_longer_named, remember
 from mm1_ablate.study.plan import TRAINED, Plan, plan
@@ -63,6 +64,7 @@ def run_sweep(
         tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
     if not any(store.has_scores(trial) for trial in study.trials):
         tell("no trial has scores yet: there is nothing to compare")
+        mirror_what_ended(study, store)
     else:
         show_comparison(study, store, path, root)
     failed = say_failures(study, store)
@@ -102,8 +104,8 @@ def say_failures(study: Study, store: Store) -> int:
         state = store.status(trial)
         if state.status == "failed":
             failed += 1
-            traceback = store.trial_folder(trial) / "error.txt"
-            say(f"failed: {trial.name}: {state.reason}" + (f" ({traceback})" if traceback.exists() else ""))
+            traceback = traceback_of(trial, store)
+            say(f"failed: {trial.name}: {state.reason}" + (f" ({traceback})" if traceback else ""))
     if failed:
         say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again")
     return failed
@@ -245,15 +247,19 @@ def write_document(study: Study, store: Store, comparison: Comparison, target: P
 
 def show_comparison(study: Study, store: Store, path: Path, root: Path) -> None:
     """Write the report, bring the mirror up to it, print the table and where to see more."""
+    from mm1_ablate.report.text import print_comparison
+
     comparison, folder = compare_and_write(study, store)
     mirror_study(study, store, comparison, folder)
-    comparison.to_terminal(console())
+    print_comparison(comparison, console())
     tell(f"report: {folder / 'report.html'}")
     tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(root)}")
 
 
 def mirror_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
     """Mirror the study and its report, unless just this is there already. MLflow that fails spoils nothing: it can be written anew."""
+    from mm1_ablate.report.markdown import markdown
+    from mm1_ablate.report.text import wide_table
     from mm1_ablate.study.tracking import MirrorFailed, mirror, tracking_uri
 
     stamp = store.study_folder(study) / "mirrored.json"
@@ -261,18 +267,29 @@ def mirror_study(study: Study, store: Store, comparison: Comparison, folder: Pat
     if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
         return
     try:
-        mirror(study, store, report=folder, table=comparison.table(), verdict=comparison.markdown())
+        mirror(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
     except MirrorFailed as error:
         say(f"{error} (everything is in the store; the next run writes it again)")
     else:
         write_json(stamp, content)
 
 
+def mirror_what_ended(study: Study, store: Store) -> None:
+    """Mirror the failures and the earlier stages of a study that has no scores, if it has any."""
+    from mm1_ablate.study.tracking import MirrorFailed, mirror
+
+    if any(store.status(one).status in ("done", "failed") for one in (*study.stages, *study.trials)):
+        try:
+            mirror(study, store)
+        except MirrorFailed as error:
+            say(f"{error} (everything is in the store; the next run writes it again)")
+
+
 def _states(study: Study, store: Store) -> str:
-    """A digest of how the trials stand."""
+    """A digest of how the trials and their earlier stages stand."""
     states = [
-        (trial.evaluation_fingerprint, state.status, state.reason, state.finished)
-        for trial in study.trials
+        (trial.evaluation_fingerprint or trial.fingerprint, state.status, state.reason, state.finished)
+        for trial in (*study.trials, *study.stages)
         for state in (store.status(trial),)
     ]
     return _digest(states)

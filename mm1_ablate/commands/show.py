@@ -12,11 +12,12 @@ from rich.text import Text
 
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
+from mm1_ablate.study.causes import failed_folder, traceback_of
 from mm1_ablate.study.cost import in_gib
 from mm1_ablate.study.measured import MeasuredCost
 from mm1_ablate.study.names import no_longer_named
 from mm1_ablate.study.plan import TO_BE_DONE, Plan, PlanRow
-from mm1_ablate.study.store import Store
+from mm1_ablate.study.store import Store, TrialState
 
 COLOURS = {
     "done": "green",
@@ -121,10 +122,13 @@ def summary(plan: Plan) -> list[str]:
     if plan.to_do:
         if plan.cost.gpu_hours:
             lines.append("to be done: about " + " or ".join(f"{spent:,.3g} {name} hours" for name, spent in plan.cost.gpu_hours.items()))
+            if plan.cost.cpu_hours:
+                lines[-1] += f", and {hours(plan.cost.cpu_hours)} of CPU cores"
         elif plan.cost.cpu_hours is not None:
             lines.append(f"to be done: about {hours(plan.cost.cpu_hours)} of one CPU core")
         lines[-1] += f" ({plan.cost.basis})"
         lines += [line for cost in plan.measured for line in measured_in_words(cost)]
+    lines += plan.not_reckoned
     lines += costs_in_words(plan)
     if not all(row.rows_measured for row in [*plan.rows, *plan.stages]):
         lines.append("tokens are as declared where the data cannot be opened here, or not before it is indexed")
@@ -179,30 +183,38 @@ def unreadable(store: Store, trial: Trial) -> dict[str, int]:
 
 
 def status_json(study: Study, store: Store) -> dict[str, Any]:
-    """What the store says of each trial of a study, and of trials that its file no longer names."""
-    states = [(trial, store.status(trial)) for trial in study.trials]
+    """What the store says of each trial of a study, of the earlier stages that they start from, and of what its file no longer names."""
+    trials, stages = ([(one, store.status(one)) for one in ones] for ones in (study.trials, study.stages))
     return {
         "study": study.name,
         "store": str(store.root),
-        "counts": dict(Counter(state.status for _, state in states)),
-        "trials": [
-            {
-                "name": trial.name,
-                "arms": list(trial.arms),
-                "seed": trial.seed,
-                "fingerprint": trial.fingerprint,
-                "status": state.status,
-                "reason": state.reason,
-                "stage": state.stage,
-                "step": state.step,
-                "steps": state.steps,
-                "seconds": state.seconds,
-                "unreadable": unreadable(store, trial),
-                "folder": str(store.trial_folder(trial)),
-            }
-            for trial, state in states
+        "counts": dict(Counter(state.status for _, state in trials)),
+        "stage_counts": dict(Counter(state.status for _, state in stages)),
+        "stages": [
+            _state_json(stage, state, store) | {"trials": [trial.name for trial in study.starting_from(stage)]} for stage, state in stages
         ],
+        "trials": [_state_json(trial, state, store) for trial, state in trials],
         "no_longer_named": [{"name": name, "folder": str(folder)} for folder, name in no_longer_named(study, store).items()],
+    }
+
+
+def _state_json(trial: Trial, state: TrialState, store: Store) -> dict[str, Any]:
+    """Where a trial or an earlier stage stands."""
+    error = traceback_of(trial, store) if state.status == "failed" else None
+    return {
+        "name": trial.name,
+        "arms": list(trial.arms),
+        "seed": trial.seed,
+        "fingerprint": trial.fingerprint,
+        "status": state.status,
+        "reason": state.reason,
+        "stage": state.stage,
+        "step": state.step,
+        "steps": state.steps,
+        "seconds": state.seconds,
+        "unreadable": unreadable(store, trial),
+        "folder": str(store.trial_folder(trial)),
+        "error": str(error) if error else None,
     }
 
 
@@ -212,12 +224,15 @@ def show_status(study: Study, store: Store, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "fingerprint", "", "what is known", "folder"):
         table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
-    for trial in known["trials"]:
-        folder = trial["folder"] if trial["status"] != "missing" else ""
+    for trial, one in zip([*known["stages"], *known["trials"]], (*study.stages, *study.trials), strict=True):
+        folder = {"missing": "", "failed": str(failed_folder(one, store))}.get(trial["status"], trial["folder"])
         bad = ", ".join(f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items())
         reason = f"{trial['reason']}; data: {bad}" if bad else trial["reason"]
+        if started := len(trial.get("trials", [])):
+            reason += f"; {'one trial starts' if started == 1 else f'{started} trials start'} from it"
         table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), Text(reason), folder)
     for gone in known["no_longer_named"]:
         table.add_row(gone["name"], "", "", "no longer in the file, left alone", gone["folder"], style="dim")
     console.print(table)
-    console.print(f"\n{', '.join(f'{number} {status}' for status, number in known['counts'].items())} in {store.root}", markup=False)
+    trials, stages = (", ".join(f"{number} {status}" for status, number in known[key].items()) for key in ("counts", "stage_counts"))
+    console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.root}", markup=False)

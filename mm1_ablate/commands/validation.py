@@ -16,6 +16,8 @@ class FileReport:
     arms: int = 0
     rows: int = 0
     distinct_trials: int = 0
+    earlier_stages: int = 0
+    """Distinct ones that trials start from and that are no trials themselves."""
     problems: list[dict[str, Any]] = field(default_factory=list)
     """Each with file, line, column, path, message, hint."""
     text: str = ""
@@ -32,7 +34,8 @@ class FileReport:
         if not self.valid:
             return self.text
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
-        return f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}"
+        stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
+        return f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
 
 
 def validate(path: Path, without_data: bool = False) -> FileReport:
@@ -54,7 +57,7 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
         keys = ("file", "line", "column", "path", "message", "hint")
         problems = [{key: _plain(getattr(problem, key)) for key in keys} for problem in errors.problems]
         return FileReport(str(path), problems=problems, text="\n".join(str(problem) for problem in errors.problems))
-    return FileReport(str(path), study.name, len(study.arms), study.row_count, len(study.trials))
+    return FileReport(str(path), study.name, len(study.arms), study.row_count, len(study.trials), len(study.stages))
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,12 @@ import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mm1_ablate import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Report = Callable[[str, int, int], None]
 """How far something is: called with (what is done, bytes done, bytes in all)."""
@@ -109,3 +113,11 @@ def _folder(kind: str, identity: str) -> Path:
 
 def _silent(what: str, done: int, in_all: int) -> None:
     """Nobody wants to know."""
+
+
+def mapped(path: Path) -> np.ndarray:
+    """An array of a .npy file that all processes share. A plain one, which is quicker to search than numpy's memmap."""
+    import numpy as np
+
+    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # nothing cannot be mapped
+    return np.asarray(array)

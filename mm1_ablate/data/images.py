@@ -20,7 +20,7 @@ from torch import Tensor
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.resizing import resize
 from mm1_ablate.data.sub_images import views_of
-from mm1_ablate.spec.experiment import SubImages
+from mm1_ablate.spec.model import SubImages
 
 __all__ = ["FeatureCache", "ImagePipeline", "Views", "resize"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import load_images
-from mm1_ablate.data.packing import TokenisedDocument, open_rows
+from mm1_ablate.data.packing import TokenisedDocument, open_rows, text_tokens
 from mm1_ablate.data.randomness import Draws, key, permuted
 from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.sources import OpenSource
@@ -256,7 +256,7 @@ def _packed(
         rows += 1
         report("packing rows", rows, min(most_rows, in_all))
         documents += row
-        tokens += sum(_text_tokens(document) + len(document.images) * image_tokens for document in row)
+        tokens += sum(text_tokens(document.segments) + len(document.images) * image_tokens for document in row)
     account = packed.tally.account()
     # Windows are drawn whole, so what was drawn is reckoned against what lies in the rows handed out.
     drawn = {name: 0 for name in account}
@@ -291,8 +291,6 @@ def _as_seen(document: TokenisedDocument, tokenizer: Tokenizer, pipeline: ImageP
         return None
     pictures = iter(pixels.permute(0, 2, 3, 1).numpy())
     parts: list[Any] = [next(pictures) if isinstance(part, Image) else tokenizer.decode(part) for part in readable[0].segments]
-    return ShownDocument(document.key, document.source, tuple(parts), _text_tokens(document), len(readable[0].images) * image_tokens)
-
-
-def _text_tokens(document: TokenisedDocument) -> int:
-    return sum(len(segment) for segment in document.segments if isinstance(segment, tuple))
+    return ShownDocument(
+        document.key, document.source, tuple(parts), text_tokens(document.segments), len(readable[0].images) * image_tokens
+    )

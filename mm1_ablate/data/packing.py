@@ -12,7 +12,7 @@ row can hold cannot be cut: its document is left out. All of this is counted.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def tokenise(document: Document, tokenizer: Tokenizer, nominal_image_tokens: int
         segments[-1] = (*segments[-1], tokenizer.end)
     else:
         segments.append((tokenizer.end,))
-    length = _text_tokens(segments) + len(document.images) * nominal_image_tokens
+    length = text_tokens(segments) + len(document.images) * nominal_image_tokens
     return TokenisedDocument(document.key, document.source, tuple(segments), document.images, length, document.data_type)
 
 
@@ -114,12 +114,13 @@ def _images_at_the_end(segments: list[Segment]) -> list[Segment]:
 
 def _piece(document: TokenisedDocument, segments: list[Segment], place: int, nominal_image_tokens: int) -> TokenisedDocument:
     images = tuple(segment for segment in segments if isinstance(segment, Image))
-    length = _text_tokens(segments) + len(images) * nominal_image_tokens
+    length = text_tokens(segments) + len(images) * nominal_image_tokens
     name = document.key if place == 1 else f"{document.key}#{place}"
     return TokenisedDocument(name, document.source, tuple(segments), images, length, document.data_type)
 
 
-def _text_tokens(segments: Sequence[Segment]) -> int:
+def text_tokens(segments: Iterable[Segment]) -> int:
+    """Tokens of the texts among segments."""
     return sum(len(segment) for segment in segments if isinstance(segment, tuple))
 
 

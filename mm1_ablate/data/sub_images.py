@@ -1,8 +1,9 @@
 """A picture in, the views out that an image encoder of fixed size sees of it: crops from a grid, and an overview of the whole.
 
 The grid is chosen as LLaVA-NeXT does (AnyRes, Liu et al. 2024): of all grids of allowed size the one that keeps most of the picture's
-pixels, then the one with the fewest cells' pixels to waste, then the first by rows and columns. The picture is fitted into the whole
-grid with its proportions kept and grey around it, and cut along the grid's lines.
+pixels, then the one with the fewest cells' pixels to waste. Of equals, such as grids of four for a picture smaller than a cell, the one
+that shows it largest (LLaVA-NeXT: the first), then the first by rows and columns. The picture is fitted into the whole grid with its
+proportions kept and grey around it, and cut along the grid's lines.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from mm1_ablate.data.resizing import resize_to
-from mm1_ablate.spec.experiment import SubImages
+from mm1_ablate.spec.model import SubImages
 
 GREY = 127
 """Of what lies around a fitted picture: next to nothing after an encoder's normalisation."""
@@ -23,11 +24,12 @@ GREY = 127
 def grid_of(height: int, width: int, size: int, settings: SubImages) -> tuple[int, int]:
     """Rows and columns of the grid that a picture of height x width pixels is cut into, for an encoder of `size` pixels a side."""
 
-    def preference(grid: tuple[int, int]) -> tuple[int, int]:
+    def preference(grid: tuple[int, int]) -> tuple[int, int, int]:
         rows, columns = (side * size for side in grid)
         scale = min(columns / width, rows / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - rows * columns
+        shown = int(width * scale) * int(height * scale)
+        kept = min(shown, width * height)
+        return kept, kept - rows * columns, shown
 
     # max() takes the first of equals.
     return max(_grids(settings), key=preference)

@@ -20,12 +20,16 @@ from mm1_ablate.evaluation.protocols import as_asked, load_tasks
 from mm1_ablate.evaluation.questions import ContextOverflow, Need, check_context, needs, prepare
 from mm1_ablate.evaluation.task import Task
 from mm1_ablate.spec.contents import look, once
-from mm1_ablate.spec.experiment import Evaluation, Experiment, LanguageModel
+from mm1_ablate.spec.evaluation import Evaluation
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, fingerprint
+from mm1_ablate.spec.local_contents import local_identity, tokenizer_digest
+from mm1_ablate.spec.local_path import local
 from mm1_ablate.spec.messages import Finding
+from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.tasks import task_settings
 
-__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "overflows"]
+__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "known_context_length", "overflows"]
 
 COUNTED = 1
 """How tokens are counted: another number where that changes, for what is kept is no longer right."""
@@ -128,7 +132,8 @@ def _asked(evaluation: Evaluation, tokenizer: str) -> tuple[list[Finding], dict[
 def _kept_needs(task: Task, evaluation: Evaluation, tokenizer: str) -> list[Need]:
     text_only = canonical(evaluation.zero_shot) if evaluation.zero_shot else None
     drawn = [sorted(evaluation.shots), list(evaluation.evaluation_seeds), canonical(evaluation.demonstrations), text_only]
-    identity = fingerprint([COUNTED, asked_identity(task, evaluation), drawn, tokenizer])
+    which = tokenizer_digest(path) if (path := local(tokenizer)) else tokenizer
+    identity = fingerprint([COUNTED, asked_identity(task, evaluation), drawn, which])
 
     def count() -> list[Need]:
         try:
@@ -140,6 +145,19 @@ def _kept_needs(task: Task, evaluation: Evaluation, tokenizer: str) -> list[Need
     return [Need(*need) for need in _kept(identity, count)]
 
 
+def known_context_length(settings: LanguageModel) -> int | None:
+    """Tokens of context that a language model has, as far as this machine knows them; nothing where it does not, or may not look."""
+    declared = settings.configuration.get("max_position_embeddings")
+    if settings.name is None and isinstance(declared, int):
+        return declared
+    if settings.name is not None and (local(settings.name) is None or look() == "nowhere"):
+        return None
+    try:
+        return _kept_length(settings)
+    except _NotHere:
+        return None
+
+
 def _kept_length(settings: LanguageModel) -> int:
     def find() -> int:
         try:
@@ -147,7 +165,8 @@ def _kept_length(settings: LanguageModel) -> int:
         except (OSError, ValueError, AttributeError, ImportError) as error:
             raise _NotHere from error
 
-    identity = fingerprint({"name": settings.name, "model_type": settings.model_type, "configuration": settings.configuration})
+    name = local_identity(settings).get("name", settings.name)
+    identity = fingerprint({"name": name, "model_type": settings.model_type, "configuration": settings.configuration})
     return once(f"context length {identity}", lambda: _kept(identity, find))
 
 

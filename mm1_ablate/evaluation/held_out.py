@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mm1_ablate.data.images import ImagePipeline, Views
     from mm1_ablate.data.tokenizer import Tokenizer
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.spec.experiment import Experiment, HeldOut
+    from mm1_ablate.spec.evaluation import HeldOut
+    from mm1_ablate.spec.experiment import Experiment
 
 TOKENS_AT_ONCE = 8192
 """Of one forward pass, unless a single document has more."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas
 
     from mm1_ablate.evaluation.task import Task
-    from mm1_ablate.spec.experiment import Evaluation, Experiment
+    from mm1_ablate.spec.evaluation import Evaluation
+    from mm1_ablate.spec.experiment import Experiment
 
 NOT_ASKED = ("metrics", "protocols")
 """Fields of a record that do not say how it is asked: metrics score predictions, and a protocol's wording is in the fields by now."""

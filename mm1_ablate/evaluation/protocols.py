@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from mm1_ablate.evaluation.prompts import ANSWER, IMAGE, template_fields
 from mm1_ablate.evaluation.task import Task, load_task
-from mm1_ablate.spec.evaluation import Wording, misnamed
-from mm1_ablate.spec.experiment import Evaluation
+from mm1_ablate.spec.evaluation import Evaluation, Wording, misnamed
 
 END_OF_CHUNK = "<|endofchunk|>"
 

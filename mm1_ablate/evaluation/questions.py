@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from mm1_ablate.data.documents import Image, Item
     from mm1_ablate.data.tokenizer import Tokenizer
     from mm1_ablate.evaluation.task import Task
-    from mm1_ablate.spec.evaluation import Demonstrations
-    from mm1_ablate.spec.experiment import Evaluation
+    from mm1_ablate.spec.evaluation import Demonstrations, Evaluation
 
 
 class Need(NamedTuple):

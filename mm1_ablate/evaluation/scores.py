@@ -21,8 +21,7 @@ from mm1_ablate.spec.settings import find_component
 
 if TYPE_CHECKING:
     from mm1_ablate.evaluation.task import Task
-    from mm1_ablate.spec.evaluation import Group
-    from mm1_ablate.spec.experiment import Evaluation
+    from mm1_ablate.spec.evaluation import Evaluation, Group
 
 ASKED = [
     "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
 from timm.data import resolve_model_data_config
+from timm.layers import QuickGELU, to_2tuple
 from torch import Tensor, nn
 
 from mm1_ablate.model.resample import resampled
-from mm1_ablate.model.shapes_only import shapes_only
-from mm1_ablate.spec.experiment import TimmEncoder, VisionTransformer
+from mm1_ablate.model.shapes_only import kept, shapes_only, taken
+from mm1_ablate.model.vision_tower import has_quick_gelu, in_timms_names
+from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
+from mm1_ablate.spec.local_path import WEIGHTS, missing, weight_files
 from mm1_ablate.spec.settings import Misfit
 
 
@@ -72,7 +76,7 @@ def build_image_encoder(settings: VisionTransformer | TimmEncoder, weights: bool
         weights: whether to read weights; without, only the architecture is made.
 
     Raises:
-        Misfit: timm has no such encoder, or not of this patch size; or the file of weights is missing, or of another encoder.
+        Misfit: timm has no such encoder, or not of this patch size; or local weights are missing, or of another encoder.
     """
     if isinstance(settings, VisionTransformer):
         vision = timm.models.VisionTransformer(
@@ -90,11 +94,25 @@ def build_image_encoder(settings: VisionTransformer | TimmEncoder, weights: bool
     named = _named(settings, pretrained=weights and settings.weights == "pretrained")
     data = resolve_model_data_config(named)
     encoder = PatchEncoder(named, data["mean"], data["std"], settings.feature_layer)
-    if weights and settings.weights_file is not None:
-        load_local(encoder, settings.weights_file)
+    if weights and settings.local_weights is not None:
+        load_local(encoder, settings.local_weights)
     # What comes after the features would take memory and never be trained: later blocks, pooling, heads.
     named.prune_intermediate_layers(indices=[encoder.layer], prune_norm=settings.feature_layer != -1, prune_head=True)
     return encoder
+
+
+def shape_of_encoder(settings: VisionTransformer | TimmEncoder, to_change: bool = False) -> PatchEncoder:
+    """The declared encoder without values.
+
+    Args:
+        to_change: whether the caller changes it.
+
+    Raises:
+        Misfit: as `build_image_encoder`.
+    """
+    local_weights = getattr(settings, "local_weights", None)
+    key = f"{settings.model_dump_json(exclude={'preparation', 'frozen', 'learning_rate_scale', 'weights'})} {local_weights}"
+    return (taken if to_change else kept)(key, lambda: build_image_encoder(settings, weights=False))
 
 
 def _named(settings: TimmEncoder, pretrained: bool) -> Any:
@@ -108,8 +126,8 @@ def _named(settings: TimmEncoder, pretrained: bool) -> Any:
         vision: Any = timm.create_model(name, pretrained=pretrained, img_size=settings.image_size, num_classes=0)
     except (RuntimeError, TypeError, AssertionError) as error:  # an unknown tag; an architecture that takes no image size
         raise Misfit("name", f"timm cannot make '{name}' for images of {settings.image_size} pixels: {error}") from error
-    patch = getattr(getattr(vision, "patch_embed", None), "patch_size", None)
-    if not patch or not all(hasattr(vision, part) for part in ("blocks", "forward_intermediates", "prune_intermediate_layers")):
+    patch = to_2tuple(getattr(getattr(vision, "patch_embed", None), "patch_size", None) or 0)
+    if not any(patch) or not all(hasattr(vision, part) for part in ("blocks", "forward_intermediates", "prune_intermediate_layers")):
         raise Misfit("name", f"'{name}' is no stack of blocks over one grid of patches, such as timm's ViT, AIMv2, SigLIP and EVA")
     if tuple(patch) != (settings.patch_size, settings.patch_size):
         raise Misfit("patch_size", f"'{name}' has patches of {patch[0]} pixels a side, not {settings.patch_size}")
@@ -119,50 +137,88 @@ def _named(settings: TimmEncoder, pretrained: bool) -> Any:
 
 
 def check_named(settings: TimmEncoder) -> None:
-    """Whether timm has the declared encoder, of this patch size and with such a layer; and whether the file of its weights is there.
+    """Whether timm has the declared encoder, of this patch size, with such a layer, and whether it gives a grid of patches; and whether
+    local weights are there, and are this encoder's.
 
     No weights are read, and none are made.
 
     Raises:
         Misfit: at the field that is wrong.
     """
-    if settings.weights_file is not None:
-        _check_file(settings.weights_file)
+    if settings.local_weights is not None:
+        _files_of(settings.local_weights)
+    encoder = shape_of_encoder(settings)
     with shapes_only():
-        _named(settings, pretrained=False)
+        pixels = torch.zeros(1, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
+    grid = (1, settings.grid_side**2, encoder.width)
+    try:
+        found = tuple(encoder(pixels).shape)
+    except Exception as error:  # whatever an architecture does that is none of those that `forward` is for
+        raise Misfit("name", f"'{settings.name}' gives no grid of patches: {error}") from error
+    if found != grid:
+        raise Misfit("name", f"'{settings.name}' gives features of the shape {found[1:]}, not a grid of patches, {grid[1:]}")
+    if settings.local_weights is not None:
+        load_local(encoder, settings.local_weights, values=False)
 
 
-def _check_file(file: str) -> None:
-    if not Path(file).is_file():
-        folder = next(parent for parent in Path(file).parents if parent.is_dir())
-        raise Misfit("weights", f"there is no file {file}; the nearest folder that exists is {folder}")
+def _files_of(path: str) -> list[str]:
+    if wrong := missing(path):
+        raise Misfit("weights", wrong)
+    files = weight_files(path)
+    if not files:
+        raise Misfit("weights", f"there are no weights in the folder {path}; expected one of {', '.join(WEIGHTS)}")
+    return files
 
 
-def load_local(encoder: PatchEncoder, file: str) -> None:
-    """Read a file of weights into an encoder of timm's, whatever resolution they were trained at, with or without a head.
+def _read(file: str, values: bool) -> dict[str, Tensor]:
+    """A state dict; without values, of tensors on the meta device."""
+    if values:
+        return timm.models.load_state_dict(file)
+    if not file.endswith(".safetensors"):
+        return timm.models.load_state_dict(file, device="meta")
+    with safe_open(file, "pt") as weights:
+        return {name: torch.empty(weights.get_slice(name).get_shape(), device="meta") for name in weights.keys()}  # noqa: SIM118
 
-    Formats that timm knows of this architecture (OpenCLIP, original CLIP, DINOv2, AIMv2) are converted.
+
+def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
+    """Read a file or folder of weights into an encoder of timm's, whatever resolution they were trained at, with or without a head.
+
+    Formats of this architecture that timm knows (OpenCLIP, original CLIP, DINOv2, AIMv2) are converted, and transformers' CLIP and SigLIP.
+
+    Args:
+        values: whether to read them; without, only their names and shapes are looked at. For an encoder on the meta device.
 
     Raises:
-        Misfit: the file is missing or is of another encoder.
+        Misfit: they are missing, cannot be read, or are of another encoder.
     """
-    _check_file(file)
     vision = encoder.vision
-    state: Any = timm.models.load_state_dict(file)
+    state: Any = {}
+    for file in _files_of(path):
+        try:
+            state |= _read(file, values)
+        except Exception as error:  # of torch, pickle, zip or safetensors, for files that are none of theirs or were cut off
+            raise Misfit("weights", f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    state = in_timms_names(state)
     convert = getattr(sys.modules[type(vision).__module__], "checkpoint_filter_fn", None)
-    if convert is not None:
-        state = convert(state, vision)
     try:
-        missing, unexpected = vision.load_state_dict(resampled(state, vision), strict=False)
-    except RuntimeError as error:
-        raise Misfit("weights", f"{file} is of another encoder: {str(error).splitlines()[-1].strip()}") from error
-    lacking = [name for name in missing if not encoder.is_beyond_features(name)]
+        if convert is not None:
+            state = convert(state, vision)
+        missing_names, unexpected = vision.load_state_dict(resampled(state, vision), strict=False)
+    except (RuntimeError, ValueError) as error:
+        raise Misfit("weights", f"{path} is of another encoder: {str(error).splitlines()[-1].strip()}") from error
+    lacking = [name for name in missing_names if not encoder.is_beyond_features(name)]
     unknown = [name for name in unexpected if not encoder.is_beyond_features(name)]
     if lacking or unknown:
         what = [f"lacks {len(lacking)} parameters such as {lacking[0]}"] if lacking else []
         what += [f"has {len(unknown)} that the encoder has not, such as {unknown[0]}"] if unknown else []
-        raise Misfit("weights", f"{file} is of another encoder: it {' and '.join(what)}")
+        raise Misfit("weights", f"{path} is of another encoder: it {' and '.join(what)}")
+    quick = isinstance(vision.blocks[0].mlp.act, QuickGELU) if hasattr(vision.blocks[0].mlp, "act") else None
+    if quick is not None and os.path.isdir(path) and has_quick_gelu(path) is (not quick):
+        ours, theirs = ("QuickGELU", "another activation") if quick else ("GELU", "QuickGELU")
+        raise Misfit(
+            "name", f"is an encoder with {ours}, and the weights in {path} were trained with {theirs}; name the one that they are of"
+        )
 
 
-BEHIND = ("head", "head_drop", "fc_norm", "attn_pool")
+BEHIND = ("head", "head_drop", "head_dist", "fc_norm", "attn_pool")
 """How timm names what stands behind the last block and its norm."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 
-from mm1_ablate.spec.experiment import LanguageModel
+from mm1_ablate.model.shapes_only import kept, taken
+from mm1_ablate.spec.model import LanguageModel
+from mm1_ablate.spec.settings import Misfit
 
 ROUNDED_UP = 1024
 """A declared vocabulary may be larger than the tokenizer's by less than this: vocabularies are rounded up, as that is faster."""
@@ -15,12 +19,14 @@ ROUNDED_UP = 1024
 
 def token_ids(settings: LanguageModel) -> tuple[int, int, int]:
     """Size of the vocabulary, padding and end of text, as far as an architecture needs them. A vocabulary that the configuration declares
-    does without the tokenizer, so that plans can be made where there is none; the ids, which no size depends on, are then 0.
+    does without the tokenizer, so that plans can be made where there is none, and a model by name has its own; what is not needed is 0.
 
     Raises:
         OSError: transformers', if there is no such tokenizer.
     """
     declared = settings.configuration.get("vocab_size")
+    if settings.name is not None:
+        return 0, 0, 0
     if isinstance(declared, int):
         return declared, 0, 0
     from mm1_ablate.data.tokenizer import load_tokenizer
@@ -29,14 +35,26 @@ def token_ids(settings: LanguageModel) -> tuple[int, int, int]:
     return tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end
 
 
-def _check_vocabulary(settings: LanguageModel, tokens: int) -> None:
+def check_vocabulary(settings: LanguageModel, tokens: int) -> None:
+    """Whether a declared vocabulary is that of a tokenizer of so many tokens.
+
+    Raises:
+        Misfit: it is not.
+    """
     declared = settings.configuration.get("vocab_size")
     if isinstance(declared, int) and not tokens <= declared < tokens + ROUNDED_UP:
         few = "too few" if declared < tokens else "more than rounding up explains"
-        raise ValueError(
-            f"model.language_model.configuration.vocab_size: {declared:,} are {few}: the tokenizer '{settings.tokenizer}' has {tokens:,} "
-            f"tokens. Declare {-(-tokens // 64) * 64}, or leave vocab_size out"
+        raise Misfit(
+            "configuration.vocab_size",
+            f"{declared:,} are {few}: the tokenizer '{settings.tokenizer}' has {tokens:,} tokens. Declare {-(-tokens // 64) * 64}, or "
+            "leave vocab_size out",
         )
+
+
+def _check_rows(settings: LanguageModel, tokens: int, rows: int) -> None:
+    if tokens > rows:
+        what = f"'{settings.tokenizer}' has {tokens:,} tokens, more than the {rows:,} of '{settings.name}'"
+        raise Misfit("tokenizer", f"{what}; name the tokenizer that the model was trained with, or leave this out")
 
 
 def build_language_model(settings: LanguageModel, vocabulary_size: int, padding: int, end: int, weights: bool = True) -> Any:
@@ -46,16 +64,26 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         weights: whether to read the weights of a model that is given by name; without, only its architecture is made.
 
     Raises:
-        ValueError: where transformers knows no such model type, or its configuration refuses a field; or where a declared vocabulary is
-            not that of the tokenizer.
+        ValueError: where transformers knows no such model type, or its configuration refuses or does not know a field; or where a declared
+            vocabulary is not that of the tokenizer, or a model by name lacks some of its tokens.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-    if settings.name is not None and weights:
-        return AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
+    if settings.name is None and settings.model_type not in CONFIG_MAPPING:
+        near = get_close_matches(settings.model_type or "", CONFIG_MAPPING, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise Misfit("model_type", f"transformers has no model type '{settings.model_type}'{hint}")
     if settings.name is not None:
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.name), attn_implementation="sdpa")
-    _check_vocabulary(settings, vocabulary_size)
+        if weights:
+            model = AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
+        else:
+            # The type that published weights are kept in is not that of training.
+            config = AutoConfig.from_pretrained(settings.name)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        embeddings: Any = model.get_input_embeddings()
+        _check_rows(settings, vocabulary_size, embeddings.num_embeddings)
+        return model
+    check_vocabulary(settings, vocabulary_size)
     fields = {"vocab_size": vocabulary_size, "pad_token_id": padding, "eos_token_id": end, "bos_token_id": end, **settings.configuration}
     try:
         config = AutoConfig.for_model(settings.model_type or "", **fields)
@@ -63,10 +91,36 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         raise ValueError(
             f"model.language_model: transformers refuses {settings.model_type} with {settings.configuration}: {error}"
         ) from error
+    _check_fields(settings.configuration, config)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     if settings.initialisation == "fan_in":
         _initialise_by_fan_in(model)
     return model
+
+
+def shape_of_language_model(settings: LanguageModel, vocabulary_size: int, padding: int, end: int, to_change: bool = False) -> Any:
+    """The declared model without values.
+
+    Args:
+        to_change: whether the caller changes it.
+
+    Raises:
+        ValueError: as `build_language_model`.
+    """
+    own = settings.model_dump_json(exclude={"preparation", "frozen", "scale_embeddings", "initialisation"})
+    key = f"{own} {vocabulary_size} {padding} {end}"
+    return (taken if to_change else kept)(key, lambda: build_language_model(settings, vocabulary_size, padding, end, weights=False))
+
+
+def _check_fields(declared: Iterable[str], config: Any) -> None:
+    """transformers keeps a field that it does not know without a word, and the model is the one without it."""
+    fields = {*getattr(type(config), "__dataclass_fields__", {}), *type(config).attribute_map}
+    left = config.to_dict()
+    for name in declared:
+        if name not in fields and name in left:
+            near = get_close_matches(name, fields, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise Misfit(f"configuration.{name}", f"transformers' {config.model_type} has no field '{name}'{hint}")
 
 
 def _initialise_by_fan_in(model: Any) -> None:

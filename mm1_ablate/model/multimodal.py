@@ -15,7 +15,8 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-from mm1_ablate.spec.experiment import Experiment, Part, frozen_parts
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.model import Part, frozen_parts
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch
@@ -52,12 +53,26 @@ class MultimodalModel(nn.Module):
         self.context_length: int = language_model.config.max_position_embeddings
         self.embedding_scale = self.width**0.5 if scale_embeddings else 1.0
         self.frozen = frozenset(frozen)
-        parts: dict[Part, nn.Module] = {"image_encoder": encoder, "connector": connector, "language_model": language_model}
-        for part in self.frozen:
-            parts[part].requires_grad_(False)
+        for part in self._frozen_modules():
+            part.requires_grad_(False)
         if isinstance(encoder, PatchEncoder):
             for parameter in encoder.beyond_features():
                 parameter.requires_grad_(False)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        parts: dict[Part, nn.Module] = {
+            "image_encoder": self.encoder,
+            "connector": self.connector,
+            "language_model": self.language_model,
+        }
+        return [part for name, part in parts.items() if name in self.frozen]
+
+    def train(self, mode: bool = True) -> MultimodalModel:
+        """As torch's, but that frozen parts go on as in evaluation: they drop nothing and remember nothing of what they see."""
+        super().train(mode)
+        for part in self._frozen_modules():
+            part.eval()
+        return self
 
     @property
     def encoder_is_frozen(self) -> bool:
@@ -88,7 +103,16 @@ class MultimodalModel(nn.Module):
         return self.language_model.get_input_embeddings()(tokens) * self.embedding_scale
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [S, vocabulary] at the supervised positions of a flat batch, attention inside documents only."""
+        """Logits [S, vocabulary] at the supervised positions of a flat batch, attention inside documents only.
+
+        Raises:
+            ValueError: a document is longer than the language model's context.
+        """
+        if (longest := max(batch.document_lengths, default=0)) > self.context_length:
+            raise ValueError(
+                f"a document of {longest} tokens is longer than the language model's context of {self.context_length}: lower"
+                " data.packing.row_tokens or the image tokens, or use a model with a longer context"
+            )
         embeddings = self.embed(batch.tokens)
         if len(batch.images):
             image_embeddings = self.encode_images(batch.images).flatten(0, 1)
@@ -111,9 +135,17 @@ def random_state(seed: int, part: str) -> Iterator[None]:
 
 
 def build(
-    experiment: Experiment, seed: int, encoder_weights: Path | None = None, language_model_weights: Path | None = None
+    experiment: Experiment,
+    seed: int,
+    encoder_weights: Path | None = None,
+    language_model_weights: Path | None = None,
+    published: bool = True,
 ) -> MultimodalModel:
-    """The declared model. Parts start from the given weights (state dicts), the others from the trial's seed.
+    """The declared model. Parts start from the given weights (state dicts), or from those that are declared by name or path, the others
+    from the trial's seed.
+
+    Args:
+        published: whether weights by name or path are read; not where all weights come from somewhere else.
 
     Raises:
         RuntimeError: when weights do not fit the declared part.
@@ -121,9 +153,11 @@ def build(
     settings = experiment.model
     tokenizer = load_tokenizer(settings.language_model.tokenizer)
     with random_state(seed, "image_encoder"):
-        encoder = build_image_encoder(settings.image_encoder)
+        encoder = build_image_encoder(settings.image_encoder, published)
     with random_state(seed, "language_model"):
-        language_model = build_language_model(settings.language_model, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end)
+        language_model = build_language_model(
+            settings.language_model, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end, published
+        )
     with random_state(seed, "connector"):
         connector = settings.connector.build(encoder.width, settings.image_encoder.grid_side, language_model.config.hidden_size)
     if encoder_weights is not None:

@@ -10,7 +10,7 @@ of attention the masked half too, and its scores a second time in the backward p
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -20,24 +20,28 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import conv_flop_count, flop_registry, shape_wrapper
 from transformers import AttentionInterface
 
-from mm1_ablate.model.image_encoder import build_image_encoder
-from mm1_ablate.model.language_model import block_matrices, build_language_model
+from mm1_ablate.model.image_encoder import shape_of_encoder
+from mm1_ablate.model.language_model import block_matrices, shape_of_language_model
 from mm1_ablate.model.part import Part
 from mm1_ablate.model.shapes_only import shapes_only
-from mm1_ablate.spec.experiment import Connector, ImageEncoder, LanguageModel
+from mm1_ablate.spec.connector import Connector
+from mm1_ablate.spec.image_encoder import ImageEncoder
+from mm1_ablate.spec.model import LanguageModel
 
 ATTENTION = "mm1_rehearsed"
+IMAGES = 2
+"""Images that an encoder or a connector is rehearsed on: of a single one it cannot be told what is made anew for each."""
 TOKENS = 64
 """Tokens that a language model is rehearsed on; all but attention is proportional to them."""
 
 
 def rehearse_encoder(settings: ImageEncoder, precision: str) -> Part:
     """One image of the declared size, through an encoder that is trained: of a frozen one only `forward` happens."""
-    with shapes_only():
-        encoder = build_image_encoder(settings, weights=False)
+    encoder = shape_of_encoder(settings, to_change=True)
     size, patches = settings.image_size, settings.grid_side**2
 
     def run(images: int) -> Tensor:
@@ -52,7 +56,7 @@ def rehearse_encoder(settings: ImageEncoder, precision: str) -> Part:
 
     # Where the features come from the last block, all blocks count.
     shortened = shorten if encoder.layer == len(blocks) - 1 else None
-    return _rehearse(encoder, blocks, shortened, run, 1, precision, known, patches)
+    return _rehearse(encoder, blocks, shortened, run, IMAGES, precision, known, patches)
 
 
 def rehearse_connector(
@@ -66,13 +70,12 @@ def rehearse_connector(
         return connector(torch.empty(images, grid_side**2, encoder_width, requires_grad=encoder_is_trained))
 
     known = Part(_parameters(connector), width=language_width, largest_block=_parameters(connector))
-    return _rehearse(connector, (), None, run, 1, precision, known, settings.image_tokens)
+    return _rehearse(connector, (), None, run, IMAGES, precision, known, settings.image_tokens)
 
 
 def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: int, end: int, precision: str) -> Part:
     """One token of a batch, and attention for each pair of tokens of a document. Of the head only its size."""
-    with shapes_only():
-        model = build_language_model(settings, vocabulary, padding, end, weights=False).requires_grad_(not settings.frozen)
+    model = shape_of_language_model(settings, vocabulary, padding, end, to_change=True).requires_grad_(not settings.frozen)
     model.config._attn_implementation = ATTENTION
     width, layers = model.config.hidden_size, model.config.num_hidden_layers
     head = model.get_output_embeddings()
@@ -110,7 +113,7 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
 
 def _rehearse(
     part: nn.Module,
-    blocks: Iterable[nn.Module],
+    blocks: Sequence[nn.Module] | nn.ModuleList,
     shorten: Callable[[int], None] | None,
     run: Callable[[int], Tensor],
     units: int,
@@ -127,11 +130,12 @@ def _rehearse(
         run: the part's output for so many images or tokens.
         tokens: of a unit, for a part that can be counted by its parameters only.
     """
-    count, kinds, fake = len(list(blocks)), {_shapes(block) for block in blocks}, _made_fake(part)
-    if shorten is None or count < 3 or len(kinds) > 1:
-        return _run(part, fake, run, units, precision, known, tokens)
+    count = len(blocks)
+    if shorten is None or count < 3 or len({_shapes(block) for block in blocks}) > 1:
+        return _run(part, _made_fake(part), run, units, precision, known, tokens)
     # Blocks that are alike cost alike: two of them and one of them tell what all take.
     shorten(2)
+    fake = _made_fake(part)
     two = _run(part, fake, run, units, precision, known, tokens)
     shorten(1)
     one = _run(part, fake, run, units, precision, known, tokens)
@@ -153,28 +157,22 @@ def _run(part: nn.Module, fake: FakeTensorMode, run: Callable[[int], Tensor], un
 
 
 def _counted(part: nn.Module, fake: FakeTensorMode, run: Callable[[int], Tensor], units: int, precision: str, known: Part) -> Part:
-    with fake, FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter, _precision(precision):
-        saved = _Saved(part)
-        with saved_tensors_hooks(saved.keep, lambda tensor: tensor):
+    with fake, _Watching(part) as watching, _precision(precision):
+        with saved_tensors_hooks(watching.keep, lambda tensor: tensor):
             output = run(units)
-        forward = _split(counter)
+        forward, forward_attention = watching.others, watching.attention
         if output.requires_grad:
             output.float().sum().backward()
-        both = _split(counter)
-    with fake, _precision(precision):
-        more = _Saved(part)
-        with saved_tensors_hooks(more.keep, lambda tensor: tensor):
-            run(2 * units)
+    backward, backward_attention = watching.others - forward, watching.attention - forward_attention
     of_tokens = bool(known.vocabulary)
-    first, second = forward, (both[0] - forward[0], both[1] - forward[1])
-    slope = (more.bytes - saved.bytes) / units
+    saved, copies = watching.bytes()
     return replace(
         known,
-        forward=(first[0] if of_tokens else sum(first)) / units,
-        backward=(second[0] if of_tokens else sum(second)) / units,
-        attention=first[1] / units**2 if of_tokens else 0.0,
-        saved=slope,
-        copies=max(0.0, saved.bytes - slope * units) if precision != "32-true" else 0.0,
+        forward=(forward if of_tokens else forward + forward_attention) / units,
+        backward=(backward if of_tokens else backward + backward_attention) / units,
+        attention=forward_attention / units**2 if of_tokens else 0.0,
+        saved=saved / units,
+        copies=copies,
     )
 
 
@@ -186,33 +184,48 @@ def _by_rule(known: Part, tokens: int) -> Part:
     return replace(known, forward=forward, backward=2 * forward, attention=attention, saved=saved, counted=False)
 
 
-class _Saved:
-    """Bytes of all that autograd keeps, each storage once, parameters and buffers apart."""
+class _Watching(TorchDispatchMode):
+    """Counts operations as `torch.utils.flop_counter` does, by torch's own formulas but without telling modules apart, which takes most
+    of that one's time; and sees what autograd keeps, and which of it are copies of weights in another precision."""
 
     def __init__(self, part: nn.Module) -> None:
-        self._own = {_storage(tensor) for tensors in (part.parameters(), part.buffers()) for tensor in tensors}
+        super().__init__()
+        self.attention = 0.0
+        self.others = 0.0
+        self._own = {_storage(tensor): tensor.numel() for tensors in (part.parameters(), part.buffers()) for tensor in tensors}
+        # Tensors themselves are kept, so that no later storage takes the same place.
+        self._copies: dict[int, Tensor] = {}
         self._kept: dict[int, Tensor] = {}
 
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        output = function(*args, **given)
+        formula = FORMULAS.get(function._overloadpacket)
+        if formula is not None:
+            count = float(formula(*args, **given, out_val=output))
+            if "attention" in str(function):
+                self.attention += count
+            else:
+                self.others += count
+        elif function is torch.ops.aten._to_copy.default and args[0].numel() <= self._own.get(_storage(args[0]), 0):
+            self._copies[_storage(output)] = output
+        return output
+
     def keep(self, tensor: Tensor) -> Tensor:
+        """Take note of what autograd keeps, each storage once, parameters and buffers apart."""
         if _storage(tensor) not in self._own:
-            # Kept, so that no later storage takes the same place.
             self._kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    @property
-    def bytes(self) -> int:
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+    def bytes(self) -> tuple[int, int]:
+        """Of activations that were kept, and of copies of weights."""
+        sizes = {storage: tensor.untyped_storage().nbytes() for storage, tensor in self._kept.items()}
+        copies = sum(size for storage, size in sizes.items() if storage in self._copies)
+        return sum(sizes.values()) - copies, copies
 
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _split(counter: FlopCounterMode) -> tuple[float, float]:
-    """Operations so far: all but attention, and attention."""
-    counts = counter.get_flop_counts().get("Global", {})
-    attention = sum(count for operation, count in counts.items() if "attention" in str(operation))
-    return float(sum(counts.values()) - attention), float(attention)
 
 
 def _precision(precision: str) -> Any:
@@ -245,6 +258,8 @@ def _convolution_backward(
 
 
 CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}
+FORMULAS = {**flop_registry, **{operation: shape_wrapper(formula) for operation, formula in CORRECTED.items()}}
+"""Operations that are counted, and how."""
 
 
 def _shapes(module: nn.Module) -> tuple[Any, ...]:
@@ -255,7 +270,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _largest(modules: Iterable[nn.Module]) -> int:
+def _largest(modules: nn.ModuleList) -> int:
     return max((_parameters(module) for module in modules), default=0)
 
 

@@ -8,7 +8,8 @@ embeddings hold for any size as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt
+from math import isqrt, prod
+from typing import Any
 
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
@@ -33,9 +34,9 @@ def _fitted(name: str, value: Tensor, wanted: Tensor, model: nn.Module) -> Tenso
         return value
     path, _, last = name.rpartition(".")
     if last == "pos_embed" and value.ndim == 3:
-        vision = model.get_submodule(path)
-        prefix = 0 if getattr(vision, "no_embed_class", False) else int(getattr(vision, "num_prefix_tokens", 0))
-        return _resampled_positions(name, value, wanted.shape[1], prefix)
+        vision: Any = model.get_submodule(path)
+        # Class tokens and registers may have positions of their own, which are of no place.
+        return _resampled_positions(name, value, wanted.shape[1], wanted.shape[1] - prod(vision.patch_embed.grid_size))
     if last == GRID_POSITIONS and value.ndim == 2:
         return _resampled_positions(name, value[None], wanted.shape[0], 0)[0]
     if name.endswith("patch_embed.proj.weight") and value.ndim == 4:

@@ -1,18 +1,20 @@
 """Models that have shapes and no values.
 
 In: nothing. Out: a context in which modules are made on torch's meta device, without the initialisation that would fill them: of a large
-encoder on the meta device that is nearly all the time it takes to make.
+encoder on the meta device that is nearly all the time it takes to make. And modules that were made so, kept for whoever asks next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @contextmanager
@@ -20,6 +22,24 @@ def shapes_only() -> Iterator[None]:
     """Modules made here are on the meta device, and nothing fills them."""
     with torch.device("meta"), _Unfilled():
         yield
+
+
+_KEPT: dict[str, nn.Module] = {}
+
+
+def kept(key: str, make: Callable[[], Module]) -> Module:
+    """A module without values that is looked at and left as it is, made once in a process."""
+    if key not in _KEPT:
+        with shapes_only():
+            _KEPT[key] = make()
+    return _KEPT[key]  # type: ignore[return-value]
+
+
+def taken(key: str, make: Callable[[], Module]) -> Module:
+    """The same for one who changes it: nobody else gets it."""
+    module = kept(key, make)
+    del _KEPT[key]
+    return module
 
 
 class _Unfilled(TorchFunctionMode):

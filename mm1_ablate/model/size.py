@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from mm1_ablate.model.shapes_only import shapes_only
-from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, VisionTransformer, frozen_parts
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
+from mm1_ablate.spec.model import LanguageModel, frozen_parts
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:
@@ -36,24 +38,21 @@ _COUNTED: dict[str, _Part] = {}
 
 
 def _count_encoder(settings: VisionTransformer | TimmEncoder) -> _Part:
-    from mm1_ablate.model.image_encoder import build_image_encoder
+    from mm1_ablate.model.image_encoder import shape_of_encoder
 
     key = settings.model_dump_json(exclude={"preparation"})
     if key not in _COUNTED:
-        with shapes_only():
-            encoder = build_image_encoder(settings, weights=False)
+        encoder = shape_of_encoder(settings)
         _COUNTED[key] = _Part(_number(encoder), encoder.width)
     return _COUNTED[key]
 
 
 def _count_language_model(settings: LanguageModel) -> _Part:
-    from mm1_ablate.model.language_model import build_language_model, parameters_without_embeddings, token_ids
+    from mm1_ablate.model.language_model import parameters_without_embeddings, shape_of_language_model, token_ids
 
     key = settings.model_dump_json(exclude={"preparation"})
     if key not in _COUNTED:
-        ids = token_ids(settings)
-        with shapes_only():
-            model = build_language_model(settings, *ids, weights=False)
+        model = shape_of_language_model(settings, *token_ids(settings))
         _COUNTED[key] = _Part(_number(model), model.config.hidden_size, parameters_without_embeddings(model))
     return _COUNTED[key]
 

@@ -2,7 +2,8 @@
 
 In: a study, its results (arm, seed, fingerprint, metric, value; scores on a scale of 0 to 100), the holes in its grid and, if kept,
 per-item scores. Out: a `Comparison`: rows in the order of the sweep, each baseline before its arms, with means over seeds, differences
-with intervals, and on the primary metric a verdict. How it is shown is the work of `text.py`, `figures.py` and `html.py`.
+with intervals, and on the primary metric a verdict. How it is shown is the work of `text.py`, `markdown.py`,
+`figures.py` and `html.py`, which import this and are not imported here.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ from mm1_ablate.spec.published import Counterparts
 from mm1_ablate.spec.sweep import Expectation
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mm1_ablate.report.false_verdicts import FalseVerdicts
 
 
@@ -108,16 +107,8 @@ class Comparison:
             ]
         )
 
-    def table(self) -> pd.DataFrame:
-        """A line for each arm, rounded to one decimal: for MLflow and spreadsheets."""
-        from mm1_ablate.report.text import wide_table
-
-        return wide_table(self)
-
     def to_json(self) -> dict[str, Any]:
         """Everything, unrounded, as plain JSON values; what is unknown is null."""
-        from mm1_ablate.report.published import published_json
-
         return {
             "study": self.study,
             "description": self.description,
@@ -146,25 +137,13 @@ class Comparison:
             "holes": [{"arm": hole.arm, "seed": hole.seed, "reason": hole.reason} for hole in self.holes],
             "expectations": [judgement.to_json() for judgement in self.expectations],
             "effects": [effect.to_json() for effect in self.effects],
-            "published": published_json(self),
+            "published": [known.to_json() for known in self.published],
             "false_verdicts": self.false_verdicts.to_json() if self.false_verdicts else None,
             "held_constant": list(self.held_constant),
             "tasks": self.tasks.to_json(),
             "data_losses": [loss.to_json() for loss in self.data_losses],
             "remarks": list(self.remarks),
         }
-
-    def markdown(self, pictures: Mapping[str, str] | None = None) -> str:
-        """The report as Markdown, with links to pictures by name (see `figures.drawn`), if any."""
-        from mm1_ablate.report.markdown import markdown
-
-        return markdown(self, pictures or {})
-
-    def to_terminal(self, console: Console) -> None:
-        """Print the report; readable from 100 columns."""
-        from mm1_ablate.report.text import print_comparison
-
-        print_comparison(self, console)
 
 
 def compare(

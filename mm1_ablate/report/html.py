@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from mm1_ablate.report import figures
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, metric_title, number, probability, short_name, signed
-from mm1_ablate.report.markdown import PICTURES
+from mm1_ablate.report.markdown import PICTURES, markdown
 from mm1_ablate.report.published import HEADING, about_published, beside_tables
 from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
@@ -103,7 +103,7 @@ def write_report(folder: Path, comparison: Comparison, curves: pd.DataFrame | No
     drawn = figures.drawn(comparison, curves)
     texts = {
         "report.html": html(comparison, curves, sweep_text),
-        "report.md": comparison.markdown({name: f"{name}.png" for name in drawn}),
+        "report.md": markdown(comparison, {name: f"{name}.png" for name in drawn}),
         "comparison.json": json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "comparison.csv": comparison.long().to_csv(index=False),
     }

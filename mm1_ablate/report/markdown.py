@@ -54,7 +54,7 @@ def write_markdown(path: Path, comparison: Comparison, curves: pd.DataFrame | No
     return written
 
 
-def markdown(comparison: Comparison, pictures: Mapping[str, str]) -> str:
+def markdown(comparison: Comparison, pictures: Mapping[str, str] = {}) -> str:
     """The document.
 
     Args:

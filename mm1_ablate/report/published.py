@@ -6,9 +6,7 @@ the terminal set in their own way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -78,15 +76,6 @@ def _cell(row: Row, metric: str, known: Counterparts) -> tuple[str, str]:
         paper += f" ({signed(theirs - reference)})"
         ours += f" ({signed(cell.estimate.difference, cell.scale)})" if cell and cell.estimate else ""
     return ours, paper
-
-
-def published_json(comparison: Comparison) -> list[dict[str, Any]]:
-    """The paper's numbers by table and arm, as plain JSON values."""
-
-    def of(known: Counterparts, arm: str) -> Mapping[str, Any]:
-        return {"arm": arm, "row": known.rows[arm], "metrics": dict(known.numbers(arm))}
-
-    return [{"table": known.table, "rows": [of(known, arm) for arm in known.rows]} for known in comparison.published]
 
 
 def print_published(comparison: Comparison, console: Console) -> None:

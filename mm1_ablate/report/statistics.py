@@ -12,10 +12,12 @@ D[s, i] = difference + seed[s] + item[i] + residual[s, i], both levels taken as 
 
 The spread between seeds estimates the first and the last term, the spread between items (averaged over seeds) the last two; the
 residual, known from the two-way table, is taken off once (Searle, Casella and McCulloch, Variance Components, 1992, chapter 4);
-degrees of freedom after Satterthwaite (1946). With two or three seeds that approximation is too sure of itself where seeds
-dominate (simulated: at the corrected level of a family of six it misses up to nine times too often). So an interval is never narrower than
-the paired t over the seeds alone: the wider of the two is given, and that holds its level throughout (it
-misses at most 1.2 times as often as it should, usually far less). Without items the interval is the ordinary paired t.
+degrees of freedom after Satterthwaite (1946), but never fewer than the fewer of what seeds and items have by themselves: a sum of
+variances cannot have less, and what is taken off one brings his rule below that by chance alone (Gaylor and Hopper 1969). With two or
+three seeds the approximation is too sure of itself where seeds dominate (simulated: at the corrected level of a family of six it misses
+up to nine times too often). So an interval is never narrower than the paired t over the seeds alone: the wider of the two is given, and
+that holds its level throughout (it misses at most 1.2 times as often as it should, usually far less). Without items the interval is the
+ordinary paired t.
 """
 
 from __future__ import annotations
@@ -215,7 +217,8 @@ def _combine(
     spread = noise.items**2 / noise.items_degrees
     if excess:
         spread += variance**2 / degrees + noise.residual**2 / noise.residual_degrees
-    both = Student(total**0.5, total**2 / spread if spread else degrees)
+    freedom = max(total**2 / spread, min(degrees, noise.items_degrees)) if spread else degrees
+    both = Student(total**0.5, freedom)
     return Estimate(difference, (between_seeds, both), confidence, seeds, method, True)
 
 

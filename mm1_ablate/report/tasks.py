@@ -21,7 +21,7 @@ from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
 from mm1_ablate.evaluation.task import Task
 from mm1_ablate.report.scales import Scale, column_of, scale_of
-from mm1_ablate.spec.experiment import Evaluation
+from mm1_ablate.spec.evaluation import Evaluation
 from mm1_ablate.spec.study import Study
 from mm1_ablate.spec.yaml_file import FileErrors
 

@@ -57,8 +57,10 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
         return result
     earlier = result.tree.get(EARLIER[:-1])
     if not isinstance(earlier, dict):
-        replaced = any(edit.path == EARLIER[:-1] for edit in edits)
-        message = "the same arm replaces starts_from" if replaced else "the experiment has no earlier stage (starts_from)"
+        replacing = next((edit for edit in edits if edit.path == EARLIER[:-1]), None)
+        message = f"'{result.tree.get('experiment')}' has no earlier stage (starts_from)"
+        if replacing is not None:
+            message = f"the same arm {'removes' if replacing.removed else 'replaces'} {replacing.stage}starts_from"
         result.findings += [Finding(edit.where, _named(edit, message), at_key=True) for edit in deeper]
         return result
     inside = [replace(edit, path=edit.path.removeprefix(EARLIER), stage=edit.stage + EARLIER) for edit in deeper]

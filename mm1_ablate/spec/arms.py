@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -93,6 +94,7 @@ class _Axis:
     def paths(self) -> list[str]:
         return list(dict.fromkeys(edit.path for choice in self.choices for edit in choice))
 
+    @cached_property
     def telling(self) -> set[str]:
         """The paths whose values differ along the axis: those that a name needs."""
         values: dict[str, set[str]] = {path: set() for path in self.paths}
@@ -106,8 +108,7 @@ class _Axis:
         """A value as parts of a name."""
         if self.labels:
             return [self.labels[place]]
-        telling = self.telling()
-        return [_label(tails[edit.path], edit.value) for edit in self.choices[place] if edit.path in telling]
+        return [_label(tails[edit.path], edit.value) for edit in self.choices[place] if edit.path in self.telling]
 
 
 def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Finding]]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from mm1_ablate.spec.experiment import Evaluation, Experiment
-from mm1_ablate.spec.messages import Finding, nearest
+from mm1_ablate.spec.evaluation import Evaluation
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.messages import Finding, listed, nearest
 from mm1_ablate.spec.sweep import Compare, Sweep
 from mm1_ablate.spec.tasks import task_names
 
 METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core|(?P<loss>loss|bits_per_byte))/(?P<name>.+)")
+NAMED = 12
+"""Arms that a message lists."""
 
 
 def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | None:
@@ -91,15 +94,10 @@ def expectations(
             found.append(Finding((*place, "arm"), message, "or say with 'than' from which arm"))
         for key, name in (("arm", expectation.arm), ("than", expectation.than)):
             if name is not None and name not in arms and complete:
-                message = f"there is no arm '{name}'; the arms are {_listed(sorted(set(arms) - set(baselines)))}"
+                message = f"there is no arm '{name}'; the arms are {listed(sorted(set(arms) - set(baselines)), NAMED) or 'none'}"
                 found.append(Finding((*place, key), message, nearest(name, arms)))
         both = [arms[name] for name in (expectation.arm, expectation.than) if name in arms] or list(arms.values())[:1]
         wrong = next((wrong for experiment in both if (wrong := metric_problem(expectation.metric, experiment.evaluation))), None)
         if wrong:
             found.append(Finding((*place, "metric"), *wrong))
     return found
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:12])
-    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown or "none"

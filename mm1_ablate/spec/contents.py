@@ -28,8 +28,6 @@ Value = TypeVar("Value")
 
 _OF_THE_MIXTURE = frozenset({"data_type", "weight", "max_epochs", "max_bad_share"})
 """Fields that change neither what is read nor whether it fits."""
-_LOOKED_AT = 1 << 16
-"""Bytes of a file of weights that are looked at, at either end."""
 _KEPT = frozenset({"keep"})
 """Fields that change which documents are read, but not the files."""
 
@@ -101,22 +99,6 @@ def _digest(source: Any, split: str | None, key: str) -> str:
     if contents:
         _Seen.names[key] = dict.fromkeys(_names(source, split), contents)
     return contents
-
-
-def weights_contents(file: str) -> str:
-    """The digest of a file of weights: of its size, beginning and end. Where it is not there, or nobody may look, of its path."""
-
-    def digest() -> str:
-        if _Seen.look == "nowhere" or not os.path.isfile(file):
-            return "declared " + _sha256(file)
-        with open(file, "rb") as weights:
-            size = os.fstat(weights.fileno()).st_size
-            found = hashlib.sha256(f"{size}:".encode() + weights.read(_LOOKED_AT))
-            weights.seek(max(0, size - _LOOKED_AT))
-            found.update(weights.read())
-        return found.hexdigest()
-
-    return once(f"weights {file}", digest)
 
 
 def stand_in(source: Component) -> str:

@@ -1,13 +1,18 @@
-"""Parts of an experiment's `evaluation`: what can be said of demonstrations, of single tasks and of averages."""
+"""What is measured and how: tasks, shots, demonstrations, averages, and losses on held-out documents.
+
+Part of `experiment.py`, whose rules on defaults and identity hold here too.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from mm1_ablate.spec.settings import Misfit, Settings
+from mm1_ablate.spec.data import AnySource
+from mm1_ablate.spec.settings import HowItRuns, Misfit, Settings
 
 Protocol = Literal["mm1", "openflamingo"]
 
@@ -72,6 +77,79 @@ class Group(Settings):
             if task not in self.tasks:
                 raise Misfit(f"weights.{task}", f"it is not among the group's tasks: {', '.join(self.tasks)}")
         return self
+
+
+class HeldOut(Settings):
+    """Documents that training does not read, to measure how well they are predicted."""
+
+    source: AnySource
+    first: Annotated[int, Field(ge=0)] = 0
+    """The first document that is read: of a source that training reads too, one that is beyond what training can reach."""
+    documents: PositiveInt = 1000
+    """Documents at most."""
+
+
+class Evaluation(Settings):
+    tasks: list[str]
+    """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own records, relative to this file."""
+    shots: list[Annotated[int, Field(ge=0)]] = [0, 4, 8]
+    """Demonstrations before an image question. Text tasks are judged without any."""
+    items: PositiveInt | None = None
+    """Items of each task; nothing: all that the task has."""
+    seed: int = 0
+    """Chooses items, and demonstrations unless `seeds` does. The same for all arms and training seeds."""
+    seeds: list[int] | None = None
+    """Evaluation seeds: each draws other demonstrations for the same items, and scores are means over all. Nothing: `seed` alone."""
+    split: Literal["report", "development"] = "report"
+    """development: other episodes from another image pool, for tuning a recipe."""
+    protocol: Protocol = "mm1"
+    """openflamingo: the prompts, stop strings, demonstrations and text-only zero-shot of OpenFlamingo (Awadalla et al. 2023), where
+    neither this section nor a task's record says otherwise."""
+    demonstrations: Demonstrations = "per_task"
+    """per_task: one nested set for all queries of a task group (MM1); {sets: k}: k of them; per_query: drawn for each query
+    (OpenFlamingo)."""
+    zero_shot: TextOnly | None = None
+    """What stands before an image question at 0 shots. Nothing: nothing; {text_only: 2}: demonstrations without images (OpenFlamingo)."""
+    overrides: dict[str, TaskSettings] = {}
+    """By task: items, prompt, separator, stop strings and token limit instead of those of its record."""
+    groups: dict[str, Group] = {}
+    """Averages over some of the tasks or groups, by name. A group with the name 'average' takes the place of the average over all tasks."""
+    losses: dict[str, HeldOut] = {}
+    """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
+    batch_items: Annotated[PositiveInt, HowItRuns] = 64
+
+    @field_validator("tasks")
+    @classmethod
+    def _from_folder(cls, tasks: list[str], info: ValidationInfo) -> list[str]:
+        folder = str((info.context or {}).get("folder") or os.getcwd())
+        own = {task: os.path.normpath(os.path.join(folder, os.path.expanduser(task))) for task in tasks if task.endswith((".yaml", ".yml"))}
+        return [own.get(task, task) for task in tasks]
+
+    @field_validator("shots", "tasks", "seeds")
+    @classmethod
+    def _distinct(cls, values: list[Any] | None) -> list[Any] | None:
+        if values is not None and (not values or len(set(values)) != len(values)):
+            raise ValueError("expected at least one, and none twice")
+        return values
+
+    @model_validator(mode="after")
+    def _preset(self) -> Evaluation:
+        # Not counted as written, so that altering the protocol alone alters all of it.
+        self.__dict__.update({name: value for name, value in PRESETS[self.protocol].items() if name not in self.model_fields_set})
+        return self
+
+    @model_validator(mode="after")
+    def _named_tasks_are_evaluated(self) -> Evaluation:
+        # A record of one's own has its name inside: names are then checked when it is read.
+        own_records = any(task.endswith((".yaml", ".yml")) for task in self.tasks)
+        if not own_records and (wrong := misnamed(self.groups, self.overrides, self.tasks)):
+            raise Misfit(*wrong)
+        return self
+
+    @property
+    def evaluation_seeds(self) -> tuple[int, ...]:
+        """The seeds that draw demonstrations, one after the other."""
+        return tuple(self.seeds) if self.seeds is not None else (self.seed,)
 
 
 def misnamed(groups: Mapping[str, Group], overridden: Iterable[str], tasks: Collection[str]) -> tuple[str, str] | None:

@@ -7,28 +7,24 @@ name. Out: `Study`, or every problem of all those files at once. Arms that resol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.alteration import Edit, Keys, altered
 from mm1_ablate.spec.arms import Draft, axes_of, drafts_of
-from mm1_ablate.spec.changes import blamed, changes_of, nothing_changed, touching
+from mm1_ablate.spec.changes import blamed, changes_of, nothing_changed
 from mm1_ablate.spec.claims import comparison, expectations
 from mm1_ablate.spec.contents import (
     Look,
-    Place,
     Record,
     allow_record,
     contents_of,
-    finding_about,
-    identity_of,
     look_anew,
     sources_of,
     taken_from_record,
 )
 from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import digest, evaluation_identity, experiment_identity, training_identity
 from mm1_ablate.spec.messages import Finding, nearest, validated
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.published import Counterparts, counterparts, with_numbers
@@ -36,14 +32,14 @@ from mm1_ablate.spec.stages import read_experiment, with_earlier
 from mm1_ablate.spec.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.spec.sweep import Group, Sweep
 from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, same_baseline, short
-from mm1_ablate.spec.tasks import reads_files, task_identities, wrong_files, wrong_records
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, dotted
+from mm1_ablate.spec.tasks import reads_files, wrong_records
+from mm1_ablate.spec.trials import Identity, trials_of
+from mm1_ablate.spec.wrong_data import Check, WrongData, wrong_data
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks
 
-__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study", "trial_of"]
+__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
-Check = Callable[[Experiment], list[Finding]]
-"""A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
 
 
 def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> Study:
@@ -73,16 +69,9 @@ def load_experiment(path: Path, look: Look = "check") -> Experiment:
     """
     look_anew(look, Path(path).parent)
     experiment, marks = read_experiment(Path(path))
-    found = [_at(place, finding) for place, source in sources_of(experiment) if (finding := finding_about(source))]
-    found += [finding for _, finding in wrong_files(experiment)]
-    if found:
+    if found := wrong_data(experiment):
         raise FileErrors(marks.problems(found))
     return experiment
-
-
-def _at(place: Place, finding: Finding) -> Finding:
-    """A finding about a part, as one about the whole."""
-    return replace(finding, path=(*place, *finding.path))
 
 
 @dataclass
@@ -91,23 +80,9 @@ class _Base:
 
     arm: Arm
     tree: dict[str, Any]
-    identity: _Identity
+    identity: Identity
     marks: Marks
     """Where its experiment file says what."""
-
-
-@dataclass(frozen=True)
-class _Identity:
-    """Of an experiment whatever its seed."""
-
-    training: dict[str, Any] = field(compare=False)
-    digest: str
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> _Identity:
-        training = experiment_identity(experiment)
-        evaluation = evaluation_identity(experiment, "", task_identities(experiment.evaluation))
-        return cls(training, digest([training, evaluation]))
 
 
 class _Expansion:
@@ -116,20 +91,18 @@ class _Expansion:
     def __init__(self, path: Path, look: Look, checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> None:
         self.path = path
         self.look = look
-        self.checks = checks
         self.recorded = recorded
         self.file: SweepFile
         """The file whose groups are being expanded."""
-        self.problems: list[FileProblem] = []
+        self.wrong = WrongData(checks)
+        self.problems = self.wrong.problems
         """Of experiments; those of sweep files are with the file."""
         self.arms: dict[str, Arm] = {}
         self.grids: dict[str, Grid] = {}
-        self.identities: dict[str, _Identity] = {}
+        self.identities: dict[str, Identity] = {}
         self.complete = True
         """Whether every arm that the files mean is known."""
         self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
-        self._told: set[str] = set()
-        """Sources whose data has been found wrong, and what checks have found."""
 
     def study(self) -> Study:
         files = read_with_included(self.path)
@@ -176,7 +149,7 @@ class _Expansion:
             sweep=sweep,
             path=self.path,
             arms=tuple(self.arms.values()),
-            trials=tuple(self._trials(sweep.seeds)),
+            trials=tuple(trials_of(self.arms.values(), self.identities, sweep.seeds)),
             grids=self.grids,
             included=tuple(file.path for file in files[1:]),
             families=tuple(one.sweep for one in sweeps for _ in one.expect),
@@ -258,9 +231,9 @@ class _Expansion:
             right = [edit for edit in edits if edit.where not in wrong]
             edits = right if len(right) < len(edits) else []
             made, found, _ = _made(plain(experiment), edits, where, folder)
-        self._report(self._wrong_data(made, edits, where, marks))
+        self._report(self.wrong.of(made, edits, where, marks))
         self._add(Arm(name, group, made, name), where)
-        base = _Base(self.arms[name], plain(made), _Identity.of(made), marks)
+        base = _Base(self.arms[name], plain(made), Identity.of(made), marks)
         self.identities[name] = base.identity
         return base
 
@@ -302,54 +275,14 @@ class _Expansion:
         if experiment is None:
             self.complete = False
             return found
-        wrong = self._wrong_data(experiment, draft.edits, draft.where, base.marks)
-        identity = _Identity.of(experiment)
+        wrong = self.wrong.of(experiment, draft.edits, draft.where, base.marks)
+        identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
             self._report([nothing_changed(draft, base.arm.name)])
         changes = changes_of(base.tree, plain(experiment), draft.edits, consequences)
         self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
         return wrong
-
-    def _wrong_data(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
-        """What is wrong with data that no experiment before had: by place in the sweep where an edit made the source what it is; what
-        the experiment file says itself goes to the problems of that file."""
-        found = []
-        for place, source in sources_of(experiment):
-            finding = finding_about(source)
-            if finding is None or identity_of(source) in self._told:
-                continue
-            self._told.add(identity_of(source))
-            finding = _at(place, finding)
-            found += self._told_at(finding, touching(edits, place), where, marks)
-        tasks = dict(wrong_files(experiment))
-        for identity, finding in tasks.items():
-            if identity not in self._told:
-                self._told.add(identity)
-                own = touching(edits, finding.path) or touching(edits, ("evaluation", "split"))
-                found += self._told_at(finding, own, where, marks)
-        if not tasks and not found:
-            found += self._checked(experiment, edits, where, marks)
-        return found
-
-    def _checked(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
-        """What the further checks find. An arm whose baseline is right is wrong by what it changes."""
-        found = []
-        for finding in [finding for check in self.checks for finding in check(experiment)]:
-            if finding.message not in self._told:
-                self._told.add(finding.message)
-                own = touching(edits, finding.path) or [edit for edit in edits if edit.path.startswith(("evaluation", "model"))]
-                found += self._told_at(finding, own, where, marks)
-        return found
-
-    def _told_at(self, finding: Finding, own: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
-        """A finding, at the first of the edits that brought it about; without any, it goes to the problems of the experiment file."""
-        if not own:
-            self.problems += marks.problems([finding])
-            return []
-        if touching(own, finding.path):
-            return [blamed(finding, own, where)]
-        return [Finding(own[0].where, f"{dotted(finding.path)}: {finding.message}", finding.hint)]
 
     def _add(self, arm: Arm, where: Keys) -> None:
         if arm.name in self.arms:
@@ -360,27 +293,6 @@ class _Expansion:
         else:
             self.arms[arm.name] = arm
 
-    def _trials(self, seeds: Sequence[int]) -> Iterable[Trial]:
-        feeding: dict[tuple[str, int], list[Arm]] = {}
-        for arm in self.arms.values():
-            for seed in arm.seeds or seeds:
-                feeding.setdefault((self.identities[arm.name].digest, seed), []).append(arm)
-        for (_, seed), arms in feeding.items():
-            names = tuple(arm.name for arm in arms)
-            yield trial_of(arms[0].experiment, names, seed, self.identities[names[0]].training)
-
-
-def trial_of(experiment: Experiment, arms: tuple[str, ...], seed: int, identity: dict[str, Any] | None = None) -> Trial:
-    """The trial of an experiment at a seed.
-
-    Args:
-        arms: names of the arms that it feeds.
-        identity: of the experiment (`experiment_identity`), if it is known already.
-    """
-    training = digest(training_identity(experiment, seed, identity))
-    evaluation = digest(evaluation_identity(experiment, training, task_identities(experiment.evaluation)))
-    return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation)
-
 
 def _own_baseline(sweep: Sweep) -> str:
     """What the baseline of an included sweep is called, where it is another than that of the whole."""
@@ -389,7 +301,7 @@ def _own_baseline(sweep: Sweep) -> str:
 
 def _is_baseline(draft: Draft, base: _Base, folder: Path) -> bool:
     experiment, _, _ = _made(base.tree, draft.edits, draft.where, folder)
-    return experiment is not None and _Identity.of(experiment) == base.identity
+    return experiment is not None and Identity.of(experiment) == base.identity
 
 
 def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], list[str]]:

@@ -18,9 +18,11 @@ from functools import cache
 from math import gcd, isfinite, lcm
 from typing import Any
 
-from mm1_ablate.spec.contents import contents_of, weights_contents
+from mm1_ablate.spec.contents import contents_of
 from mm1_ablate.spec.data import Data, Source
-from mm1_ablate.spec.experiment import Experiment, TimmEncoder, VisionTransformer
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.local_contents import local_identity
+from mm1_ablate.spec.model import Model
 from mm1_ablate.spec.settings import Settings, is_identity
 
 ABSENT = object()
@@ -119,22 +121,27 @@ def experiment_identity(experiment: Experiment) -> dict[str, Any]:
     identity = canonical(experiment)
     del identity["evaluation"]
     identity["data"] = data_identity(experiment.data)
-    model = experiment.model
-    for part, section in (("image_encoder", model.image_encoder), ("language_model", model.language_model)):
-        if section.preparation is not None:
-            form = identity["model"][part]["preparation"]
-            form["source"] = source_identity(section.preparation.source, form["source"])
-    identity["model"]["image_encoder"] |= weights_identity(model.image_encoder)
+    identity["model"] = model_identity(experiment.model, identity["model"])
     if experiment.starts_from is not None:
         # Of the earlier stage its training alone: the seed is that of the whole, and how it would be judged changes no weights.
         identity["starts_from"] = experiment_identity(experiment.starts_from)
     return identity
 
 
-def weights_identity(encoder: VisionTransformer | TimmEncoder) -> dict[str, str]:
-    """A local file of weights is what is in it, not where it lies; of other encoders nothing is to be said."""
-    file = encoder.weights_file if isinstance(encoder, TimmEncoder) else None
-    return {} if file is None else {"weights": weights_contents(file)}
+def model_identity(model: Model, form: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a model is: local weights and tokenizers are what is in them, not where they lie.
+
+    Args:
+        form: the model's canonical form, if it is known already; it is changed.
+    """
+    identity = canonical(model) if form is None else form
+    for part, section in (("image_encoder", model.image_encoder), ("language_model", model.language_model)):
+        identity[part] |= local_identity(section)
+        if section.preparation is not None:
+            preparation = identity[part]["preparation"]
+            preparation["source"] = source_identity(section.preparation.source, preparation["source"])
+            preparation |= local_identity(section.preparation)
+    return identity
 
 
 def training_identity(experiment: Experiment, seed: int, identity: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ that pydantic gives to the alternatives of a union), what was expected, and a su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +17,7 @@ import annotated_types
 from pydantic import ValidationError
 
 from mm1_ablate.spec.paths import ABSENT, Node, members, unannotated
-from mm1_ablate.spec.settings import ComponentOf, Misfit, Settings
+from mm1_ablate.spec.settings import ComponentOf, Misfit, Settings, look_beside
 
 Model = TypeVar("Model", bound=Settings)
 NAMES = "a name that begins with a letter or digit and goes on with letters, digits, spaces and any of _ . -"
@@ -30,6 +30,12 @@ class Finding:
     hint: str = ""
     at_key: bool = False
     """Whether the key is wrong rather than its value."""
+
+
+def listed(names: Iterable[str], most: int) -> str:
+    """'a, b, c', and how many more there are."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 def findings(error: ValidationError, model: type[Settings], tree: Any) -> list[Finding]:
@@ -183,6 +189,8 @@ def validated(model: type[Model], tree: Any, folder: Path | None = None) -> tupl
     Args:
         folder: of the file that the mapping is written in: where its relative paths start. Nothing: the current directory.
     """
+    if folder is not None:
+        look_beside(folder.resolve())
     found = lost_booleans(model, tree)
     try:
         value = model.model_validate(tree, context={"folder": folder.resolve()} if folder is not None else None)

@@ -10,8 +10,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from mm1_ablate.spec.contents import contents_of
-from mm1_ablate.spec.experiment import Experiment, LanguageModel, TimmEncoder, VisionTransformer
-from mm1_ablate.spec.fingerprint import canonical, fingerprint, source_identity, weights_identity
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.fingerprint import canonical, fingerprint, source_identity
+from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
+from mm1_ablate.spec.local_contents import local_identity
+from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.settings import Settings
 
 NOT_OF_THE_ARTIFACT = ("frozen", "learning_rate_scale")
@@ -29,17 +32,23 @@ class Preparation(Settings):
     contents: str = ""
     """Digest of the files that it learns from; empty where they are none. Given, because whoever makes it need not look again."""
     weights: str = ""
-    """Digest of the local file of weights that it starts from, likewise."""
+    """Digest of the local weights that it starts from, likewise."""
+    tokenizer: str = ""
+    """Digest of the local tokenizer that it reads with, likewise."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the artifact depends on, as plain JSON values."""
         settings = {name: value for name, value in canonical(self.settings).items() if name not in NOT_OF_THE_ARTIFACT}
-        if self.weights:
-            settings["weights"] = self.weights
+        reads = settings
         if self.settings.preparation is not None:
             source = source_identity(self.settings.preparation.source, settings["preparation"]["source"], self.contents)
             settings["preparation"] = {**settings["preparation"], "source": source}
+            reads = settings if isinstance(self.settings, LanguageModel) else settings["preparation"]
+        if self.weights:
+            settings["name" if isinstance(self.settings, LanguageModel) else "weights"] = self.weights
+        if self.tokenizer:
+            reads["tokenizer"] = self.tokenizer
         return {"kind": self.kind, "settings": settings, "seed": self.seed}
 
     @cached_property
@@ -71,8 +80,14 @@ def preparations_of(experiment: Experiment, seed: int) -> list[Preparation]:
         seed = model.preparation_seed
     needed = []
     if (encoder := model.image_encoder.preparation) is not None:
-        contents, weights = contents_of(encoder.source), weights_identity(model.image_encoder).get("weights", "")
-        needed.append(Preparation(kind="image_encoder", settings=model.image_encoder, seed=seed, contents=contents, weights=weights))
+        digests = {**local_identity(model.image_encoder), **local_identity(encoder)}
+        needed.append(
+            Preparation(kind="image_encoder", settings=model.image_encoder, seed=seed, contents=contents_of(encoder.source), **digests)
+        )
     if (language := model.language_model.preparation) is not None:
-        needed.append(Preparation(kind="language_model", settings=model.language_model, seed=seed, contents=contents_of(language.source)))
+        own = local_identity(model.language_model)
+        digests = {"weights": own.get("name", ""), "tokenizer": own.get("tokenizer", "")}
+        needed.append(
+            Preparation(kind="language_model", settings=model.language_model, seed=seed, contents=contents_of(language.source), **digests)
+        )
     return needed

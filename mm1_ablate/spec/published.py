@@ -1,6 +1,6 @@
 """Numbers that the paper gives for arms like those of a sweep: which table, which row, which of our metrics.
 
-In: `paper` of a sweep, and `mm1_ablate/report/mm1_results.yaml`. Out: the arms that have a counterpart in the paper and the numbers of
+In: `paper` of a sweep, and `mm1_ablate/spec/mm1_results.yaml`. Out: the arms that have a counterpart in the paper and the numbers of
 each, or what is wrong by place in the sweep file; and the lessons' own numbers, where `expect` says nothing of them.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import model_validator
 
@@ -19,7 +20,7 @@ from mm1_ablate.spec.settings import Misfit, Settings
 from mm1_ablate.spec.sweep import Expectation, Sweep
 from mm1_ablate.spec.yaml_file import read
 
-RESULTS = Path(__file__).resolve().parent.parent / "report" / "mm1_results.yaml"
+RESULTS = Path(__file__).resolve().with_name("mm1_results.yaml")
 AVERAGES = re.compile(r"shot_[0-9]+|text_core")
 """Columns that are averages over tasks."""
 
@@ -82,6 +83,11 @@ class Counterparts:
     def numbers(self, arm: str) -> Mapping[str, float]:
         """What the paper gives for an arm; empty where it has no counterpart."""
         return results().tables[self.table].numbers()[self.rows[arm]] if arm in self.rows else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The paper's numbers by arm, as plain JSON values."""
+        rows = [{"arm": arm, "row": label, "metrics": dict(self.numbers(arm))} for arm, label in self.rows.items()]
+        return {"table": self.table, "rows": rows}
 
 
 def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: str) -> tuple[Counterparts | None, list[Finding]]:

@@ -1,7 +1,8 @@
 """The base of everything that a user declares, and how a component is found by the name of its type.
 
 A *component* (connector, source, metric, ...) is one file: `type: average_pool` is the class of settings in
-`mm1_ablate/model/connectors/average_pool.py`; `type: my_lab.connectors.Mixer` is a class of the user's own. The file holds the
+`mm1_ablate/model/connectors/average_pool.py`; `type: my_lab.connectors.Mixer` is a class of the user's own, in a package that is installed
+or lies beside the file that names it. The file holds the
 settings and, behind a method that imports torch late, what they build: so a newcomer adds a component in one file, and
 reading a sweep never imports torch.
 """
@@ -9,9 +10,12 @@ reading a sweep never imports torch.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -94,9 +98,31 @@ def find_component(package: str, type_name: str) -> type[Component]:
     raise UnknownType(f"{module.__file__} has no subclass of mm1_ablate.spec.settings.Component")
 
 
+_folders: dict[Path, None] = {}
+"""Of the files that have been read."""
+
+
+def look_beside(folder: Path) -> None:
+    """Look for modules of the user's own in a folder too, if they are nowhere else."""
+    _folders[folder] = None
+
+
+def _find_beside(module: str) -> None:
+    """Make a module that lies beside a file that was read one that can be imported, here and by whoever is given this `sys.path`."""
+    if not module or module in sys.modules or importlib.util.find_spec(module) is not None:
+        return
+    for folder in _folders:
+        if (folder / f"{module}.py").is_file() or (folder / module).is_dir():
+            # Last, so that it hides nothing.
+            sys.path.append(str(folder))
+            importlib.invalidate_caches()
+            return
+
+
 def _own_component(type_name: str) -> type[Component]:
     module_name, _, class_name = type_name.rpartition(".")
     try:
+        _find_beside(module_name.partition(".")[0])
         found = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # whatever the user's own module raises while it is imported
         raise UnknownType(f"cannot import '{type_name}': {error}") from error

@@ -6,11 +6,12 @@ file's place, its relative paths made absolute, and where its file cannot be tak
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.messages import Finding, nearest, validated
+from mm1_ablate.spec.messages import Finding, validated
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.tasks import wrong_records
 from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, read_tree
@@ -39,6 +40,27 @@ def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experimen
     return experiment, marks
 
 
+def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str, str] | None:
+    """What is wrong with the path of an earlier stage, and a suggestion; nothing if there is a file that can be read."""
+    if not isinstance(written, str) or not written:
+        return (
+            f"expected the path of an experiment file, or an experiment, not {'a list' if isinstance(written, list) else repr(written)}",
+            "",
+        )
+    if path.resolve() in later:
+        circle = [*later[later.index(path.resolve()) :], path]
+        told = f", by way of {', '.join(one.name for one in circle[1:-1])}" if len(circle) > 2 else ""
+        return f"{path} starts from itself{told}", "a stage starts from an earlier one"
+    if path.is_dir():
+        return f"{path} is a directory; expected the path of an experiment file", ""
+    if not path.is_file():
+        # By their stems: that all of them end in .yaml makes no two names alike.
+        names = {other.stem: f"did you mean '{other.name}'?" for other in path.parent.glob("*.yaml")}
+        near = get_close_matches(path.stem, names, n=1)
+        return f"there is no experiment file {path}", names[near[0]] if near else ""
+    return None
+
+
 def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple[Any, list[Finding], list[FileProblem]]:
     """Plain values with the earlier stage in its file's place; findings about the path, and problems of the file that it leads to."""
     earlier = tree.get(STARTS_FROM) if isinstance(tree, dict) else None
@@ -46,14 +68,11 @@ def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple
         below, found, problems = with_earlier(earlier, folder, later)
         inside = [Finding((STARTS_FROM, *finding.path), finding.message, finding.hint) for finding in found]
         return {**tree, STARTS_FROM: below}, inside, problems
-    if not isinstance(earlier, str):
+    if earlier is None:
         return tree, [], []
-    path = folder / Path(earlier).expanduser()
-    if path.resolve() in later:
-        return tree, [Finding((STARTS_FROM,), f"{path} starts from itself", "a stage starts from an earlier one")], []
-    if not path.is_file():
-        near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
-        return tree, [Finding((STARTS_FROM,), f"there is no experiment file {path}", near)], []
+    path = folder / Path(earlier).expanduser() if isinstance(earlier, str) else folder
+    if wrong := _wrong_path(earlier, path, later):
+        return tree, [Finding((STARTS_FROM,), *wrong)], []
     try:
         experiment, _ = read_experiment(path, later)
     except FileErrors as errors:

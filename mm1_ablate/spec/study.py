@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,23 @@ class Study:
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         """The seeds that an arm is trained with."""
         return self.arm(arm).seeds or tuple(self.sweep.seeds)
+
+    @cached_property
+    def stages(self) -> tuple[Trial, ...]:
+        """Distinct earlier stages that are no trials of the study themselves, in the order of those that start from them, the first of all
+        first. Each has the name that the first of them gives it, and the arms of all."""
+        own = {trial.fingerprint for trial in self.trials}
+        found: dict[str, Trial] = {}
+        for trial in self.trials:
+            for stage in trial.earlier:
+                if stage.fingerprint not in own:
+                    known = found.setdefault(stage.fingerprint, stage)
+                    found[stage.fingerprint] = replace(known, arms=tuple(dict.fromkeys((*known.arms, *trial.arms))))
+        return tuple(found.values())
+
+    def starting_from(self, stage: Trial) -> tuple[Trial, ...]:
+        """The trials that start from an earlier stage, at once or by way of others."""
+        return tuple(trial for trial in self.trials if any(one.fingerprint == stage.fingerprint for one in trial.earlier))
 
     @cached_property
     def _trials_by_arm(self) -> dict[str, list[Trial]]:

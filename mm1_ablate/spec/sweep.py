@@ -129,7 +129,7 @@ class Published(Settings):
     """Numbers of the paper that the report shows beside one's own."""
 
     table: str
-    """A table of `mm1_ablate/report/mm1_results.yaml`, such as figure4_connector."""
+    """A table of `mm1_ablate/spec/mm1_results.yaml`, such as figure4_connector."""
     rows: dict[str, str] = {}
     """Arms, and the labels of the rows that they correspond to. An arm whose name ends with the label, behind a slash, needs no entry."""
 

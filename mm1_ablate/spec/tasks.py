@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.contents import contents_of, finding_about, look, once
-from mm1_ablate.spec.evaluation import misnamed
-from mm1_ablate.spec.experiment import Evaluation, Experiment
+from mm1_ablate.spec.evaluation import Evaluation, misnamed
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical
 from mm1_ablate.spec.messages import Finding, nearest
 from mm1_ablate.spec.settings import Settings

@@ -9,18 +9,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
-import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PATIENCE = 60.0
 """Seconds that a node has to answer: starting a worker and importing this package from a slow disk takes a while."""
-MODE = "RAY_AUTH_MODE"
-SAME_TOKEN = "~/.ray/auth_token, or what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN names, must be the same here and on its nodes"
 WRONG_VERSION = "has mm1-ablate {theirs}, and here it is {ours}"
 
 
@@ -42,8 +38,24 @@ def holding_work(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
 
 
+def avoiding(unfit: Iterable[str]) -> dict[str, str]:
+    """What Ray calls a label selector: every node but those with the given ids."""
+    return {"ray.io/node-id": f"!in({', '.join(sorted(unfit))})"} if unfit else {}
+
+
+def has_room_beside(unfit: Iterable[str], bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether every one of some bundles of resources can be had on a node that is not among those with the given ids, or will be."""
+    import ray
+
+    fit = [node["Resources"] for node in holding_work(ray.nodes()) if node["NodeID"] not in set(unfit)]
+    return grows() or all(any(all(has.get(what, 0) >= asked for what, asked in bundle.items()) for has in fit) for bundle in bundles)
+
+
 def examine_nodes(store_root: Path) -> list[Node]:
-    """Have each node that may be given trials use the store's folder, at the same time; the driver is connected to Ray already."""
+    """Have each node that may be given trials use the store's folder, at the same time; the driver is connected to Ray already.
+
+    A node that is lost meanwhile is passed over.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -58,8 +70,12 @@ def examine_nodes(store_root: Path) -> list[Node]:
             placed = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
             asked[look.options(**placed).remote(str(folder), node["NodeID"])] = node
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE) if asked else ([], [])
+        # A node that died a moment ago counts as living until it has been missed for a while.
+        living = {node["NodeID"] for node in holding_work(ray.nodes())}
         found = []
         for reference, node in asked.items():
+            if node["NodeID"] not in living:
+                continue
             problem: str | None = f"did not answer within {PATIENCE:g} seconds"
             if reference in answered:
                 try:
@@ -171,42 +187,3 @@ def has_types(report: Mapping[str, Any]) -> bool:
     """Whether nodes have types in what the autoscaler reports."""
     types = {*report.get("active_nodes", {}), *(report.get("pending_launches") or {})}
     return any(not name.startswith("node_") for name in types)
-
-
-def refuses(address: str) -> bool:
-    """Whether there is a cluster at an address that does not take our token, or our lack of one; Ray says only that it cannot connect."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.exceptions import AuthenticationError
-
-    host, _, port = address.rpartition(":")
-    try:
-        # Where nobody answers, Ray's client tries for most of a minute.
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
-            GcsClient(address=address)
-    except AuthenticationError:
-        return True
-    except Exception:  # nobody answers there, or it is no host:port
-        return False
-    return False
-
-
-def show_token(address: str) -> None:
-    """Show the token that this machine has to a cluster that wants one.
-
-    Clusters want one unless RAY_AUTH_MODE says otherwise; whoever joins them by an explicit address shows none unless it says so.
-    """
-    if MODE not in os.environ and refuses(address):
-        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
-def explain(error: Exception, address: str) -> ConnectionError:
-    """Why there is no connection to the cluster at an address, and what to do."""
-    from ray.exceptions import AuthenticationError
-
-    if isinstance(error, AuthenticationError):
-        return ConnectionError(f"no token for the Ray cluster at {address}: {str(error).split('. ')[0]}; {SAME_TOKEN}")
-    if refuses(address):
-        return ConnectionError(f"the Ray cluster at {address} does not take the token of this machine; {SAME_TOKEN}")
-    return ConnectionError(f"no Ray cluster at {address}: {str(error).strip()}")

@@ -138,13 +138,13 @@ def check_ray(address: str | None, store: Path | None = None) -> Check:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    from mm1_ablate.study.cluster import examine_nodes, explain, grows, show_token
+    from mm1_ablate.study.cluster import examine_nodes, grows
+    from mm1_ablate.study.connection import join
 
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            show_token(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            join(address)
         else:
             ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
@@ -154,7 +154,6 @@ def check_ray(address: str | None, store: Path | None = None) -> Check:
             else "see that /tmp or RAY_TMPDIR is writable, and whether a Ray of yours is half alive here and has to be ended "
             "(not by `ray stop` where others use this machine: it ends everybody's Ray)"
         )
-        error = explain(error, address) if address else error
         return Check("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
     try:
         resources, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]

@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from mm1_ablate.model.part import Part
-from mm1_ablate.spec.experiment import Experiment, LanguageModel
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.preparation import Preparation
 from mm1_ablate.study.rows import RowContent, views_at_most
 

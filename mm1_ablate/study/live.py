@@ -42,6 +42,8 @@ class Row:
     state: TrialState
     key: str = ""
     """What tells it from others, where a name may not: two encoders of other sizes, say."""
+    size: float = 1.0
+    """How much work it is, beside others of its kind: an earlier stage, the rows that it is trained on."""
 
     @property
     def identity(self) -> str:
@@ -63,7 +65,7 @@ class Watch:
     """Reads a study's rows from its store. What is done stays done: it is read once."""
 
     def __init__(self, study: Study, store: Store) -> None:
-        self.store, self.trials = store, study.trials
+        self.study, self.store, self.trials = study, store, study.trials
         self.began = time.time()
         self._final: dict[str, Row] = {}
         self._preparations: list[Preparation] | None = None
@@ -79,17 +81,14 @@ class Watch:
 
     def _needed(self, rows: Sequence[Row]) -> list[Preparation]:
         needed = {}
-        stages: dict[str, Trial] = {}
-        own = {trial.fingerprint for trial in self.trials}
+        stages: set[str] = set()
         for trial, row in zip(self.trials, rows, strict=True):
             if row.state.status != "done" and not row.state.trained:
-                for stage in trial.earlier:
-                    if stage.fingerprint not in own:
-                        stages.setdefault(stage.fingerprint, stage)
+                stages.update(stage.fingerprint for stage in trial.earlier)
                 for one in (*trial.earlier, trial):
                     for part in preparations_of(one.experiment, one.seed):
                         needed[part.fingerprint] = part
-        self._stages = tuple(stages.values())
+        self._stages = tuple(stage for stage in self.study.stages if stage.fingerprint in stages)
         return list(needed.values())
 
     def _trial(self, trial: Trial) -> Row:
@@ -98,7 +97,9 @@ class Watch:
 
     def _stage(self, stage: Trial) -> Row:
         key = stage.fingerprint
-        return self._final.get(key) or self._keep(key, Row(stage.name, "stage", self.store.status(stage), key))
+        training = stage.experiment.training
+        rows = training.steps * training.batch_rows
+        return self._final.get(key) or self._keep(key, Row(stage.name, "stage", self.store.status(stage), key, rows))
 
     def _preparation(self, part: Preparation) -> Row:
         key = part.fingerprint
@@ -120,7 +121,7 @@ def time_left(rows: Sequence[Row], slots: int) -> float | None:
     for row in rows:
         seconds = row.state.seconds
         if seconds is not None and (row.state.status == "done" or (row.state.status == "running" and row.share > 0.05)):
-            known.setdefault(row.kind, []).append(seconds / row.share)
+            known.setdefault(row.kind, []).append(seconds / row.share / row.size)
     waiting = 0.0
     longest = 0.0
     for row in rows:
@@ -128,7 +129,7 @@ def time_left(rows: Sequence[Row], slots: int) -> float | None:
             continue
         if row.kind not in known:
             return None
-        left = statistics.median(known[row.kind]) * (1 - row.share)
+        left = statistics.median(known[row.kind]) * row.size * (1 - row.share)
         waiting += left
         if row.state.status == "running":
             longest = max(longest, left)
@@ -145,13 +146,13 @@ def duration(seconds: float | None) -> str:
 
 def headline(name: str, rows: Sequence[Row], elapsed: float, left: float | None) -> str:
     """A study in a line: 'quickstart: 3 of 8 trials done, 2 running, 1 failed · 1:20 · about 2:10 left'."""
-    trials = [row.state.status for row in rows if row.kind == "trial"]
-    counts = Counter(trials)
-    parts = [f"{counts['done']} of {len(trials)} trials done"]
-    parts += [f"{counts[status]} {status}" for status in ("running", "failed") if counts[status]]
-    staging = sum(row.state.status == "running" for row in rows if row.kind == "stage")
-    if staging:
-        parts.append(f"{staging} earlier stages running")
+    parts = []
+    for kind, what in (("trial", "trials"), ("stage", "earlier stages")):
+        states = [row.state.status for row in rows if row.kind == kind]
+        if states or kind == "trial":
+            counts = Counter(states)
+            parts.append(f"{counts['done']} of {len(states)} {what} done")
+            parts += [f"{counts[status]} {status}" for status in ("running", "failed") if counts[status]]
     preparing = sum(row.state.status == "running" for row in rows if row.kind not in ("trial", "stage"))
     if preparing:
         parts.append(f"{preparing} being prepared")

@@ -18,9 +18,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from math import ceil
 
-from mm1_ablate.spec.experiment import Experiment, Muon
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.gpus import GIB
 from mm1_ablate.spec.sweep import Strategy
+from mm1_ablate.spec.training import Muon
 from mm1_ablate.study.flops import Parts, is_checkpointed, reads_features
 from mm1_ablate.study.rows import views_at_most
 

@@ -24,9 +24,9 @@ def _known(study: Study, store: Store) -> dict[str, str]:
 
 
 def remember(study: Study, store: Store) -> None:
-    """Add the study's trials to those that it has had: full training fingerprint to name."""
+    """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name."""
     known = _known(study, store)
-    now = known | {trial.fingerprint: trial.name for trial in study.trials}
+    now = known | {one.fingerprint: one.name for one in (*study.stages, *study.trials)}
     if now != known:
         write_json(_path(study, store), now)
 

@@ -31,8 +31,20 @@ LONGEST_LEASE = 180.0
 """Seconds until storage gives up the locks of a node that has died: 90 on NFS version 4, by default."""
 
 
+MOUNTED_WITHIN = 60.0
+"""Seconds that a node which has just joined has to mount the store."""
+
+
 class StoreUnseen(Exception):
     """A node that joined the cluster does not share the store."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(node, message)
+        self.node = node
+        """Its id in Ray; nothing outside of Ray."""
+
+    def __str__(self) -> str:
+        return self.args[1]
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,7 @@ class Placement:
     spread: bool = False
     """Whether each bundle must be on a node of its own."""
     strategy: Strategy = "ddp"
+    mounted_within: float = field(default_factory=lambda: MOUNTED_WITHIN)
     directory: str = field(default_factory=os.getcwd)
     import_paths: tuple[str, ...] = field(default_factory=lambda: tuple(path for path in sys.path if path))
 
@@ -70,6 +83,12 @@ class Placement:
         return [{"CPU": count * self.cpus} | ({"GPU": count * self.gpus} if self.gpus else {}) for count in self.shares]
 
     def prepare(self, fingerprint: str, folder: Path) -> None:
+        """Do a preparation.
+
+        Raises:
+            ServerLost, StoreUnseen, Stopped: as `train_and_evaluate` does.
+        """
+        self._see(folder / "preparation.json")
         job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
         self._tell(folder, Fault(0, child.run(self.server_folder, job, self.preload)), workers=1)
 
@@ -82,10 +101,7 @@ class Placement:
             Stopped: the run was stopped.
         """
         folder = Store(self.store_root).trial_folder(fingerprint)
-        if not (folder / "trial.json").exists():
-            raise StoreUnseen(
-                f"{socket.gethostname()} does not see the store {self.store_root}, which must be on storage that all nodes share"
-            )
+        self._see(folder / "trial.json")
         arguments = {"fingerprint": fingerprint, "evaluations": evaluations}
         until = time.monotonic() + LONGEST_LEASE
         while _is_held(fault := self._once(folder, arguments)):
@@ -98,6 +114,16 @@ class Placement:
             time.sleep(1)
         if fault is not None:
             self._tell(folder, fault, self.workers)
+
+    def _see(self, record: Path) -> None:
+        """Make sure that this node shares the store, by a file that the driver wrote there before it asked for anything."""
+        until = time.monotonic() + self.mounted_within
+        while not record.exists():
+            if time.monotonic() > until:
+                host = socket.gethostname()
+                why = f"{host} does not see the store {self.store_root}, which must be on storage that all nodes share"
+                raise StoreUnseen(_own_node(), why)
+            time.sleep(0.5)
 
     def _once(self, folder: Path, arguments: dict[str, Any]) -> Fault | None:
         if self.workers == 1:
@@ -148,6 +174,8 @@ class Placement:
             if here is not None:
                 end()
         if here is None and lost and not faults:
+            if isinstance(unseen := getattr(lost[0], "cause", None), StoreUnseen):
+                raise unseen
             raise child.ServerLost(f"workers on another node were lost: {type(lost[0]).__name__}")
         return here or next(iter(faults), None)
 
@@ -163,6 +191,12 @@ class Placement:
             store.fail(folder, f"{who}ended with exit code {ended.code}; see {log}")
 
 
+def _own_node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+
+
 def _is_held(fault: Fault | None) -> bool:
     """Whether a trial was not begun because its folder is another process's."""
     return fault is not None and fault.ended.code == HELD
@@ -170,6 +204,7 @@ def _is_held(fault: Fault | None) -> bool:
 
 def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], share: Share) -> Fault | None:
     """Runs in a Ray worker on another node than the trial's first one."""
+    placement._see(folder / "trial.json")
     return placement._run_share(folder, arguments, share)
 
 

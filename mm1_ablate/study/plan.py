@@ -21,7 +21,7 @@ from mm1_ablate.study.measured import MeasuredCost, Measurements
 from mm1_ablate.study.memory import training_memory
 from mm1_ablate.study.power import Detectable, detectable
 from mm1_ablate.study.predictions import what_is_to_be_done
-from mm1_ablate.study.remaining import estimate, measured_costs, over_budget
+from mm1_ablate.study.remaining import estimate, measured_costs, not_reckoned, over_budget
 from mm1_ablate.study.rows import RowContent, TrialTokens, trial_tokens
 from mm1_ablate.study.sizes import Sizes
 from mm1_ablate.study.store import Store
@@ -113,6 +113,8 @@ class Plan:
     """By study."""
     over_budget: tuple[str, ...]
     """Which budgets forbid it, in words."""
+    not_reckoned: tuple[str, ...] = ()
+    """What the verdict about budgets leaves out, in words."""
     repeats: tuple[str, ...] = ()
     """Which arms read data again that their baselines see once at most, in words."""
     problems: tuple[str, ...] = ()
@@ -148,6 +150,7 @@ class Plan:
             "measured": [cost.to_json() for cost in self.measured],
             "detectable": {name: entry.to_json() for name, entry in self.detectable.items()},
             "over_budget": list(self.over_budget),
+            "not_reckoned": list(self.not_reckoned),
             "provisional": self.provisional,
             "repeats": list(self.repeats),
             "problems": list(self.problems),
@@ -203,8 +206,8 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
     training |= {stages[key].fingerprint: key for key in stages_to_do}
     prepared = sum(row.flops for row in preparations if row.status == "run")
     asked = max((resources[key] for key in rows if key in waiting), key=lambda each: each.gpus, default=studies[0].sweep.resources)
-    to_train = [rows_and_stages[key] for key in training.values()]
-    cost = estimate(to_train, prepared, asked, machines.of(asked), rows_and_stages, trials_and_stages, store)
+    to_train = list(training.values())
+    cost = estimate(to_train, prepared, asked, machines.of(asked), rows_and_stages, trials_and_stages, resources, store)
     measured = measured_costs(rows_and_stages, trials_and_stages, resources, set(training.values()), Measurements(store.root))
     return Plan(
         studies=tuple(studies),
@@ -214,6 +217,7 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
         cost=cost,
         detectable={study.name: detectable(study, store) for study in studies},
         over_budget=over_budget(studies, cost, measured),
+        not_reckoned=not_reckoned(studies, cost),
         repeats=repeats,
         problems=tuple(sizes.problems),
         measured=measured,

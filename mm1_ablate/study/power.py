@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mm1_ablate.spec.expansion import Study, trial_of
+from mm1_ablate.spec.expansion import Study
 from mm1_ablate.spec.fingerprint import experiment_identity
+from mm1_ablate.spec.trials import trial_of
 from mm1_ablate.study.store import Store
 
 POWER = 0.8
@@ -85,12 +86,13 @@ class Detectable:
 
 def detectable(study: Study, store: Store) -> Detectable:
     """What the declared seeds can find, in deviations, and in points where finished trials give the deviation."""
-    from mm1_ablate.report.statistics import minimum_detectable_effect
-    from mm1_ablate.report.verdicts import distinct_comparisons, family_sizes
-
     seeds, confidence = len(study.sweep.seeds), study.sweep.compare.confidence
     if seeds < 2:
         return Detectable(seeds, None, None, None)
+    # Half a second of scipy and pandas, which a single seed does without.
+    from mm1_ablate.report.statistics import minimum_detectable_effect
+    from mm1_ablate.report.verdicts import distinct_comparisons, family_sizes
+
     compared = max(family_sizes(distinct_comparisons(study).values()).values(), default=1)
     return Detectable(
         seeds,

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.evaluation.parts import Part, joined, parts_of, rows_of
 from mm1_ablate.spec.contents import once
-from mm1_ablate.spec.experiment import Evaluation
+from mm1_ablate.spec.evaluation import Evaluation
 from mm1_ablate.spec.fingerprint import canonical, short
+from mm1_ablate.spec.messages import listed
 from mm1_ablate.spec.tasks import is_own, task_names, task_settings
 from mm1_ablate.study.files import read_json, read_json_or_nothing, replacing, write_atomically, write_json
 
@@ -145,7 +146,7 @@ def _asked_otherwise(missing: Sequence[Part], kept: Sequence[Part]) -> str:
         else:
             names = ", ".join("demonstrations" if name == "before" else name for name in changed)
             reasons.setdefault(f"{what} {{}}, of which {names} changed", {})[part.name] = None
-    return "; ".join(reason.format(_listed(names)) for reason, names in reasons.items())
+    return "; ".join(reason.format(listed(names, NAMED)) for reason, names in reasons.items())
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -162,15 +163,10 @@ def _scored_otherwise(trial: Trial, store: Store) -> str:
         return "they have not been scored"
     last, now = read_json_or_nothing(max(finished, key=lambda folder: finished[folder]) / "evaluation.json"), evaluation_record(trial)
     changed = {name for name, metrics in now["metrics"].items() if last.get("metrics", {}).get(name, metrics) != metrics}
-    reasons = [f"metrics of {_listed(sorted(changed))} changed"] if changed else []
+    reasons = [f"metrics of {listed(sorted(changed), NAMED)} changed"] if changed else []
     if last.get("evaluation", {}).get("groups", {}) != now["evaluation"]["groups"]:
         reasons.append("groups changed")
     return ", ".join(reasons) or "no metric changed, but which of them are wanted"
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    return ", ".join(every[:NAMED]) + (f" and {len(every) - NAMED} more" if len(every) > NAMED else "")
 
 
 # ---------------------------------------------------------------- doing it

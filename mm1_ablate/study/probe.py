@@ -134,7 +134,7 @@ def _model(experiment: Experiment) -> MultimodalModel:
     from mm1_ablate.model.image_encoder import build_image_encoder
     from mm1_ablate.model.language_model import build_language_model
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.spec.experiment import frozen_parts
+    from mm1_ablate.spec.model import frozen_parts
 
     settings = experiment.model
     tokenizer = load_tokenizer(settings.language_model.tokenizer)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mm1_ablate.spec.expansion import Study, Trial
-from mm1_ablate.spec.sweep import Resources
+from mm1_ablate.spec.sweep import Budget, Resources
 from mm1_ablate.study.cost import Estimate, Machines, estimate_cpu, estimate_gpu
 from mm1_ablate.study.measured import CPU, Line, MeasuredCost, Measurements, step_key
 from mm1_ablate.study.store import Store
@@ -20,20 +21,29 @@ if TYPE_CHECKING:
 
 
 def estimate(
-    training: Sequence[PlanRow],
+    training: Sequence[str],
     prepared: float,
-    resources: Resources,
+    asked: Resources,
     machines: Machines,
     rows: Mapping[str, PlanRow],
     trials: Mapping[str, Trial],
+    resources: Mapping[str, Resources],
     store: Store,
 ) -> Estimate:
-    """Hours of what is to be trained, and of so many operations of preparations, which run in float32."""
-    if resources.gpus or any(row.cost.gpu_hours for row in training):
-        hours = [row.cost.gpu_hours for row in training] + ([machines.hours(prepared, "32-true")] if prepared or not training else [])
-        return estimate_gpu(hours, machines.utilisation or 0.0)
+    """Hours of what is to be trained (its keys in the other arguments), and of so many operations of preparations, which run in float32
+    with the resources `asked`. While a trial is on GPUs it holds CPU cores too."""
+    on_gpu = [key for key in training if resources[key].gpus]
     finished = [(row.flops, seconds) for key, row in rows.items() if (seconds := training_seconds(trials[key], store)) is not None]
-    return estimate_cpu(sum(row.flops for row in training) + prepared, finished=finished, cpus=resources.cpus)
+    on_cpu = sum(rows[key].flops for key in training if key not in set(on_gpu)) + (0.0 if asked.gpus else prepared)
+    cpus = estimate_cpu(on_cpu, finished=finished, cpus=asked.cpus)
+    if not asked.gpus and not any(rows[key].cost.gpu_hours for key in training):
+        return cpus
+    with_prepared = [machines.hours(prepared, "32-true")] if prepared or not training else []
+    gpus = estimate_gpu([rows[key].cost.gpu_hours for key in training] + with_prepared, machines.utilisation or 0.0)
+    held = sum(min(rows[key].cost.gpu_hours.values()) * resources[key].cpus / resources[key].gpus for key in on_gpu)
+    if asked.gpus and prepared:
+        held += min(with_prepared[0].values()) * asked.cpus / asked.gpus
+    return replace(gpus, cpu_hours=held + (cpus.cpu_hours or 0.0))
 
 
 def measured_costs(
@@ -44,6 +54,8 @@ def measured_costs(
     measurements: Measurements,
 ) -> tuple[MeasuredCost, ...]:
     """What measured steps say, for each device that some were measured on."""
+    if not measurements.known:
+        return ()
     probes = {key: measurements.of(step_key(trial.experiment, resources[key].workers)) for key, trial in trials.items()}
     costs = []
     for device in dict.fromkeys(device for found in probes.values() for device in found):
@@ -67,8 +79,10 @@ def over_budget(studies: Sequence[Study], cost: Estimate, measured: Sequence[Mea
     gpus = {each.device: each.hours for each in measured if each.on_gpu}
     cpus = [each.hours for each in measured if not each.on_gpu]
     if gpus and cost.gpu_hours:
-        cost = Estimate(None, gpus, cost.basis)
-    elif cpus and cost.cpu_hours is not None:
+        least, reckoned = min(gpus.values()), min(cost.gpu_hours.values())
+        held = cost.cpu_hours * least / reckoned if cost.cpu_hours is not None and reckoned else cost.cpu_hours
+        cost = Estimate(held, gpus, cost.basis)
+    elif cpus and cost.cpu_hours is not None and not cost.gpu_hours:
         cost = Estimate(min(cpus), {}, cost.basis)
     broken = []
     for kind in ("gpu_hours", "cpu_hours"):
@@ -78,6 +92,20 @@ def over_budget(studies: Sequence[Study], cost: Estimate, measured: Sequence[Mea
         for name, limit in declared:
             broken += [f"{name}: {line}" for line in cost.against(**{"gpu_hours": None, "cpu_hours": None, kind: limit})]
     return tuple(broken)
+
+
+def not_reckoned(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
+    """What the verdict about budgets leaves out, in words; nothing where none is declared."""
+    budgets = {study.name: study.sweep.budget for study in studies if study.sweep.budget != Budget()}
+    if not budgets:
+        return ()
+    lines = [
+        "budgets are held against training and preparation: evaluation, reading of data and what workers tell each other are not in it"
+    ]
+    if not cost.gpu_hours:
+        names = [name for name, budget in budgets.items() if budget.gpu_hours is not None]
+        lines += [f"{name}: gpu_hours of the budget is held against nothing, for its trials ask for no GPU" for name in names]
+    return tuple(lines)
 
 
 def training_seconds(trial: Trial, store: Store) -> float | None:

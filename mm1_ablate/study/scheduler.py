@@ -27,9 +27,10 @@ from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
 from mm1_ablate.spec.sweep import Resources
 from mm1_ablate.study import child
-from mm1_ablate.study.cluster import check_nodes, explain, grows, show_token
+from mm1_ablate.study.cluster import avoiding, check_nodes, grows, has_room_beside
+from mm1_ablate.study.connection import join
 from mm1_ablate.study.fork_server import PRELOADED
-from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement
+from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement, StoreUnseen
 from mm1_ablate.study.predictions import missing_parts, score_trial
 from mm1_ablate.study.shares import ResourcesMissing, deal, shares_of
 from mm1_ablate.study.store import AlreadyRunning, Store
@@ -144,12 +145,12 @@ def run_study(
                     say(f"preparing {len(preparations)} encoders and language models")
                     _run_preparations(preparations, store, placement)
                 for number, wave in enumerate(stages, 1):
-                    say(f"training {len(wave)} earlier stages" + (f" ({number} of {len(stages)} in a chain)" if len(stages) > 1 else ""))
-                    _run_stages(wave, store, placement)
+                    say(f"training earlier stages: {len(wave)}" + (f" ({number} of {len(stages)} in a chain)" if len(stages) > 1 else ""))
+                    _run_stages(wave, store, placement, say)
                 work = _to_do(study, store, evaluate_only)
                 if work:
                     say(f"running {sum(len(entry.trials) for entry in work)} trials")
-                    _run_trials(work, store, placement)
+                    _run_trials(work, store, placement, say)
     except KeyboardInterrupt:
         interrupted = True
     return _outcome(study, store, started, interrupted)
@@ -181,12 +182,12 @@ def _stages_to_do(work: list[Work], store: Store) -> list[list[Work]]:
     return [list(waves[place].values()) for place in sorted(waves)]
 
 
-def _run_stages(wave: list[Work], store: Store, placement: Placement) -> None:
+def _run_stages(wave: list[Work], store: Store, placement: Placement, say: Callable[[str], None]) -> None:
     """Train earlier stages. One that another run is training is waited for; one that fails is the failure of what starts from it."""
     while True:
         states = [(entry, store.status(entry.trials[0]).status) for entry in wave]
         if ready := [entry for entry, status in states if status in ("missing", "interrupted")]:
-            _run_trials(ready, store, placement)
+            _run_trials(ready, store, placement, say)
         elif any(status == "running" for _, status in states):
             time.sleep(0.5)
         else:
@@ -292,18 +293,15 @@ def _connect(address: str, cpus: int | None) -> None:
     """Start Ray on this machine, or join the cluster at an address. Ray's own handler of SIGTERM gives way to ours again."""
     import ray
 
-    local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     handler = signal.getsignal(signal.SIGTERM)
-    if address != "local":
-        show_token(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == "local" else {}))
+        if address != "local":
+            join(address)
+            return
+        local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except SystemExit:
         raise KeyboardInterrupt from None
-    except ConnectionError as error:
-        raise explain(error, address) from error
-    except ray.exceptions.AuthenticationError as error:
-        raise explain(error, address) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
@@ -329,13 +327,24 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
     placed: dict[str, Any] = {"num_cpus": placement.cpus, "num_gpus": placement.gpus, "max_retries": LOST_NODE_RETRIES}
     placed["retry_exceptions"] = [child.ServerLost]
     prepare = ray.remote(_prepare).options(**placed)
-    running = {prepare.remote(placement, part.fingerprint, store.prepared_folder(part)): part for part in preparations}
+    unfit: set[str] = set()
+
+    def begin(part: Preparation) -> Any:
+        return prepare.options(label_selector=avoiding(unfit)).remote(placement, part.fingerprint, store.prepared_folder(part))
+
+    running = {begin(part): part for part in preparations}
     while running:
         finished, _ = ray.wait(list(running), num_returns=1)
         for reference in finished:
             part = running.pop(reference)
             try:
                 ray.get(reference)
+            except StoreUnseen as error:
+                unfit.add(getattr(error, "cause", error).node)
+                if has_room_beside(unfit, [{"CPU": placement.cpus, "GPU": placement.gpus}]):
+                    running[begin(part)] = part
+                else:
+                    store.fail(store.prepared_folder(part), str(getattr(error, "cause", error)))
             except ray.exceptions.RayError as error:
                 store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
 
@@ -345,15 +354,37 @@ def _prepare(placement: Placement, fingerprint: str, folder: Path) -> None:
     placement.prepare(fingerprint, folder)
 
 
-def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
-    """One Tune run over what has to be done, with warm actors. Returns when all of it has ended, well or not."""
+def _run_trials(work: list[Work], store: Store, placement: Placement, say: Callable[[str], None]) -> None:
+    """Do what has to be done, and again elsewhere what landed on nodes that joined the cluster without the store."""
+    unfit: set[str] = set()
+    while work:
+        unseen = _tune(work, store, placement, unfit)
+        unfit |= {node for node, _ in unseen.values()}
+        work = [entry for entry in work if entry.fingerprint in unseen]
+        if not has_room_beside(unfit, placement.bundles):
+            for entry in work:
+                store.fail(store.trial_folder(entry.fingerprint), unseen[entry.fingerprint][1])
+            return
+        for why in sorted({why for _, why in unseen.values()}):
+            say(f"{why}; its trials are run elsewhere")
+
+
+def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str]) -> dict[str, tuple[str, str]]:
+    """One Tune run over what has to be done, with warm actors. Returns when all of it has ended, well or not.
+
+    Returns:
+        By fingerprint of what was not begun: the node that does not see the store, and a line on that.
+    """
     from ray import tune
 
     evaluations = {short(entry.fingerprint): entry.evaluations for entry in work}
     fingerprints = {short(entry.fingerprint): entry.fingerprint for entry in work}
 
-    def trainable(config: dict[str, Any]) -> dict[str, int]:
-        placement.train_and_evaluate(fingerprints[config["trial"]], evaluations[config["trial"]])
+    def trainable(config: dict[str, Any]) -> dict[str, Any]:
+        try:
+            placement.train_and_evaluate(fingerprints[config["trial"]], evaluations[config["trial"]])
+        except StoreUnseen as error:  # no failure of the trial's: Tune would only have it repeated there
+            return {"finished": 0, "unseen": (error.node, str(error))}
         return {"finished": 1}
 
     for name in ("ray.tune", "ray.train", "ray.air"):
@@ -362,7 +393,7 @@ def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
     storage.mkdir(parents=True)
     try:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, _reserved(placement)),
+            tune.with_resources(trainable, _reserved(placement, unfit)),
             param_space={"trial": tune.grid_search(list(fingerprints))},
             tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
             run_config=tune.RunConfig(
@@ -374,18 +405,25 @@ def _run_trials(work: list[Work], store: Store, placement: Placement) -> None:
         shutil.rmtree(storage, ignore_errors=True)
         with contextlib.suppress(OSError):
             storage.parent.rmdir()
+    unseen: dict[str, tuple[str, str]] = {}
     for result in (results[index] for index in range(len(results))):
         trial = fingerprints[result.config["trial"]] if result.config else None
+        said = (result.metrics or {}).get("unseen")
+        if trial is not None and result.error is None and said is not None:
+            unseen[trial] = said
         if result.error is not None and trial is not None and store.recorded(store.trial_folder(trial)) in ("missing", "running"):
             last_line = str(result.error).strip().splitlines()[-1][:200]
             store.fail(store.trial_folder(trial), f"its worker was lost {LOST_NODE_RETRIES + 1} times: {last_line}")
+    return unseen
 
 
-def _reserved(placement: Placement) -> Any:
+def _reserved(placement: Placement, unfit: set[str]) -> Any:
     """What Tune reserves for one trial: on a node for each share where that is declared, else on as few as have room."""
     from ray import tune
 
-    return tune.PlacementGroupFactory(placement.bundles, strategy="STRICT_SPREAD" if placement.spread else "PACK")
+    strategy = "STRICT_SPREAD" if placement.spread else "PACK"
+    selectors = [avoiding(unfit)] * len(placement.bundles) if unfit else None
+    return tune.PlacementGroupFactory(placement.bundles, strategy=strategy, bundle_label_selector=selectors)
 
 
 INSIST_AFTER = 3.0

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mm1_ablate import __version__
 from mm1_ablate.data.cache import cache_folder
@@ -22,9 +23,11 @@ from mm1_ablate.model.part import Part
 from mm1_ablate.spec.contents import contents_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, fingerprint
+from mm1_ablate.spec.local_contents import local_identity
 from mm1_ablate.study.flops import Parts
 from mm1_ablate.study.rows import RowContent
 
+Value = TypeVar("Value")
 MOST_READ = 200_000_000
 """Bytes that a plan may read to make data ready for counting: some seconds."""
 COUNTED = 3
@@ -35,6 +38,10 @@ ROWS_COUNTED = 64
 
 class TooMuchToRead(Exception):
     """Data that would take long to be made ready."""
+
+
+class ModelNotHere(Exception):
+    """A model or tokenizer that is given by name, and of which this machine has nothing; in a sentence."""
 
 
 class Sizes:
@@ -52,6 +59,7 @@ class Sizes:
         self.problems: dict[str, None] = {}
         """What was wrong with data that was opened to be counted, in words; in order, each once."""
         self.known: dict[str, Any] = {}
+        self._of: dict[tuple[str, int], tuple[Experiment, Any]] = {}
         self.counted = False
         try:
             content = json.loads(self.path.read_text())
@@ -62,15 +70,35 @@ class Sizes:
 
     def parameters(self, experiment: Experiment) -> dict[str, int]:
         """Parameters by part (image_encoder, connector, language_model, total), of the model as it would be built."""
-        key = fingerprint({"parameters": canonical(experiment.model)})
-        if key not in self.known:
-            from mm1_ablate.model.size import count_parameters
-
-            self._remember(key, count_parameters(experiment))
-        return self.known[key]
+        return self._once("parameters", experiment, self._parameters)
 
     def parts(self, experiment: Experiment) -> Parts:
         """What the parts of the model take, each rehearsed once for all experiments that share it."""
+        return self._once("parts", experiment, self._parts)
+
+    def row(self, experiment: Experiment) -> RowContent:
+        """What a packed row holds. Data that cannot be opened here (it may be on the cluster) is taken as declared."""
+        return self._once("row", experiment, self._row)
+
+    def _once(self, what: str, experiment: Experiment, find: Callable[[Experiment], Value]) -> Value:
+        """Fingerprints take milliseconds, and all seeds of an arm have one experiment."""
+        key = (what, id(experiment))
+        if key not in self._of:
+            # The experiment is kept, so that no later one has its place in memory.
+            self._of[key] = (experiment, find(experiment))
+        return self._of[key][1]
+
+    def _parameters(self, experiment: Experiment) -> dict[str, int]:
+        # What is at a local path may become another.
+        key = fingerprint({"parameters": canonical(experiment.model), **local_identity(experiment.model.language_model)})
+        if key not in self.known:
+            from mm1_ablate.model.size import count_parameters
+
+            with _all_here(experiment.model.language_model):
+                self._remember(key, count_parameters(experiment))
+        return self.known[key]
+
+    def _parts(self, experiment: Experiment) -> Parts:
         model, precision = experiment.model, experiment.training.precision
         encoder = self._part("image_encoder", model.image_encoder, precision)
         language = self._part("language_model", model.language_model, precision)
@@ -81,27 +109,29 @@ class Sizes:
     def _part(self, name: str, settings: Any, *others: Any) -> Part:
         without = {"preparation": None, "weights": None} if name == "image_encoder" else {"preparation": None}
         known = {key: value for key, value in without.items() if key in type(settings).model_fields}
-        key = fingerprint(
-            {"rehearsed": name, "settings": canonical(settings.model_copy(update=known)), "others": list(others), "as": COUNTED}
-        )
+        form = canonical(settings.model_copy(update=known)) | ({} if name == "image_encoder" else local_identity(settings))
+        key = fingerprint({"rehearsed": name, "settings": form, "others": list(others), "as": COUNTED})
         if key not in self.known:
             from mm1_ablate.model import rehearsal
 
             if name == "language_model":
                 from mm1_ablate.model.language_model import token_ids
 
-                others = (*token_ids(settings), *others)
+                with _all_here(settings):
+                    others = (*token_ids(settings), *others)
             rehearse = {
                 "image_encoder": rehearsal.rehearse_encoder,
                 "connector": rehearsal.rehearse_connector,
                 "language_model": rehearsal.rehearse_language_model,
             }[name]
-            self._remember(key, vars(rehearse(settings, *others)))  # type: ignore[operator]
+            with _all_here(settings):
+                self._remember(key, vars(rehearse(settings, *others)))  # type: ignore[operator]
         return Part(**self.known[key])
 
-    def row(self, experiment: Experiment) -> RowContent:
-        """What a packed row holds. Data that cannot be opened here (it may be on the cluster) is taken as declared."""
-        identity = {"row": canonical(experiment.data), "tokenizer": experiment.model.language_model.tokenizer, "counted": COUNTED}
+    def _row(self, experiment: Experiment) -> RowContent:
+        language_model = experiment.model.language_model
+        tokenizer = local_identity(language_model).get("tokenizer", language_model.tokenizer)
+        identity = {"row": canonical(experiment.data), "tokenizer": tokenizer, "counted": COUNTED}
         contents = {name: contents_of(experiment.data.sources[name]) for name in experiment.data.shares()}
         if any(contents.values()):
             identity["contents"] = contents
@@ -137,6 +167,21 @@ class Sizes:
         except OSError:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _all_here(settings: Any) -> Iterator[None]:
+    """Make a sentence of what transformers raises for a model or tokenizer that it has not and cannot fetch."""
+    try:
+        yield
+    except OSError as error:
+        named = [name for name in (getattr(settings, "name", None), getattr(settings, "tokenizer", None)) if name]
+        what = " and ".join(dict.fromkeys(named)) or "a part of the model"
+        raise ModelNotHere(
+            f"nothing can be reckoned of {what}: the configuration or tokenizer is not on this machine and cannot be fetched; fetch"
+            " them once (hf download NAME --include '*.json'), name a folder that has them, or give model_type and a configuration with"
+            " vocab_size"
+        ) from error
 
 
 def count_rows(experiment: Experiment) -> RowContent:

@@ -209,9 +209,11 @@ class Store:
             if state.status == "failed":
                 return TrialState("failed", f"its preparation '{preparation.name}' failed: {state.reason}", stage="prepare")
         for stage in trial.earlier[-1:]:
-            state = self.status(stage)
+            state, which = self.status(stage), f"its earlier stage '{stage.experiment.experiment}'"
             if state.status == "failed":
-                return TrialState("failed", f"its earlier stage '{stage.experiment.experiment}' failed: {state.reason}", stage="train")
+                return TrialState("failed", f"{which} failed: {state.reason}", stage="train")
+            if state.status in ("running", "interrupted"):
+                return TrialState("missing", f"never run; {which} is {state.status}: {state.reason}")
         return TrialState("missing", "never run")
 
     def has_scores(self, trial: Trial) -> bool:

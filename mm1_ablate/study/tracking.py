@@ -1,9 +1,9 @@
 """A study's store mirrored into MLflow, for people to look at. Can be rebuilt from the store at any time.
 
 In: a study, its store, and the report's files if there are any. Out: in MLflow an experiment for the study, a run for each trial
-(settings, curve, scores, arms), a parent run with the comparison, and a view of the trials grouped by arm. Only the driver writes. A
-second call writes what is new, and nothing twice: runs are found by the fingerprint that they are tagged with. Runs of trials that the
-study no longer has stay, as kind 'earlier', and out of the view.
+(settings, curve, scores, arms), one of kind 'stage' for each earlier stage that trials start from, a parent run with the comparison, and
+a view of the trials grouped by arm. Only the driver writes. A second call writes what is new, and nothing twice: runs are found by the
+fingerprint that they are tagged with. Runs of trials that the study no longer has stay, as kind 'earlier', and out of the view.
 
 Without MLFLOW_TRACKING_URI the mirror is a SQLite file in the store. It holds absolute places of artifacts: that of a store which was
 moved or copied is put aside and written anew.
@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlparse
 
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.settings import Settings, is_identity
+from mm1_ablate.study.causes import failed_folder
 from mm1_ablate.study.store import Store, TrialState
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ class Mirrored:
     comparison_run: str
     trial_runs: dict[str, str] = field(default_factory=dict)
     """Run ids by evaluation fingerprint."""
+    stage_runs: dict[str, str] = field(default_factory=dict)
+    """Run ids of earlier stages, by training fingerprint."""
     written: int = 0
-    """Trial runs that this call wrote."""
+    """Runs of trials and earlier stages that this call wrote."""
 
     @property
     def view(self) -> str:
@@ -122,16 +125,25 @@ def _mirror(study: Study, store: Store, report: Path | None, table: pandas.DataF
     runs = _runs(client, experiment)
     comparison = runs.get("comparison")
     parent = comparison.info.run_id if comparison else _new_comparison(client, experiment, study)
-    written, ids = 0, {}
-    for trial in study.trials:
-        state = store.status(trial)
+    written = 0
+    ids: dict[str, dict[str, str]] = {"trial": {}, "stage": {}}
+    for trial in (*study.stages, *study.trials):
+        state, kind, key = store.status(trial), _kind(trial), _key(trial)
         if state.status in ("done", "failed"):
-            run, new = _write_trial(client, experiment, parent, runs.get(trial.evaluation_fingerprint), trial, state, study, store)
+            ids[kind][key], new = _write_trial(client, experiment, parent, runs.get(key), trial, state, study, store)
             written += new
-            ids[trial.evaluation_fingerprint] = run
     _retag_earlier(client, runs, study, store)
     _write_comparison(client, parent, study, store, report, table, verdict)
-    return Mirrored(tracking_uri(store), experiment, parent, ids, written)
+    return Mirrored(tracking_uri(store), experiment, parent, ids["trial"], ids["stage"], written)
+
+
+def _kind(trial: Trial) -> str:
+    return "trial" if trial.evaluation_fingerprint else "stage"
+
+
+def _key(trial: Trial) -> str:
+    """What its run is found by: an earlier stage is not judged, so it is what it is trained as."""
+    return trial.evaluation_fingerprint or trial.fingerprint
 
 
 # ---------------------------------------------------------------- MLflow
@@ -199,7 +211,7 @@ def _view(study: Study) -> dict[str, Any]:
 
 
 def _runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
-    """Runs of ours by evaluation fingerprint, and 'comparison'."""
+    """Runs of ours by the fingerprint of `_key`, and 'comparison'."""
     found: dict[str, Run] = {}
     token = None
     while True:
@@ -216,13 +228,14 @@ def _runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
 def _write_trial(
     client: MlflowClient, experiment: str, parent: str, there: Run | None, trial: Trial, state: TrialState, study: Study, store: Store
 ) -> tuple[str, bool]:
-    """One trial's run; returns its id and whether it was written now. A run of an earlier outcome is replaced."""
+    """The run of one trial or earlier stage; returns its id and whether it was written now. A run of an earlier outcome is replaced."""
     from mlflow.entities import Metric, Param
 
-    scores = store.scores(trial) if state.status == "done" else {}
+    kind = _kind(trial)
+    scores = store.scores(trial) if state.status == "done" and kind == "trial" else {}
     outcome = hashlib.sha256(json.dumps([state.status, state.reason, scores]).encode()).hexdigest()[:16]
     arms = {
-        "kind": "trial",
+        "kind": kind,
         "arm": trial.arms[0],
         "arms": ", ".join(trial.arms)[:8000],
         "mlflow.runName": trial.name,
@@ -239,14 +252,20 @@ def _write_trial(
     tags = arms | {
         "study": study.name,
         "seed": str(trial.seed),
-        "group": arm.group,
-        "fingerprint": trial.evaluation_fingerprint,
+        "fingerprint": _key(trial),
         "training_fingerprint": trial.fingerprint,
-        "changes": ", ".join(f"{change.path}: {'removed' if change.removed else change.new}" for change in arm.changes)[:8000],
         "folder": str(store.trial_folder(trial)),
     }
+    if kind == "trial":
+        changes = ", ".join(f"{change.path}: {'removed' if change.removed else change.new}" for change in arm.changes)
+        tags |= {"group": arm.group, "changes": changes[:8000]}
+    else:
+        tags["stage"] = f"{len(trial.earlier) + 1}: {trial.experiment.experiment}"
+    if trial.earlier:
+        tags["starts_from"] = trial.earlier[-1].fingerprint
     if state.status == "failed":
-        tags["mlflow.note.content"] = f"Failed: {state.reason}\n\n```\n{(store.error(store.trial_folder(trial)) or '')[-6000:]}\n```"
+        error = store.error(failed_folder(trial, store)) or ""
+        tags["mlflow.note.content"] = f"Failed: {state.reason}\n\n```\n{error[-6000:]}\n```"
     began = int((state.started or state.finished or 0) * 1000)
     run = client.create_run(experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
     parameters = [Param(key, value) for key, value in (parameters_of(trial) | {"seed": str(trial.seed)}).items()]
@@ -301,12 +320,13 @@ def _curve_metrics(curve: pandas.DataFrame, began: int) -> list[Any]:
 
 
 def _retag_earlier(client: MlflowClient, runs: dict[str, Run], study: Study, store: Store) -> None:
-    """Take runs that this store wrote for trials which the study no longer has out of the view, whose means they would spoil."""
-    current = {trial.evaluation_fingerprint for trial in study.trials}
+    """Take runs that this store wrote for trials which the study no longer has out of the view, whose means they would spoil; and say so of
+    earlier stages that no trial starts from any more, or that are trials now."""
+    current = {_key(trial) for trial in (*study.stages, *study.trials)}
     for key, run in runs.items():
         tags = run.data.tags
         ours = tags.get("study") == study.name and Path(tags.get("folder", "/")).is_relative_to(store.root)
-        if tags["kind"] == "trial" and key not in current and ours:
+        if tags["kind"] in ("trial", "stage") and key not in current and ours:
             client.set_tag(run.info.run_id, "kind", "earlier")
 
 
@@ -358,6 +378,7 @@ def mirroring(study: Study, store: Store, say: Callable[[str], None], interval: 
         while not ended.wait(interval):
             try:
                 count = sum(store.has_scores(trial) for trial in study.trials)
+                count += sum(store.status(stage).status in ("done", "failed") for stage in study.stages)
                 if count != done:
                     mirror(study, store)
                     done, failing = count, False

@@ -7,15 +7,20 @@ In: a job for each of them. Out: how the first one that did not end well ended. 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import socket
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mm1_ablate.study import child
 from mm1_ablate.study.child import Ended, Job, Stopped
+
+SIOCGIFADDR = 0x8915
+"""Asks Linux for the address of a network interface."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,26 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def interface_towards(address: str) -> str | None:
+    """The network interface by which this node reaches an IPv4 address; nothing where that cannot be told."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # sends nothing: only the way is looked up
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without such an address
+                answered = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(answered[20:24]) == own:
+                    return name
+    return None
+
+
 def jobs_of(job: Job, share: Share) -> list[Job]:
     """A job for each worker of a share: arguments `rank` and `ranks`, a log of its own, and of the GPUs that this process sees one."""
     gpus = [gpu for gpu in job.environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     meeting = {"MASTER_ADDR": share.address, "MASTER_PORT": str(share.port)}
-    if share.count == share.ranks and "GLOO_SOCKET_IFNAME" not in os.environ:
-        # Otherwise gloo looks for the address of the host's name, which need not resolve.
-        meeting["GLOO_SOCKET_IFNAME"] = "lo"
+    # By itself gloo takes the address of the host's name, which need not resolve, and is 127.0.1.1 on many machines.
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (name := "lo" if share.count == share.ranks else interface_towards(share.address)):
+        meeting["GLOO_SOCKET_IFNAME"] = name
     jobs = []
     for place, rank in enumerate(range(share.first, share.first + share.count)):
         own = {"CUDA_VISIBLE_DEVICES": gpus[place]} if gpus else {}

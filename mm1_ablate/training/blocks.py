@@ -11,10 +11,11 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from transformers import AttentionInterface
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mm1_ablate.model.multimodal import MultimodalModel
 from mm1_ablate.model.packed_attention import NAME, packed_attention
-from mm1_ablate.spec.experiment import Training
+from mm1_ablate.spec.training import Training
 from mm1_ablate.training.distributed import blocks_of
 
 
@@ -38,12 +39,18 @@ def _recomputed(model: MultimodalModel) -> Iterator[None]:
     enable = getattr(language_model, "activation_checkpointing_enable", language_model.gradient_checkpointing_enable)
     disable = getattr(language_model, "activation_checkpointing_disable", language_model.gradient_checkpointing_disable)
     enable({"use_reentrant": False})
+    # Only blocks in training compute anew, and those of a frozen model are not; what is inside them goes on as in evaluation.
+    asleep = [block for block in language_model.modules() if isinstance(block, GradientCheckpointingLayer) and not block.training]
+    for block in asleep:
+        block.training = True
     if vision is not None:
         vision.set_grad_checkpointing(True)
     try:
         yield
     finally:
         disable()
+        for block in asleep:
+            block.training = False
         if vision is not None:
             vision.set_grad_checkpointing(False)
 

@@ -20,7 +20,7 @@ from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.tally import Tally, TooMuchBadData, describe_bad, describe_unused
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.spec.data import Data
-from mm1_ablate.spec.experiment import EncoderPreparation
+from mm1_ablate.spec.image_encoder import EncoderPreparation
 
 NAME = "preparation"
 """What the source is called in the account."""

@@ -15,13 +15,16 @@ import torch
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.model.image_encoder import PatchEncoder
 from mm1_ablate.model.multimodal import MultimodalModel, build, random_state
 from mm1_ablate.model.resample import resampled
-from mm1_ablate.spec.experiment import Experiment, Training
+from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress, Stage
+from mm1_ablate.spec.training import Training
 from mm1_ablate.training.blocks import economical
+from mm1_ablate.training.checkpoint import AtomicCheckpointIO, save_atomically, write_account
 from mm1_ablate.training.distributed import SharedLoader, Workers
-from mm1_ablate.training.module import AtomicCheckpointIO, PackedTraining, Watch, save_atomically, write_account
+from mm1_ablate.training.module import PackedTraining, Watch
 
 CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
 
@@ -44,7 +47,7 @@ def weights_in(folder: Path | None) -> Path | None:
 
 def load_trained(experiment: Experiment, seed: int, folder: Path) -> MultimodalModel:
     """A trained trial's model, for evaluation."""
-    model = build(experiment, seed)
+    model = build(experiment, seed, published=False)
     model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     return on_device(model.eval())
 
@@ -57,6 +60,9 @@ def load_earlier(model: MultimodalModel, folder: Path) -> None:
     """
     weights = resampled(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True), model)
     own = model.state_dict()
+    # One that takes its features from an earlier block than the stage before it has no use for the blocks behind.
+    behind = [name for name in weights if name not in own and _is_behind_features(name, model)]
+    weights = {name: value for name, value in weights.items() if name not in behind}
     misfits = [f"{name} is there only" for name in weights if name not in own]
     misfits += [f"{name} is not there" for name in own if name not in weights]
     shapes = [(name, list(weights[name].shape), list(value.shape)) for name, value in own.items() if name in weights]
@@ -65,6 +71,11 @@ def load_earlier(model: MultimodalModel, folder: Path) -> None:
         more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
         raise ValueError(f"the weights of the earlier stage in {folder} do not fit: {misfits[0]}{more}")
     model.load_state_dict(weights)
+
+
+def _is_behind_features(name: str, model: MultimodalModel) -> bool:
+    prefix, _, inside = name.partition("encoder.vision.")
+    return not prefix and bool(inside) and isinstance(model.encoder, PatchEncoder) and model.encoder.is_beyond_features(inside)
 
 
 def on_device(model: MultimodalModel) -> MultimodalModel:
@@ -96,7 +107,8 @@ def fit(
         TooMuchBadData: when more of a source is unreadable than is allowed.
     """
     training = experiment.training
-    model = build(experiment, seed, weights_in(encoder_folder), weights_in(language_model_folder))
+    prepared = weights_in(encoder_folder), weights_in(language_model_folder)
+    model = build(experiment, seed, *prepared, published=start_from is None)
     if start_from is not None:
         load_earlier(model, start_from)
     loader = BatchLoader(
@@ -125,7 +137,7 @@ def fit(
         # The trainer holds the sharded model and its optimisers in circles; they make room before the whole model is made.
         del model
         gc.collect()
-        model = build(experiment, seed)
+        model = build(experiment, seed, published=False)
         model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     elif workers.leads:
         save_atomically(model.state_dict(), folder / WEIGHTS)

@@ -8,8 +8,6 @@ accumulation, nor the number of processes, nor the number of image tokens change
 from __future__ import annotations
 
 import json
-import os
-import random
 import signal
 import threading
 import time
@@ -22,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
@@ -30,8 +27,9 @@ from torch.nn.utils import clip_grad_norm_
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import MultimodalModel
 from mm1_ablate.model.packed_attention import packed_throughout
-from mm1_ablate.spec.experiment import Training
 from mm1_ablate.spec.progress import Progress, Stage
+from mm1_ablate.spec.training import Training
+from mm1_ablate.training.checkpoint import random_state_dict, restore_random_state
 from mm1_ablate.training.distributed import Step, Workers, agree, shard, without_sharing
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
 
@@ -143,52 +141,6 @@ class PackedTraining(lightning.LightningModule):
         self._restored_random_state = ours.pop("random_state")
         for name, value in ours.items():
             setattr(self, name, value)
-
-
-def random_state_dict() -> dict[str, Any]:
-    """The random states of torch, numpy and Python, as plain values and tensors."""
-    _, keys, position, has_gauss, cached = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    numpy_state = [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)]
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": numpy_state, "python": [version, list(internal), gauss]}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Undo `random_state_dict`."""
-    torch.set_rng_state(state["torch"])
-    keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames: Lightning's own goes through $TMPDIR, which is not atomic across file systems."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save_atomically(checkpoint, Path(path))
-
-
-def save_atomically(value: Any, path: Path) -> None:
-    """torch.save that leaves the old file or the new one, whatever is killed when."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def write_account(account: dict[str, Any], path: Path) -> None:
-    """Keep what became of the data, for people: the old file or the new one, whatever is killed when."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(account, indent=1))
-    os.replace(beside, path)
 
 
 class Watch(lightning.Callback):

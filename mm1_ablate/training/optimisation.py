@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mm1_ablate.model.language_model import block_matrices
-from mm1_ablate.spec.experiment import AdamW, AnyOptimizer, Muon
+from mm1_ablate.spec.training import AdamW, AnyOptimizer, Muon
 
 
 def mm1_learning_rate(parameters: int) -> float:

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from mm1_ablate.training.module import save_atomically
+from mm1_ablate.training.checkpoint import save_atomically
 
 SHARDS = "shards"
 """Where a checkpoint names its folder of shards."""

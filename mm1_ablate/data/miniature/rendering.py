@@ -141,9 +141,3 @@ def image_pool(split: str, world_seed: int = 0) -> tuple[Image, ...]:
     """All pictures of a split. Splits share none."""
     pool_key(world_seed, split)
     return tuple(image(world_seed, split, index) for index in range(POOL_SIZES[split]))
-
-
-def render_pool(split: str, indices: np.ndarray | None = None, world_seed: int = 0) -> np.ndarray:
-    """Pictures of a split at once: uint8 [N, 48, 48, 3]; all of them if no indices are given."""
-    chosen = np.arange(POOL_SIZES[split]) if indices is None else np.asarray(indices)
-    return np.concatenate([render(world_seed, split, chosen[start : start + BLOCK]) for start in range(0, max(len(chosen), 1), BLOCK)])

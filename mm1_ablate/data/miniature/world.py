@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +22,6 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 """Attribute to its values, in words."""
 NAMES = tuple(ATTRIBUTES)
 POOL_SIZES: dict[str, int] = {"training": 20_000, "report": 2_000, "development": 2_000}
-SPLITS: tuple[str, ...] = get_args(Split)
 
 Scene = tuple[str, ...]
 """The six values of one picture, in words, in the order of `NAMES`."""

@@ -1,18 +1,17 @@
-"""Files of JSON lines or parquet in, rows by number out: what both formats share, and which of them a file's name means.
+"""What files of JSON lines and of parquet share: rows by number, what their values are called, and how whole files are read once.
 
 A part of a file that cannot be read stands as one row at its end: whoever asks for that row is told why (`Unreadable`), so broken
-files are counted where everything else is. `check_columns` looks at the beginning only, when a plan is made.
+files are counted where everything else is.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -20,13 +19,12 @@ from typing import Any, BinaryIO
 
 from mm1_ablate.data.cache import Report, check_space, is_made, made
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, NoFiles, digest_file, find_files
-from mm1_ablate.spec.data import Keep
+from mm1_ablate.data.files import DataFile, digest_file
 from mm1_ablate.spec.settings import Misfit
 
-LINES = (".jsonl", ".ndjson", ".json")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-TABLES = (".parquet", ".pq")
+NUMBER, TEXT, BYTES, OBJECT, NOTHING = "numbers", "text", "bytes", "objects", "nothing"
+"""Kinds of values that a column holds, as messages name them."""
 
 
 class Rows:
@@ -96,117 +94,6 @@ class Rows:
             raise IndexError(index)
         file = bisect_right(self._first, index) - 1
         return file, index - self._first[file]
-
-
-# ---------------------------------------------------------------- opening
-def is_table(file: DataFile) -> bool:
-    return file.name.lower().endswith(TABLES)
-
-
-def is_lines(file: DataFile) -> bool:
-    name = file.name.lower()
-    for suffix in COMPRESSIONS:
-        name = name.removesuffix(suffix)
-    return name.endswith(LINES)
-
-
-def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: Report | None = None) -> Rows:
-    """The rows of JSON lines or parquet.
-
-    Args:
-        columns: those that are needed. Rows of JSON lines have all.
-        report: told how far the making of indices and converted copies is.
-
-    Raises:
-        Misfit: the names of the files say neither, or both; or not one of them can be read.
-    """
-    from mm1_ablate.data.records.json_lines import open_json_lines
-    from mm1_ablate.data.records.table import open_tables
-
-    return open_tables(files, columns, report) if are_tables(files) else open_json_lines(files, report)
-
-
-def found_files(patterns: Sequence[str], field: str = "files") -> list[DataFile]:
-    """The files that a source's setting names.
-
-    Raises:
-        Misfit: at `field`, there are none.
-    """
-    try:
-        return find_files(patterns)
-    except NoFiles as error:
-        raise Misfit(field, str(error)) from None
-
-
-def are_tables(files: Sequence[DataFile]) -> bool:
-    """Whether files are parquet; otherwise they are JSON lines.
-
-    Raises:
-        Misfit: at `files`, they are neither, or some of each.
-    """
-    tables = [file for file in files if is_table(file)]
-    others = [file for file in files if not is_table(file)]
-    if unknown := [file for file in others if not is_lines(file)]:
-        expected = f"{', '.join(LINES)} (also .gz, .zst) or {', '.join(TABLES)}"
-        raise Misfit("files", f"'{unknown[0].name}' is called neither JSON lines nor parquet; expected a name that ends in {expected}")
-    if tables and others:
-        message = f"'{tables[0].name}' is parquet and '{others[0].name}' is JSON lines; declare a source for each"
-        raise Misfit("files", message)
-    return bool(tables)
-
-
-# ---------------------------------------------------------------- looking when a plan is made
-NUMBER, TEXT, BYTES, OBJECT, NOTHING = "numbers", "text", "bytes", "objects", "nothing"
-
-
-def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
-    """What the first readable file that is not empty has: column to the kind of what it holds ("text", "lists of bytes", ...).
-
-    Raises:
-        Misfit: at `files`, none is readable, or all are empty.
-    """
-    from mm1_ablate.data.records.json_lines import columns_of_lines
-    from mm1_ablate.data.records.table import columns_of_table
-
-    look = columns_of_table if are_tables(files) else columns_of_lines
-    first: Unreadable | None = None
-    for file in files:
-        try:
-            columns = look(file)
-        except Unreadable as error:
-            first = first or error
-            continue
-        if columns:
-            return columns
-    if first is not None:
-        others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
-        raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
-    raise Misfit("files", f"'{files[0].name}' holds nothing" if len(files) == 1 else f"all {len(files)} files hold nothing")
-
-
-def check_columns(columns: Mapping[str, str], needed: Mapping[str, tuple[str, Sequence[str]]]) -> None:
-    """Whether the columns that settings name are there.
-
-    Args:
-        columns: of the files, as `columns_of` finds them.
-        needed: a setting to the column that it names and the kinds that will do.
-
-    Raises:
-        Misfit: at the setting.
-    """
-    for setting, (column, kinds) in needed.items():
-        if column not in columns:
-            near = get_close_matches(column, columns, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            has = ", ".join(columns) if columns else "none"
-            raise Misfit(setting, f"the data has no column '{column}'{hint}; it has {has}")
-        if columns[column] not in (*kinds, NOTHING):
-            raise Misfit(setting, f"column '{column}' holds {columns[column]}; expected {' or '.join(kinds)}")
-
-
-def kept_columns(keep: Keep) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """What `keep.columns` needs, for `check_columns`."""
-    return {f"keep.columns.{name}": (name, (NUMBER,)) for name in keep.columns}
 
 
 def text_of(value: Any, what: str, called: str = "text") -> str:

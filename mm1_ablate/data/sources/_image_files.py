@@ -13,18 +13,21 @@ from functools import partial
 from hashlib import blake2b, sha256
 from os.path import expanduser, expandvars
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.cache import Report, made, mapped
 from mm1_ablate.data.decoding import encoded_image
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files
-from mm1_ablate.data.records.rows import found_files
+from mm1_ablate.data.records.opening import found_files
 from mm1_ablate.data.records.tar import TarSamples, open_tars
-from mm1_ablate.data.sources._interleaved import ImagesBy, mapped
 from mm1_ablate.data.sources.webdataset import IMAGES
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.sources._interleaved import ImagesBy
 
 TARS = (".tar", ".tgz", ".tar.gz")
 VERSION = "1"

@@ -55,7 +55,7 @@ class InterleavedFiles(InterleavedSource):
 
     def contents(self) -> str:
         from mm1_ablate.data.files import digest_files
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
 
         documents = digest_files(found_files(self.files))
         if not (self._looks_up and self.image_files):
@@ -98,7 +98,7 @@ class InterleavedFiles(InterleavedSource):
 
     def _shape(self) -> str:
         """Identity of the pages: what files hold, and the settings that make pages of it."""
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
         from mm1_ablate.spec.fingerprint import canonical, digest
 
         # The stamps as well: contents do not see what changes in the middle of a file, where old counts would point past a page.
@@ -205,7 +205,7 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
     """
     import numpy as np
 
-    from mm1_ablate.data.cache import Report, made
+    from mm1_ablate.data.cache import Report, made, mapped
 
     def build(folder: Path, report: Report) -> None:
         firsts = np.zeros(len(pages) + 1, np.int64)
@@ -220,11 +220,3 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
 
     folder = made("pairs", identity, 8 * (len(pages) + 16), build, report)
     return mapped(folder / "firsts.npy")
-
-
-def mapped(path: Path) -> np.ndarray:
-    """An array that all processes share. A plain one, which is quicker to search than numpy's memmap."""
-    import numpy as np
-
-    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # nothing cannot be mapped
-    return np.asarray(array)

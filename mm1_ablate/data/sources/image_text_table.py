@@ -40,7 +40,8 @@ class ImageTextTable(Source):
         return OpenImageTextTable(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.rows import BYTES, TEXT, check_columns, columns_of
+        from mm1_ablate.data.records.opening import check_columns, columns_of
+        from mm1_ablate.data.records.rows import BYTES, TEXT
 
         self.check_images()
         columns = columns_of(self._found())
@@ -48,7 +49,8 @@ class ImageTextTable(Source):
 
     def check_images(self) -> None:
         """All of `check` but the captions."""
-        from mm1_ablate.data.records.rows import BYTES, OBJECT, check_columns, columns_of, kept_columns
+        from mm1_ablate.data.records.opening import check_columns, columns_of, kept_columns
+        from mm1_ablate.data.records.rows import BYTES, OBJECT
 
         columns = columns_of(self._found())
         check_columns(columns, {"image": (self.columns(columns)[0], (BYTES, OBJECT)), **kept_columns(self.keep)})
@@ -66,7 +68,7 @@ class ImageTextTable(Source):
 
     def table(self, report: Any = None) -> tuple[Tables, str, str, tuple[str, ...]]:
         """The rows; the columns of image and caption; and the others that are needed."""
-        from mm1_ablate.data.records.rows import columns_of
+        from mm1_ablate.data.records.opening import columns_of
         from mm1_ablate.data.records.table import open_tables
 
         files = self._found()
@@ -79,12 +81,12 @@ class ImageTextTable(Source):
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by."""
-        from mm1_ablate.data.records.rows import columns_of
+        from mm1_ablate.data.records.opening import columns_of
 
         return set(columns_of(self._found()))
 
     def _found(self) -> list[DataFile]:
-        from mm1_ablate.data.records.rows import are_tables, found_files
+        from mm1_ablate.data.records.opening import are_tables, found_files
 
         files = found_files(self.files)
         if not are_tables(files):

@@ -32,7 +32,7 @@ class Miniature(InterleavedSource):
         return OpenMiniature(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.rows import check_columns, kept_columns
+        from mm1_ablate.data.records.opening import check_columns, kept_columns
 
         check_columns({}, kept_columns(self.keep))
 

@@ -27,7 +27,8 @@ class Mmc4(InterleavedFiles):
     """CLIP similarity (`matched_sim`) of the images that are kept; the sentences all stay."""
 
     def check(self) -> None:
-        from mm1_ablate.data.records.rows import OBJECT, TEXT, are_tables, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.records.opening import are_tables, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.records.rows import OBJECT, TEXT
 
         files = found_files(self.files)
         if are_tables(files):
@@ -51,7 +52,8 @@ class Mmc4Pages:
 
     def __init__(self, settings: Mmc4, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.records.json_lines import open_json_lines
-        from mm1_ablate.data.records.rows import found_files, text_of
+        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.records.rows import text_of
 
         self.settings = settings
         self.rows: Rows = open_json_lines(found_files(settings.files), report)

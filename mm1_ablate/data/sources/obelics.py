@@ -25,7 +25,8 @@ class Obelics(InterleavedFiles):
     images_by: ImagesBy = "url"
 
     def check(self) -> None:
-        from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT, are_tables, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.records.opening import are_tables, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT
 
         files = found_files(self.files)
         if not are_tables(files):
@@ -54,7 +55,8 @@ class ObelicsPages:
 
     def __init__(self, settings: Obelics, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.records.rows import found_files, text_of
+        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.records.rows import text_of
         from mm1_ablate.data.records.table import open_tables
         from mm1_ablate.data.sources.image_text_table import bytes_of
 

@@ -17,7 +17,6 @@ from pydantic import model_validator
 
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
-from mm1_ablate.data.sources._interleaved import mapped
 from mm1_ablate.spec.data import AnySource, Bounds, Keep, Source
 from mm1_ablate.spec.settings import Misfit
 
@@ -84,7 +83,8 @@ class Recaptioned(Source):
         return OpenRecaptioned(self, name or self.type, seed)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.rows import BYTES, NUMBER, TEXT, check_columns, kept_columns
+        from mm1_ablate.data.records.opening import check_columns, kept_columns
+        from mm1_ablate.data.records.rows import BYTES, NUMBER, TEXT
 
         columns = self._caption_columns()
         needed = {"caption": (self.caption, (TEXT, BYTES)), "key": (self.key or self.joined_by, (TEXT, NUMBER, BYTES))}
@@ -108,12 +108,12 @@ class Recaptioned(Source):
         OpenRecaptioned(self, self.type, 0, report)
 
     def _caption_files(self) -> list[DataFile]:
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
 
         return found_files(self.captions, "captions")
 
     def _caption_columns(self) -> dict[str, str]:
-        from mm1_ablate.data.records.rows import columns_of
+        from mm1_ablate.data.records.opening import columns_of
 
         files = self._caption_files()
         try:
@@ -141,7 +141,8 @@ class OpenRecaptioned:
     """Documents by index: those samples that have a recaption, in the order of the images. What is damaged comes last."""
 
     def __init__(self, settings: Recaptioned, name: str, seed: int, report: Any = None) -> None:
-        from mm1_ablate.data.records.rows import open_rows, text_of
+        from mm1_ablate.data.records.opening import open_rows
+        from mm1_ablate.data.records.rows import text_of
 
         self.settings = settings
         self.name = name
@@ -176,7 +177,7 @@ class OpenRecaptioned:
         """Samples and their rows, in the order of samples; and how many of either have no partner."""
         import numpy as np
 
-        from mm1_ablate.data.cache import made
+        from mm1_ablate.data.cache import made, mapped
 
         settings, samples, rows = self.settings, len(self._images), len(self._rows)
         identity = f"{VERSION} {settings.contents()} {samples} {rows} {settings.joined_by} {self._key}"

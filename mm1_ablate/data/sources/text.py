@@ -27,13 +27,14 @@ class Text(Source):
         return OpenText(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.rows import BYTES, TEXT, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.records.opening import check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.records.rows import BYTES, TEXT
 
         columns = columns_of(found_files(self.files))
         check_columns(columns, {"field": (self.field, (TEXT, BYTES)), **kept_columns(self.keep)})
 
     def contents(self) -> str:
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
 
         return digest_files(found_files(self.files))
 
@@ -42,7 +43,7 @@ class Text(Source):
 
     def rows(self, report: Any = None) -> Rows:
         """The lines or rows, with at least the columns that are needed."""
-        from mm1_ablate.data.records.rows import found_files, open_rows
+        from mm1_ablate.data.records.opening import found_files, open_rows
 
         return open_rows(found_files(self.files), list(dict.fromkeys([self.field, *self.keep.columns])), report)
 

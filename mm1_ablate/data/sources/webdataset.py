@@ -45,7 +45,7 @@ class WebDataset(Source):
         return OpenWebDataset(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
 
         samples = self.check_images()
         if not any(_caption_of(sample, self.caption_field) is not None for sample in samples.values()):
@@ -60,7 +60,7 @@ class WebDataset(Source):
         Raises:
             Misfit: as `check` does.
         """
-        from mm1_ablate.data.records.rows import check_columns, found_files, kept_columns
+        from mm1_ablate.data.records.opening import check_columns, found_files, kept_columns
 
         files = found_files(self.files)
         samples = _first_samples(files)
@@ -71,17 +71,17 @@ class WebDataset(Source):
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by: the key of a sample, and the fields of its JSON."""
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
 
         return {"key", *_fields(_first_samples(found_files(self.files)))}
 
     def contents(self) -> str:
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
 
         return digest_files(found_files(self.files))
 
     def make_ready(self, report: Any = None) -> None:
-        from mm1_ablate.data.records.rows import found_files
+        from mm1_ablate.data.records.opening import found_files
         from mm1_ablate.data.records.tar import open_tars
 
         open_tars(found_files(self.files), report)
@@ -98,7 +98,8 @@ class OpenWebDataset:
 
     def __init__(self, settings: WebDataset, name: str, image: Callable[[str, Callable[[], bytes], str], Image] | None = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.records.rows import found_files, text_of
+        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.records.rows import text_of
         from mm1_ablate.data.records.tar import open_tars
 
         self.settings = settings

@@ -1,10 +1,13 @@
-"""Attention pooling: learned queries read the patches by one cross-attention, then one linear layer (MM1, section 3.2)."""
+"""Attention pooling: learned queries read the patches by one cross-attention, then one linear layer (MM1, section 3.2).
+
+MM1 says no more of it. Unverified, therefore: the layer norm before, the position embedding of the keys, the heads.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from mm1_ablate.spec.experiment import LearnedQueries
+from mm1_ablate.spec.connector import LearnedQueries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isqrt
 from typing import TYPE_CHECKING, Literal
 
-from mm1_ablate.spec.experiment import SquareTokens
+from mm1_ablate.spec.connector import SquareTokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,4 +1,8 @@
-"""C-Abstractor (Honeybee, Cha et al. 2023, section 4.2), the connector of MM1's base recipe."""
+"""C-Abstractor (Honeybee, Cha et al. 2023, section 4.2), the connector of MM1's base recipe.
+
+The same function as Honeybee's for the same weights. Its position embedding starts at zero here, with a deviation of 0.02 there; what is
+optional there, a layer norm before and tokens that end the image, is left out. How MM1's own is initialised is unknown.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from mm1_ablate.spec.experiment import SquareTokens
+from mm1_ablate.spec.connector import SquareTokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,4 +1,9 @@
-"""Learned latents that read the patches in several layers (Perceiver resampler of Flamingo, Alayrac et al. 2022, section 3.1.1)."""
+"""Learned latents that read the patches in several layers (Perceiver resampler of Flamingo, Alayrac et al. 2022, section 3.1.1).
+
+The layers are Flamingo's, as OpenFlamingo has them. What differs: patches have a learned position embedding, linear layers have biases,
+heads share the encoder's width among them (OpenFlamingo: 8 of 64 channels whatever the width), latents start with a deviation of
+width^-0.5 (there: 1), and a linear layer leads to the language model's width (there: cross-attention inside the language model).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from mm1_ablate.spec.experiment import LearnedQueries
+from mm1_ablate.spec.connector import LearnedQueries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

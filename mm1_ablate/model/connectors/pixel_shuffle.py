@@ -1,11 +1,15 @@
-"""Space to depth: each square of neighbouring patches is laid side by side into one token (InternVL 1.5, Chen et al. 2024, section 3.1)."""
+"""Space to depth: each square of neighbouring patches is laid side by side into one token (InternVL 1.5, Chen et al. 2024, section 3.1).
+
+The same tokens as InternVL's, Idefics3's and nanoVLM's but for the order of channels within one, which is a permutation of the next layer's
+weights. The perceptron is InternVL's; Idefics3 and nanoVLM have one linear layer without a bias in its place.
+"""
 
 from __future__ import annotations
 
 from math import isqrt
 from typing import TYPE_CHECKING, Literal
 
-from mm1_ablate.spec.experiment import SquareTokens
+from mm1_ablate.spec.connector import SquareTokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,0 +1,82 @@
+"""Experiments in, what is wrong with the data that they name out, at the place that wrote it: an arm of the sweep or an experiment file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from mm1_ablate.spec.alteration import Edit, Keys
+from mm1_ablate.spec.changes import blamed, touching
+from mm1_ablate.spec.contents import Place, finding_about, identity_of, sources_of
+from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.messages import Finding
+from mm1_ablate.spec.tasks import wrong_files
+from mm1_ablate.spec.yaml_file import FileProblem, Marks, dotted
+
+Check = Callable[[Experiment], list[Finding]]
+"""A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
+
+
+def wrong_data(experiment: Experiment) -> list[Finding]:
+    """What is wrong with the data of an experiment's sources and tasks, by place in it."""
+    found = [_at(place, finding) for place, source in sources_of(experiment) if (finding := finding_about(source))]
+    return found + [finding for _, finding in wrong_files(experiment)]
+
+
+class WrongData:
+    """Tells of each wrong source, task and check once, however many arms have it.
+
+    Args:
+        checks: further checks of experiments; asked only of those whose data is there.
+    """
+
+    def __init__(self, checks: Sequence[Check] = ()) -> None:
+        self.checks = checks
+        self.problems: list[FileProblem] = []
+        """What experiment files say wrongly themselves."""
+        self._told: set[str] = set()
+
+    def of(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+        """What is wrong with data that no experiment before had: by place in the sweep where an edit made the source what it is; what
+        the experiment file says itself goes to the problems of that file."""
+        found = []
+        for place, source in sources_of(experiment):
+            finding = finding_about(source)
+            if finding is None or identity_of(source) in self._told:
+                continue
+            self._told.add(identity_of(source))
+            finding = _at(place, finding)
+            found += self._told_at(finding, touching(edits, place), where, marks)
+        tasks = dict(wrong_files(experiment))
+        for identity, finding in tasks.items():
+            if identity not in self._told:
+                self._told.add(identity)
+                own = touching(edits, finding.path) or touching(edits, ("evaluation", "split"))
+                found += self._told_at(finding, own, where, marks)
+        if not tasks and not found:
+            found += self._checked(experiment, edits, where, marks)
+        return found
+
+    def _checked(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+        """What the further checks find. An arm whose baseline is right is wrong by what it changes."""
+        found = []
+        for finding in [finding for check in self.checks for finding in check(experiment)]:
+            if finding.message not in self._told:
+                self._told.add(finding.message)
+                own = touching(edits, finding.path) or [edit for edit in edits if edit.path.startswith(("evaluation", "model"))]
+                found += self._told_at(finding, own, where, marks)
+        return found
+
+    def _told_at(self, finding: Finding, own: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+        """A finding, at the first of the edits that brought it about; without any, it goes to the problems of the experiment file."""
+        if not own:
+            self.problems += marks.problems([finding])
+            return []
+        if touching(own, finding.path):
+            return [blamed(finding, own, where)]
+        return [Finding(own[0].where, f"{dotted(finding.path)}: {finding.message}", finding.hint)]
+
+
+def _at(place: Place, finding: Finding) -> Finding:
+    """A finding about a part, as one about the whole."""
+    return replace(finding, path=(*place, *finding.path))

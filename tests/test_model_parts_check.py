@@ -1,0 +1,217 @@
+"""Settings of a model that do not go together are told when the file is read, at line and column; what is accepted can be made and run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from spec_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
+
+from mm1_ablate.commands.common import checks
+from mm1_ablate.model.multimodal import build
+from mm1_ablate.model.packed_attention import DocumentLayout, packed
+from mm1_ablate.spec.expansion import FileErrors, load_study
+from mm1_ablate.spec.experiment import Experiment
+
+TEXT = EXPERIMENT.replace(
+    "configuration: {hidden_size: 96, num_hidden_layers: 3}",
+    "configuration: {hidden_size: 96, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, max_position_embeddings: 2048}",
+)
+ENCODER, CONNECTOR, LANGUAGE = "model.image_encoder", "model.connector", "model.language_model"
+CONNECTORS = ("attention_pool", "average_pool", "c_abstractor", "linear", "mlp", "perceiver_resampler", "pixel_shuffle")
+LLAMA = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "max_position_embeddings": 2048}
+TIMM = {"type": "timm", "name": "test_vit", "image_size": 32, "patch_size": 16, "weights": None}
+"""64 channels, two heads, six blocks."""
+
+
+def encoders() -> list[dict[str, Any]]:
+    """A grid of 4 x 4 patches, 96 channels, 3 blocks, 4 heads: one setting after the other to what may not do."""
+    wrong: dict[str, list[Any]] = {
+        "image_size": [0, -1, 1, 4, 50, 52, "large"],
+        "patches_per_side": [0, 1, 2, 3, 5, 7, 48, 96],
+        "patch_size": [12, 0],
+        "width": [0, 1, 4, 95, 97, 100],
+        "heads": [0, 1, 3, 5, 7, 96, 97],
+        "depth": [0, 1],
+        "feature_layer": [-3, -4, 0, 1],
+    }
+    found = [{f"{ENCODER}.{name}": value} for name, values in wrong.items() for value in values]
+    timm: dict[str, list[Any]] = {
+        "name": ["test_vit2", "test_vitt", "resnet18", "vit_nothing"],
+        "image_size": [16, 48, 40, 160],
+        "patch_size": [8, 14],
+        "feature_layer": [-2, -6, -7],
+    }
+    one_token = {f"{CONNECTOR}.image_tokens": 1}
+    found += [{ENCODER: {**TIMM, name: value}, **one_token} for name, values in timm.items() for value in values]
+    return found
+
+
+def connectors() -> list[dict[str, Any]]:
+    own: dict[str, dict[str, list[Any]]] = {
+        "attention_pool": {"heads": [0, 1, 2, 5, 7, 96, 97]},
+        "perceiver_resampler": {"heads": [0, 5, 96], "depth": [0, 1]},
+        "c_abstractor": {"hidden": [0, 1, 2, 3, 7, 16], "depth": [0, 1], "mlp_depth": [0, 1]},
+        "mlp": {"layers": [0, 1]},
+    }
+    found: list[dict[str, Any]] = []
+    for name in CONNECTORS:
+        small = {"hidden": 16, "depth": 1} if name == "c_abstractor" else {}
+        for tokens in (0, 1, 4, 5, 9, 16, 17, 25):
+            found.append({CONNECTOR: {"type": name, "image_tokens": tokens, **small}})
+        tokens = 16 if name in ("linear", "mlp") else 4
+        for setting, values in own.get(name, {}).items():
+            found += [{CONNECTOR: {"type": name, "image_tokens": tokens, **small, setting: value}} for value in values]
+    # What a connector asks of the width is asked of timm's encoders too: 64 channels.
+    found += [{ENCODER: TIMM, CONNECTOR: {"type": "attention_pool", "image_tokens": 3, "heads": heads}} for heads in (2, 3, 64)]
+    found += [{ENCODER: TIMM, CONNECTOR: {"type": name, "image_tokens": 9}} for name in CONNECTORS]
+    return found
+
+
+def language_models() -> list[dict[str, Any]]:
+    wrong: dict[str, list[Any]] = {
+        "hidden_size": [0, -64, 63, 66, "64", 64.5, True],
+        "num_hidden_layers": [0, -1, 1],
+        "num_attention_heads": [0, 1, 3, 5, 16, 64],
+        "num_key_value_heads": [0, 1, 2, 3, 4, 5, 8],
+        "intermediate_size": [0, 1],
+        "max_position_embeddings": [0, -5],
+        "vocab_size": [0, 1, 10, 1_000_000],
+        "hidden_act": ["gelu", "gelo", 3],
+        "head_dim": [0, 16, 7],
+        "hiden_size": [64],
+        "num_layers": [3],
+        "rope_theta": [5000.0],
+        "tie_word_embeddings": [True, "yes"],
+    }
+    kinds = ("llama", "phi", "gpt_neox", "qwen2")
+    found = [
+        {LANGUAGE: {"model_type": kind, "configuration": {**LLAMA, name: value}}}
+        for kind in kinds
+        for name, values in wrong.items()
+        for value in (values if kind == "llama" else values[::3])
+    ]
+    others: list[dict[str, Any]] = [{"model_type": kind} for kind in ("lama", "bert2", "vit", "t5", "clip", "mamba", "bloom")]
+    others += [{"model_type": "gpt2", "configuration": {"n_embd": 64, "n_layer": 2, "n_head": heads}} for heads in (4, 5)]
+    others += [{"model_type": "opt", "configuration": {**LLAMA, "num_attention_heads": heads}} for heads in (4, 5)]
+    return found + [{LANGUAGE: settings} for settings in others]
+
+
+def wholes() -> list[dict[str, Any]]:
+    wrong: list[Any] = [
+        {"at_least": 1, "at_most": 1},
+        {"at_least": 5, "at_most": 4},
+        {"at_least": 0},
+        {"at_most": 0},
+        {"at_least": 4, "at_most": 4, "overview": "none"},
+        {"overview": "above"},
+        {"at_most": 2000},
+    ]
+    frozen = [{f"{part}.frozen": True for part in (ENCODER, CONNECTOR, LANGUAGE)}]
+    return [{"model.sub_images": settings} for settings in wrong] + frozen
+
+
+def run(experiment: Experiment) -> None:
+    """Make the model and run each of its parts once."""
+    model = build(experiment, 0)
+    size, tokens = experiment.model.image_encoder.image_size, experiment.model.connector.image_tokens
+    with torch.no_grad(), packed(model.language_model, DocumentLayout([5, 3], model.device)) as arguments:
+        images = model.encode_images(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+        assert images.shape == (2, tokens, model.width)
+        positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
+        model.language_model(inputs_embeds=torch.zeros(1, 8, model.width), position_ids=positions, **arguments)
+
+
+def verdict(folder: Path, changes: dict[str, Any]) -> str:
+    """Where a file with these changes is wrong; nothing where it is accepted, after the model was made and run."""
+    write_experiment(folder, TEXT)
+    altered = {**changes, "training.steps": 501}
+    sweep = write_sweep(folder, f"arm: {{alter: {json.dumps(altered)}}}")
+    try:
+        study = load_study(sweep, checks=checks())
+    except FileErrors as errors:
+        for problem in errors.problems:
+            # At the line of the change, and at something that the change says.
+            line = pointed_at(problem)
+            assert Path(problem.file) == sweep and "alter" in sweep.read_text().splitlines()[problem.line - 1], problem
+            assert line and problem.message and "Traceback" not in problem.message and len(problem.message) < 400, problem
+        return str(errors.problems[0])
+    run(study.arm("arm").experiment)
+    return ""
+
+
+@pytest.mark.parametrize("part", ["encoders", "connectors", "language_models", "wholes"])
+def test_what_is_wrong_is_told_at_its_line_and_what_is_accepted_runs(part: str, tmp_path: Path) -> None:
+    unforeseen, accepted, refused = [], 0, 0
+    for changes in globals()[part]():
+        try:
+            told = verdict(tmp_path, changes)
+        except Exception as error:  # the point is that there is none, of whatever type
+            unforeseen.append(f"{changes}: {type(error).__name__}: {error}")
+        else:
+            accepted, refused = accepted + (not told), refused + bool(told)
+    assert not unforeseen, "\n".join(unforeseen)
+    assert accepted and refused
+
+
+def told(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
+    """What the only problem of an experiment file points at, and its message."""
+    experiment = yaml.safe_load(TEXT)
+    for path, value in settings.items():
+        place, keys = experiment, path.split(".")
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+    with pytest.raises(FileErrors) as caught:
+        load_study(write_experiment(folder, yaml.safe_dump(experiment)), checks=checks())
+    (problem,) = caught.value.problems
+    return pointed_at(problem), problem.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "at", "words"),
+    [
+        ({f"{LANGUAGE}.configuration.hiden_size": 64}, "64", "did you mean 'hidden_size'?"),
+        ({f"{LANGUAGE}.configuration.num_key_value_heads": 3}, "3", "expected a divisor of 4"),
+        ({f"{LANGUAGE}.configuration.hidden_act": "gelo"}, "gelo", "there is no 'gelo'"),
+        ({f"{LANGUAGE}.configuration.vocab_size": 10}, "10", "too few"),
+        ({f"{LANGUAGE}.model_type": "lama"}, "lama", "did you mean 'llama'?"),
+        ({ENCODER: TIMM, CONNECTOR: {"type": "attention_pool", "image_tokens": 3, "heads": 7}}, "7", "64, is not a multiple of 7 heads"),
+        ({CONNECTOR: {"type": "halved.Halved", "image_tokens": 4}}, "", "not image tokens of shape [2, 4, 96]"),
+    ],
+)
+def test_the_message_says_what_to_change(settings: dict[str, Any], at: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "halved.py").write_text(HALVED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "halved", raising=False)
+    line, message = told(tmp_path, settings)
+    assert line.startswith(at) and words in message
+
+
+HALVED = """
+from typing import Literal
+from torch import nn
+from mm1_ablate.spec.connector import Connector
+
+class Halved(Connector):
+    def build(self, encoder_width, grid_side, language_width):
+        return nn.Linear(encoder_width, language_width // 2)
+"""
+
+
+def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
+    path = write_experiment(tmp_path, TEXT)
+    program = (
+        "import sys\nfrom mm1_ablate.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    run = [subprocess.run([sys.executable, "-c", program, "validate", str(path)], capture_output=True, text=True) for _ in range(2)]
+    assert [done.stdout.splitlines()[-1:] for done in run] == [["['torch', 'transformers']"], ["[]"]], run[0].stderr
