@@ -54,7 +54,8 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
     if settings.name is not None and weights:
         return AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
     if settings.name is not None:
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(settings.name), attn_implementation="sdpa")
+        config = AutoConfig.from_pretrained(settings.name)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     _check_vocabulary(settings, vocabulary_size)
     fields = {"vocab_size": vocabulary_size, "pad_token_id": padding, "eos_token_id": end, "bos_token_id": end, **settings.configuration}
     try:

@@ -1,7 +1,7 @@
 """Models that have shapes and no values.
 
-In: nothing. Out: a context in which modules are made on torch's meta device, without the initialisation that would fill them: of a large
-encoder on the meta device that is nearly all the time it takes to make.
+In: nothing. Out: contexts in which modules, or their parameters alone, are made on torch's meta device, without the initialisation that
+would fill them: of a large encoder on the meta device that is nearly all the time it takes to make.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 
@@ -20,6 +21,33 @@ def shapes_only() -> Iterator[None]:
     """Modules made here are on the meta device, and nothing fills them."""
     with torch.device("meta"), _Unfilled():
         yield
+
+
+@contextmanager
+def parameters_without_values() -> Iterator[None]:
+    """Modules made here have their buffers, with values, and parameters on the meta device, whose values are to come from elsewhere.
+
+    Each parameter is allocated for a moment; what was never written to takes no memory.
+    """
+
+    def without_values(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return parameter
+        # One that several modules share must stay one.
+        if not hasattr(parameter, SHAPE):
+            setattr(parameter, SHAPE, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad))
+        return getattr(parameter, SHAPE)
+
+    hook = register_module_parameter_registration_hook(without_values)
+    try:
+        with _Unfilled():
+            yield
+    finally:
+        hook.remove()
+
+
+SHAPE = "_mm1_ablate_shape"
+"""The attribute of a parameter that names the one on the meta device that stands for it."""
 
 
 class _Unfilled(TorchFunctionMode):
