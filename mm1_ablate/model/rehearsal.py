@@ -99,6 +99,7 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
         head=weights,
         vocabulary=model.config.vocab_size,
         matrices=sum(matrix.numel() for matrix in block_matrices(model)),
+        cache=2 * layers * _keys(model.config),
     )
     found = _rehearse(model, blocks, shorten if rows else None, run, TOKENS, precision, known, 1)
     if not found.counted:
@@ -106,6 +107,13 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
     # The head ran too, at one position.
     back = (2 if settings.frozen else 4) * weights
     return replace(found, forward=found.forward - 2 * weights / TOKENS, backward=found.backward - back / TOKENS)
+
+
+def _keys(config: Any) -> int:
+    """Channels of a layer's keys, over all heads."""
+    heads = config.num_attention_heads
+    each = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return each * (getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _rehearse(

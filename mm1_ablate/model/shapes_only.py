@@ -38,7 +38,7 @@ def parameters_without_values() -> Iterator[None]:
             setattr(parameter, SHAPE, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad))
         return getattr(parameter, SHAPE)
 
-    hook = register_module_parameter_registration_hook(without_values)
+    hook = register_module_parameter_registration_hook(without_values)  # type: ignore[arg-type]  # may return another, it says
     try:
         with _Unfilled():
             yield
