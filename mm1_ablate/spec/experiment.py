@@ -396,8 +396,8 @@ class Evaluation(Settings):
     losses: dict[str, HeldOut] = {}
     """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
     precision: Precision = "32-true"
-    """In which answers are computed, whatever the training's. bf16-mixed: matrices are kept and multiplied in bfloat16, the head's apart;
-    half the memory and several times as fast on a GPU, and near ties between answers may turn."""
+    """In which answers are computed, whatever the training's. bf16-mixed: matrices are kept and multiplied in bfloat16, the head's apart.
+    That takes half the memory, a GPU's peak is several times as high in it, and near ties between answers may turn."""
     batch_items: Annotated[PositiveInt, HowItRuns] = 64
 
     @field_validator("tasks")
