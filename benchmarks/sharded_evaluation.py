@@ -1,13 +1,13 @@
 """Evaluation by workers that share a sharded language model: what it costs that they call it in step, and that blocks are gathered.
 
-`python benchmarks/sharded_evaluation.py [workers] [items]` starts workers on CPUs, which talk over gloo, and prints seconds of wall time
+`python benchmarks/sharded_evaluation.py [workers] [items]` starts workers on CPUs, which talk over gloo, and prints CPU seconds of all
   whole    each worker has the whole model and answers all questions,
   sharded  the same, but the language model's blocks are sharded and gathered; nobody says that he has work, which none needs here,
            for all have as much,
   in step  the same, and workers say before each call of the language model that they have work,
   shared   in step, and the questions are dealt out, so that a worker without one left joins in with calls that nobody looks at,
 as the best of several turns, and as ratios. Answers are asserted to be equal. Ratios of a GPU are others: there a call costs less and
-gathering goes over another network.
+gathering goes over another network; waiting for each other is not in CPU seconds.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ def declared(folder: str, items: int) -> Experiment:
 
 def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
     experiment, workers = declared(folder, items), Workers(rank, ranks, "fsdp")
     tokenizer, pipeline = load_tokenizer("miniature"), ImagePipeline(224)
     with workers.joined():
@@ -58,11 +57,10 @@ def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
 
         def timed(model: MultimodalModel, own: bool, in_step: bool = True) -> tuple[float, pandas.DataFrame]:
             workers.wait_for_all()
-            began = time.perf_counter()
+            began = time.process_time()
             with nullcontext() if in_step else patch.object(lockstep, "is_sharded", lambda language_model: False):
                 share = predict(model, experiment, tokenizer, pipeline, rank=rank if own else 0, ranks=ranks if own else 1)
-            workers.wait_for_all()
-            return time.perf_counter() - began, share
+            return workers.total([time.process_time() - began])[0], share
 
         seconds: dict[str, float] = {}
         for turn in range(TURNS + 1):  # the first is not counted
@@ -86,10 +84,11 @@ def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
 
 def main() -> None:
     ranks, items = (int(own or usual) for own, usual in zip([*sys.argv[1:3], "", ""], (2, 10), strict=False))
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "questions.yaml").write_text(few_shot.RECORD)
         torch.save(build(declared(folder, items), 0).state_dict(), Path(folder, "model.pt"))
-        torch.multiprocessing.spawn(work, (ranks, free_port(), folder, items), nprocs=ranks)
+        torch.multiprocessing.start_processes(work, (ranks, free_port(), folder, items), nprocs=ranks, start_method="fork")
 
 
 if __name__ == "__main__":

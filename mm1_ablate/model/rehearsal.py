@@ -111,7 +111,7 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
 
 def _keys(config: Any) -> int:
     """Channels of a layer's keys, over all heads."""
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 1
     each = getattr(config, "head_dim", None) or config.hidden_size // heads
     return each * (getattr(config, "num_key_value_heads", None) or heads)
 
