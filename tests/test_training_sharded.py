@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import tiny_experiment
 
+from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build, build_without_values
 from mm1_ablate.study import child
 from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_together
@@ -166,9 +167,14 @@ def test_only_the_first_worker_ever_holds_all_weights(server: Path, tmp_path: Pa
     assert_equal(dict(expected.named_buffers()) | expected.state_dict(), loaded)
 
 
-def test_a_model_without_values_differs_from_one_with_values_in_nothing_else() -> None:
+def test_a_model_without_values_differs_from_one_with_values_in_nothing_else(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "tie_word_embeddings": True}
+    published = LlamaForCausalLM(LlamaConfig(vocab_size=load_tokenizer("miniature").vocabulary_size, **sizes))
+    published.to(torch.bfloat16).save_pretrained(tmp_path)
     timm = {"type": "timm", "name": "eva02_tiny_patch14_224", "image_size": 28, "weights": None}
-    for changes in ({}, {"model.language_model": LLAMA}, {"model.image_encoder": timm}):
+    for changes in ({}, {"model.language_model": LLAMA}, {"model.image_encoder": timm}, {"model.language_model": {"name": str(tmp_path)}}):
         experiment = tiny_experiment(changes)
         one, other = build(experiment, 0), build_without_values(experiment, 0)
         assert all(parameter.is_meta for parameter in other.parameters())
