@@ -18,6 +18,9 @@ from mm1_ablate.model.size import count_parameters
 from mm1_ablate.spec.expansion import Study, load_experiment, load_study
 from mm1_ablate.spec.published import results
 from mm1_ablate.spec.schema import experiment_schema, sweep_schema
+from mm1_ablate.spec.sweep import Resources
+from mm1_ablate.study.cost import does_not_fit
+from mm1_ablate.study.sizes import Sizes
 from mm1_ablate.training.optimisation import mm1_learning_rate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -87,6 +90,18 @@ def test_the_header_of_an_experiment_tells_its_sizes() -> None:
         counts = count_parameters(load_experiment(path, "nowhere"))
         said = f"{counts['without_embeddings'] / 1e9:.2f}B parameters without embeddings, {counts['language_model'] / 1e9:.2f}B with them"
         assert said in path.read_text(), path
+
+
+def test_the_largest_is_trained_and_evaluated_in_shards_on_gpus_that_could_not_hold_it_whole(tmp_path: Path) -> None:
+    experiment = load_experiment(REPOSITORY / "experiments" / "mm1_30b.yaml", "nowhere")
+    parts = Sizes(tmp_path).parts(experiment)
+    sharded, whole = (Resources(workers=64, gpus_per_worker=1, strategy=strategy) for strategy in ("fsdp", "ddp"))
+    assert does_not_fit(experiment, parts, sharded, ["H100", "A100-80GB"]) == []
+    training, evaluation = does_not_fit(experiment, parts, whole, ["H100"])
+    assert "fsdp over" in training and "while it is evaluated with ddp" in evaluation and "fsdp over" in evaluation
+    exact = experiment.model_copy(update={"evaluation": experiment.evaluation.model_copy(update={"precision": "32-true"})})
+    (line,) = does_not_fit(exact, parts, sharded, ["H100"])
+    assert "evaluation.precision: bf16-mixed" in line
 
 
 # ---------------------------------------------------------------- sweeps

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
+from mm1_ablate.spec.gpus import GIB
 from mm1_ablate.study.causes import failed_folder, traceback_of
 from mm1_ablate.study.cost import in_gib
 from mm1_ablate.study.measured import MeasuredCost
@@ -33,6 +34,8 @@ COLOURS = {
 
 
 NAME_WIDTH = 20
+MUCH = 64 * GIB
+"""Of a node's memory for the weights of one model: more is said."""
 """Columns that a name and a reason get at least; names are broken at it where they do not fit."""
 NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
 """Widths of a terminal from which on a plan has room for whole names, memory and hours, the sizes of the model's parts, and tokens."""
@@ -152,6 +155,12 @@ def costs_in_words(plan: Plan) -> list[str]:
     memory, part = largest.cost.memory, largest.cost.memory.largest
     share = f"{part} {in_gib(getattr(memory, part))} of it"
     lines.append(f"memory of one worker: at most about {in_gib(memory.total)}, {largest.name} ({share}; an estimate)")
+    asked = max(rows, key=lambda row: row.cost.evaluation.total)
+    lines[-1] += f"; while it is evaluated about {in_gib(asked.cost.evaluation.total)}, {asked.name}"
+    if (host := max(row.cost.host for row in rows)) > MUCH:
+        lines.append(
+            f"memory of the node on which the weights are made or read: about {in_gib(host)} for them, and with ddp for each worker"
+        )
     misfits: dict[str, list[str]] = {}
     for row in rows:
         for line in row.cost.misfits:

@@ -26,7 +26,9 @@ from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.generation import generate
 from mm1_ablate.evaluation.held_out import measure, prepare_documents
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
+from mm1_ablate.evaluation.lockstep import in_step
 from mm1_ablate.evaluation.metrics import Prediction
+from mm1_ablate.evaluation.precision import computing_in
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.questions import ContextOverflow, Prepared, Question, check_context, needs, prepare
 from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from mm1_ablate.data.tokenizer import Tokenizer
     from mm1_ablate.model.multimodal import MultimodalModel
     from mm1_ablate.spec.experiment import Experiment
+    from mm1_ablate.spec.training import Precision
 
 __all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare", "scored", "summarise"]
 
@@ -203,12 +206,12 @@ def _batches(prepared: Prepared, size: int, image_tokens: int) -> list[list[Ques
 
 
 @contextmanager
-def judging(model: MultimodalModel) -> Iterator[None]:
-    """Dropout off and no gradients; the model is left as it was."""
+def judging(model: MultimodalModel, precision: Precision = "32-true") -> Iterator[None]:
+    """Dropout off and no gradients; the model is left as it was. Workers that share a sharded model all enter and leave this."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), computing_in(model, precision), in_step(model):
             yield
     finally:
         model.train(training)
@@ -267,14 +270,14 @@ def predict(
         report(Progress(stage="evaluate", step=done, steps=total, loss=None))
 
     tables = []
-    with judging(model):
-        for asker, share in zip(askers, shares, strict=True):
+    for asker, share in zip(askers, shares, strict=True):
+        with judging(model, evaluation.precision):
             asked = list(asker.ask(share, progress))
-            if rank == 0:
-                asked += _left_out(asker.prepared, wanted)
-            tables.append(merged([predictions_table(asker.prepared.task, asked)], [asker.prepared.task]))
-            asker.contexts.keep_only([])
-            keep(tables[-1])
+        if rank == 0:
+            asked += _left_out(asker.prepared, wanted)
+        tables.append(merged([predictions_table(asker.prepared.task, asked)], [asker.prepared.task]))
+        asker.contexts.keep_only([])
+        keep(tables[-1])
     return merged(tables, records)
 
 
@@ -314,7 +317,7 @@ def evaluate(
     tasks = load_tasks(evaluation)
     held_out = prepare_documents(model, experiment, tokenizer)
     predictions = predict(model, experiment, tokenizer, pipeline, report, rank, ranks)
-    with judging(model):
+    with judging(model, evaluation.precision):
         documents = measure(model, held_out, tokenizer, pipeline, rank, ranks)
     if ranks > 1:
         gather = gather or gathered

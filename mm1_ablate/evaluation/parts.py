@@ -68,7 +68,7 @@ def parts_of(experiment: Experiment, training: str) -> list[Part]:
     for name, held_out in evaluation.losses.items():
         form = canonical(held_out)
         form["source"] = source_identity(held_out.source, form["source"])
-        identity = {"training": training, "loss": name, "documents": form}
+        identity = {"training": training, "loss": name, "documents": form, **_computed(evaluation)}
         found.append(Part("loss", name, 0, evaluation.evaluation_seeds, fingerprint(identity), identity))
     return found
 
@@ -84,9 +84,15 @@ def asked_identity(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     return {"task": form, "items": count, "seed": evaluation.seed, "split": evaluation.split}
 
 
+def _computed(evaluation: Evaluation) -> dict[str, str]:
+    """In which precision, where it is not the usual one."""
+    form = canonical(evaluation)
+    return {"precision": form["precision"]} if "precision" in form else {}
+
+
 def _of_task(task: str, evaluation: Evaluation, training: str) -> Iterator[Part]:
     asked = as_asked(task_settings(task), evaluation)
-    common = {"training": training, **asked_identity(asked, evaluation)}
+    common = {"training": training, **asked_identity(asked, evaluation), **_computed(evaluation)}
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot else 0
     for shots in sorted(evaluation.shots) if asked.family == "image" else (0,):
         before = {"text_only": text_only} if asked.family == "image" and not shots and text_only else {"shots": shots}

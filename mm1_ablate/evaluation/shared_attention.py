@@ -118,6 +118,8 @@ class Reading:
         """[B, heads, T, size], [B, key heads, T, size] twice, to [B, T, heads, size]."""
         rows, heads, tokens, size = query.shape
         kinds = key.shape[1]
+        # Under autocast rotary embeddings and norms leave keys in float32, which every product would round to the values' precision.
+        key = key.to(value.dtype)
         if self.own:
             key, value = (torch.cat([before, now], 2) for before, now in zip(self.own[layer], (key, value), strict=True))
         self.read[layer] = (key, value)

@@ -15,6 +15,7 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
+from mm1_ablate.model.shapes_only import parameters_without_values
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.model import Part, frozen_parts
 
@@ -150,20 +151,29 @@ def build(
     Raises:
         RuntimeError: when weights do not fit the declared part.
     """
+    model = _build(experiment, seed, published)
+    for part, weights in ((model.encoder, encoder_weights), (model.language_model, language_model_weights)):
+        if weights is not None:
+            part.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True, mmap=True))
+    return model
+
+
+def build_without_values(experiment: Experiment, seed: int) -> MultimodalModel:
+    """The declared model with buffers as `build` makes them, and parameters on the meta device. No weights are read."""
+    with parameters_without_values():
+        return _build(experiment, seed, published=False)
+
+
+def _build(experiment: Experiment, seed: int, published: bool) -> MultimodalModel:
     settings = experiment.model
     tokenizer = load_tokenizer(settings.language_model.tokenizer)
     with random_state(seed, "image_encoder"):
         encoder = build_image_encoder(settings.image_encoder, published)
     with random_state(seed, "language_model"):
-        language_model = build_language_model(
-            settings.language_model, tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end, published
-        )
+        ids = tokenizer.vocabulary_size, tokenizer.padding, tokenizer.end
+        language_model = build_language_model(settings.language_model, *ids, published)
     with random_state(seed, "connector"):
         connector = settings.connector.build(encoder.width, settings.image_encoder.grid_side, language_model.config.hidden_size)
-    if encoder_weights is not None:
-        encoder.load_state_dict(torch.load(encoder_weights, map_location="cpu", weights_only=True))
-    if language_model_weights is not None:
-        language_model.load_state_dict(torch.load(language_model_weights, map_location="cpu", weights_only=True))
     return MultimodalModel(
         encoder,
         connector,

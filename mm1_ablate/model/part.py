@@ -33,5 +33,7 @@ class Part:
     vocabulary: int = 0
     matrices: int = 0
     """Of a language model, parameters that Muon takes."""
+    cache: int = 0
+    """Of a language model, numbers that it keeps of a token as keys and values, over all layers."""
     counted: bool = True
     """False where a part cannot be rehearsed: operations are then 2 for each parameter forward and 4 backward."""

@@ -102,6 +102,7 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
         head=weights,
         vocabulary=model.config.vocab_size,
         matrices=sum(matrix.numel() for matrix in block_matrices(model)),
+        cache=2 * layers * _keys(model.config),
     )
     found = _rehearse(model, blocks, shorten if rows else None, run, TOKENS, precision, known, 1)
     if not found.counted:
@@ -109,6 +110,13 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
     # The head ran too, at one position.
     back = (2 if settings.frozen else 4) * weights
     return replace(found, forward=found.forward - 2 * weights / TOKENS, backward=found.backward - back / TOKENS)
+
+
+def _keys(config: Any) -> int:
+    """Channels of a layer's keys, over all heads."""
+    heads = getattr(config, "num_attention_heads", None) or 1
+    each = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return each * (getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _rehearse(

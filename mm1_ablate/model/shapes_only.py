@@ -1,7 +1,8 @@
 """Models that have shapes and no values.
 
-In: nothing. Out: a context in which modules are made on torch's meta device, without the initialisation that would fill them: of a large
-encoder on the meta device that is nearly all the time it takes to make. And modules that were made so, kept for whoever asks next.
+In: nothing. Out: contexts in which modules, or their parameters alone, are made on torch's meta device, without the initialisation that
+would fill them: of a large encoder on the meta device that is nearly all the time it takes to make. And modules that were made so, kept
+for whoever asks next.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -40,6 +42,33 @@ def taken(key: str, make: Callable[[], Module]) -> Module:
     module = kept(key, make)
     del _KEPT[key]
     return module
+
+
+@contextmanager
+def parameters_without_values() -> Iterator[None]:
+    """Modules made here have their buffers, with values, and parameters on the meta device, whose values are to come from elsewhere.
+
+    Each parameter is allocated for a moment; what was never written to takes no memory.
+    """
+
+    def without_values(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return parameter
+        # One that several modules share must stay one.
+        if not hasattr(parameter, SHAPE):
+            setattr(parameter, SHAPE, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad))
+        return getattr(parameter, SHAPE)
+
+    hook = register_module_parameter_registration_hook(without_values)  # type: ignore[arg-type]  # may return another, it says
+    try:
+        with _Unfilled():
+            yield
+    finally:
+        hook.remove()
+
+
+SHAPE = "_mm1_ablate_shape"
+"""The attribute of a parameter that names the one on the meta device that stands for it."""
 
 
 class _Unfilled(TorchFunctionMode):

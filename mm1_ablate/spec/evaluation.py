@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from mm1_ablate.spec.data import AnySource
 from mm1_ablate.spec.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.spec.training import Precision
 
 Protocol = Literal["mm1", "openflamingo"]
 
@@ -116,6 +117,9 @@ class Evaluation(Settings):
     """Averages over some of the tasks or groups, by name. A group with the name 'average' takes the place of the average over all tasks."""
     losses: dict[str, HeldOut] = {}
     """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
+    precision: Precision = "32-true"
+    """In which answers are computed, whatever the training's. bf16-mixed: matrices are kept and multiplied in bfloat16, the head's apart.
+    That takes half the memory, a GPU's peak is several times as high in it, and near ties between answers may turn."""
     batch_items: Annotated[PositiveInt, HowItRuns] = 64
 
     @field_validator("tasks")

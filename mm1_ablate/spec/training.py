@@ -11,6 +11,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mm1_ablate.spec.settings import HowItRuns, Misfit, Settings
 
+Precision = Literal["32-true", "bf16-mixed"]
+"""float32 throughout, or matrix products in bfloat16 beside weights in float32."""
+
 
 class AdamW(Settings):
     type: Literal["adamw"] = "adamw"
@@ -43,7 +46,7 @@ class Training(Settings):
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Where the cosine ends, as a share of the peak."""
     gradient_clip: PositiveFloat | None = 1.0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     micro_batch_rows: Annotated[PositiveInt | None, HowItRuns] = None
     """Rows of one forward and backward pass; nothing: all of them."""
     checkpoint_every_steps: Annotated[PositiveInt, HowItRuns] = 100

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.gpus import GIB, GPUS, UTILISATION
 from mm1_ablate.spec.sweep import Resources
+from mm1_ablate.study.evaluation_memory import EvaluationMemory, evaluation_memory
 from mm1_ablate.study.flops import Parts, is_checkpointed
-from mm1_ablate.study.memory import FLOAT, Memory, Strategy, fitting_rows, holds, micro_batch_rows, training_memory
+from mm1_ablate.study.memory import FLOAT, Amounts, Memory, Strategy, fitting_rows, micro_batch_rows, training_memory
 
 CPU_RATE = 2e10
 """Operations per second of one CPU core on models as small as the miniature's: a rough guess, used only until a trial has been timed."""
@@ -49,24 +50,59 @@ class Machines:
 def does_not_fit(experiment: Experiment, parts: Parts, resources: Resources, gpus: Sequence[str]) -> list[str]:
     """Which of the GPUs cannot hold a worker of a trial, what takes most there, and what would help; nothing where all can."""
     workers, strategy = resources.workers, resources.strategy
-    needed = training_memory(experiment, parts, workers, strategy)
+    training, evaluation = (reckon(experiment, parts, workers, strategy) for reckon in (training_memory, evaluation_memory))
+    how = f"with {strategy} over {workers} workers" if workers > 1 else "in one process"
     lines = []
     for name in gpus:
         capacity = GPUS[name].memory * min(1.0, resources.worker_gpus or 1.0)
-        if not needed.fits(capacity):
-            share = f" of which it has {resources.gpus:g}" if 0 < resources.gpus < 1 else ""
-            what = f"about {in_gib(needed.total)}, {needed.largest} {in_gib(getattr(needed, needed.largest))} of it"
-            how = f"with {strategy} over {workers} workers" if workers > 1 else "in one process"
+        share = f" of which it has {resources.gpus:g}" if 0 < resources.gpus < 1 else ""
+        where = f"does not fit {_article(name)} {name}{share}"
+        if not training.fits(capacity):
             remedies = _remedies(experiment, parts, workers, strategy, capacity)
             helps = f"fits with {remedies}" if remedies else f"neither smaller micro-batches nor fsdp over {SHARDED_OVER[-1]} would help"
-            lines.append(f"does not fit {_article(name)} {name}{share} {how} ({what}); {helps}")
-        # However it is sharded in training, each worker has the whole of it while it is evaluated.
-        whole = FLOAT * sum(part.parameters for part in (parts.image_encoder, parts.connector, parts.language_model))
-        if not holds(capacity, whole):
-            larger = [other for other in GPUS if holds(GPUS[other].memory, whole)]
-            helps = f"; it would on {_article(larger[0])} {larger[0]}" if larger else ", nor any GPU that plans know"
-            lines.append(f"does not fit {_article(name)} {name} while it is evaluated, whole and in float32 (about {in_gib(whole)}){helps}")
+            lines.append(f"{where} {how} ({_mostly(training)}); {helps}")
+        if not evaluation.fits(capacity):
+            remedies = _remedies_of_evaluation(experiment, parts, workers, strategy, capacity)
+            helps = f"fits with {remedies}" if remedies else f"neither smaller batches nor fsdp over {SHARDED_OVER[-1]} would help"
+            lines.append(f"{where} while it is evaluated {how} ({_mostly(evaluation)}); {helps}")
     return lines
+
+
+def _mostly(memory: Amounts) -> str:
+    return f"about {in_gib(memory.total)}, {memory.largest} {in_gib(getattr(memory, memory.largest))} of it"
+
+
+def _remedies_of_evaluation(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
+    """What makes an evaluation fit, the least change first."""
+    evaluation = experiment.evaluation
+    batch, found = evaluation.batch_items, []
+
+    def fits(batch: int, precision: str, workers: int = workers, strategy: Strategy = strategy) -> bool:
+        other = evaluation.model_copy(update={"batch_items": batch, "precision": precision})
+        return evaluation_memory(experiment.model_copy(update={"evaluation": other}), parts, workers, strategy).fits(capacity)
+
+    def fitting(precision: str, workers: int = workers, strategy: Strategy = strategy) -> int:
+        """A half, a quarter, ... of the questions of a batch; 0 where not even one fits."""
+        few = batch
+        while few and not fits(few, precision, workers, strategy):
+            few //= 2
+        return few
+
+    if few := fitting(evaluation.precision):
+        found.append(f"evaluation.batch_items: {few}")
+    half = "bf16-mixed"
+    if evaluation.precision != half and (few := fitting(half)):
+        found.append(f"evaluation.precision: {half}" + (f" and batch_items: {few}" if few < batch else ""))
+    for count in SHARDED_OVER:
+        if count < workers or (count == workers and strategy == "fsdp") or count > experiment.training.batch_rows:
+            continue
+        if fits(batch, evaluation.precision, count, "fsdp"):
+            found.append(f"fsdp over {count}")
+            break
+        if not found and (few := fitting(evaluation.precision, count, "fsdp")):
+            found.append(f"fsdp over {count} and evaluation.batch_items: {few}")
+            break
+    return ", or with ".join(found)
 
 
 def _remedies(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
@@ -93,6 +129,11 @@ def _remedies(experiment: Experiment, parts: Parts, workers: int, strategy: Stra
     return ", or with ".join(found)
 
 
+def weights_on_host(parts: Parts) -> float:
+    """Bytes of a whole model where it is made or read."""
+    return FLOAT * sum(part.parameters for part in (parts.image_encoder, parts.connector, parts.language_model))
+
+
 def _article(name: str) -> str:
     return "an" if name[0] in "AHL" else "a"
 
@@ -106,7 +147,11 @@ class TrialCost:
     """What one trial takes, from its start to its end."""
 
     memory: Memory
-    """Of each of its workers."""
+    """Of each of its workers, while it is trained."""
+    evaluation: EvaluationMemory
+    """Of each of its workers, while it is evaluated."""
+    host: float
+    """Bytes of its node that the worker which makes the weights takes for them: the whole model. With ddp each worker does."""
     gpu_hours: dict[str, float] = field(default_factory=dict)
     """By name of the GPU, over all workers; empty for trials that ask for none."""
     misfits: tuple[str, ...] = ()

@@ -36,20 +36,8 @@ IMAGES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of one process at their highest, by part."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    """States of the optimiser."""
-    copies: float
-    """Of weights: in half precision, and gathered blocks of a sharded model."""
-    activations: float
-    logits: float
-    images: float
-    workspace: float
-    """Gradients of activations, and a frozen encoder's passing activations."""
+class Amounts:
+    """Bytes of one process at their highest, in fields by part."""
 
     @property
     def total(self) -> float:
@@ -64,13 +52,25 @@ class Memory:
         return {**asdict(self), "total": self.total, "largest": self.largest}
 
     def fits(self, capacity: float) -> bool:
-        """Whether a GPU of so many bytes holds it."""
-        return holds(capacity, self.total)
+        """Whether a GPU of so many bytes holds it beside CUDA's own and fragments."""
+        return self.total + CUDA <= capacity * (1 - FRAGMENTS)
 
 
-def holds(capacity: float, amount: float) -> bool:
-    """Whether a GPU of so many bytes holds an amount beside CUDA's own and fragments."""
-    return amount + CUDA <= capacity * (1 - FRAGMENTS)
+@dataclass(frozen=True)
+class Memory(Amounts):
+    """While it is trained."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """States of the optimiser."""
+    copies: float
+    """Of weights: in half precision, and gathered blocks of a sharded model."""
+    activations: float
+    logits: float
+    images: float
+    workspace: float
+    """Gradients of activations, and a frozen encoder's passing activations."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
 from mm1_ablate.spec.sweep import Resources
-from mm1_ablate.study.cost import Estimate, Machines, TrialCost, does_not_fit
+from mm1_ablate.study.cost import Estimate, Machines, TrialCost, does_not_fit, weights_on_host
+from mm1_ablate.study.evaluation_memory import evaluation_memory
 from mm1_ablate.study.flops import Flops, preparation_flops, training_flops
 from mm1_ablate.study.measured import MeasuredCost, Measurements
 from mm1_ablate.study.memory import training_memory
@@ -81,6 +82,8 @@ class PlanRow:
             "flops_counted": self.flops_counted,
             "rows_measured": self.rows_measured,
             "memory_per_worker": self.cost.memory.to_json(),
+            "evaluation_memory_per_worker": self.cost.evaluation.to_json(),
+            "weights_on_host": self.cost.host,
             "gpu_hours": dict(self.cost.gpu_hours),
             "does_not_fit": list(self.cost.misfits),
             "epochs": dict(self.epochs),
@@ -254,11 +257,13 @@ def _row(
         reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in arms[1:])}"
     flops = training_flops(trial.experiment, parts, content)
     memory = training_memory(trial.experiment, parts, resources.workers, resources.strategy)
-    cost = TrialCost(memory)
+    judging = evaluation_memory(trial.experiment, parts, resources.workers, resources.strategy)
+    cost = TrialCost(memory, judging, weights_on_host(parts))
     if resources.gpus or machines.gpus:
         with_gpus = machines.of(resources)
         misfits = does_not_fit(trial.experiment, parts, resources, with_gpus.gpus)
-        cost = TrialCost(memory, with_gpus.hours(flops.total, trial.experiment.training.precision), tuple(misfits))
+        hours = with_gpus.hours(flops.total, trial.experiment.training.precision)
+        cost = replace(cost, gpu_hours=hours, misfits=tuple(misfits))
     return PlanRow(
         name=name,
         arms=arms,

@@ -245,7 +245,7 @@ def _predict(
     held_out = prepare_documents(model, experiment.model_copy(update={"evaluation": few}), tokenizer)
     predict(model, experiment, tokenizer, pipeline, report, rank, ranks, wanted=wanted, keep=keep)
     for name, documents in held_out.items():
-        with judging(model):
+        with judging(model, experiment.evaluation.precision):
             share = measure(model, {name: documents}, tokenizer, pipeline, rank, ranks)
         measured = pandas.concat(of_all(share)).sort_values("place", kind="stable").reset_index(drop=True)
         if writes:

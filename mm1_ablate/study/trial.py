@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from mm1_ablate.spec.contents import sources_of
@@ -61,24 +61,25 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
         if leads:
             store.start(folder, "train")
         from mm1_ablate.training.distributed import Workers
-        from mm1_ablate.training.fit import fit, load_trained
+        from mm1_ablate.training.fit import Trained, fit, load_trained
 
         workers = Workers(rank, ranks, strategy)
         with workers.joined():
             experiment, seed = store.read_trial(fingerprint)
-            model = cache(partial(load_trained, experiment, seed, folder))
+            load = partial(load_trained, experiment, seed, folder, workers)
+            model = Trained(load)
             if not workers.agreed((folder / "model.pt").exists()):
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
                 _make_ready(experiment, "data")
                 parts = prepared.get("image_encoder"), prepared.get("language_model")
-                trained = fit(experiment, seed, *parts, folder, report, workers, store.read_start(fingerprint))
-                model = cache(lambda: trained)
+                model = Trained(load, fit(experiment, seed, *parts, folder, report, workers, store.read_start(fingerprint)))
             for evaluation in evaluations:
                 if leads:
                     store.start(folder, "evaluate", evaluation)
-                _make_ready(store.read_trial(fingerprint, evaluation)[0], "evaluation")
-                evaluate_trial(store, fingerprint, evaluation, model, report, workers)
+                asked = store.read_trial(fingerprint, evaluation)[0]
+                _make_ready(asked, "evaluation")
+                evaluate_trial(store, fingerprint, evaluation, partial(model, asked.evaluation.precision), report, workers)
 
     if not leads:
         return recording_failure(store, folder, work, leads)

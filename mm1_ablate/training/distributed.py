@@ -6,7 +6,9 @@ the supervised tokens of all, times the number of processes, because both strate
 
 * ddp: every process has the whole model; gradients are averaged once a step, after its last micro-batch.
 * fsdp: parameters, gradients and optimiser states are sharded by torch's `fully_shard`, block by block. Gradients are scattered after
-  every micro-batch, as keeping them whole until the last one would take the memory that sharding saves.
+  every micro-batch, as keeping them whole until the last one would take the memory that sharding saves. Only the process that leads ever
+  has the whole weights, in its node's memory (`spreading`). For evaluation the language model's blocks stay sharded, and processes call
+  them in step (`evaluation.lockstep`).
 
 What one process runs and another does not would leave the other waiting for ever: so all run as many micro-batches, and where one
 has images, those without run the encoder and connector on a blank one that nothing is predicted from.
@@ -55,15 +57,19 @@ class Workers:
     def shard(self) -> bool:
         return self.ranks > 1 and self.strategy == "fsdp"
 
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes: each sees one GPU at most."""
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
         """Join the others for the length of a block. Waits for all of them."""
         if self.ranks == 1:
             yield
             return
-        gpu = torch.cuda.is_available()
         # What is counted and gathered is on the CPU, so that nobody waits for a GPU to learn it.
-        backend, device = ("cpu:gloo,cuda:nccl", torch.device("cuda", 0)) if gpu else ("gloo", None)
+        backend, device = ("cpu:gloo,cuda:nccl", self.device) if self.device.type == "cuda" else ("gloo", None)
         distributed.init_process_group(backend, rank=self.rank, world_size=self.ranks, timeout=PATIENCE, device_id=device)
         yield
         # Not where an exception goes through: the others would fail of losing this one before it can say what happened to it.
@@ -199,15 +205,38 @@ def shard(model: MultimodalModel, mesh: Any) -> None:
     fully_shard(model, mesh=mesh, ignored_params=frozen)
 
 
+def shard_for_evaluation(model: MultimodalModel, workers: Workers) -> None:
+    """Shard the blocks of a model's language model over all processes, in place, and nothing else: what one process calls by itself, such
+    as the encoder for the images of its own questions, must not wait for the others."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    language_model = model.language_model
+    blocks = language_blocks(model)
+    if not blocks:
+        return
+    mesh = init_device_mesh(workers.device.type, (workers.ranks,))
+    outside = set(language_model.parameters()) - {parameter for block in blocks for parameter in block.parameters()}
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    # It has no parameters of its own to gather; as the root it lets the next block be gathered while one computes.
+    fully_shard(language_model, mesh=mesh, ignored_params=outside)
+
+
+def language_blocks(model: MultimodalModel) -> list[nn.Module]:
+    """The transformer blocks of the language model, before any of them is sharded."""
+    # transformers' models name the classes of their blocks for whoever shards them.
+    names = set(getattr(model.language_model, "_no_split_modules", None) or ())
+    return [part for part in model.language_model.modules() if type(part).__name__ in names]
+
+
 def blocks_of(model: MultimodalModel, frozen: bool = True) -> list[nn.Module]:
     """The transformer blocks of the language model and the encoder.
 
     Args:
         frozen: those of a frozen encoder too.
     """
-    # transformers' models name the classes of their blocks for whoever shards them.
-    names = set(getattr(model.language_model, "_no_split_modules", None) or ())
-    blocks = [part for part in model.language_model.modules() if type(part).__name__ in names]
+    blocks = language_blocks(model)
     if frozen or not model.encoder_is_frozen:
         blocks += list(getattr(getattr(model.encoder, "vision", None), "blocks", ()))
     return blocks

@@ -1,4 +1,8 @@
-"""One trial's training: a declared experiment and a seed in, a trained model in a folder out. Resumes where it was stopped."""
+"""One trial's training: a declared experiment and a seed in, a trained model in a folder out. Resumes where it was stopped.
+
+Where the model is sharded, the process that leads makes or reads the weights that a training starts from, in the memory of its node; all
+others only ever hold their parts.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,30 @@ import gc
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as lightning
 import torch
+from torch import Tensor
 
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.evaluation.lockstep import is_sharded
+from mm1_ablate.evaluation.precision import keep_in
 from mm1_ablate.model.image_encoder import PatchEncoder
-from mm1_ablate.model.multimodal import MultimodalModel, build, random_state
+from mm1_ablate.model.multimodal import MultimodalModel, build, build_without_values, random_state
 from mm1_ablate.model.resample import resampled
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress, Stage
-from mm1_ablate.spec.training import Training
+from mm1_ablate.spec.training import Precision, Training
 from mm1_ablate.training.blocks import economical
 from mm1_ablate.training.checkpoint import AtomicCheckpointIO, save_atomically, write_account
-from mm1_ablate.training.distributed import SharedLoader, Workers
+from mm1_ablate.training.distributed import SharedLoader, Workers, shard_for_evaluation
 from mm1_ablate.training.module import PackedTraining, Watch
+from mm1_ablate.training.spreading import check_fit, everything_in, give_memory, spread
 
 CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
 
@@ -45,32 +54,78 @@ def weights_in(folder: Path | None) -> Path | None:
     return None if folder is None else folder / "weights.pt"
 
 
-def load_trained(experiment: Experiment, seed: int, folder: Path) -> MultimodalModel:
-    """A trained trial's model, for evaluation."""
-    model = build(experiment, seed, published=False)
-    model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
-    return on_device(model.eval())
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights that a training left, each of them read when it is used."""
+    return torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
 
 
-def load_earlier(model: MultimodalModel, folder: Path) -> None:
-    """Give a model the weights that an earlier stage ended with, resampled where its resolution is another.
+def load_trained(
+    experiment: Experiment, seed: int, folder: Path, workers: Workers = Workers(), precision: Precision = "32-true"
+) -> MultimodalModel:
+    """A trained trial's model, ready to be evaluated.
+
+    Args:
+        workers: which evaluate it together and all call this. Under fsdp its language model stays sharded: see `evaluation.lockstep`.
+        precision: in which it is evaluated, and kept.
+    """
+    if not workers.shard:
+        model = build(experiment, seed, published=False)
+        model.load_state_dict(read_weights(folder))
+        return ready(model, precision)
+    model = build_without_values(experiment, seed).eval()
+    keep_in(model, precision)
+    shard_for_evaluation(model.requires_grad_(False), workers)
+    give_memory(model, workers.device)
+    spread(model, read_weights(folder) if workers.leads else None, workers)
+    return model
+
+
+def ready(model: MultimodalModel, precision: Precision) -> MultimodalModel:
+    """A whole model where and as it is to be evaluated: on the GPU that the process sees, if any. Lightning leaves it on the CPU."""
+    keep_in(model, precision)
+    return model.eval().to(Workers().device)
+
+
+class Trained:
+    """A trial's trained model for its evaluations: loaded when it is first asked for, and again where another precision is.
+
+    Args:
+        load: loads it in a precision.
+        model: it, in float32, if it is at hand.
+    """
+
+    def __init__(self, load: Callable[[Precision], MultimodalModel], model: MultimodalModel | None = None) -> None:
+        self._load = load
+        self._model = model
+        self._precision: Precision = "32-true"
+
+    def __call__(self, precision: Precision) -> MultimodalModel:
+        if self._model is not None and self._precision == "32-true" != precision and not is_sharded(self._model.language_model):
+            keep_in(self._model, precision)
+        elif self._model is None or self._precision != precision:
+            self._model = None  # makes room
+            gc.collect()
+            self._model = self._load(precision)
+        self._precision = precision
+        return self._model
+
+
+def read_earlier(model: MultimodalModel, folder: Path) -> dict[str, Tensor]:
+    """The weights that an earlier stage ended with, resampled where the resolution of a model is another.
+
+    Args:
+        model: to which they are to be given, whole or sharded, with values or without.
 
     Raises:
         ValueError: they are of a model with other parts.
     """
-    weights = resampled(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True), model)
+    weights = resampled(read_weights(folder), model)
     own = model.state_dict()
     # One that takes its features from an earlier block than the stage before it has no use for the blocks behind.
     behind = [name for name in weights if name not in own and _is_behind_features(name, model)]
     weights = {name: value for name, value in weights.items() if name not in behind}
-    misfits = [f"{name} is there only" for name in weights if name not in own]
-    misfits += [f"{name} is not there" for name in own if name not in weights]
-    shapes = [(name, list(weights[name].shape), list(value.shape)) for name, value in own.items() if name in weights]
-    misfits += [f"{name} has the shape {there} there and {here} here" for name, there, here in shapes if there != here]
-    if misfits:
-        more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
-        raise ValueError(f"the weights of the earlier stage in {folder} do not fit: {misfits[0]}{more}")
-    model.load_state_dict(weights)
+    check_fit(weights, model, f"the weights of the earlier stage in {folder}")
+    return weights
 
 
 def _is_behind_features(name: str, model: MultimodalModel) -> bool:
@@ -78,9 +133,9 @@ def _is_behind_features(name: str, model: MultimodalModel) -> bool:
     return not prefix and bool(inside) and isinstance(model.encoder, PatchEncoder) and model.encoder.is_beyond_features(inside)
 
 
-def on_device(model: MultimodalModel) -> MultimodalModel:
-    """The model where it is to be evaluated: on the GPU that the process sees, if any. Lightning leaves it on the CPU."""
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+def load_earlier(model: MultimodalModel, folder: Path) -> None:
+    """Give a model the weights that an earlier stage ended with: see `read_earlier`."""
+    model.load_state_dict(read_earlier(model, folder))
 
 
 def fit(
@@ -92,14 +147,18 @@ def fit(
     report: Callable[[Progress], None],
     workers: Workers = Workers(),
     start_from: Path | None = None,
-) -> MultimodalModel:
+) -> MultimodalModel | None:
     """Train, or go on from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (what became of the data) in the folder.
 
     Args:
         encoder_folder, language_model_folder: prepared parts that the trial starts from; nothing for a part that is not prepared.
         report: told how far the training is; by the process that leads alone.
-        workers: the processes that train it together, which all call this and all get the trained model.
+        workers: the processes that train it together, which all call this.
         start_from: the folder of an earlier stage, whose trained weights the model starts from; nothing where there is none.
+
+    Returns:
+        The trained model, ready to be evaluated in float32; nothing where it was sharded, for it is sharded otherwise to be evaluated:
+        `load_trained`.
 
     Raises:
         ValueError: when there are fewer rows in a step than processes, or the earlier stage's weights do not fit.
@@ -108,9 +167,15 @@ def fit(
     """
     training = experiment.training
     prepared = weights_in(encoder_folder), weights_in(language_model_folder)
-    model = build(experiment, seed, *prepared, published=start_from is None)
-    if start_from is not None:
-        load_earlier(model, start_from)
+    made = partial(build, experiment, seed, *prepared, published=start_from is None)
+    weights: Callable[[], Mapping[str, Tensor]] | None = None
+    if workers.shard:
+        model = build_without_values(experiment, seed)
+        weights = partial(read_earlier, model, start_from) if start_from is not None else lambda: everything_in(made())
+    else:
+        model = made()
+        if start_from is not None:
+            load_earlier(model, start_from)
     loader = BatchLoader(
         experiment.data,
         load_tokenizer(experiment.model.language_model.tokenizer),
@@ -125,25 +190,22 @@ def fit(
         ranks=workers.ranks,
     )
     with random_state(seed, "training" if workers.leads else f"training/{workers.rank}"):
-        train(model, loader, training, experiment.model.image_encoder.learning_rate_scale, folder, report, workers=workers)
+        scale = experiment.model.image_encoder.learning_rate_scale
+        train(model, loader, training, scale, folder, report, workers=workers, weights=weights)
+    state = model.state_dict()
     if workers.shard:
         from mm1_ablate.training.sharding import remove_shards, whole_state
 
-        weights = whole_state(model)
-        if workers.leads:
-            save_atomically(weights, folder / WEIGHTS)
-            remove_shards(folder / CHECKPOINT)
-        workers.wait_for_all()
-        # The trainer holds the sharded model and its optimisers in circles; they make room before the whole model is made.
-        del model
-        gc.collect()
-        model = build(experiment, seed, published=False)
-        model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
-    elif workers.leads:
-        save_atomically(model.state_dict(), folder / WEIGHTS)
+        state = whole_state(model)
     if workers.leads:
+        save_atomically(state, folder / WEIGHTS)
+        if workers.shard:
+            remove_shards(folder / CHECKPOINT)
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    return on_device(model.eval())
+    if not workers.shard:
+        return ready(model, "32-true")
+    workers.wait_for_all()
+    return None
 
 
 def train(
@@ -155,15 +217,19 @@ def train(
     report: Callable[[Progress], None],
     stage: Stage = "train",
     workers: Workers = Workers(),
+    weights: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Train a model in place over a loader's batches, from the checkpoint in the folder if there is one.
 
     What became of the data is kept in the folder at each checkpoint and at the end, whatever the end is.
+
+    Args:
+        weights: where the model has no values because it is to be sharded, what it starts from: see `PackedTraining`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if workers.agreed(checkpoint.exists()) else None
-    module = PackedTraining(model, training, encoder_scale, workers)
+    module = PackedTraining(model, training, encoder_scale, workers, weights if resume is None else None)
     if workers.leads:
         if resume and not workers.shard:
             from mm1_ablate.training.sharding import make_whole

@@ -11,7 +11,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from math import ceil
 from pathlib import Path
@@ -32,6 +32,7 @@ from mm1_ablate.spec.training import Training
 from mm1_ablate.training.checkpoint import random_state_dict, restore_random_state
 from mm1_ablate.training.distributed import Step, Workers, agree, shard, without_sharing
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
+from mm1_ablate.training.spreading import give_memory, spread
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch
@@ -50,13 +51,26 @@ class PackedTraining(lightning.LightningModule):
             step waits for nothing.
     """
 
-    def __init__(self, model: MultimodalModel, training: Training, encoder_scale: float, workers: Workers = Workers()) -> None:
+    def __init__(
+        self,
+        model: MultimodalModel,
+        training: Training,
+        encoder_scale: float,
+        workers: Workers = Workers(),
+        weights: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """
+        Args:
+            weights: gives what the parameters of a model without values start from, by name; called by the process that leads alone.
+                Nothing: they have values, or a checkpoint will give them some.
+        """
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.training_settings = training
         self.encoder_scale = encoder_scale
         self.workers = workers
+        self._weights = weights
         self.step = 0
         self.tokens = 0
         self.images = 0
@@ -67,6 +81,10 @@ class PackedTraining(lightning.LightningModule):
     def configure_model(self) -> None:
         if self.workers.shard:
             shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
+            give_memory(self.model, self.workers.device)
+            if self._weights is not None:
+                spread(self.model, self._weights() if self.workers.leads else None, self.workers)
+                self._weights = None
 
     def configure_optimizers(self) -> Any:
         parts = [(self.model.encoder, self.encoder_scale), (self.model.connector, 1.0), (self.model.language_model, 1.0)]

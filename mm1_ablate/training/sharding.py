@@ -54,7 +54,8 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(checkpoint_path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # One that is whole is not read but where a worker takes its part of it.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         assert self.model is not None
         if SHARDS in checkpoint:
             _load_shards(path.with_name(checkpoint[SHARDS]), self.model, self.optimizers)
