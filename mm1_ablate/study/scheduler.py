@@ -326,11 +326,11 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
 
     placed: dict[str, Any] = {"num_cpus": placement.cpus, "num_gpus": placement.gpus, "max_retries": LOST_NODE_RETRIES}
     placed["retry_exceptions"] = [child.ServerLost]
-    prepare = ray.remote(_prepare).options(**placed)
+    prepare = ray.remote(_prepare)
     unfit: set[str] = set()
 
     def begin(part: Preparation) -> Any:
-        return prepare.options(label_selector=avoiding(unfit)).remote(placement, part.fingerprint, store.prepared_folder(part))
+        return prepare.options(label_selector=avoiding(unfit), **placed).remote(placement, part.fingerprint, store.prepared_folder(part))
 
     running = {begin(part): part for part in preparations}
     while running:
