@@ -174,7 +174,12 @@ def test_a_model_without_values_differs_from_one_with_values_in_nothing_else(tmp
     published = LlamaForCausalLM(LlamaConfig(vocab_size=load_tokenizer("miniature").vocabulary_size, **sizes))
     published.to(torch.bfloat16).save_pretrained(tmp_path)
     timm = {"type": "timm", "name": "eva02_tiny_patch14_224", "image_size": 28, "weights": None}
-    for changes in ({}, {"model.language_model": LLAMA}, {"model.image_encoder": timm}, {"model.language_model": {"name": str(tmp_path)}}):
+    for changes in (
+        {},
+        {"model.language_model": LLAMA},
+        {"model.image_encoder": timm},
+        {"model.language_model": {"name": str(tmp_path), "tokenizer": "miniature"}},
+    ):
         experiment = tiny_experiment(changes)
         one, other = build(experiment, 0), build_without_values(experiment, 0)
         assert all(parameter.is_meta for parameter in other.parameters())
