@@ -180,7 +180,7 @@ def test_arms_that_other_code_trained_are_flagged(tiny_sweep: Path, tmp_path: Pa
     study, store = load_study(tiny_sweep), Store(tmp_path / "store")
     for trial in study.trials:
         code = "0.1.0+bbbbbbbb" if trial.name == "without/text/seed-1" else "0.1.0+aaaaaaaa"
-        monkeypatch.setattr("mm1_ablate.study.store.code_version", lambda code=code: code)
+        monkeypatch.setattr("mm1_ablate.study.states.code_version", lambda code=code: code)
         folder = store.write_trial(trial)
         with store.hold(folder):
             store.start(folder, "train")

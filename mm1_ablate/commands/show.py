@@ -183,7 +183,7 @@ def status_json(study: Study, store: Store) -> dict[str, Any]:
     states = [(trial, store.status(trial)) for trial in study.trials]
     return {
         "study": study.name,
-        "store": str(store.root),
+        "store": store.address,
         "counts": dict(Counter(state.status for _, state in states)),
         "trials": [
             {
@@ -198,11 +198,11 @@ def status_json(study: Study, store: Store) -> dict[str, Any]:
                 "steps": state.steps,
                 "seconds": state.seconds,
                 "unreadable": unreadable(store, trial),
-                "folder": str(store.trial_folder(trial)),
+                "folder": store.where(store.trial_folder(trial)),
             }
             for trial, state in states
         ],
-        "no_longer_named": [{"name": name, "folder": str(folder)} for folder, name in no_longer_named(study, store).items()],
+        "no_longer_named": [{"name": name, "folder": store.where(folder)} for folder, name in no_longer_named(study, store).items()],
     }
 
 
@@ -220,4 +220,4 @@ def show_status(study: Study, store: Store, console: Console) -> None:
     for gone in known["no_longer_named"]:
         table.add_row(gone["name"], "", "", "no longer in the file, left alone", gone["folder"], style="dim")
     console.print(table)
-    console.print(f"\n{', '.join(f'{number} {status}' for status, number in known['counts'].items())} in {store.root}", markup=False)
+    console.print(f"\n{', '.join(f'{number} {status}' for status, number in known['counts'].items())} in {store.address}", markup=False)

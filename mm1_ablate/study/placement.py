@@ -28,7 +28,9 @@ from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_toget
 RUN_TRIAL = "mm1_ablate.study.trial:run_trial"
 RUN_PREPARATION = "mm1_ablate.study.trial:run_preparation"
 LONGEST_LEASE = 180.0
-"""Seconds until storage gives up the locks of a node that has died: 90 on NFS version 4, by default."""
+"""Seconds until storage gives up the locks of a node that has died: 90 on NFS version 4, by default; 60 for leases on object storage."""
+OWN_OF_A_NODE = ("MM1_ABLATE_CACHE",)
+"""Variables whose value is each node's own."""
 
 
 class StoreUnseen(Exception):
@@ -40,6 +42,7 @@ class Placement:
     """How the work of one run is done on any node. Travels to the workers."""
 
     store_root: str
+    """A folder, or an address of object storage."""
     server_folder: Path
     cpus: float
     """Of one worker of a trial; a preparation has as many."""
@@ -69,7 +72,10 @@ class Placement:
         """What Ray reserves for a trial, in as many places as its workers are in."""
         return [{"CPU": count * self.cpus} | ({"GPU": count * self.gpus} if self.gpus else {}) for count in self.shares]
 
-    def prepare(self, fingerprint: str, folder: Path) -> None:
+    def prepare(self, fingerprint: str) -> None:
+        store = Store(self.store_root)
+        folder = store.prepared_folder(fingerprint)
+        _make_ready(store, folder)
         job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
         self._tell(folder, Fault(0, child.run(self.server_folder, job, self.preload)), workers=1)
 
@@ -81,7 +87,9 @@ class Placement:
             StoreUnseen: this node does not see the store.
             Stopped: the run was stopped.
         """
-        folder = Store(self.store_root).trial_folder(fingerprint)
+        store = Store(self.store_root)
+        folder = store.trial_folder(fingerprint)
+        _make_ready(store, folder)
         if not (folder / "trial.json").exists():
             raise StoreUnseen(
                 f"{socket.gethostname()} does not see the store {self.store_root}, which must be on storage that all nodes share"
@@ -89,7 +97,8 @@ class Placement:
         arguments = {"fingerprint": fingerprint, "evaluations": evaluations}
         until = time.monotonic() + LONGEST_LEASE
         while _is_held(fault := self._once(folder, arguments)):
-            host, run = Store(self.store_root).holder(folder)
+            store.refresh(folder)
+            host, run = store.holder(folder)
             if run != self.run:
                 break
             # An earlier attempt of ours, whose node was lost: it is ending, or its storage has not noticed yet that it did.
@@ -109,6 +118,8 @@ class Placement:
     def _job(self, function: str, folder: Path, arguments: dict[str, Any], workers: int = 1) -> child.Job:
         threads, environment = child.share_of_machine(self.cpus, self.gpus)
         environment[RUN] = self.run
+        # What this node says; its fork server may have been started by another.
+        environment |= {name: os.environ[name] for name in OWN_OF_A_NODE if name in os.environ}
         log, arguments = str(folder / "log.txt"), {"store_root": self.store_root} | arguments
         if workers > 1:
             arguments["strategy"] = self.strategy
@@ -154,13 +165,22 @@ class Placement:
     def _tell(self, folder: Path, fault: Fault, workers: int) -> None:
         """If what did not end well could not say itself why, that is said here."""
         store, ended = Store(self.store_root), fault.ended
+        store.let_go_of_the_dead()
         who = f"worker {fault.rank} of {workers} " if workers > 1 else ""
         if ended.signal is not None:
             hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
             store.fail(folder, f"{who}killed by {signal.Signals(ended.signal).name}{hint}")
         elif ended.code not in (0, HELD) and store.recorded(folder) != "failed":
             log = folder / (f"log-{fault.rank}.txt" if fault.rank else "log.txt")
-            store.fail(folder, f"{who}ended with exit code {ended.code}; see {log}")
+            store.fail(folder, f"{who}ended with exit code {ended.code}; see {store.where(log)}")
+
+
+def _make_ready(store: Store, folder: Path) -> None:
+    """Have a folder's records here, and its log, which goes on."""
+    store.refresh(folder)
+    if store.mirror:
+        folder.mkdir(parents=True, exist_ok=True)
+        store.bring_folder(folder, "log")
 
 
 def _is_held(fault: Fault | None) -> bool:
