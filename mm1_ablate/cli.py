@@ -222,10 +222,11 @@ def report(
     with using_store(store) as records:
         study = read_finished(sweep, records)
         comparison, folder = compare_and_write(study, records)
+        curves = records.curves(study)
     written = []
     if to is not None:
         try:
-            written = write_document(study, records, comparison, to)
+            written = write_document(comparison, curves, to)
         except OSError as error:
             stop(FILE_IS_WRONG, f"{to}: {error.strerror}; name a folder or a .md file that can be written")
     if as_json:

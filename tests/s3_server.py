@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,8 +76,10 @@ def serving(patch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
     for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": server.address}).items():
         patch.setenv(name, value)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     s3fs.S3FileSystem.clear_instance_cache()
     server.bucket.create()
+    server.bucket.objects.all().delete()  # moto keeps what it has for all servers of a process
     try:
         yield server
     finally:

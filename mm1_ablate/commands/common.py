@@ -70,7 +70,7 @@ def store_place(text: str | Path) -> str:
         if scheme in ("file", "local"):
             return store_place(rest)
         if scheme.startswith("http") or not rest.strip("/"):
-            stop(FILE_IS_WRONG, f"--store {text}: is no store; {NAME_A_STORE}")
+            stop(FILE_IS_WRONG, f"--store {text}: is no store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
         return str(text)
     folder = Path(text)
     if folder.exists() and not folder.is_dir():
@@ -78,7 +78,7 @@ def store_place(text: str | Path) -> str:
     return str(folder)
 
 
-NAME_A_STORE = "name a folder that can be written, or s3://BUCKET/PREFIX, with --store or MM1_ABLATE_STORE"
+NAME_A_STORE = "name a folder that can be written with --store DIR or MM1_ABLATE_STORE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that name no file."""
 

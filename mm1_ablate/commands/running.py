@@ -237,11 +237,11 @@ def text_of_sweep(study: Study) -> str:
     return "\n".join([study.path.read_text(), *parts])
 
 
-def write_document(study: Study, store: Store, comparison: Comparison, target: Path) -> list[Path]:
+def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
     """The report as Markdown with its pictures, where people want to keep it."""
     from mm1_ablate.report.markdown import write_markdown
 
-    return write_markdown(target, comparison, store.curves(study))
+    return write_markdown(target, comparison, curves)
 
 
 def show_comparison(study: Study, store: Store, path: Path) -> None:
@@ -305,6 +305,8 @@ def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
     from mm1_ablate.study.tracking import MirrorFailed
 
     study = read_finished(path, store) if path is not None else None
+    if store.mirror:
+        tell(f"MLflow reads {store.root}, which is made from {store.address}")
     if not store.root.is_dir():
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):

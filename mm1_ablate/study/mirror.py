@@ -129,6 +129,11 @@ class Mirror:
         self.entries = {path: entry for path, entry in self.entries.items() if not path.startswith(below)} | dict(found)
         self._seen.add(below)
 
+    def look(self, folder: Path) -> None:
+        """See what is in the bucket if that has never been done."""
+        if not self._has_seen(f"{self.path_of(folder)}/"):
+            self.refresh()
+
     def has(self, file: Path) -> bool:
         """Whether a file is in the store: here, or in the bucket when it was last looked at."""
         if file.exists():

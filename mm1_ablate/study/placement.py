@@ -189,7 +189,11 @@ def _is_held(fault: Fault | None) -> bool:
 
 
 def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], share: Share) -> Fault | None:
-    """Runs in a Ray worker on another node than the trial's first one."""
+    """Runs in a Ray worker on another node than the trial's first one, whose mirror of object storage has a folder of its own."""
+    store = Store(placement.store_root)
+    if store.mirror:
+        folder = store.trial_folder(arguments["fingerprint"])
+        _make_ready(store, folder)
     return placement._run_share(folder, arguments, share)
 
 

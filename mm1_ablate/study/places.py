@@ -75,6 +75,11 @@ class Places:
         if self.mirror:
             self.mirror.refresh(*folders, at_most_every=at_most_every)
 
+    def look(self, folder: Path) -> None:
+        """See what other machines have done if that has never been looked at."""
+        if self.mirror:
+            self.mirror.look(folder)
+
     def has(self, file: Path) -> bool:
         """Whether a file is in the store, here or not."""
         return self.mirror.has(file) if self.mirror else file.exists()

@@ -62,6 +62,7 @@ class States(Records):
             FingerprintCollision: its folder is another trial's.
         """
         folder = self.trial_folder(trial.fingerprint)
+        self.look(folder)
         check_fingerprint(folder / "trial.json", trial.fingerprint)
         trained = self.has(folder / "model.pt")
         record = read_json_or_nothing(folder / "status.json")
@@ -97,6 +98,7 @@ class States(Records):
     def preparation_status(self, preparation: Preparation) -> TrialState:
         """Where a preparation stands."""
         folder = self.prepared_folder(preparation)
+        self.look(folder)
         check_fingerprint(folder / "preparation.json", preparation.fingerprint)
         record = read_json_or_nothing(folder / "status.json")
         status = record.get("status", "missing")
