@@ -82,6 +82,13 @@ def whole(server: Server) -> list[str]:
     return lacking
 
 
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 # ---------------------------------------------------------------- machines
 def test_what_one_machine_did_another_sees_and_fetches_only_what_it_asks_for(server: Server, machine: Machine) -> None:
     one, other = study().trials
@@ -151,7 +158,7 @@ def test_of_two_machines_one_holds_a_trial_and_the_other_sees_it_running(server:
     with first.hold(folder):
         first.start(folder, "train")
         first.mirror.refresh()
-        Publishing.wait_for(lambda: server.has("status.json"))
+        wait_for(lambda: server.has("status.json"))
         second = machine("second")
         second.refresh()
         assert second.status(one).status == "running"
@@ -162,15 +169,6 @@ def test_of_two_machines_one_holds_a_trial_and_the_other_sees_it_running(server:
     assert second.status(one).status == "interrupted"
     with second.hold(second.trial_folder(one)):
         pass
-
-
-class Publishing:
-    @staticmethod
-    def wait_for(what: Callable[[], Any], seconds: float = 60) -> None:
-        until = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < until
-            time.sleep(0.05)
 
 
 def test_a_lease_lasts_while_its_holder_lives_and_is_anothers_when_it_has_run_out(server: Server, machine: Machine) -> None:
@@ -187,7 +185,7 @@ def test_a_lease_lasts_while_its_holder_lives_and_is_anothers_when_it_has_run_ou
     assert first._thread is not None
     first._thread.join()
     assert not second.take()
-    Publishing.wait_for(second.take, 10)
+    wait_for(second.take, 10)
     with pytest.raises(leases.LeaseLost):
         first._beat()
     with pytest.raises(leases.LeaseLost):
@@ -221,7 +219,7 @@ def test_a_holder_whose_lease_is_taken_over_hears_of_it_and_publishes_nothing_mo
     folder, lost = store.write_trial(one), threading.Event()
     with pytest.raises(leases.LeaseLost), store.hold(folder, lost=lost.set):
         store.start(folder, "train")
-        Publishing.wait_for(lambda: server.has("status.json"))
+        wait_for(lambda: server.has("status.json"))
         server.bucket.put_object(Key=f"some/prefix/trials/{folder.name}/lease.json", Body=b'{"holder": "another", "host": "another"}')
         assert lost.wait(30)
         (folder / "model.pt").write_bytes(b"too late")
@@ -369,7 +367,7 @@ def test_a_trial_killed_on_one_machine_goes_on_on_another_as_if_nothing_had_been
     server: Server, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(leases.VARIABLE, "3")
-    one = trial("baseline", 0, tiny_experiment({"training.steps": 60, "training.checkpoint_every_steps": 2, **LITTLE}))
+    one = trial("baseline", 0, tiny_experiment({"training.steps": 24, "training.checkpoint_every_steps": 2, **LITTLE}))
     alone = Store(tmp_path / "alone")
     alone.write_trial(one)
     assert run_trial(alone.address, one.fingerprint, [one.evaluation_fingerprint]) == 0
@@ -379,21 +377,22 @@ def test_a_trial_killed_on_one_machine_goes_on_on_another_as_if_nothing_had_been
     program = (
         "import time; from mm1_ablate.study import publishing; from mm1_ablate.study.trial import run_trial; publishing.EVERY = 0.2\n"
         "from mm1_ablate.training.module import PackedTraining; before = PackedTraining.on_train_batch_start\n"
-        "PackedTraining.on_train_batch_start = lambda *all: (time.sleep(0.2), before(*all))[1]\n"
+        "PackedTraining.on_train_batch_start = lambda *all: (time.sleep(1), before(*all))[1]\n"
         f"run_trial({ADDRESS!r}, {one.fingerprint!r}, [])"
     )
-    with subprocess.Popen([sys.executable, "-c", program], env=environment(), stderr=subprocess.DEVNULL) as child:
-        Publishing.wait_for(lambda: server.has("last.ckpt"), 120)
-        time.sleep(1)
-        os.kill(child.pid, signal.SIGKILL)
+    with subprocess.Popen([sys.executable, "-c", program], env=environment()) as child:
+        try:
+            wait_for(lambda: server.has("last.ckpt") or child.poll() is not None, 240)
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
     assert not server.has("model.pt") and not whole(server)
     store = machine("second")
-    Publishing.wait_for(lambda: run_trial(store.address, one.fingerprint, [one.evaluation_fingerprint]) == 0, 60)
+    wait_for(lambda: run_trial(store.address, one.fingerprint, [one.evaluation_fingerprint]) == 0, 60)
     assert server.asked("GET", "last.ckpt") == 1
     assert store.status(one).status == "done", store.error(store.trial_folder(one))
     pandas.testing.assert_frame_equal(store.items(one), alone.items(one))
     mine, others = store.curve(one), alone.curve(one)
-    assert list(mine["step"]) == list(range(1, 61)) and list(mine["loss"]) == list(others["loss"])
+    assert list(mine["step"]) == list(range(1, 25)) and list(mine["loss"]) == list(others["loss"])
 
 
 # ---------------------------------------------------------------- local stores

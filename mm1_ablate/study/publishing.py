@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from mm1_ablate.study.mirror import Known, Mirror
 
 EVERY = 5.0
-"""Seconds between two rounds: how old progress may be for others, and how long a checkpoint waits."""
+"""Seconds between two rounds: how old progress may be for others."""
+LOOK = 0.5
+"""Seconds between two looks at whether there is a new checkpoint, which does not wait for the next round."""
 SMALL = 8_000_000
 """Bytes of a file that is read into memory instead of being linked while it is uploaded."""
 INSIST = 600.0
@@ -84,9 +86,12 @@ class Publication:
                 time.sleep(2)
 
     def _repeat(self) -> None:
-        wait = min(1.0, self.every)
-        while not self._ended.wait(wait):
-            wait = self.every
+        due, seen = time.monotonic(), 0
+        while not self._ended.wait(min(LOOK, self.every)):
+            checkpoint = self._checkpoint()
+            if time.monotonic() < due and checkpoint in (0, seen):
+                continue
+            due, seen = time.monotonic() + self.every, checkpoint
             try:
                 self.round()
             except RemoteError as away:
@@ -128,11 +133,7 @@ class Publication:
 
     def _files(self) -> list[str]:
         """Paths of what is to be published: no locks, nothing that is being written, no shards that no checkpoint names yet."""
-        found = []
-        try:
-            named = os.stat(self.folder / CHECKPOINT).st_mtime_ns
-        except FileNotFoundError:
-            named = 0
+        found, named = [], self._checkpoint()
         for entry in _walk(self.folder):
             path = os.path.relpath(entry.path, self.folder)
             if path.startswith(f"{CHECKPOINT}."):
@@ -142,6 +143,13 @@ class Publication:
             elif not entry.name.startswith(".") and not entry.name.endswith(".partial") and path not in (LOCK, LEASE):
                 found.append(path)
         return found
+
+    def _checkpoint(self) -> int:
+        """When the checkpoint was written, in nanoseconds since the epoch; 0 where there is none."""
+        try:
+            return os.stat(self.folder / CHECKPOINT).st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def _pin(self, path: str, before: Known | None) -> list[Pinned]:
         file = self.folder / path
@@ -167,13 +175,8 @@ class Publication:
     def _of_one_piece(self, pinned: list[Pinned]) -> list[Pinned]:
         """Without a checkpoint that was replaced while its shards were pinned: some of them may be missing."""
         checkpoint = next((one for one in pinned if one.path == CHECKPOINT), None)
-        if checkpoint is not None:
-            try:
-                now = os.stat(self.folder / CHECKPOINT)
-            except FileNotFoundError:
-                now = None
-            if now is None or now.st_mtime_ns != checkpoint.status.st_mtime_ns:
-                return [one for one in pinned if not one.path.startswith(CHECKPOINT)]
+        if checkpoint is not None and self._checkpoint() != checkpoint.status.st_mtime_ns:
+            return [one for one in pinned if not one.path.startswith(CHECKPOINT)]
         return pinned
 
     def _upload(self, one: Pinned) -> None:
