@@ -31,6 +31,7 @@ from mm1_ablate.study.publishing import Publication
 from mm1_ablate.study.remote import Remote
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 from mm1_ablate.study.trial import run_preparation, run_trial
+from mm1_ablate.study.workers import free_port
 
 ADDRESS = f"s3://{BUCKET}/some/prefix"
 HERE = Path(__file__).parent
@@ -386,6 +387,7 @@ def test_a_trial_killed_on_one_machine_goes_on_on_another_as_if_nothing_had_been
         finally:
             os.kill(child.pid, signal.SIGKILL)
     assert not server.has("model.pt") and not whole(server)
+    server.requests.clear()
     store = machine("second")
     wait_for(lambda: run_trial(store.address, one.fingerprint, [one.evaluation_fingerprint]) == 0, 60)
     assert server.asked("GET", "last.ckpt") == 1
@@ -393,6 +395,48 @@ def test_a_trial_killed_on_one_machine_goes_on_on_another_as_if_nothing_had_been
     pandas.testing.assert_frame_equal(store.items(one), alone.items(one))
     mine, others = store.curve(one), alone.curve(one)
     assert list(mine["step"]) == list(range(1, 25)) and list(mine["loss"]) == list(others["loss"])
+
+
+def test_workers_of_a_trial_on_two_machines_go_on_from_a_checkpoint_that_one_of_them_published(
+    server: Server, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(leases.VARIABLE, "3")
+    one = trial("baseline", 0, tiny_experiment({"training.steps": 12, "training.checkpoint_every_steps": 2, **LITTLE}))
+    store = machine("driver")
+    store.write_trial(one)
+
+    def work(machines: tuple[str, str], slow: float) -> list[subprocess.Popen[bytes]]:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        program = (
+            "import sys, time; from mm1_ablate.study.trial import run_trial; from mm1_ablate.training.module import PackedTraining\n"
+            "before = PackedTraining.on_train_batch_start\n"
+            f"PackedTraining.on_train_batch_start = lambda *all: (time.sleep({slow}), before(*all))[1]\n"
+            f"sys.exit(run_trial({ADDRESS!r}, {one.fingerprint!r}, [{one.evaluation_fingerprint!r}], int(sys.argv[1]), 2))"
+        )
+        return [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(rank)],
+                env=environment() | meeting | {"MM1_ABLATE_CACHE": str(tmp_path / name)},
+                stderr=subprocess.DEVNULL,
+            )
+            for rank, name in enumerate(machines)
+        ]
+
+    first = work(("one", "two"), slow=1)
+    try:
+        wait_for(lambda: server.has("last.ckpt") or any(each.poll() is not None for each in first), 240)
+    finally:
+        for each in first:
+            each.kill()
+            each.wait()
+    assert not server.has("model.pt") and server.has("last.ckpt")
+    time.sleep(4)
+    server.requests.clear()
+    assert [each.wait(240) for each in work(("two", "three"), slow=0)] == [0, 0]
+    assert server.asked("GET", "last.ckpt") == 2, "by each machine"
+    store.refresh()
+    assert store.status(one).status == "done" and list(store.curve(one)["step"]) == list(range(1, 13))
+    assert len(store.items(one)) == 4
 
 
 # ---------------------------------------------------------------- local stores

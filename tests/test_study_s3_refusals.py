@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from s3_server import BUCKET, Server, serving
+from study_helpers import study
 from test_cli_plan import call
 
 from mm1_ablate.study import doctor
@@ -64,7 +65,8 @@ def test_rights_that_lack_are_said_with_those_that_it_takes(server: Server, tiny
     server.forbids = {"PUT"}
     check = doctor.check_store(ADDRESS)
     assert not check.ok and "no right to write in the store" in check.found and "s3:PutObject" in check.found
-    assert "no right to write" in refused(tiny_sweep, command="run")
+    with pytest.raises(RemoteError, match="no right to write"):
+        run_study(study(), Store(ADDRESS), cpus=1)
     assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no right to write"
     server.forbids = {"DELETE"}
     assert "no right to delete" in doctor.check_store(ADDRESS).found
@@ -73,8 +75,6 @@ def test_rights_that_lack_are_said_with_those_that_it_takes(server: Server, tiny
 
 
 def test_a_server_without_conditional_writes_is_told_apart_before_a_run_and_by_the_doctor(server: Server, tmp_path: Path) -> None:
-    from study_helpers import study
-
     assert doctor.check_store(ADDRESS).found == f"{ADDRESS}: read, written, also on conditions, and deleted"
     assert server.names() == []
     server.ignores_conditions = True

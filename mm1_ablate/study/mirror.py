@@ -18,16 +18,15 @@ import hashlib
 import json
 import os
 import socket
-import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from mm1_ablate.data.cache import cache_folder
+from mm1_ablate.study.known import Known, KnownFiles
 from mm1_ablate.study.leases import LEASE, Lease, lease_seconds
 from mm1_ablate.study.locks import LOCK, AlreadyRunning, is_held, locked_if_free
 from mm1_ablate.study.remote import Entry, Remote, RemoteError
@@ -42,19 +41,6 @@ RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-")
 """What is to be done: written by whoever starts a run, also while another works on the folder."""
 
 
-class Known(NamedTuple):
-    """A file that is here as it is in the bucket."""
-
-    tag: str
-    size: int
-    modified: int
-    """Nanoseconds since the epoch, here."""
-    inode: int
-
-    def is_of(self, status: os.stat_result) -> bool:
-        return (self.size, self.modified, self.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
-
-
 class Mirror:
     """A mirror of a store on this machine. Nothing is asked of the storage before it is needed."""
 
@@ -65,6 +51,7 @@ class Mirror:
         self.root = cache_folder() / "stores" / f"{socket.gethostname()}-{digest}"
         self.own = self.root / ".mirror"
         """What the mirror keeps for itself."""
+        self.known = KnownFiles(self.own / "known.db")
         self.entries: dict[str, Entry] = {}
         """What is in the bucket, when it was last looked at."""
         self._seen: set[str] = set()
@@ -111,7 +98,7 @@ class Mirror:
         self.let_go_of_the_dead(below)
         found = self.remote.list(below.rstrip("/"))
         self._see(below, found)
-        known = self.known(below)
+        known = self.known.below(below)
         changed = {path: entry for path, entry in found.items() if _is_record(path) and not self._is_here(path, known.get(path), entry)}
         contents = self.remote.read_several(changed)
         gone = [path for path in known if path not in found and not path.endswith(LEASE)]
@@ -123,7 +110,7 @@ class Mirror:
                         self._put(path, contents[path], changed[path].tag)
                     for path in (path for path in gone if self.folder_of(path) == folder):
                         (self.root / path).unlink(missing_ok=True)
-                        self.forget(path)
+                        self.known.forget(path)
 
     def _see(self, below: str, found: Mapping[str, Entry]) -> None:
         self.entries = {path: entry for path, entry in self.entries.items() if not path.startswith(below)} | dict(found)
@@ -176,7 +163,7 @@ class Mirror:
     def _bring(self, entries: Mapping[str, Entry]) -> None:
         # The other way round, so that shards are here before the checkpoint that names them, as when they were written.
         for path, entry in sorted(entries.items(), reverse=True):
-            if path.endswith(f"/{LEASE}") or self._is_here(path, self.known_of(path), entry):
+            if path.endswith(f"/{LEASE}") or self._is_here(path, self.known.of(path), entry):
                 continue
             from filelock import FileLock
 
@@ -184,7 +171,7 @@ class Mirror:
             named = self.own / "fetching" / hashlib.sha256(path.encode()).hexdigest()[:16]
             named.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(named):
-                if not self._is_here(path, self.known_of(path), entry):
+                if not self._is_here(path, self.known.of(path), entry):
                     with self._beside(path) as beside:
                         self.remote.download(path, beside)
                         self._place(path, beside, entry.tag)
@@ -197,7 +184,7 @@ class Mirror:
 
     def publish_folder(self, folder: Path) -> None:
         """Have all files of a folder in the bucket as they are here; for folders that nobody holds."""
-        known = self.known(self.path_of(folder) + "/")
+        known = self.known.below(self.path_of(folder) + "/")
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             path, status = self.path_of(file), file.stat()
             if (before := known.get(path)) is None or not before.is_of(status):
@@ -269,7 +256,7 @@ class Mirror:
 
     def _wipe(self, folder: Path, found: Mapping[str, Entry]) -> None:
         """Take away what is here of a folder's work and not in the bucket: a process was killed before it had published it."""
-        known = self.known(self.path_of(folder) + "/")
+        known = self.known.below(self.path_of(folder) + "/")
         for file in [file for file in folder.rglob("*") if file.is_file()]:
             path, name = self.path_of(file), file.name
             own = name in (LOCK, LEASE) or name.startswith("log")
@@ -279,15 +266,15 @@ class Mirror:
         # What is remembered is here: what is not here any more would be taken for something that the holder has removed.
         for path in known:
             if not (self.root / path).exists():
-                self.forget(path)
+                self.known.forget(path)
 
     def _make_room(self, folder: Path) -> None:
         """Models and checkpoints of trials are in the bucket; kept here, those of all trials would fill the disk."""
         if folder.parent.name == "trials":
             start = self.path_of(folder) + "/"
-            for path in self.known(start):
+            for path in self.known.below(start):
                 if path.removeprefix(start).startswith(HEAVY):
-                    self.forget(path)
+                    self.known.forget(path)
                     (self.root / path).unlink(missing_ok=True)
 
     def let_go_of_the_dead(self, below: str = "") -> None:
@@ -320,42 +307,15 @@ class Mirror:
         except FileNotFoundError:
             return False
 
-    @contextlib.contextmanager
-    def _table(self) -> Iterator[sqlite3.Connection]:
-        folder = self.own
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(folder / "known.db", timeout=60)) as database, database:
-            columns = "path TEXT PRIMARY KEY, tag TEXT, size INTEGER, modified INTEGER, inode INTEGER"
-            database.execute(f"CREATE TABLE IF NOT EXISTS known ({columns})")
-            yield database
-
-    def known(self, below: str = "") -> dict[str, Known]:
-        """What is remembered of files whose paths begin so."""
-        with self._table() as table:
-            rows = table.execute("SELECT * FROM known WHERE path >= ? AND path < ?", (below, f"{below}\U0010ffff")).fetchall()
-        return {path: Known(*rest) for path, *rest in rows}
-
-    def known_of(self, path: str) -> Known | None:
-        with self._table() as table:
-            rows = table.execute("SELECT tag, size, modified, inode FROM known WHERE path = ?", (path,)).fetchall()
-        return Known(*rows[0]) if rows else None
-
     def know(self, path: str, tag: str, status: os.stat_result) -> None:
         """Remember that a file here, when it had this status, was what is in the bucket."""
-        row = path, tag, status.st_size, status.st_mtime_ns, status.st_ino
-        with self._table() as table:
-            table.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", row)
+        self.known.add(path, tag, status)
         self.entries[path] = Entry(status.st_size, tag, time.time())
-
-    def forget(self, path: str) -> None:
-        """A file is not here any more."""
-        with self._table() as table:
-            table.execute("DELETE FROM known WHERE path = ?", (path,))
 
     def remove(self, path: str) -> None:
         """Take away in the bucket what is gone here."""
         self.remote.delete(path)
-        self.forget(path)
+        self.known.forget(path)
         self.entries.pop(path, None)
 
 

@@ -24,7 +24,8 @@ from mm1_ablate.study.locks import LOCK
 from mm1_ablate.study.remote import RemoteError
 
 if TYPE_CHECKING:
-    from mm1_ablate.study.mirror import Known, Mirror
+    from mm1_ablate.study.known import Known
+    from mm1_ablate.study.mirror import Mirror
 
 EVERY = 5.0
 """Seconds between two rounds: how old progress may be for others."""
@@ -129,7 +130,7 @@ class Publication:
 
     def _known(self) -> dict[str, Known]:
         """Files of the folder that are in the bucket, and have been here since it was taken over."""
-        return {path.removeprefix(self._start): known for path, known in self.mirror.known(self._start).items()}
+        return {path.removeprefix(self._start): known for path, known in self.mirror.known.below(self._start).items()}
 
     def _files(self) -> list[str]:
         """Paths of what is to be published: no locks, nothing that is being written, no shards that no checkpoint names yet."""
