@@ -28,7 +28,7 @@ from mm1_ablate.spec.study import Trial
 from mm1_ablate.study import leases
 from mm1_ablate.study.predictions import Predictions
 from mm1_ablate.study.publishing import Publication
-from mm1_ablate.study.remote import Remote
+from mm1_ablate.study.remote import Remote, RemoteError
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 from mm1_ablate.study.trial import run_preparation, run_trial
 from mm1_ablate.study.workers import free_port
@@ -270,15 +270,21 @@ def test_the_bucket_is_of_one_piece_after_every_request(server: Server, machine:
     assert machine("second").status(one).status == "done"
 
 
-def test_a_storage_that_is_away_for_a_while_costs_nothing(server: Server, machine: Machine) -> None:
+def test_a_storage_that_is_away_for_a_while_costs_nothing(server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    watching = machine("watching")
+    watching.refresh()
     store, one = machine("first"), study().trials[0]
     folder = store.write_trial(one)
     back = threading.Timer(3, lambda: setattr(server, "away", False))
     with store.hold(folder):
         server.away = True
-        back.start()
         (folder / "model.pt").write_bytes(b"weights")
         store.write_evaluation(one.fingerprint, one.evaluation_fingerprint, pandas.DataFrame({"score": [1.0]}), {"a": 1.0})
+        watching.refresh(at_most_every=0.001)
+        with pytest.raises(RemoteError, match="away"):
+            watching.refresh()
+        back.start()
     assert machine("second").status(one).status == "done"
 
 

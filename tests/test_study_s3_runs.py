@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from study_helpers import study
 from test_study_stages import chains
 
 from mm1_ablate.spec.expansion import load_study
+from mm1_ablate.spec.sweep import Resources
 from mm1_ablate.study import leases
-from mm1_ablate.study.scheduler import run_study
+from mm1_ablate.study.scheduler import ResourcesMissing, run_study
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.trial import run_trial
 
@@ -159,6 +161,11 @@ def test_nodes_of_a_cluster_that_share_no_file_do_a_study_with_preparations_and_
 
             import ray
 
+            sharded, other = Resources(workers=2, nodes=2, strategy="fsdp"), study(arms=("baseline",), seeds=(7,))
+            with pytest.raises(ResourcesMissing, match=f"on 2 nodes, .* and {ADDRESS} takes those of one node only"):
+                run_study(
+                    replace(other, sweep=other.sweep.model_copy(update={"resources": sharded})), store, address=cluster.address, **QUICK
+                )
             server.forbids.add("PUT")
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
             with pytest.raises(ClusterUnfit, match=r"cannot use the store: no right to write in the store s3://"):

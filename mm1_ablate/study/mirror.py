@@ -83,22 +83,28 @@ class Mirror:
         """See what is in the bucket, all of it or some folders, and have small records here as they are there.
 
         Args:
-            at_most_every: seconds; nothing is done if it has been looked at since.
+            at_most_every: seconds; nothing is done if it has been looked at since. Whoever looks again and again is not told that the
+                storage is away for a while: what was seen last stays.
         """
         with self._changing:
             if at_most_every and time.monotonic() - self._looked < max(at_most_every, self._took / SHARE_OF_TIME):
                 return
             began = time.monotonic()
-            for below in [f"{self.path_of(folder)}/" if folder != self.root else "" for folder in folders or (self.root,)]:
-                self._refresh(below)
+            try:
+                for below in [f"{self.path_of(folder)}/" if folder != self.root else "" for folder in folders or (self.root,)]:
+                    self._refresh(below)
+            except RemoteError:
+                if not at_most_every or "" not in self._seen:
+                    raise
             if not folders:
                 self._looked, self._took = time.monotonic(), time.monotonic() - began
 
     def _refresh(self, below: str) -> None:
         self.let_go_of_the_dead(below)
+        # First what is known: what another process publishes meanwhile is not gone because it is not in the listing.
+        known = self.known.below(below)
         found = self.remote.list(below.rstrip("/"))
         self._see(below, found)
-        known = self.known.below(below)
         changed = {path: entry for path, entry in found.items() if _is_record(path) and not self._is_here(path, known.get(path), entry)}
         contents = self.remote.read_several(changed)
         gone = [path for path in known if path not in found and not path.endswith(LEASE)]

@@ -95,10 +95,10 @@ class Publication:
             due, seen = time.monotonic() + self.every, checkpoint
             try:
                 self.round()
-            except RemoteError as away:
-                print(f"{away}; trying again", file=sys.stderr, flush=True)
             except LeaseLost:
                 return
+            except Exception as error:  # whatever it is, training goes on, and the last round tells if it is still so
+                print(f"{error}; trying again", file=sys.stderr, flush=True)
 
     # ---------------------------------------------------------------- one round
     def round(self) -> None:
