@@ -228,9 +228,13 @@ def test_a_holder_whose_lease_is_taken_over_hears_of_it_and_publishes_nothing_mo
 
 
 # ---------------------------------------------------------------- publishing
-def test_the_bucket_is_of_one_piece_after_every_request(server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small", [1_000_000, 3], ids=["read into memory", "linked"])
+def test_the_bucket_is_of_one_piece_after_every_request(
+    server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
     """Checkpoints with shards are replaced as fast as can be while they are published: what a kill would leave is always whole."""
     monkeypatch.setattr("mm1_ablate.study.publishing.EVERY", 0.01)
+    monkeypatch.setattr("mm1_ablate.study.publishing.SMALL", small)
     store, one = machine("first"), study().trials[0]
     folder, lacking = store.write_trial(one), []
     app = server._app
