@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, store_folder, tell, using_store
+from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, store_place, tell, using_store
 
 app = typer.Typer(
     name="mm1-ablate",
@@ -24,10 +24,14 @@ app = typer.Typer(
 
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep file.", show_default=False)]
 SweepFiles = Annotated[list[Path], typer.Argument(metavar="SWEEP...", help="One or several sweep files.", show_default=False)]
-StoreFolder = Annotated[
-    Path,
+StorePlace = Annotated[
+    str,
     typer.Option(
-        "--store", envvar="MM1_ABLATE_STORE", metavar="DIR", parser=store_folder, help="Where trials and their scores are kept: a folder."
+        "--store",
+        envvar="MM1_ABLATE_STORE",
+        metavar="PLACE",
+        parser=store_place,
+        help="Where trials and their scores are kept: a folder, or s3://BUCKET/PREFIX.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -40,7 +44,7 @@ Address = Annotated[
     typer.Option(envvar="RAY_ADDRESS", metavar="ADDRESS", help="A Ray cluster; by default this machine alone.", show_default=False),
 ]
 Cpus = Annotated[int | None, typer.Option(min=1, help="CPU cores to use on this machine; by default all.", show_default=False)]
-DEFAULT_STORE = Path("ablations")
+DEFAULT_STORE = "ablations"
 
 
 def _version(wanted: bool) -> None:
@@ -94,7 +98,7 @@ def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJ
 @app.command()
 def plan(
     sweeps: SweepFiles,
-    store: StoreFolder = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     retry: Retry = False,
     without_data: WithoutData = False,
     gpu: Annotated[
@@ -116,15 +120,14 @@ def plan(
     from mm1_ablate.commands.planning import machines_named, probe_arms
     from mm1_ablate.commands.show import show_plan
     from mm1_ablate.study.plan import plan_together
-    from mm1_ablate.study.store import Store
 
     machines = machines_named(gpu, utilisation)
-    with using_store(store):
+    with using_store(store) as records:
         studies = read_studies(sweeps, "nowhere" if without_data else "check", begins=True)
-        planned = plan_together(studies, Store(store), retry, machines)
+        planned = plan_together(studies, records, retry, machines)
         if probe:
-            probe_arms(planned, Store(store), address, made_up=without_data)
-            planned = plan_together(studies, Store(store), retry, machines)
+            probe_arms(planned, records, address, made_up=without_data)
+            planned = plan_together(studies, records, retry, machines)
     if as_json:
         print_json(planned.to_json())
     else:
@@ -136,7 +139,7 @@ def plan(
 @app.command()
 def run(
     sweep: SweepFile,
-    store: StoreFolder = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     address: Address = None,
     cpus: Cpus = None,
     retry: Retry = False,
@@ -149,19 +152,19 @@ def run(
         return plan([sweep], store, retry)
     from mm1_ablate.commands.running import run_sweep
 
-    with using_store(store):
-        raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, retry=retry))
+    with using_store(store) as records:
+        raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, retry=retry))
 
 
 @app.command()
-def evaluate(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, address: Address = None, cpus: Cpus = None) -> None:
+def evaluate(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, address: Address = None, cpus: Cpus = None) -> None:
     """Score kept models whose evaluation is missing.
 
     Trains nothing: for a task that was added to a finished study, or an evaluation that was altered."""
     from mm1_ablate.commands.running import run_sweep
 
-    with using_store(store):
-        raise typer.Exit(run_sweep(sweep, store, address=address, cpus=cpus, evaluate_only=True))
+    with using_store(store) as records:
+        raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, evaluate_only=True))
 
 
 @app.command()
@@ -192,24 +195,23 @@ def data(
 
 
 @app.command()
-def status(sweep: SweepFile, store: StoreFolder = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Show what the store knows of each trial."""
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.show import show_status, status_json
-    from mm1_ablate.study.store import Store
 
-    study = read_finished(sweep, Store(store))
-    with using_store(store):
+    with using_store(store) as records:
+        study = read_finished(sweep, records)
         if as_json:
-            print_json(status_json(study, Store(store)))
+            print_json(status_json(study, records))
         else:
-            show_status(study, Store(store), console())
+            show_status(study, records, console())
 
 
 @app.command()
 def report(
     sweep: SweepFile,
-    store: StoreFolder = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     as_json: AsJson = False,
     to: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write Markdown and pictures too: a folder, or a .md file.", show_default=False)
@@ -221,16 +223,15 @@ def report(
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.running import compare_and_write, write_document
     from mm1_ablate.report.text import print_comparison
-    from mm1_ablate.study.store import Store
 
-    records = Store(store)
-    study = read_finished(sweep, records)
-    with using_store(store):
+    with using_store(store) as records:
+        study = read_finished(sweep, records)
         comparison, folder = compare_and_write(study, records)
+        curves = records.curves(study)
     written = []
     if to is not None:
         try:
-            written = write_document(study, records, comparison, to)
+            written = write_document(comparison, curves, to)
         except OSError as error:
             stop(FILE_IS_WRONG, f"{to}: {error.strerror}; name a folder or a .md file that can be written")
     if as_json:
@@ -252,17 +253,16 @@ def examples(
     seed: Annotated[int | None, typer.Option(help="Of the trials.", show_default="the first that both have")] = None,
     number: Annotated[int, typer.Option(min=0, help="Items shown on the page, at most.")] = 40,
     to: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("examples.html"),
-    store: StoreFolder = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Show items that two arms answered differently, with image, question, both answers and what is right."""
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.examples import look_for_differences, show_counts, write_page
-    from mm1_ablate.study.store import Store
 
-    study = read_finished(sweep, Store(store))
-    with using_store(store):
-        differences = look_for_differences(study, Store(store), (first, second), task, shots, seed, number)
+    with using_store(store) as records:
+        study = read_finished(sweep, records)
+        differences = look_for_differences(study, records, (first, second), task, shots, seed, number)
     write_page(differences, to)
     if as_json:
         print_json(differences.to_json())
@@ -276,15 +276,15 @@ def ui(
     sweep: Annotated[
         Path | None, typer.Argument(metavar="[SWEEP]", help="A sweep file, to be shown its study.", show_default=False)
     ] = None,
-    store: StoreFolder = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     port: Annotated[int, typer.Option(help="Port of the server on this machine.")] = 5000,
     browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Start MLflow at the study and print its address."""
     from mm1_ablate.commands.running import open_ui
 
-    with using_store(store):
-        raise typer.Exit(open_ui(sweep, store, port, browser))
+    with using_store(store) as records:
+        raise typer.Exit(open_ui(sweep, records, port, browser))
 
 
 @app.command()
@@ -301,7 +301,7 @@ def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder,
 
 
 @app.command()
-def doctor(store: StoreFolder = DEFAULT_STORE, address: Address = None) -> None:
+def doctor(store: StorePlace = DEFAULT_STORE, address: Address = None) -> None:
     """Check that this machine can run a study."""
     from mm1_ablate.study.doctor import examine
 

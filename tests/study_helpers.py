@@ -73,7 +73,7 @@ def quick_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> in
             os.kill(os.getpid(), signal.SIGKILL)
         while f"wait-{steps}" in told:
             time.sleep(0.1)
-        if not (folder / "model.pt").exists():
+        if not store.has(folder / "model.pt"):
             points = [{"step": step, "loss": 3 - step / steps, "learning_rate": 1e-3, "seconds": step} for step in range(1, steps + 1)]
             lines = [json.dumps(point) + "\n" for point in points]
             (folder / "curve.jsonl").write_text("".join(lines))
@@ -119,6 +119,7 @@ def stepping_trial(store_root: str, fingerprint: str, evaluations: list[str]) ->
         store.start(folder, "train")
         settings, seed = store.read_trial(fingerprint)
         checkpoint = folder / "last.ckpt"
+        store.bring(checkpoint)
         step, state = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, seed)
         while step < settings.training.steps:
             step, state = step + 1, (state * 31 + step) % 1009

@@ -147,9 +147,9 @@ def test_a_store_that_is_no_folder_is_exit_2_and_a_sentence(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "file"
     file.write_text("not a folder")
-    address = call(command, tiny_sweep, "--store", "s3://bucket/store")
-    assert address.exit_code == 2 and "a store is a folder, not an address" in address.stderr
-    assert not (tmp_path / "s3:").exists()
+    address = call(command, tiny_sweep, "--store", "https://bucket/store")
+    assert address.exit_code == 2 and "is no store" in address.stderr and "s3://BUCKET/PREFIX" in address.stderr
+    assert not (tmp_path / "https:").exists()
     for store in (file, file / "below"):
         done = call(command, tiny_sweep, "--store", store)
         assert done.exit_code == 2 and f"{file}" in done.stderr and "--store DIR" in done.stderr, (store, done.exception)
@@ -180,7 +180,7 @@ def test_arms_that_other_code_trained_are_flagged(tiny_sweep: Path, tmp_path: Pa
     study, store = load_study(tiny_sweep), Store(tmp_path / "store")
     for trial in study.trials:
         code = "0.1.0+bbbbbbbb" if trial.name == "without/text/seed-1" else "0.1.0+aaaaaaaa"
-        monkeypatch.setattr("mm1_ablate.study.store.code_version", lambda code=code: code)
+        monkeypatch.setattr("mm1_ablate.study.states.code_version", lambda code=code: code)
         folder = store.write_trial(trial)
         with store.hold(folder):
             store.start(folder, "train")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 
@@ -84,3 +85,14 @@ def test_the_options_of_ray_and_mlflow_that_are_used_exist() -> None:
 @pytest.mark.parametrize("script", re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL))
 def test_scripts_are_bash(script: str) -> None:
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_the_policy_for_a_store_on_s3_has_the_rights_that_refusals_name() -> None:
+    from mm1_ablate.study import remote
+
+    found = re.search(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    assert found is not None
+    statements = json.loads(found[1])["Statement"]
+    allowed = set(np.concatenate([np.atleast_1d(statement["Action"]) for statement in statements]))
+    assert set(re.findall(r"s3:\w+", Path(remote.__file__).read_text())) <= allowed
+    assert all(statement["Resource"].startswith("arn:aws:s3:::my-bucket") for statement in statements)

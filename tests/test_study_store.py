@@ -170,7 +170,7 @@ def test_how_a_trial_is_run_may_be_edited_after_a_failure(store: Store) -> None:
 
 def test_the_code_that_trained_a_trial_is_kept_whatever_code_evaluates_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, resumed = study().trials
-    monkeypatch.setattr("mm1_ablate.study.store.code_version", lambda: "1.0+a")
+    monkeypatch.setattr("mm1_ablate.study.states.code_version", lambda: "1.0+a")
     do(store, trial)
     assert store.code(trial) == "1.0+a"
     folder = store.write_trial(resumed)
@@ -178,7 +178,7 @@ def test_the_code_that_trained_a_trial_is_kept_whatever_code_evaluates_it(store:
     (folder / "last.ckpt").touch()
     store.fail(folder, "no memory")
     store.retry(folder)
-    monkeypatch.setattr("mm1_ablate.study.store.code_version", lambda: "1.0+b")
+    monkeypatch.setattr("mm1_ablate.study.states.code_version", lambda: "1.0+b")
     do(store, study(tasks=("miniature_facts",)).trials[0])
     do(store, resumed)
     assert (store.code(trial), store.code(resumed)) == ("1.0+a", "1.0+a, 1.0+b")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from mm1_ablate.study.remote import RemoteError, is_address
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -62,18 +64,19 @@ def console(stderr: bool = False) -> Console:
     return terminal
 
 
-def store_folder(text: str | Path) -> Path:
-    """What `--store` names. Ends the command with 2 where that is no folder, for a path such as './s3:/...' would be made otherwise."""
-    if "://" in str(text):
-        stop(
-            FILE_IS_WRONG,
-            f"--store {text}: a store is a folder, not an address: trials are locked and files renamed, which object storage cannot do;"
-            " name a folder on a disk, or on NFS, EFS or FSx where several nodes share it (docs/cluster.md). Data may be read from s3://",
-        )
+def store_place(text: str | Path) -> str:
+    """What `--store` names: a folder, or an address of object storage. Ends the command with 2 where it is neither."""
+    if is_address(text):
+        scheme, _, rest = str(text).partition("://")
+        if scheme in ("file", "local"):
+            return store_place(rest)
+        if scheme.startswith("http") or not rest.strip("/"):
+            stop(FILE_IS_WRONG, f"--store {text}: is no store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
+        return str(text)
     folder = Path(text)
     if folder.exists() and not folder.is_dir():
         stop(FILE_IS_WRONG, f"--store {text}: is a file; {NAME_A_STORE}")
-    return folder
+    return str(folder)
 
 
 NAME_A_STORE = "name a folder that can be written with --store DIR or MM1_ABLATE_STORE"
@@ -82,21 +85,25 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextlib.contextmanager
-def using_store(store: Path) -> Iterator[None]:
-    """End the command with 2 and a sentence where the store cannot be read or written, or where a model that is to be planned is not here;
-    other errors pass."""
+def using_store(place: str) -> Iterator[Store]:
+    """A store, as others have left it. Ends the command with 2 and a sentence where it cannot be read or written, or where a model that is to
+    be planned is not here; other errors pass."""
+    from mm1_ablate.study.store import Store
+
+    store = Store(place)
     try:
-        yield
+        store.refresh()
+        yield store
     except Exception as error:
         from mm1_ablate.study.sizes import ModelNotHere
 
-        if isinstance(error, ModelNotHere):
+        if isinstance(error, RemoteError | ModelNotHere):
             stop(FILE_IS_WRONG, str(error))
         if not isinstance(error, OSError):
             raise
-        root, place = store.absolute(), Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-        if error.errno in NO_ROOM or (place is not None and (place.is_relative_to(root) or root.is_relative_to(place))):
-            stop(FILE_IS_WRONG, f"the store {store} cannot be used: {place or root}: {error.strerror}; {NAME_A_STORE}")
+        root, file = store.root, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+        if error.errno in NO_ROOM or (file is not None and (file.is_relative_to(root) or root.is_relative_to(file))):
+            stop(FILE_IS_WRONG, f"the store {place} cannot be used: {file or root}: {error.strerror}; {NAME_A_STORE}")
         raise
 
 

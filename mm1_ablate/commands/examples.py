@@ -103,7 +103,7 @@ def _say_what_to_run(study: Study, store: Store, arm: str, seed: int | None) -> 
     states = {one.name: store.status(one) for one in trials}
     command = "evaluate" if all(state.trained for state in states.values()) else "run"
     told = "; ".join(f"{name}: {state.status}, {state.reason}" for name, state in states.items())
-    place = f"mm1-ablate {command} {shlex.quote(str(study.path))} --store {shlex.quote(str(store.root))}"
+    place = f"mm1-ablate {command} {shlex.quote(str(study.path))} --store {shlex.quote(store.address)}"
     stop(SOME_FAILED, f"{arm} has no scores yet ({told}); first: {place}")
 
 

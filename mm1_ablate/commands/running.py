@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 
 def run_sweep(
-    path: Path, root: Path, *, address: str | None = None, cpus: int | None = None, retry: bool = False, evaluate_only: bool = False
+    path: Path, store: Store, *, address: str | None = None, cpus: int | None = None, retry: bool = False, evaluate_only: bool = False
 ) -> int:
     """Do what a sweep lacks and show the comparison; returns the exit code."""
-    study, store = read_study(path, "contents" if evaluate_only else "check", begins=True), Store(root)
+    study = read_study(path, "contents" if evaluate_only else "check", begins=True)
     planned = plan(study, store, retry)
     tell_plan(planned, store)
     if planned.over_budget and not evaluate_only:
@@ -55,7 +55,7 @@ def run_sweep(
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
-            stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(root)}")
+            stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
         if outcome.elsewhere:
             tell(f"another run works on {', '.join(outcome.elsewhere)}")
     else:
@@ -66,7 +66,7 @@ def run_sweep(
         tell("no trial has scores yet: there is nothing to compare")
         mirror_what_ended(study, store)
     else:
-        show_comparison(study, store, path, root)
+        show_comparison(study, store, path)
     failed = say_failures(study, store)
     return SOME_FAILED if failed else 0
 
@@ -77,7 +77,7 @@ def tell_plan(planned: Plan, store: Store) -> None:
         tell(line)
     (study,) = planned.studies
     for folder, name in no_longer_named(study, store).items():
-        tell(f"no longer in the file, left alone: {name} ({folder})")
+        tell(f"no longer in the file, left alone: {name} ({store.where(folder)})")
 
 
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
@@ -105,7 +105,7 @@ def say_failures(study: Study, store: Store) -> int:
         if state.status == "failed":
             failed += 1
             traceback = traceback_of(trial, store)
-            say(f"failed: {trial.name}: {state.reason}" + (f" ({traceback})" if traceback else ""))
+            say(f"failed: {trial.name}: {state.reason}" + (f" ({store.where(traceback)})" if traceback else ""))
     if failed:
         say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again")
     return failed
@@ -229,6 +229,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
     if not (folder / "report.html").exists() or not _says(stamp, content):
         write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)
+        store.publish_folder(folder)
     return comparison, folder
 
 
@@ -238,22 +239,22 @@ def text_of_sweep(study: Study) -> str:
     return "\n".join([study.path.read_text(), *parts])
 
 
-def write_document(study: Study, store: Store, comparison: Comparison, target: Path) -> list[Path]:
+def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
     """The report as Markdown with its pictures, where people want to keep it."""
     from mm1_ablate.report.markdown import write_markdown
 
-    return write_markdown(target, comparison, store.curves(study))
+    return write_markdown(target, comparison, curves)
 
 
-def show_comparison(study: Study, store: Store, path: Path, root: Path) -> None:
+def show_comparison(study: Study, store: Store, path: Path) -> None:
     """Write the report, bring the mirror up to it, print the table and where to see more."""
     from mm1_ablate.report.text import print_comparison
 
     comparison, folder = compare_and_write(study, store)
     mirror_study(study, store, comparison, folder)
     print_comparison(comparison, console())
-    tell(f"report: {folder / 'report.html'}")
-    tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(root)}")
+    tell(f"report: {folder / 'report.html'}" + (f" ({store.where(folder / 'report.html')})" if store.mirror else ""))
+    tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(store)}")
 
 
 def mirror_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
@@ -306,18 +307,23 @@ def _says(stamp: Path, content: object) -> bool:
         return False
 
 
-def _store_option(root: Path) -> str:
+def _store_option(store: Store) -> str:
     """The option that a printed command needs to find the same store."""
-    return "" if root == Path("ablations") else f" --store {shlex.quote(str(root))}"
+    folder = Path(store.address)
+    if store.mirror is None and folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    place = store.address if store.mirror else str(folder)
+    return "" if place == "ablations" else f" --store {shlex.quote(place)}"
 
 
-def open_ui(path: Path | None, root: Path, port: int, browser: bool) -> int:
+def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
     """Serve MLflow until interrupted; returns the exit code."""
     from mm1_ablate.study.dashboard import serve
     from mm1_ablate.study.tracking import MirrorFailed
 
-    store = Store(root)
     study = read_finished(path, store) if path is not None else None
+    if store.mirror:
+        tell(f"MLflow reads {store.root}, which is made from {store.address}")
     if not store.root.is_dir():
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):

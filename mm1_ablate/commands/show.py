@@ -196,14 +196,14 @@ def status_json(study: Study, store: Store) -> dict[str, Any]:
     trials, stages = ([(one, store.status(one)) for one in ones] for ones in (study.trials, study.stages))
     return {
         "study": study.name,
-        "store": str(store.root),
+        "store": store.address,
         "counts": dict(Counter(state.status for _, state in trials)),
         "stage_counts": dict(Counter(state.status for _, state in stages)),
         "stages": [
             _state_json(stage, state, store) | {"trials": [trial.name for trial in study.starting_from(stage)]} for stage, state in stages
         ],
         "trials": [_state_json(trial, state, store) for trial, state in trials],
-        "no_longer_named": [{"name": name, "folder": str(folder)} for folder, name in no_longer_named(study, store).items()],
+        "no_longer_named": [{"name": name, "folder": store.where(folder)} for folder, name in no_longer_named(study, store).items()],
     }
 
 
@@ -222,8 +222,8 @@ def _state_json(trial: Trial, state: TrialState, store: Store) -> dict[str, Any]
         "steps": state.steps,
         "seconds": state.seconds,
         "unreadable": unreadable(store, trial),
-        "folder": str(store.trial_folder(trial)),
-        "error": str(error) if error else None,
+        "folder": store.where(store.trial_folder(trial)),
+        "error": store.where(error) if error else None,
     }
 
 
@@ -234,7 +234,7 @@ def show_status(study: Study, store: Store, console: Console) -> None:
     for name in ("trial", "fingerprint", "", "what is known", "folder"):
         table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
     for trial, one in zip([*known["stages"], *known["trials"]], (*study.stages, *study.trials), strict=True):
-        folder = {"missing": "", "failed": str(failed_folder(one, store))}.get(trial["status"], trial["folder"])
+        folder = {"missing": "", "failed": store.where(failed_folder(one, store))}.get(trial["status"], trial["folder"])
         bad = ", ".join(f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items())
         reason = f"{trial['reason']}; data: {bad}" if bad else trial["reason"]
         if started := len(trial.get("trials", [])):
@@ -244,4 +244,4 @@ def show_status(study: Study, store: Store, console: Console) -> None:
         table.add_row(gone["name"], "", "", "no longer in the file, left alone", gone["folder"], style="dim")
     console.print(table)
     trials, stages = (", ".join(f"{number} {status}" for status, number in known[key].items()) for key in ("counts", "stage_counts"))
-    console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.root}", markup=False)
+    console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.address}", markup=False)

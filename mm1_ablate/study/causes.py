@@ -30,4 +30,4 @@ def failed_folder(trial: Trial, store: Store) -> Path:
 def traceback_of(trial: Trial, store: Store) -> Path | None:
     """The file with the traceback of a failed trial's cause; nothing if that left none."""
     path = failed_folder(trial, store) / "error.txt"
-    return path if path.exists() else None
+    return path if store.has(path) else None

@@ -1,7 +1,8 @@
 """What a Ray cluster of several nodes must give a run: nodes that share the store's folder and this package, and word of whether it grows.
 
-In: a connection to Ray and the folder of a store. Out: per node what is wrong with it, if anything. A store is a folder for all:
-what one node writes the others read, and a folder that one node has locked no other can lock. So each node is asked to do just that.
+In: a connection to Ray and the place of a store. Out: per node what is wrong with it, if anything. A store is a folder for all:
+what one node writes the others read, and a folder that one node has locked no other can lock. So each node is asked to do just that;
+and where the store is on object storage, to write there, also on conditions, to read and to delete.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import fcntl
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mm1_ablate.study.remote import Remote, is_address
 
 PATIENCE = 60.0
 """Seconds that a node has to answer: starting a worker and importing this package from a slow disk takes a while."""
@@ -51,10 +55,13 @@ def has_room_beside(unfit: Iterable[str], bundles: Sequence[Mapping[str, float]]
     return grows() or all(any(all(has.get(what, 0) >= asked for what, asked in bundle.items()) for has in fit) for bundle in bundles)
 
 
-def examine_nodes(store_root: Path) -> list[Node]:
-    """Have each node that may be given trials use the store's folder, at the same time; the driver is connected to Ray already.
+def examine_nodes(store: Path | str) -> list[Node]:
+    """Have each node that may be given trials use the store, at the same time; the driver is connected to Ray already.
 
     A node that is lost meanwhile is passed over.
+
+    Args:
+        store: its folder, or its address on object storage.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -62,13 +69,13 @@ def examine_nodes(store_root: Path) -> list[Node]:
     from mm1_ablate import __version__
 
     nodes = holding_work(ray.nodes())
-    with _probe(store_root) as folder:
+    with nullcontext(None) if is_address(store) else _probe(Path(store)) as folder:
         look = ray.remote(_look_from_there)
         asked = {}
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             placed = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-            asked[look.options(**placed).remote(str(folder), node["NodeID"])] = node
+            asked[look.options(**placed).remote(str(folder or store), node["NodeID"])] = node
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE) if asked else ([], [])
         # A node that died a moment ago counts as living until it has been missed for a while.
         living = {node["NodeID"] for node in holding_work(ray.nodes())}
@@ -84,19 +91,19 @@ def examine_nodes(store_root: Path) -> list[Node]:
                     problem, theirs = _in_a_line(error), __version__
                 if problem is None and theirs != __version__:
                     problem = WRONG_VERSION.format(theirs=theirs, ours=__version__)
-                if problem is None and not (folder / node["NodeID"]).exists():
-                    problem = f"writes {store_root}, but it is not seen here: the folder is not shared"
+                if problem is None and folder is not None and not (folder / node["NodeID"]).exists():
+                    problem = f"writes {store}, but it is not seen here: the folder is not shared"
             found.append(Node(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", problem))
     return found
 
 
-def check_nodes(store_root: Path) -> None:
+def check_nodes(store: Path | str) -> None:
     """Refuse to begin on a cluster that could not finish.
 
     Raises:
         ClusterUnfit: naming the nodes and their problems.
     """
-    unfit = [f"{node.name} {node.problem}" for node in examine_nodes(store_root) if node.problem]
+    unfit = [f"{node.name} {node.problem}" for node in examine_nodes(store) if node.problem]
     if unfit:
         more = f"; so do {len(unfit) - 5} more" if len(unfit) > 5 else ""
         raise ClusterUnfit(f"nothing was started: {'; '.join(unfit[:5])}{more}")
@@ -122,9 +129,15 @@ def _probe(store_root: Path) -> Iterator[Path]:
 
 
 def _look_from_there(folder: str, own: str) -> tuple[str | None, str]:
-    """Runs on the node: what is wrong with the folder there, and the version of this package."""
+    """Runs on the node: what is wrong with the folder or the address there, and the version of this package."""
     from mm1_ablate import __version__
 
+    if is_address(folder):
+        try:
+            Remote(folder).check()
+        except OSError as error:
+            return f"cannot use the store: {error}", __version__
+        return None, __version__
     return problem_with(Path(folder), own), __version__
 
 

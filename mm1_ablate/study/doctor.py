@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from mm1_ablate.study.remote import Remote, is_address
+from mm1_ablate.study.store import Store
+
 LEAST_DISK = 2e9
 """Bytes that should be free: a study of the miniature needs some 100 MB, Ray's own session files the rest."""
 
@@ -31,7 +34,7 @@ class Check:
     """What to do about a problem."""
 
 
-def examine(store: Path, address: str | None = None) -> Iterator[Check]:
+def examine(store: Path | str, address: str | None = None) -> Iterator[Check]:
     """Yield the checks one by one, as they are done. A check that fails by an error is a problem, not the end."""
     checks: list[tuple[str, Callable[[], Check]]] = [
         ("python", check_python),
@@ -39,9 +42,9 @@ def examine(store: Path, address: str | None = None) -> Iterator[Check]:
         ("cpu", check_cpu),
         ("gpu", check_gpu),
         ("store", lambda: check_store(store)),
-        ("disk", lambda: check_disk(store)),
+        ("disk", lambda: check_disk(Store(store).root)),
         ("ray", lambda: check_ray(address, store)),
-        ("mlflow", lambda: check_mlflow(store)),
+        ("mlflow", lambda: check_mlflow(Store(store).root)),
     ]
     for name, check in checks:
         try:
@@ -105,7 +108,16 @@ def check_gpu() -> Check:
     return Check("gpu", True, "none; trials run on the CPU")
 
 
-def check_store(store: Path) -> Check:
+def check_store(store: Path | str) -> Check:
+    """The store can be written; one on object storage is read, written, also on conditions, and an object of it deleted."""
+    if is_address(store):
+        remote = Remote(str(store))
+        try:
+            remote.check()
+        except OSError as error:
+            return Check("store", False, str(error), "what is said there; or name a folder with --store DIR or MM1_ABLATE_STORE")
+        return Check("store", True, f"{store}: read, written, also on conditions, and deleted")
+    store = Path(store)
     folder = nearest_folder(store)
     remedy = "name a folder of your own with --store DIR or MM1_ABLATE_STORE"
     try:
@@ -133,7 +145,7 @@ def nearest_folder(path: Path) -> Path:
     return path
 
 
-def check_ray(address: str | None, store: Path | None = None) -> Check:
+def check_ray(address: str | None, store: Path | str | None = None) -> Check:
     """Start a Ray of this machine's own, or attach to the one that is named: what does it offer, and do its nodes share the store?"""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -161,12 +173,16 @@ def check_ray(address: str | None, store: Path | None = None) -> Check:
         if address:
             found += f", {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
             found += ", and grows" if grows() else ""
-            wrong = [f"{node.name} {node.problem}" for node in examine_nodes(store.absolute()) if node.problem] if store else []
+            wrong = [f"{node.name} {node.problem}" for node in examine_nodes(Store(store).address) if node.problem] if store else []
             if wrong:
                 return Check(
-                    "ray", False, f"{found}; {'; '.join(wrong)}", "give every node the same storage, at the same path, and this package"
+                    "ray",
+                    False,
+                    f"{found}; {'; '.join(wrong)}",
+                    "give every node the same store, at the same place, and this package",
                 )
-            found += f"; all that hold trials read, write and lock {store}" if store else ""
+            what = "read and write, also on conditions," if is_address(store) else "read, write and lock"
+            found += f"; all that hold trials {what} {store}" if store else ""
         return Check("ray", True, found)
     finally:
         ray.shutdown()

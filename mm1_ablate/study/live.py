@@ -30,6 +30,8 @@ TRAINING_SHARE = 0.85
 """Of a trial's time, until a trial of the study has ended and tells."""
 QUIET_SECONDS = 15.0
 """Between two lines of progress where there is no terminal."""
+AT_MOST_EVERY = 3.0
+"""Seconds between two looks at a store on object storage."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Watch:
 
     def rows(self) -> list[Row]:
         """Preparations and earlier stages that trials of the study still need or that were made meanwhile, then all trials."""
+        self.store.refresh(at_most_every=AT_MOST_EVERY)
         trials = [self._trial(trial) for trial in self.trials]
         if self._preparations is None:
             self._preparations = self._needed(trials)

@@ -8,7 +8,7 @@ numbers of steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,13 @@ def step_key(experiment: Experiment, workers: int) -> str:
 class Measurements:
     """What a store has of them."""
 
-    def __init__(self, root: Path) -> None:
-        self.path = Path(root) / "probes.json"
+    def __init__(self, root: Path, write: Callable[[Path, Any], None] = write_json) -> None:
+        """
+        Args:
+            root: of the store.
+            write: writes a file of the store.
+        """
+        self.path, self._write = Path(root) / "probes.json", write
         self.known: dict[str, dict[str, dict[str, Any]]] = read_json_or_nothing(self.path)
 
     def of(self, key: str) -> dict[str, Measured]:
@@ -78,7 +83,7 @@ class Measurements:
     def add(self, key: str, measured: Measured) -> None:
         self.known.setdefault(key, {})[measured.device] = asdict(measured)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self.known)
+        self._write(self.path, self.known)
 
 
 @dataclass(frozen=True)

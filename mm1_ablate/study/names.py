@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from mm1_ablate.spec.expansion import Study
-from mm1_ablate.study.store import Store, write_json
+from mm1_ablate.study.store import Store
 
 
 def _path(study: Study, store: Store) -> Path:
@@ -28,7 +28,7 @@ def remember(study: Study, store: Store) -> None:
     known = _known(study, store)
     now = known | {one.fingerprint: one.name for one in (*study.stages, *study.trials)}
     if now != known:
-        write_json(_path(study, store), now)
+        store.write_json(_path(study, store), now)
 
 
 def no_longer_named(study: Study, store: Store) -> dict[Path, str]:

@@ -28,9 +28,9 @@ from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_toget
 RUN_TRIAL = "mm1_ablate.study.trial:run_trial"
 RUN_PREPARATION = "mm1_ablate.study.trial:run_preparation"
 LONGEST_LEASE = 180.0
-"""Seconds until storage gives up the locks of a node that has died: 90 on NFS version 4, by default."""
-
-
+"""Seconds until storage gives up the locks of a node that has died: 90 on NFS version 4, by default; 60 for leases on object storage."""
+OWN_OF_A_NODE = ("MM1_ABLATE_CACHE",)
+"""Variables whose value is each node's own."""
 MOUNTED_WITHIN = 60.0
 """Seconds that a node which has just joined has to mount the store."""
 
@@ -52,6 +52,7 @@ class Placement:
     """How the work of one run is done on any node. Travels to the workers."""
 
     store_root: str
+    """A folder, or an address of object storage."""
     server_folder: Path
     cpus: float
     """Of one worker of a trial; a preparation has as many."""
@@ -82,13 +83,15 @@ class Placement:
         """What Ray reserves for a trial, in as many places as its workers are in."""
         return [{"CPU": count * self.cpus} | ({"GPU": count * self.gpus} if self.gpus else {}) for count in self.shares]
 
-    def prepare(self, fingerprint: str, folder: Path) -> None:
+    def prepare(self, fingerprint: str) -> None:
         """Do a preparation.
 
         Raises:
             ServerLost, StoreUnseen, Stopped: as `train_and_evaluate` does.
         """
-        self._see(folder / "preparation.json")
+        store = Store(self.store_root)
+        folder = store.prepared_folder(fingerprint)
+        self._make_ready(store, folder / "preparation.json")
         job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
         self._tell(folder, Fault(0, child.run(self.server_folder, job, self.preload)), workers=1)
 
@@ -100,12 +103,14 @@ class Placement:
             StoreUnseen: this node does not see the store.
             Stopped: the run was stopped.
         """
-        folder = Store(self.store_root).trial_folder(fingerprint)
-        self._see(folder / "trial.json")
+        store = Store(self.store_root)
+        folder = store.trial_folder(fingerprint)
+        self._make_ready(store, folder / "trial.json")
         arguments = {"fingerprint": fingerprint, "evaluations": evaluations}
         until = time.monotonic() + LONGEST_LEASE
         while _is_held(fault := self._once(folder, arguments)):
-            host, run = Store(self.store_root).holder(folder)
+            store.refresh(folder)
+            host, run = store.holder(folder)
             if run != self.run:
                 break
             # An earlier attempt of ours, whose node was lost: it is ending, or its storage has not noticed yet that it did.
@@ -115,15 +120,19 @@ class Placement:
         if fault is not None:
             self._tell(folder, fault, self.workers)
 
-    def _see(self, record: Path) -> None:
-        """Make sure that this node shares the store, by a file that the driver wrote there before it asked for anything."""
+    def _make_ready(self, store: Store, record: Path) -> None:
+        """Make sure that this node shares the store, by a file that the driver wrote there before it asked for anything; and have the
+        folder's records here, and its log, which goes on."""
         until = time.monotonic() + self.mounted_within
+        store.refresh(record.parent)
         while not record.exists():
             if time.monotonic() > until:
                 host = socket.gethostname()
                 why = f"{host} does not see the store {self.store_root}, which must be on storage that all nodes share"
                 raise StoreUnseen(_own_node(), why)
             time.sleep(0.5)
+            store.refresh(record.parent)
+        store.bring_folder(record.parent, "log")
 
     def _once(self, folder: Path, arguments: dict[str, Any]) -> Fault | None:
         if self.workers == 1:
@@ -135,6 +144,8 @@ class Placement:
     def _job(self, function: str, folder: Path, arguments: dict[str, Any], workers: int = 1) -> child.Job:
         threads, environment = child.share_of_machine(self.cpus, self.gpus)
         environment[RUN] = self.run
+        # What this node says; its fork server may have been started by another.
+        environment |= {name: os.environ[name] for name in OWN_OF_A_NODE if name in os.environ}
         log, arguments = str(folder / "log.txt"), {"store_root": self.store_root} | arguments
         if workers > 1:
             arguments["strategy"] = self.strategy
@@ -182,13 +193,14 @@ class Placement:
     def _tell(self, folder: Path, fault: Fault, workers: int) -> None:
         """If what did not end well could not say itself why, that is said here."""
         store, ended = Store(self.store_root), fault.ended
+        store.let_go_of_the_dead()
         who = f"worker {fault.rank} of {workers} " if workers > 1 else ""
         if ended.signal is not None:
             hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
             store.fail(folder, f"{who}killed by {signal.Signals(ended.signal).name}{hint}")
         elif ended.code not in (0, HELD) and store.recorded(folder) != "failed":
             log = folder / (f"log-{fault.rank}.txt" if fault.rank else "log.txt")
-            store.fail(folder, f"{who}ended with exit code {ended.code}; see {log}")
+            store.fail(folder, f"{who}ended with exit code {ended.code}; see {store.where(log)}")
 
 
 def _own_node() -> str:
@@ -203,8 +215,10 @@ def _is_held(fault: Fault | None) -> bool:
 
 
 def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], share: Share) -> Fault | None:
-    """Runs in a Ray worker on another node than the trial's first one."""
-    placement._see(folder / "trial.json")
+    """Runs in a Ray worker on another node than the trial's first one, whose mirror of object storage has a folder of its own."""
+    store = Store(placement.store_root)
+    folder = store.trial_folder(arguments["fingerprint"])
+    placement._make_ready(store, folder / "trial.json")
     return placement._run_share(folder, arguments, share)
 
 

@@ -326,7 +326,7 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
     if state.trained:
         status, why = what_is_to_be_done(trial, store)
         return status, why if state.status == "missing" else f"{reason}; {why}"
-    resumable = (store.trial_folder(trial.fingerprint) / "last.ckpt").exists()
+    resumable = store.has(store.trial_folder(trial.fingerprint) / "last.ckpt")
     return ("resume" if resumable else "run"), reason
 
 

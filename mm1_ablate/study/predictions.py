@@ -41,13 +41,18 @@ NAMED = 4
 class Predictions:
     """The kept predictions of a trial."""
 
-    def __init__(self, trial_folder: Path) -> None:
+    def __init__(self, trial_folder: Path, store: Store | None = None) -> None:
+        """
+        Args:
+            store: of which the folder is; nothing: all files are in the folder itself.
+        """
         self.folder = trial_folder / "predictions"
+        self._exists: Callable[[Path], bool] = store.has if store else Path.exists
 
     def has(self, part: Part) -> bool:
         """Whether a part has been predicted."""
         record = read_json_or_nothing(self._record(part))
-        return record.get("fingerprint") == part.fingerprint and self._table(part).exists()
+        return record.get("fingerprint") == part.fingerprint and self._exists(self._table(part))
 
     def read(self, part: Part) -> pandas.DataFrame:
         import pandas
@@ -84,13 +89,13 @@ def evaluation_record(trial: Trial) -> dict[str, Any]:
     }
 
 
-def write_records(record: Mapping[str, Any], folder: Path) -> None:
+def write_records(record: Mapping[str, Any], folder: Path, write: Callable[[Path, bytes], None] = write_atomically) -> None:
     """Put the user's own tasks beside a record: they may be edited, and are not on every node."""
     for number, settings in enumerate(record["records"].values()):
         content = json.dumps(settings, ensure_ascii=False, indent=1).encode()  # which is YAML too
         path = folder / f"task-{number}.yaml"
         if not path.exists() or path.read_bytes() != content:
-            write_atomically(path, content)
+            write(path, content)
 
 
 def evaluation_of(folder: Path) -> Evaluation:
@@ -114,7 +119,7 @@ def _parts(folder: Path) -> list[Part]:
 # ---------------------------------------------------------------- what is missing, and why
 def missing_parts(trial: Trial, store: Store) -> list[Part]:
     """What of a trial's evaluation has not been predicted. Nothing: it can be scored without its model."""
-    kept = Predictions(store.trial_folder(trial))
+    kept = Predictions(store.trial_folder(trial), store)
     return [part for part in parts_of_trial(trial) if not kept.has(part)]
 
 
@@ -188,7 +193,7 @@ def evaluate_trial(
     Raises:
         ContextOverflow, LookupError, ValueError: see `evaluate.predict`.
     """
-    kept = Predictions(store.trial_folder(fingerprint))
+    kept = Predictions(store.trial_folder(fingerprint), store)
     missing = [part for part in _parts(store.trial_folder(fingerprint) / "evaluations" / short(evaluation)) if not kept.has(part)]
     if workers is not None:
         # One that looks a moment later may see what the first has written meanwhile.

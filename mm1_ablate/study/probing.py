@@ -50,7 +50,7 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
     rows = sorted((row for row in planned.rows if row.status in ("run", "resume")), key=lambda row: _step(planned, row))
     if not rows:
         return []
-    sizes, measurements, found = Sizes(store.root), Measurements(store.root), []
+    sizes, measurements, found = Sizes(store.root), Measurements(store.root, store.write_json), []
     for row in {row.fingerprint: row for row in (rows[0], rows[-1])}.values():
         trial, resources = _declared(planned, row)
         say(f"measuring {STEPS} steps of {row.name}" + (f" on {address}" if address else " on this machine"))

@@ -111,8 +111,9 @@ def not_reckoned(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
 def training_seconds(trial: Trial, store: Store) -> float | None:
     """How long a trial whose model is kept was trained, from the last point of its curve; nothing if it is not known."""
     folder = store.trial_folder(trial.fingerprint)
-    if not (folder / "model.pt").exists():
+    if not store.has(folder / "model.pt"):
         return None
+    store.bring(folder / "curve.jsonl")
     try:
         return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
     except (OSError, LookupError, ValueError):

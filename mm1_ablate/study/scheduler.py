@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.expansion import Study, Trial
@@ -30,6 +29,7 @@ from mm1_ablate.study import child
 from mm1_ablate.study.cluster import avoiding, check_nodes, grows, has_room_beside
 from mm1_ablate.study.connection import join
 from mm1_ablate.study.fork_server import PRELOADED
+from mm1_ablate.study.leases import lease_seconds
 from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement, StoreUnseen
 from mm1_ablate.study.predictions import missing_parts, score_trial
 from mm1_ablate.study.shares import ResourcesMissing, deal, shares_of
@@ -38,6 +38,10 @@ from mm1_ablate.study.trial import recording_failure
 
 OBJECT_STORE_BYTES = 100_000_000
 """Nothing large goes through Ray: models and data live in the store and in the children."""
+SHARDED = (
+    "the workers of a trial are on {nodes} nodes, each of which would keep its own part of a checkpoint (resources.strategy is fsdp), and "
+    "{store} takes those of one node only: name a store in a folder that all nodes share, or take fewer workers or strategy ddp"
+)
 LOST_NODE_RETRIES = 2
 """How often work whose node or fork server was lost is placed again. A trial's own failure is never retried by itself."""
 
@@ -98,6 +102,7 @@ def run_study(
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
         ClusterUnfit: nodes of the cluster cannot use the store.
         ConnectionError: there is no cluster at the address, or it wants another token.
+        RemoteError: a store on object storage cannot be used.
     """
     resources = study.sweep.resources
     say = on_event or (lambda line: None)
@@ -127,20 +132,23 @@ def run_study(
         store.write_preparation(preparation)
     server = child.new_server_folder()
     each = resources.worker_cpus, resources.worker_gpus
-    placement = Placement(str(store.root), server, *each, run_trial, run_preparation, preload, strategy=resources.strategy)
+    placement = Placement(store.address, server, *each, run_trial, run_preparation, preload, strategy=resources.strategy)
     placement = replace(placement, spread=resources.nodes is not None)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     cores = cpus or os.cpu_count() or 1
     if address == "local" and resources.cpus > cores:
         raise ResourcesMissing(f"a trial asks for {resources.cpus:g} cpus (resources.cpus in the sweep), and there are {cores} here")
+    store.check()
     interrupted = False
     try:
         with interruptible():
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
                 placement = replace(placement, shares=_shares(resources, say))
+                if store.mirror and resources.strategy == "fsdp" and len(placement.shares) > 1:
+                    raise ResourcesMissing(SHARDED.format(nodes=len(placement.shares), store=store.address))
                 if address != "local":
-                    check_nodes(store.root)
+                    check_nodes(store.address)
                 if preparations:
                     say(f"preparing {len(preparations)} encoders and language models")
                     _run_preparations(preparations, store, placement)
@@ -153,12 +161,14 @@ def run_study(
                     _run_trials(work, store, placement, say)
     except KeyboardInterrupt:
         interrupted = True
+    store.let_go_of_the_dead()
     return _outcome(study, store, started, interrupted)
 
 
 # ---------------------------------------------------------------- what has to be done
 def _to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
     """Missing and interrupted trials, by training fingerprint, in the study's order."""
+    store.refresh()
     work: dict[str, Work] = {}
     for trial in study.trials:
         state = store.status(trial)
@@ -185,6 +195,7 @@ def _stages_to_do(work: list[Work], store: Store) -> list[list[Work]]:
 def _run_stages(wave: list[Work], store: Store, placement: Placement, say: Callable[[str], None]) -> None:
     """Train earlier stages. One that another run is training is waited for; one that fails is the failure of what starts from it."""
     while True:
+        store.refresh(at_most_every=1)
         states = [(entry, store.status(entry.trials[0]).status) for entry in wave]
         if ready := [entry for entry, status in states if status in ("missing", "interrupted")]:
             _run_trials(ready, store, placement, say)
@@ -218,11 +229,17 @@ def _remove_leftovers(store: Store) -> None:
 
 
 def _let_the_dying_go(study: Study, store: Store) -> None:
-    """Children of a run that was killed a moment ago live on for a second or two, and hold their trials."""
-    until = time.monotonic() + 3
-    trials = [one for trial in study.trials for one in (*trial.earlier, trial)]
-    while time.monotonic() < until and any(store.status(trial).status == "running" for trial in trials):
+    """Children of a run that was killed a moment ago live on for a second or two, and hold their trials; on object storage those of
+    another machine do until their leases have run out, or they have given a sign of life."""
+    until = time.monotonic() + (lease_seconds() + 3 if store.mirror else 3)
+    folders = {store.trial_folder(one): one for trial in study.trials for one in (*trial.earlier, trial)}
+    store.refresh()
+    before = {folder: store.sign_of_life(folder) for folder in folders}
+    while time.monotonic() < until and any(
+        store.status(trial).status == "running" and store.sign_of_life(folder) == before[folder] for folder, trial in folders.items()
+    ):
         time.sleep(0.2)
+        store.refresh(at_most_every=1)
 
 
 def _forget_failures(study: Study, store: Store) -> None:
@@ -244,6 +261,7 @@ def _preparations_to_do(work: list[Work], store: Store) -> list[Preparation]:
 
 
 def _outcome(study: Study, store: Store, started: int, interrupted: bool = False) -> Outcome:
+    store.refresh()
     states = [(trial.name, store.status(trial).status) for trial in study.trials]
 
     def named(*statuses: str) -> tuple[str, ...]:
@@ -330,7 +348,7 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
     unfit: set[str] = set()
 
     def begin(part: Preparation) -> Any:
-        return prepare.options(label_selector=avoiding(unfit), **placed).remote(placement, part.fingerprint, store.prepared_folder(part))
+        return prepare.options(label_selector=avoiding(unfit), **placed).remote(placement, part.fingerprint)
 
     running = {begin(part): part for part in preparations}
     while running:
@@ -349,9 +367,9 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
                 store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
 
 
-def _prepare(placement: Placement, fingerprint: str, folder: Path) -> None:
+def _prepare(placement: Placement, fingerprint: str) -> None:
     """Runs in a Ray worker."""
-    placement.prepare(fingerprint, folder)
+    placement.prepare(fingerprint)
 
 
 def _run_trials(work: list[Work], store: Store, placement: Placement, say: Callable[[str], None]) -> None:
@@ -405,6 +423,7 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
         shutil.rmtree(storage, ignore_errors=True)
         with contextlib.suppress(OSError):
             storage.parent.rmdir()
+    store.refresh()
     unseen: dict[str, tuple[str, str]] = {}
     for result in (results[index] for index in range(len(results))):
         trial = fingerprints[result.config["trial"]] if result.config else None

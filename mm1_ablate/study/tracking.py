@@ -5,8 +5,8 @@ In: a study, its store, and the report's files if there are any. Out: in MLflow 
 a view of the trials grouped by arm. Only the driver writes. A second call writes what is new, and nothing twice: runs are found by the
 fingerprint that they are tagged with. Runs of trials that the study no longer has stay, as kind 'earlier', and out of the view.
 
-Without MLFLOW_TRACKING_URI the mirror is a SQLite file in the store. It holds absolute places of artifacts: that of a store which was
-moved or copied is put aside and written anew.
+Without MLFLOW_TRACKING_URI the mirror is a SQLite file in the store, and for a store on object storage in its folder on this machine.
+It holds absolute places of artifacts: that of a store which was moved or copied is put aside and written anew.
 """
 
 from __future__ import annotations
@@ -377,6 +377,7 @@ def mirroring(study: Study, store: Store, say: Callable[[str], None], interval: 
         done, failing = 0, False
         while not ended.wait(interval):
             try:
+                store.refresh(at_most_every=interval)
                 count = sum(store.has_scores(trial) for trial in study.trials)
                 count += sum(store.status(stage).status in ("done", "failed") for stage in study.stages)
                 if count != done:

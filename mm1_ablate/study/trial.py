@@ -6,11 +6,13 @@ none. Training goes on from its last checkpoint; a kept model is only evaluated,
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mm1_ablate.spec.contents import sources_of
 from mm1_ablate.spec.experiment import Experiment
@@ -19,6 +21,10 @@ from mm1_ablate.spec.sweep import Strategy
 from mm1_ablate.study.files import write_atomically, write_json
 from mm1_ablate.study.predictions import evaluate_trial
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
+
+if TYPE_CHECKING:
+    from mm1_ablate.model.multimodal import MultimodalModel
+    from mm1_ablate.spec.training import Precision
 
 KINDS = {"TooMuchBadData": ("bad data", 1000)}
 """Failures that people know by another name than the exception's, and how much of their message a line of reason takes."""
@@ -66,9 +72,14 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
         workers = Workers(rank, ranks, strategy)
         with workers.joined():
             experiment, seed = store.read_trial(fingerprint)
-            load = partial(load_trained, experiment, seed, folder, workers)
+
+            def load(precision: Precision) -> MultimodalModel:
+                store.bring(folder / "model.pt")
+                return load_trained(experiment, seed, folder, workers, precision)
+
             model = Trained(load)
-            if not workers.agreed((folder / "model.pt").exists()):
+            if not workers.agreed(store.has(folder / "model.pt")):
+                store.bring_folder(folder, "last.ckpt")
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
                 _make_ready(experiment, "data")
@@ -84,10 +95,16 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
     if not leads:
         return recording_failure(store, folder, work, leads)
     try:
-        with store.hold(folder):
+        with store.hold(folder, lost=_end_of_a_lost_one):
             return recording_failure(store, folder, work, alone=ranks == 1)
     except AlreadyRunning:
         return HELD
+
+
+def _end_of_a_lost_one() -> None:
+    """What another machine has taken over is its work now; whatever this process is in the middle of, it ends."""
+    print("another machine has taken this over: the storage was out of reach for too long", flush=True)
+    os._exit(HELD)
 
 
 def _unheard(progress: Progress) -> None:
@@ -116,7 +133,7 @@ def run_preparation(store_root: str, fingerprint: str) -> int:
             section.source.make_ready()
         prepare(preparation, folder, ProgressFile(folder))
 
-    with store.hold(folder, wait=True):
+    with store.hold(folder, wait=True, lost=_end_of_a_lost_one):
         done = store.preparation_status(preparation).status == "done"
         return 0 if done else recording_failure(store, folder, work)
 

@@ -1,0 +1,333 @@
+"""A store on object storage, as the other rooms see it: a folder of this machine that is kept like what is in the bucket.
+
+In: an address. Out: a local folder, in the cache. The bucket is the truth, and the mirror forgets whatever is not there:
+
+* `refresh` lists the bucket and fetches small records that changed, so that statuses, plans and tables are read from local files;
+* `bring` fetches what else somebody needs: weights, checkpoints, features, item scores. `has` says whether it is there at all;
+* `write` changes a record in the bucket, then here;
+* `holding` takes a folder's lease, makes the folder what it is in the bucket, and publishes what changes (`publishing.py`).
+
+What was fetched or published is remembered with the tag that it has in the bucket and the time of modification that it has here, so
+that nothing is fetched twice, and what a killed process left here without publishing it is told apart and taken away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from mm1_ablate.data.cache import cache_folder
+from mm1_ablate.study.known import Known, KnownFiles
+from mm1_ablate.study.leases import LEASE, Lease, lease_seconds
+from mm1_ablate.study.locks import LOCK, AlreadyRunning, is_held, locked_if_free
+from mm1_ablate.study.remote import Entry, Remote, RemoteError
+
+SHARE_OF_TIME = 0.1
+"""Of the time, listings of a large store take so much at most."""
+LATER = ("features", "last.ckpt", "report")
+"""Beginnings of names of folders in a trial's, preparation's or study's, whose files are fetched only when they are asked for."""
+HEAVY = ("model.pt", "weights.pt", "last.ckpt", "features")
+"""Beginnings of names of what is large: of a folder that is taken over these are fetched only when they are asked for."""
+RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-")
+"""What is to be done: written by whoever starts a run, also while another works on the folder."""
+
+
+class Mirror:
+    """A mirror of a store on this machine. Nothing is asked of the storage before it is needed."""
+
+    def __init__(self, address: str) -> None:
+        self.remote = Remote(address)
+        # Machines that share a cache must not share a mirror: its locks need not reach so far.
+        digest = hashlib.sha256(self.remote.address.encode()).hexdigest()[:12]
+        self.root = cache_folder() / "stores" / f"{socket.gethostname()}-{digest}"
+        self.own = self.root / ".mirror"
+        """What the mirror keeps for itself."""
+        self.known = KnownFiles(self.own / "known.db")
+        self.entries: dict[str, Entry] = {}
+        """What is in the bucket, when it was last looked at."""
+        self._seen: set[str] = set()
+        """What that covers: beginnings of paths."""
+        self._changing = threading.RLock()
+        self._looked, self._took = 0.0, 0.0
+
+    def path_of(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix()
+
+    def address_of(self, file: Path) -> str:
+        """Where people find a file."""
+        return f"{self.remote.address}/{self.path_of(file)}".rstrip("/.")
+
+    @cached_property
+    def identity(self) -> str:
+        """Of this mirror, among all of the store."""
+        path = self.own / "id"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(path.with_suffix(f".{os.getpid()}"), "x") as new:
+            new.write(uuid.uuid4().hex)
+        with contextlib.suppress(FileExistsError):
+            os.link(path.with_suffix(f".{os.getpid()}"), path)
+        path.with_suffix(f".{os.getpid()}").unlink(missing_ok=True)
+        return path.read_text()
+
+    # ---------------------------------------------------------------- looking
+    def refresh(self, *folders: Path, at_most_every: float = 0.0) -> None:
+        """See what is in the bucket, all of it or some folders, and have small records here as they are there.
+
+        Args:
+            at_most_every: seconds; nothing is done if it has been looked at since. Whoever looks again and again is not told that the
+                storage is away for a while: what was seen last stays.
+        """
+        with self._changing:
+            if at_most_every and time.monotonic() - self._looked < max(at_most_every, self._took / SHARE_OF_TIME):
+                return
+            began = time.monotonic()
+            try:
+                for below in [f"{self.path_of(folder)}/" if folder != self.root else "" for folder in folders or (self.root,)]:
+                    self._refresh(below)
+            except RemoteError:
+                if not at_most_every or "" not in self._seen:
+                    raise
+            if not folders:
+                self._looked, self._took = time.monotonic(), time.monotonic() - began
+
+    def _refresh(self, below: str) -> None:
+        self.let_go_of_the_dead(below)
+        # First what is known: what another process publishes meanwhile is not gone because it is not in the listing.
+        known = self.known.below(below)
+        found = self.remote.list(below.rstrip("/"))
+        self._see(below, found)
+        changed = {path: entry for path, entry in found.items() if _is_record(path) and not self._is_here(path, known.get(path), entry)}
+        contents = self.remote.read_several(changed)
+        gone = [path for path in known if path not in found and not path.endswith(LEASE)]
+        for folder in dict.fromkeys(self.folder_of(path) for path in (*contents, *gone)):
+            # Whoever works on it here knows better.
+            with locked_if_free(folder) if folder is not None else contextlib.nullcontext(True) as free:
+                if free:
+                    for path in (path for path in contents if self.folder_of(path) == folder):
+                        self._put(path, contents[path], changed[path].tag)
+                    for path in (path for path in gone if self.folder_of(path) == folder):
+                        (self.root / path).unlink(missing_ok=True)
+                        self.known.forget(path)
+
+    def _see(self, below: str, found: Mapping[str, Entry]) -> None:
+        self.entries = {path: entry for path, entry in self.entries.items() if not path.startswith(below)} | dict(found)
+        self._seen.add(below)
+
+    def look(self, folder: Path) -> None:
+        """See what is in the bucket if that has never been done."""
+        if not self._has_seen(f"{self.path_of(folder)}/"):
+            self.refresh()
+
+    def has(self, file: Path) -> bool:
+        """Whether a file is in the store: here, or in the bucket when it was last looked at."""
+        if file.exists():
+            return True
+        path = self.path_of(file)
+        if not self._has_seen(path):
+            self.refresh(self.folder_of(path) or self.root)
+        return path in self.entries
+
+    def _has_seen(self, path: str) -> bool:
+        return any(path.startswith(below) for below in self._seen)
+
+    def is_held(self, folder: Path) -> bool:
+        """Whether a process of any machine works on a folder."""
+        written = self.sign_of_life(folder)
+        return is_held(folder) or (written is not None and self.remote.now() - written < lease_seconds())
+
+    def sign_of_life(self, folder: Path) -> float | None:
+        """When the holder of a folder's lease last gave one, by the server's clock; nothing where there is no lease."""
+        entry = self.entries.get(f"{self.path_of(folder)}/{LEASE}")
+        return entry.written if entry else None
+
+    def folder_of(self, path: str) -> Path | None:
+        """The folder with a lock that a path is in; nothing for what no trial or preparation is."""
+        kind, _, rest = path.partition("/")
+        return self.root / kind / rest.partition("/")[0] if kind in ("trials", "prepared") and "/" in rest else None
+
+    # ---------------------------------------------------------------- fetching
+    def bring(self, *files: Path) -> None:
+        """Have files here as they are in the bucket. What is not there is left out."""
+        found = {path: self.entries.get(path) if self._has_seen(path) else self.remote.entry(path) for path in map(self.path_of, files)}
+        self._bring({path: entry for path, entry in found.items() if entry is not None})
+
+    def bring_folder(self, folder: Path, *beginnings: str) -> None:
+        """Have the files of a folder here; or those whose path in it begins with one of these."""
+        start = self.path_of(folder) + "/"
+        found = self.remote.list(start.rstrip("/"))
+        self._bring({path: entry for path, entry in found.items() if not beginnings or path.removeprefix(start).startswith(beginnings)})
+
+    def _bring(self, entries: Mapping[str, Entry]) -> None:
+        # The other way round, so that shards are here before the checkpoint that names them, as when they were written.
+        for path, entry in sorted(entries.items(), reverse=True):
+            if path.endswith(f"/{LEASE}") or self._is_here(path, self.known.of(path), entry):
+                continue
+            from filelock import FileLock
+
+            # Of several children that need the same weights one fetches them.
+            named = self.own / "fetching" / hashlib.sha256(path.encode()).hexdigest()[:16]
+            named.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(named):
+                if not self._is_here(path, self.known.of(path), entry):
+                    with self._beside(path) as beside:
+                        self.remote.download(path, beside)
+                        self._place(path, beside, entry.tag)
+
+    # ---------------------------------------------------------------- writing
+    def write(self, file: Path, content: bytes) -> None:
+        """Write a record in the bucket, then here. Not for files of a folder that this process holds: those are published."""
+        with self._changing:
+            self._put(self.path_of(file), content, self.remote.write(self.path_of(file), content))
+
+    def publish_folder(self, folder: Path) -> None:
+        """Have all files of a folder in the bucket as they are here; for folders that nobody holds."""
+        known = self.known.below(self.path_of(folder) + "/")
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            path, status = self.path_of(file), file.stat()
+            if (before := known.get(path)) is None or not before.is_of(status):
+                self.know(path, self.remote.upload(file, path), status)
+
+    def _put(self, path: str, content: bytes, tag: str) -> None:
+        with self._beside(path) as beside:
+            beside.write_bytes(content)
+            self._place(path, beside, tag)
+
+    @contextlib.contextmanager
+    def _beside(self, path: str) -> Iterator[Path]:
+        beside = self.own / "new" / uuid.uuid4().hex
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _place(self, path: str, beside: Path, tag: str) -> None:
+        status = beside.stat()
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(beside, self.root / path)
+        # If somebody replaces the file meanwhile, its time of modification is another than the one that is remembered.
+        self.know(path, tag, status)
+
+    # ---------------------------------------------------------------- holding
+    @contextlib.contextmanager
+    def holding(self, folder: Path, wait: bool, lost: Callable[[], None]) -> Iterator[None]:
+        """Hold the lease of a folder that this process has locked here, with the folder made what it is in the bucket, for the length
+        of a block; what the block does to the folder's files is published, all of it when the block ends.
+
+        Raises:
+            AlreadyRunning: another machine holds it.
+            LeaseLost: another machine took it over; what this one did since then is not published.
+        """
+        from mm1_ablate.study.publishing import Publication
+
+        path = self.path_of(folder)
+        lease = Lease(self.remote, f"{path}/{LEASE}", self.identity, lost)
+        while not lease.take():
+            if not wait:
+                raise AlreadyRunning(f"{self.address_of(folder)} is another machine's")
+            time.sleep(min(2.0, lease.seconds / 6))
+        note = folder / LEASE
+        note.write_text(json.dumps({"holder": lease.holder}))
+        try:
+            self._start_from_the_bucket(folder)
+            publication = Publication(self, folder, lease)
+            with publication:
+                yield
+            self._make_room(folder)
+        finally:
+            lease.give_back()
+            note.unlink(missing_ok=True)
+
+    def _start_from_the_bucket(self, folder: Path) -> None:
+        start = self.path_of(folder) + "/"
+        found = self.remote.list(start.rstrip("/"))
+        self._wipe(folder, found)
+        if f"{start}model.pt" in found:
+            # It was trained to the end, and stopped before it had taken away what it could have gone on from.
+            for path in [path for path in found if path.removeprefix(start).startswith("last.ckpt")]:
+                self.remote.delete(path)
+                found.pop(path)
+        with self._changing:
+            self._see(start, found)
+        self._bring({path: entry for path, entry in found.items() if not path.removeprefix(start).startswith((*HEAVY, "log"))})
+
+    def _wipe(self, folder: Path, found: Mapping[str, Entry]) -> None:
+        """Take away what is here of a folder's work and not in the bucket: a process was killed before it had published it."""
+        known = self.known.below(self.path_of(folder) + "/")
+        for file in [file for file in folder.rglob("*") if file.is_file()]:
+            path, name = self.path_of(file), file.name
+            own = name in (LOCK, LEASE) or name.startswith("log")
+            if own or name.lstrip(".").startswith(RECORDS) or self._is_here(path, known.get(path), found.get(path)):
+                continue
+            file.unlink(missing_ok=True)
+        # What is remembered is here: what is not here any more would be taken for something that the holder has removed.
+        for path in known:
+            if not (self.root / path).exists():
+                self.known.forget(path)
+
+    def _make_room(self, folder: Path) -> None:
+        """Models and checkpoints of trials are in the bucket; kept here, those of all trials would fill the disk."""
+        if folder.parent.name == "trials":
+            start = self.path_of(folder) + "/"
+            for path in self.known.below(start):
+                if path.removeprefix(start).startswith(HEAVY):
+                    self.known.forget(path)
+                    (self.root / path).unlink(missing_ok=True)
+
+    def let_go_of_the_dead(self, below: str = "") -> None:
+        """Free folders whose holder was a process of this machine that is gone, without waiting for its lease to run out."""
+        pattern = f"{below}{LEASE}" if below.count("/") > 1 else f"*/*/{LEASE}"
+        for note in [note for note in self.root.glob(pattern) if not is_held(note.parent)]:
+            self.let_go(note.parent)
+
+    def let_go(self, folder: Path) -> None:
+        """Free a folder if it was held by a process of this machine that is gone."""
+        note = folder / LEASE
+        with locked_if_free(folder) as free, contextlib.suppress(FileNotFoundError, RemoteError):
+            if free:
+                holder = json.loads(note.read_text() or "{}").get("holder")
+                path = self.path_of(note)
+                with contextlib.suppress(FileNotFoundError):
+                    if json.loads(self.remote.read(path)).get("holder") == holder:
+                        self.remote.delete(path)
+                self.entries.pop(path, None)
+                self._wipe(folder, self.remote.list(self.path_of(folder)))
+                note.unlink()
+
+    # ---------------------------------------------------------------- what is here
+    def _is_here(self, path: str, known: Known | None, entry: Entry | None) -> bool:
+        """Whether a file is here as it is in the bucket."""
+        if known is None or entry is None or known.tag != entry.tag:
+            return False
+        try:
+            return known.is_of(os.stat(self.root / path))
+        except FileNotFoundError:
+            return False
+
+    def know(self, path: str, tag: str, status: os.stat_result) -> None:
+        """Remember that a file here, when it had this status, was what is in the bucket."""
+        self.known.add(path, tag, status)
+        self.entries[path] = Entry(status.st_size, tag, time.time())
+
+    def remove(self, path: str) -> None:
+        """Take away in the bucket what is gone here."""
+        self.remote.delete(path)
+        self.known.forget(path)
+        self.entries.pop(path, None)
+
+
+def _is_record(path: str) -> bool:
+    """Whether a file is small and everybody's: a record of what is to be done or how it stands."""
+    *folders, name = path.split("/")
+    if name == LEASE or any(folder.startswith(LATER) for folder in folders[2:]):
+        return False
+    return name.endswith((".json", ".yaml")) or name == "error.txt"

@@ -1,0 +1,87 @@
+"""A real S3 server on this machine, over HTTP, that remembers what it was asked and can misbehave as other servers do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+BUCKET = "ablations"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+class Server:
+    """moto, and what came in."""
+
+    def __init__(self) -> None:
+        self.moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self.moto.start()
+        host, port = self.moto.get_host_and_port()
+        self.address = f"http://{host}:{port}"
+        assert self.moto._server is not None
+        self._app = self.moto._server.app
+        self.moto._server.app = self
+        self.requests: list[tuple[str, str]] = []
+        """Method and path."""
+        self.ignores_conditions = False
+        self.forbids: set[str] = set()
+        """Methods that it has no right for."""
+        self.away = False
+        """Whether it answers nobody."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        self.requests.append((method, path))
+        if self.ignores_conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
+            environ.pop("HTTP_IF_MATCH", None)
+        if self.away:
+            start_response("500 Internal Server Error", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>InternalError</Code><Message>away</Message></Error>"]
+        if method in self.forbids:
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+        return self._app(environ, start_response)
+
+    def asked(self, method: str, ending: str) -> int:
+        """How often for objects whose names end so."""
+        return sum(name == method and path.endswith(ending) for name, path in self.requests)
+
+    @property
+    def bucket(self) -> Any:
+        return boto3.resource("s3", endpoint_url=self.address, region_name="us-east-1").Bucket(BUCKET)
+
+    def names(self) -> list[str]:
+        return sorted(entry.key for entry in self.bucket.objects.all())
+
+    def has(self, ending: str) -> bool:
+        return any(name.endswith(ending) for name in self.names())
+
+
+@contextmanager
+def serving(patch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server with an empty bucket, and an environment that tells where it is."""
+    import s3fs
+
+    server = Server()
+    for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": server.address}).items():
+        patch.setenv(name, value)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.bucket.create()
+    server.bucket.objects.all().delete()  # moto keeps what it has for all servers of a process
+    try:
+        yield server
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.moto.stop()
