@@ -86,8 +86,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @contextlib.contextmanager
 def using_store(place: str) -> Iterator[Store]:
-    """A store, as others have left it. Ends the command with 2 and a sentence where it cannot be read or written, or where a model that is to
-    be planned is not here; other errors pass."""
+    """A store, as others have left it. Ends the command with 2 and a sentence where it cannot be read or written, or where a model that is
+    to be planned is not here; other errors pass."""
     from mm1_ablate.study.store import Store
 
     store = Store(place)

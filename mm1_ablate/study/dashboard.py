@@ -14,7 +14,7 @@ import webbrowser
 from collections.abc import Callable
 
 from mm1_ablate.spec.expansion import Study
-from mm1_ablate.study.scheduler import calm_down, interruptible
+from mm1_ablate.study.interrupts import calm_down, interruptible
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.tracking import SILENT, mirror, tracking_uri
 

@@ -17,24 +17,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mm1_ablate.spec.expansion import Study, Trial
+from mm1_ablate.spec.expansion import Study
 from mm1_ablate.spec.fingerprint import short
-from mm1_ablate.spec.preparation import Preparation, preparations_of
+from mm1_ablate.spec.preparation import Preparation
 from mm1_ablate.spec.sweep import Resources
 from mm1_ablate.study import child
 from mm1_ablate.study.cluster import avoiding, check_nodes, grows, has_room_beside
 from mm1_ablate.study.connection import join
 from mm1_ablate.study.fork_server import PRELOADED
-from mm1_ablate.study.leases import lease_seconds
+from mm1_ablate.study.interrupts import calm_down, interruptible
 from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement, StoreUnseen
-from mm1_ablate.study.predictions import missing_parts, score_trial
 from mm1_ablate.study.shares import ResourcesMissing, deal, shares_of
-from mm1_ablate.study.store import AlreadyRunning, Store
-from mm1_ablate.study.trial import recording_failure
+from mm1_ablate.study.store import Store
+from mm1_ablate.study.unfinished import Work, forget_failures, let_the_dying_go, preparations_to_do, score_kept, stages_to_do, to_do
 
 OBJECT_STORE_BYTES = 100_000_000
 """Nothing large goes through Ray: models and data live in the store and in the children."""
@@ -60,18 +58,6 @@ class Outcome:
     started: int = 0
     """How many trials this run set out to do."""
     interrupted: bool = False
-
-
-@dataclass
-class Work:
-    """What has to be done for one training fingerprint: several evaluations may share it."""
-
-    fingerprint: str
-    trials: list[Trial] = field(default_factory=list)
-
-    @property
-    def evaluations(self) -> list[str]:
-        return [trial.evaluation_fingerprint for trial in self.trials if trial.evaluation_fingerprint]
 
 
 def run_study(
@@ -108,26 +94,26 @@ def run_study(
     say = on_event or (lambda line: None)
     store.write_study(study)
     _remove_leftovers(store)
-    _let_the_dying_go(study, store)
+    let_the_dying_go(study, store)
     if retry:
-        _forget_failures(study, store)
-    started = sum(len(entry.trials) for entry in _to_do(study, store, evaluate_only))
+        forget_failures(study, store)
+    started = sum(len(entry.trials) for entry in to_do(study, store, evaluate_only))
     try:
         with interruptible():
-            _score_kept(study, store, say)
+            score_kept(study, store, say)
     except KeyboardInterrupt:
         return _outcome(study, store, started, interrupted=True)
-    work = _to_do(study, store, evaluate_only)
+    work = to_do(study, store, evaluate_only)
     if not work:
         return _outcome(study, store, started)
     for entry in work:
         for trial in entry.trials:
             store.write_trial(trial)
-    stages = _stages_to_do(work, store)
+    stages = stages_to_do(work, store)
     for wave in stages:
         for entry in wave:
             store.write_trial(entry.trials[0])
-    preparations = _preparations_to_do([*(entry for wave in stages for entry in wave), *work], store)
+    preparations = preparations_to_do([*(entry for wave in stages for entry in wave), *work], store)
     for preparation in preparations:
         store.write_preparation(preparation)
     server = child.new_server_folder()
@@ -155,7 +141,7 @@ def run_study(
                 for number, wave in enumerate(stages, 1):
                     say(f"training earlier stages: {len(wave)}" + (f" ({number} of {len(stages)} in a chain)" if len(stages) > 1 else ""))
                     _run_stages(wave, store, placement, say)
-                work = _to_do(study, store, evaluate_only)
+                work = to_do(study, store, evaluate_only)
                 if work:
                     say(f"running {sum(len(entry.trials) for entry in work)} trials")
                     _run_trials(work, store, placement, say)
@@ -163,33 +149,6 @@ def run_study(
         interrupted = True
     store.let_go_of_the_dead()
     return _outcome(study, store, started, interrupted)
-
-
-# ---------------------------------------------------------------- what has to be done
-def _to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
-    """Missing and interrupted trials, by training fingerprint, in the study's order."""
-    store.refresh()
-    work: dict[str, Work] = {}
-    for trial in study.trials:
-        state = store.status(trial)
-        if state.status in ("missing", "interrupted") and (state.trained or not evaluate_only):
-            work.setdefault(trial.fingerprint, Work(trial.fingerprint)).trials.append(trial)
-    return list(work.values())
-
-
-def _stages_to_do(work: list[Work], store: Store) -> list[list[Work]]:
-    """Earlier stages of trials that are not trained yet, unless they are trained or have failed: those that others start from first."""
-    waves: dict[int, dict[str, Work]] = {}
-    for entry in work:
-        trial = entry.trials[0]
-        if trial.earlier and not store.status(trial).trained:
-            trained = [store.status(stage).trained for stage in trial.earlier]
-            # What comes before a stage that is trained is needed no more.
-            first = next((place + 1 for place in reversed(range(len(trained))) if trained[place]), 0)
-            for place, stage in enumerate(trial.earlier[first:], first):
-                if store.status(stage).status != "failed":
-                    waves.setdefault(place, {}).setdefault(stage.fingerprint, Work(stage.fingerprint, [stage]))
-    return [list(waves[place].values()) for place in sorted(waves)]
 
 
 def _run_stages(wave: list[Work], store: Store, placement: Placement, say: Callable[[str], None]) -> None:
@@ -205,19 +164,6 @@ def _run_stages(wave: list[Work], store: Store, placement: Placement, say: Calla
             return
 
 
-def _score_kept(study: Study, store: Store, say: Callable[[str], None]) -> None:
-    """Score evaluations all of whose predictions are kept, here and now: that takes no model, and less time than a worker's start."""
-    waiting = [trial for work in _to_do(study, store, evaluate_only=True) for trial in work.trials if not missing_parts(trial, store)]
-    if waiting:
-        say(f"scoring the kept predictions of {len(waiting)} trials")
-    for trial in waiting:
-        fingerprint, evaluation = trial.fingerprint, trial.evaluation_fingerprint
-        folder = store.write_trial(trial)
-        with contextlib.suppress(AlreadyRunning), store.hold(folder):
-            store.start(folder, "evaluate", evaluation)
-            recording_failure(store, folder, partial(score_trial, store, fingerprint, evaluation))
-
-
 def _remove_leftovers(store: Store) -> None:
     """Take away what Tune wrote for runs of this host that were killed: nobody reads it. Whether other hosts' runs live is not known."""
     for folder in (store.root / "ray").glob("*-*-*"):
@@ -226,38 +172,6 @@ def _remove_leftovers(store: Store) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         (store.root / "ray").rmdir()
-
-
-def _let_the_dying_go(study: Study, store: Store) -> None:
-    """Children of a run that was killed a moment ago live on for a second or two, and hold their trials; on object storage those of
-    another machine do until their leases have run out, or they have given a sign of life."""
-    until = time.monotonic() + (lease_seconds() + 3 if store.mirror else 3)
-    folders = {store.trial_folder(one): one for trial in study.trials for one in (*trial.earlier, trial)}
-    store.refresh()
-    before = {folder: store.sign_of_life(folder) for folder in folders}
-    while time.monotonic() < until and any(
-        store.status(trial).status == "running" and store.sign_of_life(folder) == before[folder] for folder, trial in folders.items()
-    ):
-        time.sleep(0.2)
-        store.refresh(at_most_every=1)
-
-
-def _forget_failures(study: Study, store: Store) -> None:
-    for trial in (one for named in study.trials for one in (*named.earlier, named)):
-        store.retry(store.trial_folder(trial))
-        for preparation in preparations_of(trial.experiment, trial.seed):
-            store.retry(store.prepared_folder(preparation))
-
-
-def _preparations_to_do(work: list[Work], store: Store) -> list[Preparation]:
-    """What trials that are not trained yet start from, unless it is there or has failed."""
-    needed: dict[str, Preparation] = {}
-    for entry in work:
-        trial = entry.trials[0]
-        if not store.status(trial).trained:
-            for preparation in preparations_of(trial.experiment, trial.seed):
-                needed.setdefault(preparation.fingerprint, preparation)
-    return [preparation for preparation in needed.values() if store.preparation_status(preparation).status not in ("done", "failed")]
 
 
 def _outcome(study: Study, store: Store, started: int, interrupted: bool = False) -> Outcome:
@@ -443,36 +357,3 @@ def _reserved(placement: Placement, unfit: set[str]) -> Any:
     strategy = "STRICT_SPREAD" if placement.spread else "PACK"
     selectors = [avoiding(unfit)] * len(placement.bundles) if unfit else None
     return tune.PlacementGroupFactory(placement.bundles, strategy=strategy, bundle_label_selector=selectors)
-
-
-INSIST_AFTER = 3.0
-"""Seconds after which an interrupt that came to nothing is raised again."""
-
-
-def calm_down() -> None:
-    """The interrupt has been heard: what is cleaned up now is left in peace."""
-    if threading.current_thread() is threading.main_thread():
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM like it: so a batch system's warning leaves nothing behind.
-
-    An interrupt that happens to land in a destructor or a callback of C code is swallowed there, so it is raised again until `calm_down`.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        signal.setitimer(signal.ITIMER_REAL, INSIST_AFTER)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    try:
-        yield
-    finally:
-        calm_down()
-        for number, handler in before.items():
-            signal.signal(number, handler)
