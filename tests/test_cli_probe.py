@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import TINY
 from step_helpers import experiment_with
 from test_cli_plan import call
+from tiny import tiny_experiment
 
 from mm1_ablate.spec.expansion import load_study
-from mm1_ablate.spec.gpus import GPUS, gpu_of
+from mm1_ablate.spec.gpus import GPUS, UTILISATION, gpu_of
 from mm1_ablate.study import probe
+from mm1_ablate.study.cost import Machines
 from mm1_ablate.study.measured import CPU, Line, Measured, Measurements, step_key
 from mm1_ablate.study.plan import plan
 from mm1_ablate.study.store import Store
@@ -75,6 +79,23 @@ def test_measured_steps_take_the_place_of_the_estimate(tiny_sweep: Path, tmp_pat
     assert after.cost == before.cost and cost.hours == pytest.approx(sum(cost.by_trial.values()))
     frugal = replace(study, sweep=study.sweep.model_copy(update={"budget": study.sweep.budget.model_copy(update={"cpu_hours": 3.0})}))
     assert before.over_budget == () and "CPU hours are needed, the budget allows 3" in plan(frugal, store).over_budget[0]
+
+
+def test_preparations_are_in_what_measured_steps_say(tiny_sweep: Path, tmp_path: Path):
+    experiment = tiny_experiment(TINY, prepared=True)
+    (tiny_sweep.parent.parent / "experiments" / "tiny.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+    study, store = load_study(tiny_sweep), Store(tmp_path / "store")
+    before = plan(study, store)
+    trial, row = study.trials[0], before.rows[0]
+    Measurements(store.root).add(step_key(trial.experiment, 1), measured(trial.name, row.flops / 4, 360.0))
+    (cost,) = plan(study, store).measured
+    prepared = sum(preparation.flops for preparation in before.preparations)
+    # One arm gives a rate: operations of a preparation take as long as those of training.
+    assert cost.hours == pytest.approx(sum(cost.by_trial.values()) + 0.1 * prepared / (row.flops / 4))
+    Measurements(store.root).add(step_key(trial.experiment, 1), measured(trial.name, 1.0, 1e-12, "NVIDIA H100 80GB HBM3"))
+    _, on_gpu = plan(study, store).measured
+    in_float32 = Machines(("H100",), UTILISATION).hours(prepared, "32-true")["H100"]
+    assert on_gpu.hours == pytest.approx(sum(on_gpu.by_trial.values()) + in_float32)
 
 
 def test_seconds_lie_on_the_line_through_what_was_measured():

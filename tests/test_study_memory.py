@@ -240,6 +240,13 @@ def test_demonstrations_of_every_query_are_kept_for_every_query() -> None:
     assert own > 5 * shared
 
 
+def test_an_evaluation_on_cores_computes_fewer_scores_together_than_on_a_gpu() -> None:
+    experiment = experiment_with({**ASKED, "evaluation.batch_items": 8})
+    gpu, cores = (evaluation_memory(experiment, HUGE, on_gpu=on_gpu) for on_gpu in (True, False))
+    assert (cores.weights, cores.contexts, cores.activations) == (gpu.weights, gpu.contexts, gpu.activations)
+    assert gpu.logits - cores.logits > 1.9 * 2**30
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("kind", ["llama", "phi", "gpt2"])
 def test_weights_and_what_is_kept_of_a_token_are_as_planned(kind: str, precision: Precision, tmp_path: Path) -> None:

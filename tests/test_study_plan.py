@@ -215,6 +215,24 @@ def test_gpus_that_are_asked_about_are_reckoned_for_a_study_that_has_none(study:
     assert plan(study, store).cost.gpu_hours == {}
 
 
+def test_what_a_study_without_gpus_would_take_on_one_is_said_to_be_instead_of_its_cores(study: Study, store: Store):
+    from mm1_ablate.commands.show import summary
+
+    named = [line for line in summary(plan_together([study], store, machines=Machines(("H100",)))) if "to be done" in line]
+    asked = [line for line in summary(plan(with_two_gpus(study), store)) if "to be done" in line]
+    assert ", or without a GPU " in named[0] and " and " not in named[0]
+    assert ", and " in asked[0] and "of CPU cores" in asked[0]
+
+
+def test_a_single_trial_is_counted_as_one(study: Study, store: Store):
+    from mm1_ablate.commands.show import summary
+
+    planned = plan(study, store)
+    one = replace(planned, rows=planned.rows[:1], row_count=2)
+    assert summary(one)[0] == "2 rows, 1 distinct trial: 1 row shares a trial with another"
+    assert summary(replace(one, row_count=1))[0] == "1 row, 1 distinct trial"
+
+
 def test_json_of_a_trial_has_its_cost_by_part(study: Study, store: Store):
     content = json.loads(json.dumps(plan_together([study], store, machines=Machines(("H100",))).to_json(), allow_nan=False))
     for trial in content["trials"]:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
+from fsspec.registry import _registry
 from s3_server import BUCKET, Server, serving
 from study_helpers import study
 from test_cli_plan import call
@@ -36,7 +36,7 @@ def refused(sweep: Path, address: str = ADDRESS, command: str = "status") -> str
 
 def test_without_s3fs_the_line_that_installs_it_is_said(server: Server, tiny_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # which remembers what it has imported
+    monkeypatch.delitem(_registry, "s3", raising=False)  # which remembers what it has imported
     assert "pip install 'mm1-ablate[s3]'" in refused(tiny_sweep)
     assert "pip install 'mm1-ablate[s3]'" in doctor.check_store(ADDRESS).found
 

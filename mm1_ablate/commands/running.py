@@ -61,6 +61,9 @@ def run_sweep(
     else:
         store.write_study(study)
         what = "no evaluation is missing" if evaluate_only else "all trials have been run"
+        if elsewhere := [row.name for row in planned.rows if row.status == "running"]:
+            ends = "; if its machine was lost, that is seen when its lease has run out: run this again in a minute" if store.mirror else ""
+            what = f"another run works on {', '.join(elsewhere)}{ends}"
         tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
     if not any(store.has_scores(trial) for trial in study.trials):
         tell("no trial has scores yet: there is nothing to compare")

@@ -34,9 +34,9 @@ COLOURS = {
 
 
 NAME_WIDTH = 20
+"""Columns that a name and a reason get at least; names are broken at it where they do not fit."""
 MUCH = 64 * GIB
 """Of a node's memory for the weights of one model: more is said."""
-"""Columns that a name and a reason get at least; names are broken at it where they do not fit."""
 NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
 """Widths of a terminal from which on a plan has room for whole names, memory and hours, the sizes of the model's parts, and tokens."""
 
@@ -51,6 +51,11 @@ def count(number: float) -> str:
         if number >= size:
             return f"{number:.1e}" if unit is None else f"{number / size:.3g}{unit}"
     return f"{number:g}"
+
+
+def number_of(number: int, noun: str) -> str:
+    """A count with its noun: 1 row, 2 rows."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def hours(amount: float) -> str:
@@ -100,7 +105,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         table.add_row(Text(name), short(row.fingerprint), coloured(row.status), *(show(row) for show in numbers.values()), Text(row.reason))
     for preparation in plan.preparations:
         blank = [""] * len(numbers)
-        reason = f"prepared for {preparation.trials} trials"
+        reason = f"prepared for {number_of(preparation.trials, 'trial')}"
         table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
     console.print(table)
     console.print()
@@ -111,7 +116,8 @@ def show_plan(plan: Plan, console: Console) -> None:
 def summary(plan: Plan) -> list[str]:
     """The plan in a few lines."""
     shared = plan.row_count - len(plan.rows)
-    lines = [f"{plan.row_count} rows, {len(plan.rows)} distinct trials" + (f": {shared} rows share a trial with another" if shared else "")]
+    joined = f": {number_of(shared, 'row')} {'shares' if shared == 1 else 'share'} a trial with another" if shared else ""
+    lines = [f"{number_of(plan.row_count, 'row')}, {number_of(len(plan.rows), 'distinct trial')}{joined}"]
     states = {status: sum(row.status == status for row in plan.rows) for status in dict.fromkeys(row.status for row in plan.rows)}
     lines.append(", ".join(f"{number} {status}" for status, number in states.items()))
     if plan.stages:
@@ -126,7 +132,10 @@ def summary(plan: Plan) -> list[str]:
         if plan.cost.gpu_hours:
             lines.append("to be done: about " + " or ".join(f"{spent:,.3g} {name} hours" for name, spent in plan.cost.gpu_hours.items()))
             if plan.cost.cpu_hours:
-                lines[-1] += f", and {hours(plan.cost.cpu_hours)} of CPU cores"
+                if any(study.sweep.resources.gpus for study in plan.studies):
+                    lines[-1] += f", and {hours(plan.cost.cpu_hours)} of CPU cores"
+                else:
+                    lines[-1] += f", or without a GPU {hours(plan.cost.cpu_hours)} of one CPU core"
         elif plan.cost.cpu_hours is not None:
             lines.append(f"to be done: about {hours(plan.cost.cpu_hours)} of one CPU core")
         lines[-1] += f" ({plan.cost.basis})"

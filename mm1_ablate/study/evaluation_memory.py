@@ -1,4 +1,4 @@
-"""Memory of one GPU while a trial is evaluated, by part: an estimate, and rather too much than too little.
+"""Memory of one process while a trial is evaluated, by part: an estimate, and rather too much than too little.
 
 In: an experiment, its rehearsed parts, and over how many processes it is spread how. Out: bytes by part. What is reckoned with:
 
@@ -29,8 +29,8 @@ IMAGES_AT_ONCE = 64
 """As `evaluation/embedding.py` has it: pictures of one pass through the encoder."""
 POSITIONS_AT_ONCE = 8192
 """Whose logits there are at a time: as many as held-out documents have in one pass (`evaluation/held_out.py`)."""
-SCORES_AT_ONCE = 1 << 28
-"""As `evaluation/shared_attention.py` has it: attention scores that are computed together on a GPU."""
+SCORES_AT_ONCE, SCORES_AT_ONCE_ON_CORES = 1 << 28, 1 << 20
+"""As `evaluation/shared_attention.py` has it: attention scores that are computed together, if those of one head are no more."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class EvaluationMemory(Amounts):
     """And attention scores."""
 
 
-def evaluation_memory(experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp") -> EvaluationMemory:
+def evaluation_memory(
+    experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", on_gpu: bool = True
+) -> EvaluationMemory:
     """Bytes of each worker."""
     evaluation, language, encoder = experiment.evaluation, parts.language_model, parts.image_encoder
     size = HALF if evaluation.precision == "bf16-mixed" else FLOAT
@@ -64,10 +66,11 @@ def evaluation_memory(experiment: Experiment, parts: Parts, workers: int = 1, st
     before = sets * (sum(images) + (max(images, default=0) if sets > 1 else 0)) * each
     asked = batch * each
     views = IMAGES_AT_ONCE * views_at_most(experiment)
+    scores = max(asked * before, min(SCORES_AT_ONCE if on_gpu else SCORES_AT_ONCE_ON_CORES, asked * before * language.width))
     return EvaluationMemory(
         weights=whole + size * blocks / sharded,
         gathered=size * 2 * language.largest_block if sharded > 1 else 0.0,
         contexts=size * language.cache * (before + 2 * asked),
         activations=max(asked * language.saved / language.blocks, views * encoder.saved / encoder.blocks),
-        logits=FLOAT * POSITIONS_AT_ONCE * language.vocabulary + 2 * FLOAT * min(SCORES_AT_ONCE, asked * before * language.width),
+        logits=FLOAT * POSITIONS_AT_ONCE * language.vocabulary + 2 * FLOAT * scores,
     )

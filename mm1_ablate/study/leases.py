@@ -31,6 +31,11 @@ def lease_seconds() -> float:
     return float(os.environ.get(VARIABLE) or DEFAULT_SECONDS)
 
 
+def _counting() -> float:
+    """Seconds by a clock that also counts while the machine is suspended, as others do meanwhile."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class LeaseLost(Exception):
     """Another has taken the lease over, because this process gave no sign of life in time."""
 
@@ -63,10 +68,11 @@ class Lease:
 
         To be called with the local lock of the folder, so that a holder of this mirror is known to be dead.
         """
+        asked = _counting()
         tag = self.remote.create(self.path, self._body()) or self._instead_of_the_dead()
         if not tag:
             return False
-        self._tag, self._alive = tag, time.monotonic()
+        self._tag, self._alive = tag, asked
         self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
         self._thread.start()
         return True
@@ -106,6 +112,7 @@ class Lease:
             if self._is_lost:
                 raise LeaseLost(self.path)
             self._beats += 1
+            asked = _counting()  # the answer may take long, and others count from when it was written
             tag = self.remote.replace(self.path, self._body(), self._tag)
             if tag is None:
                 # It may have been written, and the answer lost.
@@ -114,7 +121,7 @@ class Lease:
                     self._is_lost = True
                     raise LeaseLost(f"{self.path} was taken over by {self._there().get('host', 'nobody')}")
                 tag = entry.tag
-            self._tag, self._alive = tag, time.monotonic()
+            self._tag, self._alive = tag, asked
 
     def _there(self) -> dict[str, Any]:
         try:
@@ -131,7 +138,7 @@ class Lease:
         """
         if self._is_lost:
             raise LeaseLost(self.path)
-        if time.monotonic() - self._alive > self.seconds / 3:
+        if _counting() - self._alive > self.seconds / 3:
             self._beat()
 
     def give_back(self) -> None:

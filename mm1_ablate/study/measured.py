@@ -114,7 +114,7 @@ class MeasuredCost:
     device: str
     probes: tuple[Measured, ...]
     hours: float
-    """Of the device: of GPUs summed over workers, of CPU cores over those that a trial holds."""
+    """Of the device, preparations with them: of GPUs summed over workers, of CPU cores over those that a trial holds."""
     on_gpu: bool
     by_trial: dict[str, float]
     """Hours from start to end, by name."""

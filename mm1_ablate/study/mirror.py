@@ -17,13 +17,16 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.study.known import Known, KnownFiles
@@ -33,6 +36,10 @@ from mm1_ablate.study.remote import Entry, Remote, RemoteError
 
 SHARE_OF_TIME = 0.1
 """Of the time, listings of a large store take so much at most."""
+ATTEMPTS = 5
+"""How often a file is fetched that somebody else of this machine takes away again."""
+ABANDONED = 3600.0
+"""Seconds since a file that is being fetched was last written to, after which whoever fetched it is taken for dead."""
 LATER = ("features", "last.ckpt", "report")
 """Beginnings of names of folders in a trial's, preparation's or study's, whose files are fetched only when they are asked for."""
 HEAVY = ("model.pt", "weights.pt", "last.ckpt", "features")
@@ -57,6 +64,8 @@ class Mirror:
         self._seen: set[str] = set()
         """What that covers: beginnings of paths."""
         self._changing = threading.RLock()
+        self._entering = threading.Lock()
+        """Held while `entries` change: a holder's publication adds to them while others look."""
         self._looked, self._took = 0.0, 0.0
 
     def path_of(self, file: Path) -> str:
@@ -71,11 +80,11 @@ class Mirror:
         """Of this mirror, among all of the store."""
         path = self.own / "id"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), open(path.with_suffix(f".{os.getpid()}"), "x") as new:
-            new.write(uuid.uuid4().hex)
+        new = path.with_name(uuid.uuid4().hex)
+        new.write_text(new.name)
         with contextlib.suppress(FileExistsError):
-            os.link(path.with_suffix(f".{os.getpid()}"), path)
-        path.with_suffix(f".{os.getpid()}").unlink(missing_ok=True)
+            os.link(new, path)
+        new.unlink()
         return path.read_text()
 
     # ---------------------------------------------------------------- looking
@@ -119,8 +128,9 @@ class Mirror:
                         self.known.forget(path)
 
     def _see(self, below: str, found: Mapping[str, Entry]) -> None:
-        self.entries = {path: entry for path, entry in self.entries.items() if not path.startswith(below)} | dict(found)
-        self._seen.add(below)
+        with self._entering:
+            self.entries = {path: entry for path, entry in self.entries.items() if not path.startswith(below)} | dict(found)
+            self._seen.add(below)
 
     def look(self, folder: Path) -> None:
         """See what is in the bucket if that has never been done."""
@@ -137,7 +147,7 @@ class Mirror:
         return path in self.entries
 
     def _has_seen(self, path: str) -> bool:
-        return any(path.startswith(below) for below in self._seen)
+        return any(path.startswith(below) for below in tuple(self._seen))
 
     def is_held(self, folder: Path) -> bool:
         """Whether a process of any machine works on a folder."""
@@ -188,6 +198,35 @@ class Mirror:
         with self._changing:
             self._put(self.path_of(file), content, self.remote.write(self.path_of(file), content))
 
+    def lend(self, file: Path, to: Path) -> Path:
+        """Another trial's file, fetched, under a name of the borrowing folder's own: it stays when that trial's holder makes room."""
+        lent = self.lent_to(to) / file.name
+        lent.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(ATTEMPTS):
+            self.bring(file)
+            with self._beside(self.path_of(file)) as beside, contextlib.suppress(FileNotFoundError):
+                try:
+                    os.link(file, beside)
+                except PermissionError:  # a file system without links
+                    shutil.copy2(file, beside)
+                os.replace(beside, lent)
+                return lent
+        raise FileNotFoundError(f"{self.address_of(file)} is not in the store")
+
+    def lent_to(self, folder: Path) -> Path:
+        return self.own / "lent" / folder.name
+
+    def pins_of(self, folder: Path) -> Path:
+        """Where a holder keeps other names of large files while it uploads them."""
+        return self.own / "pinned" / f"{folder.parent.name}-{folder.name}"
+
+    def read_json(self, file: Path) -> dict[str, Any]:
+        """A record as it is in the bucket; empty where there is none."""
+        try:
+            return json.loads(self.remote.read(self.path_of(file)))
+        except FileNotFoundError:
+            return {}
+
     def publish_folder(self, folder: Path) -> None:
         """Have all files of a folder in the bucket as they are here; for folders that nobody holds."""
         known = self.known.below(self.path_of(folder) + "/")
@@ -237,15 +276,22 @@ class Mirror:
             time.sleep(min(2.0, lease.seconds / 6))
         note = folder / LEASE
         note.write_text(json.dumps({"holder": lease.holder}))
+        publication = Publication(self, folder, lease)
+        self._remove_abandoned()
         try:
             self._start_from_the_bucket(folder)
-            publication = Publication(self, folder, lease)
             with publication:
                 yield
             self._make_room(folder)
         finally:
-            lease.give_back()
-            note.unlink(missing_ok=True)
+            try:
+                lease.give_back()
+                # Of what could not be published the note stays: with it `let_go` takes that for a dead holder's, which it is.
+                if publication.is_complete:
+                    note.unlink(missing_ok=True)
+            except RemoteError as away:
+                # The work is done and published, or has an error of its own; whoever looks next frees the lease by the note.
+                print(f"{away}; its lease is given back later", file=sys.stderr, flush=True)
 
     def _start_from_the_bucket(self, folder: Path) -> None:
         start = self.path_of(folder) + "/"
@@ -259,6 +305,13 @@ class Mirror:
         with self._changing:
             self._see(start, found)
         self._bring({path: entry for path, entry in found.items() if not path.removeprefix(start).startswith((*HEAVY, "log"))})
+
+    def _remove_abandoned(self) -> None:
+        """Take away halves of files that killed processes were fetching."""
+        for half in (self.own / "new").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - half.stat().st_mtime > ABANDONED:
+                    half.unlink()
 
     def _wipe(self, folder: Path, found: Mapping[str, Entry]) -> None:
         """Take away what is here of a folder's work and not in the bucket: a process was killed before it had published it."""
@@ -278,6 +331,7 @@ class Mirror:
         """Models and checkpoints of trials are in the bucket; kept here, those of all trials would fill the disk."""
         if folder.parent.name == "trials":
             start = self.path_of(folder) + "/"
+            shutil.rmtree(self.lent_to(folder), ignore_errors=True)
             for path in self.known.below(start):
                 if path.removeprefix(start).startswith(HEAVY):
                     self.known.forget(path)
@@ -299,8 +353,10 @@ class Mirror:
                 with contextlib.suppress(FileNotFoundError):
                     if json.loads(self.remote.read(path)).get("holder") == holder:
                         self.remote.delete(path)
-                self.entries.pop(path, None)
+                with self._entering:
+                    self.entries.pop(path, None)
                 self._wipe(folder, self.remote.list(self.path_of(folder)))
+                shutil.rmtree(self.pins_of(folder), ignore_errors=True)
                 note.unlink()
 
     # ---------------------------------------------------------------- what is here
@@ -316,13 +372,15 @@ class Mirror:
     def know(self, path: str, tag: str, status: os.stat_result) -> None:
         """Remember that a file here, when it had this status, was what is in the bucket."""
         self.known.add(path, tag, status)
-        self.entries[path] = Entry(status.st_size, tag, time.time())
+        with self._entering:
+            self.entries[path] = Entry(status.st_size, tag, time.time())
 
     def remove(self, path: str) -> None:
         """Take away in the bucket what is gone here."""
         self.remote.delete(path)
         self.known.forget(path)
-        self.entries.pop(path, None)
+        with self._entering:
+            self.entries.pop(path, None)
 
 
 def _is_record(path: str) -> bool:

@@ -198,7 +198,7 @@ class Placement:
         if ended.signal is not None:
             hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
             store.fail(folder, f"{who}killed by {signal.Signals(ended.signal).name}{hint}")
-        elif ended.code not in (0, HELD) and store.recorded(folder) != "failed":
+        elif ended.code not in (0, HELD) and not store.has_failed(folder):
             log = folder / (f"log-{fault.rank}.txt" if fault.rank else "log.txt")
             store.fail(folder, f"{who}ended with exit code {ended.code}; see {store.where(log)}")
 

@@ -94,6 +94,10 @@ class Places:
         if self.mirror:
             self.mirror.bring_folder(folder, *beginnings)
 
+    def borrow(self, file: Path, to: Path) -> Path:
+        """Another folder's file for the work on one, for as long as that takes: where it is here."""
+        return self.mirror.lend(file, to) if self.mirror else file
+
     def publish_folder(self, folder: Path) -> None:
         """Have what was written into a folder that nobody holds, such as a report, seen by others."""
         if self.mirror:

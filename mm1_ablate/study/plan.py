@@ -211,7 +211,9 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
     asked = max((resources[key] for key in rows if key in waiting), key=lambda each: each.gpus, default=studies[0].sweep.resources)
     to_train = list(training.values())
     cost = estimate(to_train, prepared, asked, machines.of(asked), rows_and_stages, trials_and_stages, resources, store)
-    measured = measured_costs(rows_and_stages, trials_and_stages, resources, set(training.values()), Measurements(store.root))
+    measured = measured_costs(
+        rows_and_stages, trials_and_stages, resources, set(to_train), prepared, asked, machines.of(asked), Measurements(store.root)
+    )
     return Plan(
         studies=tuple(studies),
         rows=tuple(rows.values()),
@@ -257,9 +259,10 @@ def _row(
         reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in arms[1:])}"
     flops = training_flops(trial.experiment, parts, content)
     memory = training_memory(trial.experiment, parts, resources.workers, resources.strategy)
-    judging = evaluation_memory(trial.experiment, parts, resources.workers, resources.strategy)
+    on_gpu = bool(resources.gpus or machines.gpus)
+    judging = evaluation_memory(trial.experiment, parts, resources.workers, resources.strategy, on_gpu)
     cost = TrialCost(memory, judging, weights_on_host(parts))
-    if resources.gpus or machines.gpus:
+    if on_gpu:
         with_gpus = machines.of(resources)
         misfits = does_not_fit(trial.experiment, parts, resources, with_gpus.gpus)
         hours = with_gpus.hours(flops.total, trial.experiment.training.precision)

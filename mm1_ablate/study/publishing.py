@@ -65,7 +65,11 @@ class Publication:
     def __init__(self, mirror: Mirror, folder: Path, lease: Lease, every: float | None = None) -> None:
         self.mirror, self.folder, self.lease = mirror, folder, lease
         self.every = EVERY if every is None else every
+        self.is_complete = False
+        """Whether all that the block did is in the bucket."""
         self._start = mirror.path_of(folder) + "/"
+        # Of a holder that was killed while it uploaded: they would keep every checkpoint that was under way on this disk.
+        shutil.rmtree(mirror.pins_of(folder), ignore_errors=True)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="publish", daemon=True)
 
@@ -79,7 +83,9 @@ class Publication:
         until = time.monotonic() + INSIST
         while True:
             try:
-                return self.round()
+                self.round()
+                self.is_complete = True
+                return
             except RemoteError as away:
                 if time.monotonic() > until:
                     raise
@@ -116,13 +122,17 @@ class Publication:
                 known = self._known()
                 for path in sorted(path for path in self._files() if rank(path) == which):
                     pinned += self._pin(path, known.get(path))
-            for one in sorted(self._of_one_piece(pinned), key=lambda one: rank(one.path)):
+            whole = self._of_one_piece(pinned)
+            for one in sorted(whole, key=lambda one: rank(one.path)):
                 self.lease.confirm()
                 self._upload(one)
         finally:
             for one in pinned:
                 if one.link is not None:
                     one.link.unlink(missing_ok=True)
+        if len(whole) < len(pinned):
+            # The checkpoint in the bucket is still the one before, which names shards that are gone here.
+            gone = [path for path in gone if not path.startswith(CHECKPOINT)]
         for path in gone:
             if not (self.folder / path).exists():
                 self.lease.confirm()
@@ -160,7 +170,7 @@ class Publication:
                 return []
             if status.st_size <= SMALL:
                 return [Pinned(path, status, file.read_bytes(), None)]
-            link = self.mirror.own / "pinned" / uuid.uuid4().hex
+            link = self.mirror.pins_of(self.folder) / uuid.uuid4().hex
             link.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(file, link)

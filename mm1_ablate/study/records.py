@@ -91,12 +91,11 @@ class Records(Places):
         return folders
 
     def read_start(self, fingerprint: str) -> Path | None:
-        """The folder of the earlier stage whose weights a trial starts from, with them; nothing where there is none."""
+        """A folder with the `model.pt` of the earlier stage whose weights a trial starts from; nothing where there is none."""
         earlier = read_json(self._record_of(fingerprint)).get("starts_from")
         if earlier is None:
             return None
-        self.bring(self.trial_folder(earlier) / "model.pt")
-        return self.trial_folder(earlier)
+        return self.borrow(self.trial_folder(earlier) / "model.pt", self.trial_folder(fingerprint)).parent
 
     def _record_of(self, fingerprint: str) -> Path:
         return self._record(self.trial_folder(fingerprint) / "trial.json")

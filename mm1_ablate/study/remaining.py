@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mm1_ablate.spec.expansion import Study, Trial
+from mm1_ablate.spec.gpus import gpu_of
 from mm1_ablate.spec.sweep import Budget, Resources
 from mm1_ablate.study.cost import Estimate, Machines, estimate_cpu, estimate_gpu
 from mm1_ablate.study.measured import CPU, Line, MeasuredCost, Measurements, step_key
@@ -51,9 +52,13 @@ def measured_costs(
     trials: Mapping[str, Trial],
     resources: Mapping[str, Resources],
     training: set[str],
+    prepared: float,
+    asked: Resources,
+    machines: Machines,
     measurements: Measurements,
 ) -> tuple[MeasuredCost, ...]:
-    """What measured steps say, for each device that some were measured on."""
+    """What measured steps say, for each device that some were measured on; of so many operations of preparations too, which run with the
+    resources `asked`: on cores at the rate that was measured, on a GPU, where they run in float32, at the one that is reckoned with."""
     if not measurements.known:
         return ()
     probes = {key: measurements.of(step_key(trial.experiment, resources[key].workers)) for key, trial in trials.items()}
@@ -68,7 +73,13 @@ def measured_costs(
             own = probes[key].get(device)
             seconds = own.seconds_per_step if own else line.seconds(row.flops / steps / asked.workers)
             hours[key] = seconds * steps / 3600 * (asked.workers if on_gpu else asked.cpus)
-        total = sum(hours[key] for key in training)
+        if on_gpu:
+            name = gpu_of(device)
+            preparing = min((replace(machines, gpus=(name,)) if name else machines).hours(prepared, "32-true").values())
+        else:
+            timed = [(measured.flops_per_step, measured.seconds_per_step) for measured in known.values()]
+            preparing = estimate_cpu(prepared, finished=timed, cpus=asked.cpus).cpu_hours or 0.0
+        total = sum(hours[key] for key in training) + preparing
         costs.append(MeasuredCost(device, tuple(known.values()), total, on_gpu, {rows[key].name: spent for key, spent in hours.items()}))
     return tuple(costs)
 

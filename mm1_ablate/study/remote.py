@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 AT_ONCE = 16
 """Requests for small objects that are under way together."""
 CLOCK_KEPT = 600.0
-"""Seconds for which the difference between the server's clock and ours is taken to stay the same."""
+"""Seconds for which our clock is taken to go as fast as the server's, before that is asked for the time again."""
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 """Codes of S3 for a write whose condition does not hold."""
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "UnauthorizedSSOTokenError")
@@ -155,14 +155,15 @@ class Remote:
     def now(self) -> float:
         """The time by the server's clock, which entries are dated by. Where it cannot be asked: by ours."""
         if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_KEPT:
-            ahead = 0.0
+            there = time.time()
             if self._is_s3:
                 with self._explained("list"), contextlib.suppress(LookupError, ValueError):
                     answer = self._filesystem.call_s3("head_bucket", Bucket=self.bucket)
                     date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
-                    ahead = parsedate_to_datetime(date).timestamp() - time.time()
-            self._clock = ahead, time.monotonic()
-        return time.time() + self._clock[0]
+                    there = parsedate_to_datetime(date).timestamp()
+            # Counted on by a clock that nobody sets: one that is put forward would make leases of the living look old.
+            self._clock = there, time.monotonic()
+        return self._clock[0] + time.monotonic() - self._clock[1]
 
     # ---------------------------------------------------------------- writing
     def write(self, path: str, content: bytes) -> str:

@@ -155,6 +155,17 @@ class States(Records):
         """The status that a folder's record has, whether or not it still holds."""
         return read_json_or_nothing(folder / "status.json").get("status", "missing")
 
+    def has_failed(self, folder: Path) -> bool:
+        """Whether one of the workers of a trial, on whatever machine, has recorded that it failed."""
+        if self.mirror is None or self.recorded(folder) == "failed":
+            return self.recorded(folder) == "failed"
+        try:
+            self.refresh(folder)
+            # Of a folder that is held here nothing is fetched, and a worker on another machine has told the bucket only.
+            return self.mirror.read_json(folder / "status.json").get("status") == "failed"
+        except OSError:
+            return False
+
     def holder(self, folder: Path) -> tuple[str, str | None]:
         """Who began the work that a folder's record speaks of: the host, and the run if it was one."""
         record = read_json_or_nothing(folder / "status.json")

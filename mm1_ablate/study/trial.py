@@ -18,7 +18,7 @@ from mm1_ablate.spec.contents import sources_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.sweep import Strategy
-from mm1_ablate.study.files import write_atomically, write_json
+from mm1_ablate.study.files import write_json
 from mm1_ablate.study.predictions import evaluate_trial
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 
@@ -149,8 +149,8 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
         work()
     except Exception as error:
         traceback.print_exc()
-        if (leads and alone) or store.recorded(folder) != "failed":
-            write_atomically(folder / "error.txt", traceback.format_exc().encode())
+        if (leads and alone) or not store.has_failed(folder):
+            store.write(folder / "error.txt", traceback.format_exc().encode())
             message = str(error).strip().splitlines()
             kind, longest = KINDS.get(type(error).__name__, (type(error).__name__, 300))
             store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
