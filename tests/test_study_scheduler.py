@@ -15,7 +15,7 @@ import pytest
 from study_helpers import quick_trial, study
 
 from mm1_ablate.spec.preparation import preparations_of
-from mm1_ablate.study import child, scheduler
+from mm1_ablate.study import child, interrupts
 from mm1_ablate.study.scheduler import Outcome, ResourcesMissing, run_study
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.trial import ProgressFile
@@ -156,7 +156,7 @@ def test_what_killed_runs_of_this_host_left_behind_is_removed(tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_is_swallowed_where_it_lands_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "INSIST_AFTER", 0.1)
+    monkeypatch.setattr(interrupts, "INSIST_AFTER", 0.1)
 
     class Finalised:
         def __del__(self) -> None:
@@ -164,7 +164,7 @@ def test_an_interrupt_that_is_swallowed_where_it_lands_is_raised_again(monkeypat
 
     before = signal.getsignal(signal.SIGINT)
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), scheduler.interruptible():
+    with pytest.raises(KeyboardInterrupt), interrupts.interruptible():
         Finalised()
         time.sleep(20)
     assert time.monotonic() - began < 10
