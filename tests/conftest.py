@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,11 @@ import yaml
 from tiny import tiny_experiment
 
 if TYPE_CHECKING:
+    from s3_server import Machine, Server
+
     from mm1_ablate.data.tokenizer import Tokenizer
     from mm1_ablate.model.multimodal import MultimodalModel
+    from mm1_ablate.study.store import Store
 
 # Set before anything imports torch: tests run beside each other on few cores, and two threads each are far slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -77,3 +81,29 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, _cache: Path) -> None:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(_cache))
     for name in ("MM1_ABLATE_STORE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A real S3 server over HTTP, with a bucket and short leases."""
+    from s3_server import serving
+
+    from mm1_ablate.study import leases
+
+    monkeypatch.setenv(leases.VARIABLE, "60")
+    with serving(monkeypatch) as started:
+        yield started
+
+
+@pytest.fixture
+def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """The store as a machine of a name sees it, which this process is from then on."""
+    from s3_server import ADDRESS
+
+    from mm1_ablate.study.store import Store
+
+    def be(name: str) -> Store:
+        monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / name))
+        return Store(ADDRESS)
+
+    return be

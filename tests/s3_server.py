@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from mm1_ablate.study.store import Store
+
 BUCKET = "ablations"
+ADDRESS = f"s3://{BUCKET}/some/prefix"
+Machine = Callable[[str], Store]
+"""The store as a machine of a name sees it."""
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -85,3 +95,33 @@ def serving(patch: pytest.MonkeyPatch) -> Iterator[Server]:
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
         server.moto.stop()
+
+
+def whole(server: Server) -> list[str]:
+    """What the bucket says that is there, and is not."""
+    names = set(server.names())
+    lacking = []
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        if last == "scores.json" and f"{folder}/items.parquet" not in names:
+            lacking.append(name)
+        if folder.endswith("/predictions") and last.endswith(".json") and name.replace(".json", ".parquet") not in names:
+            lacking.append(name)
+        if last == "last.ckpt" and b"shards of" in (content := server.bucket.Object(name).get()["Body"].read()):
+            shards = content.decode().split()[-1]
+            if not {f"{folder}/{shards}/{rank}.distcp" for rank in range(2)} <= names:
+                lacking.append(f"{name} names {shards}")
+        if last == "status.json" and "/trials/" in name and json.loads(server.bucket.Object(name).get()["Body"].read())["status"] == "done":
+            lacking += [] if f"{folder}/model.pt" in names else [name]
+    return lacking
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import BUCKET, Server, serving
+from s3_server import ADDRESS, Machine, Server, serving
 from study_helpers import study, trial
 from test_cli_plan import call
 from tiny import tiny_experiment
@@ -27,9 +27,7 @@ from mm1_ablate.study.remote import Remote
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.trial import recording_failure
 
-ADDRESS = f"s3://{BUCKET}/some/prefix"
 HERE = Path(__file__).parent
-Machine = Callable[[str], Store]
 
 
 @pytest.fixture
@@ -38,17 +36,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with serving(monkeypatch) as started:
         yield started
-
-
-@pytest.fixture
-def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """The store as a machine of a name sees it, which this process is from then on."""
-
-    def be(name: str) -> Store:
-        monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / name))
-        return Store(ADDRESS)
-
-    return be
 
 
 # ---------------------------------------------------------------- checkpoints
