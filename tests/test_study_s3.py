@@ -240,7 +240,10 @@ def test_what_a_killed_process_left_unpublished_is_forgotten_here_too(server: Se
         "import time; from study_helpers import study; from mm1_ablate.study import publishing; from mm1_ablate.study.store import Store\n"
         f"publishing.EVERY = 1000; store = Store({ADDRESS!r}); one = study().trials[0]; folder = store.trial_folder(one)\n"
         "with store.hold(folder):\n"
-        "    store.start(folder, 'train'); (folder / 'last.ckpt').write_bytes(b'first'); time.sleep(3)\n"
+        "    store.start(folder, 'train'); (folder / 'last.ckpt').write_bytes(b'first')\n"
+        "    while not store.mirror.remote.entry(store.mirror.path_of(folder / 'last.ckpt')): time.sleep(0.1)\n"
+        # From now on nothing is published, not even a new checkpoint; a look that was under way is over after a second.
+        "    publishing.LOOK = 1000; time.sleep(1.5)\n"
         "    (folder / 'last.ckpt').write_bytes(b'second'); (folder / 'model.pt').write_bytes(b'weights')\n"
         "    print(flush=True); time.sleep(100)\n"
     )
