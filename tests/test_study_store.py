@@ -12,8 +12,8 @@ import pandas
 import pytest
 from study_helpers import quick_preparation, quick_trial, score, study
 
+from mm1_ablate.data.atomic_files import replacing
 from mm1_ablate.spec.preparation import preparations_of
-from mm1_ablate.study.files import replacing
 from mm1_ablate.study.store import AlreadyRunning, FingerprintCollision, Store, is_held
 
 
