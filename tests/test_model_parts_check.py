@@ -14,6 +14,7 @@ import yaml
 from spec_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 
 from mm1_ablate.commands.common import checks
+from mm1_ablate.evaluation.fit_check import context_length, known_context_length
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
 from mm1_ablate.spec.expansion import FileErrors, load_study
@@ -160,6 +161,17 @@ def test_what_is_wrong_is_told_at_its_line_and_what_is_accepted_runs(part: str, 
     assert accepted and refused
 
 
+def set_in(path: str, value: Any) -> Any:
+    """The experiment with something else at a place."""
+    experiment = yaml.safe_load(TEXT)
+    *above, last = path.split(".")
+    place = experiment
+    for key in above:
+        place = place[key]
+    place[last] = value
+    return experiment
+
+
 def told(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
     """What the only problem of an experiment file points at, and its message."""
     experiment = yaml.safe_load(TEXT)
@@ -203,6 +215,40 @@ class Halved(Connector):
     def build(self, encoder_width, grid_side, language_width):
         return nn.Linear(encoder_width, language_width // 2)
 """
+
+
+PHI3 = {
+    **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 32},
+    **{"max_position_embeddings": 4096, "original_max_position_embeddings": 64},
+    "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "rope_theta": 10000.0},
+}
+MIXTRAL = {**LLAMA, "num_key_value_heads": 2, "num_local_experts": 4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "at", "words"),
+    [
+        ({"model_type": "mixtral", "configuration": {**MIXTRAL, "router_aux_loss_coef": 0.1}}, "0.1", "has no effect"),
+        ({"model_type": "mixtral", "configuration": {**MIXTRAL, "output_router_logits": True}}, "true", "has no effect"),
+        ({"model_type": "mixtral", "configuration": MIXTRAL, "initialisation": "fan_in"}, "fan_in", "of which fan_in knows nothing"),
+        ({"model_type": "gpt2", "configuration": {"n_embd": 64, "n_head": 4}, "initialisation": "fan_in"}, "fan_in", "no torch.nn.Linear"),
+        ({"model_type": "roberta", "configuration": {"is_decoder": True}}, "roberta", "from their padding token's"),
+    ],
+)
+def test_settings_that_would_have_no_effect_are_refused(settings: dict[str, Any], at: str, words: str, tmp_path: Path):
+    declared = {**yaml.safe_load(TEXT)["model"]["language_model"], "initialisation": "transformers", **settings}
+    line, message = told(tmp_path, {LANGUAGE: declared})
+    assert line.startswith(at) and words in message
+
+
+def test_a_document_may_be_as_long_as_positions_are_turned_one_way(tmp_path: Path):
+    """Phi-3 with 128k tokens turns all positions of a row otherwise if one of its documents is longer than the context it began with."""
+    language_model = {**yaml.safe_load(TEXT)["model"]["language_model"], "model_type": "phi3", "configuration": PHI3}
+    experiment = load_study(write_experiment(tmp_path, TEXT)).trials[0].experiment
+    settings = experiment.model.language_model.model_copy(update={"model_type": "phi3", "configuration": PHI3})
+    assert context_length(settings) == known_context_length(settings) == 64
+    with pytest.raises(FileErrors, match="has a context of 64"):
+        load_study(write_experiment(tmp_path, yaml.safe_dump(set_in(LANGUAGE, language_model))), checks=checks())
 
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "num_key_value_heads": 2}

@@ -110,6 +110,7 @@ def test_an_experiment_survives_dumping_and_validating(tmp_path: Path) -> None:
             "training.optimizer.learning_rate",
             "expected a number above 0, or 'mm1', not 'fast'",
         ),
+        (("{type: muon}", "{type: adamw, betas: [0.9, 1.5]}"), "training.optimizer.betas[1]", "below 1"),
         (("miniature_vqa", "miniature_vqs"), "evaluation.tasks[1]", "there is no task 'miniature_vqs'"),
         (("    text: {type: miniature, data_type: text, content: text}\n", ""), "data.mixture.text", "no source feeds it"),
         (("  packing:", "  when_removed: {fill: text}\n  packing:"), "data.when_removed.fill", "unknown key"),

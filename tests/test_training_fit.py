@@ -10,8 +10,10 @@ import pytest
 import torch
 from tiny import tiny_experiment
 
+from mm1_ablate.model.language_model import block_matrices, build_language_model
 from mm1_ablate.model.size import count_parameters
 from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.preparation import preparations_of
 from mm1_ablate.spec.training import AdamW
 from mm1_ablate.training.fit import fit, load_trained
@@ -178,6 +180,21 @@ def test_muon_takes_the_block_matrices_and_adamw_all_the_rest():
     assert held[0] | held[1] == {id(parameter) for parameter in model.parameters()}
     assert id(model.language_model.get_input_embeddings().weight) in held[1]
     assert id(model.language_model.model.layers[0].mlp.fc1.weight) in held[0]
+
+
+def test_a_table_of_positions_is_no_matrix_of_a_block():
+    settings = LanguageModel(model_type="gpt2", configuration={"n_embd": 32, "n_head": 4, "n_layer": 1})
+    model = build_language_model(settings, 50, 0, 1)
+    assert {name for name, parameter in model.named_parameters() if any(parameter is matrix for matrix in block_matrices(model))} == {
+        f"transformer.h.0.{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_weights_are_in_float32_whatever_type_a_copied_configuration_names(name):
+    configuration = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 32, name: "bfloat16"}
+    model = build_language_model(LanguageModel(model_type="llama", configuration=configuration), 50, 0, 1)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_counted_parameters_are_those_of_the_model_built():

@@ -19,6 +19,7 @@ from mm1_ablate.evaluation.parts import asked_identity
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
 from mm1_ablate.evaluation.questions import ContextOverflow, Need, check_context, needs, prepare
 from mm1_ablate.evaluation.task import Task
+from mm1_ablate.model.context_length import context_length_of
 from mm1_ablate.spec.contents import look, once
 from mm1_ablate.spec.evaluation import Evaluation
 from mm1_ablate.spec.experiment import Experiment
@@ -31,7 +32,7 @@ from mm1_ablate.spec.tasks import task_settings
 
 __all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "known_context_length", "overflows"]
 
-COUNTED = 1
+COUNTED = 2
 """How tokens are counted: another number where that changes, for what is kept is no longer right."""
 
 
@@ -45,14 +46,20 @@ def context_length(settings: LanguageModel) -> int:
     Raises:
         ValueError, OSError: transformers knows no such model.
     """
-    declared = settings.configuration.get("max_position_embeddings")
-    if settings.name is None and isinstance(declared, int):
+    if (declared := _declared_length(settings)) is not None:
         return declared
     from transformers import AutoConfig
 
     if settings.name is not None:
-        return AutoConfig.from_pretrained(settings.name).max_position_embeddings
-    return AutoConfig.for_model(settings.model_type or "", **settings.configuration).max_position_embeddings
+        return context_length_of(AutoConfig.from_pretrained(settings.name))
+    return context_length_of(AutoConfig.for_model(settings.model_type or "", **settings.configuration))
+
+
+def _declared_length(settings: LanguageModel) -> int | None:
+    """The context that a file declares, where nothing else has a say in it."""
+    declared = settings.configuration.get("max_position_embeddings")
+    plain = settings.name is None and not {"rope_parameters", "rope_scaling"} & set(settings.configuration)
+    return declared if plain and isinstance(declared, int) else None
 
 
 def context_needs(evaluation: Evaluation, tokenizer: str) -> dict[str, list[Need]]:
@@ -147,8 +154,7 @@ def _kept_needs(task: Task, evaluation: Evaluation, tokenizer: str) -> list[Need
 
 def known_context_length(settings: LanguageModel) -> int | None:
     """Tokens of context that a language model has, as far as this machine knows them; nothing where it does not, or may not look."""
-    declared = settings.configuration.get("max_position_embeddings")
-    if settings.name is None and isinstance(declared, int):
+    if (declared := _declared_length(settings)) is not None:
         return declared
     if settings.name is not None and (local(settings.name) is None or look() == "nowhere"):
         return None

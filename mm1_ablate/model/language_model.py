@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -106,7 +106,8 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
             f"model.language_model: transformers refuses {settings.model_type} with {settings.configuration}: {error}"
         ) from error
     _check_fields(settings.configuration, config)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    # Published configurations name the type that weights are kept in, which is not that of training.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     if settings.initialisation == "fan_in":
         _initialise_by_fan_in(model)
     return model
@@ -121,15 +122,19 @@ def shape_of_language_model(settings: LanguageModel, vocabulary_size: int, paddi
     Raises:
         ValueError: as `build_language_model`.
     """
-    own = settings.model_dump_json(exclude={"preparation", "frozen", "scale_embeddings", "initialisation"})
+    own = settings.model_dump_json(exclude={"preparation", "frozen", "scale_embeddings"})
     key = f"{own} {vocabulary_size} {padding} {end}"
     return (taken if to_change else kept)(key, lambda: build_language_model(settings, vocabulary_size, padding, end, weights=False))
 
 
-def _check_fields(declared: Iterable[str], config: Any) -> None:
+def _check_fields(declared: Mapping[str, Any], config: Any) -> None:
     """transformers keeps a field that it does not know without a word, and the model is the one without it."""
     fields = {*getattr(type(config), "__dataclass_fields__", {}), *type(config).attribute_map}
     left = config.to_dict()
+    routers = [name for name in declared if name.startswith("router_") and "loss" in name]
+    routers += [name for name in declared if name == "output_router_logits" and declared[name]]
+    if routers:
+        raise Misfit(f"configuration.{routers[0]}", "routers are trained by the loss of tokens alone, so this has no effect; leave it out")
     for name in declared:
         if name not in fields and name in left:
             near = get_close_matches(name, fields, n=1)
@@ -141,6 +146,10 @@ def _initialise_by_fan_in(model: Any) -> None:
     """Matrices normal with sd fan_in^-0.5, those that write to the residual stream times (2 x layers)^-0.5, embeddings
     sd width^-0.5, biases zero: at widths of a hundred the usual sd of 0.02 leaves the signal too small to learn from quickly."""
     width, layers = model.config.hidden_size, model.config.num_hidden_layers
+    own = {id(parameter) for block in model.modules() if isinstance(block, nn.Linear | nn.Embedding) for parameter in block.parameters()}
+    if others := [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) not in own]:
+        kind = f"models of type {model.config.model_type} have weights that are no torch.nn.Linear ({others[0]})"
+        raise Misfit("initialisation", f"{kind}, of which fan_in knows nothing; leave it out, or choose another model type")
     embeddings = model.get_input_embeddings()
     for block in model.modules():
         if isinstance(block, nn.Linear):
@@ -159,13 +168,11 @@ RESIDUAL_OUTPUTS = {"dense", "o_proj", "out_proj", "c_proj", "fc2", "down_proj",
 
 
 def block_matrices(model: Any) -> list[nn.Parameter]:
-    """The matrices inside a transformers model's blocks: what Muon is for. Embeddings and the head are not among them."""
-    outside = {
-        id(parameter)
-        for part in (model.get_input_embeddings(), model.get_output_embeddings())
-        if part is not None
-        for parameter in part.parameters()
-    }
+    """The matrices inside a transformers model's blocks: what Muon is for. Embeddings, of positions too, and the head are not among them;
+    nor are the experts of a mixture, of which transformers keeps all in one tensor."""
+    embeddings = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+    parts = (*embeddings, model.get_input_embeddings(), model.get_output_embeddings())
+    outside = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
     return [parameter for parameter in model.parameters() if parameter.ndim == 2 and id(parameter) not in outside]
 
 

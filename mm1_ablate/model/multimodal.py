@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.model.context_length import context_length_of
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
@@ -51,7 +52,7 @@ class MultimodalModel(nn.Module):
         self.image_tokens = image_tokens
         self.views_at_most = views_at_most
         self.width: int = language_model.config.hidden_size
-        self.context_length: int = language_model.config.max_position_embeddings
+        self.context_length: int = context_length_of(language_model.config)
         self.embedding_scale = self.width**0.5 if scale_embeddings else 1.0
         self.frozen = frozenset(frozen)
         for part in self._frozen_modules():

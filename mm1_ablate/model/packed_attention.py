@@ -241,6 +241,9 @@ def _why_not(language_model: Any) -> str | None:
     if getattr(language_model, "_is_stateful", False) or kinds:
         has = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "layers with a running state"
         return f"have {has}, which do not keep packed documents apart"
+    tables = [part for name, part in language_model.named_modules() if name.endswith("position_embeddings")]
+    if any(isinstance(table, nn.Embedding) and table.padding_idx is not None for table in tables):
+        return "count positions from their padding token's, and packed documents from 0"
     inner = getattr(language_model, "base_model", language_model)
     if not any("position_ids" in inspect.signature(part.forward).parameters for part in (language_model, inner)):
         return "take no positions, so those of a packed document would not begin at its own start"

@@ -73,7 +73,7 @@ def _width_of_language_model(settings: LanguageModel) -> int:
     """
     if settings.name is not None and look() == "nowhere":
         raise _NotHere
-    bare = settings.model_copy(update={"preparation": None, "frozen": False, "initialisation": "transformers", "scale_embeddings": False})
+    bare = settings.model_copy(update={"preparation": None, "frozen": False, "scale_embeddings": False})
     key = fingerprint({"language_model": canonical(bare), "at": local(settings.name)})
     facts = known(key)
     if facts is None:

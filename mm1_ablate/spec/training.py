@@ -15,6 +15,9 @@ Precision = Literal["32-true", "bf16-mixed"]
 """float32 throughout, or matrix products in bfloat16 beside weights in float32."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class AdamW(Settings):
     type: Literal["adamw"] = "adamw"
     learning_rate: PositiveFloat | Literal["mm1"] = "mm1"
@@ -22,11 +25,11 @@ class AdamW(Settings):
     weight_decay: Annotated[float, Field(ge=0)] | Literal["mm1"] = "mm1"
     """As torch has it: a step takes away this x the learning rate of every matrix. 'mm1': 0.1, by which a step at the peak takes away
     0.1 x the peak learning rate, as MM1 has it (section 3.3), whose optimiser (AXLearn) decays by the schedule alone."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
 
 
 class Muon(Settings):
-    """torch.optim.Muon on the matrices of the language model's blocks, AdamW on everything else."""
+    """torch.optim.Muon on the matrices of the language model's blocks, AdamW on the rest: a mixture's stacked experts too."""
 
     type: Literal["muon"] = "muon"
     learning_rate: PositiveFloat = 0.015
