@@ -77,6 +77,18 @@ def test_flops_agree_with_torchs_count_for_language_models(name: str, tmp_path: 
     assert planned(experiment, tmp_path) == pytest.approx(counted(experiment), rel=0.02)
 
 
+def test_of_a_mixture_of_experts_those_count_that_a_token_goes_through(tmp_path: Path):
+    configuration = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 512}
+    experiment = experiment_with({"model.language_model": {"model_type": "mixtral", "configuration": configuration | experts}})
+    parts = Sizes(tmp_path).parts(experiment)
+    attention_and_router, two_experts = 64 * (64 + 32 + 32 + 64) + 64 * 8, 2 * 3 * 64 * 96
+    assert parts.language_model.counted
+    assert parts.language_model.forward == pytest.approx(2 * 2 * (attention_and_router + two_experts), rel=0.02)
+    assert parts.language_model.backward == 2 * parts.language_model.forward
+    assert planned(experiment, tmp_path) == pytest.approx(counted(experiment), rel=0.02)
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_flops_agree_with_torchs_count_for_encoders(name: str, tmp_path: Path):
     experiment = experiment_with({"model.image_encoder": ENCODERS[name]})

@@ -215,6 +215,8 @@ class _Watching(TorchDispatchMode):
                 self.attention += count
             else:
                 self.others += count
+        elif "mm" in function.name().rpartition("::")[2]:
+            raise NotImplementedError(f"no formula for {function}")
         elif function is torch.ops.aten._to_copy.default and args[0].numel() <= self._own.get(_storage(args[0]), 0):
             self._copies[_storage(output)] = output
         return output
@@ -265,7 +267,13 @@ def _convolution_backward(
     return conv_flop_count(list(inputs), list(weights), list(gradient), transposed) * (bool(mask[0]) + bool(mask[1]))
 
 
-CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}
+def _grouped_product(one: Sequence[int], other: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Operations of the experts of a mixture, of which every row goes through one; torch has no formula for it."""
+    together = one[0] if len(one) == len(other) == 3 else 1
+    return 2 * together * one[-2] * one[-1] * other[-1]
+
+
+CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward, torch.ops.aten._grouped_mm: _grouped_product}
 FORMULAS = {**flop_registry, **{operation: shape_wrapper(formula) for operation, formula in CORRECTED.items()}}
 """Operations that are counted, and how."""
 

@@ -30,7 +30,7 @@ from mm1_ablate.study.rows import RowContent
 Value = TypeVar("Value")
 MOST_READ = 200_000_000
 """Bytes that a plan may read to make data ready for counting: some seconds."""
-COUNTED = 4
+COUNTED = 5
 """How rows are packed and counted: another number where that changes, for what is remembered is no longer right."""
 ROWS_COUNTED = 64
 """Rows packed to see what a row holds on average."""
