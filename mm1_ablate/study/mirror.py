@@ -227,12 +227,11 @@ class Mirror:
         except FileNotFoundError:
             return {}
 
-    def publish_folder(self, folder: Path) -> None:
-        """Have all files of a folder in the bucket as they are here; for folders that nobody holds."""
-        known = self.known.below(self.path_of(folder) + "/")
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    def publish(self, *files: Path) -> None:
+        """Have files in the bucket as they are here; not for those that a holder publishes."""
+        for file in files:
             path, status = self.path_of(file), file.stat()
-            if (before := known.get(path)) is None or not before.is_of(status):
+            if (before := self.known.of(path)) is None or not before.is_of(status):
                 self.know(path, self.remote.upload(file, path), status)
 
     def _put(self, path: str, content: bytes, tag: str) -> None:
@@ -293,13 +292,25 @@ class Mirror:
                 # The work is done and published, or has an error of its own; whoever looks next frees the lease by the note.
                 print(f"{away}; its lease is given back later", file=sys.stderr, flush=True)
 
+    @contextlib.contextmanager
+    def helping(self, folder: Path) -> Iterator[None]:
+        """Work for the length of a block on a folder, which this process has locked here, with a holder on another machine. What is done
+        to it here is published file by file (`publish`), or forgotten."""
+        note = folder / LEASE
+        note.write_text("{}")  # if this process is killed, `let_go` sees to what it leaves
+        self._remove_abandoned()
+        self._start_from_the_bucket(folder)
+        yield
+        self._make_room(folder)
+        note.unlink()
+
     def _start_from_the_bucket(self, folder: Path) -> None:
         start = self.path_of(folder) + "/"
         found = self.remote.list(start.rstrip("/"))
         self._wipe(folder, found)
         if f"{start}model.pt" in found:
             # It was trained to the end, and stopped before it had taken away what it could have gone on from.
-            for path in [path for path in found if path.removeprefix(start).startswith("last.ckpt")]:
+            for path in sorted(path for path in found if path.removeprefix(start).startswith("last.ckpt")):
                 self.remote.delete(path)
                 found.pop(path)
         with self._changing:
@@ -332,10 +343,10 @@ class Mirror:
         if folder.parent.name == "trials":
             start = self.path_of(folder) + "/"
             shutil.rmtree(self.lent_to(folder), ignore_errors=True)
-            for path in self.known.below(start):
-                if path.removeprefix(start).startswith(HEAVY):
+            for file in [file for file in folder.rglob("*") if file.is_file()]:
+                if (path := self.path_of(file)).removeprefix(start).startswith(HEAVY):
                     self.known.forget(path)
-                    (self.root / path).unlink(missing_ok=True)
+                    file.unlink(missing_ok=True)
 
     def let_go_of_the_dead(self, below: str = "") -> None:
         """Free folders whose holder was a process of this machine that is gone, without waiting for its lease to run out."""

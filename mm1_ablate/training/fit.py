@@ -199,6 +199,7 @@ def fit(
         state = whole_state(model)
     if workers.leads:
         save_atomically(state, folder / WEIGHTS)
+    if workers.leads_here:
         if workers.shard:
             remove_shards(folder / CHECKPOINT)
         (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -230,11 +231,11 @@ def train(
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if workers.agreed(checkpoint.exists()) else None
     module = PackedTraining(model, training, encoder_scale, workers, weights if resume is None else None)
-    if workers.leads:
-        if resume and not workers.shard:
-            from mm1_ablate.training.sharding import make_whole
+    if workers.leads_here and resume and not workers.shard:
+        from mm1_ablate.training.sharding import make_whole
 
-            make_whole(resume, module)
+        make_whole(resume, module)
+    if workers.leads:
         _cut_curve(folder / CURVE, torch.load(resume, map_location="cpu", weights_only=True)["mm1_ablate"]["step"] if resume else 0)
     workers.wait_for_all()
     batches = SharedLoader(loader, workers) if workers.ranks > 1 else loader
