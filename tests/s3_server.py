@@ -164,7 +164,7 @@ def write_checkpoint(folder: Path, step: int, ranks: int = 1) -> Path:
     return shards
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], Any], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until
