@@ -24,7 +24,7 @@ from mm1_ablate.study import leases
 from mm1_ablate.study.publishing import Publication
 from mm1_ablate.study.remote import Remote, RemoteError
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
-from mm1_ablate.training.sharding import remove_shards
+from mm1_ablate.training.checkpoint import remove_shards
 
 
 def do(store: Store, one: Trial) -> int:

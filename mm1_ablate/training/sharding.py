@@ -7,7 +7,6 @@ Where workers are on machines that share no folder each machine has its own work
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from mm1_ablate.training.checkpoint import save_atomically
+from mm1_ablate.training.checkpoint import remove_shards, save_atomically
 
 if TYPE_CHECKING:
     from mm1_ablate.training.distributed import Workers
@@ -122,13 +121,6 @@ def shards_of(checkpoint: Path | BinaryIO) -> str | None:
 def step_of(shards: str) -> int:
     """The step at which a folder of shards of this name was written."""
     return int(shards.rpartition(".")[2].partition("-")[0])
-
-
-def remove_shards(path: Path, but: str | None = None) -> None:
-    """Remove the folders of shards beside a checkpoint, except the one that it names."""
-    for folder in path.parent.glob(f"{path.name}.*"):
-        if folder.name != but:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
