@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -22,7 +23,9 @@ from tiny import tiny_experiment
 
 from mm1_ablate.spec.study import Trial
 from mm1_ablate.study import child, leases, publishing
-from mm1_ablate.study.store import Store
+from mm1_ablate.study.placement import Placement
+from mm1_ablate.study.placement import _run_share as placement_share
+from mm1_ablate.study.store import HELD, Store
 from mm1_ablate.study.trial import run_trial
 from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_together
 from mm1_ablate.training import sharding
@@ -65,6 +68,11 @@ def work(stop_at: str, rank: int = 0, **arguments: Any) -> int:
     return run_trial(rank=rank, **arguments)
 
 
+def talk(rank: int, ranks: int, **arguments: Any) -> int:
+    print(f"worker {rank} of {ranks}")
+    return 0
+
+
 class Crew:
     """Workers of a trial, each on a machine of its own."""
 
@@ -83,6 +91,17 @@ class Crew:
         own = [{"MM1_ABLATE_CACHE": str(self.folder / name)} for name in machines]
         return run_together(self.forks, [replace(job, environment=job.environment | cache) for job, cache in zip(jobs, own, strict=True)])
 
+    def go_on(self, *machines: str, strategy: str = "fsdp") -> None:
+        """Run to the end, as soon as the lease of those who were killed has run out."""
+        faults: list[Fault | None] = []
+
+        def is_begun() -> bool:
+            faults.append(self.run(*machines, strategy=strategy))
+            return faults[-1] is None or faults[-1].ended.code != HELD
+
+        wait_for(is_begun)
+        assert faults[-1] is None, self.said()
+
     def said(self) -> str:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("log*.txt")))
 
@@ -92,7 +111,7 @@ class Crew:
         thread = threading.Thread(target=lambda: faults.append(self.run(*machines, stop_at=stop_at)))
         thread.start()
         try:
-            wait_for(lambda: when() or faults, 240)
+            wait_for(lambda: when() or faults)
             assert not faults, self.said()
         finally:
             server = int((self.forks / "pid").read_text())
@@ -105,6 +124,12 @@ def named(server: Server) -> str:
     """The shards that the bucket's checkpoint names."""
     found = [entry for entry in server.bucket.objects.all() if entry.key.endswith("/last.ckpt")]
     return sharding.shards_of(BytesIO(found[0].get()["Body"].read())) or "" if found else ""
+
+
+def settled(server: Server, second: Path) -> bool:
+    """Whether the second checkpoint is in the bucket, and the first one's shards are nowhere."""
+    shards = [name for name in kept(second) if name.endswith(".distcp")]
+    return named(server).startswith("last.ckpt.4-") and not server.holds("/last.ckpt.2-") and shards == ["__1_0.distcp"]
 
 
 def kept(cache: Path) -> list[str]:
@@ -125,19 +150,16 @@ def test_sharded_workers_on_machines_that_share_no_file(server: Server, machine:
     assert crew.run("one", "one", store=alone.address) is None, crew.said()
 
     with watched(server) as lacking:
-        crew.killed(
-            "one", "two", stop_at="step", when=lambda: named(server).startswith("last.ckpt.4-") and not server.holds("/last.ckpt.2-")
-        )
+        crew.killed("one", "two", stop_at="step", when=lambda: settled(server, tmp_path / "two"))
         assert not lacking and not server.has("model.pt")
         first = named(server)
         objects = server.content()
         shards = {name.rpartition("/")[2] for name in objects if f"/{first}/" in name}
         assert shards == {".metadata", "__0_0.distcp", "__1_0.distcp"}
-        assert [name for name in kept(tmp_path / "two") if name.endswith(".distcp")] == ["__1_0.distcp"], "of the last checkpoint only"
 
         # On one old and one new machine; the old one has what it wrote itself.
         server.requests.clear()
-        wait_for(lambda: crew.run("two", "three") is None, 120)
+        crew.go_on("two", "three")
         assert server.asked("GET", "__1_0.distcp") == 1 and server.asked("GET", "__0_0.distcp") == 2
         assert not server.asked("GET", "model.pt") and not kept(tmp_path / "two") and not kept(tmp_path / "three")
         assert_done(store, alone, trials)
@@ -154,10 +176,43 @@ def test_sharded_workers_on_machines_that_share_no_file(server: Server, machine:
             server.bucket.objects.all().delete()
             for name, content in objects.items():
                 server.bucket.put_object(Key=name, Body=content)
-            wait_for(lambda machines=machines, strategy=strategy: crew.run(*machines, strategy=strategy) is None, 120)
+            crew.go_on(*machines, strategy=strategy)
             assert_done(machine(f"driver-{machines[0]}"), alone, trials)
             assert not server.holds("last.ckpt") and not [name for each in machines for name in kept(tmp_path / each)]
     assert not lacking
+
+
+def test_a_machine_that_helps_sees_how_its_trial_stands(server: Server, machine: Machine) -> None:
+    one = trial("baseline", 0, tiny_experiment())
+    holder, helper = machine("first"), machine("second")
+    folder, helped = holder.write_trial(one), helper.trial_folder(one)
+    with holder.hold(folder), helper.helping(helped):
+        holder.start(folder, "train")
+        (folder / "progress.json").write_text('{"stage": "train", "step": 3, "steps": 8, "time": 0, "stage_started": 0}')
+        wait_for(lambda: server.has("progress.json"))
+        helper.refresh()
+        assert helper.status(one).status == "running" and "3 of 8" in str(helper.status(one))
+    # Killed while it helped: what it had not given away is forgotten, and the holder's lease is left alone.
+    with holder.hold(folder), contextlib.suppress(KeyboardInterrupt), helper.helping(helped):
+        (helped / "last.ckpt.2").mkdir()
+        (helped / "last.ckpt.2" / "__1_0.distcp").write_bytes(b"half")
+        raise KeyboardInterrupt
+    with holder.hold(folder):
+        helper.refresh()
+        helper.let_go_of_the_dead()
+        assert not kept(helper.root) and helper.is_held(helped) and server.has("lease.json")
+
+
+def test_logs_of_workers_elsewhere_come_to_the_bucket(server: Server, machine: Machine, forks: Path) -> None:
+    driver, one = machine("driver"), trial("baseline", 0, tiny_experiment())
+    driver.write_trial(one)
+    machine("second")
+    placement = Placement(ADDRESS, forks, 1, 0, run_trial=f"{__name__}:talk", shares=(1, 1), import_paths=(*sys.path, HERE))
+    arguments = {"fingerprint": one.fingerprint, "evaluations": []}
+    for times in (1, 2):
+        assert placement_share(placement, driver.trial_folder(one), arguments, Share(1, 1, 2, "127.0.0.1", free_port())) is None
+        assert next(content for name, content in server.content().items() if name.endswith("/log-1.txt")).count(b"worker 1 of 2") == times
+        machine("third")
 
 
 def assert_done(store: Store, alone: Store, trials: list[Trial]) -> None:

@@ -44,6 +44,8 @@ LATER = ("features", "last.ckpt", "report")
 """Beginnings of names of folders in a trial's, preparation's or study's, whose files are fetched only when they are asked for."""
 HEAVY = ("model.pt", "weights.pt", "last.ckpt", "features")
 """Beginnings of names of what is large: of a folder that is taken over these are fetched only when they are asked for."""
+HELPING = "{}"
+"""In a folder's note: no lease of this machine's."""
 RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-")
 """What is to be done: written by whoever starts a run, also while another works on the folder."""
 
@@ -118,9 +120,9 @@ class Mirror:
         contents = self.remote.read_several(changed)
         gone = [path for path in known if path not in found and not path.endswith(LEASE)]
         for folder in dict.fromkeys(self.folder_of(path) for path in (*contents, *gone)):
-            # Whoever works on it here knows better.
+            # Whoever works on it here knows better, but for helpers: the holder on another machine writes their records.
             with locked_if_free(folder) if folder is not None else contextlib.nullcontext(True) as free:
-                if free:
+                if free or _is_helped(folder):
                     for path in (path for path in contents if self.folder_of(path) == folder):
                         self._put(path, contents[path], changed[path].tag)
                     for path in (path for path in gone if self.folder_of(path) == folder):
@@ -297,7 +299,7 @@ class Mirror:
         """Work for the length of a block on a folder, which this process has locked here, with a holder on another machine. What is done
         to it here is published file by file (`publish`), or forgotten."""
         note = folder / LEASE
-        note.write_text("{}")  # if this process is killed, `let_go` sees to what it leaves
+        note.write_text(HELPING)  # if this process is killed, `let_go` sees to what it leaves
         self._remove_abandoned()
         self._start_from_the_bucket(folder)
         yield
@@ -361,11 +363,12 @@ class Mirror:
             if free:
                 holder = json.loads(note.read_text() or "{}").get("holder")
                 path = self.path_of(note)
-                with contextlib.suppress(FileNotFoundError):
-                    if json.loads(self.remote.read(path)).get("holder") == holder:
-                        self.remote.delete(path)
-                with self._entering:
-                    self.entries.pop(path, None)
+                there = self.read_json(note).get("holder")
+                if there and there == holder:
+                    self.remote.delete(path)
+                if there in (None, holder):
+                    with self._entering:
+                        self.entries.pop(path, None)
                 self._wipe(folder, self.remote.list(self.path_of(folder)))
                 shutil.rmtree(self.pins_of(folder), ignore_errors=True)
                 note.unlink()
@@ -392,6 +395,13 @@ class Mirror:
         self.known.forget(path)
         with self._entering:
             self.entries.pop(path, None)
+
+
+def _is_helped(folder: Path | None) -> bool:
+    """Whether whoever works on a folder here has its holder on another machine."""
+    with contextlib.suppress(FileNotFoundError):
+        return folder is not None and (folder / LEASE).read_text() == HELPING
+    return False
 
 
 def _is_record(path: str) -> bool:

@@ -22,6 +22,7 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.sweep import Strategy
 from mm1_ablate.study.predictions import evaluate_trial
+from mm1_ablate.study.remote import RemoteError
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ KINDS = {"TooMuchBadData": ("bad data", 1000)}
 """Failures that people know by another name than the exception's, and how much of their message a line of reason takes."""
 REPORT_EVERY = 0.5
 """Seconds between two writes of the progress."""
-PUBLISHED_WITHIN = 600.0
+PUBLISHED_WITHIN = 3600.0
 """Seconds for which a model is waited for that another machine has trained: it may be large, and the storage away for a while."""
 
 
@@ -143,8 +144,9 @@ def _await(store: Store, file: Path) -> None:
     store.bring(file)
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.5)
-        store.refresh(file.parent)
-        store.bring(file)
+        with contextlib.suppress(RemoteError):
+            store.refresh(file.parent)
+            store.bring(file)
 
 
 def _end_of_a_lost_one() -> None:
