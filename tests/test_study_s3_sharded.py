@@ -17,7 +17,7 @@ from typing import Any
 import pandas
 import pytest
 import torch
-from s3_server import ADDRESS, Machine, Server, wait_for, watched
+from s3_server import ADDRESS, Machine, Server, wait_for, watched, write_checkpoint
 from study_helpers import trial
 from tiny import tiny_experiment
 
@@ -25,10 +25,12 @@ from mm1_ablate.spec.study import Trial
 from mm1_ablate.study import child, leases, publishing
 from mm1_ablate.study.placement import Placement
 from mm1_ablate.study.placement import _run_share as placement_share
+from mm1_ablate.study.remote import Remote
 from mm1_ablate.study.store import HELD, Store
 from mm1_ablate.study.trial import run_trial
 from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_together
 from mm1_ablate.training import sharding
+from mm1_ablate.training.checkpoint import remove_checkpoint
 from mm1_ablate.training.module import PackedTraining
 
 HERE = str(Path(__file__).parent)
@@ -180,6 +182,34 @@ def test_sharded_workers_on_machines_that_share_no_file(server: Server, machine:
             assert_done(machine(f"driver-{machines[0]}"), alone, trials)
             assert not server.holds("last.ckpt") and not [name for each in machines for name in kept(tmp_path / each)]
     assert not lacking
+
+
+def test_shards_that_others_are_bringing_stay_and_older_ones_go(server: Server, machine: Machine) -> None:
+    one = trial("baseline", 0, tiny_experiment())
+    holder, helper = machine("first"), machine("second")
+    folder, helped = holder.write_trial(one), helper.trial_folder(one)
+    for name in ("last.ckpt.2-former", "last.ckpt.4-killed", "last.ckpt.6-coming"):
+        (helped / name).mkdir(parents=True)
+        (helped / name / "__1_0.distcp").write_bytes(b"shard")
+        helper.publish(helped / name / "__1_0.distcp")
+    lease = leases.Lease(Remote(ADDRESS), f"trials/{folder.name}/lease.json", "first")
+    assert lease.take() and holder.mirror
+    publication = publishing.Publication(holder.mirror, folder, lease)
+    publication.round()
+    assert {"former", "killed", "coming"} <= shards_in(server), "there is no checkpoint yet, and one may be coming"
+    write_checkpoint(folder, 4)
+    publication.round()
+    assert shards_in(server) == {"last.ckpt.4", "coming"}
+    (folder / "model.pt").write_bytes(b"weights")
+    remove_checkpoint(folder / "last.ckpt")
+    publication.round()
+    assert not shards_in(server) and server.has("model.pt")
+    lease.give_back()
+
+
+def shards_in(server: Server) -> set[str]:
+    """The endings of names of folders of shards in the bucket."""
+    return {name.split("/")[-2].rpartition("-")[2] for name in server.names() if name.endswith(".distcp")}
 
 
 def test_a_machine_that_helps_sees_how_its_trial_stands(server: Server, machine: Machine) -> None:
