@@ -85,40 +85,6 @@ def test_shards_stay_while_the_bucket_names_them_where_a_checkpoint_is_replaced_
     lease.give_back()
 
 
-def test_shards_of_other_machines_go_once_a_newer_checkpoint_is_there_and_stay_where_they_are_of_a_later_one(
-    server: Server, machine: Machine
-) -> None:
-    one = study().trials[0]
-    other, store = machine("second"), machine("first")
-    folder = store.write_trial(one)
-
-    def others_bring(step: int) -> None:
-        shard = other.trial_folder(one) / f"last.ckpt.{step}" / "__1_0.distcp"
-        shard.parent.mkdir(parents=True)
-        shard.write_bytes(b"theirs")
-        other.publish(shard)
-
-    def in_the_bucket() -> list[str]:
-        return [name.partition("last.ckpt.")[2] for name in server.names() if name.endswith(".distcp")]
-
-    lease = leases.Lease(Remote(ADDRESS), f"trials/{folder.name}/lease.json", "first")
-    assert lease.take() and store.mirror
-    publication = Publication(store.mirror, folder, lease)
-    for step in (1, 2):
-        others_bring(step)
-        remove_shards(folder / "last.ckpt", but=write_checkpoint(folder, step).name)
-        publication.round()
-        assert in_the_bucket() == [f"{step}/__0_0.distcp", f"{step}/__1_0.distcp"]
-    others_bring(4)
-    remove_shards(folder / "last.ckpt", but=write_checkpoint(folder, 3).name)
-    publication.round()
-    assert in_the_bucket() == ["3/__0_0.distcp", "4/__1_0.distcp"], "of 4 the first worker's own, and what names them, are to come"
-    remove_checkpoint(folder / "last.ckpt")
-    publication.round()
-    assert not in_the_bucket()
-    lease.give_back()
-
-
 def test_what_a_killed_holder_was_uploading_does_not_stay_on_the_disk(
     server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
