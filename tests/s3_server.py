@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import pickle
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -17,6 +21,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from mm1_ablate.study.store import Store
+from mm1_ablate.training.checkpoint import save_atomically
+from mm1_ablate.training.sharding import shards_of
 
 BUCKET = "ablations"
 ADDRESS = f"s3://{BUCKET}/some/prefix"
@@ -77,6 +83,12 @@ class Server:
     def has(self, ending: str) -> bool:
         return any(name.endswith(ending) for name in self.names())
 
+    def holds(self, part: str) -> bool:
+        return any(part in name for name in self.names())
+
+    def content(self) -> dict[str, bytes]:
+        return {entry.key: entry.get()["Body"].read() for entry in self.bucket.objects.all()}
+
 
 @contextmanager
 def serving(patch: pytest.MonkeyPatch) -> Iterator[Server]:
@@ -107,13 +119,49 @@ def whole(server: Server) -> list[str]:
             lacking.append(name)
         if folder.endswith("/predictions") and last.endswith(".json") and name.replace(".json", ".parquet") not in names:
             lacking.append(name)
-        if last == "last.ckpt" and b"shards of" in (content := server.bucket.Object(name).get()["Body"].read()):
-            shards = content.decode().split()[-1]
-            if not {f"{folder}/{shards}/{rank}.distcp" for rank in range(2)} <= names:
-                lacking.append(f"{name} names {shards}")
+        if last == "last.ckpt" and (shards := shards_of(io.BytesIO(server.bucket.Object(name).get()["Body"].read()))):
+            folder = f"{folder}/{shards}"
+            named = {f"{folder}/.metadata"}
+            if named <= names:
+                index = pickle.loads(server.bucket.Object(f"{folder}/.metadata").get()["Body"].read())
+                named |= {f"{folder}/{part.relative_path}" for part in index.storage_data.values()}
+            lacking += [f"{name} names {part}" for part in named - names]
         if last == "status.json" and "/trials/" in name and json.loads(server.bucket.Object(name).get()["Body"].read())["status"] == "done":
             lacking += [] if f"{folder}/model.pt" in names else [name]
     return lacking
+
+
+@contextmanager
+def watched(server: Server) -> Iterator[list[str]]:
+    """What the bucket ever lacks, looked at after every change that anybody makes to it."""
+    lacking: list[str] = []
+    app, one_at_a_time = server._app, threading.Lock()
+
+    def checked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "GET" or "Boto3/" in environ["HTTP_USER_AGENT"]:  # the latter is who looks
+            return app(environ, start_response)
+        with one_at_a_time:
+            answer = app(environ, start_response)
+            if not lacking and not environ["PATH_INFO"].endswith(("lease.json", "progress.json")):
+                lacking.extend(whole(server))
+            return answer
+
+    server._app = checked
+    yield lacking
+    server._app = app
+
+
+def write_checkpoint(folder: Path, step: int, ranks: int = 1) -> Path:
+    """A sharded checkpoint as training writes it, and as little as there can be in it; gives the folder of its shards."""
+    shards = folder / f"last.ckpt.{step}"
+    shards.mkdir()
+    parts = {rank: SimpleNamespace(relative_path=f"__{rank}_0.distcp") for rank in range(ranks)}
+    for part in parts.values():
+        (shards / part.relative_path).write_bytes(b"x" * step)
+    (shards / ".metadata").write_bytes(pickle.dumps(SimpleNamespace(storage_data=parts)))
+    time.sleep(0.02)
+    save_atomically({"shards": shards.name}, folder / "last.ckpt")
+    return shards
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 300) -> None:

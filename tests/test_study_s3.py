@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas
 import pytest
-from s3_server import ADDRESS, BUCKET, Machine, Server, environment, wait_for, whole
+from s3_server import ADDRESS, BUCKET, Machine, Server, environment, wait_for, watched, whole, write_checkpoint
 from study_helpers import quick_preparation, quick_trial, study
 
 from mm1_ablate.spec.preparation import preparations_of
@@ -24,6 +24,7 @@ from mm1_ablate.study import leases
 from mm1_ablate.study.publishing import Publication
 from mm1_ablate.study.remote import Remote, RemoteError
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
+from mm1_ablate.training.checkpoint import remove_shards
 
 
 def do(store: Store, one: Trial) -> int:
@@ -177,41 +178,19 @@ def test_the_bucket_is_of_one_piece_after_every_request(
     monkeypatch.setattr("mm1_ablate.study.publishing.EVERY", 0.01)
     monkeypatch.setattr("mm1_ablate.study.publishing.SMALL", small)
     store, one = machine("first"), study().trials[0]
-    folder, lacking = store.write_trial(one), []
-    app = server._app
-
-    def checked(environ: dict[str, Any], start_response: Any) -> Any:
-        answer = app(environ, start_response)
-        if environ["REQUEST_METHOD"] in ("PUT", "DELETE") and not lacking:
-            server._app = app
-            lacking.extend(whole(server))
-            server._app = checked
-        return answer
-
-    server._app = checked
-    with store.hold(folder):
+    folder = store.write_trial(one)
+    with watched(server) as lacking, store.hold(folder):
         store.start(folder, "train")
         for step in range(1, 13):
-            shards = folder / f"last.ckpt.{step}"
-            shards.mkdir()
-            for rank in range(2):
-                (shards / f"{rank}.distcp").write_bytes(b"x" * step)
-                time.sleep(0.02)
-            store.write(folder / "last.ckpt", f"shards of {shards.name}".encode())
-            for old in folder.glob("last.ckpt.*"):
-                if old != shards:
-                    for file in old.iterdir():
-                        file.unlink()
-                    old.rmdir()
+            remove_shards(folder / "last.ckpt", but=write_checkpoint(folder, step, ranks=2).name)
             time.sleep(0.1)
         (folder / "model.pt").write_bytes(b"weights")
         (folder / "last.ckpt").unlink()
         store.write_evaluation(one.fingerprint, one.evaluation_fingerprint, pandas.DataFrame({"score": [1.0]}), {"a": 1.0})
         store.finish(folder)
     assert not lacking
-    assert not server.has("last.ckpt") and server.has("model.pt") and not server.has("lease.json")
+    assert not any("last.ckpt" in name for name in server.names()) and server.has("model.pt") and not server.has("lease.json")
     assert sum("/last.ckpt HTTP" in f"{path} HTTP" and method == "PUT" for method, path in server.requests) > 1
-    assert not any(".distcp" in name for name in server.names() if "last.ckpt.12" not in name)
     assert machine("second").status(one).status == "done"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import ADDRESS, Machine, Server, serving
+from s3_server import ADDRESS, Machine, Server, serving, whole, write_checkpoint
 from study_helpers import study, trial
 from test_cli_plan import call
 from tiny import tiny_experiment
@@ -26,6 +27,7 @@ from mm1_ablate.study.publishing import Publication
 from mm1_ablate.study.remote import Remote
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.trial import recording_failure
+from mm1_ablate.training.checkpoint import remove_checkpoint, remove_shards
 
 HERE = Path(__file__).parent
 
@@ -41,23 +43,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 # ---------------------------------------------------------------- checkpoints
 @pytest.mark.parametrize("and_ended", [False, True], ids=["a newer one", "the end of training"])
 def test_shards_stay_while_the_bucket_names_them_where_a_checkpoint_is_replaced_while_it_is_read(
-    server: Server, machine: Machine, and_ended: bool
+    server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch, and_ended: bool
 ) -> None:
     store, one = machine("first"), study().trials[0]
     folder = store.write_trial(one)
 
     def checkpoint(step: int) -> None:
-        shards = folder / f"last.ckpt.{step}"
-        shards.mkdir()
-        (shards / "0.distcp").write_bytes(b"x" * step)
-        time.sleep(0.02)
-        (folder / "last.ckpt").write_bytes(shards.name.encode())
-        remove(but=shards)
-
-    def remove(but: Path | None = None) -> None:
-        for file in folder.glob("last.ckpt.*/*"):
-            if file.parent != but:
-                file.unlink()
+        remove_shards(folder / "last.ckpt", but=write_checkpoint(folder, step).name)
 
     lease = leases.Lease(Remote(ADDRESS), f"trials/{folder.name}/lease.json", "first")
     assert lease.take() and store.mirror
@@ -72,19 +64,24 @@ def test_shards_stay_while_the_bucket_names_them_where_a_checkpoint_is_replaced_
         if path == "last.ckpt":
             if and_ended:
                 (folder / "model.pt").write_bytes(b"weights")
-                remove()
-                (folder / "last.ckpt").unlink()
+                with monkeypatch.context() as patch, contextlib.suppress(InterruptedError):
+                    patch.setattr(shutil, "rmtree", begin_to_remove)
+                    remove_checkpoint(folder / "last.ckpt")
             else:
                 checkpoint(3)
         return found
 
+    def begin_to_remove(shards: Path, ignore_errors: bool) -> None:
+        (shards / "__0_0.distcp").unlink()
+        raise InterruptedError
+
     publication._pin = pin  # type: ignore[method-assign]
     publication.round()
-    assert server.has("last.ckpt.1/0.distcp"), "the checkpoint in the bucket is still the first"
+    assert server.has("last.ckpt.1/__0_0.distcp") and not whole(server), "the checkpoint in the bucket is still the first"
     publication._pin = pinned  # type: ignore[method-assign]
     publication.round()
     shards = [name.rpartition("trials/")[2].partition("/")[2] for name in server.names() if ".distcp" in name]
-    assert shards == ([] if and_ended else ["last.ckpt.3/0.distcp"])
+    assert shards == ([] if and_ended else ["last.ckpt.3/__0_0.distcp"])
     lease.give_back()
 
 

@@ -44,6 +44,8 @@ LATER = ("features", "last.ckpt", "report")
 """Beginnings of names of folders in a trial's, preparation's or study's, whose files are fetched only when they are asked for."""
 HEAVY = ("model.pt", "weights.pt", "last.ckpt", "features")
 """Beginnings of names of what is large: of a folder that is taken over these are fetched only when they are asked for."""
+HELPING = "{}"
+"""In a folder's note: no lease of this machine's."""
 RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-")
 """What is to be done: written by whoever starts a run, also while another works on the folder."""
 
@@ -118,9 +120,9 @@ class Mirror:
         contents = self.remote.read_several(changed)
         gone = [path for path in known if path not in found and not path.endswith(LEASE)]
         for folder in dict.fromkeys(self.folder_of(path) for path in (*contents, *gone)):
-            # Whoever works on it here knows better.
+            # Whoever works on it here knows better, but for helpers: the holder on another machine writes their records.
             with locked_if_free(folder) if folder is not None else contextlib.nullcontext(True) as free:
-                if free:
+                if free or _is_helped(folder):
                     for path in (path for path in contents if self.folder_of(path) == folder):
                         self._put(path, contents[path], changed[path].tag)
                     for path in (path for path in gone if self.folder_of(path) == folder):
@@ -227,12 +229,11 @@ class Mirror:
         except FileNotFoundError:
             return {}
 
-    def publish_folder(self, folder: Path) -> None:
-        """Have all files of a folder in the bucket as they are here; for folders that nobody holds."""
-        known = self.known.below(self.path_of(folder) + "/")
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    def publish(self, *files: Path) -> None:
+        """Have files in the bucket as they are here; not for those that a holder publishes."""
+        for file in files:
             path, status = self.path_of(file), file.stat()
-            if (before := known.get(path)) is None or not before.is_of(status):
+            if (before := self.known.of(path)) is None or not before.is_of(status):
                 self.know(path, self.remote.upload(file, path), status)
 
     def _put(self, path: str, content: bytes, tag: str) -> None:
@@ -293,13 +294,25 @@ class Mirror:
                 # The work is done and published, or has an error of its own; whoever looks next frees the lease by the note.
                 print(f"{away}; its lease is given back later", file=sys.stderr, flush=True)
 
+    @contextlib.contextmanager
+    def helping(self, folder: Path) -> Iterator[None]:
+        """Work for the length of a block on a folder, which this process has locked here, with a holder on another machine. What is done
+        to it here is published file by file (`publish`), or forgotten."""
+        note = folder / LEASE
+        note.write_text(HELPING)  # if this process is killed, `let_go` sees to what it leaves
+        self._remove_abandoned()
+        self._start_from_the_bucket(folder)
+        yield
+        self._make_room(folder)
+        note.unlink()
+
     def _start_from_the_bucket(self, folder: Path) -> None:
         start = self.path_of(folder) + "/"
         found = self.remote.list(start.rstrip("/"))
         self._wipe(folder, found)
         if f"{start}model.pt" in found:
             # It was trained to the end, and stopped before it had taken away what it could have gone on from.
-            for path in [path for path in found if path.removeprefix(start).startswith("last.ckpt")]:
+            for path in sorted(path for path in found if path.removeprefix(start).startswith("last.ckpt")):
                 self.remote.delete(path)
                 found.pop(path)
         with self._changing:
@@ -332,10 +345,10 @@ class Mirror:
         if folder.parent.name == "trials":
             start = self.path_of(folder) + "/"
             shutil.rmtree(self.lent_to(folder), ignore_errors=True)
-            for path in self.known.below(start):
-                if path.removeprefix(start).startswith(HEAVY):
+            for file in [file for file in folder.rglob("*") if file.is_file()]:
+                if (path := self.path_of(file)).removeprefix(start).startswith(HEAVY):
                     self.known.forget(path)
-                    (self.root / path).unlink(missing_ok=True)
+                    file.unlink(missing_ok=True)
 
     def let_go_of_the_dead(self, below: str = "") -> None:
         """Free folders whose holder was a process of this machine that is gone, without waiting for its lease to run out."""
@@ -350,11 +363,12 @@ class Mirror:
             if free:
                 holder = json.loads(note.read_text() or "{}").get("holder")
                 path = self.path_of(note)
-                with contextlib.suppress(FileNotFoundError):
-                    if json.loads(self.remote.read(path)).get("holder") == holder:
-                        self.remote.delete(path)
-                with self._entering:
-                    self.entries.pop(path, None)
+                there = self.read_json(note).get("holder")
+                if there and there == holder:
+                    self.remote.delete(path)
+                if there in (None, holder):
+                    with self._entering:
+                        self.entries.pop(path, None)
                 self._wipe(folder, self.remote.list(self.path_of(folder)))
                 shutil.rmtree(self.pins_of(folder), ignore_errors=True)
                 note.unlink()
@@ -381,6 +395,13 @@ class Mirror:
         self.known.forget(path)
         with self._entering:
             self.entries.pop(path, None)
+
+
+def _is_helped(folder: Path | None) -> bool:
+    """Whether whoever works on a folder here has its holder on another machine."""
+    with contextlib.suppress(FileNotFoundError):
+        return folder is not None and (folder / LEASE).read_text() == HELPING
+    return False
 
 
 def _is_record(path: str) -> bool:

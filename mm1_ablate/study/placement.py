@@ -219,7 +219,12 @@ def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], sh
     store = Store(placement.store_root)
     folder = store.trial_folder(arguments["fingerprint"])
     placement._make_ready(store, folder / "trial.json")
-    return placement._run_share(folder, arguments, share)
+    try:
+        return placement._run_share(folder, arguments, share)
+    finally:
+        logs = [folder / f"log-{rank}.txt" for rank in range(share.first, share.first + share.count)]
+        with contextlib.suppress(OSError):  # of the storage, or there is none
+            store.publish(*(log for log in logs if log.exists()))
 
 
 @contextlib.contextmanager

@@ -42,6 +42,11 @@ class Places:
             self.address = str(self.root)
             """By which other processes and machines open the same store."""
 
+    @property
+    def home(self) -> str:
+        """The same for all processes that see the same files."""
+        return self.mirror.identity if self.mirror else ""
+
     # ------------------------------------------------------------ folders
     def trial_folder(self, trial: Trial | str) -> Path:
         """The folder of a trial, or of a training fingerprint."""
@@ -98,10 +103,10 @@ class Places:
         """Another folder's file for the work on one, for as long as that takes: where it is here."""
         return self.mirror.lend(file, to) if self.mirror else file
 
-    def publish_folder(self, folder: Path) -> None:
-        """Have what was written into a folder that nobody holds, such as a report, seen by others."""
+    def publish(self, *files: Path) -> None:
+        """Have what was written outside of folders that somebody holds here, such as a report, seen by others."""
         if self.mirror:
-            self.mirror.publish_folder(folder)
+            self.mirror.publish(*files)
 
     def write(self, file: Path, content: bytes) -> None:
         """Write a small file: the old one or the new one, whatever is killed when. In a held folder it is published with the others."""

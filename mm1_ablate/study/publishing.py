@@ -2,18 +2,21 @@
 
 Whatever is killed when, what is in the bucket is of one piece. What says that something is there (a checkpoint of its shards, a model
 that the training has ended, a summary of its items, a status that all is done) is read before what it speaks of, and written after it.
-What is gone here is taken away last.
+What is gone here is taken away last; so are shards that no checkpoint names any more, for which the bucket is asked: workers on other
+machines bring theirs themselves, before the first worker writes the checkpoint that names them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +37,7 @@ LOOK = 0.5
 SMALL = 8_000_000
 """Bytes of a file that is read into memory instead of being linked while it is uploaded."""
 INSIST = 600.0
-"""Seconds for which the last round is tried again while the storage is away."""
+"""Seconds for which what somebody waits for is tried again while the storage is away."""
 CHECKPOINT = "last.ckpt"
 
 
@@ -80,17 +83,10 @@ class Publication:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
-        until = time.monotonic() + INSIST
-        while True:
-            try:
-                self.round()
-                self.is_complete = True
-                return
-            except RemoteError as away:
-                if time.monotonic() > until:
-                    raise
-                print(f"{away}; trying again", file=sys.stderr, flush=True)
-                time.sleep(2)
+        insist(self.round)
+        checkpoint = self.folder / CHECKPOINT
+        insist(lambda: self._remove_shards(checkpoint if checkpoint.exists() else None))
+        self.is_complete = True
 
     def _repeat(self) -> None:
         due, seen = time.monotonic(), 0
@@ -115,7 +111,7 @@ class Publication:
             RemoteError: the storage is away; the next round does what this one has not.
         """
         here = set(self._files())
-        gone = [path for path in self._known() if path not in here]
+        gone = [path for path in self._known() if path not in here and not path.startswith(f"{CHECKPOINT}.")]
         pinned: list[Pinned] = []
         try:
             for which in (2, 1, 0):
@@ -126,15 +122,35 @@ class Publication:
             for one in sorted(whole, key=lambda one: rank(one.path)):
                 self.lease.confirm()
                 self._upload(one)
+                if one.path == CHECKPOINT:
+                    self._remove_shards(one.link or io.BytesIO(one.content or b""))
         finally:
             for one in pinned:
                 if one.link is not None:
                     one.link.unlink(missing_ok=True)
-        if len(whole) < len(pinned):
-            # The checkpoint in the bucket is still the one before, which names shards that are gone here.
-            gone = [path for path in gone if not path.startswith(CHECKPOINT)]
         for path in gone:
             if not (self.folder / path).exists():
+                self.lease.confirm()
+                self.mirror.remove(self._start + path)
+        if CHECKPOINT in gone:
+            self._remove_shards(None)
+
+    def _remove_shards(self, checkpoint: Path | io.BytesIO | None) -> None:
+        """Take away shards that the bucket's checkpoint does not name; but for those of later steps, which other machines may be bringing.
+
+        Args:
+            checkpoint: what is in the bucket; nothing if it is not here.
+        """
+        found = [path.removeprefix(self._start) for path in self.mirror.remote.list(self._start.rstrip("/"))]
+        shards = [path for path in found if path.startswith(f"{CHECKPOINT}.")]
+        if not shards or (checkpoint is None and CHECKPOINT in found):
+            return
+        from mm1_ablate.training.sharding import shards_of, step_of
+
+        named = shards_of(checkpoint) if checkpoint else None
+        for path in shards:
+            folder = path.partition("/")[0]
+            if named is None or (folder != named and step_of(folder) <= step_of(named)):
                 self.lease.confirm()
                 self.mirror.remove(self._start + path)
 
@@ -198,6 +214,19 @@ class Publication:
             assert one.link is not None
             tag = self.mirror.remote.upload(one.link, path)
         self.mirror.know(path, tag, one.status)
+
+
+def insist(work: Callable[[], None]) -> None:
+    """Do something again and again while the storage is away."""
+    until = time.monotonic() + INSIST
+    while True:
+        try:
+            return work()
+        except RemoteError as away:
+            if time.monotonic() > until:
+                raise
+            print(f"{away}; trying again", file=sys.stderr, flush=True)
+            time.sleep(2)
 
 
 def _walk(folder: Path) -> list[os.DirEntry[str]]:

@@ -36,10 +36,6 @@ from mm1_ablate.study.unfinished import Work, forget_failures, let_the_dying_go,
 
 OBJECT_STORE_BYTES = 100_000_000
 """Nothing large goes through Ray: models and data live in the store and in the children."""
-SHARDED = (
-    "the workers of a trial are on {nodes} nodes, each of which would keep its own part of a checkpoint (resources.strategy is fsdp), and "
-    "{store} takes those of one node only: name a store in a folder that all nodes share, or take fewer workers or strategy ddp"
-)
 LOST_NODE_RETRIES = 2
 """How often work whose node or fork server was lost is placed again. A trial's own failure is never retried by itself."""
 
@@ -131,8 +127,6 @@ def run_study(
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
                 placement = replace(placement, shares=_shares(resources, say))
-                if store.mirror and resources.strategy == "fsdp" and len(placement.shares) > 1:
-                    raise ResourcesMissing(SHARDED.format(nodes=len(placement.shares), store=store.address))
                 if address != "local":
                     check_nodes(store.address)
                 if preparations:

@@ -57,6 +57,13 @@ class Store(Results):
                 with self.mirror.holding(folder, wait, lost):
                     yield
 
+    @contextlib.contextmanager
+    def helping(self, folder: Path) -> Iterator[None]:
+        """Work on a folder that a worker on another machine holds, as the first of those on this one, which does not share its files."""
+        assert self.mirror is not None, "what is in a folder all workers share"
+        with locked(folder, wait=True), self.mirror.helping(folder):
+            yield
+
     def let_go_of_the_dead(self) -> None:
         """Free what children of this machine held that are gone, so that other machines need not wait until their leases have run out."""
         if self.mirror:

@@ -6,10 +6,12 @@ none. Training goes on from its last checkpoint; a kept model is only evaluated,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +22,20 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.sweep import Strategy
 from mm1_ablate.study.predictions import evaluate_trial
+from mm1_ablate.study.remote import RemoteError
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 
 if TYPE_CHECKING:
     from mm1_ablate.model.multimodal import MultimodalModel
     from mm1_ablate.spec.training import Precision
+    from mm1_ablate.training.distributed import Workers
 
 KINDS = {"TooMuchBadData": ("bad data", 1000)}
 """Failures that people know by another name than the exception's, and how much of their message a line of reason takes."""
 REPORT_EVERY = 0.5
 """Seconds between two writes of the progress."""
+PUBLISHED_WITHIN = 3600.0
+"""Seconds for which a model is waited for that another machine has trained: it may be large, and the storage away for a while."""
 
 
 class ProgressFile:
@@ -69,22 +75,28 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
         from mm1_ablate.training.distributed import Workers
         from mm1_ablate.training.fit import Trained, fit, load_trained
 
-        workers = Workers(rank, ranks, strategy)
-        with workers.joined():
+        with contextlib.ExitStack() as stack:
+            workers = _joined(stack, store, folder, Workers(rank, ranks, strategy))
+            # A sharded model's weights are read by the first worker alone.
+            reads = leads or not workers.shard
             experiment, seed = store.read_trial(fingerprint)
 
             def load(precision: Precision) -> MultimodalModel:
-                store.bring(folder / "model.pt")
+                if reads:
+                    _await(store, folder / "model.pt")
                 return load_trained(experiment, seed, folder, workers, precision)
 
             model = Trained(load)
             if not workers.agreed(store.has(folder / "model.pt")):
-                store.bring_folder(folder, "last.ckpt")
+                _bring_checkpoint(store, folder / "last.ckpt")
+                # What one worker replaces now another one of its machine must not fetch once more.
+                workers.wait_for_all()
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
                 _make_ready(experiment, "data")
                 parts = prepared.get("image_encoder"), prepared.get("language_model")
-                model = Trained(load, fit(experiment, seed, *parts, folder, report, workers, store.read_start(fingerprint)))
+                start = store.read_start(fingerprint) if reads else None
+                model = Trained(load, fit(experiment, seed, *parts, folder, report, workers, start))
             for evaluation in evaluations:
                 if leads:
                     store.start(folder, "evaluate", evaluation)
@@ -99,6 +111,42 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
             return recording_failure(store, folder, work, alone=ranks == 1)
     except AlreadyRunning:
         return HELD
+
+
+def _joined(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Workers) -> Workers:
+    """Join the other workers of a trial, and see to it that those on other machines have what this one writes."""
+    stack.enter_context(workers.joined())
+    homes = workers.gathered(store.home)
+    first = homes.index(store.home)
+    if first:
+        from mm1_ablate.study.publishing import insist
+
+        workers = replace(workers, first_here=first, give=lambda *files: insist(lambda: store.publish(*files)))
+        if workers.leads_here:
+            stack.enter_context(store.helping(folder))
+    workers.wait_for_all()
+    return workers
+
+
+def _bring_checkpoint(store: Store, checkpoint: Path) -> None:
+    """Have a checkpoint here, if there is one, with the shards that it names."""
+    store.bring(checkpoint)
+    if store.mirror and checkpoint.exists():
+        from mm1_ablate.training.sharding import shards_of
+
+        if shards := shards_of(checkpoint):
+            store.bring_folder(checkpoint.with_name(shards))
+
+
+def _await(store: Store, file: Path) -> None:
+    """Have a file here that a worker on another machine may just be publishing."""
+    until = time.monotonic() + PUBLISHED_WITHIN
+    store.bring(file)
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.5)
+        with contextlib.suppress(RemoteError):
+            store.refresh(file.parent)
+            store.bring(file)
 
 
 def _end_of_a_lost_one() -> None:

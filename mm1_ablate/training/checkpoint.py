@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def save_atomically(value: Any, path: Path) -> None:
     """torch.save that leaves the old file or the new one, whatever is killed when."""
     with replacing(path) as beside, beside.open("wb") as file:
         torch.save(value, file)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, then its shards: whoever reads it while this goes on finds none, not one whose shards are gone."""
+    path.unlink(missing_ok=True)
+    remove_shards(path)
+
+
+def remove_shards(path: Path, but: str | None = None) -> None:
+    """Remove the folders of shards beside a checkpoint (`sharding.py`), except the one that it names."""
+    for folder in path.parent.glob(f"{path.name}.*"):
+        if folder.name != but:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

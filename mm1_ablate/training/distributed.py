@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -40,6 +41,10 @@ PATIENCE = timedelta(hours=6)
 """How long one process waits for another. Who ends is noticed by whoever started them, so this is for slow ones only."""
 
 
+def _nothing(*files: Path) -> None:
+    """All see all files."""
+
+
 @dataclass(frozen=True)
 class Workers:
     """The processes of one trial, as seen by one of them. A single process needs no group, and all of this does nothing."""
@@ -47,11 +52,20 @@ class Workers:
     rank: int = 0
     ranks: int = 1
     strategy: Strategy = "ddp"
+    first_here: int = 0
+    """Rank of the first that sees the same files as this one: of the one that leads, unless machines share no folder."""
+    give: Callable[..., None] = _nothing
+    """Brings files (of `Path`) that those who see other files will need to where they find them, and returns when they are there."""
 
     @property
     def leads(self) -> bool:
         """Whether this is the one that writes."""
         return self.rank == 0
+
+    @property
+    def leads_here(self) -> bool:
+        """Whether this is the one that sees to the files that it and maybe others see."""
+        return self.rank == self.first_here
 
     @property
     def shard(self) -> bool:
@@ -112,7 +126,7 @@ class Workers:
 
         # Parts that no loss depends on, such as an encoder's last block below its feature layer, have no gradients to wait for.
         data_parallel = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-        return {"num_nodes": self.ranks, "strategy": ShardedStrategy() if self.shard else data_parallel}
+        return {"num_nodes": self.ranks, "strategy": ShardedStrategy(self) if self.shard else data_parallel}
 
     def environment(self) -> list[Any]:
         """Lightning plugins."""

@@ -31,7 +31,7 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress, Stage
 from mm1_ablate.spec.training import Precision, Training
 from mm1_ablate.training.blocks import economical
-from mm1_ablate.training.checkpoint import AtomicCheckpointIO, save_atomically
+from mm1_ablate.training.checkpoint import AtomicCheckpointIO, remove_checkpoint, save_atomically
 from mm1_ablate.training.distributed import SharedLoader, Workers, shard_for_evaluation
 from mm1_ablate.training.module import PackedTraining, Watch
 from mm1_ablate.training.spreading import check_fit, everything_in, give_memory, spread
@@ -195,14 +195,13 @@ def fit(
         train(model, loader, training, scale, folder, report, workers=workers, weights=weights)
     state = model.state_dict()
     if workers.shard:
-        from mm1_ablate.training.sharding import remove_shards, whole_state
+        from mm1_ablate.training.sharding import whole_state
 
         state = whole_state(model)
     if workers.leads:
         save_atomically(state, folder / WEIGHTS)
-        if workers.shard:
-            remove_shards(folder / CHECKPOINT)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+    if workers.leads_here:
+        remove_checkpoint(folder / CHECKPOINT)
     if not workers.shard:
         return ready(model, "32-true")
     workers.wait_for_all()
@@ -231,11 +230,11 @@ def train(
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if workers.agreed(checkpoint.exists()) else None
     module = PackedTraining(model, training, encoder_scale, workers, weights if resume is None else None)
-    if workers.leads:
-        if resume and not workers.shard:
-            from mm1_ablate.training.sharding import make_whole
+    if workers.leads_here and resume and not workers.shard:
+        from mm1_ablate.training.sharding import make_whole
 
-            make_whole(resume, module)
+        make_whole(resume, module)
+    if workers.leads:
         _cut_curve(folder / CURVE, torch.load(resume, map_location="cpu", weights_only=True)["mm1_ablate"]["step"] if resume else 0)
     workers.wait_for_all()
     batches = SharedLoader(loader, workers) if workers.ranks > 1 else loader

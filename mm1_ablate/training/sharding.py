@@ -2,14 +2,15 @@
 
 `last.ckpt` holds the step, the counts and the loader's state as ever, and in place of the weights the name of a folder beside it,
 which torch.distributed.checkpoint has written before: a run that is killed while it saves leaves the checkpoint before it whole.
+Where workers are on machines that share no folder each machine has its own workers' shards; they are given to all before they are named.
 """
 
 from __future__ import annotations
 
-import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -25,7 +26,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from mm1_ablate.training.checkpoint import save_atomically
+from mm1_ablate.training.checkpoint import remove_shards, save_atomically
+
+if TYPE_CHECKING:
+    from mm1_ablate.training.distributed import Workers
 
 SHARDS = "shards"
 """Where a checkpoint names its folder of shards."""
@@ -34,21 +38,22 @@ SHARDS = "shards"
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy for modules that `fully_shard` has sharded, with checkpoints that are there whole or not at all."""
 
-    @property
-    def _leads(self) -> bool:
-        return self.global_rank == 0
+    def __init__(self, workers: Workers) -> None:
+        super().__init__()
+        self._workers = workers
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        path = Path(filepath)
-        folder = path.with_name(f"{path.name}.{checkpoint['mm1_ablate']['step']}")
-        if self._leads:
-            shutil.rmtree(folder, ignore_errors=True)
-        self.barrier()
+        path, workers = Path(filepath), self._workers
+        # Of this save alone: what a killed one has left, on whatever machine, is never taken for a part of it.
+        folder = path.with_name(workers.agreed(f"{path.name}.{checkpoint['mm1_ablate']['step']}-{uuid.uuid4().hex[:8]}"))
         state = {"state_dict": checkpoint.pop("state_dict")}
         state |= {f"optimizer_{number}": one for number, one in enumerate(checkpoint.pop("optimizer_states"))}
         shards.save(state, checkpoint_id=folder)
-        if self._leads:
+        workers.give(*sorted(folder.glob(f"__{workers.rank}_*")))
+        self.barrier()
+        if workers.leads:
             save_atomically({**checkpoint, SHARDS: folder.name}, path)
+        if workers.leads_here:
             remove_shards(path, but=folder.name)
         self.barrier()
 
@@ -107,11 +112,15 @@ def make_whole(path: Path, module: Any) -> None:
     remove_shards(path)
 
 
-def remove_shards(path: Path, but: str | None = None) -> None:
-    """Remove the folders of shards beside a checkpoint, except the one that it names."""
-    for folder in path.parent.glob(f"{path.name}.*"):
-        if folder.name != but:
-            shutil.rmtree(folder, ignore_errors=True)
+def shards_of(checkpoint: Path | BinaryIO) -> str | None:
+    """The name of the folder of shards that a checkpoint names; nothing where it is whole."""
+    # Of a large one next to nothing is read.
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=isinstance(checkpoint, Path)).get(SHARDS)
+
+
+def step_of(shards: str) -> int:
+    """The step at which a folder of shards of this name was written."""
+    return int(shards.rpartition(".")[2].partition("-")[0])
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
