@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.parts import asked_identity
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
@@ -51,7 +52,8 @@ def context_length(settings: LanguageModel) -> int:
     from transformers import AutoConfig
 
     if settings.name is not None:
-        return AutoConfig.from_pretrained(settings.name).max_position_embeddings
+        with hub_if_reachable(settings.name):
+            return AutoConfig.from_pretrained(settings.name).max_position_embeddings
     return AutoConfig.for_model(settings.model_type or "", **settings.configuration).max_position_embeddings
 
 
