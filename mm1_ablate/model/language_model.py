@@ -11,6 +11,7 @@ from torch import nn
 
 from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.model.shapes_only import kept, taken
+from mm1_ablate.spec.local_contents import local_identity
 from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.settings import Misfit
 
@@ -124,7 +125,7 @@ def shape_of_language_model(settings: LanguageModel, vocabulary_size: int, paddi
         ValueError: as `build_language_model`.
     """
     own = settings.model_dump_json(exclude={"preparation", "frozen", "scale_embeddings", "initialisation"})
-    key = f"{own} {vocabulary_size} {padding} {end}"
+    key = f"{own} {local_identity(settings)} {vocabulary_size} {padding} {end}"
     return (taken if to_change else kept)(key, lambda: build_language_model(settings, vocabulary_size, padding, end, weights=False))
 
 
