@@ -275,6 +275,30 @@ def test_models_that_packed_documents_would_be_mixed_by_are_refused(
     assert line.startswith(model_type) and words in message and message.endswith("choose another kind of model")
 
 
+def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from mm1_ablate.model.size import count_parameters
+
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
+    config = tmp_path / "ours" / "config.json"
+    config.parent.mkdir()
+    path = write_experiment(
+        tmp_path,
+        TEXT.replace(TEXT[TEXT.index("    model_type: phi") : TEXT.index("training:")], "    name: ./ours\n    tokenizer: miniature\n"),
+    )
+
+    def of(**changed: Any) -> int:
+        config.write_text(
+            json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 1024, **LLAMA, **changed})
+        )
+        (arm,) = load_study(path, checks=checks()).arms
+        return count_parameters(arm.experiment)["language_model"]
+
+    narrow = of()
+    assert of(num_hidden_layers=3) > narrow and of() == narrow
+    with pytest.raises(FileErrors, match="heads"):
+        of(num_attention_heads=5)
+
+
 def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     path = write_experiment(tmp_path, TEXT)

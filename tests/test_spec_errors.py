@@ -10,7 +10,7 @@ import pytest
 import yaml
 from spec_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.spec.expansion import FileErrors, load_study
+from mm1_ablate.spec.expansion import FileErrors, load_experiment, load_study
 
 
 @pytest.mark.parametrize(
@@ -248,6 +248,19 @@ def test_an_experiment_that_is_not_there_is_told_where_it_is_named(tmp_path: Pat
     assert (problem.line, problem.column, problem.hint) == (2, 13, "did you mean 'experiment.yaml'?")
     at, message, _ = the_problem(tmp_path, "a: {remove: data.mixture.text, experiment: ../other.yaml}")
     assert at.startswith("../other.yaml") and "no experiment file" in message
+
+
+def test_a_sweep_in_the_place_of_an_experiment_is_told_where_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("sweep: other\nexperiment: experiment.yaml\nseeds: [0]\n")
+    at, message, hint = the_problem(tmp_path, "a: {experiment: other.yaml, alter: {training.steps: 7}}")
+    assert at.startswith("other.yaml, alter") and "other.yaml is a sweep; expected an experiment file" in message
+    assert hint == "the sweep is about 'experiment.yaml'"
+    path = tmp_path / "sweep.yaml"
+    path.write_text("sweep: small\nexperiment: other.yaml\n")
+    with pytest.raises(FileErrors, match=r"sweep.yaml:2:13: experiment: .*other.yaml is a sweep; expected an experiment file"):
+        load_study(path)
+    with pytest.raises(FileErrors, match=r"other.yaml:1:1: sweep: .*is a sweep; expected an experiment file"):
+        load_experiment(tmp_path / "other.yaml")
 
 
 def test_mistakes_in_the_experiment_are_told_in_its_own_file(tmp_path: Path) -> None:

@@ -197,11 +197,13 @@ def test_a_circle_of_stages_is_told_with_the_files_that_it_goes_by(folder: Path)
         ("stages/nope.yaml", "nope.yaml$"),
         ("stages/broken.yaml", "broken.yaml:2:1: this is not YAML"),
         ("stages/nothing.yaml", "nothing.yaml:1:1: the file is empty"),
+        ("stages/sweep.yaml", "experiment.yaml:.*sweep.yaml is a sweep; expected an experiment file .*'first.yaml'"),
     ],
 )
 def test_what_is_no_path_of_a_stage_is_told_where_it_is_written(folder: Path, written: Any, told: str) -> None:
     (folder / "stages" / "broken.yaml").write_text("a: [1\n")
     (folder / "stages" / "nothing.yaml").write_text("")
+    (folder / "stages" / "sweep.yaml").write_text("sweep: many\nexperiment: first.yaml\nseeds: [0]\n")
     write(folder / "experiment.yaml", stage("third", written or None) | {"starts_from": written})
     with pytest.raises(FileErrors) as caught:
         load_experiment(folder / "experiment.yaml")

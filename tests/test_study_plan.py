@@ -14,6 +14,7 @@ from mm1_ablate.spec.expansion import Study, load_study
 from mm1_ablate.spec.gpus import GPUS, UTILISATION
 from mm1_ablate.spec.sweep import Budget, Resources
 from mm1_ablate.study.cost import Machines
+from mm1_ablate.study.measured import Measured, Measurements, step_key
 from mm1_ablate.study.plan import Plan, plan, plan_together
 from mm1_ablate.study.rows import trial_tokens
 from mm1_ablate.study.sizes import count_rows
@@ -346,6 +347,37 @@ def test_studies_on_other_gpus_than_one_another_are_summed_and_held_against_thei
     assert both.over_budget[0].startswith("together: ")
     beside_cpus = plan_together([on("H100", 0, one / 2), on(None, 1)], store)
     assert beside_cpus.cost.gpu_hours == {"H100": pytest.approx(one)} and beside_cpus.over_budget
+
+
+def test_of_studies_on_gpus_and_without_each_trial_is_in_one_sum_whatever_gpu_is_named(tiny_sweep: Path) -> None:
+    def with_seed(seed: int) -> Study:
+        tiny_sweep.write_text(re.sub(r"seeds: \[.*\]", f"seeds: [{seed}]", tiny_sweep.read_text()))
+        return load_study(tiny_sweep)
+
+    on_one, without, named = on_gpus(with_seed(0), gpus=1, cpus=4), with_seed(1), Machines(("L40S",))
+    store = Store(tiny_sweep.parent / "store")
+    one, other = plan_together([on_one], store, machines=named).cost, plan(without, store).cost
+    for both in (plan_together(studies, store, machines=named) for studies in ([on_one, without], [without, on_one])):
+        assert both.cost.gpu_hours == {"L40S": pytest.approx(one.gpu_hours["L40S"])}
+        assert both.cost.cpu_hours == pytest.approx(4 * one.gpu_hours["L40S"] + (other.cpu_hours or 0))
+        summed = sum(row.cost.gpu_hours.get("L40S", 0) for row in both.rows)
+        assert summed == pytest.approx(both.cost.gpu_hours["L40S"]), "rows show what the sum is of"
+
+
+def test_what_was_measured_is_said_of_the_trials_that_run_on_such_a_device(tiny_sweep: Path) -> None:
+    def with_seed(seed: int) -> Study:
+        tiny_sweep.write_text(re.sub(r"seeds: \[.*\]", f"seeds: [{seed}]", tiny_sweep.read_text()))
+        return load_study(tiny_sweep)
+
+    on_one, without = on_gpus(with_seed(0), gpus=1), with_seed(1)
+    store = Store(tiny_sweep.parent / "store")
+    for device, study in (("NVIDIA H100 80GB HBM3", on_one), ("CPU", without)):
+        planned = plan(study, store)
+        step = Measured(planned.rows[0].name, device, 2.0, 1e12, 1e9, 1e9, 3, False)
+        Measurements(store.root).add(step_key(study.trials[0].experiment, 1), step)
+    alone = [{cost.device: cost.hours for cost in plan(study, store).measured} for study in (on_one, without)]
+    both = {cost.device: cost.hours for cost in plan_together([on_one, without], store).measured}
+    assert both == {device: pytest.approx(hours[device]) for device, hours in zip(("NVIDIA H100 80GB HBM3", "CPU"), alone, strict=True)}
 
 
 def with_two_gpus(study: Study, **budget: float) -> Study:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from mm1_ablate.data.hub import hub_if_reachable
+
 SHORT_CHARACTERS = 500
 """Texts up to here may come again and again, such as captions and questions."""
 
@@ -98,7 +100,8 @@ def _miniature() -> Tokenizer:
 def _of_transformers(name: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    loaded: Any = AutoTokenizer.from_pretrained(name)
+    with hub_if_reachable(name):
+        loaded: Any = AutoTokenizer.from_pretrained(name)
     if loaded.eos_token_id is None:
         raise ValueError(f"tokenizer '{name}' has no end-of-text token, which every document needs")
     padding = loaded.eos_token_id if loaded.pad_token_id is None else loaded.pad_token_id

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.parts import asked_identity
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
@@ -51,7 +52,8 @@ def context_length(settings: LanguageModel) -> int:
     from transformers import AutoConfig
 
     if settings.name is not None:
-        return context_length_of(AutoConfig.from_pretrained(settings.name))
+        with hub_if_reachable(settings.name):
+            return context_length_of(AutoConfig.from_pretrained(settings.name))
     return context_length_of(AutoConfig.for_model(settings.model_type or "", **settings.configuration))
 
 
@@ -168,7 +170,7 @@ def _kept_length(settings: LanguageModel) -> int:
     def find() -> int:
         try:
             return context_length(settings)
-        except (OSError, ValueError, AttributeError, ImportError) as error:
+        except Exception as error:  # transformers raises its own types; what is wrong with a configuration the check of parts tells
             raise _NotHere from error
 
     name = local_identity(settings).get("name", settings.name)

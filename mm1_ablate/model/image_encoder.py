@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,6 +16,7 @@ from timm.data import resolve_model_data_config
 from timm.layers import QuickGELU, to_2tuple
 from torch import Tensor, nn
 
+from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.model.resample import resampled
 from mm1_ablate.model.shapes_only import kept, shapes_only, taken
 from mm1_ablate.model.vision_tower import has_quick_gelu, in_timms_names
@@ -123,7 +125,9 @@ def _named(settings: TimmEncoder, pretrained: bool) -> Any:
         near = get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
         raise Misfit("name", f"timm {timm.__version__} has no model '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
     try:
-        vision: Any = timm.create_model(name, pretrained=pretrained, img_size=settings.image_size, num_classes=0)
+        # An architecture of timm's own needs no hub.
+        with hub_if_reachable(name) if pretrained or ":" in name else nullcontext():
+            vision: Any = timm.create_model(name, pretrained=pretrained, img_size=settings.image_size, num_classes=0)
     except (RuntimeError, TypeError, AssertionError) as error:  # an unknown tag; an architecture that takes no image size
         raise Misfit("name", f"timm cannot make '{name}' for images of {settings.image_size} pixels: {error}") from error
     patch = to_2tuple(getattr(getattr(vision, "patch_embed", None), "patch_size", None) or 0)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.model.shapes_only import kept, taken
+from mm1_ablate.spec.local_contents import local_identity
 from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.settings import Misfit
 
@@ -86,12 +88,13 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise Misfit("model_type", f"transformers has no model type '{settings.model_type}'{hint}")
     if settings.name is not None:
-        if weights:
-            model = AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
-        else:
-            # The type that published weights are kept in is not that of training.
-            config = AutoConfig.from_pretrained(settings.name)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        with hub_if_reachable(settings.name):
+            if weights:
+                model = AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
+            else:
+                # The type that published weights are kept in is not that of training.
+                config = AutoConfig.from_pretrained(settings.name)
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
         embeddings: Any = model.get_input_embeddings()
         _check_rows(settings, vocabulary_size, embeddings.num_embeddings)
         if weights:
@@ -123,7 +126,7 @@ def shape_of_language_model(settings: LanguageModel, vocabulary_size: int, paddi
         ValueError: as `build_language_model`.
     """
     own = settings.model_dump_json(exclude={"preparation", "frozen", "scale_embeddings"})
-    key = f"{own} {vocabulary_size} {padding} {end}"
+    key = f"{own} {local_identity(settings)} {vocabulary_size} {padding} {end}"
     return (taken if to_change else kept)(key, lambda: build_language_model(settings, vocabulary_size, padding, end, weights=False))
 
 

@@ -18,6 +18,7 @@ from mm1_ablate.spec.contents import look, once
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, fingerprint
 from mm1_ablate.spec.image_encoder import ImageEncoder, VisionTransformer
+from mm1_ablate.spec.local_contents import local_identity
 from mm1_ablate.spec.local_path import local
 from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.model import LanguageModel, Model
@@ -74,7 +75,8 @@ def _width_of_language_model(settings: LanguageModel) -> int:
     if settings.name is not None and look() == "nowhere":
         raise _NotHere
     bare = settings.model_copy(update={"preparation": None, "frozen": False, "scale_embeddings": False})
-    key = fingerprint({"language_model": canonical(bare), "at": local(settings.name)})
+    # What is at a path may become another.
+    key = fingerprint({"language_model": canonical(bare), **local_identity(settings)})
     facts = known(key)
     if facts is None:
         facts = {"width": _made(settings)}

@@ -9,6 +9,7 @@ import torch
 from mm1_ablate.model.shapes_only import shapes_only
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
+from mm1_ablate.spec.local_contents import local_identity
 from mm1_ablate.spec.model import LanguageModel, frozen_parts
 
 
@@ -50,7 +51,7 @@ def _count_encoder(settings: VisionTransformer | TimmEncoder) -> _Part:
 def _count_language_model(settings: LanguageModel) -> _Part:
     from mm1_ablate.model.language_model import parameters_without_embeddings, shape_of_language_model, token_ids
 
-    key = settings.model_dump_json(exclude={"preparation"})
+    key = f"{settings.model_dump_json(exclude={'preparation'})} {local_identity(settings)}"
     if key not in _COUNTED:
         model = shape_of_language_model(settings, *token_ids(settings))
         _COUNTED[key] = _Part(_number(model), model.config.hidden_size, parameters_without_embeddings(model))

@@ -28,7 +28,7 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, nearest, validated
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.published import Counterparts, counterparts, with_numbers
-from mm1_ablate.spec.stages import read_experiment, with_earlier
+from mm1_ablate.spec.stages import IsASweep, read_experiment, with_earlier
 from mm1_ablate.spec.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.spec.sweep import Group, Sweep
 from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, same_baseline, short
@@ -208,6 +208,8 @@ class _Expansion:
                 return None
             try:
                 self._experiments[path] = read_experiment(short(shown))
+            except IsASweep as error:
+                self._report([error.named_at(where)])
             except FileErrors as errors:
                 self.problems += errors.problems
         return self._experiments[path]

@@ -6,6 +6,7 @@ file's place, its relative paths made absolute, and where its file cannot be tak
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,20 @@ from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, read_tree
 STARTS_FROM = "starts_from"
 
 
+class IsASweep(FileErrors):
+    """A sweep file stands where an experiment file was expected."""
+
+    def __init__(self, path: Path, tree: dict[str, Any], marks: Marks) -> None:
+        about = tree.get("experiment")
+        hint = f"the sweep is about '{about}'" if isinstance(about, str) else ""
+        self.finding = Finding(("sweep",), f"{path} is a sweep; expected an experiment file", hint, at_key=True)
+        super().__init__(marks.problems([self.finding]))
+
+    def named_at(self, place: tuple[str | int, ...]) -> Finding:
+        """The same, told where the file is named."""
+        return replace(self.finding, path=place, at_key=False)
+
+
 def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experiment, Marks]:
     """The experiment of a file with its earlier stages, and where the file says what; its data is not looked at.
 
@@ -27,8 +42,11 @@ def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experimen
 
     Raises:
         FileErrors: with every problem of the file and of those that it starts from.
+        IsASweep: one of these, for a sweep file.
     """
     tree, marks, problems = read_tree(path)
+    if isinstance(tree, dict) and "sweep" in tree and not {"data", "model", "training"} & set(tree):
+        raise IsASweep(path, tree, marks)
     tree, found, others = with_earlier(tree, path.parent, (*later, path.resolve()))
     if found or others:
         raise FileErrors([*problems, *marks.problems(found), *others])
@@ -75,6 +93,8 @@ def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple
         return tree, [Finding((STARTS_FROM,), *wrong)], []
     try:
         experiment, _ = read_experiment(path, later)
+    except IsASweep as error:
+        return tree, [error.named_at((STARTS_FROM,))], []
     except FileErrors as errors:
         return tree, [], errors.problems
     return {**tree, STARTS_FROM: plain(experiment)}, [], []

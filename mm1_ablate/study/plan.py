@@ -184,7 +184,14 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
             names.setdefault(trial.evaluation_fingerprint, label(study, trial.name))
             arms.setdefault(trial.evaluation_fingerprint, []).extend(label(study, arm) for arm in trial.arms)
             resources.setdefault(trial.evaluation_fingerprint, study.sweep.resources)
-    rows = {key: _row(trial, names[key], tuple(arms[key]), store, sizes, retry, resources[key], machines) for key, trial in trials.items()}
+    some_on_gpus = any(each.gpus for each in resources.values())
+
+    def planned(key: str, trial: Trial, name: str, fed: tuple[str, ...]) -> PlanRow:
+        # Beside trials on GPUs those that ask for none stay on cores, whatever GPU is named: each is in one sum.
+        to_reckon = machines if resources[key].gpus or not some_on_gpus else Machines()
+        return _row(trial, name, fed, store, sizes, retry, resources[key], to_reckon)
+
+    rows = {key: planned(key, trial, names[key], tuple(arms[key])) for key, trial in trials.items()}
     waiting = {key for key, row in rows.items() if row.status in TO_BE_DONE}
     to_be_trained = {key for key in waiting if rows[key].status not in TRAINED}
     earlier, users = _earlier(trials)
@@ -193,7 +200,7 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
         first = users[key][0]
         resources[key] = resources[first]
         name = names[first] + stage.name.removeprefix(trials[first].name)
-        row = _row(stage, name, (), store, sizes, retry, resources[key], machines)
+        row = planned(key, stage, name, ())
         needed = row.status not in TO_BE_DONE or to_be_trained.intersection(users[key])
         others = f"{len(users[key])} trials start from it" if len(users[key]) > 1 else "one trial starts from it"
         fed = tuple(dict.fromkeys(arm for user in users[key] for arm in arms[user]))
@@ -204,15 +211,15 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
     repeats = tuple(line for study in studies for line in _repeats(study, rows, label))
     sizes.save()
 
-    # By training fingerprint: a model that is judged in two ways is trained once.
-    training = {rows[key].fingerprint: key for key in waiting if key in to_be_trained}
-    training |= {stages[key].fingerprint: key for key in stages_to_do}
+    # By training fingerprint: a model that is judged in two ways is trained once. In one order always, so that sums are the same.
+    training = {row.fingerprint: key for key, row in rows.items() if key in to_be_trained}
+    training |= {row.fingerprint: key for key, row in stages.items() if key in stages_to_do}
     prepared = sum(row.flops for row in preparations if row.status == "run")
     asked = max((resources[key] for key in rows if key in waiting), key=lambda each: each.gpus, default=studies[0].sweep.resources)
     to_train = list(training.values())
     cost = estimate(to_train, prepared, asked, machines.of(asked), rows_and_stages, trials_and_stages, resources, store)
     measured = measured_costs(
-        rows_and_stages, trials_and_stages, resources, set(to_train), prepared, asked, machines.of(asked), Measurements(store.root)
+        rows_and_stages, trials_and_stages, resources, to_train, prepared, asked, machines.of(asked), Measurements(store.root)
     )
     return Plan(
         studies=tuple(studies),

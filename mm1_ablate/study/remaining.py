@@ -51,17 +51,19 @@ def measured_costs(
     rows: Mapping[str, PlanRow],
     trials: Mapping[str, Trial],
     resources: Mapping[str, Resources],
-    training: set[str],
+    training: Sequence[str],
     prepared: float,
     asked: Resources,
     machines: Machines,
     measurements: Measurements,
 ) -> tuple[MeasuredCost, ...]:
     """What measured steps say, for each device that some were measured on; of so many operations of preparations too, which run with the
-    resources `asked`: on cores at the rate that was measured, on a GPU, where they run in float32, at the one that is reckoned with."""
+    resources `asked`: on cores at the rate that was measured, on a GPU, where they run in float32, at the one that is reckoned with.
+    Where some trials ask for GPUs and others do not, a device stands for those of its kind."""
     if not measurements.known:
         return ()
     probes = {key: measurements.of(step_key(trial.experiment, resources[key].workers)) for key, trial in trials.items()}
+    kinds = {bool(each.gpus) for each in resources.values()}
     costs = []
     for device in dict.fromkeys(device for found in probes.values() for device in found):
         known = {measured.name: measured for found in probes.values() if (measured := found.get(device)) is not None}
@@ -69,17 +71,20 @@ def measured_costs(
         on_gpu = device != CPU
         hours = {}
         for key, row in rows.items():
-            steps, asked = trials[key].experiment.training.steps, resources[key]
+            steps, held = trials[key].experiment.training.steps, resources[key]
             own = probes[key].get(device)
-            seconds = own.seconds_per_step if own else line.seconds(row.flops / steps / asked.workers)
-            hours[key] = seconds * steps / 3600 * (asked.workers if on_gpu else asked.cpus)
-        if on_gpu:
+            seconds = own.seconds_per_step if own else line.seconds(row.flops / steps / held.workers)
+            hours[key] = seconds * steps / 3600 * (held.workers if on_gpu else held.cpus)
+        here = [key for key in training if len(kinds) == 1 or bool(resources[key].gpus) == on_gpu]
+        if len(kinds) > 1 and bool(asked.gpus) != on_gpu:
+            preparing = 0.0
+        elif on_gpu:
             name = gpu_of(device)
             preparing = min((replace(machines, gpus=(name,)) if name else machines).hours(prepared, "32-true").values())
         else:
             timed = [(measured.flops_per_step, measured.seconds_per_step) for measured in known.values()]
             preparing = estimate_cpu(prepared, finished=timed, cpus=asked.cpus).cpu_hours or 0.0
-        total = sum(hours[key] for key in training) + preparing
+        total = sum(hours[key] for key in here) + preparing
         costs.append(MeasuredCost(device, tuple(known.values()), total, on_gpu, {rows[key].name: spent for key, spent in hours.items()}))
     return tuple(costs)
 

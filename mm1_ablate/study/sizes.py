@@ -94,7 +94,7 @@ class Sizes:
         if key not in self.known:
             from mm1_ablate.model.size import count_parameters
 
-            with _all_here(experiment.model.language_model):
+            with _all_here(experiment.model.image_encoder, experiment.model.language_model):
                 self._remember(key, count_parameters(experiment))
         return self.known[key]
 
@@ -170,17 +170,20 @@ class Sizes:
 
 
 @contextlib.contextmanager
-def _all_here(settings: Any) -> Iterator[None]:
-    """Make a sentence of what transformers raises for a model or tokenizer that it has not and cannot fetch."""
+def _all_here(*settings: Any) -> Iterator[None]:
+    """Make a sentence of what transformers and timm raise for a model or tokenizer that they have not and cannot fetch."""
     try:
         yield
     except OSError as error:
-        named = [name for name in (getattr(settings, "name", None), getattr(settings, "tokenizer", None)) if name]
-        what = " and ".join(dict.fromkeys(named)) or "a part of the model"
+        named = [name for part in settings for name in (getattr(part, "name", None), getattr(part, "tokenizer", None)) if name]
+        # What timm knows by heart is not fetched, nor are the miniature's words.
+        names = [name for name in dict.fromkeys(named) if ("/" in name or ":" in name) and not name.startswith("local-dir:")]
+        what = " and ".join(names or named) or "a part of the model"
+        fetch = names[0].removeprefix("hf-hub:").removeprefix("hf_hub:") if names else "NAME"
         raise ModelNotHere(
-            f"nothing can be reckoned of {what}: the configuration or tokenizer is not on this machine and cannot be fetched; fetch"
-            " them once (hf download NAME --include '*.json'), name a folder that has them, or give model_type and a configuration with"
-            " vocab_size"
+            f"nothing can be reckoned of {what}: the configuration or tokenizer is not on this machine and cannot be fetched; where there"
+            f" is a network, fetch them once (hf download {fetch} --include '*.json'), or name a folder that has them, or train from"
+            " scratch: give model_type and a configuration with vocab_size"
         ) from error
 
 
