@@ -28,6 +28,7 @@ from mm1_ablate.study import child
 from mm1_ablate.study.cluster import avoiding, check_nodes, grows, has_room_beside
 from mm1_ablate.study.connection import join
 from mm1_ablate.study.fork_server import PRELOADED
+from mm1_ablate.study.full_disk import NoRoom
 from mm1_ablate.study.interrupts import calm_down, interruptible
 from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement, StoreUnseen
 from mm1_ablate.study.shares import ResourcesMissing, deal, shares_of
@@ -87,6 +88,7 @@ def run_study(
     Raises:
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
         ClusterUnfit: nodes of the cluster cannot use the store.
+        NoRoom: a disk is full. What was under way is left as it is where a run is interrupted.
         ConnectionError: there is no cluster at the address, or it wants another token.
         RemoteError: a store on object storage cannot be used.
     """
@@ -147,6 +149,10 @@ def run_study(
                     _run_trials(work, store, placement, say)
     except KeyboardInterrupt:
         interrupted = True
+    except NoRoom:
+        with contextlib.suppress(Exception):  # that takes room too
+            store.let_go_of_the_dead()
+        raise
     store.let_go_of_the_dead()
     return _outcome(study, store, started, interrupted)
 
@@ -277,6 +283,8 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
                     running[begin(part)] = part
                 else:
                     store.fail(store.prepared_folder(part), str(getattr(error, "cause", error)))
+            except NoRoom as error:
+                raise NoRoom(str(getattr(error, "cause", error))) from None
             except ray.exceptions.RayError as error:
                 store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
 
@@ -317,7 +325,17 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
             placement.train_and_evaluate(fingerprints[config["trial"]], evaluations[config["trial"]])
         except StoreUnseen as error:  # no failure of the trial's: Tune would only have it repeated there
             return {"finished": 0, "unseen": (error.node, str(error))}
+        except NoRoom as error:
+            return {"finished": 0, "full": str(error)}
         return {"finished": 1}
+
+    full: list[str] = []
+
+    class EndWhereFull(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+            if "full" in result:
+                full.append(result["full"])
+                raise NoRoom(full[0])
 
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -329,10 +347,18 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
             param_space={"trial": tune.grid_search(list(fingerprints))},
             tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
             run_config=tune.RunConfig(
-                name="trials", storage_path=str(storage), verbose=0, failure_config=tune.FailureConfig(max_failures=LOST_NODE_RETRIES)
+                name="trials",
+                storage_path=str(storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=LOST_NODE_RETRIES),
+                callbacks=[EndWhereFull()],
             ),
         )
         results = tuner.fit()
+    except tune.TuneError:
+        if full:
+            raise NoRoom(full[0]) from None
+        raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -359,7 +359,7 @@ def _write_comparison(
     if verdict:
         client.set_tag(run, "mlflow.note.content", verdict[:8000])
     states = {store.status(trial).status for trial in study.trials}
-    client.set_terminated(run, "FAILED" if "failed" in states else "FINISHED")
+    client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
 
 
 def _allowed(name: str) -> str:

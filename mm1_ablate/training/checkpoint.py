@@ -38,11 +38,14 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def save_atomically(value: Any, path: Path) -> None:
     """torch.save that leaves the old file or the new one, whatever is killed when."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with beside.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)  # half of one, where the disk is full
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -46,7 +46,12 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier()
         state = {"state_dict": checkpoint.pop("state_dict")}
         state |= {f"optimizer_{number}": one for number, one in enumerate(checkpoint.pop("optimizer_states"))}
-        shards.save(state, checkpoint_id=folder)
+        try:
+            shards.save(state, checkpoint_id=folder)
+        except BaseException:
+            if self._leads:  # what there is of it may fill the disk
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         if self._leads:
             save_atomically({**checkpoint, SHARDS: folder.name}, path)
             remove_shards(path, but=folder.name)
