@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas
 from tiny import tiny_experiment
 
+from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.spec.expansion import Arm, Study, Trial
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import evaluation_identity, fingerprint, training_identity
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.sweep import Sweep
-from mm1_ablate.study.files import write_json
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
 from mm1_ablate.study.trial import ProgressFile, recording_failure
 

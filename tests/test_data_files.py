@@ -198,7 +198,7 @@ print(sorted(path.name for path in made("things", "one", 10, build).iterdir()))
 """
     surroundings = os.environ | {"MM1_ABLATE_CACHE": str(tmp_path / "cache")}
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=surroundings) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
+    outputs = [process.communicate(timeout=300)[0].strip() for process in processes]
     assert outputs == ["['half', 'whole']"] * 2
     assert (tmp_path / "builds").read_text() == "built\n"
 

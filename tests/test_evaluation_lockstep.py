@@ -25,7 +25,7 @@ from mm1_ablate.study import child
 from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_together
 
 HERE = str(Path(__file__).parent)
-PATIENCE = 90
+PATIENCE = 300
 """Seconds. Where workers wait for each other for ever, the test fails then; else they are done in a few."""
 LIKELIHOOD = GENERATE | {"family": "text", "kind": "likelihood", "prompt": "{q} -> {answer}", "metrics": ["lambada_accuracy"]}
 LOSSES = {"text": {"source": {"type": "miniature", "data_type": "text", "content": "text"}, "first": 500, "documents": 7}}

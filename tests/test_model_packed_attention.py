@@ -14,7 +14,17 @@ from mm1_ablate.spec.model import LanguageModel
 CONFIGURATIONS = {
     "phi": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "qk_layernorm": True},
     "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64},
+    "gpt_neox": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+    "mistral": {
+        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64},
+        **{"sliding_window": 4},
+    },
+    "gemma3_text": {
+        **{"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64},
+        **{"head_dim": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    },
 }
+"""With and without sliding windows."""
 
 
 def tiny(model_type: str):
@@ -45,6 +55,16 @@ def test_packed_documents_give_the_logits_they_give_alone(model_type, lengths, s
             alone = model(inputs_embeds=embeddings[None, start : start + length], use_cache=False).logits[0]
         torch.testing.assert_close(together[start : start + length], alone, atol=1e-5, rtol=1e-5)
         start += length
+
+
+@pytest.mark.parametrize("lengths", [[6, 5, 9], [64]])
+def test_attention_drops_out_where_the_model_says_so(lengths):
+    settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "attention_dropout": 0.5}
+    model = build_language_model(LanguageModel(model_type="llama", configuration=settings), vocabulary_size=50, padding=0, end=1)
+    embeddings = torch.randn(sum(lengths), 32)
+    assert torch.equal(*(packed_logits(model.eval(), embeddings, lengths) for _ in range(2)))
+    once, again = (packed_logits(model.train(), embeddings, lengths) for _ in range(2))
+    assert not torch.allclose(once, again)
 
 
 def test_a_change_in_one_document_reaches_no_other():

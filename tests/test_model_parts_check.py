@@ -205,6 +205,30 @@ class Halved(Connector):
 """
 
 
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "configuration", "words"),
+    [
+        ("falcon_h1", {}, "layers of the kind hybrid"),
+        ("jamba", {"num_hidden_layers": 9}, "layers of the kind linear_attention"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of the kind conv"),
+        ("llama4_text", {}, "layers of the kind chunked_attention"),
+        ("bert", None, "attention to what comes later"),
+        ("mbart", None, "take no positions"),
+        ("nemotron", {}, "does not hand on which documents are packed"),
+        ("doge", {}, "an attention mask of its own"),
+    ],
+)
+def test_models_that_packed_documents_would_be_mixed_by_are_refused(
+    model_type: str, configuration: dict[str, Any] | None, words: str, tmp_path: Path
+):
+    settings = {"model_type": model_type, "configuration": {} if configuration is None else {**SMALL, **configuration}}
+    line, message = told(tmp_path, {LANGUAGE: {**yaml.safe_load(TEXT)["model"]["language_model"], **settings}})
+    assert line.startswith(model_type) and words in message and message.endswith("choose another kind of model")
+
+
 def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     path = write_experiment(tmp_path, TEXT)

@@ -72,7 +72,7 @@ def test_a_node_that_is_lost_costs_the_steps_since_the_last_checkpoint_and_one_t
     store, tiny = Store(tmp_path / "store"), study()
     store.root.mkdir()
     (store.root / "wait-here").touch()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
 
     def wait_for(steps: int) -> list[int]:
         """Until so many steps have been done by all trials together; how many by each."""
@@ -96,7 +96,7 @@ def test_a_node_that_is_lost_costs_the_steps_since_the_last_checkpoint_and_one_t
             assert sorted(wait_for(2 * REACHED + REACHED - CHECKPOINT_EVERY)) == [REACHED, 2 * REACHED - CHECKPOINT_EVERY]
         finally:
             (store.root / "wait-here").unlink()
-        outcome = running.result(timeout=60)
+        outcome = running.result(timeout=300)
     assert len(outcome.done) == 2 and outcome.started == 2, [store.status(trial) for trial in tiny.trials]
     assert [store.scores(trial) for trial in tiny.trials] == undisturbed(tiny, Store(tmp_path / "undisturbed"))
     processes = sorted(len({process for process, _ in steps_of(store, trial)}) for trial in tiny.trials)
@@ -124,7 +124,7 @@ def test_the_cluster_of_ray_address_does_the_trials_and_the_doctor_sees_its_node
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     store, events = Store(tmp_path / "store"), []
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     check = doctor.check_ray(None, tmp_path / "new")
     while "3 nodes" not in check.found and time.monotonic() < until:
         time.sleep(1)  # a node that another test has killed is missed after a while only
@@ -204,7 +204,7 @@ def test_a_node_that_joins_without_the_store_costs_no_trial(cluster, tmp_path: P
     monkeypatch.setattr("mm1_ablate.study.placement.MOUNTED_WITHIN", 1.0)
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(run_study, tiny, store, address=cluster.address, on_event=events.append, **STEPPING)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while sum(store.status(trial).status == "running" for trial in tiny.trials) < 2 and time.monotonic() < until:
             time.sleep(0.1)
         blind = cluster.add_node(**NODE, env_vars={"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])})
@@ -213,7 +213,7 @@ def test_a_node_that_joins_without_the_store_costs_no_trial(cluster, tmp_path: P
                 time.sleep(0.1)
         finally:
             (store.root / "wait-here").unlink()
-        outcome = running.result(timeout=90)
+        outcome = running.result(timeout=300)
         cluster.remove_node(blind)
     assert looked.exists() and any("does not see the store" in event and "run elsewhere" in event for event in events)
     assert len(outcome.done) == 3, [store.status(trial) for trial in tiny.trials]
@@ -238,10 +238,11 @@ def test_a_trial_that_a_lost_node_still_locks_waits_for_the_lock_but_not_for_ano
                 fcntl.lockf(lock, fcntl.LOCK_EX)
                 store.start(folder, "train")
                 release = threading.Timer(3, fcntl.lockf, (lock, fcntl.LOCK_UN))
-                release.start()
+                if done:  # what another run holds is held throughout
+                    release.start()
                 placement.train_and_evaluate(trial.fingerprint, [trial.evaluation_fingerprint])
-                release.cancel()
-                release.join()
+                if done:
+                    release.join()
             assert store.has_scores(trial) == done
 
 
@@ -285,7 +286,7 @@ def test_a_token_that_a_cluster_does_not_take_is_said_and_one_that_it_takes_is_s
                 )
                 for path in (ours, theirs)
             ]
-            said = [driver.communicate(timeout=90)[0] for driver in joined]
+            said = [driver.communicate(timeout=300)[0] for driver in joined]
             cluster.communicate()
     assert said[0].strip() == "1 nodes"
     assert "does not take the token of this machine; ~/.ray/auth_token" in said[1]
@@ -308,4 +309,4 @@ def test_an_address_that_leads_to_no_cluster_is_said_at_once(address: str, said:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConnectionError, match=said):
         join("auto")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120

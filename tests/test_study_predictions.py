@@ -21,6 +21,7 @@ from test_spec_tasks import ROWS, write_task
 from tiny import TEXT, tiny_experiment
 
 from mm1_ablate.evaluation.parts import parts_of
+from mm1_ablate.model.parts_check import wrong_parts
 from mm1_ablate.spec.expansion import Study, Trial, load_study
 from mm1_ablate.study.plan import plan
 from mm1_ablate.study.predictions import Predictions
@@ -223,7 +224,9 @@ def test_the_command_scores_again_without_torch_or_ray(tmp_path: Path):
     store = Store(tmp_path / "ablations")
     trial = do(store, declared)
     first = store.scores(trial)
-    assert planned(store, declared)[0] == "done"  # and the model's size is known from now on
+    for each in declared.trials:  # as `run` does first of all; from now on the model is known to be right, and its size too
+        assert not wrong_parts(each.experiment)
+    assert planned(store, declared)[0] == "done"
     (tmp_path / "captions.yaml").write_text(yaml.safe_dump({**CAPTIONS, "metrics": ["cider_raw"]}))
     program = (
         "import sys\nfrom mm1_ablate.cli import app\n"

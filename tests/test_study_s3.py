@@ -116,10 +116,10 @@ def test_of_two_machines_one_holds_a_trial_and_the_other_sees_it_running(server:
 def test_a_lease_lasts_while_its_holder_lives_and_is_anothers_when_it_has_run_out(server: Server, machine: Machine) -> None:
     remote = Remote(ADDRESS)
     lost: list[str] = []
-    first = leases.Lease(remote, "trials/a/lease.json", "first", lambda: lost.append("first"), seconds=2)
-    second = leases.Lease(remote, "trials/a/lease.json", "second", seconds=2)
+    first = leases.Lease(remote, "trials/a/lease.json", "first", lambda: lost.append("first"), seconds=6)
+    second = leases.Lease(remote, "trials/a/lease.json", "second", seconds=6)
     assert first.take()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 8
     while time.monotonic() < until:
         assert not second.take(), "it gives signs of life"
         time.sleep(0.2)
@@ -127,7 +127,7 @@ def test_a_lease_lasts_while_its_holder_lives_and_is_anothers_when_it_has_run_ou
     assert first._thread is not None
     first._thread.join()
     assert not second.take()
-    wait_for(second.take, 10)
+    wait_for(second.take)
     with pytest.raises(leases.LeaseLost):
         first._beat()
     with pytest.raises(leases.LeaseLost):

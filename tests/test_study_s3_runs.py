@@ -76,7 +76,7 @@ def test_a_study_by_the_command_line_killed_and_gone_on_with_on_another_machine(
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 150
+        until = time.monotonic() + 300
         while not server.has("last.ckpt"):
             assert time.monotonic() < until and running.poll() is None
             time.sleep(0.1)

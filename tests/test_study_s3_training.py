@@ -104,7 +104,7 @@ def test_a_trial_killed_on_one_machine_goes_on_on_another_as_if_nothing_had_been
     assert not server.has("model.pt") and not whole(server)
     server.requests.clear()
     store = machine("second")
-    wait_for(lambda: run_trial(store.address, one.fingerprint, [one.evaluation_fingerprint]) == 0, 60)
+    wait_for(lambda: run_trial(store.address, one.fingerprint, [one.evaluation_fingerprint]) == 0)
     assert server.asked("GET", "last.ckpt") == 1
     assert store.status(one).status == "done", store.error(store.trial_folder(one))
     pandas.testing.assert_frame_equal(store.items(one), alone.items(one))

@@ -87,19 +87,19 @@ def test_nothing_outlives_a_run_that_is_ended_and_its_trials_can_go_on(tmp_path:
     program = f"{IMPORTS} print(run_study(study(), Store({str(store.root)!r}), cpus=2, **{QUICK!r}).interrupted)"
     driver = subprocess.Popen([sys.executable, "-c", program], env=environment(), stdout=subprocess.PIPE, text=True)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not all(store.status(trial).status == "running" for trial in tiny.trials) and time.monotonic() < until:
             time.sleep(0.1)
         pids = [int(pid) for trial in tiny.trials for line in attempts(store, trial) for pid in line.split()]
         assert len(pids) == 4 and all(child.is_alive(pid) for pid in pids)
         driver.send_signal(how)
         told_to_end = time.monotonic()
-        said, _ = driver.communicate(timeout=20)
+        said, _ = driver.communicate(timeout=300)
         assert how == signal.SIGKILL or said.split()[-1] == "True"
     finally:
         driver.kill()
         driver.wait()
-    while any(child.is_alive(pid) for pid in pids) and time.monotonic() < told_to_end + 4:
+    while any(child.is_alive(pid) for pid in pids) and time.monotonic() < told_to_end + 30:
         time.sleep(0.05)
     assert not any(child.is_alive(pid) for pid in pids)
     assert [store.status(trial).status for trial in tiny.trials] == ["interrupted", "interrupted"]
@@ -127,8 +127,8 @@ def test_a_study_is_trained_and_scored_for_real(tmp_path: Path) -> None:
 
 
 def test_progress_is_written_now_and_then_and_at_every_end_of_a_stage(tmp_path: Path) -> None:
+    from mm1_ablate.data.atomic_files import read_json
     from mm1_ablate.spec.progress import Progress
-    from mm1_ablate.study.files import read_json
 
     report = ProgressFile(tmp_path)
     for step in range(1, 100):
@@ -166,6 +166,6 @@ def test_an_interrupt_that_is_swallowed_where_it_lands_is_raised_again(monkeypat
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), interrupts.interruptible():
         Finalised()
-        time.sleep(20)
-    assert time.monotonic() - began < 10
+        time.sleep(300)
+    assert time.monotonic() - began < 150
     assert signal.getsignal(signal.SIGINT) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0

@@ -138,7 +138,7 @@ def test_two_runs_at_once_train_a_stage_that_they_share_once_though_one_of_them_
     one = driver("sharing('one', 30)", store)
     other = None
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while len(steps()) < 6 and time.monotonic() < until:
             time.sleep(0.05)
         other = driver("sharing('other', 31)", store)
@@ -151,7 +151,7 @@ def test_two_runs_at_once_train_a_stage_that_they_share_once_though_one_of_them_
         while len(steps()) < 8 and time.monotonic() < until:
             time.sleep(0.05)
         (store.root / "wait-here").unlink()
-        said, _ = other.communicate(timeout=60)
+        said, _ = other.communicate(timeout=300)
         assert said.split()[-1] == "1"
     finally:
         for running in (one, other):
@@ -211,7 +211,7 @@ def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path)
     run = command("run", "chain.yaml", "--cpus", "1")
     killed = subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while time.monotonic() < until and not list(tmp_path.glob("ablations/trials/*/last.ckpt")):
             time.sleep(0.05)
     finally:

@@ -12,8 +12,8 @@ import pandas
 import pytest
 from study_helpers import quick_preparation, quick_trial, score, study
 
+from mm1_ablate.data.atomic_files import replacing
 from mm1_ablate.spec.preparation import preparations_of
-from mm1_ablate.study.files import replacing
 from mm1_ablate.study.store import AlreadyRunning, FingerprintCollision, Store, is_held
 
 
@@ -32,7 +32,7 @@ def hold_until_killed(root: str, fingerprint: str) -> None:
     folder = store.trial_folder(fingerprint)
     with store.hold(folder):
         store.start(folder, "train")
-        time.sleep(60)
+        time.sleep(600)
 
 
 def test_a_trial_is_missing_then_done_and_its_scores_are_rows_of_all_its_arms(store: Store) -> None:
@@ -114,7 +114,7 @@ def test_a_killed_trial_is_interrupted_at_once_and_a_live_one_is_nobody_elses(st
     child = multiprocessing.get_context("fork").Process(target=hold_until_killed, args=(str(store.root), trial.fingerprint))
     child.start()
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 300
         while store.status(trial).status != "running" and time.monotonic() < until:
             time.sleep(0.02)
         assert store.status(trial).status == "running" and is_held(folder)

@@ -27,9 +27,9 @@ from mm1_ablate.commands.common import (
 )
 from mm1_ablate.commands.readiness import make_ready
 from mm1_ablate.commands.show import summary
+from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.spec.expansion import Study
 from mm1_ablate.study.causes import traceback_of
-from mm1_ablate.study.files import read_json_or_nothing, write_json
 from mm1_ablate.study.names import no_longer_named, remember
 from mm1_ablate.study.plan import TRAINED, Plan, plan
 from mm1_ablate.study.store import Store

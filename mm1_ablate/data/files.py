@@ -6,6 +6,7 @@ files hold without reading all of it: part of a trial's identity, the same after
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import posixpath
@@ -22,6 +23,7 @@ from typing import Annotated, Any, BinaryIO
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
+from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.spec.settings import HowItRuns
 
@@ -307,10 +309,5 @@ def digest_file(file: DataFile) -> str:
 
 
 def _remember(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError:  # a cache that cannot be written to costs time, no more
-        partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, no more
+        write_atomically(path, text.encode(), durable=False)

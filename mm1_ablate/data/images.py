@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.resizing import resize
 from mm1_ablate.data.sub_images import views_of
@@ -79,9 +80,7 @@ class FeatureCache:
         target.flush()
         os.replace(partial, folder / "features.npy")
         # The keys come last: a folder with keys is complete.
-        names = folder / "keys.json.partial"
-        names.write_text(json.dumps(written))
-        os.replace(names, folder / "keys.json")
+        write_atomically(folder / "keys.json", json.dumps(written).encode())
 
 
 class Views(NamedTuple):

@@ -15,6 +15,9 @@ from mm1_ablate import __version__
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.spec.contents import once
 
+CHECKED = 2
+"""What a part is tried for: another number where that changes, for what was found right may no longer be."""
+
 
 def known(key: str) -> dict[str, int] | None:
     """What is known of a part by its fingerprint; nothing of one that was never made."""
@@ -46,4 +49,4 @@ def _read() -> dict[str, dict[str, int]]:
 
 
 def _versions() -> list[str]:
-    return [version("timm"), version("transformers"), __version__]
+    return [version("timm"), version("transformers"), __version__, str(CHECKED)]

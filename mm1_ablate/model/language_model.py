@@ -57,6 +57,18 @@ def _check_rows(settings: LanguageModel, tokens: int, rows: int) -> None:
         raise Misfit("tokenizer", f"{what}; name the tokenizer that the model was trained with, or leave this out")
 
 
+def _check_packable(settings: LanguageModel, vocabulary_size: int, padding: int, end: int) -> None:
+    """Of a model by name: when its file was read it may not have been on that machine."""
+    from mm1_ablate.model.packed_attention import NotPackable, check_packable
+
+    try:
+        check_packable(shape_of_language_model(settings, vocabulary_size, padding, end))
+    except NotPackable as error:
+        raise Misfit("name", f"{error}; choose another model") from error
+    except Exception:  # what cannot be run without values may yet be run with them
+        return
+
+
 def build_language_model(settings: LanguageModel, vocabulary_size: int, padding: int, end: int, weights: bool = True) -> Any:
     """A transformers model for causal language modelling, in float32, from torch's current random state where it has no weights.
 
@@ -82,6 +94,8 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
         embeddings: Any = model.get_input_embeddings()
         _check_rows(settings, vocabulary_size, embeddings.num_embeddings)
+        if weights:
+            _check_packable(settings, vocabulary_size, padding, end)
         return model
     check_vocabulary(settings, vocabulary_size)
     fields = {"vocab_size": vocabulary_size, "pad_token_id": padding, "eos_token_id": end, "bos_token_id": end, **settings.configuration}

@@ -2,11 +2,15 @@
 
 transformers would build a dense [T, T] mask. Here every document is attended to on its own: on a CPU, documents of like length
 go through one call, padded on the right, which causality makes harmless; on CUDA in half precision, torch's variable-length kernel takes
-them all. Registered with transformers as `mm1_packed`; a forward pass under `packed(model, lengths)` uses it, any other does not.
+them all. Sliding windows are kept. Registered with transformers as `mm1_packed`; a forward pass under `packed(model, lengths)` uses it,
+any other does not.
+
+A model of which a layer would see other documents all the same, or attend otherwise than it was made to, is refused (`check_packable`).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -18,8 +22,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "mm1_packed"
+COUNTED = "mm1_packed_counted"
+"""The same, for finding out which layers use it."""
+OTHERWISE = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
+"""What transformers hands to an attention function that is to do something else than these here."""
 # A bucket may hold documents down to this share of its longest: fewer calls against less padding.
 _SHORTEST_IN_BUCKET = 0.6
+
+
+class NotPackable(ValueError):
+    """A language model to which documents cannot be given in one row; says why not."""
 
 
 class DocumentLayout:
@@ -34,6 +46,7 @@ class DocumentLayout:
         self.lengths = list(lengths)
         self.device = device
         self.longest = max(self.lengths, default=0)
+        self._windows: dict[tuple[int, int], Tensor] = {}
         self._starts = torch.tensor([0, *self.lengths]).cumsum(0)
         self.cumulative = self._starts.to(device=device, dtype=torch.int32)
 
@@ -58,8 +71,20 @@ class DocumentLayout:
             offset += len(members) * longest
         return buckets, kept.to(self.device)
 
+    def window(self, tokens: int, length: int) -> Tensor | None:
+        """Bool [length, length], true where a token sees another: itself and so many less one before. Nothing where all fit into it."""
+        if length <= tokens:
+            return None
+        if (tokens, length) not in self._windows:
+            places = torch.arange(length, device=self.device)
+            back = places[:, None] - places
+            self._windows[tokens, length] = (back >= 0) & (back < tokens)
+        return self._windows[tokens, length]
 
-def _attend_in_buckets(query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None) -> Tensor:
+
+def _attend_in_buckets(
+    query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None, window: int | None, dropout: float
+) -> Tensor:
     """[heads, T, size] each to [T, heads, size]."""
     grouped = key.shape[0] != query.shape[0]
     outputs = []
@@ -70,12 +95,13 @@ def _attend_in_buckets(query: Tensor, key: Tensor, value: Tensor, layout: Docume
         queries, keys, values = (
             part.index_select(1, flat).unflatten(1, (documents, longest)).transpose(0, 1) for part in (query, key, value)
         )
-        attended = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling, enable_gqa=grouped)
+        seen = None if window is None else layout.window(window, longest)
+        attended = scaled_dot_product_attention(queries, keys, values, seen, dropout, seen is None, scale=scaling, enable_gqa=grouped)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, kept)
 
 
-def _attend_on_cuda(query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None) -> Tensor:
+def _attend_on_cuda(query: Tensor, key: Tensor, value: Tensor, layout: DocumentLayout, scaling: float | None, window: int | None) -> Tensor:
     """As `_attend_in_buckets`, by the variable-length kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -91,7 +117,7 @@ def _attend_on_cuda(query: Tensor, key: Tensor, value: Tensor, layout: DocumentL
         longest,
         longest,
         scale=scaling,
-        window_size=(-1, 0),
+        window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=key.shape[0] != query.shape[0],
     )
     assert isinstance(attended, Tensor)
@@ -122,15 +148,28 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     document_layout: DocumentLayout | None = None,
-    **_: Any,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **more: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: [1, heads, T, size] each to [1, T, heads, size]."""
+    """An attention function of transformers: [1, heads, T, size] each to [1, T, heads, size].
+
+    Raises:
+        NotPackable: a layer asks for an attention that is not this one.
+    """
     if document_layout is None:
-        raise ValueError("mm1_packed attention needs document_layout; call the model under `packed`")
-    if (dtype := _kernel_dtype(query[0], value[0])) is not None:
+        raise NotPackable(f"{type(module).__name__} does not hand on which documents are packed")
+    others = [name for name in OTHERWISE if more.get(name) is not None]
+    others += ["an attention mask of its own"] * (attention_mask is not None)
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        others.append("attention to what comes later")
+    if others:
+        raise NotPackable(f"{type(module).__name__} asks for {', '.join(others)}, which packed documents cannot be given")
+    if not dropout and (dtype := _kernel_dtype(query[0], value[0])) is not None:
         halves = query[0].to(dtype), key[0].to(dtype), value[0].to(dtype)
-        return _attend_on_cuda(*halves, document_layout, scaling)[None], None
-    return _attend_in_buckets(query[0], key[0], value[0], document_layout, scaling)[None], None
+        return _attend_on_cuda(*halves, document_layout, scaling, sliding_window)[None], None
+    return _attend_in_buckets(query[0], key[0], value[0], document_layout, scaling, sliding_window, dropout)[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)
@@ -160,3 +199,49 @@ def packed(language_model: Any, layout: DocumentLayout) -> Iterator[dict[str, An
 def packed_throughout(language_model: Any) -> AbstractContextManager[None]:
     """Hold what `packed` sets also between forward passes: activations that are computed again on the way back need it there."""
     return attending_by(NAME, language_model)
+
+
+# ---------------------------------------------------------------- models that this is not for
+def _counted(*arguments: Any, **more: Any) -> tuple[Tensor, None]:
+    result = packed_attention(*arguments, **more)
+    more["document_layout"].attended += 1
+    return result
+
+
+AttentionInterface.register(COUNTED, _counted)
+
+
+def check_packable(language_model: Any) -> None:
+    """Whether all layers of a model keep packed documents apart; told from its class, and by running it without values.
+
+    Args:
+        language_model: on the meta device.
+
+    Raises:
+        NotPackable: why they do not, in words.
+        Exception: whatever a model raises that cannot be run, or not without values.
+    """
+    if why := _why_not(language_model):
+        raise NotPackable(f"models of type {language_model.config.model_type} {why}")
+    meta, layers = torch.device("meta"), language_model.config.num_hidden_layers
+    layout: Any = DocumentLayout([5, 3], meta)
+    layout.attended = 0
+    with torch.no_grad(), packed(language_model, layout) as arguments, attending_by(COUNTED, language_model):
+        embeddings = torch.empty(1, 8, language_model.config.hidden_size, device=meta)
+        positions = torch.zeros(1, 8, dtype=torch.int64, device=meta)
+        language_model(inputs_embeds=embeddings, position_ids=positions, logits_to_keep=slice(0, 1), **arguments)
+    if layout.attended < layers:
+        few = f"{layout.attended} of their {layers} layers attend as transformers' interface has it"
+        raise NotPackable(f"models of type {language_model.config.model_type} cannot keep packed documents apart: {few}")
+
+
+def _why_not(language_model: Any) -> str | None:
+    """Why documents cannot be packed for a model, by what its class says of it; nothing where that is nothing."""
+    kinds = {*(getattr(language_model.config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
+    if getattr(language_model, "_is_stateful", False) or kinds:
+        has = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "layers with a running state"
+        return f"have {has}, which do not keep packed documents apart"
+    inner = getattr(language_model, "base_model", language_model)
+    if not any("position_ids" in inspect.signature(part.forward).parameters for part in (language_model, inner)):
+        return "take no positions, so those of a packed document would not begin at its own start"
+    return None

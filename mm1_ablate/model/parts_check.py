@@ -83,10 +83,8 @@ def _width_of_language_model(settings: LanguageModel) -> int:
 
 
 def _made(settings: LanguageModel) -> int:
-    import torch
-
     from mm1_ablate.model.language_model import check_vocabulary, shape_of_language_model
-    from mm1_ablate.model.packed_attention import DocumentLayout, packed
+    from mm1_ablate.model.packed_attention import NotPackable, check_packable
 
     field = "name" if settings.name is not None else "configuration"
     try:
@@ -103,12 +101,10 @@ def _made(settings: LanguageModel) -> int:
     for needed in ("hidden_size", "max_position_embeddings"):
         if not isinstance(getattr(model.config, needed, None), int):
             raise Misfit("name" if settings.name else "model_type", f"models of type {model.config.model_type} have no {needed}")
-    meta = torch.device("meta")
     try:
-        with torch.no_grad(), packed(model, DocumentLayout([5, 3], meta)) as arguments:
-            embeddings = torch.empty(1, 8, model.config.hidden_size, device=meta)
-            positions = torch.zeros(1, 8, dtype=torch.int64, device=meta)
-            model(inputs_embeds=embeddings, position_ids=positions, logits_to_keep=slice(0, 1), **arguments)
+        check_packable(model)
+    except NotPackable as error:
+        raise Misfit("name" if settings.name else "model_type", f"{error}; choose another kind of model") from error
     except Exception as error:
         if not _is_limit(error):
             raise Misfit(field, f"such a model cannot be run: {_in_words(error)}") from error

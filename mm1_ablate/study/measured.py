@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, fingerprint
 from mm1_ablate.spec.gpus import gpu_of
-from mm1_ablate.study.files import read_json_or_nothing, write_json
 
 CPU = "CPU"
 """The device where there is no GPU: one machine's cores are not told from another's."""

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation
-from mm1_ablate.study.files import write_atomically
 from mm1_ablate.study.locks import is_held, is_held_by_this_process
 from mm1_ablate.study.remote import is_address
 

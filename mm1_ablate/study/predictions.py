@@ -9,19 +9,16 @@ made of them without torch. Parts that are kept stay when an evaluation is kille
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_ablate.evaluation.parts import Part, joined, parts_of, rows_of
-from mm1_ablate.spec.contents import once
-from mm1_ablate.spec.evaluation import Evaluation
-from mm1_ablate.spec.fingerprint import canonical, short
+from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing, replacing, write_json
+from mm1_ablate.evaluation.parts import Part, joined, rows_of
+from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.messages import listed
-from mm1_ablate.spec.tasks import is_own, task_names, task_settings
-from mm1_ablate.study.files import read_json, read_json_or_nothing, replacing, write_atomically, write_json
+from mm1_ablate.study.evaluation_record import evaluation_record, parts_of_trial, recorded_parts
 
 if TYPE_CHECKING:
     import pandas
@@ -73,47 +70,6 @@ class Predictions:
 
     def _record(self, part: Part) -> Path:
         return self.folder / f"{short(part.fingerprint)}.json"
-
-
-# ---------------------------------------------------------------- what an evaluation is, for whoever carries it out
-def evaluation_record(trial: Trial) -> dict[str, Any]:
-    """All that carrying out an evaluation takes: nobody looks again at which files its items are in, or at the user's own records."""
-    evaluation = trial.experiment.evaluation
-    tasks = {name: task_settings(task) for name, task in zip(task_names(evaluation), evaluation.tasks, strict=True)}
-    return {
-        "fingerprint": trial.evaluation_fingerprint,
-        "evaluation": evaluation.model_dump(mode="json"),
-        "parts": [part.to_json() for part in parts_of_trial(trial)],
-        "metrics": {name: canonical(task.metrics) for name, task in tasks.items()},
-        "records": {task: task_settings(task).model_dump(mode="json") for task in evaluation.tasks if is_own(task)},
-    }
-
-
-def write_records(record: Mapping[str, Any], folder: Path, write: Callable[[Path, bytes], None] = write_atomically) -> None:
-    """Put the user's own tasks beside a record: they may be edited, and are not on every node."""
-    for number, settings in enumerate(record["records"].values()):
-        content = json.dumps(settings, ensure_ascii=False, indent=1).encode()  # which is YAML too
-        path = folder / f"task-{number}.yaml"
-        if not path.exists() or path.read_bytes() != content:
-            write(path, content)
-
-
-def evaluation_of(folder: Path) -> Evaluation:
-    """The evaluation that is recorded in a folder, the user's own tasks as they were then."""
-    record = read_json(folder / "evaluation.json")
-    own = {task: str(folder / f"task-{number}.yaml") for number, task in enumerate(record.get("records", {}))}
-    tasks = [own.get(task, task) for task in record["evaluation"]["tasks"]]
-    return Evaluation.model_validate({**record["evaluation"], "tasks": tasks})
-
-
-def parts_of_trial(trial: Trial) -> list[Part]:
-    """The parts of a trial's evaluation, by what its tasks' records and files are now."""
-    return once(f"parts {trial.evaluation_fingerprint}", lambda: parts_of(trial.experiment, trial.fingerprint))
-
-
-def _parts(folder: Path) -> list[Part]:
-    """The parts of an evaluation, as they were when it was recorded."""
-    return [Part.from_json(part) for part in read_json(folder / "evaluation.json")["parts"]]
 
 
 # ---------------------------------------------------------------- what is missing, and why
@@ -194,7 +150,7 @@ def evaluate_trial(
         ContextOverflow, LookupError, ValueError: see `evaluate.predict`.
     """
     kept = Predictions(store.trial_folder(fingerprint), store)
-    missing = [part for part in _parts(store.trial_folder(fingerprint) / "evaluations" / short(evaluation)) if not kept.has(part)]
+    missing = [part for part in recorded_parts(store.trial_folder(fingerprint) / "evaluations" / short(evaluation)) if not kept.has(part)]
     if workers is not None:
         # One that looks a moment later may see what the first has written meanwhile.
         missing = workers.agreed(missing)
@@ -269,7 +225,7 @@ def score_trial(store: Store, fingerprint: str, evaluation: str) -> None:
     folder = store.trial_folder(fingerprint)
     experiment, _ = store.read_trial(fingerprint, evaluation)
     kept = Predictions(folder)
-    predictions, documents = joined((part, kept.read(part)) for part in _parts(folder / "evaluations" / short(evaluation)))
+    predictions, documents = joined((part, kept.read(part)) for part in recorded_parts(folder / "evaluations" / short(evaluation)))
     tasks = load_tasks(experiment.evaluation)
     items = item_scores(merged([predictions], tasks), documents, tasks, experiment.evaluation)
     store.write_evaluation(fingerprint, evaluation, items, summarise(items, experiment.evaluation.groups))

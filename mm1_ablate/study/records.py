@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing
 from mm1_ablate.spec.contents import to_be_recorded
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
-from mm1_ablate.study.files import read_json, read_json_or_nothing
+from mm1_ablate.study.evaluation_record import evaluation_of, evaluation_record, write_records
 from mm1_ablate.study.places import Places
-from mm1_ablate.study.predictions import evaluation_of, evaluation_record, write_records
 
 if TYPE_CHECKING:
     from mm1_ablate.spec.expansion import Study, Trial

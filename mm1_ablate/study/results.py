@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing, replacing, write_json
 from mm1_ablate.spec.fingerprint import short
-from mm1_ablate.study.files import read_json, read_json_or_nothing, replacing, write_json
 from mm1_ablate.study.states import States
 
 if TYPE_CHECKING:

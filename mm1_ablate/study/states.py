@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mm1_ablate.data.atomic_files import read_json_or_nothing
 from mm1_ablate.spec.preparation import Preparation, preparations_of
 from mm1_ablate.study.code_version import code_version
-from mm1_ablate.study.files import read_json_or_nothing
 from mm1_ablate.study.records import Records, check_fingerprint
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.spec.contents import sources_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.sweep import Strategy
-from mm1_ablate.study.files import write_json
 from mm1_ablate.study.full_disk import is_no_room
 from mm1_ablate.study.predictions import evaluate_trial
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mm1_ablate.data.atomic_files import replacing
 
 
 def random_state_dict() -> dict[str, Any]:
@@ -37,15 +37,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 def save_atomically(value: Any, path: Path) -> None:
     """torch.save that leaves the old file or the new one, whatever is killed when."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)  # half of one, where the disk is full
+    with replacing(path) as beside, beside.open("wb") as file:
+        torch.save(value, file)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,10 +46,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         save_atomically(checkpoint, Path(path))
-
-
-def write_account(account: dict[str, Any], path: Path) -> None:
-    """Keep what became of the data, for people: the old file or the new one, whatever is killed when."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(account, indent=1))
-    os.replace(beside, path)

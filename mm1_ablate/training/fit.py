@@ -18,6 +18,7 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
+from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
@@ -30,7 +31,7 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress, Stage
 from mm1_ablate.spec.training import Precision, Training
 from mm1_ablate.training.blocks import economical
-from mm1_ablate.training.checkpoint import AtomicCheckpointIO, save_atomically, write_account
+from mm1_ablate.training.checkpoint import AtomicCheckpointIO, save_atomically
 from mm1_ablate.training.distributed import SharedLoader, Workers, shard_for_evaluation
 from mm1_ablate.training.module import PackedTraining, Watch
 from mm1_ablate.training.spreading import check_fit, everything_in, give_memory, spread
@@ -242,7 +243,7 @@ def train(
     def keep_account() -> None:
         account = batches.account()
         if workers.leads:
-            write_account(account, folder / DATA)
+            write_json(folder / DATA, account, durable=False)
 
     trainer = quiet_trainer(
         precision=training.precision,
@@ -257,7 +258,7 @@ def train(
     except BaseException:
         # Of several processes the others may never answer again: what this one knows has to do.
         if workers.leads:
-            write_account(loader.account(), folder / DATA)
+            write_json(folder / DATA, loader.account(), durable=False)
         raise
     keep_account()
 
