@@ -14,7 +14,7 @@ from study_helpers import study
 from test_study_child import job
 
 from mm1_ablate.study import child
-from mm1_ablate.study.full_disk import FULL, NoRoom, noticed
+from mm1_ablate.study.full_disk import FULL, NoRoom, is_no_room, noticed
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.workers import Fault, run_together
 
@@ -34,37 +34,40 @@ def permitted() -> bool:
 small_disks = pytest.mark.skipif(not permitted(), reason="no file system may be mounted here")
 
 
-def on_a_small_disk(folder: Path, program: str, *arguments: object, again: bool) -> subprocess.CompletedProcess[str]:
-    """Run a Python program with a disk of 8 MB at a folder, on which there is next to no room; and again when there is."""
+def on_a_small_disk(folder: Path, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a Python program with a disk of 8 MB at a folder, on which there is next to no room until its file `filler` is removed."""
     folder.mkdir()
-    run = f'timeout 200 "{sys.executable}" -c "$PROGRAM" "$@"; echo "ended with $?"'
     fill = f'head -c $(($(df --output=avail -B1 "{folder}" | tail -n 1) - {LEFT})) /dev/zero > "{folder}/filler"'
-    script = f'mount -t tmpfs -o size=8m none "{folder}" && {fill}; {run}'
-    if again:
-        script += f'; echo "---- room"; rm "{folder}/filler"; {run}'
+    script = f'mount -t tmpfs -o size=8m none "{folder}" && {fill}; timeout 500 "{sys.executable}" -c "$PROGRAM" "$@"'
     command = [*NAMESPACE, "bash", "-c", script, "bash", *map(str, arguments)]
-    return subprocess.run(command, env=environment() | {"PROGRAM": program}, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, env=environment() | {"PROGRAM": program}, capture_output=True, text=True, timeout=600)
 
 
 PROGRAM = """
-import sys
+import os, sys
 from study_helpers import study
 from mm1_ablate.study.full_disk import NoRoom
 from mm1_ablate.study.scheduler import run_study
 from mm1_ablate.study.store import Store
 
-store = Store(sys.argv[1])
-try:
-    outcome = run_study(study(), store, cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch"))
-except NoRoom as error:
-    print("no room:", error)
-else:
-    print(outcome)
-store.refresh()
-for one in study().trials:
-    folder = store.trial_folder(one)
-    store.bring_folder(folder)
-    print(store.status(one).status, (folder / "begun").read_text().split(), sorted(path.name for path in folder.glob(".*.pt*")))
+def run():
+    store = Store(sys.argv[1])
+    try:
+        outcome = run_study(study(), store, cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch"))
+    except NoRoom as error:
+        print("no room:", error)
+    else:
+        print(outcome)
+    store.refresh()
+    for one in study().trials:
+        folder = store.trial_folder(one)
+        store.bring_folder(folder)
+        print(store.status(one).status, (folder / "begun").read_text().split(), sorted(path.name for path in folder.glob(".*.pt*")))
+
+run()
+print("---- room")
+os.remove(os.environ["FILLER"])
+run()
 """
 
 
@@ -77,7 +80,7 @@ def test_a_run_that_meets_a_full_disk_ends_once_and_the_same_command_goes_on(
     disk = tmp_path / "disk"
     monkeypatch.setenv("FILLER", str(disk / "filler"))
     monkeypatch.setenv("MM1_ABLATE_CACHE", str((disk if on_s3 else tmp_path) / "cache"))
-    ended = on_a_small_disk(disk, PROGRAM, ADDRESS if on_s3 else disk / "store", again=True)
+    ended = on_a_small_disk(disk, PROGRAM, ADDRESS if on_s3 else disk / "store")
     full, room = ended.stdout.split("---- room")
     (said,) = [line for line in full.splitlines() if line.startswith("no room:")]
     place = f"{disk}/cache/stores/" if on_s3 else f"{disk}/store "
@@ -102,9 +105,9 @@ def test_the_terminal_and_mlflow_say_that_the_disk_is_full(tiny_sweep: Path, tmp
         "    print('MLFLOW', run.info.run_name, run.info.status, run.data.tags.get('mlflow.note.content'))\n"
         "sys.exit(code)\n"
     )
-    ended = on_a_small_disk(disk, look, tiny_sweep, disk / "store", again=False)
+    ended = on_a_small_disk(disk, look, tiny_sweep, disk / "store")
     assert ended.stderr.count("has no room for more in") == 1 and "Traceback" not in ended.stderr, ended.stderr
-    assert "failed" not in ended.stdout and ended.stdout.count("interrupted") == 2 and "ended with 2" in ended.stdout, ended
+    assert "failed" not in ended.stdout and ended.stdout.count("interrupted") == 2 and ended.returncode == 2, ended
     assert f"MLFLOW comparison KILLED Stopped: {os.uname().nodename} has no room for more in {disk}/store" in ended.stdout, ended
 
 
@@ -125,6 +128,10 @@ def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path
             for rank in range(3)
         ]
         assert run_together(folder, asked) == Fault(1, child.Ended(FULL, None))
+
+
+def test_a_word_of_torchs_in_somebody_elses_error_is_no_full_disk() -> None:
+    assert not is_no_room(ValueError("unexpected position ids"))
 
 
 def test_what_others_recorded_who_only_lost_that_worker_is_no_failure(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import socket
 import tempfile
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 FULL = 76
 """Exit code of a child that a full disk has stopped."""
-WORDS = (f"[Errno {errno.ENOSPC}]", f"[Errno {errno.EDQUOT}]", "database or disk is full", "unexpected pos", "iostream error")
-"""Of the system, of SQLite, and of torch, whose writers do not say why they could not write."""
+WORDS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "database or disk is full", "] . unexpected pos ")
+"""Of the system, of SQLite, and of torch, whose writer does not say why it could not write."""
 ALMOST_NOTHING = 1_000_000
 """Bytes: a disk with less than that is the one that is full."""
 
@@ -35,9 +35,13 @@ class NoRoom(Exception):
 
 def is_no_room(error: BaseException) -> bool:
     """Whether an error, or one that it came of, is that a disk or somebody's share of it is full."""
-    # As text: torch.distributed.checkpoint keeps no more than that of what happened to its workers.
-    said = "".join(traceback.format_exception(error))
-    return isinstance(error, NoRoom) or any(word in said for word in WORDS)
+    one: BaseException | None = error
+    while one is not None:
+        # As text: torch.distributed.checkpoint keeps no more than that of what happened to its workers.
+        if isinstance(one, NoRoom) or any(word in str(one) for word in WORDS):
+            return True
+        one = one.__cause__ or one.__context__
+    return False
 
 
 def sentence(store: Store) -> str:
@@ -53,14 +57,15 @@ def sentence(store: Store) -> str:
 
 
 @contextlib.contextmanager
-def noticed(store: Store, folder: Path) -> Iterator[None]:
-    """Work on a folder. Where a disk turns out to be full that is a `NoRoom`, and nobody's failure."""
+def noticed(store: Store, *folders: Path) -> Iterator[None]:
+    """Work on folders of trials or preparations. Where a disk turns out to be full that is a `NoRoom`, and nobody's failure."""
     try:
         yield
     except Exception as error:
         if not is_no_room(error):
             raise
         with contextlib.suppress(Exception):  # of several workers others may have recorded that they lost the one that met it
-            store.refresh(folder)
-            store.retry(folder)
+            for folder in folders:
+                store.refresh(folder)
+                store.retry(folder)
         raise error if isinstance(error, NoRoom) else NoRoom(sentence(store)) from error

@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.data.cache import cache_folder
+from mm1_ablate.study.full_disk import is_no_room
 from mm1_ablate.study.known import Known, KnownFiles
 from mm1_ablate.study.leases import LEASE, Lease, lease_seconds
 from mm1_ablate.study.locks import LOCK, AlreadyRunning, is_held, locked_if_free
@@ -371,7 +373,12 @@ class Mirror:
 
     def know(self, path: str, tag: str, status: os.stat_result) -> None:
         """Remember that a file here, when it had this status, was what is in the bucket."""
-        self.known.add(path, tag, status)
+        try:
+            self.known.add(path, tag, status)
+        except sqlite3.Error as error:
+            # What is not remembered is fetched or published once more; on a full disk that is better than not to publish what is left.
+            if not is_no_room(error):
+                raise
         with self._entering:
             self.entries[path] = Entry(status.st_size, tag, time.time())
 

@@ -28,7 +28,7 @@ from mm1_ablate.study import child
 from mm1_ablate.study.cluster import avoiding, check_nodes, grows, has_room_beside
 from mm1_ablate.study.connection import join
 from mm1_ablate.study.fork_server import PRELOADED
-from mm1_ablate.study.full_disk import NoRoom
+from mm1_ablate.study.full_disk import NoRoom, is_no_room, noticed
 from mm1_ablate.study.interrupts import calm_down, interruptible
 from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement, StoreUnseen
 from mm1_ablate.study.shares import ResourcesMissing, deal, shares_of
@@ -129,7 +129,7 @@ def run_study(
     store.check()
     interrupted = False
     try:
-        with interruptible():
+        with noticed(store), interruptible():
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
                 placement = replace(placement, shares=_shares(resources, say))
@@ -368,6 +368,8 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
     for result in (results[index] for index in range(len(results))):
         trial = fingerprints[result.config["trial"]] if result.config else None
         said = (result.metrics or {}).get("unseen")
+        if result.error is not None and is_no_room(result.error):
+            raise result.error
         if trial is not None and result.error is None and said is not None:
             unseen[trial] = said
         if result.error is not None and trial is not None and store.recorded(store.trial_folder(trial)) in ("missing", "running"):
