@@ -88,7 +88,10 @@ def using_store(place: str) -> Iterator[Store]:
     to be planned is not here; other errors pass."""
     from mm1_ablate.study.store import Store
 
-    store = Store(place)
+    try:
+        store = Store(place)
+    except OSError as error:  # of a mirror's folder, which nothing else makes
+        stop(FILE_IS_WRONG, f"the store {place} cannot be used: {error.filename}: {error.strerror}; set MM1_ABLATE_CACHE to another folder")
     try:
         store.refresh()
         yield store

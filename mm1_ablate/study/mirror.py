@@ -34,6 +34,7 @@ from mm1_ablate.study.full_disk import is_no_room
 from mm1_ablate.study.known import Known, KnownFiles
 from mm1_ablate.study.leases import LEASE, Lease, lease_seconds
 from mm1_ablate.study.locks import LOCK, AlreadyRunning, is_held, locked_if_free
+from mm1_ablate.study.machines import own_folder
 from mm1_ablate.study.remote import Entry, Remote, RemoteError
 
 SHARE_OF_TIME = 0.1
@@ -57,7 +58,7 @@ class Mirror:
         self.remote = Remote(address)
         # Machines that share a cache must not share a mirror: its locks need not reach so far.
         digest = hashlib.sha256(self.remote.address.encode()).hexdigest()[:12]
-        self.root = cache_folder() / "stores" / f"{socket.gethostname()}-{digest}"
+        self.root = own_folder(cache_folder() / "stores" / f"{socket.gethostname()}-{digest}")
         self.own = self.root / ".mirror"
         """What the mirror keeps for itself."""
         self.known = KnownFiles(self.own / "known.db")

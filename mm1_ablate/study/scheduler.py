@@ -286,6 +286,8 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
             except NoRoom as error:
                 raise NoRoom(str(getattr(error, "cause", error))) from None
             except ray.exceptions.RayError as error:
+                if is_no_room(error):
+                    raise
                 store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
 
 
