@@ -13,6 +13,7 @@ from tiny import tiny_experiment
 from mm1_ablate.model.size import count_parameters
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.preparation import preparations_of
+from mm1_ablate.spec.training import AdamW
 from mm1_ablate.training.fit import fit, load_trained
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, mm1_learning_rate
 from mm1_ablate.training.preparation import prepare
@@ -144,6 +145,19 @@ def test_a_loss_that_is_no_number_stops_the_trial_and_says_where(tmp_path):
 @pytest.mark.parametrize(("parameters", "rate"), [(1.2e9, 8.6e-5), (3e9, 5.8e-5), (7e9, 4.1e-5), (30e9, 2.2e-5)])
 def test_the_learning_rate_rule_gives_the_rates_that_the_paper_prints(parameters, rate):
     assert mm1_learning_rate(parameters) == pytest.approx(rate, rel=0.03)
+
+
+@pytest.mark.parametrize(("declared", "taken"), [({}, 0.1), ({"weight_decay": 0.05}, 0.05)])
+def test_a_step_without_gradients_takes_a_tenth_of_the_learning_rate_of_every_matrix_and_nothing_of_vectors(declared, taken):
+    """MM1's weight decay of 0.1 x the learning rate is of an optimiser that does not multiply it by the learning rate once more."""
+    part = torch.nn.Linear(4, 3)
+    before = {name: value.detach().clone() for name, value in part.named_parameters()}
+    (optimizer,) = build_optimizers(AdamW(**declared), [(part, 1.0)], part, parameters := 1_200_000_000)
+    for parameter in part.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(part.weight.detach(), before["weight"] * (1 - taken * mm1_learning_rate(parameters)))
+    assert torch.equal(part.bias.detach(), before["bias"])
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_where_declared():

@@ -20,7 +20,8 @@ class AdamW(Settings):
     learning_rate: PositiveFloat | Literal["mm1"] = "mm1"
     """A peak rate, or 'mm1': exp(-0.4214 ln N - 0.5535), N = language model parameters without embeddings (MM1, section 3.3)."""
     weight_decay: Annotated[float, Field(ge=0)] | Literal["mm1"] = "mm1"
-    """'mm1': 0.1 x the peak learning rate."""
+    """As torch has it: a step takes away this x the learning rate of every matrix. 'mm1': 0.1, by which a step at the peak takes away
+    0.1 x the peak learning rate, as MM1 has it (section 3.3), whose optimiser (AXLearn) decays by the schedule alone."""
     betas: tuple[float, float] = (0.9, 0.95)
 
 

@@ -29,7 +29,8 @@ def learning_rate_share(step: int, steps: int, warmup_steps: int, final: float) 
 def _adamw(parameters: Iterable[tuple[nn.Parameter, float]], settings: AdamW, language_parameters: int) -> Optimizer:
     """AdamW over parameters, each with its learning rate's scale. Vectors (biases, norms) are not decayed."""
     peak = mm1_learning_rate(language_parameters) if settings.learning_rate == "mm1" else settings.learning_rate
-    decay = 0.1 * peak if settings.weight_decay == "mm1" else settings.weight_decay
+    # torch multiplies the decay by the learning rate, which MM1's optimiser does not: its 0.1 x peak is torch's 0.1.
+    decay = 0.1 if settings.weight_decay == "mm1" else settings.weight_decay
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter, scale in parameters:
         groups.setdefault((scale, parameter.ndim >= 2), []).append(parameter)
