@@ -169,6 +169,21 @@ def test_a_holder_whose_lease_is_taken_over_hears_of_it_and_publishes_nothing_mo
     assert not server.has("model.pt") and server.has("lease.json"), "the other's lease stays"
 
 
+@pytest.mark.parametrize("name", ["status.json", "scores.json"])
+def test_a_holder_who_has_not_heard_yet_that_its_lease_is_lost_overwrites_nothing(server: Server, machine: Machine, name: str) -> None:
+    store, one = machine("first"), study().trials[0]
+    folder = store.write_trial(one)
+    start = f"some/prefix/trials/{folder.name}/"
+    with pytest.raises(leases.LeaseLost), store.hold(folder):
+        if name == "status.json":
+            store.start(folder, "train")
+            wait_for(lambda: server.has("status.json"))
+        for there in ("lease.json", name):
+            server.bucket.put_object(Key=start + there, Body=b'{"holder": "another", "host": "another"}')
+        (folder / name).write_text('{"status": "done"}')  # within the time for which the lease need not be asked for
+    assert b"another" in server.bucket.Object(start + name).get()["Body"].read()
+
+
 # ---------------------------------------------------------------- publishing
 @pytest.mark.parametrize("small", [1_000_000, 3], ids=["read into memory", "linked"])
 def test_the_bucket_is_of_one_piece_after_every_request(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from mlflow import MlflowClient
 from study_helpers import quick_trial, study
 
 from mm1_ablate.spec.expansion import Study
-from mm1_ablate.study.dashboard import addresses, port_from, start_server, stop, ui_command
+from mm1_ablate.study.dashboard import addresses, port_from, start_server, stop
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.tracking import MirrorFailed, mirror, mirroring, parameters_of, short_metric, tracking_uri
 
@@ -149,68 +146,6 @@ def test_a_broken_mlflow_is_a_word_and_no_traceback(store: Store, monkeypatch: p
     assert len(said) == 1 and "goes on without the mirror" in said[0]
     with pytest.raises(MirrorFailed, match="could not be written"):
         mirror(tiny, store)
-
-
-@pytest.fixture
-def late_server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The address of a server with a database of its own, and a call that starts it and waits until it answers."""
-    port, started = port_from(5200), []
-    command = ui_command(Store(tmp_path / "server"), port)
-    (tmp_path / "server").mkdir()
-
-    def start() -> None:
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        started.append(
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
-        )
-        until = time.monotonic() + 300
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-            time.sleep(0.2)
-        raise TimeoutError("the server did not start")
-
-    yield f"http://127.0.0.1:{port}", start
-    for server in started:
-        stop(server)
-
-
-def test_a_server_gets_it_all_over_http_and_when_it_is_down_the_next_run_writes_it(
-    store: Store,
-    tmp_path: Path,
-    late_server: tuple[str, Callable[[], None]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    address, start = late_server
-    tiny = study(seeds=(0, 1))
-    do(store, tiny)
-    report = tmp_path / "report"
-    report.mkdir()
-    (report / "report.html").write_text("<h1>verdict</h1>")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    said: list[str] = []
-    with mirroring(tiny, store, said.append, interval=0.05):
-        until = time.monotonic() + 300
-        while not said and time.monotonic() < until:
-            time.sleep(0.05)
-        with pytest.raises(MirrorFailed, match=f"{address} could not be written"):
-            mirror(tiny, store, report=report)
-        start()
-        client = MlflowClient(tracking_uri(store))
-        while client.get_experiment_by_name("mm1-ablate/test") is None and time.monotonic() < until + 60:
-            time.sleep(0.1)
-    assert len(said) == 1 and "goes on without the mirror" in said[0], "said once, and gone on when the server was back"
-
-    mirrored = mirror(tiny, store, report=report, table=pandas.DataFrame({"arm": ["baseline"]}), verdict="**As expected.**")
-    assert mirrored.written == 0 and len(mirrored.trial_runs) == 4
-    run = client.get_run(mirrored.trial_runs[tiny.trials[0].evaluation_fingerprint])
-    assert run.data.tags["mlflow.parentRunId"] == mirrored.comparison_run and run.data.metrics["8-shot"] == 10.0
-    assert {file.path for file in client.list_artifacts(mirrored.comparison_run)} == {"comparison.json", "report"}
-    fetched = client.download_artifacts(mirrored.comparison_run, "report/report.html", str(tmp_path))
-    assert Path(fetched).read_text() == "<h1>verdict</h1>"
-    assert not (store.root / "mlflow.db").exists() and "View run" not in capsys.readouterr().out
 
 
 def test_metric_names_are_short_and_allowed() -> None:

@@ -80,8 +80,6 @@ def store_place(text: str | Path) -> str:
 
 
 NAME_A_STORE = "name a folder that can be written with --store DIR or MM1_ABLATE_STORE"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors that name no file."""
 
 
 @contextlib.contextmanager
@@ -90,19 +88,25 @@ def using_store(place: str) -> Iterator[Store]:
     to be planned is not here; other errors pass."""
     from mm1_ablate.study.store import Store
 
-    store = Store(place)
+    try:
+        store = Store(place)
+    except OSError as error:  # of a mirror's folder, which nothing else makes
+        stop(FILE_IS_WRONG, f"the store {place} cannot be used: {error.filename}: {error.strerror}; set MM1_ABLATE_CACHE to another folder")
     try:
         store.refresh()
         yield store
     except Exception as error:
+        from mm1_ablate.study.full_disk import NoRoom, is_no_room, sentence
         from mm1_ablate.study.sizes import ModelNotHere
 
         if isinstance(error, RemoteError | ModelNotHere):
             stop(FILE_IS_WRONG, str(error))
+        if is_no_room(error):
+            stop(FILE_IS_WRONG, str(error) if isinstance(error, NoRoom) else sentence(store))
         if not isinstance(error, OSError):
             raise
         root, file = store.root, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-        if error.errno in NO_ROOM or (file is not None and (file.is_relative_to(root) or root.is_relative_to(file))):
+        if error.errno == errno.EROFS or (file is not None and (file.is_relative_to(root) or root.is_relative_to(file))):
             stop(FILE_IS_WRONG, f"the store {place} cannot be used: {file or root}: {error.strerror}; {NAME_A_STORE}")
         raise
 

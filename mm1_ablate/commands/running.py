@@ -86,14 +86,20 @@ def tell_plan(planned: Plan, store: Store) -> None:
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
     """Run what is missing, with a live table, mirrored into MLflow as it ends."""
     from mm1_ablate.study.cluster import ClusterUnfit
+    from mm1_ablate.study.full_disk import NoRoom
     from mm1_ablate.study.live import watch
     from mm1_ablate.study.scheduler import ResourcesMissing, run_study
-    from mm1_ablate.study.tracking import mirroring
+    from mm1_ablate.study.tracking import MirrorFailed, mirror, mirroring
 
     remember(study, store)
     try:
         with watch(study, store, console()) as view, mirroring(study, store, say):
             return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
+    except NoRoom as error:
+        # MLflow may be on another disk, and is where people look who are not at the terminal.
+        with contextlib.suppress(MirrorFailed):
+            mirror(study, store, verdict=f"Stopped: {error}")
+        raise
     except ResourcesMissing as error:
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
     except (ConnectionError, ClusterUnfit) as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.study.fork_server import PRELOADED, read_message, write_message
+from mm1_ablate.study.full_disk import FULL
 
 _kept: dict[Path, socket.socket] = {}
 
@@ -168,7 +169,7 @@ def answer(folder: Path, connection: socket.socket) -> Ended:
         with contextlib.suppress(KeyError):
             _kept.pop(folder).close()
         raise ServerLost("the fork server ended while its child was at work")
-    if answered["stopped"]:
+    if answered["stopped"] and answered["code"] != FULL:
         raise Stopped
     return Ended(answered["code"], answered["signal"])
 

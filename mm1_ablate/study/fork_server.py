@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.study.full_disk import FULL, is_no_room
+
 PRELOADED = (
     "torch",
     "numpy",
@@ -130,8 +132,10 @@ class ForkServer:
             try:
                 self.become_child(connection)
                 code = in_child(job)
-            except BaseException:
-                traceback.print_exc()
+            except BaseException as error:
+                code = FULL if is_no_room(error) else 1
+                with contextlib.suppress(OSError):  # the log's disk is full too
+                    traceback.print_exc()
             finally:
                 os._exit(code)
         self.children[pid] = connection
@@ -218,9 +222,6 @@ def in_child(job: dict[str, Any]) -> int:
         return int(getattr(importlib.import_module(module), name)(**job["arguments"]) or 0)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        return 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

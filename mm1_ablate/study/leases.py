@@ -129,8 +129,11 @@ class Lease:
         except FileNotFoundError:
             return {}
 
-    def confirm(self) -> None:
+    def confirm(self, now: bool = False) -> None:
         """To be called before anything is written to the folder.
+
+        Args:
+            now: even if it was confirmed a moment ago.
 
         Raises:
             LeaseLost: it is another's.
@@ -138,7 +141,7 @@ class Lease:
         """
         if self._is_lost:
             raise LeaseLost(self.path)
-        if _counting() - self._alive > self.seconds / 3:
+        if now or _counting() - self._alive > self.seconds / 3:
             self._beat()
 
     def give_back(self) -> None:

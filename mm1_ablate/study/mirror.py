@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -29,9 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.data.cache import cache_folder
+from mm1_ablate.study.full_disk import is_no_room
 from mm1_ablate.study.known import Known, KnownFiles
 from mm1_ablate.study.leases import LEASE, Lease, lease_seconds
 from mm1_ablate.study.locks import LOCK, AlreadyRunning, is_held, locked_if_free
+from mm1_ablate.study.machines import own_folder
 from mm1_ablate.study.remote import Entry, Remote, RemoteError
 
 SHARE_OF_TIME = 0.1
@@ -57,7 +60,7 @@ class Mirror:
         self.remote = Remote(address)
         # Machines that share a cache must not share a mirror: its locks need not reach so far.
         digest = hashlib.sha256(self.remote.address.encode()).hexdigest()[:12]
-        self.root = cache_folder() / "stores" / f"{socket.gethostname()}-{digest}"
+        self.root = own_folder(cache_folder() / "stores" / f"{socket.gethostname()}-{digest}")
         self.own = self.root / ".mirror"
         """What the mirror keeps for itself."""
         self.known = KnownFiles(self.own / "known.db")
@@ -385,7 +388,12 @@ class Mirror:
 
     def know(self, path: str, tag: str, status: os.stat_result) -> None:
         """Remember that a file here, when it had this status, was what is in the bucket."""
-        self.known.add(path, tag, status)
+        try:
+            self.known.add(path, tag, status)
+        except sqlite3.Error as error:
+            # What is not remembered is fetched or published once more; on a full disk that is better than not to publish what is left.
+            if not is_no_room(error):
+                raise
         with self._entering:
             self.entries[path] = Entry(status.st_size, tag, time.time())
 

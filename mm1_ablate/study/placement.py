@@ -22,6 +22,7 @@ from typing import Any
 from mm1_ablate.spec.sweep import Strategy
 from mm1_ablate.study import child
 from mm1_ablate.study.fork_server import PRELOADED
+from mm1_ablate.study.full_disk import FULL, NoRoom, noticed, sentence
 from mm1_ablate.study.store import HELD, RUN, Store
 from mm1_ablate.study.workers import Fault, Share, free_port, jobs_of, run_together
 
@@ -87,26 +88,31 @@ class Placement:
         """Do a preparation.
 
         Raises:
-            ServerLost, StoreUnseen, Stopped: as `train_and_evaluate` does.
+            NoRoom, ServerLost, StoreUnseen, Stopped: as `train_and_evaluate` does.
         """
         store = Store(self.store_root)
         folder = store.prepared_folder(fingerprint)
-        self._make_ready(store, folder / "preparation.json")
-        job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
-        self._tell(folder, Fault(0, child.run(self.server_folder, job, self.preload)), workers=1)
+        with noticed(store, folder):
+            self._make_ready(store, folder / "preparation.json")
+            job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
+            self._tell(folder, Fault(0, child.run(self.server_folder, job, self.preload)), workers=1)
 
     def train_and_evaluate(self, fingerprint: str, evaluations: list[str]) -> None:
         """Do a trial, by one worker or several.
 
         Raises:
+            NoRoom: a disk of this node or of one beside it is full.
             ServerLost: a node or its fork server was lost.
             StoreUnseen: this node does not see the store.
             Stopped: the run was stopped.
         """
         store = Store(self.store_root)
         folder = store.trial_folder(fingerprint)
+        with noticed(store, folder):
+            self._train_and_evaluate(store, folder, {"fingerprint": fingerprint, "evaluations": evaluations})
+
+    def _train_and_evaluate(self, store: Store, folder: Path, arguments: dict[str, Any]) -> None:
         self._make_ready(store, folder / "trial.json")
-        arguments = {"fingerprint": fingerprint, "evaluations": evaluations}
         until = time.monotonic() + LONGEST_LEASE
         while _is_held(fault := self._once(folder, arguments)):
             store.refresh(folder)
@@ -184,6 +190,8 @@ class Placement:
                     raise
             if here is not None:
                 end()
+        if full := next((cause for error in lost if isinstance(cause := getattr(error, "cause", None), NoRoom)), None):
+            raise full
         if here is None and lost and not faults:
             if isinstance(unseen := getattr(lost[0], "cause", None), StoreUnseen):
                 raise unseen
@@ -193,6 +201,8 @@ class Placement:
     def _tell(self, folder: Path, fault: Fault, workers: int) -> None:
         """If what did not end well could not say itself why, that is said here."""
         store, ended = Store(self.store_root), fault.ended
+        if ended.code == FULL:
+            raise NoRoom(sentence(store))
         store.let_go_of_the_dead()
         who = f"worker {fault.rank} of {workers} " if workers > 1 else ""
         if ended.signal is not None:
@@ -220,11 +230,14 @@ def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], sh
     folder = store.trial_folder(arguments["fingerprint"])
     placement._make_ready(store, folder / "trial.json")
     try:
-        return placement._run_share(folder, arguments, share)
+        fault = placement._run_share(folder, arguments, share)
     finally:
         logs = [folder / f"log-{rank}.txt" for rank in range(share.first, share.first + share.count)]
         with contextlib.suppress(OSError):  # of the storage, or there is none
             store.publish(*(log for log in logs if log.exists()))
+    if fault is not None and fault.ended.code == FULL:
+        raise NoRoom(sentence(store))
+    return fault
 
 
 @contextlib.contextmanager

@@ -207,12 +207,16 @@ class Publication:
         return pinned
 
     def _upload(self, one: Pinned) -> None:
-        path = self._start + one.path
+        path, remote = self._start + one.path, self.mirror.remote
         if one.content is not None:
-            tag = self.mirror.remote.write(path, one.content)
+            before = self.mirror.known.of(path)
+            tag = remote.replace(path, one.content, before.tag) if before else remote.create(path, one.content)
+            if tag is None:  # what is there is not ours: it is of whoever has the lease now, or a record that others may write too
+                self.lease.confirm(now=True)
+                tag = remote.write(path, one.content)
         else:
             assert one.link is not None
-            tag = self.mirror.remote.upload(one.link, path)
+            tag = remote.upload(one.link, path)
         self.mirror.know(path, tag, one.status)
 
 

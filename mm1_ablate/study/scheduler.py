@@ -28,6 +28,7 @@ from mm1_ablate.study import child
 from mm1_ablate.study.cluster import avoiding, check_nodes, grows, has_room_beside
 from mm1_ablate.study.connection import join
 from mm1_ablate.study.fork_server import PRELOADED
+from mm1_ablate.study.full_disk import NoRoom, is_no_room, noticed
 from mm1_ablate.study.interrupts import calm_down, interruptible
 from mm1_ablate.study.placement import RUN_PREPARATION, RUN_TRIAL, Placement, StoreUnseen
 from mm1_ablate.study.shares import ResourcesMissing, deal, shares_of
@@ -83,6 +84,7 @@ def run_study(
     Raises:
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
         ClusterUnfit: nodes of the cluster cannot use the store.
+        NoRoom: a disk is full. What was under way is left as it is where a run is interrupted.
         ConnectionError: there is no cluster at the address, or it wants another token.
         RemoteError: a store on object storage cannot be used.
     """
@@ -123,7 +125,7 @@ def run_study(
     store.check()
     interrupted = False
     try:
-        with interruptible():
+        with noticed(store), interruptible():
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
                 placement = replace(placement, shares=_shares(resources, say))
@@ -141,6 +143,10 @@ def run_study(
                     _run_trials(work, store, placement, say)
     except KeyboardInterrupt:
         interrupted = True
+    except NoRoom:
+        with contextlib.suppress(Exception):  # that takes room too
+            store.let_go_of_the_dead()
+        raise
     store.let_go_of_the_dead()
     return _outcome(study, store, started, interrupted)
 
@@ -271,7 +277,11 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
                     running[begin(part)] = part
                 else:
                     store.fail(store.prepared_folder(part), str(getattr(error, "cause", error)))
+            except NoRoom as error:
+                raise NoRoom(str(getattr(error, "cause", error))) from None
             except ray.exceptions.RayError as error:
+                if is_no_room(error):
+                    raise
                 store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
 
 
@@ -311,7 +321,17 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
             placement.train_and_evaluate(fingerprints[config["trial"]], evaluations[config["trial"]])
         except StoreUnseen as error:  # no failure of the trial's: Tune would only have it repeated there
             return {"finished": 0, "unseen": (error.node, str(error))}
+        except NoRoom as error:
+            return {"finished": 0, "full": str(error)}
         return {"finished": 1}
+
+    full: list[str] = []
+
+    class EndWhereFull(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+            if "full" in result:
+                full.append(result["full"])
+                raise NoRoom(full[0])
 
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -323,10 +343,18 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
             param_space={"trial": tune.grid_search(list(fingerprints))},
             tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
             run_config=tune.RunConfig(
-                name="trials", storage_path=str(storage), verbose=0, failure_config=tune.FailureConfig(max_failures=LOST_NODE_RETRIES)
+                name="trials",
+                storage_path=str(storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=LOST_NODE_RETRIES),
+                callbacks=[EndWhereFull()],
             ),
         )
         results = tuner.fit()
+    except tune.TuneError:
+        if full:
+            raise NoRoom(full[0]) from None
+        raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -336,6 +364,8 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
     for result in (results[index] for index in range(len(results))):
         trial = fingerprints[result.config["trial"]] if result.config else None
         said = (result.metrics or {}).get("unseen")
+        if result.error is not None and is_no_room(result.error):
+            raise result.error
         if trial is not None and result.error is None and said is not None:
             unseen[trial] = said
         if result.error is not None and trial is not None and store.recorded(store.trial_folder(trial)) in ("missing", "running"):

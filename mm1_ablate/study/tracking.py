@@ -211,14 +211,19 @@ def _view(study: Study) -> dict[str, Any]:
 
 
 def _runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
-    """Runs of ours by the fingerprint of `_key`, and 'comparison'."""
+    """Runs of ours by the fingerprint of `_key`, and 'comparison'. Of two for the same, which are there if the answer to a request was lost
+    and MLflow's client sent it again, one is deleted."""
     found: dict[str, Run] = {}
     token = None
     while True:
         page = client.search_runs([experiment], filter_string="tags.kind LIKE '%'", max_results=1000, page_token=token)
         for run in page:
             key = "comparison" if run.data.tags["kind"] == "comparison" else run.data.tags.get("fingerprint", "")
-            found.setdefault(key, run)
+            other = found.get(key)
+            if other is not None and key:
+                run, twice = (run, other) if "outcome" in run.data.tags else (other, run)
+                client.delete_run(twice.info.run_id)
+            found[key] = run
         token = page.token
         if not token:
             return found
@@ -279,9 +284,9 @@ def _write_trial(
     account = store.trial_folder(trial) / "data.json"
     if account.exists():
         client.log_artifact(run, str(account))
+    client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
     # Last: a run without its outcome was cut short, and is written again.
     client.set_tag(run, "outcome", outcome)
-    client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
     return run, True
 
 
@@ -359,7 +364,7 @@ def _write_comparison(
     if verdict:
         client.set_tag(run, "mlflow.note.content", verdict[:8000])
     states = {store.status(trial).status for trial in study.trials}
-    client.set_terminated(run, "FAILED" if "failed" in states else "FINISHED")
+    client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
 
 
 def _allowed(name: str) -> str:

@@ -21,6 +21,7 @@ from mm1_ablate.spec.contents import sources_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.progress import Progress
 from mm1_ablate.spec.sweep import Strategy
+from mm1_ablate.study.full_disk import is_no_room
 from mm1_ablate.study.predictions import evaluate_trial
 from mm1_ablate.study.remote import RemoteError
 from mm1_ablate.study.store import HELD, AlreadyRunning, Store
@@ -192,10 +193,15 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
     Args:
         leads: whether what ends well is finished by this.
         alone: whether nobody else does this work too. Of several workers the first that fails says why: the others only lose it.
+
+    Raises:
+        Exception: a disk is full (`full_disk.py`), of which nothing is recorded.
     """
     try:
         work()
     except Exception as error:
+        if is_no_room(error):
+            raise
         traceback.print_exc()
         if (leads and alone) or not store.has_failed(folder):
             store.write(folder / "error.txt", traceback.format_exc().encode())

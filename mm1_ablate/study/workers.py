@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mm1_ablate.study import child
 from mm1_ablate.study.child import Ended, Job, Stopped
+from mm1_ablate.study.full_disk import FULL
 
 SIOCGIFADDR = 0x8915
 """Asks Linux for the address of a network interface."""
@@ -122,7 +123,7 @@ def run_together(
                 except Stopped:
                     stopped = True
                     continue
-                if ended != Ended(0, None) and fault is None and not stopped:
+                if ended != Ended(0, None) and (ended.code == FULL or (fault is None and not stopped)):  # others may have lost it sooner
                     fault = Fault(rank, ended)
                     _end(running)
     if fault is None and stopped:

@@ -7,6 +7,7 @@ Where workers are on machines that share no folder each machine has its own work
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,12 @@ class ShardedStrategy(ModelParallelStrategy):
         folder = path.with_name(workers.agreed(f"{path.name}.{checkpoint['mm1_ablate']['step']}-{uuid.uuid4().hex[:8]}"))
         state = {"state_dict": checkpoint.pop("state_dict")}
         state |= {f"optimizer_{number}": one for number, one in enumerate(checkpoint.pop("optimizer_states"))}
-        shards.save(state, checkpoint_id=folder)
+        try:
+            shards.save(state, checkpoint_id=folder)
+        except BaseException:
+            if workers.leads_here:  # what there is of it may fill the disk
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         workers.give(*sorted(folder.glob(f"__{workers.rank}_*")))
         self.barrier()
         if workers.leads:
