@@ -113,6 +113,18 @@ def test_a_frozen_encoder_and_one_that_is_trained_below_its_feature_layer(server
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_frozen_language_model_that_learns_nothing_from_text_alone(server: Path, tmp_path: Path, strategy: str) -> None:
+    """Whichever of a step's micro-batches holds text only, or all of them: first, between, last."""
+    mixture = {"captioned": 3, "interleaved": 2, "text": 95}
+    frozen = {"model.language_model.frozen": True, "training.micro_batch_rows": 1, "training.steps": 12, "data.mixture": mixture}
+    train(str(tmp_path / "one"), CHANGES | frozen, strategy)
+    images = [point["images"] for point in curve(tmp_path / "one")]
+    assert len(set(images)) < len(images), "some steps have no image at all"
+    assert train_with(server, tmp_path / "two", 2, CHANGES | frozen, strategy) is None, said(tmp_path / "two")
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_muon_orthogonalises_whole_matrices_also_where_they_are_sharded(server: Path, tmp_path: Path, strategy: str) -> None:
     changes = CHANGES | {"training.optimizer": MUON, "training.steps": 4}
     train(str(tmp_path / "one"), changes, strategy)

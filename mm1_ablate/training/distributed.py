@@ -4,7 +4,7 @@ In: a rank, how many there are and a strategy, with MASTER_ADDR and MASTER_PORT 
 that make a step the same for any number of processes. Every process has its own rows of a step's global batch. The loss is divided by
 the supervised tokens of all, times the number of processes, because both strategies average gradients over them.
 
-* ddp: every process has the whole model; gradients are averaged once a step, after its last micro-batch.
+* ddp: every process has the whole model; gradients are averaged once a step, after the last micro-batch that gives any.
 * fsdp: parameters, gradients and optimiser states are sharded by torch's `fully_shard`, block by block. Gradients are scattered after
   every micro-batch, as keeping them whole until the last one would take the memory that sharding saves. Only the process that leads ever
   has the whole weights, in its node's memory (`spreading`). For evaluation the language model's blocks stay sharded, and processes call
@@ -202,7 +202,7 @@ def _padded(micro: Batch, image_tokens: int, needs_image: bool) -> Batch:
 
 
 def without_sharing(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Keep gradients to this process during the backward passes of a block, but for the last of a step."""
+    """Keep gradients to this process during the backward passes of a block, but for the last one of a step."""
     if not last and isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return nullcontext()

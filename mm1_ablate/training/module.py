@@ -102,14 +102,19 @@ class PackedTraining(lightning.LightningModule):
         set_learning_rates(optimizers, share)  # type: ignore[arg-type]
         now = self._agreed(batch)
         losses = []
+        # A frozen language model learns nothing from text alone. All processes have images in the same micro-batches (`agree`).
+        learned_from = [len(micro.images) > 0 or "language_model" not in self.model.frozen for micro in now.micro_batches]
         # What is computed again on the way back must be attended to as on the way there.
         with packed_throughout(self.model.language_model) if settings.activation_checkpointing else nullcontext():
             for number, micro in enumerate(now.micro_batches):
-                with without_sharing(self.trainer.strategy.model, last=number + 1 == len(now.micro_batches)):  # type: ignore[arg-type]
+                with without_sharing(self.trainer.strategy.model, last=not any(learned_from[number + 1 :])):  # type: ignore[arg-type]
                     loss = cross_entropy(self.model(micro).float(), micro.targets, reduction="sum") / now.supervised
                     losses.append(loss.detach())
-                    if loss.requires_grad:  # a frozen language model learns nothing from text alone
+                    if learned_from[number]:
                         self.manual_backward(loss if self.workers.ranks == 1 else loss * self.workers.ranks)
+                    elif self.workers.shard:
+                        # What lies outside the blocks stays gathered for a way back; the next way there would not see what was updated.
+                        self.model.reshard()  # type: ignore[operator]
         self.tokens += now.tokens
         self.images += now.images
         self.documents += now.documents
