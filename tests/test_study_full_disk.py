@@ -112,12 +112,11 @@ def test_the_terminal_and_mlflow_say_that_the_disk_is_full(tiny_sweep: Path, tmp
 
 
 # ---------------------------------------------------------------- children
-@pytest.mark.parametrize("what", ["model", "items", "log"])
-def test_a_child_that_meets_a_full_disk_says_so_by_its_exit_code(tmp_path: Path, what: str) -> None:
-    log = Path("/dev/full") if what == "log" else tmp_path / "log.txt"
-    with child.server(preload=[]) as folder:
-        asked = replace(job("", log, what=what, folder=str(tmp_path)), function="full_disk_helpers:fill")
-        assert child.run(folder, asked).code == FULL
+def test_a_child_that_meets_a_full_disk_says_so_by_its_exit_code(tmp_path: Path) -> None:
+    with child.server(preload=["pandas", "mm1_ablate.training.checkpoint"]) as folder:
+        for what, log in (("model", tmp_path / "log.txt"), ("items", tmp_path / "log.txt"), ("log", Path("/dev/full"))):
+            asked = replace(job("", log, what=what, folder=str(tmp_path)), function="full_disk_helpers:fill")
+            assert child.run(folder, asked).code == FULL, what
 
 
 def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path) -> None:
