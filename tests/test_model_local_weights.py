@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from spec_files import pointed_at
 from mm1_ablate.model.check import wrong_encoder
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder, check_named, load_local
 from mm1_ablate.spec.expansion import FileErrors, load_study
+from mm1_ablate.spec.image_encoder import TimmEncoder
+from mm1_ablate.spec.local_path import WEIGHTS
 from mm1_ablate.spec.settings import Misfit
 
 
@@ -87,6 +90,81 @@ def test_an_activation_that_is_not_the_weights_own_is_refused(tmp_path: Path) ->
         for block in encoder.vision.blocks:
             block.mlp.act = torch.nn.GELU()
         load_local(encoder, str(tmp_path))
+
+
+SAID_IN = {
+    "CLIPProcessor": ("preprocessor_config.json", lambda mean, std: {"image_mean": mean, "image_std": std}),
+    "its newer form": ("processor_config.json", lambda mean, std: {"image_processor": {"image_mean": mean, "image_std": std}}),
+    "OpenCLIP": ("open_clip_config.json", lambda mean, std: {"preprocess_cfg": {"mean": mean, "std": std}}),
+    "timm": ("config.json", lambda mean, std: {"architecture": "any", "pretrained_cfg": {"mean": mean, "std": std}}),
+    "earlier timm": ("config.json", lambda mean, std: {"architecture": "any", "mean": mean, "std": std}),
+}
+"""How folders say what images were normalised with."""
+
+
+@pytest.mark.parametrize("form", SAID_IN)
+def test_images_are_normalised_as_for_the_local_weights_or_the_name_is_refused(form: str, tmp_path: Path) -> None:
+    name, (file, said) = "vit_small_patch16_224", SAID_IN[form]
+    whole = timm.create_model(name, img_size=48).state_dict()
+    save_file(
+        {key: value for key, value in whole.items() if not key.startswith(("head", "norm.")) and ".1" not in key}, tmp_path / WEIGHTS[0]
+    )
+
+    def one(name: str, weights: Path = tmp_path) -> TimmEncoder:
+        return encoder(name=name, weights=str(weights), feature_layer=-12)
+
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    (tmp_path / file).write_text(json.dumps(said(mean, std)))
+    for weights in (tmp_path, tmp_path / WEIGHTS[0]):
+        with pytest.raises(Misfit, match=rf"name: .*0\.5, 0\.5, 0\.5.*0\.485, 0\.456, 0\.406.*such as {name}\.dino") as caught:
+            check_named(one(name, weights))
+    assert "0.229, 0.224, 0.225" in str(caught.value)
+    check_named(one(f"{name}.dino"))
+    torch.testing.assert_close(build_image_encoder(one(f"{name}.dino")).mean.flatten(), 255 * torch.tensor(mean))
+    (tmp_path / file).write_text(json.dumps(said([0.5] * 3, [0.2] * 3)))
+    with pytest.raises(Misfit, match=rf"name: .*timm has no {name} with those"):
+        check_named(one(name))
+    (tmp_path / file).write_text(json.dumps(said([0.5004] * 3, [0.5] * 3)))
+    check_named(one(name))
+
+
+def test_images_that_were_not_normalised_are_not(tmp_path: Path) -> None:
+    save_file(timm.create_model(TINY, img_size=48).state_dict(), tmp_path / WEIGHTS[0])
+    said = {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(Misfit, match=r"name: .*trained with the mean 0, 0, 0 and the deviation 1, 1, 1"):
+        check_named(encoder(weights=str(tmp_path)))
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(Misfit, match=r"weights: .*preprocessor_config.json cannot be read"):
+        check_named(encoder(weights=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [("num_attention_heads", 4, "2 heads.* 4 heads"), ("layer_norm_eps", 1e-5, "norms of epsilon 1e-06.* norms of epsilon 1e-05")],
+)
+def test_heads_and_norms_that_are_not_the_weights_own_are_refused(setting: str, value: float, message: str, tmp_path: Path) -> None:
+    theirs = vision_tower("clip_vision")
+    setattr(theirs.config, setting, value)
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(Misfit, match=rf"name: .*{message}"):
+        load_local(of_that_architecture("clip_vision", -1), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "message"),
+    [
+        ("open_clip_config.json", {"model_cfg": {"vision_cfg": {"width": 64, "head_width": 16}}}, "2 heads.* 4 heads"),
+        ("open_clip_config.json", {"model_cfg": {"quick_gelu": True, "vision_cfg": {"width": 64, "head_width": 32}}}, "GELU.*QuickGELU"),
+        ("config.json", {"architecture": TINY, "model_args": {"num_heads": 4}, "pretrained_cfg": {}}, "2 heads.* 4 heads"),
+    ],
+)
+def test_what_openclip_and_timm_say_of_the_architecture_is_held_too(file: str, said: Any, message: str, tmp_path: Path) -> None:
+    save_file(timm.create_model(TINY, img_size=48).state_dict(), tmp_path / WEIGHTS[0])
+    check_named(encoder(weights=str(tmp_path)))
+    (tmp_path / file).write_text(json.dumps(said))
+    with pytest.raises(Misfit, match=rf"name: .*{message}"):
+        check_named(encoder(weights=str(tmp_path)))
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin", "pt", "ema", "hub folder", "OpenCLIP"])

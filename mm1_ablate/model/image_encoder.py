@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,13 +12,14 @@ import timm
 import torch
 from safetensors import safe_open
 from timm.data import resolve_model_data_config
-from timm.layers import QuickGELU, to_2tuple
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.model.resample import resampled
 from mm1_ablate.model.shapes_only import kept, shapes_only, taken
-from mm1_ablate.model.vision_tower import has_quick_gelu, in_timms_names
+from mm1_ablate.model.trained_with import check_trained_alike
+from mm1_ablate.model.vision_tower import in_timms_names
 from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.spec.local_path import WEIGHTS, missing, weight_files
 from mm1_ablate.spec.settings import Misfit
@@ -44,6 +44,8 @@ class PatchEncoder(nn.Module):
         self.layer = len(vision.blocks) + feature_layer
         """The block, counted from 0."""
         self.width: int = vision.num_features
+        self.normalisation = (mean, std)
+        """Of values from 0 to 1; the buffers, which may be without values, are of 0 to 255."""
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -193,7 +195,7 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
         values: whether to read them; without, only their names and shapes are looked at. For an encoder on the meta device.
 
     Raises:
-        Misfit: they are missing, cannot be read, or are of another encoder.
+        Misfit: they are missing, cannot be read, are of another encoder, or were trained with another normalisation of images.
     """
     vision = encoder.vision
     state: Any = {}
@@ -216,12 +218,7 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
         what = [f"lacks {len(lacking)} parameters such as {lacking[0]}"] if lacking else []
         what += [f"has {len(unknown)} that the encoder has not, such as {unknown[0]}"] if unknown else []
         raise Misfit("weights", f"{path} is of another encoder: it {' and '.join(what)}")
-    quick = isinstance(vision.blocks[0].mlp.act, QuickGELU) if hasattr(vision.blocks[0].mlp, "act") else None
-    if quick is not None and os.path.isdir(path) and has_quick_gelu(path) is (not quick):
-        ours, theirs = ("QuickGELU", "another activation") if quick else ("GELU", "QuickGELU")
-        raise Misfit(
-            "name", f"is an encoder with {ours}, and the weights in {path} were trained with {theirs}; name the one that they are of"
-        )
+    check_trained_alike(vision, encoder.normalisation, path)
 
 
 BEHIND = ("head", "head_drop", "head_dist", "fc_norm", "attn_pool")

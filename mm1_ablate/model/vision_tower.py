@@ -43,16 +43,3 @@ def in_timms_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         parts = [renamed.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
         renamed[name.replace(".self_attn.q_proj.", ".attn.qkv.")] = torch.cat(parts)
     return renamed
-
-
-def has_quick_gelu(folder: str) -> bool | None:
-    """Whether the vision tower in a folder of transformers was trained with QuickGELU, as OpenAI's and DFN's CLIP were; nothing where the
-    folder does not say."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError):  # no configuration, or one of timm's or OpenCLIP's
-        return None
-    activation = getattr(getattr(config, "vision_config", config), "hidden_act", None)
-    return None if activation is None else activation == "quick_gelu"
