@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
 from mm1_ablate.spec.expansion import FileErrors, load_study
 from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.training.fit import load_earlier
 
 TEXT = EXPERIMENT.replace(
     "configuration: {hidden_size: 96, num_hidden_layers: 3}",
@@ -204,6 +206,75 @@ def test_the_message_says_what_to_change(settings: dict[str, Any], at: str, word
     monkeypatch.delitem(sys.modules, "halved", raising=False)
     line, message = told(tmp_path, settings)
     assert line.startswith(at) and words in message
+
+
+# ---------------------------------------------------------------- stages
+def write_chain(folder: Path, connector: dict[str, Any], *sides: int, **later: Any) -> Path:
+    """Stages of one connector with these many patches per side, the last of them the experiment file."""
+    tree = yaml.safe_load(TEXT)
+    del tree["model"]["image_encoder"]["preparation"]
+    tree["model"]["connector"] = connector
+    for number, side in enumerate(sides):
+        tree["model"]["image_encoder"] |= {"patches_per_side": side, "image_size": side * 12}
+        last = number == len(sides) - 1
+        tree["model"]["connector"] |= later if last else {}
+        write_experiment(folder, yaml.safe_dump(tree, sort_keys=False), "experiment.yaml" if last else f"stage{number}.yaml")
+        tree["starts_from"] = f"stage{number}.yaml"
+    return folder / "experiment.yaml"
+
+
+STRIDED = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs" / "model.md").read_text(), re.DOTALL)
+"""What the documentation shows of connectors of one's own among other things."""
+
+
+@pytest.fixture
+def strided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    (source,) = (block for block in STRIDED if "class Strided" in block)
+    (tmp_path / "our_connectors.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "our_connectors", raising=False)
+    return {"type": "our_connectors.Strided", "image_tokens": 4}
+
+
+def test_a_connector_that_weights_of_the_earlier_stage_do_not_fit_is_told_at_its_line(strided: dict[str, Any], tmp_path: Path) -> None:
+    shuffled = "connector.project.0.weight has the shape [384] there and [1536] here, and 2 more"
+    convolved = "connector.convolution.weight has the shape [256, 96, 2, 2] there and [256, 96, 4, 4] here"
+    for connector, words in (({"type": "pixel_shuffle", "image_tokens": 4}, shuffled), (strided, convolved)):
+        # The second of three is in another file than the one that is read: it is told where that file is named, by its path.
+        for sides, at, line in (((4, 8), "model.connector", "type: "), ((4, 8, 8), "starts_from.model.connector", "starts_from: ")):
+            path = write_chain(tmp_path, connector, *sides)
+            for _ in range(2):  # what was found wrong is not remembered as right
+                with pytest.raises(FileErrors) as caught:
+                    load_study(path, checks=checks())
+                (problem,) = caught.value.problems
+                assert problem.path == at and pointed_at(problem).startswith(line), problem
+                assert words in problem.message and "change image_tokens" in problem.message and len(problem.message) < 400, problem
+
+
+def test_an_arm_that_alters_a_stage_so_that_a_connector_does_not_fit_is_told_at_the_edit(tmp_path: Path) -> None:
+    write_chain(tmp_path, {"type": "pixel_shuffle", "image_tokens": 4}, 4, 4)
+    for path in (ENCODER, f"starts_from.{ENCODER}"):
+        edits = {"starts_from.training.steps": 501, f"{path}.image_size": 96, f"{path}.patches_per_side": 8}
+        sweep = write_sweep(tmp_path, f"finer: {{alter: {json.dumps(edits)}}}")
+        with pytest.raises(FileErrors, match=r"model\.connector: .*connector\.project\.0\.weight") as caught:
+            load_study(sweep, checks=checks())
+        (problem,) = caught.value.problems
+        assert Path(problem.file) == sweep and problem.path.endswith(f"{path}.image_size"), problem
+
+
+@pytest.mark.parametrize("name", CONNECTORS)
+def test_stages_that_fit_or_are_resampled_are_accepted(name: str, tmp_path: Path) -> None:
+    """By the same rule by which their weights are handed on."""
+    small = {"hidden": 16, "depth": 1} if name == "c_abstractor" else {}
+    tokens = 16 if name in ("linear", "mlp") else 4
+    later = {"image_tokens": tokens if name in ("attention_pool", "perceiver_resampler") else tokens * 4}
+    (last,) = load_study(write_chain(tmp_path, {"type": name, "image_tokens": tokens, **small}, 4, 8, **later), checks=checks()).trials
+    torch.save(build(last.experiment.earlier[0], 0).state_dict(), tmp_path / "model.pt")
+    load_earlier(build(last.experiment, 0), tmp_path)
+
+
+def test_a_connector_of_ones_own_that_fits_is_accepted(strided: dict[str, Any], tmp_path: Path) -> None:
+    assert load_study(write_chain(tmp_path, strided, 4, 8, image_tokens=16), checks=checks()).trials
 
 
 HALVED = """

@@ -2,7 +2,7 @@
 
 In: an experiment. Out: what is wrong, by place. What settings can tell by themselves they do; here parts are made without values and
 run once on a few tokens or an image, so that what transformers or a connector of one's own would raise when a trial begins is said before,
-at its line. What was found right is remembered (`found_right.py`).
+at its line; and so is that an earlier stage's connector has weights of other shapes. What was found right is remembered (`found_right.py`).
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ def wrong_parts(experiment: Experiment) -> list[Finding]:
     for number, stage in enumerate([experiment, *reversed(experiment.earlier)]):
         below = ("starts_from",) * number
         parts = {"image_encoder": {"preparation"}, "language_model": {"preparation"}}
-        key = f"parts {stage.model.model_dump_json(exclude=parts)}"
-        found += [replace(finding, path=(*below, *finding.path)) for finding in once(key, partial(_wrong, stage.model))]
+        models = [stage.model] if stage.starts_from is None else [stage.model, stage.starts_from.model]
+        key = f"parts {' after '.join(model.model_dump_json(exclude=parts) for model in models)}"
+        found += [replace(finding, path=(*below, *finding.path)) for finding in once(key, partial(_wrong, *models))]
     return found
 
 
-def _wrong(model: Model) -> list[Finding]:
+def _wrong(model: Model, before: Model | None = None) -> list[Finding]:
     try:
         width = _width_of_language_model(model.language_model)
     except _NotHere:
@@ -59,6 +60,8 @@ def _wrong(model: Model) -> list[Finding]:
         return [Finding(("model", "language_model", *error.at.split(".")), error.message)]
     try:
         _check_connector(model, width)
+        if before is not None:
+            _check_handed_on(model, before, width)
     except Misfit as error:
         return [Finding(("model", "connector", *(error.at.split(".") if error.at else ())), error.message)]
     return []
@@ -154,18 +157,11 @@ def _check_connector(model: Model, language_width: int) -> None:
     Raises:
         Misfit: at the field that is wrong, or at none.
     """
-    connector, encoder = model.connector, model.image_encoder
-    side = encoder.grid_side
-    bare = encoder.model_copy(update={"preparation": None, "frozen": False, "learning_rate_scale": 1.0})
-    bare = bare if isinstance(bare, VisionTransformer) else bare.model_copy(update={"weights": None})
-    code = f"{type(connector).__module__}.{type(connector).__qualname__}"
-    ours = code.startswith("mm1_ablate.")
-    settings = canonical(connector.model_copy(update={"frozen": False}))
-    key = fingerprint({"connector": settings, "class": code, "encoder": canonical(bare), "language_width": language_width})
-    # What a connector of one's own is can change without its settings.
-    if ours and known(key) is not None:
+    connector, side = model.connector, model.image_encoder.grid_side
+    key = _connector_key(model, language_width)
+    if _is_ours(model) and known(key) is not None:
         return
-    width = _width_of_encoder(bare)
+    width = _width_of_encoder(_bare(model.image_encoder))
     if width is None:
         return
     connector.check_width(width)
@@ -188,8 +184,72 @@ def _check_connector(model: Model, language_width: int) -> None:
     if tuple(getattr(given, "shape", ())) != expected:
         shape = list(getattr(given, "shape", ()))
         raise Misfit("", f"of 2 images it makes {shape or type(given).__name__}, not image tokens of shape {list(expected)}")
-    if ours:
+    if _is_ours(model):
         remember(key, {})
+
+
+def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
+    """Whether the weights of an earlier stage's connector fit, once they are resampled: by the rule of `training.fit.read_earlier`.
+
+    Raises:
+        Misfit: they do not.
+    """
+    keys = [_connector_key(each, language_width) for each in (model, before)]
+    key = fingerprint({"connector": keys[0], "of the earlier stage": keys[1]})
+    if keys[0] == keys[1] or (_is_ours(model) and known(key) is not None):
+        return
+    from mm1_ablate.model.resample import misfit, resampled
+    from mm1_ablate.model.shapes_only import shapes_only
+
+    made = []
+    for each in (model, before):
+        width = _width_of_encoder(_bare(each.image_encoder))
+        if width is None:
+            return
+        try:
+            with shapes_only():
+                made.append(each.connector.build(width, each.image_encoder.grid_side, language_width))
+        except Exception:  # `_check_connector` tells it, of the stage whose connector it is
+            return
+    here, there = made
+    try:
+        states = resampled(there.state_dict(), here), here.state_dict()
+        shapes = [{f"connector.{name}": tuple(value.shape) for name, value in state.items()} for state in states]
+        wrong = misfit(*shapes)
+    except Exception as error:
+        if _is_limit(error):
+            return
+        wrong = _in_words(error)
+    if wrong:
+        its, earlier = (
+            f"{each.connector.image_tokens} image tokens of {each.image_encoder.grid_side} x {each.image_encoder.grid_side} patches"
+            for each in (model, before)
+        )
+        message = f"the weights of the earlier stage, with {earlier}, do not fit this one, with {its}: {wrong}; change image_tokens or"
+        raise Misfit("", f"{message} the image or patch size of one of them, or the connector of both")
+    if _is_ours(model):
+        remember(key, {})
+
+
+def _bare(encoder: ImageEncoder) -> ImageEncoder:
+    """An encoder's settings without those that a connector does not depend on."""
+    bare = encoder.model_copy(update={"preparation": None, "frozen": False, "learning_rate_scale": 1.0})
+    return bare if isinstance(bare, VisionTransformer) else bare.model_copy(update={"weights": None})
+
+
+def _code(model: Model) -> str:
+    return f"{type(model.connector).__module__}.{type(model.connector).__qualname__}"
+
+
+def _is_ours(model: Model) -> bool:
+    """Whether a connector is one of the shipped ones: what one of a user's own is can change without its settings."""
+    return _code(model).startswith("mm1_ablate.")
+
+
+def _connector_key(model: Model, language_width: int) -> str:
+    """All that the weights of a connector depend on."""
+    settings, encoder = canonical(model.connector.model_copy(update={"frozen": False})), canonical(_bare(model.image_encoder))
+    return fingerprint({"connector": settings, "class": _code(model), "encoder": encoder, "language_width": language_width})
 
 
 def _width_of_encoder(settings: ImageEncoder) -> int | None:

@@ -29,6 +29,15 @@ def resampled(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
     return {name: _fitted(name, value, wanted[name], model) if name in wanted else value for name, value in state.items()}
 
 
+def misfit(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]]) -> str:
+    """What of a state dict does not fit a model, by the shapes of both; nothing where it is one of that model."""
+    misfits = [f"{name} is there only" for name in there if name not in here]
+    misfits += [f"{name} is not there" for name in here if name not in there]
+    both = [name for name in here if name in there and there[name] != here[name]]
+    misfits += [f"{name} has the shape {list(there[name])} there and {list(here[name])} here" for name in both]
+    return "" if not misfits else misfits[0] if len(misfits) == 1 else f"{misfits[0]}, and {len(misfits) - 1} more"
+
+
 def _fitted(name: str, value: Tensor, wanted: Tensor, model: nn.Module) -> Tensor:
     if value.shape == wanted.shape:
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from mm1_ablate.spec.alteration import Edit, Keys
+from mm1_ablate.spec.alteration import EARLIER, Edit, Keys
 from mm1_ablate.spec.changes import blamed, touching
 from mm1_ablate.spec.contents import Place, finding_about, identity_of, sources_of
 from mm1_ablate.spec.experiment import Experiment
@@ -15,6 +15,9 @@ from mm1_ablate.spec.yaml_file import FileProblem, Marks, dotted
 
 Check = Callable[[Experiment], list[Finding]]
 """A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
+
+LOOKED_AT = ("evaluation", "model", "starts_from")
+"""What edits change, of whatever stage, that further checks may find wrong at another place."""
 
 
 def wrong_data(experiment: Experiment) -> list[Finding]:
@@ -63,7 +66,7 @@ class WrongData:
         for finding in [finding for check in self.checks for finding in check(experiment)]:
             if finding.message not in self._told:
                 self._told.add(finding.message)
-                own = touching(edits, finding.path) or [edit for edit in edits if edit.path.startswith(("evaluation", "model"))]
+                own = touching(edits, finding.path) or [edit for edit in edits if edit.path.rpartition(EARLIER)[2].startswith(LOOKED_AT)]
                 found += self._told_at(finding, own, where, marks)
         return found
 

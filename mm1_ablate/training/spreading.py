@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mm1_ablate.model.resample import misfit
+
 if TYPE_CHECKING:
     from mm1_ablate.training.distributed import Workers
 
@@ -34,13 +36,8 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, whose: str) -> No
 
 
 def _check(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]], whose: str) -> None:
-    misfits = [f"{name} is there only" for name in there if name not in here]
-    misfits += [f"{name} is not there" for name in here if name not in there]
-    both = [name for name in here if name in there and there[name] != here[name]]
-    misfits += [f"{name} has the shape {list(there[name])} there and {list(here[name])} here" for name in both]
-    if misfits:
-        more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
-        raise ValueError(f"{whose} do not fit: {misfits[0]}{more}")
+    if wrong := misfit(there, here):
+        raise ValueError(f"{whose} do not fit: {wrong}")
 
 
 def give_memory(model: nn.Module, device: torch.device) -> None:
