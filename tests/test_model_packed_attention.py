@@ -101,6 +101,15 @@ def test_initialisation_by_fan_in_has_the_declared_deviations():
     assert float(block.mlp.fc2.weight.std()) == pytest.approx(64**-0.5 * 4**-0.5, rel=0.1)
 
 
+def test_initialisation_by_fan_in_knows_the_other_way_round_of_gpt2():
+    settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 128}
+    model = build_language_model(LanguageModel(model_type="gpt2", configuration=settings, initialisation="fan_in"), 50, 0, 1)
+    block = model.transformer.h[0]
+    assert float(block.attn.c_attn.weight.std()) == pytest.approx(32**-0.5, rel=0.1)
+    assert float(block.mlp.c_fc.weight.std()) == pytest.approx(32**-0.5, rel=0.1)
+    assert float(block.mlp.c_proj.weight.std()) == pytest.approx(128**-0.5 * 4**-0.5, rel=0.1)
+
+
 def test_an_unknown_model_type_is_named():
     with pytest.raises(ValueError, match="phy"):
         build_language_model(LanguageModel(model_type="phy"), 10, 0, 1)

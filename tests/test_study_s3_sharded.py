@@ -219,7 +219,7 @@ def test_a_machine_that_helps_sees_how_its_trial_stands(server: Server, machine:
     with holder.hold(folder), helper.helping(helped):
         holder.start(folder, "train")
         (folder / "progress.json").write_text('{"stage": "train", "step": 3, "steps": 8, "time": 0, "stage_started": 0}')
-        wait_for(lambda: server.has("progress.json"))
+        wait_for(lambda: server.has("progress.json") and server.has("status.json"))
         helper.refresh()
         assert helper.status(one).status == "running" and "3 of 8" in str(helper.status(one))
     # Killed while it helped: what it had not given away is forgotten, and the holder's lease is left alone.

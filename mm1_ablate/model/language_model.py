@@ -148,19 +148,22 @@ def _check_fields(declared: Mapping[str, Any], config: Any) -> None:
 def _initialise_by_fan_in(model: Any) -> None:
     """Matrices normal with sd fan_in^-0.5, those that write to the residual stream times (2 x layers)^-0.5, embeddings
     sd width^-0.5, biases zero: at widths of a hundred the usual sd of 0.02 leaves the signal too small to learn from quickly."""
+    from transformers.pytorch_utils import Conv1D
+
     width, layers = model.config.hidden_size, model.config.num_hidden_layers
-    own = {id(parameter) for block in model.modules() if isinstance(block, nn.Linear | nn.Embedding) for parameter in block.parameters()}
+    known = (nn.Linear, Conv1D)  # the second is GPT-2's name of the first, with its weight the other way round
+    own = {id(parameter) for block in model.modules() if isinstance(block, (*known, nn.Embedding)) for parameter in block.parameters()}
     if others := [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) not in own]:
         kind = f"models of type {model.config.model_type} have weights that are no torch.nn.Linear ({others[0]})"
         raise Misfit("initialisation", f"{kind}, of which fan_in knows nothing; leave it out, or choose another model type")
     embeddings = model.get_input_embeddings()
     for block in model.modules():
-        if isinstance(block, nn.Linear):
-            nn.init.normal_(block.weight, std=block.in_features**-0.5)
+        if isinstance(block, known):
+            nn.init.normal_(block.weight, std=block.weight.shape[0 if isinstance(block, Conv1D) else 1] ** -0.5)
             if block.bias is not None:
                 nn.init.zeros_(block.bias)
     for name, block in model.named_modules():
-        if isinstance(block, nn.Linear) and name.rpartition(".")[2] in RESIDUAL_OUTPUTS:
+        if isinstance(block, known) and name.rpartition(".")[2] in RESIDUAL_OUTPUTS:
             with torch.no_grad():
                 block.weight.mul_((2 * layers) ** -0.5)
     nn.init.normal_(embeddings.weight, std=width**-0.5)
