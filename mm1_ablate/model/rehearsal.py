@@ -216,7 +216,7 @@ class _Watching(TorchDispatchMode):
             else:
                 self.others += count
         elif "mm" in function.name().rpartition("::")[2]:
-            raise NotImplementedError(f"no formula for {function}")
+            raise LookupError(f"no formula for {function}")
         elif function is torch.ops.aten._to_copy.default and args[0].numel() <= self._own.get(_storage(args[0]), 0):
             self._copies[_storage(output)] = output
         return output
