@@ -7,8 +7,10 @@ once as well. Blank lines are no rows.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -18,16 +20,19 @@ import numpy as np
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, digest_file
+from mm1_ablate.data.files import ENDS, DataFile, digest_file, of_each, remembered
+from mm1_ablate.data.losses import FileRead
+from mm1_ablate.data.records.heads import GZIP, NO_BYTES, ZSTD, compression_of, ends_of, what_it_is
 from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, OBJECT, TEXT, Damaged, Progress, Rows, Task, make_all, reading
 
-VERSION = "2"
+VERSION = "3"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 CHUNK = 1 << 20
 """Bytes that are read at once."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LONGEST_LINE = 64 << 20
+LONGEST_LINE = 128 << 20
 """Bytes in which the first line should end."""
+ONE_LIST = "it begins like one JSON list; expected an object in each line (`jq -c '.[]'` makes that of it)"
 LOOKED_AT = 64
 """Lines that tell what columns there are."""
 
@@ -42,10 +47,14 @@ class JsonLines(Rows):
             Unreadable("damaged file", f"{file.name}: {one['damage']}") if one["damage"] else None
             for file, one in zip(files, about, strict=True)
         ]
-        super().__init__(files, [one["lines"] for one in about], damage)
+        read = [
+            FileRead(file.name, file.size, 0 if one["is"] else one["lines"], one["read"], one["is"] or one["damage"] or "")
+            for file, one in zip(files, about, strict=True)
+        ]
+        super().__init__(files, [one["lines"] for one in about], damage, read)
         self._has_blanks = [one["has_blanks"] for one in about]
         self._folders = list(folders)
-        self._texts = [_unpacked(file, folder) if _compression(file) else file for file, folder in zip(files, folders, strict=True)]
+        self._texts = [_unpacked(file, folder) if one["packed"] else file for file, folder, one in zip(files, folders, about, strict=True)]
         self._starts: list[np.ndarray | None] = [None] * len(files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -55,7 +64,7 @@ class JsonLines(Rows):
             starts = self._starts[file] = _mapped(self._folders[file] / "starts")
         begin = int(starts[row])
         try:
-            value = json.loads(self._texts[file].read(begin, int(starts[row + 1]) - begin).decode("utf-8"))
+            value = json.loads(self._texts[file].read(begin, int(starts[row + 1]) - begin).decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise Unreadable("invalid UTF-8", self.place(index)) from None
         except (ValueError, RecursionError) as error:
@@ -80,7 +89,7 @@ def open_json_lines(files: Sequence[DataFile], report: Report | None = None) -> 
     Raises:
         NotEnoughSpace: unpacked copies do not fit in the cache.
     """
-    compressed = any(_compression(file) for file in files)
+    compressed = any(of_each(files, _compression))
     estimate = cache(lambda: _estimate(files))
     tasks = [Task(_identity(file), file.size, partial(_estimated, estimate, file), partial(_index, file)) for file in files]
     return JsonLines(files, make_all("lines", "unpacking" if compressed else "finding lines", tasks, report))
@@ -111,6 +120,7 @@ def _index(file: DataFile, folder: Path, progress: Progress) -> None:
     compression = _compression(file)
     lines = _Lines(folder)
     damage: str | None = None
+    read, named = file.size, "" if compression and file.size else what_it_is(ends_of(file)[0], file.size)
     try:
         if compression is None:
             for chunk in _plain(file, progress):
@@ -121,10 +131,12 @@ def _index(file: DataFile, folder: Path, progress: Progress) -> None:
                     copy.write(chunk)
                     lines.add(chunk)
     except Damaged as error:
-        damage = str(error)
+        damage, read = str(error), error.read
     # The line that a damaged file breaks off in is lost with the rest.
     lines.close(drop_last=damage is not None)
-    (folder / "about.json").write_text(json.dumps({"lines": lines.count, "has_blanks": lines.has_blanks, "damage": damage}))
+    about = {"lines": lines.count, "has_blanks": lines.has_blanks, "packed": compression is not None, "damage": damage}
+    # A page of a server has lines as well; each of them is no JSON, and none of them was ever a document.
+    (folder / "about.json").write_text(json.dumps({**about, "is": named, "read": 0 if named else read}))
 
 
 class _Lines:
@@ -185,6 +197,12 @@ class _Lines:
 
 # ---------------------------------------------------------------- reading
 def _compression(file: DataFile) -> str | None:
+    """What a file is compressed with: its first bytes say so, its name only where they say nothing."""
+    head, _ = ends_of(file)
+    if (found := compression_of(head)) in (GZIP, ZSTD):
+        return found
+    if head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{"):
+        return None
     return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
 
 
@@ -206,18 +224,18 @@ def _decompressed(file: DataFile, compression: str, progress: Progress | None = 
 
     done = packed = 0
     if file.size == 0:
-        raise Damaged("a compressed file of no bytes")
+        raise Damaged(NO_BYTES)
     try:
         with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
             while chunk := stream.read(CHUNK):
                 done += len(chunk)
                 yield chunk
+                before, packed = packed, raw.tell()
                 if progress is not None:
-                    progress.add(raw.tell() - packed)
-                    packed = raw.tell()
+                    progress.add(packed - before)
         return
     except Damaged as error:
-        damage = error
+        damage = Damaged(str(error), packed)
     # The read that failed took with it what it had so far: the same way again, and the last stretch in small steps.
     rest = bytearray()
     with suppress(Damaged), reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
@@ -261,45 +279,131 @@ def _packed_size(file: DataFile, compression: str, unpacked: int) -> int:
 
 
 # ---------------------------------------------------------------- looking
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the first 64 KiB of a file of lines show."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    """Of the first lines, and what they hold. None where not one line ends in there."""
+    bytes_of_one: float = 0.0
+    """Bytes of the file for each line; 0 where that cannot be said."""
+    damage: str = ""
+    """Why it cannot be read, if that is so."""
+
+
+def head_of_lines(file: DataFile) -> Head:
+    """What the beginning of a file shows. Of files far away it is remembered."""
+    if file.is_local:
+        return _head(file)
+    return Head(**json.loads(remembered("heads of lines", file, lambda: json.dumps(asdict(_head(file))))))
+
+
+def _head(file: DataFile) -> Head:
+    if file.size == 0:
+        return Head(damage=NO_BYTES)
+    packed, compression = file.read(0, ENDS), _compression(file)
+    whole = len(packed) == file.size
+    content, damage = (packed, "") if compression is None else _unpacked_head(packed, compression)
+    if damage:
+        named = what_it_is(packed, file.size) if compression_of(packed) is None else ""
+        return Head(damage=named or damage)
+    *lines, rest = content.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    lines = [line for line in ([*lines, rest] if whole else lines) if line.strip()]
+    columns = _columns(lines[:LOOKED_AT])
+    if not columns:
+        begins = content.removeprefix(BYTE_ORDER_MARK).lstrip()
+        if begins.startswith(b"["):
+            return Head(damage=ONE_LIST)
+        # A line that does not end in here may be one all the same.
+        if begins and (lines or not begins.startswith(b"{")):
+            found = f"no JSON object in its first lines, but {(lines or [begins])[0][:60].decode(errors='replace')!r}"
+            return Head(damage=what_it_is(content, file.size) or found)
+    return Head(columns, len(packed) / len(lines) if lines else 0.0)
+
+
+def _columns(lines: Sequence[bytes]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for line in lines:
+        try:
+            value = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            continue
+        for name, entry in value.items() if isinstance(value, dict) else ():
+            if columns.get(name, NOTHING) == NOTHING:
+                columns[name] = kind_of(entry)
+    return columns
+
+
+def _unpacked_head(packed: bytes, compression: str) -> tuple[bytes, str]:
+    """What the beginning of a compressed file stands for, as far as it goes; and why there is nothing, if it is damaged."""
+    import pyarrow as pa
+
+    content, why = b"", ""
+    if compression == GZIP:
+        try:
+            return zlib.decompressobj(wbits=31).decompress(packed), ""
+        except zlib.error as error:
+            return b"", f"cannot be decompressed: {error}"
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(packed), compression) as stream:
+            while len(content) < CHUNK and (chunk := stream.read(4096)):
+                content += chunk
+    except (pa.ArrowException, OSError) as error:
+        why = str(error)
+    # That the stream goes on beyond its beginning is no damage.
+    return content, "" if content or "runcated" in why or not why else f"cannot be decompressed: {why}"
+
+
 def columns_of_lines(file: DataFile) -> dict[str, str]:
     """Columns of the first lines, and what they hold.
 
     Raises:
         Unreadable: none of them is a JSON object.
     """
-    columns: dict[str, str] = {}
-    wrong: list[bytes] = []
-    for line in islice(_first_lines(file), LOOKED_AT):
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            wrong.append(line)
-            continue
-        for name, entry in value.items():
-            if columns.get(name, NOTHING) == NOTHING:
-                columns[name] = kind_of(entry)
-    if wrong and not columns:
-        if wrong[0].lstrip().startswith(b"["):
-            raise Unreadable("it begins like one JSON list; expected an object in each line (`jq -c '.[]'` makes that of it)", file.name)
-        raise Unreadable(f"expected a JSON object in each line, found {wrong[0][:60].decode(errors='replace')!r}", file.name)
+    lines = list(islice(_first_lines(file), LOOKED_AT))
+    columns = _columns(lines)
+    if lines and not columns:
+        if lines[0].lstrip().startswith(b"["):
+            raise Unreadable(ONE_LIST, file.name)
+        named = what_it_is(ends_of(file)[0], file.size)
+        found = named or repr(lines[0][:60].decode(errors="replace"))
+        raise Unreadable(f"expected a JSON object in each line, found {found}", file.name)
     return columns
 
 
 def _first_lines(file: DataFile) -> Iterator[bytes]:
+    """The first lines that are not blank, up to about `LONGEST_LINE` bytes.
+
+    Raises:
+        Unreadable: the file is damaged, or its first line is longer than that.
+    """
     compression = _compression(file)
-    rest = b""
+    pieces: list[bytes] = []  # of a line that has not ended
+    seen = ended = 0
     try:
         for chunk in _plain(file) if compression is None else _decompressed(file, compression):
-            *whole, rest = (rest + chunk.removeprefix(BYTE_ORDER_MARK)).split(b"\n")
-            yield from (line for line in whole if line.strip())
-            if len(rest) > LONGEST_LINE:
-                break
+            *whole, rest = (chunk.removeprefix(BYTE_ORDER_MARK) if not seen else chunk).split(b"\n")
+            seen += len(chunk)
+            if whole:
+                yield from (line for line in (b"".join([*pieces, whole[0]]), *whole[1:]) if line.strip())
+                ended, pieces = seen, []
+            pieces.append(rest)
+            if not ended and pieces[0].lstrip().startswith(b"["):
+                raise Unreadable(ONE_LIST, file.name)
+            if seen > LONGEST_LINE:
+                if not ended:
+                    longest = f"its first line does not end in {LONGEST_LINE >> 20} MiB"
+                    raise Unreadable(f"{longest}; expected an object in each line, as `jq -c` writes them", file.name)
+                return
     except Damaged as error:
-        raise Unreadable(str(error), file.name) from None
-    if rest.strip():
-        yield rest
+        raise Unreadable(_said(file, error), file.name) from None
+    if (last := b"".join(pieces)).strip():
+        yield last
+
+
+def _said(file: DataFile, error: Damaged) -> str:
+    named = what_it_is(ends_of(file)[0], file.size)
+    return f"it is {named}" if named and "compressed with" not in named else str(error)
 
 
 def kind_of(value: Any) -> str:
