@@ -350,7 +350,7 @@ def test_compressed_tars_of_nothing_are_bad(tmp_path: Path) -> None:
         ("nowhere/*.tar", "txt", "files", "no file matches .*nowhere"),
         ("empty.tar", "txt", "files", "empty.tar: no samples in it; expected tars of samples such as 000000000.jpg"),
         ("page.tar", "txt", "files", "page.tar: not a tar"),
-        ("bad.tgz", "txt", "files", "bad.tgz: not a compressed tar"),
+        ("bad.tgz", "txt", "files", "bad.tgz: not a tar, but an HTML page, such as a server.s error; download the file again"),
         ("text.tar", "txt", "files", "no image .jpg, jpeg, png, webp, gif.: the first samples of .* have txt"),
         (
             "good.tar",

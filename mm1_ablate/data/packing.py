@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mm1_ablate.data.documents import Document, Image
+from mm1_ablate.data.losses import losses_in
 from mm1_ablate.data.mixture import Mixture
 from mm1_ablate.data.randomness import Draws, key
 from mm1_ablate.data.tally import Tally
@@ -268,13 +269,16 @@ def open_rows(data: Data, tokenizer: Tokenizer, seed: int) -> PackedRows:
 
     Raises:
         ValueError: if a source is empty.
+        TooMuchBadData: if more of a source is lost with files that cannot be read than the settings allow.
         OSError: if the files of a source cannot be opened.
     """
     from mm1_ablate.data.selection import open_source
 
     shares, packing = data.shares(), data.packing
     opened = {name: open_source(data.sources[name], seed, name) for name in shares}
-    tally = Tally({name: len(source) for name, source in opened.items()}, data_limits(data))
+    lengths = {name: len(source) for name, source in opened.items()}
+    tally = Tally(lengths, data_limits(data), {name: losses_in(source) for name, source in opened.items()})
+    tally.check()
 
     def tokenised(document: Document) -> TokenisedDocument:
         # Asked for up to three times of each document; the tokenizer remembers its texts.

@@ -80,6 +80,11 @@ class Source(Component):
         """What stops no run and must be said before one, each at its field; asked after `check` found nothing wrong."""
         return ()
 
+    def losses(self) -> Sequence[Any]:
+        """What of its files cannot be read, as far as a look at each of them tells that reads none of them whole: a sequence of
+        `mm1_ablate.data.losses.Losses`. What is open may know more of it, and says so in an attribute of the same name."""
+        return ()
+
     def contents(self) -> str:
         """A digest of the files that it reads: names, sizes, and a little of each. Empty where documents are made by code.
 

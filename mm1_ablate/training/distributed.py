@@ -286,7 +286,7 @@ class SharedLoader:
         self.loader.load_state_dict(state if self.workers.leads else {**state, "loaded": {}})
 
     def _counts(self, state: dict[str, Any]) -> Tally:
-        counts = Tally(self.loader.tally.lengths, self.loader.tally.limits)
+        counts = self.loader.tally.anew()
         counts.restore(state)
         return counts
 

@@ -12,6 +12,7 @@ from mm1_ablate.data.files import DataFile, of_each
 from mm1_ablate.data.losses import FileRead, Losses, losses_of
 from mm1_ablate.data.records.heads import NO_BYTES, ends_of, gunzipped, what_it_is
 from mm1_ablate.data.records.json_lines import head_of_lines
+from mm1_ablate.data.records.opening import are_tables
 from mm1_ablate.data.records.rows import NOTHING
 from mm1_ablate.data.records.table import Footer, footer_of
 from mm1_ablate.data.records.tar import first_samples, indexed_tars, is_compressed
@@ -115,6 +116,11 @@ def _wrong_columns(footer: Footer, needed: Needed) -> str:
         if column in footer.empty:
             return f"column '{column}' has no value in any of its {footer.rows:,} rows"
     return ""
+
+
+def lost_rows(files: Sequence[DataFile], needed: Needed, field: str = "files") -> list[Losses]:
+    """The same of files that are either."""
+    return lost_tables(files, needed, field) if are_tables(files) else lost_lines(files, needed, field)
 
 
 def lost_lines(files: Sequence[DataFile], needed: Iterable[str], field: str = "files") -> list[Losses]:

@@ -211,9 +211,7 @@ def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: Rep
     }
     if sizes:
         check_space(UNPACKED, sum(sizes.values()))
-    return [
-        _unpacked(file, digests[place], sizes.get(place, 0), report) if compressed[place] else file for place, file in enumerate(files)
-    ]
+    return [_unpacked(file, digests[place], sizes.get(place, 0), report) if compressed[place] else file for place, file in enumerate(files)]
 
 
 def _unpacked_size(file: DataFile) -> int:

@@ -29,6 +29,7 @@ class Mmc4(InterleavedFiles):
     def check(self) -> None:
         from mm1_ablate.data.records.opening import are_tables, check_columns, columns_of, found_files, kept_columns
         from mm1_ablate.data.records.rows import OBJECT, TEXT
+        from mm1_ablate.data.sources._image_files import check_pictures
 
         files = found_files(self.files)
         if are_tables(files):
@@ -41,7 +42,12 @@ class Mmc4(InterleavedFiles):
             if not self.image_files:
                 message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
                 raise Misfit("image_files", message)
-            found_files(self.image_files, "image_files")
+            check_pictures(self.image_files)
+
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        from mm1_ablate.data.records.rows import OBJECT, TEXT
+
+        return {TEXTS: (f"lists of {TEXT}",), **({IMAGES: (f"lists of {OBJECT}",)} if self._looks_up else {})}
 
     def pages(self, images: bool, report: Any = None) -> Mmc4Pages:
         return Mmc4Pages(self, images, report)
@@ -60,6 +66,7 @@ class Mmc4Pages:
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
         self._text_of = text_of
+        self.losses = [*self.rows.losses, *(self._pictures.losses if self._pictures else ())]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,6 +14,7 @@ from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
+    from mm1_ablate.data.losses import Losses
     from mm1_ablate.data.records.tar import TarSample
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
@@ -68,6 +69,12 @@ class WebDataset(Source):
             raise Misfit("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}")
         check_columns(_fields(samples), kept_columns(self.keep))
         return samples
+
+    def losses(self) -> list[Losses]:
+        from mm1_ablate.data.records.glance import lost_tars
+        from mm1_ablate.data.records.opening import found_files
+
+        return lost_tars(found_files(self.files))
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by: the key of a sample, and the fields of its JSON."""
@@ -130,6 +137,11 @@ class OpenWebDataset:
         """What of the tars is damaged."""
         return self.samples.bad
 
+    @property
+    def losses(self) -> list[Losses]:
+        """About how much is lost with that."""
+        return self.samples.losses
+
     def with_caption(self, index: int, caption: str) -> Document:
         """The document of an index with another caption; its own is not looked at."""
         sample = self._sample(index)
@@ -187,20 +199,21 @@ def _image_member(members: Mapping[str, Any]) -> str | None:
 
 # ---------------------------------------------------------------- looking at the beginning
 def _first_samples(files: list[DataFile]) -> dict[str, dict[str, bytes]]:
+    from mm1_ablate.data.records.glance import wrong_tar
     from mm1_ablate.data.records.tar import first_samples
     from mm1_ablate.data.records.tar_headers import DamagedTar
 
     why = ""
-    # Damaged tars are counted when their time comes, as long as there are others.
+    # Damaged tars are told of by `losses`, as long as there are others.
     for file in files:
         try:
             if samples := first_samples(file, LOOKED_AT):
                 return samples
         except DamagedTar as error:
-            why = why or error.reason
-    others = "" if len(files) == 1 else f" (nor any in the other {len(files) - 1} files)"
+            why = why or f"{file.address}: {wrong_tar(file) or error.reason}"
+    others = "" if len(files) == 1 else f" (nor samples in any other of the {len(files)} files)"
     expected = "expected tars of samples such as 000000000.jpg, 000000000.txt, 000000000.json"
-    raise Misfit("files", f"{files[0].address}: {why or 'no samples in it'}{others}; {expected}")
+    raise Misfit("files", f"{why or f'{files[0].address}: no samples in it'}{others}; {expected}")
 
 
 def _has(files: list[DataFile], samples: dict[str, dict[str, bytes]]) -> str:
