@@ -9,13 +9,14 @@ and at least as many as the median file of the source. What it did give is taken
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from mm1_ablate.spec.contents import Place, identity_of, look, once, sources_of
+from mm1_ablate.spec.contents import Place, findings_about, identity_of, look, once, sources_of
 from mm1_ablate.spec.data import Data, Source
 from mm1_ablate.spec.messages import Finding
 
@@ -51,8 +52,8 @@ class Lost:
     reason: str
     bytes: int
     documents: int
-    is_file: bool = True
-    """Otherwise: entries of a file that can be read besides."""
+    is_what: Literal["file", "part", "entries"] = "file"
+    """A whole file; a part of one, from some place on; or entries of one that can be read besides."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +88,24 @@ class Losses:
         return self.documents / (self.documents + self.there) if self.documents else 0.0
 
     def in_words(self) -> str:
-        """'10 of 20 tars ...': how much is lost, and the first names."""
+        """'10 of 20 files cannot be read; lost are ...': how much, and the first names and reasons."""
         from rich.filesize import decimal
 
-        files = [lost for lost in self.lost if lost.is_file]
-        told = []
-        if files:
-            told.append(f"{len(files):,} of {self.files:,} file{'s' if self.files != 1 else ''} cannot be read as a whole")
-        if entries := sum(not lost.is_file for lost in self.lost):
-            told.append(f"entries of {entries:,} file{'s' if entries != 1 else ''} are not used")
+        numbers = Counter(lost.is_what for lost in self.lost)
+        of = f"of {self.files:,} file{'s' if self.files != 1 else ''}"
+        told = [f"{numbers['file']:,} {of} cannot be read"] if numbers["file"] else []
+        told += [f"{numbers['part']:,} {of} can be read only in part"] if numbers["part"] else []
+        told += [f"entries {of} are not read"] if numbers["entries"] else []
         documents, in_all = self.documents, round(self.documents + self.there)
         amount = f"{decimal(self.bytes)} of {decimal(self.size)}, about {documents:,} of {in_all:,} {self.of} ({self.share:.1%})"
         rest = len(self.lost) - NAMED
         named = "; ".join(f"{lost.what}: {lost.reason}" for lost in self.lost[:NAMED]) + (f"; and {rest:,} more" if rest > 0 else "")
-        return f"{' and '.join(told)}, which loses {amount}. {'The first: ' if rest > 0 else ''}{named}"
+        return f"{' and '.join(told)}; lost are {amount}. {'The first: ' if rest > 0 else ''}{named}"
 
     def plain(self) -> dict[str, Any]:
         """Plain values, for the account of a trial and for JSON."""
         first = [f"{lost.what}: {lost.reason}" for lost in self.lost[:NAMED]]
-        files = sum(lost.is_file for lost in self.lost)
+        files = sum(lost.is_what != "entries" for lost in self.lost)
         amounts = {"files": files, "of_files": self.files, "bytes": self.bytes, self.of: self.documents, "share": self.share}
         return {"of": self.of, **amounts, "first": first, "in_words": self.in_words()}
 
@@ -137,7 +137,7 @@ def _lost(file: FileRead, bytes_of_one: float, usual: float) -> Lost:
     expected = max(should, usual) if file.known is None else file.known
     documents = max(1, round(expected - file.documents))
     # Of a file that breaks off, the bytes that are missing are nowhere.
-    return Lost(file.name, file.damage, rest, documents)
+    return Lost(file.name, file.damage, rest, documents, "part" if file.documents else "file")
 
 
 def share_of(losses: Iterable[Losses]) -> float:
@@ -163,12 +163,13 @@ def lost_files(experiment: Experiment) -> list[Finding]:
         return []
     found = []
     for place, source, limit in limited_sources(experiment):
-        losses = once(f"losses {identity_of(source)}", source.losses)
-        found += findings_about(losses, place, limit)
+        if all(finding.warning for finding in findings_about(source)):
+            losses = once(f"losses {identity_of(source)}", source.losses)
+            found += what_to_say(losses, place, limit)
     return found
 
 
-def findings_about(losses: Sequence[Losses], place: Place, limit: float) -> list[Finding]:
+def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Finding]:
     """What is to be said of a source's losses, by place in the experiment."""
     too_much = share_of(losses) > limit
     found = []

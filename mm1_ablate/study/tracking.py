@@ -282,6 +282,9 @@ def _write_trial(
     for start in range(0, len(metrics), 1000):
         client.log_batch(run, metrics=metrics[start : start + 1000])
     account = store.trial_folder(trial) / "data.json"
+    lost = [f"{source}: {one['in_words']}" for source, counts in store.data_account(trial).items() for one in counts.get("lost", ())]
+    if lost:
+        client.set_tag(run, "lost data", "; ".join(lost)[:8000])
     if account.exists():
         client.log_artifact(run, str(account))
     client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)

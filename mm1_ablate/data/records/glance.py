@@ -16,7 +16,7 @@ from mm1_ablate.data.records.opening import are_tables
 from mm1_ablate.data.records.rows import NOTHING
 from mm1_ablate.data.records.table import Footer, footer_of
 from mm1_ablate.data.records.tar import first_samples, indexed_tars, is_compressed
-from mm1_ablate.data.records.tar_headers import BLOCK, DamagedTar, entries
+from mm1_ablate.data.records.tar_headers import BLOCK, DamagedTar, is_header
 
 SAMPLES = 20
 """First samples of a tar, from which it is reckoned how many the others hold."""
@@ -65,17 +65,8 @@ def wrong_tar(file: DataFile) -> str:
 
 def _wrong_header(head: bytes, size: int) -> str:
     """What is wrong with the first header of a tar. Nothing but zeros is a tar of nothing, if it is small."""
-    if not any(head) and size <= EMPTY:
+    if is_header(head) or (not any(head) and size <= EMPTY):
         return ""
-    try:
-        if any(head):
-            next(entries(lambda offset, length: head[offset : offset + length], 1 << 62), None)
-    except DamagedTar as error:
-        if error.reason != "not a tar":
-            return ""  # a header that says where to go on, beyond what is looked at
-    else:
-        if any(head):
-            return ""
     named = what_it_is(head, size or len(head))
     return f"not a tar, but {named}" if named else "not a tar"
 

@@ -273,6 +273,8 @@ def _empty(metadata: pq.FileMetaData, columns: Mapping[str, str]) -> list[str]:
             column, *below = part.path_in_schema.split(".")
             if columns.get(column, "").endswith(OBJECT) and below[-1:] == ["path"]:
                 continue  # where bytes are is what counts
+            if metadata.schema.column(place).logical_type.type in ("NULL", "UNKNOWN"):
+                continue  # two names of the type whose only value is null
             counts = part.statistics if part.is_stats_set else None
             if counts is None or not counts.has_null_count or counts.null_count < part.num_values:
                 filled.add(column)

@@ -377,7 +377,7 @@ def _losses(tars: Sequence[Mapping[str, Any]], plain: Sequence[DataFile], packed
         files.append(FileRead(file.name, file.size, tar["samples"], read, damage))
         for reason, names, count, samples in tar["entries"]:
             more = f" and {count - len(names):,} more" if count > len(names) else ""
-            lost.append(Lost(f"{file.name}: {', '.join(names)}{more}", reason, 0, samples, is_file=False))
+            lost.append(Lost(f"{file.name}: {', '.join(names)}{more}", reason, 0, samples, "entries"))
     return losses_of(files, lost)
 
 

@@ -52,9 +52,15 @@ class ImageTextTable(Source):
         """All of `check` but the captions."""
         from mm1_ablate.data.records.opening import check_columns, columns_of, kept_columns
         from mm1_ablate.data.records.rows import BYTES, OBJECT
+        from mm1_ablate.data.records.table import footer_of
 
-        columns = columns_of(self._found())
-        check_columns(columns, {"image": (self.columns(columns)[0], (BYTES, OBJECT)), **kept_columns(self.keep)})
+        files = self._found()
+        columns = columns_of(files)
+        image = self.columns(columns)[0]
+        check_columns(columns, {"image": (image, (BYTES, OBJECT)), **kept_columns(self.keep)})
+        if columns[image] == OBJECT and not any(footer.rows and image not in footer.empty for footer in map(footer_of, files)):
+            what = f"column '{image}' holds only the paths of images, not their bytes"
+            raise Misfit("image", f"{what}; write the bytes into it as {{bytes, path}}, or pack the pictures into tars (type: webdataset)")
 
     def losses(self) -> list[Losses]:
         from mm1_ablate.data.records.rows import BYTES, TEXT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
@@ -49,11 +50,25 @@ class WebDataset(Source):
         from mm1_ablate.data.records.opening import found_files
 
         samples = self.check_images()
+        if self.caption_field.startswith("json."):
+            self._check_json(samples)
         if not any(_caption_of(sample, self.caption_field) is not None for sample in samples.values()):
             fields = sorted(_fields(samples))
             also = f"; fields of the JSON: {', '.join(f'json.{field}' for field in fields)}" if fields else ""
             has = _has(found_files(self.files), samples)
             raise Misfit("caption_field", f"no '{self.caption_field}': {has}{also}. Name the one with the caption")
+
+    def _check_json(self, samples: dict[str, dict[str, bytes]]) -> None:
+        """Whether the JSON has fields, and that of the caption holds text."""
+        from mm1_ablate.data.records.opening import check_columns
+        from mm1_ablate.data.records.rows import TEXT
+
+        fields, field = _fields(samples), self.caption_field.removeprefix("json.")
+        if not fields and (kinds := _kinds_of_json(samples)):
+            message = f"the JSON beside the images holds {kinds[0]}, no object with fields; name the extension of the captions"
+            raise Misfit("caption_field", message)
+        if field in fields:
+            check_columns({self.caption_field: fields[field]}, {"caption_field": (self.caption_field, (TEXT,))})
 
     def check_images(self) -> dict[str, dict[str, bytes]]:
         """Whether there are images, and the columns that are asked for; the captions do not matter. Returns the first samples.
@@ -231,6 +246,17 @@ def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:
             if value is not None or field not in found:
                 found[field] = kind_of(value)
     return found
+
+
+def _kinds_of_json(samples: dict[str, dict[str, bytes]]) -> list[str]:
+    """What the JSON of samples holds where it can be read, whether or not it is an object."""
+    from mm1_ablate.data.records.json_lines import kind_of
+
+    kinds = []
+    for sample in samples.values():
+        with suppress(ValueError, RecursionError):
+            kinds.append(kind_of(json.loads(sample.get("json", b""))))
+    return kinds
 
 
 def _caption_of(sample: dict[str, bytes], field: str) -> Any:
