@@ -149,11 +149,10 @@ def share_of(losses: Iterable[Losses]) -> float:
 def limited_sources(experiment: Experiment) -> Iterator[tuple[Place, Source, float]]:
     """All sources that are read, by their place, with the share of each that may be unreadable."""
     for place, source in sources_of(experiment):
-        stage = experiment
-        for part in place:
-            if part == "starts_from" and stage.starts_from is not None:
-                stage = stage.starts_from
-        of_the_whole = stage.data.max_bad_share if "data" in place[:-1] else Data.model_fields["max_bad_share"].default
+        stage, below = experiment, place
+        while below[0] == "starts_from" and stage.starts_from is not None:
+            stage, below = stage.starts_from, below[1:]
+        of_the_whole = stage.data.max_bad_share if below[0] == "data" else Data.model_fields["max_bad_share"].default
         yield place, source, of_the_whole if source.max_bad_share is None else source.max_bad_share
 
 

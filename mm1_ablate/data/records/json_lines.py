@@ -295,7 +295,7 @@ def head_of_lines(file: DataFile) -> Head:
     """What the beginning of a file shows. Of files far away it is remembered."""
     if file.is_local:
         return _head(file)
-    return Head(**json.loads(remembered("heads of lines", file, lambda: json.dumps(asdict(_head(file))))))
+    return Head(**json.loads(remembered("heads of lines 1", file, lambda: json.dumps(asdict(_head(file))))))
 
 
 def _head(file: DataFile) -> Head:

@@ -244,7 +244,7 @@ class Footer:
 
 def footer_of(file: DataFile) -> Footer:
     """What a parquet file says of itself; remembered in the cache."""
-    return Footer(**json.loads(remembered("footers", file, lambda: json.dumps(asdict(_footer(file))))))
+    return Footer(**json.loads(remembered("footers 1", file, lambda: json.dumps(asdict(_footer(file))))))
 
 
 def _footer(file: DataFile) -> Footer:

@@ -167,10 +167,13 @@ def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
     small = [file for file in pictures if file.size <= POINTER][:LOOKED_AT]
     looked_at = list(dict.fromkeys([*small, *pictures[:20]]))
     wrong = {file.address: why for file, why in zip(looked_at, of_each(looked_at, _wrong_picture), strict=True) if why}
+    wrong |= {file.address: why for file in pictures if (why := _wrong_name(file))}
+    if not wrong:
+        return []
     read = []
     for file in pictures:
-        damage = wrong.get(file.address, "") or _wrong_name(file)
-        known = None if _wrong_name(file) else 1  # an archive holds as many as a file of its size
+        damage = wrong.get(file.address, "")
+        known = None if _is_archive(file) else 1  # an archive holds as many as a file of its size
         read.append(FileRead(file.name, file.size, float(not damage), 0 if damage else file.size, damage, known))
     return _of_pictures(losses_of(read))
 
@@ -178,7 +181,11 @@ def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
 def _wrong_name(file: DataFile) -> str:
     if file.size == 0:
         return NO_BYTES
-    return next((f"{what}; unpack it" for ending, what in ARCHIVES.items() if file.name.lower().endswith(ending)), "")
+    return f"{ARCHIVES[posixpath.splitext(file.name)[1].lower()]}; unpack it" if _is_archive(file) else ""
+
+
+def _is_archive(file: DataFile) -> bool:
+    return posixpath.splitext(file.name)[1].lower() in ARCHIVES
 
 
 def _wrong_picture(file: DataFile) -> str:
