@@ -53,8 +53,8 @@ def test_words_name_files_bytes_documents_and_the_first_of_them() -> None:
     files = [whole("a"), *(broken(f"{number}.tar") for number in range(4)), broken("part.tar", 10_000, 60, 6_000)]
     (losses,) = losses_of(files)
     assert losses.in_words() == (
-        "4 of 6 files cannot be read and 1 of 6 files can be read only in part; lost are 4.0 kB of 20.0 kB, about 440 of 600 documents (73.3%)."
-        " The first: 0.tar: a file of 0 bytes; 1.tar: a file of 0 bytes; 2.tar: a file of 0 bytes; and 2 more"
+        "4 of 6 files cannot be read and 1 of 6 files can be read only in part; lost are 4.0 kB of 20.0 kB, about 440 of 600 documents"
+        " (73.3%). The first: 0.tar: a file of 0 bytes; 1.tar: a file of 0 bytes; 2.tar: a file of 0 bytes; and 2 more"
     )
 
 
@@ -169,8 +169,7 @@ def test_zeros_where_a_tar_should_go_on_are_a_loss(tmp_path: Path) -> None:
 def test_limits_are_those_of_the_stage_that_reads_a_source() -> None:
     from tiny import tiny_experiment
 
-    experiment = tiny_experiment({"data.max_bad_share": 0.3})
-    experiment.data.sources["text"].max_bad_share = 0.5
+    experiment = tiny_experiment({"data.max_bad_share": 0.3, "data.sources.text.max_bad_share": 0.5})
     limits = {place: limit for place, _, limit in limited_sources(experiment)}
     assert limits["data", "sources", "text"] == 0.5 and limits["data", "sources", "interleaved"] == 0.3
     assert {limit for place, limit in limits.items() if place[0] != "data"} <= {0.01}

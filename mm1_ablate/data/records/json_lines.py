@@ -292,9 +292,7 @@ class Head:
 
 
 def head_of_lines(file: DataFile) -> Head:
-    """What the beginning of a file shows. Of files far away it is remembered."""
-    if file.is_local:
-        return _head(file)
+    """What the beginning of a file shows; remembered in the cache."""
     return Head(**json.loads(remembered("heads of lines 1", file, lambda: json.dumps(asdict(_head(file))))))
 
 
@@ -341,7 +339,7 @@ def _unpacked_head(packed: bytes, compression: str) -> tuple[bytes, str]:
     content, why = b"", ""
     if compression == GZIP:
         try:
-            return zlib.decompressobj(wbits=31).decompress(packed), ""
+            return zlib.decompressobj(wbits=31).decompress(packed, CHUNK), ""
         except zlib.error as error:
             return b"", f"cannot be decompressed: {error}"
     try:
