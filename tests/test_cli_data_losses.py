@@ -129,6 +129,15 @@ def test_a_run_writes_down_what_was_lost_with_files_and_the_report_and_mlflow_sa
     assert re.search(said, run.data.tags["lost data"])
 
 
+def test_data_shows_what_a_run_would_refuse(folder: Path):
+    twenty_tars(folder)
+    with_source(folder, TARS)
+    shown = call("data", folder / "experiments" / "tiny.yaml", "--to", folder / "page.html")
+    said = " ".join(shown.stdout.split())
+    assert shown.exit_code == 0, shown.output
+    assert "10 of 20 files cannot be read" in said and "A run would stop: 50.0 % of synthetic_captions cannot be read" in said, said
+
+
 def _finish(store: Any, study: Any, account: dict[str, Any]) -> None:
     import pandas
 
@@ -330,6 +339,7 @@ def test_many_names_full_of_dots_are_read(folder: Path):
 def test_a_byte_order_mark_is_no_part_of_a_text(folder: Path):
     from test_data_tars import documents, source
 
+    from mm1_ablate.data.sources.mmc4 import Mmc4
     from mm1_ablate.data.sources.text import Text
 
     mark = b"\xef\xbb\xbf"
@@ -339,6 +349,9 @@ def test_a_byte_order_mark_is_no_part_of_a_text(folder: Path):
     # Files that were laid end to end, and a mark inside the text.
     (folder / "a.jsonl").write_bytes(mark + b'{"text": "one"}\n' + mark + b'{"text": "two"}\n{"text": "\\ufeffthree"}\n')
     opened = Text(files=(f"{folder}/a.jsonl",)).open()
+    pages = [{"text_list": ["\ufeff", "\ufefffour"], "image_info": []}]
+    (folder / "pages.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
+    assert Mmc4(files=(f"{folder}/pages.jsonl",), images=False).open()[0].text == "four"
     assert [opened[index].text for index in range(3)] == ["one", "two", "three"]
 
 

@@ -259,9 +259,8 @@ def _packed(
     """How rows fill and how often sources are read, from the first rows that a trial of this seed would see."""
     image_tokens = experiment.model.image_tokens_at_most
     in_all = experiment.training.steps * experiment.training.batch_rows
-    packed = open_rows(data, tokenizer, seed)
     # What sampling has told already would otherwise stop the look at the rows in the middle: here nothing is trained.
-    packed.tally.limits.clear()
+    packed = open_rows(data, tokenizer, seed, limited=False)
     documents: list[TokenisedDocument] = []
     tokens = rows = 0
     for row, _ in zip(packed, range(min(most_rows, in_all)), strict=False):

@@ -264,8 +264,11 @@ def fill_of(state: Mapping[str, Any], packing: Packing) -> float:
     return state["tokens"] / (state["rows"] * packing.row_tokens) if state["rows"] else 0.0
 
 
-def open_rows(data: Data, tokenizer: Tokenizer, seed: int) -> PackedRows:
+def open_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True) -> PackedRows:
     """The rows that an experiment's data gives with a seed: its sources opened, mixed and packed as declared.
+
+    Args:
+        limited: stop where more of a source cannot be read than the settings allow.
 
     Raises:
         ValueError: if a source is empty.
@@ -277,7 +280,7 @@ def open_rows(data: Data, tokenizer: Tokenizer, seed: int) -> PackedRows:
     shares, packing = data.shares(), data.packing
     opened = {name: open_source(data.sources[name], seed, name) for name in shares}
     lengths = {name: len(source) for name, source in opened.items()}
-    tally = Tally(lengths, data_limits(data), {name: losses_in(source) for name, source in opened.items()})
+    tally = Tally(lengths, data_limits(data) if limited else {}, {name: losses_in(source) for name, source in opened.items()})
     tally.check()
 
     def tokenised(document: Document) -> TokenisedDocument:

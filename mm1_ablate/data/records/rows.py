@@ -127,6 +127,11 @@ def text_of(value: Any, what: str, called: str = "text") -> str:
     return value
 
 
+def is_blank(value: Any) -> bool:
+    """Whether a value is a text of nothing but white space, with a byte-order mark or without."""
+    return isinstance(value, str) and not value.removeprefix(BYTE_ORDER_MARK).strip()
+
+
 # ---------------------------------------------------------------- reading whole files
 class Damaged(Exception):
     """The bytes of a file are not what its format says.

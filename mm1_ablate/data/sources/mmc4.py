@@ -59,13 +59,13 @@ class Mmc4Pages:
     def __init__(self, settings: Mmc4, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.records.json_lines import open_json_lines
         from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import text_of
+        from mm1_ablate.data.records.rows import is_blank, text_of
 
         self.settings = settings
         self.rows: Rows = open_json_lines(found_files(settings.files), report)
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
-        self._text_of = text_of
+        self._text_of, self._is_blank = text_of, is_blank
         self.losses = [*self.rows.losses, *(self._pictures.losses if self._pictures else ())]
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Mmc4Pages:
                 damage.append(error)
         parts: list[str | Image] = []
         for number, sentence in enumerate(sentences):
-            text = [] if isinstance(sentence, str) and not sentence.strip() else [self._text_of(sentence, what)]
+            text = [] if self._is_blank(sentence) else [self._text_of(sentence, what)]
             images = beside.get(number, [])
             parts += [*images, *text] if self.settings.image_place == "before" else [*text, *images]
         columns = {name: row.get(name) for name in self.settings.keep.columns}

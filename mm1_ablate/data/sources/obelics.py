@@ -68,7 +68,7 @@ class ObelicsPages:
     def __init__(self, settings: Obelics, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
         from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import text_of
+        from mm1_ablate.data.records.rows import is_blank, text_of
         from mm1_ablate.data.records.table import open_tables
         from mm1_ablate.data.sources.image_text_table import bytes_of
 
@@ -77,7 +77,7 @@ class ObelicsPages:
         self.rows = open_tables(found_files(settings.files), list(dict.fromkeys(needed)), report)
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
-        self._encoded_image, self._bytes_of, self._text_of = encoded_image, bytes_of, text_of
+        self._encoded_image, self._bytes_of, self._text_of, self._is_blank = encoded_image, bytes_of, text_of, is_blank
         self.losses = [*self.rows.losses, *(self._pictures.losses if self._pictures else ())]
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class ObelicsPages:
             if image is not None and image.is_valid == (text is not None):
                 raise Unreadable(WRONG_SHAPE, what)
             if text is not None:
-                if not isinstance(text, str) or (text and not text.isspace()):
+                if not self._is_blank(text):
                     parts.append(self._text_of(text, what))
             elif image is not None:
                 try:
