@@ -29,6 +29,8 @@ TEXTS_LOOKED_AT = 256
 """Texts after images that are looked at, of each source."""
 BEFORE, AFTER = 3, 6
 """Tokens before and after an image that are shown."""
+SHOWN = 9
+"""Texts and images of a long document that are shown."""
 END = "<end of document>"
 
 
@@ -57,24 +59,22 @@ def leading_spaces(source: Source, tokenizer: Tokenizer) -> dict[str, int] | Non
 
 
 # ---------------------------------------------------------------- for people
-def example(documents: Iterable[Document], tokenizer: Tokenizer) -> str:
-    """The first document with an image (without any, the first document), as `spelled`; empty where there is none."""
-    kept = list(documents)
-    chosen = next((document for document in kept if document.images), kept[0] if kept else None)
-    return f"{spelled(segments(chosen.parts, tokenizer), tokenizer)} {END}" if chosen else ""
+def example(document: Document, tokenizer: Tokenizer) -> str:
+    """A document as training reads it, `spelled`."""
+    return f"{spelled(segments(document.parts, tokenizer), tokenizer)} {END}"
 
 
 def spelled(parts: Sequence[Segment], tokenizer: Tokenizer) -> str:
     """Tokens in brackets, spaces and line ends visible, images between them: `<image> [A] [␣dog] … [.]`. Of long texts the tokens next
-    to images and to the ends."""
+    to images and to the ends, of long documents the beginning."""
     told = []
-    for part in parts:
+    for part in parts[:SHOWN]:
         if isinstance(part, Image):
             told.append("<image>")
             continue
         tokens = [f"[{_visible(tokenizer.token_text(token))}]" for token in part]
         told += tokens if len(tokens) <= BEFORE + AFTER + 1 else [*tokens[:AFTER], "…", *tokens[-BEFORE:]]
-    return " ".join(told)
+    return " ".join([*told, *(["…"] if len(parts) > SHOWN else [])])
 
 
 def _visible(text: str) -> str:

@@ -95,8 +95,8 @@ def _named(space: str) -> str:
 
 
 def _leading_spaces_in_training(experiment: Experiment) -> dict[str, float] | None:
-    """The largest share, over the sources of all stages, of texts after images that begin with which white space. None where some source
-    is not known, or no text follows an image."""
+    """The largest share, over the sources of all stages, of texts after images that begin with which white space. None where that is
+    not known of some source, or no text follows an image."""
     tokenizer = experiment.model.language_model.tokenizer
     shares: dict[str, float] = {}
     for stage in (*experiment.earlier, experiment):
@@ -105,8 +105,9 @@ def _leading_spaces_in_training(experiment: Experiment) -> dict[str, float] | No
             if source.data_type == "text":
                 continue
             counts = _of_source(source, tokenizer)
-            if counts is None:
+            if not counts and getattr(source, "images", True):
                 return None
+            counts = counts or {}
             for space, count in counts.items():
                 shares[space] = max(shares.get(space, 0.0), count / sum(counts.values()))
     return shares or None

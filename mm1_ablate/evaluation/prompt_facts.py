@@ -101,9 +101,13 @@ def chat_remarks(task: Task, special: Sequence[str] = ()) -> list[Remark]:
     """
     templates = [("prompt", task.prompt), ("separator", task.separator), *(("stop", stop) for stop in task.stop)]
     found: dict[str, list[str]] = {}
+    told: set[str] = set()
     for field, template in templates:
         for mark in marks_in("".join(text for text, _ in template_pieces(template)), special):
-            found.setdefault(field, []).append(mark)
+            # What demonstrations spell in plain text, answers can end with.
+            if field != "stop" or mark not in told:
+                found.setdefault(field, []).append(mark)
+                told.add(mark)
     return [Remark(field, f"{_listed(marks)} {PLAIN_TEXT}", USE_WORDS) for field, marks in found.items()]
 
 

@@ -33,9 +33,6 @@ class Text(Source):
         columns = columns_of(found_files(self.files))
         check_columns(columns, {"field": (self.field, (TEXT, BYTES)), **kept_columns(self.keep)})
 
-    def texts_after_images(self, most: int) -> list[str]:
-        return []
-
     def contents(self) -> str:
         from mm1_ablate.data.records.opening import found_files
 
