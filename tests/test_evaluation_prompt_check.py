@@ -20,6 +20,7 @@ from mm1_ablate.cli import app
 from mm1_ablate.commands.common import checks
 from mm1_ablate.data.joining import segments, spelled
 from mm1_ablate.data.packing import tokenise
+from mm1_ablate.data.sources._interleaved import InterleavedFiles
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.spec.expansion import load_study
 from mm1_ablate.spec.yaml_file import FileProblem
@@ -187,6 +188,54 @@ def test_pages_of_mmc4_are_looked_at_as_training_reads_them(folder: Path, place:
     declare(folder, f"{{type: mmc4, files: pages.jsonl, {pictures}}}")
     told = messages(folder)
     assert ("begin with a space" in told) == (place == "before"), told
+
+
+@pytest.mark.parametrize("place", ["obelics", "before", "after"])
+@pytest.mark.parametrize("switches", [{}, {"interleaving": False}, {"images": False}])
+def test_texts_after_images_are_those_of_the_documents(folder: Path, place: str, switches: dict[str, bool]):
+    from mm1_ablate.data.documents import after_images
+    from mm1_ablate.data.sources.mmc4 import Mmc4
+    from mm1_ablate.data.sources.obelics import Obelics
+
+    source: InterleavedFiles
+    if place == "obelics":
+        source = Obelics(files=(str(write_obelics(folder / "pages.parquet")),), **switches)
+    else:
+        pattern, _ = write_pictures(folder / "pictures", "path")
+        more: Any = {"image_files": pattern, "images_by": "base_name", "image_place": place, **switches}
+        source = Mmc4(files=(str(write_mmc4(folder / "pages.jsonl")),), **more)
+    opened = source.open()
+    read = [text for index in range(len(opened)) for text in after_images(opened[index].parts)]
+    found = source.texts_after_images(100)
+    assert len(found) == len(read) == (0 if "images" in switches else len(read))
+    # Sentences that stand side by side are one text, of which the first matters.
+    assert all(text.startswith(first) for first, text in zip(found, read, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["generate", "choose"])
+def test_an_answer_that_follows_the_image_directly_is_compared_too(folder: Path, kind: str):
+    choosing = {"kind": kind, "items": {**ITEMS, "choices": '["red", "blue"]', "correct": "0"}, "metrics": ["choice_accuracy"]}
+    other = choosing if kind == "choose" else {}
+    write_task(folder, prompt="{image} {answer}", **other)
+    assert "after an image '{image} {answer}' goes on with a space" in messages(folder)
+    declare(folder, shots=[0])
+    assert ("goes on with a space" in messages(folder)) == (kind == "choose")  # nothing is read after the image, and answers begin freely
+    write_task(folder, prompt="{image}{answer}", **other)
+    declare(folder)
+    assert not warned(folder)
+
+
+def test_an_earlier_stage_counts_as_training(folder: Path):
+    write_obelics(folder / "pages.parquet", [["I0", " one two"], ["I1", " three", "I2", " four"]])
+    first = declare(folder, "{type: obelics, files: pages.parquet}")
+    first.rename(folder / "first.yaml")
+    path = declare(folder)
+    path.write_text(path.read_text() + "starts_from: first.yaml\n")
+    assert not warned(folder)
+    write_task(folder, prompt=SPACED)
+    assert not warned(folder)
+    write_task(folder, prompt=SPACED.replace("} Q", "}\nQ"))
+    assert "goes on with a line end" in messages(folder)
 
 
 def test_captions_of_tables_and_recaptions_are_looked_at(folder: Path):
