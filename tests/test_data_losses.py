@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_data_tars import documents, picture, plain_tar
 
@@ -192,8 +195,6 @@ def test_damaged_pages_and_their_pictures_are_losses_also_of_pairs(tmp_path: Pat
 
 
 def test_recaptions_lose_with_either_side(tmp_path: Path) -> None:
-    import json
-
     from test_data_tars import as_img2dataset_writes
 
     from mm1_ablate.data.sources.recaptioned import Recaptioned
@@ -212,3 +213,20 @@ def test_recaptions_lose_with_either_side(tmp_path: Path) -> None:
     assert [(one.field, one.lost[0].what) for one in source.losses()] == [("images.files", "3.tar"), ("captions", "2.jsonl")]
     opened = {one.field: one.share for one in source.open().losses}
     assert opened["images.files"] == pytest.approx(0.25, abs=0.03) and opened["captions"] == pytest.approx(1 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_lines_of_a_file_are_reckoned_from_its_beginning(tmp_path: Path, suffix: str) -> None:
+    from mm1_ablate.data.files import find_files
+    from mm1_ablate.data.records.json_lines import head_of_lines
+
+    packed = {"": bytes, ".gz": gzip.compress, ".zst": lambda content: pa.compress(content, "zstd", asbytes=True)}[suffix]
+    noise = np.random.default_rng(0)
+    content = b"".join(json.dumps({"text": noise.bytes(40).hex()}).encode() + b"\n" for _ in range(20_000))
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(packed(content))
+    (file,) = find_files([f"{tmp_path}/a*"])
+    head = head_of_lines(file)
+    assert head.columns == {"text": "text"} and file.size / head.bytes_of_one == pytest.approx(20_000, rel=0.2)
+    (tmp_path / f"b.jsonl{suffix}").write_bytes(packed(b'{"text": "one word"}\n' * 100_000))
+    (file,) = find_files([f"{tmp_path}/b*"])
+    assert file.size / head_of_lines(file).bytes_of_one == pytest.approx(100_000, rel=0.6)

@@ -300,8 +300,8 @@ def _head(file: DataFile) -> Head:
     if file.size == 0:
         return Head(damage=NO_BYTES)
     packed, compression = file.read(0, ENDS), _compression(file)
-    whole = len(packed) == file.size
-    content, damage = (packed, "") if compression is None else _unpacked_head(packed, compression)
+    content, used, damage = (packed, len(packed), "") if compression is None else _unpacked_head(packed, compression)
+    whole = used == file.size
     if damage:
         named = what_it_is(packed, file.size) if compression_of(packed) is None else ""
         return Head(damage=named or damage)
@@ -316,7 +316,7 @@ def _head(file: DataFile) -> Head:
         if begins and (lines or not begins.startswith(b"{")):
             found = f"no JSON object in its first lines, but {(lines or [begins])[0][:60].decode(errors='replace')!r}"
             return Head(damage=what_it_is(content, file.size) or found)
-    return Head(columns, len(packed) / len(lines) if lines else 0.0)
+    return Head(columns, used / len(lines) if lines else 0.0)
 
 
 def _columns(lines: Sequence[bytes]) -> dict[str, str]:
@@ -332,24 +332,29 @@ def _columns(lines: Sequence[bytes]) -> dict[str, str]:
     return columns
 
 
-def _unpacked_head(packed: bytes, compression: str) -> tuple[bytes, str]:
-    """What the beginning of a compressed file stands for, as far as it goes; and why there is nothing, if it is damaged."""
+def _unpacked_head(packed: bytes, compression: str) -> tuple[bytes, int, str]:
+    """What the beginning of a compressed file stands for, as far as it goes; how many bytes hold that; and why there is nothing, if it is
+    damaged."""
     import pyarrow as pa
 
     content, why = b"", ""
     if compression == GZIP:
+        stream = zlib.decompressobj(wbits=31)
         try:
-            return zlib.decompressobj(wbits=31).decompress(packed, CHUNK), ""
+            content = stream.decompress(packed, CHUNK)
         except zlib.error as error:
-            return b"", f"cannot be decompressed: {error}"
+            return b"", 0, f"cannot be decompressed: {error}"
+        return content, len(packed) - len(stream.unconsumed_tail) - len(stream.unused_data), ""
+    used = 0
     try:
-        with pa.CompressedInputStream(pa.BufferReader(packed), compression) as stream:
+        with pa.BufferReader(packed) as raw, pa.CompressedInputStream(raw, compression) as stream:
             while len(content) < CHUNK and (chunk := stream.read(4096)):
                 content += chunk
+                used = raw.tell()
     except (pa.ArrowException, OSError) as error:
         why = str(error)
     # That the stream goes on beyond its beginning is no damage.
-    return content, "" if content or "runcated" in why or not why else f"cannot be decompressed: {why}"
+    return content, used, "" if content or "runcated" in why or not why else f"cannot be decompressed: {why}"
 
 
 def columns_of_lines(file: DataFile) -> dict[str, str]:
@@ -367,6 +372,23 @@ def columns_of_lines(file: DataFile) -> dict[str, str]:
         found = named or repr(lines[0][:60].decode(errors="replace"))
         raise Unreadable(f"expected a JSON object in each line, found {found}", file.name)
     return columns
+
+
+def first_rows_of_lines(file: DataFile, count: int) -> list[dict[str, Any]]:
+    """The first lines that are JSON objects.
+
+    Raises:
+        Unreadable: the file cannot be decompressed.
+    """
+    rows = []
+    for line in islice(_first_lines(file), count):
+        try:
+            value = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            rows.append(value)
+    return rows
 
 
 def _first_lines(file: DataFile) -> Iterator[bytes]:

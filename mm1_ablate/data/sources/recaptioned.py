@@ -114,6 +114,13 @@ class Recaptioned(Source):
         images = self._images(others)
         return [*(one.scaled(1, f"images.{one.field}") for one in getattr(images, "image_losses", images.losses)()), *captions]
 
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.records.opening import first_rows
+        from mm1_ablate.data.records.rows import texts_of
+
+        rows = first_rows(self._caption_files(), [self.caption], most)
+        return [text.strip() for text in texts_of(row.get(self.caption) for row in rows)]
+
     def contents(self) -> str:
         return sha256(f"{self.images.contents()} {digest_files(self._caption_files())}".encode()).hexdigest()
 
