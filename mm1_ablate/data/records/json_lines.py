@@ -287,6 +287,19 @@ def columns_of_lines(file: DataFile) -> dict[str, str]:
     return columns
 
 
+def first_values_of_lines(file: DataFile, column: str, count: int) -> list[Any]:
+    """What the first lines that are objects have in a column.
+
+    Raises:
+        Unreadable: the file is damaged.
+    """
+    rows = []
+    for line in islice(_first_lines(file), count):
+        with suppress(ValueError, RecursionError):
+            rows.append(json.loads(line.decode("utf-8")))
+    return [row.get(column) for row in rows if isinstance(row, dict)]
+
+
 def _first_lines(file: DataFile) -> Iterator[bytes]:
     compression = _compression(file)
     rest = b""

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
+from typing import Any
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
-from mm1_ablate.data.records.json_lines import columns_of_lines, open_json_lines
+from mm1_ablate.data.records.json_lines import columns_of_lines, first_values_of_lines, open_json_lines
 from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Rows
-from mm1_ablate.data.records.table import columns_of_table, open_tables
+from mm1_ablate.data.records.table import columns_of_table, first_values_of_table, open_tables
 from mm1_ablate.spec.data import Keep
 from mm1_ablate.spec.settings import Misfit
 
@@ -95,6 +97,16 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
         others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
         raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
     raise Misfit("files", f"'{files[0].name}' holds nothing" if len(files) == 1 else f"all {len(files)} files hold nothing")
+
+
+def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> list[tuple[Any, str]]:
+    """The first values of a column, in the first file that has any; each with its place, for people. None where nothing can be read."""
+    look = first_values_of_table if are_tables(files) else first_values_of_lines
+    for file in files:
+        with suppress(Unreadable):
+            if values := look(file, column, count):
+                return [(value, f"{file.name}, row {number}") for number, value in enumerate(values, 1)]
+    return []
 
 
 def check_columns(columns: Mapping[str, str], needed: Mapping[str, tuple[str, Sequence[str]]]) -> None:

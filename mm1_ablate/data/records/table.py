@@ -233,6 +233,25 @@ def columns_of_table(file: DataFile) -> dict[str, str]:
         raise Unreadable(str(error), file.name) from None
 
 
+def first_values_of_table(file: DataFile, column: str, count: int) -> list[Any]:
+    """The first values of a column.
+
+    Raises:
+        Unreadable: it is no parquet with such a column, or values are no UTF-8.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with reading(file) as opened:
+            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"))
+            for batch in parquet.iter_batches(count, columns=[column], use_threads=False):
+                return batch.column(0).to_pylist()
+            return []
+    except (Damaged, UnicodeDecodeError, IndexError) as error:
+        raise Unreadable(str(error), file.name) from None
+
+
 def _kind(kind: pa.DataType) -> str:
     from pyarrow import types
 
