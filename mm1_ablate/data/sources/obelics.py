@@ -93,7 +93,7 @@ class ObelicsPages:
                 except Unreadable as error:
                     damage.append(error)
         columns = {name: values[name] for name in self._columns}
-        return Page(key, tuple(parts), columns, tuple(damage))
+        return Page(key, tuple(parts), columns, tuple(damage), texts.count(None))
 
     def _image(self, value: pa.Scalar, key: str, what: str) -> Image:
         import pyarrow as pa
