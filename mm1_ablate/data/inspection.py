@@ -133,6 +133,8 @@ class Inspection:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     """Those left out because no row can hold them, by source and reason."""
     shown: list[ShownDocument] = field(default_factory=list)
+    never_read: dict[str, str] = field(default_factory=dict)
+    """Sources whose data type has no share in the mixture, and that data type."""
 
 
 def inspect(
@@ -296,6 +298,7 @@ def _packed(
         split={name: one["split"] for name, one in account.items() if one["split"]},
         dropped={name: one["dropped"] for name, one in account.items() if one["dropped"]},
         shown=[seen for document in chosen if (seen := _as_seen(document, tokenizer, pipeline, connector.image_tokens)) is not None],
+        never_read={name: source.data_type for name, source in data.sources.items() if name not in data.shares()},
     )
 
 
