@@ -14,7 +14,7 @@ from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
 from mm1_ablate.data.records.json_lines import columns_of_lines, first_values_of_lines, open_json_lines
-from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Rows
+from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Damaged, Rows, reading
 from mm1_ablate.data.records.table import columns_of_table, first_values_of_table, open_tables
 from mm1_ablate.spec.data import Keep
 from mm1_ablate.spec.settings import Misfit
@@ -33,6 +33,30 @@ def found_files(patterns: Sequence[str], field: str = "files") -> list[DataFile]
         return find_files(patterns)
     except NoFiles as error:
         raise Misfit(field, str(error)) from None
+
+
+def unpacked(file: DataFile) -> bytes:
+    """All that a file holds; of one whose name says that it is compressed (.gz, .zst), what is packed in it.
+
+    Raises:
+        Damaged: it cannot be unpacked, or not to its end.
+        OSError: it cannot be read.
+    """
+    import pyarrow as pa
+
+    compression = compression_of(file)
+    with reading(file) as raw:
+        if compression is None:
+            return raw.read()
+        if file.size == 0:
+            raise Damaged("it has no bytes")
+        with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
+            return stream.read()
+
+
+def compression_of(file: DataFile) -> str | None:
+    """How a file is compressed, by its name; None: not at all."""
+    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
 
 
 def _is_table(file: DataFile) -> bool:
