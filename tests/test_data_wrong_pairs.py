@@ -9,14 +9,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from interleaved_files import png
+from interleaved_files import png, switched, write_obelics, write_pictures
 from pydantic import ValidationError
 from test_data_tars import documents, picture, plain_tar, source
 
 from mm1_ablate.data.documents import LeftOut, Unreadable
 from mm1_ablate.data.sources._image_files import ImageFiles
 from mm1_ablate.data.sources.image_text_table import ImageTextTable
+from mm1_ablate.data.sources.obelics import Obelics
+from mm1_ablate.data.sources.recaptioned import Recaptioned
 from mm1_ablate.data.sources.webdataset import WebDataset
+from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import Misfit
 
 JPG = picture(7)
@@ -187,3 +190,51 @@ def test_what_is_refused_names_the_first_place(tmp_path: Path) -> None:
     with pytest.raises(Misfit) as error:
         web(path, caption_field="cap").check()
     assert re.search(r"a\.tar.*0", error.value.message)
+
+
+# ---------------------------------------------------------------- what is ignored is said before a run
+def warned(source: Source) -> list[tuple[str, str]]:
+    source.check()
+    return [(warning.at, warning.message) for warning in source.warnings()]
+
+
+def test_a_status_of_another_meaning_is_warned_of(tmp_path: Path) -> None:
+    own = table(tmp_path / "a.parquet", ["success", "failed_to_download", None], [png(0), None, None])
+    assert warned(own) == []
+    ((at, message),) = warned(table(tmp_path / "b.parquet", ["success", "rejected", "ok"]))
+    assert at == "files" and "'status'" in message and "'rejected'" in message and "b.parquet, row 2" in message and "ignored" in message
+    recaptions = tmp_path / "r.jsonl"
+    recaptions.write_text('{"status": "ok", "caption": "a dog"}\n')
+    joined = Recaptioned.model_validate(
+        {"images": {"type": "image_text_table", "files": f"{tmp_path}/b.parquet"}, "captions": str(recaptions), "joined_by": "status"}
+    )
+    assert [at for at, _ in warned(joined)] == ["images.files"]
+
+
+def test_where_several_columns_could_be_meant_the_choice_is_told(tmp_path: Path) -> None:
+    rows = {"image": [png(0)], "jpg": [png(1)], "caption": ["a dog"], "text": ["an essay"]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    assert warned(ImageTextTable(files=f"{tmp_path}/a.parquet")) == [
+        ("image", "columns image and jpg could all be the image; 'image' is read. Name the one that is meant"),
+        ("caption", "columns caption and text could all be the caption; 'caption' is read. Name the one that is meant"),
+    ]
+    assert warned(ImageTextTable(files=f"{tmp_path}/a.parquet", image="jpg", caption="text")) == []
+    # As img2dataset writes it: one caption under two names.
+    pq.write_table(pa.table({"key": ["0"], "jpg": [png(1)], "caption": ["a dog"], "txt": ["a dog"]}), tmp_path / "b.parquet")
+    assert warned(ImageTextTable(files=f"{tmp_path}/b.parquet")) == []
+
+
+def test_numbered_pictures_of_one_key_are_told_as_not_read(tmp_path: Path) -> None:
+    members = [("dog.jpg", JPG), ("dog.txt", b"a dog"), ("dog.2.jpg", JPG), ("dog.2.txt", b"a dog"), ("cat.jpg", JPG), ("cat.txt", b"cat")]
+    ((at, message),) = warned(web(plain_tar(tmp_path / "a.tar", members)))
+    assert at == "files" and "2.jpg, 2.txt" in message and "not read" in message and "first dot" in message
+    masks = [("dog.jpg", JPG), ("dog.txt", b"a dog"), ("dog.seg.png", JPG)]
+    assert warned(web(plain_tar(tmp_path / "b.tar", masks))) == []
+
+
+def test_picture_files_beside_pages_that_hold_their_pictures_are_told_as_not_read(tmp_path: Path) -> None:
+    pattern, _ = write_pictures(tmp_path / "b", "img2dataset")
+    inside = Obelics(files=str(write_obelics(tmp_path / "a.parquet")), image_files=pattern)
+    assert warned(inside) == [("image_files", "is not read: the documents hold their pictures themselves")]
+    assert warned(Obelics(files=str(write_obelics(tmp_path / "c.parquet", images="url")), image_files=pattern)) == []
+    assert warned(switched(inside, images=False)) == []

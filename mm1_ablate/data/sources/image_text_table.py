@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IMAGES = ("image", "jpg", "png", "webp")
 """What the image's column is called, unless settings say: Hugging Face's name, then img2dataset's, which is its encoding."""
 CAPTIONS = ("caption", "txt", "text")
-STATUS, NOT_DOWNLOADED = "status", ("failed_to_download", "failed_to_resize")
+STATUS, SUCCESS, NOT_DOWNLOADED = "status", "success", ("failed_to_download", "failed_to_resize")
 """img2dataset keeps the rows of images that it could not download, without an image, and says so here in these words."""
 
 
@@ -58,6 +58,29 @@ class ImageTextTable(Source):
 
         columns = columns_of(self._found())
         check_columns(columns, {"image": (self.columns(columns)[0], (BYTES, OBJECT)), **kept_columns(self.keep)})
+
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import columns_of, first_values
+        from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT
+
+        files = self._found()
+        there = columns_of(files)
+        found = []
+        for value, place in first_values(files, STATUS) if STATUS in there else ():
+            if value not in (None, SUCCESS, *NOT_DOWNLOADED):
+                message = f"column '{STATUS}' holds '{value}' ({place}), which img2dataset does not write: it is ignored, all rows are read"
+                found.append(Misfit("files", message))
+                break
+        for setting, names, kinds in (("image", IMAGES, (BYTES, OBJECT)), ("caption", CAPTIONS, (TEXT, BYTES))):
+            possible = [name for name in names if there.get(name) in kinds]
+            # img2dataset writes the caption under both names.
+            twice = set(possible) == {"caption", "txt"} and "key" in there
+            if getattr(self, setting) is None and len(possible) > 1 and not twice:
+                message = (
+                    f"columns {' and '.join(possible)} could all be the {setting}; '{possible[0]}' is read. Name the one that is meant"
+                )
+                found.append(Misfit(setting, message))
+        return found
 
     def contents(self) -> str:
         return digest_files(self._found())

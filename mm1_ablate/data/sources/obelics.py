@@ -42,6 +42,13 @@ class Obelics(InterleavedFiles):
         if self._looks_up and self.image_files:
             found_files(self.image_files, "image_files")
 
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import columns_of, found_files
+        from mm1_ablate.data.records.rows import BYTES
+
+        inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
+        return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
+
     def pages(self, images: bool, report: Any = None) -> ObelicsPages:
         return ObelicsPages(self, images, report)
 

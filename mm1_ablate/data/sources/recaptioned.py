@@ -102,6 +102,10 @@ class Recaptioned(Source):
         if self.joined_by not in there:
             raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
 
+    def warnings(self) -> list[Misfit]:
+        # What there is of their own captions does not matter.
+        return [Misfit(f"images.{found.at}", found.message) for found in self.images.warnings() if found.at != "caption"]
+
     def contents(self) -> str:
         return sha256(f"{self.images.contents()} {digest_files(self._caption_files())}".encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import field_validator, model_validator
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.spec.data import Source
+from mm1_ablate.spec.messages import listed
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 """Extensions of what is an image."""
+NUMBERED = re.compile(rf"\d+\.({'|'.join(IMAGES)}|txt)")
+"""What follows the first dot of names such as dog.2.jpg."""
 LOOKED_AT = 20
 """Samples among which a check expects one that is as declared."""
 
@@ -100,6 +104,16 @@ class WebDataset(Source):
             raise Misfit("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}{_longer_names(samples)}")
         check_columns(_fields(samples), kept_columns(self.keep))
         return samples
+
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import found_files
+
+        members = {member for sample in _first_samples(found_files(self.files)).values() for member in sample}
+        numbered = sorted(member for member in members - {self.image_field} if NUMBERED.fullmatch(member))
+        if not numbered:
+            return []
+        message = f"entries {listed(numbered, 4)} are not read: a name is split at its first dot, and these belong to the key before it"
+        return [Misfit("files", f"{message}. Rename the files if they are samples of their own (dog.2.jpg to dog_2.jpg)")]
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by: the key of a sample, and the fields of its JSON."""
