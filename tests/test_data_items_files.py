@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,24 @@ def test_text_that_is_no_utf_8_is_told_at_its_part(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes("id,ask,say\n0,où?,là\n".encode("latin-1"))
         with pytest.raises(Misfit, match=rf"^queries: .*{name} is not UTF-8"):
             source(tmp_path, queries={"file": name}, demonstrations=None).check()
+
+
+def pack_as(path: Path, names: str, colour: int) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(30):
+            archive.writestr(names.format(number), official_files.jpeg(colour))
+
+
+def test_of_several_archives_the_one_whose_member_has_more_of_the_name_is_read(folder: Path) -> None:
+    pack_as(folder / "one.zip", "{}.jpg", 40)
+    pack_as(folder / "two.zip", "val/{}.jpg", 200)
+    asked = source(folder, image="val/{id}.jpg", archives=("one.zip", "two.zip"), demonstrations=None).open().queries
+    assert {round(item.image.load().mean()) for item in asked if item.image} == {200}
+
+
+def test_a_name_that_several_archives_have_is_no_picture(folder: Path) -> None:
+    """Trained and asked on another picture, nobody would see it."""
+    for name, colour in (("train", 40), ("val", 200)):
+        pack_as(folder / f"{name}-images.zip", "{}.jpg", colour)
+    with pytest.raises(Misfit, match="several images of one name"):
+        source(folder, image="val/{id}.jpg", archives=("train-images.zip", "val-images.zip"), demonstrations=None).open()
