@@ -67,7 +67,7 @@ def test_of_several_images_the_declared_one_is_read_and_otherwise_none(tmp_path:
     """A .png beside a .jpg is a mask as often as not, and where the .jpg is missing it would take its place."""
     members = [("0.jpg", picture(0)), ("0.png", picture(9)), ("0.txt", b"zero"), ("1.png", picture(8)), ("1.txt", b"one")]
     path = plain_tar(tmp_path / "a.tar", members)
-    with pytest.raises(Misfit, match=r"^image_field: samples have several images \(jpg, png\); name one of them"):
+    with pytest.raises(Misfit, match=r"^image_field: samples have several images \(jpg, png\); name one of them, as image_field: jpg"):
         web(path).check()
     assert documents(source(path))[1] == ["several images"]
     web(path, image_field="jpg").check()
@@ -116,6 +116,12 @@ def test_a_field_of_the_json_that_is_no_text_is_refused_with_what_it_is(tmp_path
     with pytest.raises(Misfit, match=rf"^caption_field: 'json.caption' holds {kind}; expected text"):
         web(path, caption_field="json.caption").check()
     web(path, caption_field="json.alt").check()
+
+
+def test_a_field_of_the_json_may_be_called_anything(tmp_path: Path) -> None:
+    path = plain_tar(tmp_path / "a.tar", [("0.jpg", JPG), ("0.json", json.dumps({"Alt.json": "a dog", "alt.json": "a cat"}).encode())])
+    web(path, caption_field="JSON.Alt.json").check()
+    assert source(path, caption_field=".json.Alt.json")[0].text == "a dog"
 
 
 def test_one_caption_that_is_json_is_bad_among_good_ones(tmp_path: Path) -> None:

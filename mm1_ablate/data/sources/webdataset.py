@@ -43,9 +43,12 @@ class WebDataset(Source):
     @classmethod
     def _names_something(cls, field: str) -> str:
         field = field.removeprefix(".")
-        if not field or field.lower().endswith((".json", "json.")) or field.lower() == "json":
+        member, _, name = field.partition(".")
+        if member.lower() == "json" and name:
+            return f"json.{name}"
+        if not field or field.lower().removesuffix(".").endswith("json"):
             raise ValueError("expected the extension of an entry of text, such as txt, or json.NAME for a field of the JSON entry")
-        return field if field.startswith("json.") else field.lower()
+        return field.lower()
 
     @field_validator("image_field")
     @classmethod
@@ -75,13 +78,11 @@ class WebDataset(Source):
         if all(caption is None for caption in captions.values()):
             also = f"; fields of the JSON: {', '.join(f'json.{field}' for field in sorted(fields))}" if fields else ""
             raise Misfit("caption_field", f"no '{self.caption_field}': {_has(files, samples)}{also}. Name the one with the caption")
-        if self.caption_field.startswith("json.") and (kind := fields[self.caption_field.removeprefix("json.")]) != TEXT:
+        if self.caption_field.startswith("json.") and not any(isinstance(caption, str) for caption in captions.values()):
+            kind = fields[self.caption_field.removeprefix("json.")]
             raise Misfit("caption_field", f"'{self.caption_field}' holds {kind}; expected {TEXT}")
-        check_captions(
-            "caption_field",
-            f"'{self.caption_field}'",
-            ((caption, f"{files[0].name}/{key}") for key, caption in captions.items()),
-        )
+        named = [(caption, f"{files[0].name}/{key}") for key, caption in captions.items()]
+        check_captions("caption_field", f"'{self.caption_field}'", named)
 
     def check_images(self) -> dict[str, dict[str, bytes]]:
         """Whether there are images, and the columns that are asked for; the captions do not matter. Returns the first samples.
@@ -97,9 +98,8 @@ class WebDataset(Source):
             raise Misfit("image_field", f"no '{self.image_field}': {_has(files, samples)}. Name the one with the image")
         images = [images_of(sample, self.image_field) for sample in samples.values()]
         if several := next((found for found in images if len(found) > 1), None):
-            raise Misfit(
-                "image_field", f"samples have several images ({', '.join(several)}); name one of them, as image_field: {several[0]}"
-            )
+            message = f"samples have several images ({', '.join(several)}); name one of them, as image_field: {several[0]}"
+            raise Misfit("image_field", message)
         if not any(images):
             raise Misfit("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}{_longer_names(samples)}")
         check_columns(_fields(samples), kept_columns(self.keep))
