@@ -287,17 +287,21 @@ def columns_of_lines(file: DataFile) -> dict[str, str]:
     return columns
 
 
-def first_values_of_lines(file: DataFile, column: str, count: int) -> list[Any]:
-    """What the first lines that are objects have in a column.
+def first_rows_of_lines(file: DataFile, count: int) -> list[dict[str, Any]]:
+    """The first lines that are JSON objects.
 
     Raises:
-        Unreadable: the file is damaged.
+        Unreadable: the file cannot be decompressed.
     """
     rows = []
     for line in islice(_first_lines(file), count):
-        with suppress(ValueError, RecursionError):
-            rows.append(json.loads(line.decode("utf-8")))
-    return [row.get(column) for row in rows if isinstance(row, dict)]
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            rows.append(value)
+    return rows
 
 
 def _first_lines(file: DataFile) -> Iterator[bytes]:

@@ -233,11 +233,11 @@ def columns_of_table(file: DataFile) -> dict[str, str]:
         raise Unreadable(str(error), file.name) from None
 
 
-def first_values_of_table(file: DataFile, column: str, count: int) -> list[Any]:
-    """The first values of a column.
+def first_rows_of_table(file: DataFile, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """The first rows, as far as these columns go.
 
     Raises:
-        Unreadable: it is no parquet with such a column, or values are no UTF-8.
+        Unreadable: it is no parquet, or lacks one of the columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -245,10 +245,11 @@ def first_values_of_table(file: DataFile, column: str, count: int) -> list[Any]:
     try:
         with reading(file) as opened:
             parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"))
-            for batch in parquet.iter_batches(count, columns=[column], use_threads=False):
-                return batch.column(0).to_pylist()
-            return []
-    except (Damaged, UnicodeDecodeError, IndexError) as error:
+            if missing := set(columns) - set(parquet.schema_arrow.names):
+                raise Unreadable(f"no column '{min(missing)}'", file.name)
+            batch = next(parquet.iter_batches(count, columns=list(columns), use_threads=False), None)
+            return batch.to_pylist() if batch is not None else []
+    except (Damaged, UnicodeDecodeError) as error:
         raise Unreadable(str(error), file.name) from None
 
 
