@@ -55,6 +55,13 @@ class Obelics(InterleavedFiles):
         images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NOTHING))} if self._looks_up else {}
         return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NOTHING}")}
 
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import columns_of, found_files
+        from mm1_ablate.data.records.rows import BYTES
+
+        inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
+        return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
+
     def first_rows(self, most: int) -> list[dict[str, Any]]:
         from mm1_ablate.data.records.opening import first_rows, found_files
 
@@ -116,7 +123,7 @@ class ObelicsPages:
                 except Unreadable as error:
                     damage.append(error)
         columns = {name: values[name] for name in self._columns}
-        return Page(key, tuple(parts), columns, tuple(damage))
+        return Page(key, tuple(parts), columns, tuple(damage), texts.count(None))
 
     def _image(self, value: pa.Scalar, key: str, what: str) -> Image:
         import pyarrow as pa
