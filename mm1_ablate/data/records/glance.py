@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mm1_ablate.data.files import DataFile, of_each
 from mm1_ablate.data.losses import FileRead, Losses, losses_of
 from mm1_ablate.data.records.heads import NO_BYTES, ends_of, gunzipped, what_it_is
-from mm1_ablate.data.records.json_lines import head_of_lines
+from mm1_ablate.data.records.lines_head import head_of_lines
 from mm1_ablate.data.records.opening import are_tables
 from mm1_ablate.data.records.rows import NOTHING
 from mm1_ablate.data.records.table import Footer, footer_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 from mm1_ablate.data.files import DataFile, remembered
+from mm1_ablate.data.records.rows import COMPRESSIONS
 
 HEAD = 512
 """Bytes of the beginning, and of the end, that are looked at."""
@@ -37,7 +38,7 @@ PAGES = {
 NO_BYTES = "a file of 0 bytes"
 
 
-def compression_of(head: bytes) -> str | None:
+def compression_by(head: bytes) -> str | None:
     """What a file is compressed with, by its first bytes; nothing if it is not."""
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
 
@@ -54,9 +55,19 @@ def what_it_is(head: bytes, size: int) -> str:
         return found
     if head[257:262] == b"ustar":
         return "a tar"
-    if compression := compression_of(head):
+    if compression := compression_by(head):
         return f"compressed with {compression}; unpack it"
     return "" if any(head) else "nothing but zeros, as a download leaves that has not come to its end"
+
+
+def compression_of(file: DataFile) -> str | None:
+    """What a file of text is compressed with, gzip or zstd: its first bytes say so, its name only where they say nothing."""
+    head, _ = ends_of(file)
+    if (found := compression_by(head)) in (GZIP, ZSTD):
+        return found
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
+        return None
+    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
 
 
 def ends_of(file: DataFile) -> tuple[bytes, bytes]:

@@ -7,10 +7,8 @@ once as well. Blank lines are no rows.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -20,10 +18,10 @@ import numpy as np
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import ENDS, DataFile, digest_file, of_each, remembered
+from mm1_ablate.data.files import DataFile, digest_file, of_each
 from mm1_ablate.data.losses import FileRead
-from mm1_ablate.data.records.heads import GZIP, NO_BYTES, ZSTD, compression_of, ends_of, what_it_is
-from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, OBJECT, TEXT, Damaged, Progress, Rows, Task, make_all, reading
+from mm1_ablate.data.records.heads import NO_BYTES, compression_of, ends_of, what_it_is
+from mm1_ablate.data.records.rows import NOTHING, NUMBER, OBJECT, TEXT, Damaged, Progress, Rows, Task, make_all, reading
 
 VERSION = "3"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
@@ -89,14 +87,14 @@ def open_json_lines(files: Sequence[DataFile], report: Report | None = None) -> 
     Raises:
         NotEnoughSpace: unpacked copies do not fit in the cache.
     """
-    compressed = any(of_each(files, _compression))
+    compressed = any(of_each(files, compression_of))
     estimate = cache(lambda: _estimate(files))
     tasks = [Task(_identity(file), file.size, partial(_estimated, estimate, file), partial(_index, file)) for file in files]
     return JsonLines(files, make_all("lines", "unpacking" if compressed else "finding lines", tasks, report))
 
 
 def _identity(file: DataFile) -> str:
-    compression = _compression(file)
+    compression = compression_of(file)
     # The digest does not see what changes in the middle of a plain file, where an old index would cut lines wrongly.
     return f"{VERSION} {digest_file(file)} {compression or file.stamp}"
 
@@ -117,7 +115,7 @@ def _mapped(path: Path) -> np.ndarray:
 # ---------------------------------------------------------------- index
 def _index(file: DataFile, folder: Path, progress: Progress) -> None:
     """Write `starts` (uint64 offsets of lines that are not blank, and of the end), and the unpacked file if there is need of one."""
-    compression = _compression(file)
+    compression = compression_of(file)
     lines = _Lines(folder)
     damage: str | None = None
     read, named = file.size, "" if compression and file.size else what_it_is(ends_of(file)[0], file.size)
@@ -196,16 +194,6 @@ class _Lines:
 
 
 # ---------------------------------------------------------------- reading
-def _compression(file: DataFile) -> str | None:
-    """What a file is compressed with: its first bytes say so, its name only where they say nothing."""
-    head, _ = ends_of(file)
-    if (found := compression_of(head)) in (GZIP, ZSTD):
-        return found
-    if head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{"):
-        return None
-    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
-
-
 def _plain(file: DataFile, progress: Progress | None = None) -> Iterator[bytes]:
     with file.open() as opened:
         while chunk := opened.read(CHUNK):
@@ -250,7 +238,7 @@ def _decompressed(file: DataFile, compression: str, progress: Progress | None = 
 def _estimate(files: Sequence[DataFile]) -> float:
     """Bytes in the cache (index and unpacked copy) for each byte of the files, judged by the beginning of the first that tells."""
     for file in files:
-        compression = _compression(file)
+        compression = compression_of(file)
         try:
             if compression is None:
                 beginning, grows = file.read(0, CHUNK), 1.0
@@ -279,47 +267,8 @@ def _packed_size(file: DataFile, compression: str, unpacked: int) -> int:
 
 
 # ---------------------------------------------------------------- looking
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What the first 64 KiB of a file of lines show."""
-
-    columns: dict[str, str] = field(default_factory=dict)
-    """Of the first lines, and what they hold. None where not one line ends in there."""
-    bytes_of_one: float = 0.0
-    """Bytes of the file for each line; 0 where that cannot be said."""
-    damage: str = ""
-    """Why it cannot be read, if that is so."""
-
-
-def head_of_lines(file: DataFile) -> Head:
-    """What the beginning of a file shows; remembered in the cache."""
-    return Head(**json.loads(remembered("heads of lines 1", file, lambda: json.dumps(asdict(_head(file))))))
-
-
-def _head(file: DataFile) -> Head:
-    if file.size == 0:
-        return Head(damage=NO_BYTES)
-    packed, compression = file.read(0, ENDS), _compression(file)
-    content, used, damage = (packed, len(packed), "") if compression is None else _unpacked_head(packed, compression)
-    whole = used == file.size
-    if damage:
-        named = what_it_is(packed, file.size) if compression_of(packed) is None else ""
-        return Head(damage=named or damage)
-    *lines, rest = content.removeprefix(BYTE_ORDER_MARK).split(b"\n")
-    lines = [line for line in ([*lines, rest] if whole else lines) if line.strip()]
-    columns = _columns(lines[:LOOKED_AT])
-    if not columns:
-        begins = content.removeprefix(BYTE_ORDER_MARK).lstrip()
-        if begins.startswith(b"["):
-            return Head(damage=ONE_LIST)
-        # A line that does not end in here may be one all the same.
-        if begins and (lines or not begins.startswith(b"{")):
-            found = f"no JSON object in its first lines, but {(lines or [begins])[0][:60].decode(errors='replace')!r}"
-            return Head(damage=what_it_is(content, file.size) or found)
-    return Head(columns, used / len(lines) if lines else 0.0)
-
-
-def _columns(lines: Sequence[bytes]) -> dict[str, str]:
+def columns_in(lines: Sequence[bytes]) -> dict[str, str]:
+    """Columns of those lines that are JSON objects, and what they hold."""
     columns: dict[str, str] = {}
     for line in lines:
         try:
@@ -332,31 +281,6 @@ def _columns(lines: Sequence[bytes]) -> dict[str, str]:
     return columns
 
 
-def _unpacked_head(packed: bytes, compression: str) -> tuple[bytes, int, str]:
-    """What the beginning of a compressed file stands for, as far as it goes; how many bytes hold that; and why there is nothing, if it is
-    damaged."""
-    import pyarrow as pa
-
-    content, why = b"", ""
-    if compression == GZIP:
-        stream = zlib.decompressobj(wbits=31)
-        try:
-            content = stream.decompress(packed, CHUNK)
-        except zlib.error as error:
-            return b"", 0, f"cannot be decompressed: {error}"
-        return content, len(packed) - len(stream.unconsumed_tail) - len(stream.unused_data), ""
-    used = 0
-    try:
-        with pa.BufferReader(packed) as raw, pa.CompressedInputStream(raw, compression) as stream:
-            while len(content) < CHUNK and (chunk := stream.read(4096)):
-                content += chunk
-                used = raw.tell()
-    except (pa.ArrowException, OSError) as error:
-        why = str(error)
-    # That the stream goes on beyond its beginning is no damage.
-    return content, used, "" if content or "runcated" in why or not why else f"cannot be decompressed: {why}"
-
-
 def columns_of_lines(file: DataFile) -> dict[str, str]:
     """Columns of the first lines, and what they hold.
 
@@ -364,7 +288,7 @@ def columns_of_lines(file: DataFile) -> dict[str, str]:
         Unreadable: none of them is a JSON object.
     """
     lines = list(islice(_first_lines(file), LOOKED_AT))
-    columns = _columns(lines)
+    columns = columns_in(lines)
     if lines and not columns:
         if lines[0].lstrip().startswith(b"["):
             raise Unreadable(ONE_LIST, file.name)
@@ -397,7 +321,7 @@ def _first_lines(file: DataFile) -> Iterator[bytes]:
     Raises:
         Unreadable: the file is damaged, or its first line is longer than that.
     """
-    compression = _compression(file)
+    compression = compression_of(file)
     pieces: list[bytes] = []  # of a line that has not ended
     seen = ended = 0
     try:

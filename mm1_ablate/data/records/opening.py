@@ -14,7 +14,9 @@ from typing import Any
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files, of_each
-from mm1_ablate.data.records.json_lines import Head, columns_of_lines, first_rows_of_lines, head_of_lines, open_json_lines
+from mm1_ablate.data.records.heads import compression_of
+from mm1_ablate.data.records.json_lines import columns_of_lines, first_rows_of_lines, open_json_lines
+from mm1_ablate.data.records.lines_head import Head, head_of_lines
 from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Damaged, Rows, reading
 from mm1_ablate.data.records.table import Footer, columns_of_table, first_rows_of_table, footer_of, open_tables
 from mm1_ablate.spec.data import Keep
@@ -39,7 +41,7 @@ def found_files(patterns: Sequence[str], field: str = "files") -> list[DataFile]
 
 
 def unpacked(file: DataFile) -> bytes:
-    """All that a file holds; of one whose name says that it is compressed (.gz, .zst), what is packed in it.
+    """All that a file holds; of one that is compressed with gzip or zstd, what is packed in it.
 
     Raises:
         Damaged: it cannot be unpacked, or not to its end.
@@ -55,11 +57,6 @@ def unpacked(file: DataFile) -> bytes:
             raise Damaged("it has no bytes")
         with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
             return stream.read()
-
-
-def compression_of(file: DataFile) -> str | None:
-    """How a file is compressed, by its name; None: not at all."""
-    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
 
 
 def _is_table(file: DataFile) -> bool:

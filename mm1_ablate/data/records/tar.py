@@ -27,7 +27,7 @@ from mm1_ablate.data.cache import Report, check_space, is_made, made
 from mm1_ablate.data.documents import KnownLoss, Unreadable
 from mm1_ablate.data.files import DataFile, digest_file, of_each
 from mm1_ablate.data.losses import FileRead, Losses, Lost, losses_of
-from mm1_ablate.data.records.heads import GZIP, compression_of, ends_of, what_it_is
+from mm1_ablate.data.records.heads import GZIP, compression_by, ends_of, what_it_is
 from mm1_ablate.data.records.tar_headers import DamagedTar, entries
 from mm1_ablate.data.records.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Read, indexed, join, refused_for
 
@@ -179,7 +179,7 @@ def _identities(files: Sequence[DataFile], digests: Sequence[str]) -> tuple[list
 
 def is_compressed(file: DataFile) -> bool:
     """Whether a tar is compressed with gzip: its first bytes say so, whatever it is called."""
-    return compression_of(ends_of(file)[0]) == GZIP
+    return compression_by(ends_of(file)[0]) == GZIP
 
 
 def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: Report | None) -> list[DataFile]:
