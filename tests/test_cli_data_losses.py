@@ -197,6 +197,7 @@ def lines(count: int, field: str = "text") -> bytes:
         (gzip.compress(json.dumps([{"text": "the goat"}] * 300).encode()), "one JSON list"),
         (POINTER, "git lfs pull"),
     ],
+    ids=["broken gzip", "page", "empty", "other field", "list", "pointer"],
 )
 def test_text_of_which_half_of_the_files_cannot_be_used_is_refused(folder: Path, wrong: bytes, says: str):
     (folder / "data").mkdir()
