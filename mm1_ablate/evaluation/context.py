@@ -27,7 +27,8 @@ class Context:
     """Rows of what was read so far. Reading on makes a new one and leaves this one as it is.
 
     Attributes:
-        layers: keys and values of each layer, [B, heads, S, size] each, of what was read after the prefix; none where nothing was.
+        layers: keys and values of each layer (of each call of attention), [B, heads, S, size] each, of what was read after the prefix;
+            none where nothing was.
         seen: bool [B, S], false at gaps.
         lengths: int64 [B], tokens read, the prefix included: the next token's position.
         prefix: what rows share, P rows without a prefix of their own.
@@ -146,8 +147,7 @@ def read_on(model: MultimodalModel, context: Context, embeddings: Tensor, valid:
             use_cache=False,
             reading=reading,
         )
-    layers = tuple(reading.read[layer] for layer in sorted(reading.read))
-    return Context(layers, reading.seen, lengths, prefix, context.prefix_of), output.logits[0]
+    return Context(tuple(reading.read), reading.seen, lengths, prefix, context.prefix_of), output.logits[0]
 
 
 def _read_on_with_cache(

@@ -77,7 +77,7 @@ def _width_of_language_model(settings: LanguageModel) -> int:
     """
     if settings.name is not None and look() == "nowhere":
         raise _NotHere
-    bare = settings.model_copy(update={"preparation": None, "frozen": False, "scale_embeddings": False})
+    bare = settings.model_copy(update={"preparation": None, "frozen": False})
     # What is at a path may become another.
     key = fingerprint({"language_model": canonical(bare), **local_identity(settings)})
     facts = known(key)
@@ -89,7 +89,8 @@ def _width_of_language_model(settings: LanguageModel) -> int:
 
 def _made(settings: LanguageModel) -> int:
     from mm1_ablate.model.language_model import check_vocabulary, shape_of_language_model
-    from mm1_ablate.model.packed_attention import NotPackable, check_packable
+    from mm1_ablate.model.packable import check_packable
+    from mm1_ablate.model.packed_attention import NotPackable
 
     field = "name" if settings.name is not None else "configuration"
     try:
@@ -109,11 +110,25 @@ def _made(settings: LanguageModel) -> int:
     try:
         check_packable(model)
     except NotPackable as error:
+        if error.field in settings.configuration:
+            raise Misfit(f"configuration.{error.field}", f"{error}; leave it out, or choose another kind of model") from error
         raise Misfit("name" if settings.name else "model_type", f"{error}; choose another kind of model") from error
     except Exception as error:
         if not _is_limit(error):
-            raise Misfit(field, f"such a model cannot be run: {_in_words(error)}") from error
+            raise Misfit(field, f"such a model cannot be run on packed documents: {_in_words(error)}") from error
+    if settings.scale_embeddings:
+        _check_scale(settings, model.config.model_type)
     return int(model.config.hidden_size)
+
+
+def _check_scale(settings: LanguageModel, model_type: str) -> None:
+    from mm1_ablate.model.embedding_scale import embedding_scale
+    from mm1_ablate.model.language_model import build_language_model
+
+    own = embedding_scale(partial(build_language_model, settings, *_token_ids(settings), weights=False))
+    if own != 1:
+        does = f"multiply embeddings by {own:.4g} themselves, so they would be scaled twice" if own else "normalise embeddings, so it has no effect"
+        raise Misfit("scale_embeddings", f"models of type {model_type} {does}; leave it out")
 
 
 def _is_here(settings: LanguageModel) -> bool:
