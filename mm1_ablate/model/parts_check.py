@@ -34,7 +34,7 @@ SOME_VOCABULARY = 1024
 """Tokens where nobody says how many there are; nothing but the size of embeddings hangs on it."""
 
 
-class _NotHere(Exception):
+class NotHere(Exception):
     """A configuration that this machine lacks."""
 
 
@@ -47,14 +47,15 @@ def wrong_parts(experiment: Experiment) -> list[Finding]:
         parts = {"image_encoder": {"preparation"}, "language_model": {"preparation"}}
         models = [stage.model] if stage.starts_from is None else [stage.model, stage.starts_from.model]
         key = f"parts {' after '.join(model.model_dump_json(exclude=parts) for model in models)}"
-        found += [replace(finding, path=(*below, *finding.path)) for finding in once(key, partial(_wrong, *models))]
+        of_stage = once(key, partial(_wrong, *models)) or _not_recomputed(stage)
+        found += [replace(finding, path=(*below, *finding.path)) for finding in of_stage]
     return found
 
 
 def _wrong(model: Model, before: Model | None = None) -> list[Finding]:
     try:
-        width = _width_of_language_model(model.language_model)
-    except _NotHere:
+        width = facts_about(model.language_model)["width"]
+    except NotHere:
         return []
     except Misfit as error:
         return [Finding(("model", "language_model", *error.at.split(".")), error.message)]
@@ -67,27 +68,39 @@ def _wrong(model: Model, before: Model | None = None) -> list[Finding]:
     return []
 
 
+def _not_recomputed(experiment: Experiment) -> list[Finding]:
+    """A language model that cannot be trained with `activation_checkpointing`."""
+    if not experiment.training.activation_checkpointing:
+        return []
+    try:
+        facts = facts_about(experiment.model.language_model)
+    except (NotHere, Misfit):
+        return []
+    message = "this language model cannot compute its activations again, says transformers; leave it out, or choose another kind of model"
+    return [] if facts["recomputes"] else [Finding(("training", "activation_checkpointing"), message)]
+
+
 # ---------------------------------------------------------------- language models
-def _width_of_language_model(settings: LanguageModel) -> int:
-    """Channels of a language model that can be made and run.
+def facts_about(settings: LanguageModel) -> dict[str, int]:
+    """What is known of a language model that can be made and run: its `width` in channels, whether it `recomputes` activations.
 
     Raises:
         Misfit: at the field that is wrong.
-        _NotHere: it is given by a name or path, and nothing is there or may be looked at.
+        NotHere: it is given by a name or path, and nothing is there or may be looked at.
     """
     if settings.name is not None and look() == "nowhere":
-        raise _NotHere
+        raise NotHere
     bare = settings.model_copy(update={"preparation": None, "frozen": False})
     # What is at a path may become another.
     key = fingerprint({"language_model": canonical(bare), **local_identity(settings)})
     facts = known(key)
     if facts is None:
-        facts = {"width": _made(settings)}
+        facts = _made(settings)
         remember(key, facts)
-    return facts["width"]
+    return facts
 
 
-def _made(settings: LanguageModel) -> int:
+def _made(settings: LanguageModel) -> dict[str, int]:
     from mm1_ablate.model.language_model import check_vocabulary, shape_of_language_model
     from mm1_ablate.model.packable import check_packable
     from mm1_ablate.model.packed_attention import NotPackable
@@ -100,7 +113,7 @@ def _made(settings: LanguageModel) -> int:
     except Misfit:
         raise
     except OSError as error:
-        raise _NotHere from error
+        raise NotHere from error
     except Exception as error:  # transformers raises its own types, and whatever a model does with values that it never saw
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {_in_words(cause)}") from error
@@ -118,7 +131,8 @@ def _made(settings: LanguageModel) -> int:
             raise Misfit(field, f"such a model cannot be run on packed documents: {_in_words(error)}") from error
     if settings.scale_embeddings:
         _check_scale(settings, model.config.model_type)
-    return int(model.config.hidden_size)
+    recomputes = int(getattr(model, "supports_gradient_checkpointing", False))
+    return {"width": int(model.config.hidden_size), "recomputes": recomputes}
 
 
 def _check_scale(settings: LanguageModel, model_type: str) -> None:
