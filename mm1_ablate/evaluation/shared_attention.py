@@ -103,8 +103,8 @@ class Reading:
             self._place = prefix_of * self._most + place
 
     def to(self, device: torch.device | str) -> Reading:
-        """The same on another device, such as one where tensors have no values; nothing must have been read yet."""
-        for name in ("own_seen", "prefix_seen", "seen", "flat", "_place"):
+        """The same for keys and values on another device, such as one where tensors have no values; `seen` stays where it is."""
+        for name in ("own_seen", "prefix_seen", "flat", "_place"):
             value = getattr(self, name, None)
             if value is not None:
                 setattr(self, name, value.to(device))

@@ -90,9 +90,7 @@ def facts_about(settings: LanguageModel) -> dict[str, int]:
     """
     if settings.name is not None and look() == "nowhere":
         raise NotHere
-    bare = settings.model_copy(update={"preparation": None, "frozen": False})
-    # What is at a path may become another.
-    key = fingerprint({"language_model": canonical(bare), **local_identity(settings)})
+    key = language_model_key(settings)
     facts = known(key)
     if facts is None:
         facts = _made(settings)
@@ -100,8 +98,26 @@ def facts_about(settings: LanguageModel) -> dict[str, int]:
     return facts
 
 
+def language_model_key(settings: LanguageModel) -> str:
+    """All that what is found out about a language model depends on."""
+    bare = settings.model_copy(update={"preparation": None, "frozen": False})
+    # What is at a path may become another.
+    return fingerprint({"language_model": canonical(bare), **local_identity(settings)})
+
+
+def without_values(settings: LanguageModel) -> Any:
+    """A declared language model without values, to be looked at.
+
+    Raises:
+        ValueError, OSError: as `language_model.build_language_model`.
+    """
+    from mm1_ablate.model.language_model import shape_of_language_model
+
+    return shape_of_language_model(settings, *_token_ids(settings))
+
+
 def _made(settings: LanguageModel) -> dict[str, int]:
-    from mm1_ablate.model.language_model import check_vocabulary, shape_of_language_model
+    from mm1_ablate.model.language_model import check_vocabulary
     from mm1_ablate.model.packable import check_packable
     from mm1_ablate.model.packed_attention import NotPackable
 
@@ -109,14 +125,14 @@ def _made(settings: LanguageModel) -> dict[str, int]:
     try:
         if _is_here(settings):
             check_vocabulary(settings, load_tokenizer(settings.tokenizer).vocabulary_size)
-        model = shape_of_language_model(settings, *_token_ids(settings))
+        model = without_values(settings)
     except Misfit:
         raise
     except OSError as error:
         raise NotHere from error
     except Exception as error:  # transformers raises its own types, and whatever a model does with values that it never saw
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {_in_words(cause)}") from error
+        raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {in_words(cause)}") from error
     for needed in ("hidden_size", "max_position_embeddings"):
         if not isinstance(getattr(model.config, needed, None), int):
             raise Misfit("name" if settings.name else "model_type", f"models of type {model.config.model_type} have no {needed}")
@@ -127,8 +143,8 @@ def _made(settings: LanguageModel) -> dict[str, int]:
             raise Misfit(f"configuration.{error.field}", f"{error}; leave it out, or choose another kind of model") from error
         raise Misfit("name" if settings.name else "model_type", f"{error}; choose another kind of model") from error
     except Exception as error:
-        if not _is_limit(error):
-            raise Misfit(field, f"such a model cannot be run on packed documents: {_in_words(error)}") from error
+        if not is_limit(error):
+            raise Misfit(field, f"such a model cannot be run on packed documents: {in_words(error)}") from error
     if settings.scale_embeddings:
         _check_scale(settings, model.config.model_type)
     recomputes = int(getattr(model, "supports_gradient_checkpointing", False))
@@ -207,9 +223,9 @@ def _check_connector(model: Model, language_width: int) -> None:
     except Misfit:
         raise
     except Exception as error:
-        if _is_limit(error):
+        if is_limit(error):
             return
-        raise Misfit("", f"it cannot be made for features of width {width} on {side} x {side} patches: {_in_words(error)}") from error
+        raise Misfit("", f"it cannot be made for features of width {width} on {side} x {side} patches: {in_words(error)}") from error
     if tuple(getattr(given, "shape", ())) != expected:
         shape = list(getattr(given, "shape", ()))
         raise Misfit("", f"of 2 images it makes {shape or type(given).__name__}, not image tokens of shape {list(expected)}")
@@ -246,9 +262,9 @@ def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
         shapes = [{f"connector.{name}": tuple(value.shape) for name, value in state.items()} for state in states]
         wrong = misfit(*shapes)
     except Exception as error:
-        if _is_limit(error):
+        if is_limit(error):
             return
-        wrong = _in_words(error)
+        wrong = in_words(error)
     if wrong:
         its, earlier = (
             f"{each.connector.image_tokens} image tokens of {each.image_encoder.grid_side} x {each.image_encoder.grid_side} patches"
@@ -298,11 +314,11 @@ def _width_of_encoder(settings: ImageEncoder) -> int | None:
     return facts["width"]
 
 
-def _is_limit(error: Exception) -> bool:
+def is_limit(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or any(words in str(error).lower() for words in LIMITS)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     lines: list[Any] = [line.strip() for line in str(error).splitlines() if line.strip()]
     # transformers puts the name of its check first and the reason below.
     reason = lines[1] if len(lines) > 1 and lines[0].startswith("Class validation error") else lines[0] if lines else type(error).__name__
