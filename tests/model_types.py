@@ -49,18 +49,49 @@ SMALL: dict[str, Any] = {
 }
 """What is declared of every type that has it."""
 SMALLER: dict[str, Any] = {
-    **{"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "moe_shared_expert_intermediate_size": 16, "ffn_hidden_size": 64},
-    **{"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2, "moe_k": 2, "moe_topk": 2},
-    **{"kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12, "n_group": 1, "topk_group": 1},
+    **{
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "moe_shared_expert_intermediate_size": 16,
+        "ffn_hidden_size": 64,
+    },
+    **{
+        "num_experts": 4,
+        "num_local_experts": 4,
+        "n_routed_experts": 4,
+        "moe_num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_k": 2,
+        "moe_topk": 2,
+    },
+    **{
+        "kv_lora_rank": 16,
+        "q_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "n_group": 1,
+        "topk_group": 1,
+    },
     **{"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "global_head_dim": 8},
-    **{"first_k_dense_replace": 1, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    **{
+        "first_k_dense_replace": 1,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 64,
+        "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+    },
     **{"embedding_size": 32, "sliding_window": 4, "n_ctx": 128, "n_positions": 128, "n_inner": 64, "dim_ff": 64, "d_ff": 64},
 }
 """What is large by default in some types."""
 PARTICULAR: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16},
     "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "layer_types": ["full_attention", "full_attention"]},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}, "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "emu3_text_model": {"pad_token_id": 0},
     "mllama_text_model": {"pad_token_id": 0},
     "dots1": {"n_shared_experts": 1},
@@ -133,7 +164,7 @@ def refusal(settings: LanguageModel) -> str:
 
 
 def made(settings: LanguageModel) -> MultimodalModel:
-    """The model with random weights of about the same size everywhere, gates, sinks and biases among them, so that logits tell all apart."""
+    """The model with random weights of about the same size everywhere, gates and biases too, so that logits tell all apart."""
     shape = shape_of_language_model(settings, *IDS)
     assert sum(parameter.numel() for parameter in shape.parameters()) < LARGE, "declare a smaller one"
     torch.manual_seed(0)
@@ -182,7 +213,7 @@ def check_training(model: MultimodalModel) -> Batch:
         # Images are no tokens.
         images = torch.randn(1, len(flat), model.width, generator=torch.Generator().manual_seed(7))
         with packed(model.language_model, DocumentLayout(lengths, images.device)) as arguments:
-            together = model.language_model(inputs_embeds=images, position_ids=batch.positions[None], **arguments).logits[0]
+            together = model.language_model(inputs_embeds=images.clone(), position_ids=batch.positions[None], **arguments).logits[0]
         alone = [model.language_model(inputs_embeds=part, use_cache=False).logits[0] for part in images.split(lengths, 1)]
         close(together, torch.cat(alone))
     model.train()

@@ -1,5 +1,6 @@
 """Of all language models that transformers has, in a tiny size: what is accepted is trained and asked with the logits of plain transformers,
-and what would not be is refused before anything is trained. docs/language_models.md says which."""
+and what would not be is refused before a run. docs/language_models.md says which.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +56,7 @@ def test_a_model_that_would_be_trained_or_asked_wrongly_is_refused(model_type: s
         ("gemma3_text", {}, "multiply embeddings by 5.657 themselves, so they would be scaled twice"),
         ("gemma", {}, "multiply embeddings by 5.657 themselves"),
         ("granite", {"embedding_multiplier": 12.0}, "multiply embeddings by 12 themselves"),
+        ("ctrl", {}, "multiply embeddings by 5.657 themselves"),
         ("nanochat", {}, "normalise embeddings, so it has no effect"),
         ("llama", {}, ""),
         ("granite", {}, ""),

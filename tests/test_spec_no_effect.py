@@ -40,7 +40,11 @@ def warned(folder: Path, text: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("changes", "place", "words"),
     [
-        ({f"{ENCODER}.frozen": True, f"{ENCODER}.learning_rate_scale": 0.1}, f"{ENCODER}.learning_rate_scale", "the image encoder is frozen"),
+        (
+            {f"{ENCODER}.frozen": True, f"{ENCODER}.learning_rate_scale": 0.1},
+            f"{ENCODER}.learning_rate_scale",
+            "the image encoder is frozen",
+        ),
         (
             {f"{ENCODER}.preparation.objective": "reconstructive", f"{ENCODER}.preparation.tokenizer": "EleutherAI/pythia-14m"},
             f"{ENCODER}.preparation.tokenizer",
@@ -124,3 +128,18 @@ def test_what_an_earlier_stage_gives_cannot_be_declared_otherwise(tmp_path: Path
     write_experiment(tmp_path, changed(**{f"{ENCODER}.preparation": None, "starts_from": earlier}))
     place, message, _ = the_problem(tmp_path, f"drawn: {{alter: {{{LANGUAGE}.initialisation: fan_in}}}}")
     assert place.startswith("fan_in") and "come from the earlier stage" in message and "alter it there" in message
+
+
+@pytest.mark.parametrize(
+    ("part", "data_type", "words"),
+    [("language_model", "captioned", "on text alone"), ("image_encoder", "text", "on images with captions")],
+)
+def test_a_part_is_not_prepared_on_data_that_it_cannot_read(part: str, data_type: str, words: str, tmp_path: Path) -> None:
+    content = {"captioned": "synthetic_captions", "text": "text"}[data_type]
+    source = {"type": "miniature", "data_type": data_type, "content": content}
+    more = {"optimizer": {"type": "adamw"}} if part == "language_model" else {}
+    text = changed(**{f"model.{part}.preparation": {"source": source, **more}})
+    with pytest.raises(FileErrors) as caught:
+        load_study(write_experiment(tmp_path, text))
+    (problem,) = caught.value.problems
+    assert problem.path == f"model.{part}.preparation.source.data_type" and words in problem.message

@@ -1,8 +1,8 @@
 """Whether a language model can be asked as this package asks: demonstrations that are read once, questions that go on from them.
 
-In: an experiment. Out: what is wrong, by place. The model is run without values, as `context.read_on` runs it, on what it may be given in an
-evaluation: demonstrations of several lengths, others after them, questions after a prefix that they share, a token after that. What was
-found right is remembered. Models that are read with the cache of transformers are left to it.
+In: an experiment. Out: what is wrong, by place. The model is run without values, as `context.read_on` runs it, on what an evaluation may
+give it: demonstrations of several lengths, others after them, questions after a prefix that they share, a token after that. What was found
+right is remembered. Models that are read with the cache of transformers are left to it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Whether a language model can be trained on packed documents and images: whether all its layers keep documents apart, attend as they were
 made to, and need nothing of a token but its embedding.
 
-In: a model without values. Out: nothing, or why it cannot. Told from its class, and by running it: with an attention function that counts its
-calls, with tokens in place of embeddings, and with the masks that transformers would build, which are compared with what packed attention does.
+In: a model without values. Out: nothing, or why it cannot. Told from its class, and by running it: with an attention function that counts
+its calls, with tokens in place of embeddings, and with the masks that transformers would build, which are compared with what packed
+attention does.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def _read_again(language_model: Any) -> str | None:
     inputs = _inputs(language_model)
     embeddings = inputs.pop("inputs_embeds")
     own = language_model.get_input_embeddings()
-    tables = {name: part for name, part in language_model.named_modules() if isinstance(part, nn.Embedding) and part is not own}
+    tables: dict[str, nn.Module] = {
+        name: part for name, part in language_model.named_modules() if isinstance(part, nn.Embedding) and part is not own
+    }
     if not tables:
         return None
     with _calls_of(tables) as with_tokens, suppress(Exception):
@@ -143,9 +146,7 @@ def _other_errors_passed() -> Iterator[None]:
         return
 
 
-def _told(
-    batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], device: Any = "meta", **more: Any
-) -> Tensor:
+def _told(batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], device: Any = "meta", **more: Any) -> Tensor:
     """A mask function of transformers: a mask without values that knows its rule."""
     mask: Any = torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool, device=device)
     mask.rule, mask.window = mask_function, more.get("local_size")

@@ -28,7 +28,7 @@ _SHORTEST_IN_BUCKET = 0.6
 
 
 class NotPackable(ValueError):
-    """A language model to which documents cannot be given in one row; says why not, and which field of a configuration it is about, if any."""
+    """A language model to which documents cannot be given in one row; says why not, and what field of a configuration it is about."""
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)

@@ -157,7 +157,11 @@ def _check_scale(settings: LanguageModel, model_type: str) -> None:
 
     own = embedding_scale(partial(build_language_model, settings, *_token_ids(settings), weights=False))
     if own != 1:
-        does = f"multiply embeddings by {own:.4g} themselves, so they would be scaled twice" if own else "normalise embeddings, so it has no effect"
+        does = (
+            f"multiply embeddings by {own:.4g} themselves, so they would be scaled twice"
+            if own
+            else "normalise embeddings, so it has no effect"
+        )
         raise Misfit("scale_embeddings", f"models of type {model_type} {does}; leave it out")
 
 

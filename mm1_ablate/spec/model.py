@@ -38,6 +38,12 @@ class LanguageModelPreparation(Settings):
     source: AnySource
     optimizer: AnyOptimizer
 
+    @model_validator(mode="after")
+    def _text_alone(self) -> LanguageModelPreparation:
+        if self.source.data_type != "text":
+            raise Misfit("source.data_type", f"a language model is prepared on text alone; expected text, not {self.source.data_type}")
+        return self
+
 
 class LanguageModel(Settings):
     """A causal language model of transformers, by configuration or by name."""

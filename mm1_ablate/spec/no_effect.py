@@ -55,7 +55,9 @@ def _in_model(experiment: Experiment) -> Iterator[Finding]:
 def _in_training(experiment: Experiment) -> Iterator[Finding]:
     training = experiment.training
     if isinstance(training.optimizer, Muon) and experiment.model.language_model.frozen:
-        message = "muon is for the matrices of the language model, which is frozen, and all else is trained by its `rest`; declare type: adamw"
+        message = (
+            "muon is for the matrices of the language model, which is frozen, and all else is trained by its `rest`; declare type: adamw"
+        )
         yield _warning("training.optimizer.type", message)
     rows = training.micro_batch_rows
     if rows is not None and rows > training.batch_rows:
