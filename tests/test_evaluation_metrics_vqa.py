@@ -187,7 +187,9 @@ def vizwiz_evaluator(answer: str, annotators: Sequence[str]) -> float:
 
 
 texts = st.lists(
-    st.sampled_from(["a", "The", "nokia", "Nokia", "two", "2", "1,000", "5.", "u.s.", "b/c", "-", "dont", "don’t", "it's", "?", "x?y", " ", "\n"]),
+    st.sampled_from(
+        ["a", "The", "nokia", "Nokia", "two", "2", "1,000", "5.", "u.s.", "b/c", "-", "dont", "don’t", "it's", "?", "x?y", " ", "\n"]
+    ),
     max_size=4,
 ).map(" ".join)
 
