@@ -156,7 +156,7 @@ def process_punctuation(text: str) -> str:
 
 
 def process_digit_article(text: str, contractions: dict[str, str]) -> str:
-    numbers = "zero one two three four five six seven eight nine ten".split()
+    numbers = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     words = [str(numbers.index(word)) if word in numbers else "0" if word == "none" else word for word in text.lower().split()]
     return " ".join(contractions.get(word, word) for word in words if word not in ("a", "an", "the"))
 

@@ -31,7 +31,7 @@ from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.tasks import task_settings
 
-__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "known_context_length", "overflows"]
+__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "kept", "known_context_length", "overflows"]
 
 COUNTED = 2
 """How tokens are counted: another number where that changes, for what is kept is no longer right."""
@@ -151,7 +151,7 @@ def _kept_needs(task: Task, evaluation: Evaluation, tokenizer: str) -> list[Need
             raise _NotHere from error
         return needs(prepare(task, evaluation, loaded))
 
-    return [Need(*need) for need in _kept(identity, count)]
+    return [Need(*need) for need in kept(identity, count)]
 
 
 def known_context_length(settings: LanguageModel) -> int | None:
@@ -175,10 +175,10 @@ def _kept_length(settings: LanguageModel) -> int:
 
     name = local_identity(settings).get("name", settings.name)
     identity = fingerprint({"name": name, "model_type": settings.model_type, "configuration": settings.configuration})
-    return once(f"context length {identity}", lambda: _kept(identity, find))
+    return once(f"context length {identity}", lambda: kept(identity, find))
 
 
-def _kept(identity: str, make: Callable[[], Any]) -> Any:
+def kept(identity: str, make: Callable[[], Any]) -> Any:
     """Plain values from the cache, or made and kept there; a cache that cannot be written costs time, no more."""
 
     def build(folder: Path, report: Report) -> None:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 RULE = 2
-"""Number of the rules of floors and ceilings: another one where what they find for the same items changes, for it is kept beside reports."""
+"""Number of the rules of floors and ceilings: another one where they find something else for the same items, for reports keep them."""
 SCORED = 1_000_000
 """Item scores that the search for a constant answer may take, where a metric cannot tell what many answers score at once."""
 FEWEST = 64
@@ -130,6 +130,20 @@ def ceiling(metric: Metric, predictions: Sequence[Prediction], split_references:
         found = metric.score(given, split_references)
         best = [score if math.isnan(old) else max(old, score) for old, score in zip(best, found, strict=True)]
     return metric.scale * metric.aggregate(best)
+
+
+def can_score(metric: Metric, predictions: Sequence[Prediction], answers: References) -> bool:
+    """Whether any item can have another score than 0, with these answers to choose from for each."""
+    size = 16
+    while True:
+        few = list(zip(predictions[:size], answers[:size], strict=True))
+        for place in range(max((len(own) for _, own in few), default=0)):
+            given = [replace(one, text=own[min(place, len(own) - 1)] if own else "") for one, own in few]
+            if any(score > 0 for score in metric.score(given)):
+                return True
+        if size >= len(predictions):
+            return False
+        size *= 16
 
 
 def _promising(references: References, most: int) -> list[str]:
