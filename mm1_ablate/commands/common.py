@@ -118,8 +118,9 @@ def checks() -> list[Check]:
     from mm1_ablate.model.check import missing_models, wrong_encoder
     from mm1_ablate.model.parts_check import wrong_parts
     from mm1_ablate.training.context_check import too_long_documents
+    from mm1_ablate.training.words_check import unknown_words
 
-    return [overflows, wrong_items, missing_models, wrong_encoder, wrong_parts, too_long_documents]
+    return [overflows, wrong_items, missing_models, wrong_encoder, wrong_parts, too_long_documents, unknown_words]
 
 
 def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:
