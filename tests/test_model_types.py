@@ -1,5 +1,5 @@
 """Of all language models that transformers has, in a tiny size: what is accepted is trained and asked with the logits of plain transformers,
-and what would not be is refused before a run. docs/language_models.md says which.
+and what would not be is refused. docs/language_models.md says which.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def embedding_scale(build: Callable[[], Any]) -> float:
         build: makes the language model of transformers.
     """
     with parameters_without_values():
-        language_model = build()
+        language_model = build().eval()
     table = language_model.get_input_embeddings()
     rows = torch.linspace(-1, 2, table.weight.shape[1])[None].expand(table.weight.shape)
     ids = torch.arange(2, 2 + TOKENS)[None]
