@@ -103,10 +103,6 @@ PARTICULAR: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "xlnet": {"d_head": 8},
-    "phi4_multimodal": {
-        "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
-        "audio_config": {"hidden_size": 32, "intermediate_size": 32, "num_blocks": 1, "num_attention_heads": 2, "ext_pw_out_channel": 32},
-    },
     "phimoe": {"sliding_window": None},
     "zamba": {"layer_types": ["mamba", "hybrid"]},
     "zamba2": {"layer_types": ["mamba", "hybrid"]},
@@ -222,9 +218,8 @@ def check_training(model: MultimodalModel) -> Batch:
     (optimizer,) = build_optimizers(AdamW(learning_rate=1e-3), [(model, 1.0)], model.language_model, 1000)
     optimizer.step()
     assert torch.isfinite(cross_entropy(model(batch).float(), batch.targets))
-    # What is looked up or gathered for an image never gets a gradient; all else that is to be trained does.
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
-    assert not [name for name in idle if "vision" not in name and "audio" not in name], idle
+    assert not idle, idle[:3]
     model.zero_grad(set_to_none=True)
     model.eval()
     return batch

@@ -1,4 +1,4 @@
-"""Of all language models that transformers has, in a tiny size: what is accepted is trained and asked with the logits of plain transformers,
+"""Of all language models of transformers, in a tiny size: what is accepted is trained and asked with the logits of plain transformers,
 and what would not be is refused. docs/language_models.md says which.
 """
 
@@ -43,6 +43,7 @@ def test_an_accepted_model_is_trained_and_asked_as_transformers_computes_it(mode
         ("gemma3n_text", {}, "look tokens up a second time, in model.embed_tokens_per_layer"),
         ("phimoe", {"sliding_window": 4}, "has a window of 4 tokens, of which its attention is told nothing"),
         ("llama", {"return_dict": False}, "cannot be run on packed documents"),
+        ("phi4_multimodal", {}, "have parts of their own for images or sound (audio_config, vision_config)"),
         ("gpt_oss", {}, "does not support an attention implementation"),
     ],
 )

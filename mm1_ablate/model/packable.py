@@ -60,6 +60,8 @@ def _why_not(language_model: Any) -> str | None:
     if getattr(language_model, "_is_stateful", False) or kinds:
         has = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "layers with a running state"
         return f"have {has}, which do not keep packed documents apart"
+    if others := sorted({"vision_config", "audio_config"} & set(getattr(type(language_model.config), "sub_configs", ()))):
+        return f"have parts of their own for images or sound ({', '.join(others)}), which nothing here would use"
     tables = [part for name, part in language_model.named_modules() if name.endswith("position_embeddings")]
     if any(isinstance(table, nn.Embedding) and table.padding_idx is not None for table in tables):
         return "count positions from their padding token's, and packed documents from 0"
