@@ -26,6 +26,7 @@ from mm1_ablate.spec.contents import (
 )
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, nearest, validated
+from mm1_ablate.spec.no_effect import without_effect_in_sweep
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.published import Counterparts, counterparts, with_numbers
 from mm1_ablate.spec.stages import IsASweep, read_experiment, with_earlier
@@ -136,7 +137,7 @@ class _Expansion:
                 self._expand(sweep, name, group, own, declared)
         self._tell_of_unread_sources()
         baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
-        first.report(self._too_many_workers(sweep))
+        first.report([*self._too_many_workers(sweep), *without_effect_in_sweep(sweep)])
         compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
         first.report(found)
         experiments = {name: arm.experiment for name, arm in self.arms.items()}
@@ -310,7 +311,7 @@ class _Expansion:
         if experiment is None:
             self.complete = False
             return found
-        wrong = self.wrong.of(experiment, draft.edits, draft.where, base.marks)
+        wrong = self.wrong.of(experiment, draft.edits, draft.where, base.marks, arm=True)
         identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
             self._report([nothing_changed(draft, base.arm.name)])

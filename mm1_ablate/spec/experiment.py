@@ -92,6 +92,11 @@ def check_stages(model: Model, before: Model) -> None:
         if getattr(model, part).preparation is not None:
             message = "the weights come from the earlier stage (starts_from), so nothing is prepared for this one: leave it out here"
             raise Misfit(f"model.{part}.preparation", message)
+    for part, name, nothing in (("image_encoder", "weights", None), ("language_model", "initialisation", None)):
+        ours, theirs = (getattr(getattr(one, part), name, nothing) for one in (model, before))
+        if name in getattr(model, part).model_fields_set and ours not in (nothing, theirs):
+            message = "the weights come from the earlier stage (starts_from), so this has no effect: leave it out here, or alter it there"
+            raise Misfit(f"model.{part}.{name}", message)
     for name in ("name", "model_type", "tokenizer", "scale_embeddings", "configuration"):
         same(f"model.language_model.{name}", getattr(model.language_model, name), getattr(before.language_model, name))
     ours, theirs = model.image_encoder, before.image_encoder

@@ -10,6 +10,7 @@ from mm1_ablate.spec.changes import blamed, touching
 from mm1_ablate.spec.contents import Place, findings_about, identity_of, sources_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding
+from mm1_ablate.spec.no_effect import without_effect
 from mm1_ablate.spec.tasks import wrong_files
 from mm1_ablate.spec.yaml_file import FileProblem, Marks, dotted
 
@@ -60,10 +61,19 @@ class WrongData:
         """What experiment files say wrongly themselves."""
         self._told: set[str] = set()
 
-    def of(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+    def of(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks, arm: bool = False) -> list[Finding]:
         """What is wrong with data that no experiment before had: by place in the sweep where an edit made the source what it is; what
-        the experiment file says itself goes to the problems of that file."""
+        the experiment file says itself goes to the problems of that file.
+
+        Args:
+            arm: whether it is an arm. Of settings that have no effect it is told those that it sets itself: what its baseline leaves it
+                with is right there.
+        """
         found = []
+        for finding in without_effect(experiment):
+            own = touching(edits, finding.path)
+            if own or not arm:
+                found += self._told_at(finding, own, where, marks)
         for place, source in sources_of(experiment):
             if identity_of(source) in self._told:
                 continue
