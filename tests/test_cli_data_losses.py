@@ -183,6 +183,10 @@ def test_a_pointer_instead_of_a_file_says_what_to_do(folder: Path):
     assert done.exit_code == 2 and "0.tar: not a tar, but a git-lfs pointer" in said and "git lfs pull" in said, said
 
 
+PAGES = [["I0", "red", "blue", "I1", "I2", "green"], ["small", "I3", "circle"], ["square"], ["I4", "the goat", "I5"]]
+"""In words that the miniature tokenizer knows."""
+
+
 def lines(count: int, field: str = "text") -> bytes:
     return b"".join(json.dumps({field: f"the goat is in the barn {number % 7}"}).encode() + b"\n" for number in range(count))
 
@@ -279,7 +283,7 @@ def test_pictures_beside_pages_that_cannot_be_read_are_lost_pictures(folder: Pat
     from interleaved_files import write_mmc4, write_pictures
 
     (folder / "data").mkdir()
-    write_mmc4(folder / "data" / "pages.jsonl")
+    write_mmc4(folder / "data" / "pages.jsonl", PAGES)
     write_pictures(folder / "data" / "pictures", "base name")
     source = {"type": "mmc4", "files": "../data/pages.jsonl", "image_files": "../data/pictures/**/*"}
     assert call("validate", with_source(folder, source, "interleaved")).exit_code == 0
@@ -297,7 +301,7 @@ def test_an_archive_of_pictures_that_is_not_read_is_refused_by_what_it_is(folder
     from interleaved_files import write_mmc4
 
     (folder / "data").mkdir()
-    write_mmc4(folder / "data" / "pages.jsonl")
+    write_mmc4(folder / "data" / "pages.jsonl", PAGES)
     with zipfile.ZipFile(folder / "data" / "images.zip", "w") as archive:
         archive.writestr("0.png", picture(0))
     source = {"type": "mmc4", "files": "../data/pages.jsonl", "image_files": "../data/images.zip"}
