@@ -50,6 +50,8 @@ def run_sweep(
     tell_plan(planned, store)
     if planned.over_budget and not evaluate_only:
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
+    if not evaluate_only:
+        store.write_warnings(study)
     to_do = [row for row in planned.to_do if row.status in TRAINED or not evaluate_only]
     if to_do:
         make_ready(study, planned, console())
@@ -132,7 +134,7 @@ def compare_study(study: Study, store: Store) -> Comparison:
     with remembering(store.study_folder(study) / "floors.json") as floors:
         tasks = task_scores(study, items, floors)
     costs = costs_by_arm(plan(study, store), store, items)
-    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks)
+    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study))
     return with_false_verdicts(comparison, study, results, items)
 
 

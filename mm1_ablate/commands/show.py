@@ -146,6 +146,7 @@ def summary(plan: Plan) -> list[str]:
         lines.append("tokens are as declared where the data cannot be opened here, or not before it is indexed")
     if plan.provisional:
         lines.append("the data was not looked at: identities of trials are provisional, and what the store has of them is not known")
+    lines += [warning.in_one_line() for warning in plan.warnings]
     lines += [f"trials will fail of their data: {problem}" for problem in plan.problems]
     lines += [f"repeated data: {line}" for line in plan.repeats]
     for study in plan.studies:

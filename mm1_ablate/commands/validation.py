@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.commands.common import checks, missing_file
+
+if TYPE_CHECKING:
+    from mm1_ablate.spec.yaml_file import FileProblem
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,10 @@ class FileReport:
     """Distinct ones that trials start from and that are no trials themselves."""
     problems: list[dict[str, Any]] = field(default_factory=list)
     """Each with file, line, column, path, message, hint."""
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """What stops nothing, likewise."""
     text: str = ""
-    """The problems for people, with the lines that they are about."""
+    """The problems, or the warnings of a valid file, for people, with the lines that they are about."""
 
     @property
     def valid(self) -> bool:
@@ -35,7 +41,8 @@ class FileReport:
             return self.text
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
         stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
-        return f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
+        valid = f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
+        return "\n".join([valid, *([self.text] if self.text else [])])
 
 
 def validate(path: Path, without_data: bool = False) -> FileReport:
@@ -54,11 +61,11 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
     try:
         study = load_study(path, "nowhere" if without_data else "check", checks())
     except FileErrors as errors:
-        keys = ("file", "line", "column", "path", "message", "hint")
-        problems = [{key: _plain(getattr(problem, key)) for key in keys} for problem in errors.problems]
-        return FileReport(str(path), problems=problems, text="\n".join(str(problem) for problem in errors.problems))
-    return FileReport(str(path), study.name, len(study.arms), study.row_count, len(study.trials), len(study.stages))
+        return FileReport(str(path), problems=[problem.to_json() for problem in errors.problems], text=_text(errors.problems))
+    warnings = [warning.to_json() for warning in study.warnings]
+    counts = (len(study.arms), study.row_count, len(study.trials), len(study.stages))
+    return FileReport(str(path), study.name, *counts, warnings=warnings, text=_text(study.warnings))
 
 
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, int) else str(value)
+def _text(problems: Iterable[FileProblem]) -> str:
+    return "\n".join(map(str, problems))

@@ -154,6 +154,7 @@ def compare(
     costs: Mapping[str, Mapping[str, Cost]] | None = None,
     accounts: Iterable[Mapping[str, Mapping[str, Any]]] = (),
     tasks: TaskScores | None = None,
+    warnings: Iterable[str] = (),
 ) -> Comparison:
     """Compare every arm of a study with its baseline.
 
@@ -166,6 +167,7 @@ def compare(
             baseline's is named in the table, so that a reader sees what was held constant.
         accounts: of each trial, what became of its data (see `data_losses.py`).
         tasks: what the score of each task stands on (see `tasks.py`).
+        warnings: what was said before the run, a line each with its place in a file.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()
     metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
@@ -244,7 +246,7 @@ def compare(
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
-        remarks=(*remarks_on(study, rows, metrics), *tasks.uneven_in_words()),
+        remarks=(*remarks_on(study, rows, metrics), *tasks.uneven_in_words(), *(f"Warned of before the run: {line}" for line in warnings)),
         data_losses=data_losses(accounts),
         tasks=tasks,
         published=study.published,

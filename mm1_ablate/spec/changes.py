@@ -7,6 +7,7 @@ at the edits that are to blame.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -41,12 +42,12 @@ def blamed(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
     edit = max(edits, key=closeness, default=None)
     place = ".".join(path)
     if edit is None or closeness(edit)[1] == 0:
-        return Finding(where, f"{place}: {finding.message}", finding.hint)
+        return replace(finding, path=where, message=f"{place}: {finding.message}", at_key=False)
     parts = edit.path.split(".")
     inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
     # Messages name the path, unless the place in the sweep file ends with it anyway.
     told = inside or (place == edit.path and edit.where[-1] == edit.path)
-    return Finding((*edit.where, *inside), finding.message if told else f"{place}: {finding.message}", finding.hint, finding.at_key)
+    return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")
 
 
 def nothing_changed(draft: Draft, baseline: str) -> Finding:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -37,7 +38,7 @@ class _Seen:
 
     look: Look = "check"
     contents: dict[str, str] = {}
-    findings: dict[str, Finding | None] = {}
+    findings: dict[str, tuple[Finding, ...]] = {}
     names: dict[str, dict[str, str]] = {}
     """Under which two names a digest is recorded: with the declared places of files, and with places as seen from the study's folder."""
     folder: Path = Path()
@@ -76,7 +77,7 @@ def contents_of(source: Component, split: str | None = None) -> str:
         split: of the items of a task; nothing for a source of documents.
 
     Raises:
-        Exception: whatever keeps the source from being read. `finding_about` makes a sentence of it.
+        Exception: whatever keeps the source from being read. `findings_about` makes a sentence of it.
     """
     if _Seen.look == "nowhere":
         return stand_in(source)
@@ -175,18 +176,19 @@ def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
                 yield ("starts_from", *place), source
 
 
-def finding_about(source: Component, split: str | None = None) -> Finding | None:
-    """What is wrong with what a source reads, its path relative to the source; nothing if all is well or nobody may look."""
+def findings_about(source: Component, split: str | None = None) -> tuple[Finding, ...]:
+    """What is wrong with what a source reads, or what it warns of, paths relative to the source; empty where nobody may look."""
     if _Seen.look == "nowhere":
-        return None
+        return ()
     key = identity_of(source, split)
     if key not in _Seen.findings:
         _Seen.findings[key] = _looked_at(source, split)
     return _Seen.findings[key]
 
 
-def _looked_at(source: Any, split: str | None) -> Finding | None:
-    found = None
+def _looked_at(source: Any, split: str | None) -> tuple[Finding, ...]:
+    found: Finding | None = None
+    warned: list[Finding] = []
 
     def check() -> None:
         source.check(*(() if split is None else (split,)))
@@ -194,18 +196,27 @@ def _looked_at(source: Any, split: str | None) -> Finding | None:
     def contents() -> None:
         contents_of(source, split)
 
-    for look_at in (check, contents) if _Seen.look == "check" else (contents,):
+    def warnings() -> None:
+        if found is None and isinstance(source, Source):
+            warned.extend(replace(_at_field(misfit), warning=True) for misfit in source.warnings())
+
+    for look_at in (check, contents, warnings) if _Seen.look == "check" else (contents,):
         try:
             look_at()
         except Misfit as error:
-            found = found or Finding(tuple(int(part) if part.isdigit() else part for part in error.at.split(".") if part), error.message)
+            found = found or _at_field(error)
         except Exception as error:  # permissions, networks, a user's own source: whatever it is, it has to be said in a sentence
             place: Place = ("files",) if "files" in type(source).model_fields else ()
             found = found or Finding(place, f"cannot be read: {_in_words(error)}")
     if found is not None:
         # No study comes of it: what is expanded besides needs only something that tells this source from others.
         _Seen.contents.setdefault(_key(source, split, _KEPT), stand_in(source) or "unread")
-    return found
+        return (found,)
+    return tuple(warned)
+
+
+def _at_field(misfit: Misfit) -> Finding:
+    return Finding(tuple(int(part) if part.isdigit() else part for part in misfit.at.split(".") if part), misfit.message)
 
 
 def _in_words(error: Exception) -> str:

@@ -5,6 +5,7 @@ Part of `experiment.py`, whose rules on defaults and identity hold here too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -74,6 +75,10 @@ class Source(Component):
         Raises:
             Misfit: at the field that is wrong: files that do not exist or hold nothing, a field or column that is not there.
         """
+
+    def warnings(self) -> Sequence[Misfit]:
+        """What stops no run and must be said before one, each at its field; asked after `check` found nothing wrong."""
+        return ()
 
     def contents(self) -> str:
         """A digest of the files that it reads: names, sizes, and a little of each. Empty where documents are made by code.

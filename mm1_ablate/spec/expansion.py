@@ -35,7 +35,7 @@ from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, same_basel
 from mm1_ablate.spec.tasks import reads_files, wrong_records
 from mm1_ablate.spec.trials import Identity, trials_of
 from mm1_ablate.spec.wrong_data import Check, WrongData, wrong_data
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, in_order
 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
@@ -69,7 +69,7 @@ def load_experiment(path: Path, look: Look = "check") -> Experiment:
     """
     look_anew(look, Path(path).parent)
     experiment, marks = read_experiment(Path(path))
-    if found := wrong_data(experiment):
+    if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
         raise FileErrors(marks.problems(found))
     return experiment
 
@@ -130,8 +130,9 @@ class _Expansion:
                 file.report(expectations(file.sweep, file.expectations, experiments, names, self.complete))
         published = [known for file in files if (known := self._published(file)) is not None]
         problems = [problem for file in files for problem in file.problems] + self.problems
-        if problems:
-            raise FileErrors(problems)
+        warnings = in_order(problem for problem in problems if problem.warning)
+        if len(warnings) < len(set(problems)):
+            raise FileErrors(problem for problem in problems if not problem.warning)
         sweeps = [file.sweep for file in files if file.sweep is not None]
         sweep = sweep.model_copy(
             update={
@@ -157,6 +158,7 @@ class _Expansion:
             provisional=self.look == "nowhere" and self._reads_files(),
             from_record=taken_from_record(),
             published=tuple(published),
+            warnings=tuple(warnings),
         )
 
     def _own_base(self, file: SweepFile) -> _Base | None:

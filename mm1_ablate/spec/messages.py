@@ -30,6 +30,8 @@ class Finding:
     hint: str = ""
     at_key: bool = False
     """Whether the key is wrong rather than its value."""
+    warning: bool = False
+    """Whether it stops nothing: it is said before a run, and again in the report."""
     line: int = 0
     """Of a text of several lines the one that is wrong, from 1; 0: none in particular."""
 

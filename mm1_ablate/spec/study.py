@@ -12,6 +12,7 @@ from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import fingerprint, training_identity
 from mm1_ablate.spec.published import Counterparts
 from mm1_ablate.spec.sweep import Sweep
+from mm1_ablate.spec.yaml_file import FileProblem
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class Study:
     """What the paper has on these arms, table by table."""
     from_record: tuple[str, ...] = ()
     """Files that are not here: what they hold is told by the record of an earlier run."""
+    warnings: tuple[FileProblem, ...] = ()
+    """What stops nothing and must be said before a run, in the order of the files."""
 
     @property
     def row_count(self) -> int:

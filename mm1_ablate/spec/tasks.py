@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.spec.contents import contents_of, finding_about, look, once
+from mm1_ablate.spec.contents import contents_of, findings_about, look, once
 from mm1_ablate.spec.evaluation import Evaluation, misnamed
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical
@@ -141,8 +142,8 @@ def wrong_files(experiment: Experiment) -> Iterator[tuple[str, Finding]]:
     """What is wrong with the files of tasks: for each an identity of what was looked at, and a finding by place in the experiment."""
     evaluation = experiment.evaluation
     for index, (name, task) in enumerate(zip(task_names(evaluation), evaluation.tasks, strict=True)):
-        finding = finding_about(task_settings(task).items, evaluation.split)
-        if finding is not None:
+        for finding in findings_about(task_settings(task).items, evaluation.split):
             where = ".".join(map(str, ("items", *finding.path)))
             of = f"task '{name}' ({task})" if is_own(task) else f"task '{name}'"
-            yield f"{task} {evaluation.split}", Finding(("evaluation", "tasks", index), f"{of}: {where}: {finding.message}", finding.hint)
+            place, message = ("evaluation", "tasks", index), f"{of}: {where}: {finding.message}"
+            yield f"{task} {evaluation.split}", replace(finding, path=place, message=message, at_key=False)

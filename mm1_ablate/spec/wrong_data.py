@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mm1_ablate.spec.alteration import EARLIER, Edit, Keys
 from mm1_ablate.spec.changes import blamed, touching
-from mm1_ablate.spec.contents import Place, finding_about, identity_of, sources_of
+from mm1_ablate.spec.contents import Place, findings_about, identity_of, sources_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.tasks import wrong_files
@@ -22,7 +22,7 @@ LOOKED_AT = ("evaluation", "model", "starts_from")
 
 def wrong_data(experiment: Experiment) -> list[Finding]:
     """What is wrong with the data of an experiment's sources and tasks, by place in it."""
-    found = [_at(place, finding) for place, source in sources_of(experiment) if (finding := finding_about(source))]
+    found = [_at(place, finding) for place, source in sources_of(experiment) for finding in findings_about(source)]
     return found + [finding for _, finding in wrong_files(experiment)]
 
 
@@ -44,19 +44,18 @@ class WrongData:
         the experiment file says itself goes to the problems of that file."""
         found = []
         for place, source in sources_of(experiment):
-            finding = finding_about(source)
-            if finding is None or identity_of(source) in self._told:
+            if identity_of(source) in self._told:
                 continue
-            self._told.add(identity_of(source))
-            finding = _at(place, finding)
-            found += self._told_at(finding, touching(edits, place), where, marks)
-        tasks = dict(wrong_files(experiment))
-        for identity, finding in tasks.items():
-            if identity not in self._told:
-                self._told.add(identity)
+            for finding in findings_about(source):
+                self._told.add(identity_of(source))
+                found += self._told_at(_at(place, finding), touching(edits, place), where, marks)
+        tasks = list(wrong_files(experiment))
+        for identity, finding in tasks:
+            if f"{identity} {finding.message}" not in self._told:
+                self._told.add(f"{identity} {finding.message}")
                 own = touching(edits, finding.path) or touching(edits, ("evaluation", "split"))
                 found += self._told_at(finding, own, where, marks)
-        if not tasks and not found:
+        if all(finding.warning for finding in (*(finding for _, finding in tasks), *found)):
             found += self._checked(experiment, edits, where, marks)
         return found
 
@@ -77,7 +76,7 @@ class WrongData:
             return []
         if touching(own, finding.path):
             return [blamed(finding, own, where)]
-        return [Finding(own[0].where, f"{dotted(finding.path)}: {finding.message}", finding.hint)]
+        return [replace(finding, path=own[0].where, message=f"{dotted(finding.path)}: {finding.message}", at_key=False)]
 
 
 def _at(place: Place, finding: Finding) -> Finding:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,20 +41,33 @@ class FileProblem:
     hint: str = ""
     excerpt: str = field(default="", compare=False)
     """The source line, and a caret below the column."""
+    warning: bool = False
+    """Whether it stops nothing."""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}: " + (f"{self.path}: " if self.path else "")
-        hint = f" ({self.hint})" if self.hint else ""
-        return place + self.message + hint + (f"\n{self.excerpt}" if self.excerpt else "")
+        return self.in_one_line() + (f"\n{self.excerpt}" if self.excerpt else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Its place, message and hint as plain values."""
+        return {key: getattr(self, key) for key in ("file", "line", "column", "path", "message", "hint")}
+
+    def in_one_line(self) -> str:
+        """Place, message and hint, without the source line."""
+        place = f"{self.file}:{self.line}:{self.column}: " + ("warning: " if self.warning else "") + (f"{self.path}: " if self.path else "")
+        return place + self.message + (f" ({self.hint})" if self.hint else "")
 
 
 class FileErrors(Exception):
     """Everything that is wrong, in the order of the file."""
 
     def __init__(self, problems: Iterable[FileProblem]) -> None:
-        distinct = dict.fromkeys(problems)
-        self.problems = sorted(distinct, key=lambda problem: (problem.file, problem.line, problem.column))
+        self.problems = in_order(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def in_order(problems: Iterable[FileProblem]) -> list[FileProblem]:
+    """Distinct problems, in the order of their files."""
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line, problem.column))
 
 
 @dataclass
@@ -97,7 +110,7 @@ class Marks:
         return FileProblem(self.file, line, column, path, message, hint, excerpt)
 
     def problems(self, found: Iterable[Finding]) -> list[FileProblem]:
-        return [self.problem(finding.path, finding.message, finding.hint, finding.at_key, finding.line) for finding in found]
+        return [replace(self.problem(one.path, one.message, one.hint, one.at_key, one.line), warning=one.warning) for one in found]
 
 
 def dotted(path: Keys) -> str:

@@ -15,6 +15,7 @@ from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.preparation import Preparation, preparations_of
 from mm1_ablate.spec.sweep import Resources
+from mm1_ablate.spec.yaml_file import FileProblem, in_order
 from mm1_ablate.study.cost import Estimate, Machines, TrialCost, does_not_fit, weights_on_host
 from mm1_ablate.study.evaluation_memory import evaluation_memory
 from mm1_ablate.study.flops import Flops, preparation_flops, training_flops
@@ -129,6 +130,11 @@ class Plan:
     """What steps that were really run say of the cost, by device."""
 
     @property
+    def warnings(self) -> tuple[FileProblem, ...]:
+        """What the files of the studies are warned of, each once."""
+        return tuple(in_order(warning for study in self.studies for warning in study.warnings))
+
+    @property
     def provisional(self) -> bool:
         """Whether fingerprints lack the contents of data that nobody looked at: then what the store has of these trials is not known."""
         return any(study.provisional for study in self.studies)
@@ -156,6 +162,7 @@ class Plan:
             "not_reckoned": list(self.not_reckoned),
             "provisional": self.provisional,
             "repeats": list(self.repeats),
+            "warnings": [warning.to_json() for warning in self.warnings],
             "problems": list(self.problems),
         }
 

@@ -67,6 +67,15 @@ class Records(Places):
             self.write_json(folder / "contents.json", contents)
         return folder
 
+    def write_warnings(self, study: Study) -> None:
+        """Keep what a study was warned of when it was run, for its report."""
+        self.write_json(self.study_folder(study) / "warnings.json", [warning.in_one_line() for warning in study.warnings])
+
+    def warnings(self, study: Study) -> list[str]:
+        """What was warned of before the last run of a study; empty where there was none."""
+        path = self.study_folder(study) / "warnings.json"
+        return read_json(path) if path.exists() else []
+
     def recorded_contents(self, study: str) -> dict[str, str]:
         """What the last run of a study of this name saw of its data, for `spec.contents`; empty where there was none."""
         try:
