@@ -78,8 +78,8 @@ class Marks:
     lines: list[str] = field(default_factory=list)
     keys: dict[Keys, tuple[int, int]] = field(default_factory=dict)
     values: dict[Keys, tuple[int, int]] = field(default_factory=dict)
-    literal: set[Keys] = field(default_factory=set)
-    """Texts whose lines are lines of the file: those written with |."""
+    scalars: dict[Keys, bool] = field(default_factory=dict)
+    """What is neither a mapping nor a list; and whether its lines are lines of the file, as of a text written with |."""
 
     def problem(self, path: Keys, message: str, hint: str = "", at_key: bool = False, line: int = 0) -> FileProblem:
         """A problem at a path, or at the nearest thing around it that is written.
@@ -90,11 +90,11 @@ class Marks:
         known = path
         while known and known not in self.values:
             known = known[:-1]
-        # A key that is missing is told at its mapping's key; an entry that was written without its list, at the value.
-        missing = known != path and not isinstance(path[len(known)], int)
+        # A key that is missing is told at its mapping's key; what was written without its list or its mapping, at the value.
+        missing = known != path and not isinstance(path[len(known)], int) and known not in self.scalars
         table = self.keys if known in self.keys and (at_key or missing) else self.values
         place = table.get(known, (1, 1))
-        if line and path in self.literal and place[0] + line <= len(self.lines):
+        if line and self.scalars.get(path) and place[0] + line <= len(self.lines):
             written = self.lines[place[0] + line - 1]
             place = (place[0] + line, len(written) - len(written.lstrip()) + 1)
         return self.at(*place, dotted(path), message, hint)
@@ -247,8 +247,7 @@ class _Reader:
 
     def _scalar(self, node: Any, path: Keys) -> Any:
         tag, text = node.tag.removeprefix(_YAML), node.value
-        if node.style == "|":
-            self.marks.literal.add(path)
+        self.marks.scalars[path] = node.style == "|"
         if "\0" in text:
             self._refuse(path, "the text holds the character NUL")
         if tag == "str":
