@@ -144,6 +144,7 @@ def wrong_files(experiment: Experiment) -> Iterator[tuple[str, Finding]]:
     for index, (name, task) in enumerate(zip(task_names(evaluation), evaluation.tasks, strict=True)):
         for finding in findings_about(task_settings(task).items, evaluation.split):
             where = ".".join(map(str, ("items", *finding.path)))
-            of = f"task '{name}' ({task})" if is_own(task) else f"task '{name}'"
+            at = read_tree(_path(task))[1].problem(("items", *finding.path), "") if is_own(task) else None
+            of = f"task '{name}' ({at.file}:{at.line}:{at.column})" if at else f"task '{name}'"
             place, message = ("evaluation", "tasks", index), f"{of}: {where}: {finding.message}"
             yield f"{task} {evaluation.split}", replace(finding, path=place, message=message, at_key=False)

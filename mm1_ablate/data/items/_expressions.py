@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator
 
 from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -119,7 +120,8 @@ def _is_expression(source: str) -> str:
     try:
         _compiled(source)
     except TemplateError as error:
-        raise ValueError(f"expected a Jinja expression over the fields of a row, such as answers[0]; {source!r}: {error.message}") from None
+        message = f"expected a Jinja expression over the fields of a row, such as answers[0]; {source!r}: {error.message}"
+        raise Misfit("", message, getattr(error, "lineno", 0)) from None
     return source
 
 
