@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+from mm1_ablate.spec.data import Data
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, validated
 from mm1_ablate.spec.paths import Node, PathError
@@ -87,7 +88,7 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
             else:
                 result.findings.append(Finding(edit.where, _named(edit, error.message), _hint(edit, error), at_key=True))
     result.findings += [finding for place in untyped for finding in _wrong_type(result.tree, place, edits)]
-    if result.findings or (len({edit.removed for edit in edits}) == 2 and validated(Experiment, result.tree)[0] is None):
+    if result.findings or (len({edit.removed for edit in edits}) == 2 and validated(Data, result.tree.get("data"))[0] is None):
         return result  # what is not valid has no shares to reckon with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
     for edit in sorted((edit for edit in edits if edit.removed), key=lambda edit: not edit.path.startswith("data.mixture.")):
