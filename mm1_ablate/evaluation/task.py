@@ -6,6 +6,7 @@ is part of the evaluation's identity. Reading one imports no torch.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -113,7 +114,7 @@ def load_task(name: str) -> Task:
     from mm1_ablate.spec.yaml_file import read
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise LookupError(
             f"no task '{name}' (there are: {', '.join(sorted(shipped_tasks()))}, or the path of a record of your own, ending with .yaml)"
         )

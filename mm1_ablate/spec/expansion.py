@@ -6,6 +6,7 @@ name. Out: `Study`, or every problem of all those files at once. Arms that resol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,7 +205,7 @@ class _Expansion:
         path = shown.resolve()
         if path not in self._experiments:
             self._experiments[path] = None
-            if not path.is_file():
+            if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
                 near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
                 self._report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None

@@ -8,6 +8,7 @@ in none of them: what the record says is. Records are read once for each study t
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -112,7 +113,7 @@ def wrong_records(experiment: Experiment) -> list[Finding]:
     for index, task in enumerate(evaluation.tasks):
         place = ("evaluation", "tasks", index)
         if is_own(task):
-            if not Path(task).is_file():
+            if not os.path.isfile(task):
                 found.append(Finding(place, f"there is no file '{task}' (paths of tasks are relative to the file that names them)"))
                 continue
         elif task not in shipped_tasks():

@@ -26,6 +26,8 @@ Keys = tuple[str | int, ...]
 Model = TypeVar("Model", bound=Settings)
 EXCERPT = 160
 """Characters of a source line that are shown."""
+LONGEST_MESSAGE = 2000
+"""Characters: values that are repeated in a message may be of any length."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Marks:
             start = max(0, column - 1 - EXCERPT // 2) if len(written) > EXCERPT else 0
             indentation = "".join("\t" if character == "\t" else " " for character in written[start : column - 1])
             excerpt = f"{number}{written[start : start + EXCERPT]}\n{' ' * (len(number) - 2)}| {indentation}^"
-        return FileProblem(self.file, line, column, path, message, hint, excerpt)
+        told = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
+        return FileProblem(self.file, line, column, _shortened(path, EXCERPT), told, hint, excerpt)
 
     def problems(self, found: Iterable[Finding]) -> list[FileProblem]:
         return [replace(self.problem(one.path, one.message, one.hint, one.at_key, one.line), warning=one.warning) for one in found]
@@ -301,8 +304,8 @@ def _too_deep() -> str:
     return f"nested more than {DEEPEST} deep"
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _shortened(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _text(path: Path, marks: Marks) -> str:

@@ -156,7 +156,9 @@ def file_name(template: str, row: Mapping[str, Any], field: str) -> str:
 
 def _is_template(template: str) -> str:
     try:
-        list(Formatter().parse(template))
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        if unnamed := [field for field in fields if not re.match(r"[^\W\d]", field)]:
+            raise ValueError(f"{{{unnamed[0]}}} names no field of a row")
     except ValueError as error:
         raise ValueError(f"expected a name with fields in braces, such as images/{{name}}.jpg; {template!r}: {error}") from None
     return template
