@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ FILES = sorted(
 )
 LONGEST = 5.0
 """Seconds of one file, of this process's own time."""
-SAMPLE, WHOLE = 2, 30
+SAMPLE, WHOLE = 1, 30
 """Mistakes in each file, by default and with -m slow."""
 
 
@@ -139,7 +140,7 @@ def test_the_command_refuses_a_file_with_a_mistake_and_ends_with_2(place: Path, 
     finally:
         path.write_text(text)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert message in done.stderr and "problem" in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.slow
@@ -149,4 +150,4 @@ def test_the_command_ends_without_a_traceback_whatever_the_file_says(place: Path
         path = written(place, file, changed)
         done = command(path, "validate" if number % 2 else "plan")
         assert done.returncode in (0, 1, 2, 3) and "Traceback" not in done.stderr, (file, what, changed, done.stderr)
-        assert done.returncode != 2 or "problem" in done.stderr, (file, what, done.stderr)
+        assert done.returncode != 2 or re.search(r"\.yaml:\d+:\d+: ", done.stderr), (file, what, done.stderr)

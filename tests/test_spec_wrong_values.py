@@ -595,7 +595,7 @@ def changed(text: str, place: str, value: str) -> str:
         del mapping[key]
     else:
         mapping[key] = "@@"
-    written = yaml.safe_dump(tree, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+    written = yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
     return written.replace("'<<': '@@'", "<<: '@@'").replace("'@@'", value)
 
 

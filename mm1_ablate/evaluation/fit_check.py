@@ -234,8 +234,7 @@ def kept(identity: str, make: Callable[[], Any]) -> Any:
 
 def _of_settings(error: Exception) -> Misfit | None:
     """What does not go together, where that is what is wrong."""
-    first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else {}
-    found = first.get("ctx", {}).get("error")
+    found = error.errors(include_url=False)[0].get("ctx", {}).get("error") if isinstance(error, ValidationError) else None
     return found if isinstance(found, Misfit) else None
 
 

@@ -342,16 +342,17 @@ def _look_through(text: str, marks: Marks) -> set[str]:
         before = _LINE_BREAK.split(text[: character.start()])
         message = f"this is not YAML: the character U+{ord(character[0]):04X} cannot stand in a file"
         raise FileErrors([marks.at(len(before), len(before[-1]) + 1, "", message, "in double quotes, it can be written as an escape")])
-    anchors, depth = set(), 0
+    anchors: set[str] = set()
+    depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:  # composing recurses, and in C it ends the process
             raise FileErrors([marks.at(*_place(event), "", _too_deep())])
         if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
-            anchors.add(event.anchor)
+            anchors |= {event.anchor} - {None}
             if isinstance(event, yaml.ScalarEvent) and event.tag == "!":
                 raise FileErrors([marks.at(*_place(event), "", "the YAML tag '!' has no meaning here", "leave the tag out")])
-    return anchors - {None}
+    return anchors
 
 
 def read_tree(path: Path) -> tuple[Any, Marks, list[FileProblem]]:
