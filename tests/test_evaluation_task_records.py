@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from mm1_ablate.data.documents import Item
 from mm1_ablate.data.items._expressions import Row, evaluate
+from mm1_ablate.evaluation.metrics import Metric, Prediction
+from mm1_ablate.evaluation.parts import asked_identity
 from mm1_ablate.evaluation.prompts import demonstration, question, shown
 from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.spec.evaluation import Evaluation
 from mm1_ablate.spec.tasks import shipped_tasks
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "tasks.md"
@@ -119,6 +122,44 @@ def test_references_are_all_that_the_annotators_said(root: Path) -> None:
     ten = ("colour 3",) * 5 + ("red",) * 3 + ("blue", "grey")
     assert references["vqav2"]["101003"] == ten == references["vizwiz"]["VizWiz_val_00000003.jpg"]
     assert references["gqa"]["20000001"] == ("yes",)
+
+
+def test_captions_are_scored_over_the_tokens_that_published_scores_are_over_and_as_they_are_beside() -> None:
+    for name in ("coco", "nocaps", "textcaps"):
+        assert [metric.type for metric in load_task(name).metrics] == ["cider_ptb", "cider_raw"]
+    references = [
+        ("A dog runs in the grass.", "The dog runs."),
+        ("Two men ride horses.", "Men on horses."),
+        ("A red bus.", "The bus stops."),
+    ]
+    plain = ["a dog runs in the grass", "two men ride horses", "a red bus"]
+    imitated = ["A dog runs in the grass.", "Two men ride horses.", "A red bus."]
+    ptb, raw = load_task("coco").metrics
+
+    def score(metric: Metric, captions: list[str]) -> float:
+        return metric.aggregate(metric.score([Prediction(text, text, own) for text, own in zip(captions, references, strict=True)]))
+
+    # Who imitates capitals and full stops says nothing more.
+    assert score(ptb, plain) == pytest.approx(score(ptb, imitated)) and score(raw, plain) < 0.8 * score(raw, imitated)
+
+
+@pytest.mark.parametrize(("name", "other"), [("coco", ["cider_raw", "cider_ptb"]), ("textvqa", ["vqa_accuracy"])])
+def test_another_rule_scores_kept_answers_again_and_asks_no_model(name: str, other: list[str], root: Path) -> None:
+    official_files.IMAGE_TASKS[name](root)
+    task = load_task(name)
+    changed = Task.model_validate({**{field: getattr(task, field) for field in task.model_fields_set}, "metrics": other})
+    evaluation = Evaluation(tasks=[name])
+    assert [metric.type for metric in changed.metrics] != [metric.type for metric in task.metrics]
+    assert asked_identity(changed, evaluation) == asked_identity(task, evaluation)
+
+
+def test_every_rule_of_a_benchmark_is_told_in_the_guide() -> None:
+    guide = DOCS.read_text()
+    rules = guide[guide.index("## Whose rule a score follows") : guide.index("## One of your own")]
+    for name in shipped_tasks():
+        task = load_task(name)
+        if task.items.type == "records":
+            assert all(f"`{metric.type}`" in rules for metric in task.metrics), name
 
 
 def test_a_picture_has_one_key_in_all_tasks_that_show_it(root: Path) -> None:

@@ -34,7 +34,7 @@ from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.settings import Misfit
 from mm1_ablate.spec.tasks import task_settings
 
-__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "known_context_length", "overflows"]
+__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "kept", "known_context_length", "overflows"]
 
 COUNTED = 3
 """How tokens are counted: another number where that changes, for what is kept is no longer right."""

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mm1_ablate.data.items import AnyItemSource
 from mm1_ablate.evaluation.metrics import Kind, Metric
-from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, WrongTemplate, template_pieces
+from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, WrongTemplate, template_fields, template_pieces
 from mm1_ablate.spec.evaluation import Wording
 from mm1_ablate.spec.settings import ComponentOf, Misfit, Settings
 from mm1_ablate.spec.tasks import TASKS, shipped_tasks
@@ -96,6 +96,12 @@ class Task(Settings):
                 raise Misfit(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
             if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
                 raise Misfit(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
+            if metric.type == "choice_accuracy_normalised" and CHOICE in template_fields(self.prompt):
+                raise Misfit(
+                    f"metrics.{index}",
+                    "choice_accuracy_normalised divides by the length of each choice, but with {choice} in the prompt the same answer is"
+                    " scored after each; use choice_accuracy",
+                )
         return self
 
     @property
