@@ -349,7 +349,8 @@ def _look_through(text: str, marks: Marks) -> set[str]:
         if depth > DEEPEST:  # composing recurses, and in C it ends the process
             raise FileErrors([marks.at(*_place(event), "", _too_deep())])
         if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
-            anchors |= {event.anchor} - {None}
+            if event.anchor is not None:
+                anchors.add(event.anchor)
             if isinstance(event, yaml.ScalarEvent) and event.tag == "!":
                 raise FileErrors([marks.at(*_place(event), "", "the YAML tag '!' has no meaning here", "leave the tag out")])
     return anchors
