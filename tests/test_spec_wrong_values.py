@@ -1,6 +1,7 @@
 """Wrong values, each chosen by hand, put at one place of files that are right: each is told at its line with what was expected.
 
-A case is a line of a file in `wrong_values/`: `place | what is written there | what the message holds`. `-` in the middle: the key is left out. `ok` at the end: it is right.
+A case is a line of a file in `wrong_values/`: `place | what is written there | what the message holds`. `-` in the middle: the key is left
+out. `ok` at the end: it is right.
 A message that begins with `@` is told at the place that follows instead, such as a value that does not go together with another.
 """
 
