@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+from mm1_ablate.spec.data import Data
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, validated
 from mm1_ablate.spec.paths import Node, PathError
@@ -77,12 +78,17 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     result.findings += _conflicts(tree, edits)
     if result.findings:
         return result
+    untyped: dict[str, None] = {}
     for edit in sorted((edit for edit in edits if not edit.removed), key=_order):
         try:
             result.tree = _alter(Node(Experiment, result.tree), edit)
         except PathError as error:
-            result.findings.append(Finding(edit.where, _named(edit, error.message), _hint(edit, error), at_key=True))
-    if result.findings or (len({edit.removed for edit in edits}) == 2 and validated(Experiment, result.tree)[0] is None):
+            if error.untyped:
+                untyped[error.untyped] = None
+            else:
+                result.findings.append(Finding(edit.where, _named(edit, error.message), _hint(edit, error), at_key=True))
+    result.findings += [finding for place in untyped for finding in _wrong_type(result.tree, place, edits)]
+    if result.findings or (len({edit.removed for edit in edits}) == 2 and validated(Data, result.tree.get("data"))[0] is None):
         return result  # what is not valid has no shares to reckon with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
     for edit in sorted((edit for edit in edits if edit.removed), key=lambda edit: not edit.path.startswith("data.mixture.")):
@@ -93,6 +99,15 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     if result.kept != 1 and not result.findings:
         _shrink(result)
     return result
+
+
+def _wrong_type(tree: dict[str, Any], place: str, edits: Sequence[Edit]) -> list[Finding]:
+    """What is wrong with the type of a component, at the edit that gave it."""
+    edit = max((edit for edit in edits if f"{place}.type.".startswith(edit.path + ".")), key=lambda edit: len(edit.path))
+    parts = tuple(place.split("."))
+    found = [finding for finding in validated(Experiment, tree)[1] if finding.path[: len(parts)] == parts]
+    inside = len(edit.path.split("."))
+    return [replace(one, path=(*edit.where, *one.path[inside:]), message=_named(edit, one.message)) for one in found]
 
 
 def _named(edit: Edit, message: str) -> str:
