@@ -47,16 +47,16 @@ def unpacked(file: DataFile) -> bytes:
         Damaged: it cannot be unpacked, or not to its end.
         OSError: it cannot be read.
     """
-    import pyarrow as pa
-
     compression = compression_of(file)
-    with reading(file) as raw:
-        if compression is None:
-            return raw.read()
-        if file.size == 0:
-            raise Damaged("it has no bytes")
-        with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-            return stream.read()
+    if compression is None:
+        with file.open() as plain:
+            return plain.read()
+    if file.size == 0:
+        raise Damaged("it has no bytes")
+    import pyarrow as pa  # late: most annotation files are plain
+
+    with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
+        return stream.read()
 
 
 def _is_table(file: DataFile) -> bool:

@@ -31,7 +31,7 @@ from mm1_ablate.data.records.heads import GZIP, compression_by, ends_of, what_it
 from mm1_ablate.data.records.tar_headers import DamagedTar, entries
 from mm1_ablate.data.records.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Read, indexed, join, refused_for
 
-VERSION = "3"
+VERSION = "4"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 UNPACKED = "unpacked tars"
 

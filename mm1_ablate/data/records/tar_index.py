@@ -58,6 +58,13 @@ def index_of(file: DataFile) -> dict[str, Any]:
     again: Counter[tuple[str, str]] = Counter()  # members that came before, by key and extension
     refused: dict[str, list[str]] = {}  # names of entries that are not read, by reason
     damage, end = "", 0
+    stretch_key, stretch, repeated = "", dict[str, str](), False  # of entries of one key side by side: what they added, by extension
+
+    def once_more(name: str, key: str, extension: str) -> None:
+        bad.append((TWICE, f"/{name}"))
+        refused.setdefault(TWICE, []).append(name)
+        again[key, extension] += 1
+
     with nullcontext() if file.is_local else closing(file.open()) as stream:
 
         def read(offset: int, length: int) -> bytes:
@@ -79,13 +86,21 @@ def index_of(file: DataFile) -> dict[str, Any]:
                 split = SAMPLE.fullmatch(entry.name)
                 if split is None:
                     continue
-                extension, members = split["extension"].lower(), samples.setdefault(split["key"], {})
-                if extension in members:
-                    bad.append((TWICE, f"/{entry.name}"))
-                    refused.setdefault(TWICE, []).append(entry.name)
-                    again[split["key"], extension] += 1
+                key, extension = split["key"], split["extension"].lower()
+                members = samples.setdefault(key, {})
+                if key != stretch_key:
+                    stretch_key, stretch, repeated = key, {}, False
+                if extension in members and not repeated:
+                    # Another sample of that name. Nothing of it is taken, or its caption would stand beside the picture of the first.
+                    repeated = True
+                    for earlier in stretch if len(stretch) < len(members) else ():
+                        del members[earlier]
+                        once_more(stretch[earlier], key, earlier)
+                if repeated:
+                    once_more(entry.name, key, extension)
                     continue
                 members[extension] = (entry.offset, entry.size)
+                stretch[extension] = entry.name
             damage = _rest(read, -(-end // BLOCK) * BLOCK, file.size)
         except DamagedTar as error:
             _drop_incomplete(samples, file.size)
