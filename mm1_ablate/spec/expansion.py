@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.spec.alteration import Edit, Keys, altered
-from mm1_ablate.spec.arms import Draft, axes_of, drafts_of
-from mm1_ablate.spec.changes import blamed, changes_of, nothing_changed
+from mm1_ablate.spec.alteration import Altered, Edit, Keys, altered
+from mm1_ablate.spec.arms import Draft, axes_of, drafts_of, edits_of
+from mm1_ablate.spec.changes import blamed, nothing_changed
 from mm1_ablate.spec.claims import comparison, expectations
 from mm1_ablate.spec.contents import (
     Look,
@@ -24,6 +24,7 @@ from mm1_ablate.spec.contents import (
     sources_of,
     taken_from_record,
 )
+from mm1_ablate.spec.differences import changes_of, leaves
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, nearest, validated
 from mm1_ablate.spec.paths import plain
@@ -40,6 +41,7 @@ from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, in_order
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
+MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
 
 
 def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> Study:
@@ -80,6 +82,8 @@ class _Base:
 
     arm: Arm
     tree: dict[str, Any]
+    leaves: dict[str, Any]
+    """Its single settings, as they are resolved."""
     identity: Identity
     marks: Marks
     """Where its experiment file says what."""
@@ -225,19 +229,20 @@ class _Expansion:
             self.complete = False
             return None
         experiment, marks = read
-        edits = [Edit(path, value, where=("everywhere", path)) for path, value in sweep.everywhere.items()]
+        edits = edits_of(sweep.everywhere, ("everywhere",))
         folder = declared.path.parent
-        made, found, _ = _made(plain(experiment), edits, where, folder)
+        made, found, result = _made(plain(experiment), edits, where, folder)
         while made is None:
             # Arms are made from what is right, so that their problems are shown too.
             self._report(found)
-            wrong = {finding.path[:2] for finding in found}
-            right = [edit for edit in edits if edit.where not in wrong]
+            right = [edit for edit in edits if not any(finding.path[: len(edit.where)] == edit.where for finding in found)]
             edits = right if len(right) < len(edits) else []
-            made, found, _ = _made(plain(experiment), edits, where, folder)
-        self._report(self.wrong.of(made, edits, where, marks))
-        self._add(Arm(name, group, made, name), where)
-        base = _Base(self.arms[name], plain(made), Identity.of(made), marks)
+            made, found, result = _made(plain(experiment), edits, where, folder)
+        self._report(self.wrong.of(made, result.edits, where, marks))
+        resolved = leaves(made)
+        everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if edits else ()
+        self._add(Arm(name, group, made, name, everywhere=everywhere), where)
+        base = _Base(self.arms[name], plain(made), resolved, Identity.of(made), marks)
         self.identities[name] = base.identity
         return base
 
@@ -275,15 +280,15 @@ class _Expansion:
 
     def _arm(self, draft: Draft, base: _Base) -> list[Finding]:
         """Make an arm of a baseline and keep it, or say what is wrong with it."""
-        experiment, found, consequences = _made(base.tree, draft.edits, draft.where, self.file.path.parent)
+        experiment, found, result = _made(base.tree, draft.edits, draft.where, self.file.path.parent)
         if experiment is None:
             self.complete = False
             return found
-        wrong = self.wrong.of(experiment, draft.edits, draft.where, base.marks)
+        wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks)
         identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
             self._report([nothing_changed(draft, base.arm.name)])
-        changes = changes_of(base.tree, plain(experiment), draft.edits, consequences)
+        changes = changes_of(base.leaves, leaves(experiment), result.edits, result.consequences)
         self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
         return wrong
@@ -308,15 +313,15 @@ def _is_baseline(draft: Draft, base: _Base, folder: Path) -> bool:
     return experiment is not None and Identity.of(experiment) == base.identity
 
 
-def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], list[str]]:
-    """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what else changed.
+def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], Altered]:
+    """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what was done.
 
     Args:
         folder: of the sweep file, where paths that edits give start. Those of the baseline are absolute already.
     """
     result = altered(tree, edits)
     if result.findings:
-        return None, result.findings, []
+        return None, result.findings, result
     tree, found, problems = with_earlier(result.tree, folder)
     found += [Finding(("starts_from",), str(problem).splitlines()[0]) for problem in problems]
     experiment = None
@@ -324,5 +329,10 @@ def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
         experiment, found = validated(Experiment, tree, folder)
     if experiment is not None and edits:
         found = wrong_records(experiment)
-    told = [blamed(finding, edits, where) for finding in found]
-    return (None if found else experiment), told, result.consequences
+    merged = {edit.path for edit in edits if isinstance(edit.value, dict) and not edit.whole}
+    told = [
+        # What a section as a whole has wrong may be what it kept.
+        replace(finding, hint=MERGED) if not finding.hint and ".".join(map(str, finding.path)) in merged else finding
+        for finding in found
+    ]
+    return (None if found else experiment), [blamed(finding, [*edits, *result.edits], where) for finding in told], result
