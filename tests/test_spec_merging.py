@@ -137,7 +137,12 @@ def test_an_axis_may_hold_sections(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("ablations", "at", "message", "hint"),
     [
-        ("a: {alter: {training.steps: 9, data.packing: {}}}", "data.packing", "an empty mapping changes nothing", "`replace` takes its place"),
+        (
+            "a: {alter: {training.steps: 9, data.packing: {}}}",
+            "data.packing",
+            "an empty mapping changes nothing",
+            "`replace` takes its place",
+        ),
         ("a: {alter: {training: {steps: 400}, training.steps: 300}}", "training.steps", "is set twice: by", "keep one of the two"),
         ("a: {alter: {training.steps: 300}, replace: {training: {steps: 4}}}", "training.steps", "is set twice: by", "keep one"),
         ("a: {alter: {model.connector: attention_pool, model.connector.type: c_abstractor}}", "model.connector", "set twice", "keep one"),

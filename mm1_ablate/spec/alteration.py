@@ -131,7 +131,8 @@ def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Finding]:
     removed = [edit.path for edit in edits if edit.removed]
     sources = tree["data"]["sources"]
     found = {}
-    for edit, own in [(edit, own) for edit in edits if removed and not edit.removed for own in said(edit)]:
+    altering = [edit for edit in edits if removed and not edit.removed]
+    for edit, own in ((one, path) for one in altering for path in said(one)):
         parts = own.split(".")
         feeds = sources.get(parts[2], {}).get("data_type") if parts[:2] == ["data", "sources"] and len(parts) > 2 else None
         for path in removed:
