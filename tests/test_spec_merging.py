@@ -87,6 +87,30 @@ def test_an_earlier_stage_is_merged_too(tmp_path: Path) -> None:
     assert the_problem(tmp_path, twice)[1].startswith("starts_from.training.steps is set twice")
 
 
+def test_what_a_protocol_sets_can_be_altered_and_removed_though_nobody_wrote_it(tmp_path: Path) -> None:
+    write_experiment(tmp_path, EXPERIMENT + "  protocol: openflamingo\n")
+    study = study_of(
+        tmp_path,
+        """
+        a: {remove: evaluation.zero_shot}
+        b: {alter: {evaluation.zero_shot.text_only: 3}}
+        c: {alter: {evaluation: {zero_shot: {text_only: 3}}}}
+        """,
+    )
+    assert study.arm("a").changes == (Change("evaluation.zero_shot", {"text_only": 2}, None, removed=True),)
+    for name in "bc":
+        assert study.arm(name).changes == (Change("evaluation.zero_shot.text_only", 2, 3),)
+
+
+def test_an_included_sweep_that_sets_the_same_everywhere_has_the_same_baseline(folder: Path) -> None:
+    (folder / "other.yaml").write_text(
+        "sweep: other\nexperiment: experiment.yaml\neverywhere: {training: {steps: 90}}\n"
+        "ablations: {b: {alter: {training.batch_rows: 4}}}\n"
+    )
+    study = study_of(folder, "a: {alter: {training.batch_rows: 2}}", "include: other.yaml\neverywhere: {training.steps: 90}")
+    assert [(arm.name, arm.baseline) for arm in study.arms] == [("baseline", "baseline"), ("a", "baseline"), ("b", "baseline")]
+
+
 # ------------------------------------------------------------- replacing
 def test_replacing_a_section_is_said_and_shown(folder: Path) -> None:
     study = study_of(

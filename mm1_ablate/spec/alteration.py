@@ -17,7 +17,8 @@ from typing import Any
 
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, listed, nearest, validated
-from mm1_ablate.spec.paths import ABSENT, Node, PathError
+from mm1_ablate.spec.paths import ABSENT, Node, PathError, plain
+from mm1_ablate.spec.settings import Settings
 
 Keys = tuple[str | int, ...]
 EARLIER = "starts_from."
@@ -160,13 +161,13 @@ def _said_twice(edits: Sequence[Edit]) -> list[Finding]:
     return list(found.values())
 
 
-def said(edit: Edit) -> list[str]:
-    """The paths of all settings that an edit gives a value."""
+def said(edit: Edit) -> dict[str, Any]:
+    """All single settings that an edit gives a value, by their paths."""
 
-    def below(path: str, value: Any) -> list[str]:
+    def below(path: str, value: Any) -> dict[str, Any]:
         if isinstance(value, dict) and value:
-            return [inner for key, entry in value.items() for inner in below(f"{path}.{key}", entry)]
-        return [path]
+            return {inner: leaf for key, entry in value.items() for inner, leaf in below(f"{path}.{key}", entry).items()}
+        return {path: value}
 
     return below(edit.path, edit.value)
 
@@ -189,6 +190,8 @@ def _alter(root: Node, edit: Edit) -> tuple[dict[str, Any], list[Edit]]:
             return _alter(Node(Experiment, root.replaced(place, {})), edit)
         root.find(edit.path)  # raises too, with a suggestion for the whole path
         raise
+    if parent.value is None and isinstance(standing := _resolved(root.value, place), Settings):
+        return _alter(Node(Experiment, root.replaced(place, plain(standing))), edit)
     here = parent.child(name)
     value, applied = edit.value, [edit]
     if here is None:
@@ -253,6 +256,15 @@ def _says_nothing(node: Node) -> bool:
     return all(below is not None and _says_nothing(below) for below in map(node.child, node.names()))
 
 
+def _resolved(tree: dict[str, Any], path: str) -> Any:
+    """What stands at a path in the end, though nobody wrote it: settings may follow from others, as those of a protocol do. None where
+    nothing does, or the tree is not valid."""
+    at: Any = validated(Experiment, tree)[0]
+    for name in path.split("."):
+        at = getattr(at, name, None) if isinstance(at, Settings) else at.get(name) if isinstance(at, dict) else None
+    return at
+
+
 def _retyped(node: Node, type_name: Any) -> dict[str, Any]:
     """A component of another type, with those of the written settings that the other type has too."""
     other = Node(node.annotation, {"type": type_name})
@@ -271,7 +283,7 @@ def _remove(result: Altered, edit: Edit) -> None:
             _reassign(result, name, Fraction(str(node.value)), sum(_weights(root).values(), Fraction(0)))
         elif place == "data.sources":
             _remove_source(result, root, name)
-    elif node.value is None or node.value is False:
+    elif (node.value is None or node.value is False) and _resolved(result.tree, edit.path) in (None, False):
         raise PathError(f"cannot be removed: it is already {'nothing' if node.value is None else 'off'}")
     elif node.nullable and parent.settings is not None:
         result.tree = root.replaced(edit.path, None)

@@ -19,7 +19,7 @@ LONGEST_VALUE = 40
 """Characters of a value in a table; what is longer is cut in the middle."""
 MOST_ADDED = 12
 """Settings of a section which the baseline lacks that are told one by one."""
-NOTHING = (None, {})
+NOTHING: tuple[Any, ...] = (None, {})
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
