@@ -49,30 +49,30 @@ def asked(task: Task, item: Item) -> list[tuple[str, str]]:
 
 # ---------------------------------------------------------------- images
 FIRST_PROMPTS = {
-    "coco": ("103", "<image> A photo of", "<image> A photo of A scene 26 .\n"),
-    "nocaps": ("1", "<image> A photo of", "<image> A photo of A scene 26 .\n"),
-    "textcaps": ("0000000000000384", "<image> A photo of", "<image> A photo of A sign that says 24, seen 0\n"),
+    "coco": ("103", "<image>A photo of", "<image>A photo of A scene 26 .\n"),
+    "nocaps": ("1", "<image>A photo of", "<image>A photo of A scene 26 .\n"),
+    "textcaps": ("0000000000000384", "<image>A photo of", "<image>A photo of A sign that says 24, seen 0\n"),
     "vqav2": (
         "101003",
-        "<image> Question: What colour is it, 3? Short answer:",
-        "<image> Question: What colour is it, 20? Short answer: colour 20\n",
+        "<image>Question: What colour is it, 3? Short answer:",
+        "<image>Question: What colour is it, 20? Short answer: colour 20\n",
     ),
     "okvqa": (
         "101003",
-        "<image> Question: What colour is it, 3? Short answer:",
-        "<image> Question: What colour is it, 20? Short answer: colour 20\n",
+        "<image>Question: What colour is it, 3? Short answer:",
+        "<image>Question: What colour is it, 20? Short answer: colour 20\n",
     ),
     "textvqa": (
         "903",
-        "<image> Question: what does 3 say? Short answer:",
-        "<image> Question: what does 18 say? Short answer: colour 18\n",
+        "<image>Question: what does 3 say? Short answer:",
+        "<image>Question: what does 18 say? Short answer: colour 18\n",
     ),
     "vizwiz": (
         "VizWiz_val_00000000.jpg",
-        "<image> Question: What is this, 0? Short answer:",
-        "<image> Question: What is this, 6? Short answer: colour 6\n",
+        "<image>Question: What is this, 0? Short answer:",
+        "<image>Question: What is this, 6? Short answer: colour 6\n",
     ),
-    "gqa": ("20000000", "<image> Question: Is it 0? Short answer:", "<image> Question: Is it 113? Short answer: yes\n"),
+    "gqa": ("20000000", "<image>Question: Is it 0? Short answer:", "<image>Question: Is it 113? Short answer: yes\n"),
 }
 """The first query's id and prompt, and the first demonstration, at seed 0."""
 
@@ -234,7 +234,7 @@ def test_the_record_of_the_guide_is_all_that_a_task_of_ones_own_needs(tmp_path: 
     task = load_task(str(record))
     task.items.check()
     items = task.items.open()
-    assert asked(task, items.queries[0]) == [("<image> Question: What is drawn? Short answer:", "")]
+    assert asked(task, items.queries[0]) == [("<image>Question: What is drawn? Short answer:", "")]
     assert items.queries[0].references == ("a cat", "cat")
     shown_first = {shown(demonstration(task.prompt, task.separator, item)) for item in items.demonstrations}
-    assert shown_first <= {f"<image> Question: What is drawn? Short answer: a {number}\n" for number in range(8)} and len(shown_first) > 4
+    assert shown_first <= {f"<image>Question: What is drawn? Short answer: a {number}\n" for number in range(8)} and len(shown_first) > 4

@@ -17,6 +17,7 @@ import numpy as np
 
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.images import ImagePipeline
+from mm1_ablate.data.joining import example
 from mm1_ablate.data.loader import load_images
 from mm1_ablate.data.packing import TokenisedDocument, open_rows, text_tokens
 from mm1_ablate.data.randomness import Draws, key, permuted
@@ -78,6 +79,8 @@ class SourceContent:
     left_out: dict[str, int]
     unmatched: dict[str, int] = field(default_factory=dict)
     """Of a source that joins two: how many of either found no partner, by reason. Of all of it, not of the sample."""
+    joined: str = ""
+    """One of the documents, with an image if any has one, as tokens: how texts and images are joined."""
     epochs: float = 0.0
     """How often the training reads the source, reckoned from the rows packed."""
     read_documents: int = 0
@@ -181,6 +184,7 @@ def _look_at(
     number = min(sample, length)
     tally = SourceTally()
     left_out: dict[str, int] = {}
+    shown: Document | None = None
     texts: list[int] = []
     images: list[int] = []
     sides: list[tuple[int, int]] = []
@@ -197,6 +201,8 @@ def _look_at(
             left_out[error.reason] = left_out.get(error.reason, 0) + 1
             continue
         tally.documents += 1
+        if shown is None or (document.images and not shown.images):
+            shown = document
         for damage in document.damage:
             tally.missing_images += 1
             tally.add_bad(damage)
@@ -230,6 +236,7 @@ def _look_at(
         bad=tally,
         left_out=left_out,
         unmatched=getattr(getattr(opened, "source", opened), "unmatched", {}),  # also where `keep` stands before it
+        joined=example(shown, tokenizer) if shown is not None else "",
     )
 
 

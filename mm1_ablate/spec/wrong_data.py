@@ -16,7 +16,7 @@ from mm1_ablate.spec.yaml_file import FileProblem, Marks, dotted
 Check = Callable[[Experiment], list[Finding]]
 """A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
 
-LOOKED_AT = ("evaluation", "model", "starts_from")
+LOOKED_AT = ("evaluation", "model", "starts_from", "data")
 """What edits change, of whatever stage, that further checks may find wrong at another place."""
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
-from mm1_ablate.data.records.json_lines import columns_of_lines, open_json_lines
+from mm1_ablate.data.records.json_lines import columns_of_lines, first_rows_of_lines, open_json_lines
 from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Rows
-from mm1_ablate.data.records.table import columns_of_table, open_tables
+from mm1_ablate.data.records.table import columns_of_table, first_rows_of_table, open_tables
 from mm1_ablate.spec.data import Keep
 from mm1_ablate.spec.settings import Misfit
 
+FILES_SAMPLED = 4
+"""Files from whose beginnings rows are taken; of those on a network only one."""
 LINES = (".jsonl", ".ndjson", ".json")
 TABLES = (".parquet", ".pq")
 
@@ -95,6 +98,30 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
         others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
         raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
     raise Misfit("files", f"'{files[0].name}' holds nothing" if len(files) == 1 else f"all {len(files)} files hold nothing")
+
+
+def sampled(files: Sequence[DataFile]) -> list[DataFile]:
+    """A few files, evenly spaced, of which to read the beginning."""
+    count = min(FILES_SAMPLED if all(file.is_local for file in files) else 1, len(files))
+    return [files[place * len(files) // count] for place in range(count)]
+
+
+def first_rows(files: Sequence[DataFile], columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """Rows from the beginnings of a few files, without an index of them; files that cannot be read are passed over.
+
+    Args:
+        columns: those that are needed. Rows of JSON lines have all.
+        count: rows in all, at most.
+    """
+    tables, chosen = are_tables(files), sampled(files)
+    rows: list[dict[str, Any]] = []
+    for file in chosen:
+        try:
+            most = max(1, count // len(chosen))
+            rows += first_rows_of_table(file, columns, most) if tables else first_rows_of_lines(file, most)
+        except Unreadable:
+            continue
+    return rows
 
 
 def check_columns(columns: Mapping[str, str], needed: Mapping[str, tuple[str, Sequence[str]]]) -> None:

@@ -55,6 +55,14 @@ class ImageTextTable(Source):
         columns = columns_of(self._found())
         check_columns(columns, {"image": (self.columns(columns)[0], (BYTES, OBJECT)), **kept_columns(self.keep)})
 
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.records.opening import columns_of, first_rows
+        from mm1_ablate.data.records.rows import texts_of
+
+        files = self._found()
+        _, caption = self.columns(columns_of(files))
+        return [text.strip() for text in texts_of(row[caption] for row in first_rows(files, [caption], most))]
+
     def contents(self) -> str:
         return digest_files(self._found())
 

@@ -100,6 +100,13 @@ class Recaptioned(Source):
         if self.joined_by not in there:
             raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
 
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.records.opening import first_rows
+        from mm1_ablate.data.records.rows import texts_of
+
+        rows = first_rows(self._caption_files(), [self.caption], most)
+        return [text.strip() for text in texts_of(row.get(self.caption) for row in rows)]
+
     def contents(self) -> str:
         return sha256(f"{self.images.contents()} {digest_files(self._caption_files())}".encode()).hexdigest()
 

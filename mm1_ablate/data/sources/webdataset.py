@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
@@ -74,6 +75,18 @@ class WebDataset(Source):
         from mm1_ablate.data.records.opening import found_files
 
         return {"key", *_fields(_first_samples(found_files(self.files)))}
+
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.records.opening import found_files, sampled
+        from mm1_ablate.data.records.rows import texts_of
+
+        files = sampled(found_files(self.files))
+        found: list[str] = []
+        for file in files:
+            with suppress(Misfit):
+                samples = _first_samples([file], max(1, most // len(files)))
+                found += texts_of(_caption_of(sample, self.caption_field) for sample in samples.values())
+        return [text.strip() for text in found]
 
     def contents(self) -> str:
         from mm1_ablate.data.records.opening import found_files
@@ -186,7 +199,7 @@ def _image_member(members: Mapping[str, Any]) -> str | None:
 
 
 # ---------------------------------------------------------------- looking at the beginning
-def _first_samples(files: list[DataFile]) -> dict[str, dict[str, bytes]]:
+def _first_samples(files: list[DataFile], count: int = LOOKED_AT) -> dict[str, dict[str, bytes]]:
     from mm1_ablate.data.records.tar import first_samples
     from mm1_ablate.data.records.tar_headers import DamagedTar
 
@@ -194,7 +207,7 @@ def _first_samples(files: list[DataFile]) -> dict[str, dict[str, bytes]]:
     # Damaged tars are counted when their time comes, as long as there are others.
     for file in files:
         try:
-            if samples := first_samples(file, LOOKED_AT):
+            if samples := first_samples(file, count):
                 return samples
         except DamagedTar as error:
             why = why or error.reason
