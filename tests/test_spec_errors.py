@@ -153,7 +153,7 @@ def test_what_is_removed_cannot_be_altered_in_the_same_arm(tmp_path: Path, arm: 
         ),
         ("a: {alter: {training.steps: 3}, except: [{training.steps: 3}]}", "[{training", "no grid"),
         ("a: {alter: {training.steps: 3}, when_removed: shrink}", "shrink", "removes nothing"),
-        ("a: {remove_each: []}", "[]", "expected a list, not empty, of texts"),
+        ("a: {remove_each: []}", "[]", "expected text, or a list, not empty, of texts"),
         ("a: {remove_each: [data.mixture.text, data.mixture.text]}", "data.mixture.text]", "listed twice"),
         ("a: {grid: {training.steps: [300, 300.0]}}", "300.0", "same value as entry 1"),
         ("a: {grid: {training.steps: []}}", "[]", "not empty"),

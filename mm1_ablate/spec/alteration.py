@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+from mm1_ablate.spec.data import Data
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, listed, nearest, validated
 from mm1_ablate.spec.paths import ABSENT, Node, PathError, plain
@@ -82,20 +83,25 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
 def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     """The edits of the last stage alone."""
     result = Altered(tree)
+    untyped: dict[str, None] = {}
     for edit in sorted((edit for edit in edits if not edit.removed), key=_order):
         try:
             result.tree, applied = _alter(Node(Experiment, result.tree), edit)
             result.edits += applied
         except PathError as error:
+            if error.untyped:
+                untyped[error.untyped] = None
+                continue
             result.edits.append(edit)
             at = error.edit if isinstance(error, _WrongInside) else edit
             result.findings.append(Finding(at.where, _named(at, error.message), _hint(at, error), at_key=True))
+    result.findings += [finding for place in untyped for finding in _wrong_type(result.tree, place, result.edits)]
     removals = [edit for edit in edits if edit.removed]
     if conflicts := _conflicts(tree, [*result.edits, *removals]):
         result.findings = conflicts
     result.edits += removals
     does_both = 0 < len(removals) < len(result.edits)
-    if result.findings or (does_both and validated(Experiment, result.tree)[0] is None):
+    if result.findings or (does_both and validated(Data, result.tree.get("data"))[0] is None):
         return result  # what is not valid has no shares to reckon with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
     for edit in sorted(removals, key=lambda edit: not edit.path.startswith("data.mixture.")):
@@ -106,6 +112,15 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     if result.kept != 1 and not result.findings:
         _shrink(result)
     return result
+
+
+def _wrong_type(tree: dict[str, Any], place: str, edits: Sequence[Edit]) -> list[Finding]:
+    """What is wrong with the type of a component, at the edit that gave it."""
+    edit = max((edit for edit in edits if f"{place}.type.".startswith(edit.path + ".")), key=lambda edit: len(edit.path))
+    parts = tuple(place.split("."))
+    found = [finding for finding in validated(Experiment, tree)[1] if finding.path[: len(parts)] == parts]
+    inside = len(edit.path.split("."))
+    return [replace(one, path=(*edit.where, *one.path[inside:]), message=_named(edit, one.message)) for one in found]
 
 
 def _named(edit: Edit, message: str) -> str:

@@ -65,6 +65,11 @@ class Source(Component):
     max_bad_share: Annotated[float | None, Field(ge=0, le=1), HowItRuns] = None
     """The share of unreadable data above which a run stops. Nothing: that of the whole, `data.max_bad_share`."""
 
+    @property
+    def shows_images(self) -> bool:
+        """Whether its documents hold images."""
+        return self.data_type != "text" and getattr(self, "images", True) is not False
+
     def open(self, seed: int = 0, name: str = "") -> Any:
         """The documents: an `mm1_ablate.data.sources.OpenSource`, whose documents carry the name of the source."""
         raise TypeError(f"{type(self).__name__} does not say how it is opened")

@@ -6,6 +6,7 @@ name. Out: `Study`, or every problem of all those files at once. Arms that resol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from mm1_ablate.spec.alteration import Altered, Edit, Keys, altered
 from mm1_ablate.spec.arms import Draft, axes_of, drafts_of, edits_of
-from mm1_ablate.spec.changes import blamed, nothing_changed
+from mm1_ablate.spec.changes import blamed, nothing_changed, touching
 from mm1_ablate.spec.claims import comparison, expectations
 from mm1_ablate.spec.contents import (
     Look,
@@ -208,7 +209,7 @@ class _Expansion:
         path = shown.resolve()
         if path not in self._experiments:
             self._experiments[path] = None
-            if not path.is_file():
+            if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
                 near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
                 self._report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None
@@ -238,7 +239,11 @@ class _Expansion:
             right = [edit for edit in edits if not any(finding.path[: len(edit.where)] == edit.where for finding in found)]
             edits = right if len(right) < len(edits) else []
             made, found, result = _made(plain(experiment), edits, where, folder)
-        self._report(self.wrong.of(made, result.edits, where, marks))
+
+        def remade(some: Sequence[Edit]) -> Experiment | None:
+            return _made(plain(experiment), some, where, folder)[0]
+
+        self._report(self.wrong.of(made, result.edits, where, marks, remade))
         resolved = leaves(made)
         everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if edits else ()
         self._add(Arm(name, group, made, name, everywhere=everywhere), where)
@@ -280,11 +285,16 @@ class _Expansion:
 
     def _arm(self, draft: Draft, base: _Base) -> list[Finding]:
         """Make an arm of a baseline and keep it, or say what is wrong with it."""
-        experiment, found, result = _made(base.tree, draft.edits, draft.where, self.file.path.parent)
+        folder = self.file.path.parent
+        experiment, found, result = _made(base.tree, draft.edits, draft.where, folder)
         if experiment is None:
             self.complete = False
             return found
-        wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks)
+
+        def remade(some: Sequence[Edit]) -> Experiment | None:
+            return _made(base.tree, some, draft.where, folder)[0]
+
+        wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks, remade)
         identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
             self._report([nothing_changed(draft, base.arm.name)])
@@ -322,17 +332,38 @@ def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
     result = altered(tree, edits)
     if result.findings:
         return None, result.findings, result
-    tree, found, problems = with_earlier(result.tree, folder)
+    experiment, found = _valid(result.tree, edits, folder)
+    told = []
+    for finding in found:
+        place = ".".join(map(str, finding.path))
+        sections = [edit for edit in edits if edit.path == place and isinstance(edit.value, dict) and not edit.whole]
+        if sections and not finding.hint:
+            finding = replace(finding, hint=MERGED)  # what a section as a whole has wrong may be what it kept
+        told.append(blamed(finding, [*sections, *_bringing_about(finding, tree, result.edits, folder)], where))
+    return (None if found else experiment), told, result
+
+
+def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[Experiment | None, list[Finding]]:
+    """The experiment of plain values that edits left, and what is wrong by place in it."""
+    tree, found, problems = with_earlier(tree, folder)
     found += [Finding(("starts_from",), str(problem).splitlines()[0]) for problem in problems]
     experiment = None
     if not found:
         experiment, found = validated(Experiment, tree, folder)
     if experiment is not None and edits:
         found = wrong_records(experiment)
-    merged = {edit.path for edit in edits if isinstance(edit.value, dict) and not edit.whole}
-    told = [
-        # What a section as a whole has wrong may be what it kept.
-        replace(finding, hint=MERGED) if not finding.hint and ".".join(map(str, finding.path)) in merged else finding
-        for finding in found
-    ]
-    return (None if found else experiment), [blamed(finding, [*edits, *result.edits], where) for finding in told], result
+    return experiment, found
+
+
+def _bringing_about(finding: Finding, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
+    """The edits to blame for a finding by place in the experiment: those that say something about the place, or without which all is
+    well there."""
+    if len(edits) < 2 or touching(edits, finding.path):
+        return edits
+    needed = []
+    for edit in edits:
+        fewer = [other for other in edits if other is not edit]
+        left = altered(tree, fewer)
+        if not left.findings and all(other.path != finding.path for other in _valid(left.tree, fewer, folder)[1]):
+            needed.append(edit)
+    return needed or edits

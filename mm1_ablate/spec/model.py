@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import JsonValue, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from mm1_ablate.spec.connector import Connector
 from mm1_ablate.spec.data import AnySource
@@ -34,7 +34,7 @@ class LanguageModelPreparation(Settings):
 
     steps: PositiveInt = 400
     batch_rows: PositiveInt = 8
-    row_tokens: PositiveInt = 128
+    row_tokens: Annotated[int, Field(ge=2)] = 128
     source: AnySource
     optimizer: AnyOptimizer
 

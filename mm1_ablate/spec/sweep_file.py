@@ -6,6 +6,7 @@ column. What is right is expanded all the same, so that its problems are shown a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class SweepFile:
 
     def beside(self, name: str) -> Path:
         """A path that the file names, which is relative to the file."""
-        return self.path.parent / Path(name).expanduser()
+        return self.path.parent / os.path.expanduser(name)
 
 
 def read_sweep_file(path: Path) -> SweepFile:
@@ -102,7 +103,7 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
             message = "includes itself" if path.resolve() == file.path.resolve() else f"{path} is part of this study already"
             file.report([Finding(place, message, "leave it out")])
             continue
-        if not path.is_file():
+        if not os.path.isfile(path):
             near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
             file.report([Finding(place, f"there is no sweep file {path}", near)])
             first.complete = False

@@ -8,6 +8,7 @@ in none of them: what the record says is. Records are read once for each study t
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -112,7 +113,7 @@ def wrong_records(experiment: Experiment) -> list[Finding]:
     for index, task in enumerate(evaluation.tasks):
         place = ("evaluation", "tasks", index)
         if is_own(task):
-            if not Path(task).is_file():
+            if not os.path.isfile(task):
                 found.append(Finding(place, f"there is no file '{task}' (paths of tasks are relative to the file that names them)"))
                 continue
         elif task not in shipped_tasks():
@@ -144,6 +145,7 @@ def wrong_files(experiment: Experiment) -> Iterator[tuple[str, Finding]]:
     for index, (name, task) in enumerate(zip(task_names(evaluation), evaluation.tasks, strict=True)):
         for finding in findings_about(task_settings(task).items, evaluation.split):
             where = ".".join(map(str, ("items", *finding.path)))
-            of = f"task '{name}' ({task})" if is_own(task) else f"task '{name}'"
+            at = read_tree(_path(task))[1].problem(("items", *finding.path), "") if is_own(task) else None
+            of = f"task '{name}' ({at.file}:{at.line}:{at.column})" if at else f"task '{name}'"
             place, message = ("evaluation", "tasks", index), f"{of}: {where}: {finding.message}"
             yield f"{task} {evaluation.split}", replace(finding, path=place, message=message, at_key=False)
