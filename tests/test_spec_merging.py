@@ -173,7 +173,7 @@ def test_an_axis_may_hold_sections(folder: Path) -> None:
         ("a: {grid: {training: [{steps: 90}], training.steps: [80]}}", "training.steps", "two axes set training.steps", ""),
         ("a: {alter: {training: {stepz: 90}}}", "stepz", "unknown key; expected one of steps", "did you mean 'steps'"),
         ("a: {alter: {training: {steps: few}}}", "few", "expected a whole number above 0, not 'few'", ""),
-        ("a: {alter: {training: {steps: 20}}}", "training", "expected fewer than the 20 steps of the training, not 30", ""),
+        ("a: {alter: {training: {steps: 20}}}", "20", "training.warmup_steps: expected fewer than the 20 steps of the training, not 30", ""),
         (
             "a: {alter: {model: {language_model: {configuration: {hiden_size: 48}}}}}",
             "hiden_size",
