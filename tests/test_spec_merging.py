@@ -147,7 +147,7 @@ def test_axes_and_everywhere_may_replace_too(folder: Path) -> None:
     ]
     assert [arm.experiment.training.optimizer.momentum for arm in study.arms] == [0.95] * 4
     assert study.arm("labelled/captions").experiment.training.steps == 90
-    assert in_words(study.arms[0]).startswith("everywhere: training.optimizer.learning_rate 0.01 → 0.015; ")
+    assert in_words(study.arms[0]).startswith("everywhere: training.steps 500 → 80; training.optimizer.learning_rate 0.01 → 0.015; ")
 
 
 def test_an_axis_may_hold_sections(folder: Path) -> None:
@@ -168,12 +168,12 @@ def test_an_axis_may_hold_sections(folder: Path) -> None:
             "`replace` takes its place",
         ),
         ("a: {alter: {training: {steps: 400}, training.steps: 300}}", "training.steps", "is set twice: by", "keep one of the two"),
-        ("a: {alter: {training.steps: 300}, replace: {training: {steps: 4}}}", "training.steps", "is set twice: by", "keep one"),
+        ("a: {alter: {training.steps: 300}, replace: {training: {steps: 4}}}", "training: {", "is set twice: by", "keep one"),
         ("a: {alter: {model.connector: attention_pool, model.connector.type: c_abstractor}}", "model.connector", "set twice", "keep one"),
         ("a: {grid: {training: [{steps: 90}], training.steps: [80]}}", "training.steps", "two axes set training.steps", ""),
         ("a: {alter: {training: {stepz: 90}}}", "stepz", "unknown key; expected one of steps", "did you mean 'steps'"),
         ("a: {alter: {training: {steps: few}}}", "few", "expected a whole number above 0, not 'few'", ""),
-        ("a: {alter: {training: {steps: 20}}}", "20", "training.warmup_steps: expected fewer than the 20 steps of the training, not 30", ""),
+        ("a: {alter: {training: {steps: 20}}}", "20", "training.warmup_steps: expected fewer than the 20 steps", ""),
         (
             "a: {alter: {model: {language_model: {configuration: {hiden_size: 48}}}}}",
             "hiden_size",

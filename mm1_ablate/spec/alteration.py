@@ -84,17 +84,18 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     """The edits of the last stage alone."""
     result = Altered(tree)
     untyped: dict[str, None] = {}
+    applied: dict[int, list[Edit]] = {}
     for edit in sorted((edit for edit in edits if not edit.removed), key=_order):
         try:
-            result.tree, applied = _alter(Node(Experiment, result.tree), edit)
-            result.edits += applied
+            result.tree, applied[id(edit)] = _alter(Node(Experiment, result.tree), edit)
         except PathError as error:
             if error.untyped:
                 untyped[error.untyped] = None
                 continue
-            result.edits.append(edit)
+            applied[id(edit)] = [edit]
             at = error.edit if isinstance(error, _WrongInside) else edit
             result.findings.append(Finding(at.where, _named(at, error.message), _hint(at, error), at_key=True))
+    result.edits = [own for edit in edits for own in applied.get(id(edit), ())]  # in the order of the file
     result.findings += [finding for place in untyped for finding in _wrong_type(result.tree, place, result.edits)]
     removals = [edit for edit in edits if edit.removed]
     if conflicts := _conflicts(tree, [*result.edits, *removals]):
