@@ -112,6 +112,9 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
         told.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
     elif used_up:
         told.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
+    if inspection.never_read:
+        named = ", ".join(f"{name} ({data_type})" for name, data_type in inspection.never_read.items())
+        told.append(f"Never read, because the data type has no share in the mixture: {named}.")
     if inspection.split:
         told.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
     for name, reasons in inspection.dropped.items():
@@ -195,6 +198,7 @@ def to_json(stage: Stage, inspection: Inspection) -> dict[str, Any]:
         "tokens": inspection.tokens,
         "split": inspection.split,
         "dropped": inspection.dropped,
+        "never_read": inspection.never_read,
         "asked": asked_by(stage),
         "sources": {source.name: _source_json(source) for source in inspection.sources},
     }

@@ -40,6 +40,8 @@ class TokenisedDocument:
     """Tokens with the end token, every image counted nominally."""
     data_type: str = ""
     """As the source declares it."""
+    piece: int = 1
+    """Which piece of a document this is; 1 also where it is whole."""
 
 
 Row = tuple[TokenisedDocument, ...]
@@ -115,7 +117,7 @@ def _piece(document: TokenisedDocument, segments: list[Segment], place: int, nom
     images = tuple(segment for segment in segments if isinstance(segment, Image))
     length = text_tokens(segments) + len(images) * nominal_image_tokens
     name = document.key if place == 1 else f"{document.key}#{place}"
-    return TokenisedDocument(name, document.source, tuple(segments), images, length, document.data_type)
+    return TokenisedDocument(name, document.source, tuple(segments), images, length, document.data_type, place)
 
 
 def text_tokens(segments: Iterable[Segment]) -> int:

@@ -30,6 +30,7 @@ def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str], j
     template = environment.from_string((folder / "data.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         inspection=inspection,
+        sub_images=any(not isinstance(part, str) and len(part) > 1 for document in inspection.shown for part in document.parts),
         name=name,
         facts=sequence_of_facts,
         joined=joined,

@@ -36,8 +36,8 @@ from mm1_ablate.spec.sweep import Group, Sweep
 from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.spec.tasks import reads_files, wrong_records
 from mm1_ablate.spec.trials import Identity, trials_of
-from mm1_ablate.spec.wrong_data import Check, WrongData, wrong_data
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, in_order
+from mm1_ablate.spec.wrong_data import Check, WrongData, never_read, unread_sources, wrong_data
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
@@ -90,6 +90,19 @@ class _Base:
     """Where its experiment file says what."""
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """A baseline as its experiment file and the sweep's `everywhere` declare it."""
+
+    experiment: Experiment
+    """Of the file alone."""
+    made: Experiment
+    edits: list[Edit]
+    where: Keys
+    marks: Marks
+    file: SweepFile
+
+
 class _Expansion:
     """Collects problems on the way, so that all of them can be raised together."""
 
@@ -108,6 +121,8 @@ class _Expansion:
         self.complete = True
         """Whether every arm that the files mean is known."""
         self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
+        self._declared: list[_Declared] = []
+        """What the baselines declare."""
 
     def study(self) -> Study:
         files = read_with_included(self.path)
@@ -124,6 +139,7 @@ class _Expansion:
             declared, own = (first, base) if same_baseline(file, first) else (file, self._own_base(file))
             for name, group in file.sweep.ablations.items() if file.sweep else ():
                 self._expand(sweep, name, group, own, declared)
+        self._tell_of_unread_sources()
         baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
         first.report(self._too_many_workers(sweep))
         compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
@@ -173,6 +189,20 @@ class _Expansion:
         base = self._base(file, file.sweep.experiment, ("experiment",), name, "")
         file.rename_expected(BASELINE, name)
         return base
+
+    def _tell_of_unread_sources(self) -> None:
+        """Warn of sources that a baseline declares and that neither it nor any arm reads. What a sweep removes, it means to remove."""
+        arms = [dict(unread_sources(arm.experiment)) for arm in self.arms.values()]
+        for one in self._declared:
+            in_file = dict(unread_sources(one.experiment))
+            for place, data_type in unread_sources(one.made):
+                finding = never_read(place, data_type)
+                if not all(place in unread for unread in arms):
+                    continue
+                if place in in_file:
+                    self.problems += one.marks.problems([finding])
+                elif added := [edit for edit in one.edits if edit.path == dotted(place)]:
+                    one.file.report([blamed(finding, added, one.where)])
 
     def _too_many_workers(self, sweep: Sweep) -> list[Finding]:
         """Workers that a step of some arm has no row for."""
@@ -244,6 +274,7 @@ class _Expansion:
             return _made(plain(experiment), some, where, folder)[0]
 
         self._report(self.wrong.of(made, result.edits, where, marks, remade))
+        self._declared.append(_Declared(experiment, made, result.edits, where, marks, self.file))
         resolved = leaves(made)
         everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if edits else ()
         self._add(Arm(name, group, made, name, everywhere=everywhere), where)

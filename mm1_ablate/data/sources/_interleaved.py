@@ -133,6 +133,8 @@ class Page:
     parts: Parts
     columns: dict[str, Any] = field(default_factory=dict)
     damage: tuple[Unreadable, ...] = ()
+    pictures: int = 0
+    """Images that the source names on the page, whether they were looked for or not, found or not."""
 
 
 class Pages(Protocol):
@@ -180,12 +182,16 @@ class OpenInterleaved:
         return self._document(f"{page.key}#{pair}", page, pairs[pair], page.damage if pair == 0 else ())
 
     def _document(self, key: str, page: Page, parts: Parts, damage: tuple[Unreadable, ...]) -> Document:
-        if not parts:
-            raise damage[0] if damage else Unreadable("empty document", key)
         if not self.settings.images:
             parts = tuple(part for part in parts if not isinstance(part, Image))
-            if not parts:
+            if not parts and page.pictures:
                 raise LeftOut("no text beside its images")
+        if not parts:
+            if damage:
+                raise damage[0]
+            if page.pictures:
+                raise LeftOut("no text, and no image that is kept")
+            raise Unreadable("empty document", key)
         return Document(key, self.name, self.settings.data_type, joined(parts, self._separator), page.columns, damage)
 
 

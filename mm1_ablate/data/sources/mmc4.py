@@ -99,7 +99,8 @@ class Mmc4Pages:
 
     def __getitem__(self, index: int) -> Page:
         row, what = self.rows[index], self.rows.place(index)
-        sentences, infos = row.get(TEXTS), row.get(IMAGES, []) if self._with_images else []
+        sentences, named_images = row.get(TEXTS), row.get(IMAGES, [])
+        infos = named_images if self._with_images else []
         if not isinstance(sentences, list) or not isinstance(infos, list):
             raise Unreadable(WRONG_SHAPE, what)
         damage: list[Unreadable] = []
@@ -117,7 +118,8 @@ class Mmc4Pages:
             images = beside.get(number, [])
             parts += [*images, *text] if self.settings.image_place == "before" else [*text, *images]
         columns = {name: row.get(name) for name in self.settings.keep.columns}
-        return Page(self.rows.key(index), self._runs(parts), columns, tuple(damage))
+        pictures = len(named_images) if isinstance(named_images, list) else 0
+        return Page(self.rows.key(index), self._runs(parts), columns, tuple(damage), pictures)
 
     def _image(self, info: Mapping[str, Any], what: str) -> Image:
         name = info.get("raw_url" if self.settings.images_by.startswith("url") else "image_name")

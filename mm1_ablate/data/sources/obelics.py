@@ -43,6 +43,13 @@ class Obelics(InterleavedFiles):
         if self._looks_up and self.image_files:
             found_files(self.image_files, "image_files")
 
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import columns_of, found_files
+        from mm1_ablate.data.records.rows import BYTES
+
+        inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
+        return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
+
     def first_rows(self, most: int) -> list[dict[str, Any]]:
         from mm1_ablate.data.records.opening import first_rows, found_files
 
@@ -103,7 +110,7 @@ class ObelicsPages:
                 except Unreadable as error:
                     damage.append(error)
         columns = {name: values[name] for name in self._columns}
-        return Page(key, tuple(parts), columns, tuple(damage))
+        return Page(key, tuple(parts), columns, tuple(damage), texts.count(None))
 
     def _image(self, value: pa.Scalar, key: str, what: str) -> Image:
         import pyarrow as pa
