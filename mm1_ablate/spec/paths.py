@@ -35,11 +35,13 @@ class PathError(LookupError):
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the one annotation."""
-    base, _ = unannotated(annotation)
-    if get_origin(base) in (Union, UnionType):
-        return tuple(inner for member in get_args(base) for inner in members(member))
-    return (annotation,)
+    """The alternatives of a union, each with the union's marks, or the one annotation."""
+    base, marks = unannotated(annotation)
+    if get_origin(base) not in (Union, UnionType):
+        return (annotation,)
+    return tuple(
+        Annotated[(inner, *marks)] if marks and inner is not NoneType else inner for member in get_args(base) for inner in members(member)
+    )
 
 
 def unannotated(annotation: Any) -> tuple[Any, list[Any]]:
