@@ -74,6 +74,16 @@ def test_another_type_in_a_mapping_keeps_what_it_has_too_and_what_is_dropped_is_
     )
 
 
+def test_types_are_changed_first_however_they_are_written(folder: Path) -> None:
+    apart = "model: {connector: {depth: 1}}, model.connector: {type: c_abstractor}"
+    study = study_of(folder, f"a: {{alter: {{{apart}}}}}\nb: {{alter: {{training: {{optimizer: {{rest: {{learning_rate: 1e-4}}}}}}}}}}")
+    assert study.arm("a").experiment.model.connector.depth == 1
+    # A setting that another edit's type does not have is an error, not lost.
+    lost = "a: {alter: {training: {optimizer: {momentum: 0.5}}, training.optimizer: {type: adamw}}}"
+    at, message, _ = the_problem(folder, lost)
+    assert at.startswith("momentum") and "unknown key" in message
+
+
 def test_an_earlier_stage_is_merged_too(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT, "first.yaml")
     later = EXPERIMENT.replace("    preparation:\n      source: {type: miniature, data_type: captioned, content: synthetic_captions}\n", "")

@@ -10,6 +10,7 @@ dealt with as `data.when_removed` says. A mapping that alters is merged into wha
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -52,6 +53,8 @@ class Altered:
     """What was applied: of a mapping that was merged, an edit for each setting in it, with its own path and place."""
     findings: list[Finding] = field(default_factory=list)
     """What is wrong; paths are places in the sweep file."""
+    untyped: list[str] = field(default_factory=list)
+    """Places whose `type` names nothing, so that nobody can say what is below them."""
     kept: Fraction = Fraction(1)
     """The share of the training that is left, where removed data shrinks it."""
 
@@ -83,20 +86,13 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
 def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     """The edits of the last stage alone."""
     result = Altered(tree)
-    untyped: dict[str, None] = {}
-    applied: dict[int, list[Edit]] = {}
-    for edit in sorted((edit for edit in edits if not edit.removed), key=_order):
-        try:
-            result.tree, applied[id(edit)] = _alter(Node(Experiment, result.tree), edit)
-        except PathError as error:
-            if error.untyped:
-                untyped[error.untyped] = None
-                continue
-            applied[id(edit)] = [edit]
-            at = error.edit if isinstance(error, _WrongInside) else edit
-            result.findings.append(Finding(at.where, _named(at, error.message), _hint(at, error), at_key=True))
+    altering = sorted((edit for edit in edits if not edit.removed), key=_order)
+    applied = _apply(result, [edit for edit in altering if edit.whole])
+    merging = [edit for edit in altering if not edit.whole]
+    result.tree = _retyped_everywhere(result.tree, merging)
+    applied |= _apply(result, merging)
     result.edits = [own for edit in edits for own in applied.get(id(edit), ())]  # in the order of the file
-    result.findings += [finding for place in untyped for finding in _wrong_type(result.tree, place, result.edits)]
+    result.findings += [finding for place in dict.fromkeys(result.untyped) for finding in _wrong_type(result.tree, place, result.edits)]
     removals = [edit for edit in edits if edit.removed]
     if conflicts := _conflicts(tree, [*result.edits, *removals]):
         result.findings = conflicts
@@ -113,6 +109,37 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     if result.kept != 1 and not result.findings:
         _shrink(result)
     return result
+
+
+def _apply(result: Altered, edits: Sequence[Edit]) -> dict[int, list[Edit]]:
+    """Apply edits that remove nothing; returns by the `id` of each the edits of single settings that it comes to."""
+    applied = {}
+    for edit in edits:
+        try:
+            result.tree, applied[id(edit)] = _alter(Node(Experiment, result.tree), edit)
+        except PathError as error:
+            if error.untyped:
+                result.untyped.append(error.untyped)
+                continue
+            applied[id(edit)] = [edit]
+            at = error.edit if isinstance(error, _WrongInside) else edit
+            result.findings.append(Finding(at.where, _named(at, error.message), _hint(at, error), at_key=True))
+    return applied
+
+
+def _retyped_everywhere(tree: dict[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
+    """The types of components that edits change, wherever in a mapping: before anything is said of their settings. What cannot be found yet
+    is told of, or made, when the edits are applied."""
+    types = {path: value for edit in edits for path, value in said(edit).items() if isinstance(value, str)}
+    for path, value in sorted(types.items(), key=lambda entry: entry[0].count(".")):
+        root = Node(Experiment, tree)
+        place = path.removesuffix(".type")
+        with contextlib.suppress(PathError):
+            node = root.find(place)
+            known = Node(node.annotation, {"type": value}).settings is not None
+            if known and node.has_types and isinstance(node.value, dict):
+                tree = root.replaced(place, _retyped(node, value))
+    return tree
 
 
 def _wrong_type(tree: dict[str, Any], place: str, edits: Sequence[Edit]) -> list[Finding]:
@@ -282,7 +309,9 @@ def _resolved(tree: dict[str, Any], path: str) -> Any:
 
 
 def _retyped(node: Node, type_name: Any) -> dict[str, Any]:
-    """A component of another type, with those of the written settings that the other type has too."""
+    """A component of another type, with those of the written settings that the other type has too. What has this type already stays."""
+    if isinstance(node.value, dict) and node.value.get("type") == type_name:
+        return node.value
     other = Node(node.annotation, {"type": type_name})
     kept = {name: value for name, value in (node.value or {}).items() if other.settings is None or name in other.names()}
     return {**kept, "type": type_name}
