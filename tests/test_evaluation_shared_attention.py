@@ -109,3 +109,25 @@ def test_kept_image_tokens_take_no_more_memory_than_allowed(kept: int) -> None:
         torch.testing.assert_close(embedder(prompts)[0], plain)
         assert sum(tokens.nbytes for tokens in embedder._kept.values()) <= kept * one
     assert embedder.encoded == (7 if kept == 100 else 14 - (kept if kept < 7 else 0))
+
+
+def test_a_deep_model_is_looked_at_by_few_of_its_layers_where_these_are_of_all_its_kinds() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from mm1_ablate.evaluation.read_check import ENOUGH_LAYERS, check_readable, shorter
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
+
+    def made(model_type: str, layers: int, **more: Any) -> Any:
+        with torch.device("meta"):
+            config = AutoConfig.for_model(model_type, num_hidden_layers=layers, **sizes, **more)
+            return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+    deep = shorter(made("llama", 40))
+    assert deep.config.num_hidden_layers == ENOUGH_LAYERS == len(deep.model.layers)
+    check_readable(deep)
+    in_turns = ["sliding_attention", "full_attention"] * 20
+    assert shorter(made("gemma2", 40, head_dim=8, layer_types=in_turns)).config.layer_types == in_turns[:ENOUGH_LAYERS]
+    late = ["sliding_attention"] * 20 + ["full_attention"] * 20
+    for whole in (made("llama", 3), made("gemma2", 40, head_dim=8, layer_types=late)):
+        assert shorter(whole) is whole

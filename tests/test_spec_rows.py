@@ -86,7 +86,7 @@ def test_an_arm_that_makes_rows_too_short_is_told_at_its_value(tmp_path: Path, a
 def test_an_arm_that_brings_images_into_short_rows_is_told_at_what_brings_them(tmp_path: Path) -> None:
     write_experiment(tmp_path, TEXT_ONLY.replace(PACKING, "packing: {row_tokens: 100}"))
     told, message, _ = the_problem(tmp_path, "a: {alter: {model.preparation_seed: 3, data.mixture: {captioned: 1, text: 1}}}")
-    assert told.startswith("{captioned: 1") and "cannot hold an image" in message
+    assert told.startswith("1, text: 1") and "cannot hold an image" in message
 
 
 def test_an_arm_without_images_may_have_short_rows(tmp_path: Path) -> None:

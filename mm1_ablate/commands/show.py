@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.commands.arms import arms_in_words
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.gpus import GIB
@@ -76,7 +77,8 @@ def folded(name: str, width: int) -> str:
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Every trial with what will become of it and why; then the sums. Where it is narrow, sizes give way to names and reasons."""
+    """Every trial with what will become of it and why; then what the arms change, and the sums. Where it is narrow, sizes give way to names
+    and reasons."""
     numbers: dict[str, Callable[[PlanRow], str]] = {}
     if console.width >= PARAMETERS_FIT:
         numbers["encoder"] = lambda row: count(row.parameters["image_encoder"])
@@ -108,9 +110,10 @@ def show_plan(plan: Plan, console: Console) -> None:
         reason = f"prepared for {number_of(preparation.trials, 'trial')}"
         table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
     console.print(table)
-    console.print()
-    for line in summary(plan):
-        console.print(line, markup=False)
+    for lines in (arms_in_words(plan.studies, console.width), summary(plan)):
+        console.print()
+        for line in lines:
+            console.print(line, markup=False)
 
 
 def summary(plan: Plan) -> list[str]:

@@ -7,6 +7,7 @@ right is remembered. Models that are read with the cache of transformers are lef
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,9 @@ from mm1_ablate.spec.fingerprint import fingerprint
 from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.settings import Misfit
+
+ENOUGH_LAYERS = 6
+"""Of layers that are all alike, or of kinds that take turns, so many are read."""
 
 
 def unreadable_models(experiment: Experiment) -> list[Finding]:
@@ -43,10 +47,34 @@ def _why_not(settings: LanguageModel) -> str:
     except OSError:  # not here any more
         return ""
     try:
-        check_readable(language_model)
+        check_readable(shorter(language_model))
     except Exception as error:  # whatever a model does with what it never saw
         return "" if is_limit(error) else in_words(error)
     return ""
+
+
+def shorter(language_model: Any) -> Any:
+    """A model of the same layers with fewer of them, which is read sooner; the model itself where its layers may differ in more than their
+    `layer_types`, or too few would show all kinds."""
+    from transformers import AutoModelForCausalLM
+
+    from mm1_ablate.model.shapes_only import shapes_only
+
+    declared = language_model.config.to_dict()
+    layers = declared.get("num_hidden_layers")
+    if not isinstance(layers, int) or layers <= ENOUGH_LAYERS:
+        return language_model
+    by_layer = {name for name, value in declared.items() if isinstance(value, list) and len(value) == layers}
+    numbers = {name for name, value in declared.items() if "layer" in name and isinstance(value, int) and value > 1}
+    kinds = declared.get("layer_types") or []
+    if by_layer - {"layer_types"} or numbers - {"num_hidden_layers"} or set(kinds) != set(kinds[:ENOUGH_LAYERS]):
+        return language_model
+    config = copy.deepcopy(language_model.config)
+    config.num_hidden_layers = ENOUGH_LAYERS
+    if kinds:
+        config.layer_types = kinds[:ENOUGH_LAYERS]
+    with shapes_only():
+        return AutoModelForCausalLM.from_config(config, dtype=language_model.dtype, attn_implementation="sdpa").to("meta")
 
 
 def check_readable(language_model: Any) -> None:

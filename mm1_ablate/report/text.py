@@ -172,7 +172,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for row in comparison.rows:
         # Another mixture always shows other numbers of documents and images; the report has them.
         told = [difference for difference in row.brought_along if " seen" not in difference or difference.startswith("tokens seen")]
-        notes = [*row.notes, *([f"came along with it: {', '.join(told)}"] if told else [])]
+        notes = [*row.changes, *row.notes, *([f"came along with it: {', '.join(told)}"] if told else [])]
         if notes:
             console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
     if comparison.expectations:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.spec.alteration import said
+from mm1_ablate.spec.arms import edits_of
 from mm1_ablate.spec.fingerprint import fingerprint
 from mm1_ablate.spec.messages import Finding, nearest, validated
-from mm1_ablate.spec.sweep import Sweep
+from mm1_ablate.spec.sweep import REPLACE, Sweep
 from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Keys, Marks, read_tree
 
 
@@ -125,7 +127,15 @@ def same_baseline(one: SweepFile, other: SweepFile) -> bool:
     if one.sweep is None or other.sweep is None:
         return True
     same_file = one.beside(one.sweep.experiment).resolve() == other.beside(other.sweep.experiment).resolve()
-    return same_file and fingerprint(dict(one.sweep.everywhere)) == fingerprint(dict(other.sweep.everywhere))
+    return same_file and fingerprint(_settings(one.sweep.everywhere)) == fingerprint(_settings(other.sweep.everywhere))
+
+
+def _settings(everywhere: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set everywhere, however it is written: by paths, or by mappings that are merged."""
+    settings: dict[str, Any] = {}
+    for edit in edits_of(everywhere, ()):
+        settings |= {f"{REPLACE} {edit.path}": edit.value} if edit.whole else said(edit)
+    return settings
 
 
 def _check_groups(files: Sequence[SweepFile]) -> None:
