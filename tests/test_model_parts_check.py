@@ -241,7 +241,7 @@ def test_a_connector_that_weights_of_the_earlier_stage_do_not_fit_is_told_at_its
     convolved = "connector.convolution.weight has the shape [256, 96, 2, 2] there and [256, 96, 4, 4] here"
     for connector, words in (({"type": "pixel_shuffle", "image_tokens": 4}, shuffled), (strided, convolved)):
         # The second of three is in another file than the one that is read: it is told where that file is named, by its path.
-        for sides, at, line in (((4, 8), "model.connector", "type: "), ((4, 8, 8), "starts_from.model.connector", "starts_from: ")):
+        for sides, at, line in (((4, 8), "model.connector", "type: "), ((4, 8, 8), "starts_from.model.connector", "stage1.yaml")):
             path = write_chain(tmp_path, connector, *sides)
             for _ in range(2):  # what was found wrong is not remembered as right
                 with pytest.raises(FileErrors) as caught:
@@ -259,7 +259,8 @@ def test_an_arm_that_alters_a_stage_so_that_a_connector_does_not_fit_is_told_at_
         with pytest.raises(FileErrors, match=r"model\.connector: .*connector\.project\.0\.weight") as caught:
             load_study(sweep, checks=checks())
         (problem,) = caught.value.problems
-        assert Path(problem.file) == sweep and problem.path.endswith(f"{path}.image_size"), problem
+        # The connector goes by the grid of patches; with the other size alone it would fit.
+        assert Path(problem.file) == sweep and problem.path.endswith(f"{path}.patches_per_side"), problem
 
 
 @pytest.mark.parametrize("name", CONNECTORS)
