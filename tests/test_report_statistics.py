@@ -13,9 +13,9 @@ from scipy import stats
 
 from mm1_ablate.report.statistics import (
     Estimate,
+    ItemNoise,
     Student,
     benjamini_hochberg,
-    ItemNoise,
     detectable_difference,
     equivalence,
     holm,

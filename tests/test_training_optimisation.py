@@ -116,9 +116,7 @@ def test_each_step_has_the_rate_that_schedule_optimiser_and_part_say_and_the_cur
     model = trained(experiment, tmp_path)
     assert [point["learning_rate"] for point in curve(tmp_path)] == pytest.approx([1e-3 * share for share in SHARES])
     matrices = {
-        id(part.weight)
-        for part in model.language_model.model.layers.modules()
-        if optimizer is MUON and isinstance(part, nn.Linear)
+        id(part.weight) for part in model.language_model.model.layers.modules() if optimizer is MUON and isinstance(part, nn.Linear)
     }
     assert len(calls) == 6 * (2 if optimizer is MUON else 1)
     for step, share in enumerate(SHARES):
@@ -224,9 +222,7 @@ def test_declared_decay_is_of_matrices_alone_and_beside_muon_that_of_the_rest(ca
 
 
 # ---------------------------------------------------------------- gradients
-def test_a_step_learns_from_its_own_batch_alone_and_the_curve_tells_its_loss_and_what_was_in_it(
-    calls: list[Call], tmp_path: Path
-) -> None:
+def test_a_step_learns_from_its_own_batch_alone_and_the_curve_tells_its_loss_and_what_was_in_it(calls: list[Call], tmp_path: Path) -> None:
     """With a rate of next to nothing the weights stay, so each step's gradient can be had from the model at its start."""
     changes = {"training.steps": 3, "training.batch_rows": 3, "training.micro_batch_rows": 1, "training.gradient_clip": None}
     experiment = tiny_experiment({**changes, "training.optimizer": {**ADAMW, "learning_rate": 1e-12}})
@@ -256,7 +252,9 @@ def test_gradients_that_are_too_long_are_shortened_to_the_bound_all_parts_alike(
     for bound in (None, 1e-3, 1e3):
         calls.clear()
         model = trained(tiny_experiment({**changes, "training.gradient_clip": bound}), tmp_path / str(bound))
-        steps = [calls[2 * step : 2 * step + 2] for step in range(2)] if optimizer is MUON else [calls[step : step + 1] for step in range(2)]
+        steps = (
+            [calls[2 * step : 2 * step + 2] for step in range(2)] if optimizer is MUON else [calls[step : step + 1] for step in range(2)]
+        )
         norms[bound] = [sqrt(sum(call.norm() ** 2 for call in own)) for own in steps]
         three = (model.encoder, model.connector, model.language_model)
         parts[bound] = [sqrt(sum(call.norm(*part.parameters()) ** 2 for call in steps[0])) for part in three]
