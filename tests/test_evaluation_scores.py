@@ -171,6 +171,13 @@ def test_without_images_is_at_no_shots_alone(tokenizer, tmp_path) -> None:
         assert [len(one.set_at(shots)) for shots in (0, 1, 3)] == [2, 1, 3]
 
 
+def test_a_text_task_is_asked_without_demonstrations_at_whatever_shots_image_tasks_are(tokenizer, tmp_path) -> None:
+    path = record(tmp_path, {**GENERATE, "family": "text", "prompt": "{q} -> {answer}"})
+    prepared = prepare(load_task(path), experiment_on([path], shots=[3, 1], seeds=[0, 5]).evaluation, tokenizer)
+    assert prepared.shots == (0,) and len(prepared.questions) == 9
+    assert all(prepared.shots_of(one) == (0,) and one.before(0) == () and one.set_at(0) == () for one in prepared.questions)
+
+
 def test_a_prompt_fits_where_it_and_its_answer_fill_the_context_to_the_last_token() -> None:
     needed = [Need(4, 5, 30, 6)]
     check_context("t", needed, 7, 30 + 5 * 7 + 6)
