@@ -18,13 +18,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.spec.expansion import load_experiment
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.preparation import preparations_of
-from mm1_ablate.training.fit import image_pipeline, train
+from mm1_ablate.training.fit import train
 from mm1_ablate.training.preparation import prepare
 
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "miniature.yaml"
@@ -57,7 +58,7 @@ class TimedLoader(BatchLoader):
 def timed(experiment: Experiment, encoder: Path | None, threads: int) -> Timing:
     """One training of a fresh model."""
     training = experiment.training
-    pipeline = image_pipeline(experiment, encoder)
+    pipeline = ImagePipeline.of(experiment.model, encoder)
     tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
     image_tokens = experiment.model.connector.image_tokens
     loader = TimedLoader(experiment.data, tokenizer, image_tokens, pipeline, 0, training.steps, training.batch_rows, threads=threads)

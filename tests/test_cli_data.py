@@ -9,11 +9,13 @@ import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from spec_files import EXPERIMENT, write_experiment, write_sweep
 from typer.testing import CliRunner
 
+import mm1_ablate
 from mm1_ablate.cli import app
 
 
@@ -141,3 +143,105 @@ def test_data_that_does_not_last_for_the_training_is_told(tmp_path: Path, steps:
     assert found["rows_packed"] == min(found["rows_that_the_data_makes"] or 10**6, steps * 8)
     if steps == 500:
         assert f"used up at step {found['rows_that_the_data_makes'] // 8 + 1} of 500" in told
+
+
+# ---------------------------------------------------------------- as it is trained
+def with_sub_images(path: Path) -> None:
+    text = path.read_text()
+    connector = "  connector: {type: average_pool, image_tokens: 4}\n"
+    assert connector in text
+    path.write_text(text.replace(connector, connector + "  sub_images: {at_most: 4, overview: first}\n"))
+
+
+def test_with_sub_images_the_page_shows_the_crops_and_overviews_that_training_gets(own_captions: Path, tmp_path: Path):
+    from mm1_ablate.data.decoding import decode
+    from mm1_ablate.data.sub_images import views_of
+    from mm1_ablate.spec.model import SubImages
+
+    with_sub_images(own_captions)
+    text = re.sub(r"mixture: {[^}]*}", "mixture: {captioned: 1}", own_captions.read_text())
+    own_captions.write_text(text.replace("    synthetic_", "    # "))
+    page = tmp_path / "page.html"
+    done = call("data", own_captions, "--documents", 3, "--to", page, "--json")
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    shown = [
+        (article, [decode(base64.b64decode(picture)) for picture in re.findall(r'src="data:image/png;base64,([^"]+)"', article)])
+        for article in re.findall(r'<article class="document">.*?</article>', text, re.DOTALL)
+    ]
+    assert len(shown) == 3
+    for article, views in shown:
+        (number,) = re.findall(r"00000\.tar/(\d+)", article)
+        picture = np.asarray(Image.new("RGB", (128, 64), (int(number), 0, 0)))
+        expected = views_of(picture, 48, SubImages(at_most=4))
+        assert len(views) == len(expected) > 2 and all(np.array_equal(*pair) for pair in zip(views, expected, strict=True))
+        assert f"{4 * len(expected)} image tokens" in article
+
+
+def test_with_sub_images_the_tokens_of_the_training_are_those_of_its_images_own_crops(own_captions: Path, tmp_path: Path):
+    from mm1_ablate.data.images import ImagePipeline
+    from mm1_ablate.data.loader import BatchLoader
+    from mm1_ablate.data.tokenizer import load_tokenizer
+    from mm1_ablate.spec.expansion import load_experiment
+
+    with_sub_images(own_captions)
+    text = re.sub(r"mixture: {[^}]*}", "mixture: {captioned: 9, text: 1}", own_captions.read_text())
+    own_captions.write_text(text.replace("at_most: 4", "at_most: 9").replace("packing: {", "max_bad_share: 1.0\n  packing: {"))
+    found = json.loads(call("data", own_captions, "--to", tmp_path / "page.html", "--json").stdout)
+    experiment = load_experiment(own_captions)
+    pipeline = ImagePipeline.of(experiment.model)
+    loader = BatchLoader(experiment.data, load_tokenizer(), 4, pipeline, seed=0, steps=16, batch_rows=8)
+    tokens = sum(len(micro.tokens) for step in loader for micro in step)
+    assert found["tokens"] == pytest.approx(tokens * 500 / 16, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "key"])
+def test_epochs_are_counted_whatever_keys_end_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
+    from interleaved_files import png, write_obelics
+
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
+    if kind == "pairs":
+        write_obelics(tmp_path / "pages.parquet", [["I0", "small red circle", "I1", "small blue circle"]] * 20)
+        own = "interleaved: {type: obelics, files: pages.parquet, interleaving: false}"
+    else:
+        with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+            for number in range(40):
+                for extension, content in {"png": png(number), "txt": b"small red circle"}.items():
+                    entry = tarfile.TarInfo(f"page{number}#7.{extension}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+        own = "alt_text: {type: webdataset, files: 00000.tar}"
+    name = own.partition(":")[0]
+    text = re.sub(rf"    {name}: .*", f"    {own}", EXPERIMENT)
+    path = write_experiment(tmp_path, text)
+    found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
+
+    from mm1_ablate.data.packing import open_rows
+    from mm1_ablate.data.tokenizer import load_tokenizer
+    from mm1_ablate.spec.expansion import load_experiment
+
+    rows = open_rows(load_experiment(path).data, load_tokenizer(), seed=0)
+    for _ in range(500 * 8):
+        next(rows)
+    epochs = rows.tally.account()[name]["epochs"]
+    assert epochs > 1 and found["sources"][name]["epochs"] == pytest.approx(epochs, rel=0.1)
+
+
+@pytest.mark.parametrize("counted", ["documents", "tokens"])
+def test_a_source_too_rare_for_the_rows_that_are_packed_is_not_said_to_be_never_read(tmp_path: Path, counted: str):
+    text = re.sub(r"mixture: {[^}]*}", "mixture: {captioned: 100000, text: 1}", EXPERIMENT)
+    path = write_experiment(tmp_path, text.replace("  packing:", f"  count: {counted}\n  packing:"))
+    few = "text: {type: miniature, data_type: text, content: text, documents: 2}"
+    path.write_text(path.read_text().replace("text: {type: miniature, data_type: text, content: text}", few))
+    sources = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)["sources"]
+    captions = sum(source["read_documents"] for name, source in sources.items() if name != "text")
+    each = 1 if counted == "documents" else 5 / 20
+    assert 0.2 * each < sources["text"]["epochs"] * 2 / (captions / 100000) < 5 * each
+
+
+def test_one_place_says_how_images_reach_a_model():
+    """Written out in several, one of them forgot the sub-images."""
+    package = Path(mm1_ablate.__file__).parent
+    made = [path.relative_to(package).as_posix() for path in sorted(package.rglob("*.py")) if "ImagePipeline(" in path.read_text()]
+    # A preparation is of the encoder alone, which sees whole pictures, or of the language model, which sees none.
+    assert made == ["training/preparation.py"]

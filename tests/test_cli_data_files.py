@@ -112,9 +112,17 @@ def test_a_plan_says_which_arms_read_again_what_the_baseline_reads_once(sweep: P
 
 
 def test_a_plan_says_of_what_trials_would_fail(sweep: Path, tmp_path: Path):
-    data_of(sweep).write_text("words that nobody knows\n")
+    data_of(sweep).write_text(WORDS + "words that nobody knows\n" * 100)
     done = call("plan", sweep, "--store", tmp_path / "store")
     assert done.exit_code == 0 and "trials will fail of their data: words that the miniature tokenizer does not know" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+def test_data_that_begins_with_words_that_the_tokenizer_does_not_know_is_exit_2(sweep: Path, tmp_path: Path, command: str):
+    data_of(sweep).write_text("words that nobody knows\n")
+    done = call(command, sweep, *([] if command == "validate" else ["--store", tmp_path / "store"]))
+    assert done.exit_code == 2 or (command, done.exit_code) == ("validate", 1)
+    assert "texts of data.sources.text have others: words, that, nobody, knows; declare the tokenizer" in done.output
 
 
 def test_a_plan_says_that_data_will_not_last(sweep: Path, tmp_path: Path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,121 @@ def test_a_record_that_cannot_be_meant_is_refused(folder: Path, change: dict[str
 def test_an_expression_cannot_leave_the_sandbox(folder: Path) -> None:
     with pytest.raises(Misfit, match="no references"):
         source(folder, references="say.__class__.__mro__[1].__subclasses__()").open()
+
+
+# ---------------------------------------------------------------- what is read is what the file says
+ROWS = [{"id": str(number), "ask": f"what, {number}?", "say": f"it is {number}"} for number in range(12)]
+
+
+def answers(folder: Path, name: str, **more: Any) -> dict[str, str]:
+    return {item.id: item.references[0] for item in source(folder, queries={"file": name}, demonstrations=None, **more).open().queries}
+
+
+@pytest.mark.parametrize(
+    "ending", ["jsonl.gz", "jsonl.zst", "jsonl.zstd", "json.gz", "json.zst", "csv.zst", "tsv.gz", "JSONL.GZ", "parquet"]
+)
+def test_compressed_annotations_need_no_package_that_only_tests_install(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, _, packed = ending.lower().partition(".")
+    lines = "".join(f"{json.dumps(one)}\n" for one in ROWS)
+    table = "id\task\tsay\n" + "".join(f"{one['id']}\t{one['ask']}\t{one['say']}\n" for one in ROWS)
+    plain = {
+        "jsonl": lines,
+        "json": json.dumps(ROWS),
+        "tsv": table,
+        "csv": "id,say\n" + "".join(f"{one['id']},{one['say']}\n" for one in ROWS),
+    }
+    if kind == "parquet":
+        official_files.write_parquet(tmp_path / "a.parquet", ROWS)
+    else:
+        half = len(plain[kind]) // 2
+        pack = gzip.compress if packed == "gz" else zstandard.compress
+        # In two frames, as pigz and pzstd write large files.
+        (tmp_path / f"a.{ending}").write_bytes(pack(plain[kind][:half].encode()) + pack(plain[kind][half:].encode()))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    fields = {} if kind != "csv" else {"fields": {"question": "id"}}
+    assert answers(tmp_path, f"a.{ending}", **fields) == {one["id"]: one["say"] for one in ROWS}
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "html"])
+def test_a_damaged_compressed_file_is_told_at_its_part(folder: Path, ending: str, harm: str) -> None:
+    whole = {"gz": gzip.compress, "zst": zstandard.compress}[ending]((folder / "q.jsonl").read_bytes() * 50)
+    (folder / f"q.jsonl.{ending}").write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "html": b"<html>not found</html>"}[harm])
+    with pytest.raises(Misfit, match=rf"^queries: .*q\.jsonl\.{ending} cannot be unpacked"):
+        source(folder, queries={"file": f"q.jsonl.{ending}"}).check()
+
+
+def test_tables_with_pictures_in_base64_are_read(tmp_path: Path) -> None:
+    """As MMBench's are written."""
+    picture = "/9j/4AAQ" * 50_000
+    rows = "".join(f"{number}\t{picture}\twhat?\tit is {number}\n" for number in range(3))
+    (tmp_path / "a.tsv").write_text(f"id\timage\task\tsay\n{rows}")
+    assert answers(tmp_path, "a.tsv") == {str(number): f"it is {number}" for number in range(3)}
+
+
+@pytest.mark.parametrize("ending, mark", [("csv", ","), ("tsv", "\t")])
+def test_rows_of_a_table_that_do_not_fit_its_head_are_bad_and_not_filled_up(tmp_path: Path, ending: str, mark: str) -> None:
+    lines = [["id", "ask", "say"], ["0", "what?", "a"], ["1", "which", " one?", "b"], ["2", "c"], [], ["3", "what?", "d"]]
+    (tmp_path / f"a.{ending}").write_text("".join(mark.join(line) + "\n" for line in lines))
+    items = source(tmp_path, queries={"file": f"a.{ending}"}, demonstrations=None).open()
+    assert {item.id: item.references[0] for item in items.queries} == {"0": "a", "3": "d"}
+    assert sorted(f"{problem}" for problem in items.bad) == [
+        f"a row of 2 fields, not 3: {tmp_path}/a.{ending}:4",
+        f"a row of 4 fields, not 3: {tmp_path}/a.{ending}:3",
+    ]
+
+
+def test_a_table_with_one_name_twice_or_an_open_quote_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,say,say\n0,a,b\n")
+    with pytest.raises(Misfit, match=r"^queries: .*a\.csv: two columns are called 'say'"):
+        source(tmp_path, queries={"file": "a.csv"}, demonstrations=None).check()
+    (tmp_path / "b.tsv").write_text('id\task\tsay\n0\t"what?\ta\n1\twhat?\tb\n')
+    with pytest.raises(Misfit, match=r"^queries: .*b\.tsv: a quotation mark that begins a field in line 2 is never closed"):
+        source(tmp_path, queries={"file": "b.tsv"}, demonstrations=None).check()
+
+
+def test_lines_of_text_end_where_lines_end(tmp_path: Path) -> None:
+    """Not at the separators that only Python's splitlines() takes for ends of lines: all rows behind would be others."""
+    texts = ["one\u2028more", "two\x0bmore", "three\x85more", "", "five"]
+    (tmp_path / "a.txt").write_bytes(("\ufeff" + "\r\n".join(texts) + "\r\n").encode())
+    shape = {"id": "number", "fields": {"question": "number"}, "references": '"<" ~ text ~ ">"'}
+    assert answers(tmp_path, "a.txt", **shape) == {str(number): f"<{text}>" for number, text in enumerate(texts)}
+
+
+@pytest.mark.parametrize(
+    "name, content", [("a.xlsx", b"PK\x03\x04"), ("a.pkl", b"\x80\x04"), ("a.arrow", b"ARROW1"), ("a.jsonl.bz2", b"BZh9")]
+)
+def test_files_of_other_kinds_are_not_taken_for_lines_of_text(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Misfit, match=rf"^queries: .*{name}: expected a name that ends in \.json"):
+        source(tmp_path, queries={"file": name}, demonstrations=None).check()
+
+
+def test_text_that_is_no_utf_8_is_told_at_its_part(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.csv"):
+        (tmp_path / name).write_bytes("id,ask,say\n0,où?,là\n".encode("latin-1"))
+        with pytest.raises(Misfit, match=rf"^queries: .*{name} is not UTF-8"):
+            source(tmp_path, queries={"file": name}, demonstrations=None).check()
+
+
+def pack_as(path: Path, names: str, colour: int) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(30):
+            archive.writestr(names.format(number), official_files.jpeg(colour))
+
+
+def test_of_several_archives_the_one_whose_member_has_more_of_the_name_is_read(folder: Path) -> None:
+    pack_as(folder / "one.zip", "{}.jpg", 40)
+    pack_as(folder / "two.zip", "val/{}.jpg", 200)
+    asked = source(folder, image="val/{id}.jpg", archives=("one.zip", "two.zip"), demonstrations=None).open().queries
+    assert {round(item.image.load().mean()) for item in asked if item.image} == {200}
+
+
+def test_a_name_that_several_archives_have_is_no_picture(folder: Path) -> None:
+    """Trained and asked on another picture, nobody would see it."""
+    for name, colour in (("train", 40), ("val", 200)):
+        pack_as(folder / f"{name}-images.zip", "{}.jpg", colour)
+    with pytest.raises(Misfit, match="several images of one name"):
+        source(folder, image="val/{id}.jpg", archives=("train-images.zip", "val-images.zip"), demonstrations=None).open()

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from mm1_ablate.data.documents import Item
 from mm1_ablate.data.items._expressions import Row, evaluate
+from mm1_ablate.evaluation.metrics import Metric, Prediction
+from mm1_ablate.evaluation.parts import asked_identity
 from mm1_ablate.evaluation.prompts import demonstration, question, shown
 from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.spec.evaluation import Evaluation
 from mm1_ablate.spec.tasks import shipped_tasks
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "tasks.md"
@@ -49,30 +52,30 @@ def asked(task: Task, item: Item) -> list[tuple[str, str]]:
 
 # ---------------------------------------------------------------- images
 FIRST_PROMPTS = {
-    "coco": ("103", "<image> A photo of", "<image> A photo of A scene 26 .\n"),
-    "nocaps": ("1", "<image> A photo of", "<image> A photo of A scene 26 .\n"),
-    "textcaps": ("0000000000000384", "<image> A photo of", "<image> A photo of A sign that says 24, seen 0\n"),
+    "coco": ("103", "<image>A photo of", "<image>A photo of A scene 26 .\n"),
+    "nocaps": ("1", "<image>A photo of", "<image>A photo of A scene 26 .\n"),
+    "textcaps": ("0000000000000384", "<image>A photo of", "<image>A photo of A sign that says 24, seen 0\n"),
     "vqav2": (
         "101003",
-        "<image> Question: What colour is it, 3? Short answer:",
-        "<image> Question: What colour is it, 20? Short answer: colour 20\n",
+        "<image>Question: What colour is it, 3? Short answer:",
+        "<image>Question: What colour is it, 20? Short answer: colour 20\n",
     ),
     "okvqa": (
         "101003",
-        "<image> Question: What colour is it, 3? Short answer:",
-        "<image> Question: What colour is it, 20? Short answer: colour 20\n",
+        "<image>Question: What colour is it, 3? Short answer:",
+        "<image>Question: What colour is it, 20? Short answer: colour 20\n",
     ),
     "textvqa": (
         "903",
-        "<image> Question: what does 3 say? Short answer:",
-        "<image> Question: what does 18 say? Short answer: colour 18\n",
+        "<image>Question: what does 3 say? Short answer:",
+        "<image>Question: what does 18 say? Short answer: colour 18\n",
     ),
     "vizwiz": (
         "VizWiz_val_00000000.jpg",
-        "<image> Question: What is this, 0? Short answer:",
-        "<image> Question: What is this, 6? Short answer: colour 6\n",
+        "<image>Question: What is this, 0? Short answer:",
+        "<image>Question: What is this, 6? Short answer: colour 6\n",
     ),
-    "gqa": ("20000000", "<image> Question: Is it 0? Short answer:", "<image> Question: Is it 113? Short answer: yes\n"),
+    "gqa": ("20000000", "<image>Question: Is it 0? Short answer:", "<image>Question: Is it 113? Short answer: yes\n"),
 }
 """The first query's id and prompt, and the first demonstration, at seed 0."""
 
@@ -119,6 +122,44 @@ def test_references_are_all_that_the_annotators_said(root: Path) -> None:
     ten = ("colour 3",) * 5 + ("red",) * 3 + ("blue", "grey")
     assert references["vqav2"]["101003"] == ten == references["vizwiz"]["VizWiz_val_00000003.jpg"]
     assert references["gqa"]["20000001"] == ("yes",)
+
+
+def test_captions_are_scored_over_the_tokens_that_published_scores_are_over_and_as_they_are_beside() -> None:
+    for name in ("coco", "nocaps", "textcaps"):
+        assert [metric.type for metric in load_task(name).metrics] == ["cider_ptb", "cider_raw"]
+    references = [
+        ("A dog runs in the grass.", "The dog runs."),
+        ("Two men ride horses.", "Men on horses."),
+        ("A red bus.", "The bus stops."),
+    ]
+    plain = ["a dog runs in the grass", "two men ride horses", "a red bus"]
+    imitated = ["A dog runs in the grass.", "Two men ride horses.", "A red bus."]
+    ptb, raw = load_task("coco").metrics
+
+    def score(metric: Metric, captions: list[str]) -> float:
+        return metric.aggregate(metric.score([Prediction(text, text, own) for text, own in zip(captions, references, strict=True)]))
+
+    # Who imitates capitals and full stops says nothing more.
+    assert score(ptb, plain) == pytest.approx(score(ptb, imitated)) and score(raw, plain) < 0.8 * score(raw, imitated)
+
+
+@pytest.mark.parametrize(("name", "other"), [("coco", ["cider_raw", "cider_ptb"]), ("textvqa", ["vqa_accuracy"])])
+def test_another_rule_scores_kept_answers_again_and_asks_no_model(name: str, other: list[str], root: Path) -> None:
+    official_files.IMAGE_TASKS[name](root)
+    task = load_task(name)
+    changed = Task.model_validate({**{field: getattr(task, field) for field in task.model_fields_set}, "metrics": other})
+    evaluation = Evaluation(tasks=[name])
+    assert [metric.type for metric in changed.metrics] != [metric.type for metric in task.metrics]
+    assert asked_identity(changed, evaluation) == asked_identity(task, evaluation)
+
+
+def test_every_rule_of_a_benchmark_is_told_in_the_guide() -> None:
+    guide = DOCS.read_text()
+    rules = guide[guide.index("## Whose rule a score follows") : guide.index("## One of your own")]
+    for name in shipped_tasks():
+        task = load_task(name)
+        if task.items.type == "records":
+            assert all(f"`{metric.type}`" in rules for metric in task.metrics), name
 
 
 def test_a_picture_has_one_key_in_all_tasks_that_show_it(root: Path) -> None:
@@ -234,7 +275,7 @@ def test_the_record_of_the_guide_is_all_that_a_task_of_ones_own_needs(tmp_path: 
     task = load_task(str(record))
     task.items.check()
     items = task.items.open()
-    assert asked(task, items.queries[0]) == [("<image> Question: What is drawn? Short answer:", "")]
+    assert asked(task, items.queries[0]) == [("<image>Question: What is drawn? Short answer:", "")]
     assert items.queries[0].references == ("a cat", "cat")
     shown_first = {shown(demonstration(task.prompt, task.separator, item)) for item in items.demonstrations}
-    assert shown_first <= {f"<image> Question: What is drawn? Short answer: a {number}\n" for number in range(8)} and len(shown_first) > 4
+    assert shown_first <= {f"<image>Question: What is drawn? Short answer: a {number}\n" for number in range(8)} and len(shown_first) > 4

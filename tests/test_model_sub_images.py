@@ -21,7 +21,7 @@ from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import experiment_identity
-from mm1_ablate.training.fit import fit, image_pipeline
+from mm1_ablate.training.fit import fit
 
 CHANGES = {"model.sub_images": {"overview": "last"}}
 VIEWS = 5
@@ -34,7 +34,7 @@ def sub_images(more: dict[str, Any] | None = None) -> Experiment:
 
 def first_batch(experiment: Experiment, rows: int = 4) -> Batch:
     tokenizer, image_tokens = load_tokenizer("miniature"), experiment.model.connector.image_tokens
-    loader = BatchLoader(experiment.data, tokenizer, image_tokens, image_pipeline(experiment, None), seed=0, steps=1, batch_rows=rows)
+    loader = BatchLoader(experiment.data, tokenizer, image_tokens, ImagePipeline.of(experiment.model), seed=0, steps=1, batch_rows=rows)
     ((batch,),) = list(loader)
     return batch
 
@@ -88,7 +88,7 @@ def test_a_trial_trains_and_is_judged(tmp_path: Path) -> None:
     model = fit(experiment, 0, None, None, tmp_path, lambda progress: None)
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["images"] % VIEWS == 0 < curve[-1]["images"]
-    items = evaluate(model, experiment, load_tokenizer("miniature"), image_pipeline(experiment, None))
+    items = evaluate(model, experiment, load_tokenizer("miniature"), ImagePipeline.of(experiment.model))
     assert items["score"].notna().all() and {("pages", "loss"), ("facts", "loss")} <= set(zip(items["task"], items["metric"], strict=True))
 
 
@@ -97,7 +97,7 @@ def test_prompts_take_as_many_tokens_as_their_images_do() -> None:
     """Answers to images of several shapes side by side are those to each alone, whatever is kept."""
     experiment = sub_images({"evaluation.shots": [0, 2], "evaluation.tasks": ["miniature_vqa"]})
     model, tokenizer = build(experiment, 0).eval(), load_tokenizer("miniature")
-    pipeline = image_pipeline(experiment, None)
+    pipeline = ImagePipeline.of(experiment.model)
     embedder = PromptEmbedder(model, pipeline, tokenizer.padding, kept_bytes=4 * 32 * 4 * VIEWS * 3)
     (task,) = load_tasks(experiment.evaluation)
     prepared = prepare(task, experiment.evaluation, tokenizer)
@@ -133,4 +133,4 @@ def test_the_context_must_hold_the_most_that_images_can_take() -> None:
 def test_features_of_a_frozen_encoder_are_left_alone(tmp_path: Path) -> None:
     frozen = tiny_experiment({**CHANGES, "model.image_encoder.frozen": True}, prepared=True)
     (tmp_path / "features-1").mkdir()
-    assert image_pipeline(frozen, tmp_path).features is None and image_pipeline(frozen, tmp_path).sub_images is not None
+    assert ImagePipeline.of(frozen.model, tmp_path).features is None and ImagePipeline.of(frozen.model, tmp_path).sub_images is not None

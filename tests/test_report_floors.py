@@ -112,7 +112,8 @@ def test_each_task_has_the_floor_of_the_items_that_were_asked(stored: tuple[Stud
         bounds = columns[column].bounds["baseline"]
         assert bounds.floor == pytest.approx(100 * most / 23) and answers.count(bounds.answer) == most and bounds.ceiling == 100
     facts = columns["text_core/miniature_facts"].bounds["baseline"]
-    assert (facts.floor, facts.answer) == (25.0, "")
+    right = [item.correct for place, item in enumerate(load_task("miniature_facts").items.open(count=24).queries) if place != 7]
+    assert (facts.floor, facts.answer) == (pytest.approx(100 * right.count(3) / 23), "always choice 4") and 100 * right.count(3) / 23 > 25
     # The same questions: the same floor. Other questions: their own.
     assert columns["shot_0/miniature_vqa"].bounds[BAD] == columns["shot_0/miniature_vqa"].bounds["baseline"]
     own = [one for place, one in enumerate(answers) if place not in (3, 4)]
@@ -132,6 +133,16 @@ def test_floors_are_reckoned_once_and_remembered_beside_the_report(stored: tuple
     assert json.loads(path.read_text()) == marked
 
 
+def test_choices_of_tables_without_the_right_place_are_known_by_their_texts(stored: tuple[Study, Store]) -> None:
+    study, store = stored
+    items = item_scores(study, store)
+    assert items is not None and str(items["correct"].dtype) == "Int64"
+    facts = task_scores(study, items.drop(columns="correct")).columns["text_core/miniature_facts"].bounds["baseline"]
+    answers = [item.references[0] for place, item in enumerate(load_task("miniature_facts").items.open(count=24).queries) if place != 7]
+    most = max(answers.count(one) for one in answers)
+    assert facts.floor == pytest.approx(max(25.0, 100 * most / 23)) and facts.answer == ("" if most < 6 else facts.answer)
+
+
 def test_arms_below_a_floor_are_marked_everywhere(stored: tuple[Study, Store]) -> None:
     comparison = compare_study(*stored)
     row = comparison.row(BAD)
@@ -140,12 +151,12 @@ def test_arms_below_a_floor_are_marked_everywhere(stored: tuple[Study, Store]) -
     assert not comparison.is_below_floor(row, "shot_0/average")
     text, page, document = shown(comparison), html(comparison), markdown(comparison)
     for output in (text, page, document):
-        assert "25.0 by chance" in output and f"{BAD} at 0 and 4 shots" in output
+        assert "43.5 always choice 4" in output and f"{BAD} at 0 and 4 shots" in output
     vqa = comparison.tasks.columns["shot_0/miniature_vqa"].usual
     assert f"{number(vqa.floor)} “{vqa.answer}”" in page
     assert page.count('title="below its floor of') == 4  # of two numbers of shots, facts, and its second metric
     facts = {line[0]: line for line in task_lines(comparison)}["miniature facts"]
-    assert facts[1:4] == ["21 to 23 ⚑", "25.0 by chance", "100"] and facts[-1] == BAD
+    assert facts[1:4] == ["21 to 23 ⚑", "43.5 always choice 4", "100"] and facts[-1] == BAD
 
 
 def test_what_could_not_be_asked_is_named_and_an_arm_with_fewer_items_flagged(stored: tuple[Study, Store]) -> None:
@@ -173,7 +184,8 @@ def test_the_report_command_tells_it_as_json(stored: tuple[Study, Store], sweep:
     assert done.exit_code == 0, done.output
     tasks = json.loads(done.stdout)["tasks"]
     assert tasks["columns"]["shot_0/miniature_vqa"]["items"] == {"baseline": 23, BAD: 23, GOOD: 21}
-    assert tasks["columns"]["text_core/miniature_facts"]["bounds"]["baseline"] == {"floor": 25.0, "answer": "", "ceiling": 100.0}
+    bounds = tasks["columns"]["text_core/miniature_facts"]["bounds"]["baseline"]
+    assert bounds == {"floor": pytest.approx(100 * 10 / 23), "answer": "always choice 4", "ceiling": 100.0}
     assert {one["reason"] for one in tasks["unasked"]} == {"truncated JPEG", "no image"}
 
 

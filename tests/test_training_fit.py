@@ -117,7 +117,6 @@ def test_preparing_an_encoder_teaches_it_and_repeats_bit_for_bit(tmp_path, objec
 def test_cached_features_are_what_the_frozen_encoder_gives(tmp_path):
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.model.multimodal import build
-    from mm1_ablate.training.fit import image_pipeline
 
     experiment = tiny_experiment({"model.image_encoder.frozen": True}, prepared=True)
     preparation = next(found for found in preparations_of(experiment, 0) if found.kind == "image_encoder")
@@ -125,7 +124,7 @@ def test_cached_features_are_what_the_frozen_encoder_gives(tmp_path):
     source = experiment.data.sources["synthetic_captions"].open(0)
     images = [part for index in range(5) for part in source[index].parts if not isinstance(part, str)]
     model = build(experiment, 0, tmp_path / "weights.pt").eval()
-    cached = image_pipeline(experiment, tmp_path).load(images)
+    cached = ImagePipeline.of(experiment.model, tmp_path).load(images)
     assert cached.is_floating_point()
     with torch.no_grad():
         fresh = model.encoder(ImagePipeline(experiment.model.image_encoder.image_size).load(images))

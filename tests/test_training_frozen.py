@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from tiny import tiny_experiment
 
+from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build
@@ -17,7 +18,7 @@ from mm1_ablate.spec.connector import Connector
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import experiment_identity
 from mm1_ablate.spec.preparation import preparations_of
-from mm1_ablate.training.fit import fit, image_pipeline
+from mm1_ablate.training.fit import fit
 
 PARTS = {"image_encoder": "encoder", "connector": "connector", "language_model": "language_model"}
 
@@ -80,7 +81,7 @@ def test_trained_parts_drop_and_remember(tmp_path: Path) -> None:
 
 
 def loader_of(experiment: Experiment) -> BatchLoader:
-    tokenizer, pipeline = load_tokenizer("miniature"), image_pipeline(experiment, None)
+    tokenizer, pipeline = load_tokenizer("miniature"), ImagePipeline.of(experiment.model)
     return BatchLoader(experiment.data, tokenizer, experiment.model.connector.image_tokens, pipeline, seed=0, steps=1, batch_rows=2)
 
 

@@ -76,6 +76,20 @@ def look_at_data(
     return stage, inspection
 
 
+def joined(stage: Stage, inspection: Inspection) -> dict[str, str]:
+    """A document of each source, and a demonstration and question of each task that is here, as tokens."""
+    asked = {f"task {task}": shown for task, shown in asked_by(stage).items()}
+    return {**{source.name: source.joined for source in inspection.sources if source.joined}, **asked}
+
+
+def asked_by(stage: Stage) -> dict[str, str]:
+    """By task, a demonstration and a question as tokens; of tasks whose files are here."""
+    from mm1_ablate.evaluation.fit_check import asked
+
+    experiment = stage.experiment
+    return {task: facts.asked for task, facts in asked(experiment.evaluation, experiment.model.language_model.tokenizer).facts.items()}
+
+
 def facts(stage: Stage, inspection: Inspection) -> list[str]:
     """Sentences on the whole."""
     experiment = stage.experiment
@@ -98,6 +112,9 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
         told.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
     elif used_up:
         told.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
+    if inspection.never_read:
+        named = ", ".join(f"{name} ({data_type})" for name, data_type in inspection.never_read.items())
+        told.append(f"Never read, because the data type has no share in the mixture: {named}.")
     if inspection.split:
         told.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
     for name, reasons in inspection.dropped.items():
@@ -154,13 +171,16 @@ def show_data(stage: Stage, inspection: Inspection, console: Console) -> None:
             console.print(f"not kept of {source.name}: {number:,} of {source.sampled:,} sampled: {reason}", markup=False)
     for fact in facts(stage, inspection):
         console.print(fact, markup=False)
+    console.print("\nhow texts and images are joined, in training and in prompts (each token in brackets, a space as ␣):", markup=False)
+    for name, tokens in joined(stage, inspection).items():
+        console.print(f"{name}: {tokens}", markup=False, soft_wrap=True)
 
 
 def write_page(stage: Stage, inspection: Inspection, target: Path, name: str) -> None:
     """Write the page; ends the command with 2 where it cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(data_page(inspection, name, facts(stage, inspection)), encoding="utf-8")
+        target.write_text(data_page(inspection, name, facts(stage, inspection), joined(stage, inspection)), encoding="utf-8")
     except OSError as error:
         stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
 
@@ -178,6 +198,8 @@ def to_json(stage: Stage, inspection: Inspection) -> dict[str, Any]:
         "tokens": inspection.tokens,
         "split": inspection.split,
         "dropped": inspection.dropped,
+        "never_read": inspection.never_read,
+        "asked": asked_by(stage),
         "sources": {source.name: _source_json(source) for source in inspection.sources},
     }
 

@@ -6,8 +6,9 @@ A `Document` is a sequence of texts and images in reading order; captions, inter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,11 @@ class Document:
     def text(self) -> str:
         """The texts alone, for people and for encoders that learn from captions."""
         return " ".join(part for part in self.parts if isinstance(part, str))
+
+
+def after_images(parts: Sequence[object]) -> list[str]:
+    """The texts that directly follow something other than a text, such as an image."""
+    return [part for before, part in pairwise(parts) if isinstance(part, str) and not isinstance(before, str)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.resizing import resize
 from mm1_ablate.data.sub_images import views_of
-from mm1_ablate.spec.model import SubImages
+from mm1_ablate.spec.model import Model, SubImages
 
 __all__ = ["FeatureCache", "ImagePipeline", "Views", "resize"]
 
@@ -117,6 +117,22 @@ class ImagePipeline:
         self.features = features
         self.threads = threads
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    @classmethod
+    def of(cls, model: Model, encoder_folder: Path | None = None, threads: int = 0) -> ImagePipeline:
+        """How images reach this model, whoever asks: training, evaluation, a measurement, people who look at the data.
+
+        Args:
+            encoder_folder: of the prepared encoder. Where it is frozen and features of whole images were kept there, these are handed out;
+                with sub-images they stay pixels.
+            threads: as above.
+        """
+        encoder = model.image_encoder
+        if model.sub_images is not None:
+            return cls(encoder.image_size, threads=threads, sub_images=model.sub_images)
+        features = encoder_folder / f"features{encoder.feature_layer}" if encoder.frozen and encoder_folder is not None else None
+        cache = FeatureCache(features) if features is not None and features.exists() else None
+        return cls(encoder.image_size, cache, threads)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}

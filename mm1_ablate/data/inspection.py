@@ -7,8 +7,7 @@ remembered; a sample is drawn anew each time, and the same seed draws the same.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -17,18 +16,21 @@ import numpy as np
 
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.images import ImagePipeline
+from mm1_ablate.data.joining import example
 from mm1_ablate.data.loader import load_images
 from mm1_ablate.data.packing import TokenisedDocument, open_rows, text_tokens
 from mm1_ablate.data.randomness import Draws, key, permuted
 from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.sources import OpenSource
+from mm1_ablate.data.sub_images import views_in
 from mm1_ablate.data.tally import SourceTally
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.spec.data import Data
 from mm1_ablate.spec.experiment import Experiment
+from mm1_ablate.spec.model import Model
 
-LATER_PIECE = re.compile(r"#\d+$")
-"""Ends the key of every piece of a document but the first."""
+FEW = 30
+"""Documents of a source among the packed rows below which its share says better how often it is read."""
 IMAGES_LOOKED_AT = 4
 """Images of one sampled document that are decoded: pages with dozens would otherwise be most of the time."""
 
@@ -73,11 +75,15 @@ class SourceContent:
     """Pixels, of the images looked at, before resizing."""
     sides: dict[str, int]
     """The most frequent sizes (width x height) of the images looked at."""
+    image_tokens: float
+    """That an image takes in the model, on average of the images looked at: with sub-images it depends on their sizes."""
     bad: SourceTally
     """Reasons and examples of what cannot be read; of documents and of images."""
     left_out: dict[str, int]
     unmatched: dict[str, int] = field(default_factory=dict)
     """Of a source that joins two: how many of either found no partner, by reason. Of all of it, not of the sample."""
+    joined: str = ""
+    """One of the documents, with an image if any has one, as tokens: how texts and images are joined."""
     epochs: float = 0.0
     """How often the training reads the source, reckoned from the rows packed."""
     read_documents: int = 0
@@ -106,7 +112,7 @@ class ShownDocument:
     key: str
     source: str
     parts: tuple[str | np.ndarray, ...]
-    """Texts as the tokenizer reads them, and images uint8 [size, size, 3], in order."""
+    """Texts as the tokenizer reads them, and images uint8 [views, size, size, 3], in order. Without sub-images an image has one view."""
     text_tokens: int
     image_tokens: int
 
@@ -130,6 +136,8 @@ class Inspection:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     """Those left out because no row can hold them, by source and reason."""
     shown: list[ShownDocument] = field(default_factory=list)
+    never_read: dict[str, str] = field(default_factory=dict)
+    """Sources whose data type has no share in the mixture, and that data type."""
 
 
 def inspect(
@@ -156,12 +164,12 @@ def inspect(
     """
     data = experiment.data
     tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
-    pipeline = ImagePipeline(experiment.model.image_encoder.image_size, threads=threads)
+    pipeline = ImagePipeline.of(experiment.model, threads=threads)
     contents = []
     for name, share in data.shares().items():
         source = data.sources[name]
         opened = open_source(source, seed, name)
-        contents.append(_look_at(opened, name, source.data_type, float(share), sample, seed, tokenizer, pipeline, report))
+        contents.append(_look_at(opened, name, source.data_type, float(share), sample, seed, tokenizer, experiment.model, report))
     return _packed(experiment, data, contents, shown, rows, seed, tokenizer, pipeline, report)
 
 
@@ -173,7 +181,7 @@ def _look_at(
     sample: int,
     seed: int,
     tokenizer: Tokenizer,
-    pipeline: ImagePipeline,
+    model: Model,
     report: Callable[[str, int, int], None],
 ) -> SourceContent:
     """A seeded sample of a source's documents."""
@@ -181,6 +189,7 @@ def _look_at(
     number = min(sample, length)
     tally = SourceTally()
     left_out: dict[str, int] = {}
+    shown: Document | None = None
     texts: list[int] = []
     images: list[int] = []
     sides: list[tuple[int, int]] = []
@@ -197,6 +206,8 @@ def _look_at(
             left_out[error.reason] = left_out.get(error.reason, 0) + 1
             continue
         tally.documents += 1
+        if shown is None or (document.images and not shown.images):
+            shown = document
         for damage in document.damage:
             tally.missing_images += 1
             tally.add_bad(damage)
@@ -227,10 +238,20 @@ def _look_at(
         images_looked_at=tally.loaded_images,
         shorter_side=Spread.of([min(size) for size in sides]),
         sides=dict(sorted(frequent.items(), key=lambda pair: -pair[1])[:5]),
+        image_tokens=_image_tokens(sides, model),
         bad=tally,
         left_out=left_out,
         unmatched=getattr(getattr(opened, "source", opened), "unmatched", {}),  # also where `keep` stands before it
+        joined=example(shown, tokenizer) if shown is not None else "",
     )
+
+
+def _image_tokens(sides: Sequence[tuple[int, int]], model: Model) -> float:
+    """Tokens that images of these sizes (width, height) take on average; of none, as many as an image can take."""
+    if model.sub_images is None or not sides:
+        return model.image_tokens_at_most
+    size, settings = model.image_encoder.image_size, model.sub_images
+    return model.connector.image_tokens * fmean(views_in(height, width, size, settings) for width, height in sides)
 
 
 def _packed(
@@ -245,28 +266,31 @@ def _packed(
     report: Callable[[str, int, int], None],
 ) -> Inspection:
     """How rows fill and how often sources are read, from the first rows that a trial of this seed would see."""
-    image_tokens = experiment.model.image_tokens_at_most
+    connector = experiment.model.connector
+    image_tokens = {content.name: content.image_tokens for content in contents}
     in_all = experiment.training.steps * experiment.training.batch_rows
     packed = open_rows(data, tokenizer, seed)
     # What sampling has told already would otherwise stop the look at the rows in the middle: here nothing is trained.
     packed.tally.limits.clear()
     documents: list[TokenisedDocument] = []
-    tokens = rows = 0
+    tokens, rows = 0.0, 0
     for row, _ in zip(packed, range(min(most_rows, in_all)), strict=False):
         rows += 1
         report("packing rows", rows, min(most_rows, in_all))
         documents += row
-        tokens += sum(text_tokens(document.segments) + len(document.images) * image_tokens for document in row)
+        tokens += sum(text_tokens(document.segments) + len(document.images) * image_tokens[document.source] for document in row)
     account = packed.tally.account()
     # Windows are drawn whole, so what was drawn is reckoned against what lies in the rows handed out.
     drawn = {name: 0 for name in account}
     for document in documents:
-        drawn[document.source] += LATER_PIECE.search(document.key) is None
+        drawn[document.source] += document.piece == 1
     for content in contents:
         usable = account[content.name]["documents"]
         asked = drawn[content.name] * (account[content.name]["drawn"] / usable if usable else 0.0)
+        if drawn[content.name] < FEW and rows < in_all and not packed.mixture.used_up:
+            asked = _asked_by_share(content, data, drawn, documents)
         content.read_documents = round(asked * in_all / max(rows, 1))
-        content.epochs = content.read_documents / content.documents
+        content.epochs = asked * in_all / max(rows, 1) / content.documents
         most = data.sources[content.name].max_epochs
         if most is not None:
             content.epochs = min(content.epochs, most)
@@ -280,17 +304,33 @@ def _packed(
         tokens=tokens * in_all / max(rows, 1),
         split={name: one["split"] for name, one in account.items() if one["split"]},
         dropped={name: one["dropped"] for name, one in account.items() if one["dropped"]},
-        shown=[seen for document in chosen if (seen := _as_seen(document, tokenizer, pipeline, image_tokens)) is not None],
+        shown=[seen for document in chosen if (seen := _as_seen(document, tokenizer, pipeline, connector.image_tokens)) is not None],
+        never_read={name: source.data_type for name, source in data.sources.items() if name not in data.shares()},
     )
+
+
+def _asked_by_share(content: SourceContent, data: Data, drawn: Mapping[str, int], documents: Sequence[TokenisedDocument]) -> float:
+    """Documents that a source is asked for in the packed rows on average, where it is too rare to count them."""
+    if not content.usable or not documents:
+        return 0.0
+    each, whole = 1.0, float(sum(drawn.values()))
+    if data.count != "documents":
+        counted = 0 if data.count == "text_tokens" else data.packing.nominal_image_tokens
+        whole = sum(text_tokens(document.segments) + counted * len(document.images) for document in documents)
+        each = content.text_tokens.mean + 1 if content.text_tokens else 1.0
+        each += counted * content.images_per_document.mean if content.images_per_document else 0.0
+    return content.share * whole / each * content.sampled / content.usable
 
 
 def _as_seen(document: TokenisedDocument, tokenizer: Tokenizer, pipeline: ImagePipeline, image_tokens: int) -> ShownDocument | None:
-    """A packed document with its images at the encoder's size; nothing where what cannot be decoded leaves nothing."""
-    readable, pixels, _ = load_images([document], pipeline)
+    """A packed document with its images as the encoder gets them; None where what cannot be decoded leaves nothing.
+
+    Args:
+        image_tokens: of a view.
+    """
+    readable, pixels, views = load_images([document], pipeline)
     if not readable:
         return None
-    pictures = iter(pixels.permute(0, 2, 3, 1).numpy())
+    pictures = iter(np.split(pixels.permute(0, 2, 3, 1).numpy(), np.cumsum(views)[:-1]))
     parts: list[Any] = [next(pictures) if isinstance(part, Image) else tokenizer.decode(part) for part in readable[0].segments]
-    return ShownDocument(
-        document.key, document.source, tuple(parts), text_tokens(document.segments), len(readable[0].images) * image_tokens
-    )
+    return ShownDocument(document.key, document.source, tuple(parts), text_tokens(readable[0].segments), sum(views) * image_tokens)

@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 
 from mm1_ablate.data.documents import Document, Image
+from mm1_ablate.data.joining import Segment, segments
 from mm1_ablate.data.mixture import Mixture
 from mm1_ablate.data.randomness import Draws, key
 from mm1_ablate.data.tally import Tally
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.spec.data import Data, Packing
-
-Segment = tuple[int, ...] | Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +40,22 @@ class TokenisedDocument:
     """Tokens with the end token, every image counted nominally."""
     data_type: str = ""
     """As the source declares it."""
+    piece: int = 1
+    """Which piece of a document this is; 1 also where it is whole."""
 
 
 Row = tuple[TokenisedDocument, ...]
 
 
 def tokenise(document: Document, tokenizer: Tokenizer, nominal_image_tokens: int) -> TokenisedDocument:
-    """Token ids of a document's texts; the end token belongs to the last of them."""
-    segments: list[Segment] = [part if isinstance(part, Image) else tokenizer.ids(part) for part in document.parts]
-    if segments and isinstance(segments[-1], tuple):
-        segments[-1] = (*segments[-1], tokenizer.end)
+    """Token ids of a document's texts (see `joining.py`); the end token belongs to the last of them."""
+    found = list(segments(document.parts, tokenizer))
+    if found and isinstance(found[-1], tuple):
+        found[-1] = (*found[-1], tokenizer.end)
     else:
-        segments.append((tokenizer.end,))
-    length = text_tokens(segments) + len(document.images) * nominal_image_tokens
-    return TokenisedDocument(document.key, document.source, tuple(segments), document.images, length, document.data_type)
+        found.append((tokenizer.end,))
+    length = text_tokens(found) + len(document.images) * nominal_image_tokens
+    return TokenisedDocument(document.key, document.source, tuple(found), document.images, length, document.data_type)
 
 
 def why_dropped(document: TokenisedDocument, packing: Packing) -> str | None:
@@ -116,7 +117,7 @@ def _piece(document: TokenisedDocument, segments: list[Segment], place: int, nom
     images = tuple(segment for segment in segments if isinstance(segment, Image))
     length = text_tokens(segments) + len(images) * nominal_image_tokens
     name = document.key if place == 1 else f"{document.key}#{place}"
-    return TokenisedDocument(name, document.source, tuple(segments), images, length, document.data_type)
+    return TokenisedDocument(name, document.source, tuple(segments), images, length, document.data_type, place)
 
 
 def text_tokens(segments: Iterable[Segment]) -> int:

@@ -42,6 +42,12 @@ def _grids(settings: SubImages) -> Iterator[tuple[int, int]]:
                 yield rows, columns
 
 
+def views_in(height: int, width: int, size: int, settings: SubImages) -> int:
+    """How many views a picture of height x width pixels is made into."""
+    rows, columns = grid_of(height, width, size, settings)
+    return rows * columns + (rows * columns > 1 and settings.overview != "none")
+
+
 def views_of(picture: np.ndarray, size: int, settings: SubImages) -> np.ndarray:
     """uint8 [height, width, 3] to uint8 [views, size, size, 3]: crops row by row, the overview before or after them as declared."""
     height, width = picture.shape[:2]

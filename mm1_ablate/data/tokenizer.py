@@ -1,6 +1,7 @@
 """Texts in, token ids out, through the `tokenizers` library; the miniature world's word tokenizer or any that transformers reads.
 
-Adds nothing at either end: documents place `end` themselves, and image positions hold `padding`.
+Adds nothing at either end: documents place `end` themselves, and image positions hold `padding`. How texts and images are joined is
+written in `joining.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class Tokenizer:
         vocabulary_size: ids are below it.
         end: id that closes every document.
         padding: id that stands at image positions and beside short rows; never predicted.
+        token_text: the text of one token, the space that it begins with included.
+        special: texts of special tokens. Where a text spells one, it is read as plain text.
+        begin: the special token that the tokenizer itself would place before a text; empty if it places none.
     """
 
     def __init__(
@@ -36,6 +40,9 @@ class Tokenizer:
         vocabulary_size: int,
         end: int,
         padding: int,
+        token_text: Callable[[int], str] | None = None,
+        special: Sequence[str] = (),
+        begin: str = "",
     ) -> None:
         self._short = lru_cache(maxsize=1 << 15)(lambda text: tuple(encode(text)))
         # Of long texts only the latest are asked for again: to measure their document, then to pack it.
@@ -44,6 +51,9 @@ class Tokenizer:
         self.vocabulary_size = vocabulary_size
         self.end = end
         self.padding = padding
+        self.token_text = token_text or (lambda token: decode([token]))
+        self.special = tuple(special)
+        self.begin = begin
 
     def encode(self, text: str) -> list[int]:
         return list(self.ids(text))
@@ -113,4 +123,21 @@ def _of_transformers(name: str) -> Tokenizer:
     def decode(tokens: Sequence[int]) -> str:
         return loaded.decode(tokens, skip_special_tokens=True)
 
-    return Tokenizer(encode, decode, len(loaded), loaded.eos_token_id, padding)
+    def token_text(token: int) -> str:
+        text = str(loaded.convert_ids_to_tokens(token))
+        # SentencePiece writes a space so, and loses it when a token is decoded alone.
+        return text.replace("▁", " ") if "▁" in text else loaded.decode([token])
+
+    placed = loaded("a").input_ids[:1]
+    begins = placed != loaded.encode("a", add_special_tokens=False)[:1] and placed[0] in loaded.all_special_ids
+    special = {*loaded.all_special_tokens, *(str(token) for token in loaded.added_tokens_decoder.values() if token.special)}
+    return Tokenizer(
+        encode,
+        decode,
+        len(loaded),
+        loaded.eos_token_id,
+        padding,
+        token_text,
+        sorted(special),
+        str(loaded.convert_ids_to_tokens(placed[0])) if begins else "",
+    )

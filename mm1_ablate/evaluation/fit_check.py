@@ -1,7 +1,8 @@
 """Whether an experiment's prompts fit into its language model's context, before anything is trained: no weights, no images, no torch.
 
 What prompts take is one list for all arms that ask alike, so a plan makes it once and compares it with each arm's context length and
-image tokens. It is kept in the cache: large tasks take a while to be read and tokenised.
+image tokens. It is kept in the cache, together with what else prompts are like (`prompt_facts.py`): large tasks take a while to be read
+and tokenised.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from mm1_ablate.data.cache import Report, made
 from mm1_ablate.data.hub import hub_if_reachable
-from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.evaluation.parts import asked_identity
+from mm1_ablate.evaluation.prompt_facts import Facts, facts_of
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
 from mm1_ablate.evaluation.questions import ContextOverflow, Need, check_context, needs, prepare
 from mm1_ablate.evaluation.task import Task
@@ -31,14 +33,25 @@ from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.model import LanguageModel
 from mm1_ablate.spec.tasks import task_settings
 
-__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "known_context_length", "overflows"]
+__all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "kept", "known_context_length", "overflows"]
 
-COUNTED = 2
+COUNTED = 3
 """How tokens are counted: another number where that changes, for what is kept is no longer right."""
 
 
-class _NotHere(Exception):
+class NotHere(Exception):
     """A tokenizer or configuration that this machine lacks."""
+
+
+class Asked(NamedTuple):
+    """The tasks of an evaluation as a tokenizer reads them."""
+
+    wrong: list[Finding]
+    """What is wrong with tasks whatever the model is."""
+    needed: dict[str, list[Need]]
+    """By task, what its prompts take."""
+    facts: dict[str, Facts]
+    """By task, what its prompts are like."""
 
 
 def context_length(settings: LanguageModel) -> int:
@@ -105,11 +118,11 @@ def overflows(experiment: Experiment) -> list[Finding]:
         return []
     evaluation, model = experiment.evaluation, experiment.model
     tokenizer = model.language_model.tokenizer
-    wrong, needed = once(f"asked {tokenizer} {evaluation.model_dump_json()}", lambda: _asked(evaluation, tokenizer))
+    wrong, needed, _ = asked(evaluation, tokenizer)
     found = list(wrong)
     try:
         length = _kept_length(model.language_model) if needed else 0
-    except _NotHere:
+    except NotHere:
         return found
     for task, own in needed.items():
         try:
@@ -119,39 +132,62 @@ def overflows(experiment: Experiment) -> list[Finding]:
     return found
 
 
-def _asked(evaluation: Evaluation, tokenizer: str) -> tuple[list[Finding], dict[str, list[Need]]]:
-    """What is wrong with tasks whatever the model is, and what the prompts of the others take."""
-    wrong, needed = [], {}
+def asked(evaluation: Evaluation, tokenizer: str) -> Asked:
+    """The tasks as they are asked, found out once for each study that is loaded; those that this machine cannot tokenise are left out.
+
+    Args:
+        tokenizer: the name or path of the language model's.
+    """
+    return once(f"asked {tokenizer} {evaluation.model_dump_json()}", lambda: _asked(evaluation, tokenizer))
+
+
+def _asked(evaluation: Evaluation, tokenizer: str) -> Asked:
+    found = Asked([], {}, {})
     for index, name in enumerate(evaluation.tasks):
         settings = task_settings(name)
         try:
             task = as_asked(settings, evaluation)
         except ValueError as error:
-            wrong.append(Finding(("evaluation", "overrides", settings.task), f"the task cannot be asked so: {_first(error)}"))
+            found.wrong.append(Finding(("evaluation", "overrides", settings.task), f"the task cannot be asked so: {_first(error)}"))
             continue
         try:
-            needed[task.task] = _kept_needs(task, evaluation, tokenizer)
-        except _NotHere:
+            found.needed[task.task], found.facts[task.task] = _kept_prompts(task, evaluation, tokenizer)
+        except NotHere:
             continue
         except (ValueError, LookupError, OSError) as error:
-            wrong.append(Finding(("evaluation", "tasks", index), _first(error).removeprefix("evaluation.tasks: ")))
-    return wrong, needed
+            found.wrong.append(Finding(("evaluation", "tasks", index), _first(error).removeprefix("evaluation.tasks: ")))
+    return found
 
 
-def _kept_needs(task: Task, evaluation: Evaluation, tokenizer: str) -> list[Need]:
+def _kept_prompts(task: Task, evaluation: Evaluation, tokenizer: str) -> tuple[list[Need], Facts]:
     text_only = canonical(evaluation.zero_shot) if evaluation.zero_shot else None
     drawn = [sorted(evaluation.shots), list(evaluation.evaluation_seeds), canonical(evaluation.demonstrations), text_only]
-    which = tokenizer_digest(path) if (path := local(tokenizer)) else tokenizer
-    identity = fingerprint([COUNTED, asked_identity(task, evaluation), drawn, which])
+    identity = fingerprint([COUNTED, asked_identity(task, evaluation), drawn, tokenizer_identity(tokenizer)])
 
-    def count() -> list[Need]:
-        try:
-            loaded = load_tokenizer(tokenizer)
-        except (OSError, ValueError, ImportError) as error:
-            raise _NotHere from error
-        return needs(prepare(task, evaluation, loaded))
+    def look_at_prompts() -> tuple[list[Need], Facts]:
+        loaded = tokenizer_here(tokenizer)
+        prepared = prepare(task, evaluation, loaded)
+        return needs(prepared), facts_of(prepared, loaded)
 
-    return [Need(*need) for need in _kept(identity, count)]
+    taken, facts = kept(identity, look_at_prompts)
+    return [Need(*need) for need in taken], Facts.of_plain(*facts)
+
+
+def tokenizer_identity(tokenizer: str) -> str:
+    """Which tokenizer a name or path stands for."""
+    return tokenizer_digest(path) if (path := local(tokenizer)) else tokenizer
+
+
+def tokenizer_here(tokenizer: str) -> Tokenizer:
+    """The tokenizer of a name or path.
+
+    Raises:
+        NotHere: this machine lacks it.
+    """
+    try:
+        return load_tokenizer(tokenizer)
+    except (OSError, ValueError, ImportError) as error:
+        raise NotHere from error
 
 
 def known_context_length(settings: LanguageModel) -> int | None:
@@ -162,7 +198,7 @@ def known_context_length(settings: LanguageModel) -> int | None:
         return None
     try:
         return _kept_length(settings)
-    except _NotHere:
+    except NotHere:
         return None
 
 
@@ -171,14 +207,14 @@ def _kept_length(settings: LanguageModel) -> int:
         try:
             return context_length(settings)
         except Exception as error:  # transformers raises its own types; what is wrong with a configuration the check of parts tells
-            raise _NotHere from error
+            raise NotHere from error
 
     name = local_identity(settings).get("name", settings.name)
     identity = fingerprint({"name": name, "model_type": settings.model_type, "configuration": settings.configuration})
-    return once(f"context length {identity}", lambda: _kept(identity, find))
+    return once(f"context length {identity}", lambda: kept(identity, find))
 
 
-def _kept(identity: str, make: Callable[[], Any]) -> Any:
+def kept(identity: str, make: Callable[[], Any]) -> Any:
     """Plain values from the cache, or made and kept there; a cache that cannot be written costs time, no more."""
 
     def build(folder: Path, report: Report) -> None:

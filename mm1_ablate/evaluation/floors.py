@@ -1,4 +1,4 @@
-"""What a model that learnt nothing scores: the best constant answer, or a random choice. And what no model can surpass.
+"""What a model that learnt nothing scores: the best constant answer or choice. And what no model can surpass.
 
 Predictions of a task in (only their references and choices count), a number on the scale of tables out. Pure functions: the same items
 give the same floor and ceiling, in whatever order they come.
@@ -15,8 +15,15 @@ from itertools import pairwise
 
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
-CANDIDATES = 64
-"""Answers that are tried at most: half of them the most frequent, half the most typical."""
+RULE = 2
+"""Number of the rules of floors and ceilings: another one where they find something else for the same items, for reports keep them."""
+SCORED = 1_000_000
+"""Item scores that the search for a constant answer may take, where a metric cannot tell what many answers score at once."""
+FEWEST = 64
+"""Answers that are tried in any case: half of them the most frequent, half the most typical."""
+
+PLACE = "always choice "
+"""Begins the answer of a floor that is the choice at one place, whose number from 1 comes after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,7 @@ class Floor:
 
     Attributes:
         value: on the scale of tables.
-        answer: the constant answer that scores it; empty for a random choice.
+        answer: the constant answer or choice that scores it; empty for a random choice.
     """
 
     value: float
@@ -34,8 +41,8 @@ class Floor:
 
 def floor(metric: Metric, predictions: Sequence[Prediction], split_references: References | None = None) -> Floor | None:
     """The floor of a task under a metric; None where the metric has none, as perplexity, or no item can be judged."""
-    if metric.floor == "chance" and predictions:
-        return Floor(metric.scale * chance(predictions))
+    if metric.floor == "constant_choice" and predictions:
+        return constant_choice(metric, predictions)
     if metric.floor == "constant_answer" and any(prediction.references for prediction in predictions):
         return constant_answer(metric, predictions, split_references)
     return None
@@ -46,26 +53,64 @@ def chance(predictions: Sequence[Prediction]) -> float:
     return math.fsum(1 / len(prediction.choices) for prediction in predictions) / len(predictions)
 
 
-def constant_answer(
-    metric: Metric, predictions: Sequence[Prediction], split_references: References | None = None, candidates: int = CANDIDATES
-) -> Floor:
-    """The reference that scores best as the answer to every item; of equally good ones the first in the alphabet.
+def constant_choice(metric: Metric, predictions: Sequence[Prediction]) -> Floor:
+    """The best of three: a random choice, always the choice at the same place, always the same text where it can be chosen.
 
-    No more than `candidates` are tried, so for captions, which seldom occur twice, it is a lower bound of the best constant answer.
+    Where it is not known which choice is right, its text is the first reference. A place counts only where the right choice stands at
+    several places: a record that always lists it at the same one (SciQ, whose last choice is right) tells nothing, as models do not see
+    the order.
+    """
+    total = len(predictions)
+    found = [Floor(metric.scale * chance(predictions))]
+    texts = Counter(right for prediction in predictions if (right := _right_choice(prediction)))
+    if texts:
+        text, times = min(texts.items(), key=lambda entry: (-entry[1], entry[0]))
+        found.append(Floor(metric.scale * times / total, text))
+    places = Counter(prediction.correct for prediction in predictions if prediction.correct is not None)
+    if len(places) > 1:
+        place, times = min(places.items(), key=lambda entry: (-entry[1], entry[0]))
+        found.append(Floor(metric.scale * times / total, f"{PLACE}{place + 1}"))
+    return max(found, key=lambda one: one.value)
+
+
+def _right_choice(prediction: Prediction) -> str:
+    if prediction.correct is not None:
+        return prediction.choices[prediction.correct]
+    return prediction.references[0] if prediction.references else ""
+
+
+def constant_answer(
+    metric: Metric,
+    predictions: Sequence[Prediction],
+    split_references: References | None = None,
+    scored: int = SCORED,
+) -> Floor:
+    """The reference that scores best as the answer to every item; of equally good ones the most frequent, then the first in the alphabet.
+
+    No reference is better, unless the metric cannot tell what many answers score at once and there are more items and different answers
+    than `scored` allows: then those that are tried are the most frequent and the most typical ones.
 
     Raises:
         ValueError: where no item has a reference.
     """
-    answers = _promising([prediction.references for prediction in predictions], candidates)
-    if not answers:
-        raise ValueError("no item has a reference, so there is no constant answer")
     # In the order of items, so that sums come out to the last bit whatever the order was.
     items = sorted(predictions, key=lambda prediction: (prediction.item, prediction.references))
-    scored = (
-        Floor(metric.scale * metric.aggregate(metric.score([replace(one, text=answer) for one in items], split_references)), answer)
-        for answer in sorted(answers)
-    )
-    return max(scored, key=lambda one: one.value if metric.higher_is_better else -one.value)
+    frequency = Counter(reference for one in items for reference in one.references)
+    if not frequency:
+        raise ValueError("no item has a reference, so there is no constant answer")
+    at_once = type(metric).means_of_constants is not Metric.means_of_constants
+    most = len(frequency) if at_once else max(FEWEST, scored // len(items))
+    answers = sorted(frequency) if len(frequency) <= most else sorted(_promising([one.references for one in items], most))
+    means = metric.means_of_constants(answers, items, split_references)
+    sign = 1 if metric.higher_is_better else -1
+
+    def order(entry: tuple[str, float]) -> tuple[float, int, str]:
+        # Sums of the same numbers in another order may differ in the last bits.
+        return -sign * round(entry[1], 12), -frequency[entry[0]], entry[0]
+
+    best = min(zip(answers, means, strict=True), key=order)[0]
+    scores = metric.score([replace(one, text=best) for one in items], split_references)
+    return Floor(metric.scale * metric.aggregate(scores), best)
 
 
 def ceiling(metric: Metric, predictions: Sequence[Prediction], split_references: References | None = None) -> float | None:
@@ -85,6 +130,20 @@ def ceiling(metric: Metric, predictions: Sequence[Prediction], split_references:
         found = metric.score(given, split_references)
         best = [score if math.isnan(old) else max(old, score) for old, score in zip(best, found, strict=True)]
     return metric.scale * metric.aggregate(best)
+
+
+def can_score(metric: Metric, predictions: Sequence[Prediction], answers: References) -> bool:
+    """Whether any item can have another score than 0, with these answers to choose from for each."""
+    size = 16
+    while True:
+        few = list(zip(predictions[:size], answers[:size], strict=True))
+        for place in range(max((len(own) for _, own in few), default=0)):
+            given = [replace(one, text=own[min(place, len(own) - 1)] if own else "") for one, own in few]
+            if any(score > 0 for score in metric.score(given)):
+                return True
+        if size >= len(predictions):
+            return False
+        size *= 16
 
 
 def _promising(references: References, most: int) -> list[str]:

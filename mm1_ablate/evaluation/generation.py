@@ -14,7 +14,7 @@ import torch
 
 from mm1_ablate.evaluation.context import Context, last_of, read_on
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.prompts import TokenisedPrompt
+from mm1_ablate.evaluation.prompts import TokenisedPrompt, cut
 
 if TYPE_CHECKING:
     from mm1_ablate.data.tokenizer import Tokenizer
@@ -26,12 +26,6 @@ class Answer:
 
     tokens: tuple[int, ...]
     text: str
-
-
-def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first stop string, and whether there was one."""
-    found = [place for place in (text.find(string) for string in stop) if place >= 0]
-    return (text[: min(found)], True) if found else (text, False)
 
 
 def generate(

@@ -2,7 +2,8 @@
 
 A template holds `{image}`, `{answer}` and any of the item's fields. A demonstration is the whole template followed by the separator;
 a question is what stands before `{answer}`, white space at its end cut off. Every demonstration and the question are tokenised on
-their own: so demonstrations that many questions share are the same tokens in all of them.
+their own: so demonstrations that many questions share are the same tokens in all of them. White space of a template stays as it is
+written, and nothing is added: texts and images are joined as in training (`data/joining.py`).
 
 A template that names `{choice}` asks a question of its own for each choice, with the item's first reference as the answer of all
 (WinoGrande, where the choice stands in the middle of a sentence).
@@ -127,8 +128,10 @@ class TokenisedPrompt:
 
 
 def tokenise(parts: Sequence[str | Image], tokenizer: Tokenizer) -> TokenisedPrompt:
-    """Encode each text of a prompt on its own."""
-    return TokenisedPrompt(tuple(tuple(tokenizer.encode(part)) if isinstance(part, str) else part for part in parts))
+    """Encode each text of a prompt on its own, as in training."""
+    from mm1_ablate.data.joining import segments
+
+    return TokenisedPrompt(segments(parts, tokenizer))
 
 
 def continuation(parts: Sequence[str | Image], space: str, choice: str, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -138,6 +141,12 @@ def continuation(parts: Sequence[str | Image], space: str, choice: str, tokenize
     """
     before = parts[-1] if parts and isinstance(parts[-1], str) else ""
     return tuple(tokenizer.encode(before + space + choice)[len(tokenizer.encode(before)) if before else 0 :])
+
+
+def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first stop string, and whether there was one."""
+    found = [place for place in (text.find(string) for string in stop) if place >= 0]
+    return (text[: min(found)], True) if found else (text, False)
 
 
 def shown(parts: Sequence[str | Image]) -> str:

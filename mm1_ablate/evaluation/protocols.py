@@ -2,7 +2,8 @@
 
 OpenFlamingo's prompts are those of its evaluation code (Awadalla et al. 2023, open_flamingo/eval): questions and captions have one
 each, a demonstration ends with `<|endofchunk|>`, an answer ends before `Question`, `Answer`, `Short` or a comma, a caption before
-`Output`. Its beam search of three is not part of the protocol here: decoding is greedy.
+`Output`. Its beam search of three is not part of the protocol here: decoding is greedy. Nor is `<|endofchunk|>` a token of its own here, as
+OpenFlamingo's training makes it: it is plain text, which is warned of.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ LISTS = [field.name for field in fields(Prediction) if field.name not in ("item"
 PREDICTION_COLUMNS = [*ASKED, *LISTS]
 COLUMNS = [
     "task", "family", "shots", "evaluation_seed", "item", "group", "demonstration_set", "set_number", "replaced", "prompt", "problem",
-    "prediction", "log_likelihoods", "reference", "metric", "primary", "score",
+    "prediction", "log_likelihoods", "reference", "correct", "metric", "primary", "score",
 ]  # fmt: skip
 
 
@@ -112,8 +112,8 @@ def _tuple(value: Any) -> Any:
 def scored(predictions: pandas.DataFrame, tasks: Sequence[Task], evaluation: Evaluation) -> pandas.DataFrame:
     """Item scores of predictions: a row for each metric and row of `predictions`, columns as in `COLUMNS`. Needs no model.
 
-    Items that could not be asked or judged have no score (NaN). `log_likelihoods` is a JSON list (empty text where text is generated) and
-    `reference` the right choice, the only reference, or a JSON list of several.
+    Items that could not be asked or judged have no score (NaN). `log_likelihoods` is a JSON list (empty text where text is generated),
+    `reference` the right choice, the only reference, or a JSON list of several, and `correct` the place of the right choice, from 0.
     """
     records = {task.task: task for task in tasks}
     references = cache(lambda name: split_references(records[name], evaluation))

@@ -66,6 +66,11 @@ class Task(Settings):
         for metric in self.metrics:
             if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
                 raise ValueError(f"metrics: {metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
+            if metric.type == "choice_accuracy_normalised" and CHOICE in template_fields(self.prompt):
+                raise ValueError(
+                    "metrics: choice_accuracy_normalised divides by the length of each choice, but with {choice} in the prompt the same"
+                    " answer is scored after each; use choice_accuracy"
+                )
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from importlib.resources import files
 from io import BytesIO
 
@@ -15,12 +16,13 @@ from mm1_ablate.data.inspection import Inspection, Spread
 from mm1_ablate.report.rows import amount
 
 
-def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str]) -> str:
+def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str], joined: Mapping[str, str]) -> str:
     """The page.
 
     Args:
         name: of the experiment or arm.
         sequence_of_facts: sentences on the whole, above the table.
+        joined: by source or task, what it joins as tokens.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     folder = files("mm1_ablate.report")
@@ -28,8 +30,10 @@ def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str]) -
     template = environment.from_string((folder / "data.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         inspection=inspection,
+        sub_images=any(not isinstance(part, str) and len(part) > 1 for document in inspection.shown for part in document.parts),
         name=name,
         facts=sequence_of_facts,
+        joined=joined,
         style=Markup(style),
         amount=amount,
         percent=percent,

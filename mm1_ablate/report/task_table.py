@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.evaluation.floors import PLACE
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, number
 from mm1_ablate.report.tasks import Bounds, TaskScore
@@ -90,11 +91,13 @@ def _items(columns: Sequence[TaskScore]) -> str:
 
 
 def floor_in_words(column: TaskScore, bounds: Bounds, longest: int | None = None) -> str:
-    """'24.0 “unanswerable”', '25.0 by chance'."""
+    """'24.0 “unanswerable”', '25.0 by chance', '26.1 always choice 2'."""
     if bounds.floor is None:
         return NOTHING
+    if not bounds.answer or bounds.answer.startswith(PLACE):
+        return f"{number(bounds.floor, column.scale)} {bounds.answer or 'by chance'}"
     answer = bounds.answer if longest is None or len(bounds.answer) <= longest else bounds.answer[: longest - 1].rstrip() + "…"
-    return f"{number(bounds.floor, column.scale)} " + (f"“{answer}”" if answer else "by chance")
+    return f"{number(bounds.floor, column.scale)} “{answer}”"
 
 
 def _scores(comparison: Comparison, columns: Sequence[TaskScore]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from mm1_ablate import __version__
-from mm1_ablate.evaluation.floors import ceiling, floor
+from mm1_ablate.evaluation.floors import RULE, ceiling, floor
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
@@ -36,7 +36,7 @@ class Bounds:
 
     Attributes:
         floor: what needs no image and no question; on the scale of tables, as the ceiling.
-        answer: the constant answer that scores the floor; empty for a random choice.
+        answer: the constant answer or choice that scores the floor; empty for a random choice.
         ceiling: what no model can surpass.
     """
 
@@ -187,7 +187,7 @@ def _bounds(study: Study, items: pd.DataFrame, remembered: MutableMapping[str, A
         if task is None or metric is None or (metric.floor == "none" and metric.ceiling == "none"):
             continue
         # The same questions at every number of shots and in nearly every arm.
-        asked = [*rows["item"], *rows["reference"], *rows["log_likelihoods"].str.count(",").astype(str)]
+        asked = [*rows["item"], *rows["reference"], *rows["log_likelihoods"].str.count(",").astype(str), *map(str, _correct(rows))]
         key = (_evaluation(evaluation), str(task_name), str(rule), _digest(asked))
         if key not in by_items:
             by_items[key] = _reckoned(metric, task, evaluation, rows, remembered)
@@ -216,11 +216,13 @@ def _reckoned(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataF
     """The bounds of items: remembered, or reckoned and remembered from now on."""
     chooses = task.kind == "choose"
     predictions = [
-        Prediction(str(item), "", () if chooses else references_of(reference), _choices(likelihoods))
-        for item, reference, likelihoods in rows[["item", "reference", "log_likelihoods"]].itertuples(index=False)
+        _choice(str(item), reference, likelihoods, correct) if chooses else Prediction(str(item), "", references_of(reference))
+        for item, reference, likelihoods, correct in zip(
+            rows["item"], rows["reference"], rows["log_likelihoods"], _correct(rows), strict=True
+        )
     ]
-    settings = json.dumps([__version__, metric.model_dump(mode="json"), metric.floor, metric.ceiling])
-    told = [json.dumps([one.item, one.references, len(one.choices)]) for one in predictions]
+    settings = json.dumps([__version__, RULE, metric.model_dump(mode="json"), metric.floor, metric.ceiling])
+    told = [json.dumps([one.item, one.references, one.choices, one.correct]) for one in predictions]
     try:
         of_split: list[str] = []
         if metric.wants_split_references:
@@ -236,9 +238,20 @@ def _reckoned(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataF
     return Bounds(**remembered[key])
 
 
-def _choices(likelihoods: str) -> tuple[str, ...]:
-    """As many as were chosen from: floors look at their number alone."""
-    return tuple(map(str, range(len(json.loads(likelihoods))))) if likelihoods else ()
+def _correct(rows: pd.DataFrame) -> list[int | None]:
+    """The place of the right choice of each item; nothing where there are no choices, or in tables of earlier versions."""
+    if "correct" not in rows:
+        return [None] * len(rows)
+    return [None if pd.isna(value) else int(value) for value in rows["correct"]]
+
+
+def _choice(item: str, reference: str, likelihoods: str, correct: int | None) -> Prediction:
+    """What of an item floors look at: how many choices there are, and which one is right."""
+    choices = [str(number) for number in range(len(json.loads(likelihoods)))] if likelihoods else []
+    if correct is None:
+        return Prediction(item, "", (reference,), tuple(choices))
+    choices[correct] = reference
+    return Prediction(item, "", (), tuple(choices), correct)
 
 
 def _digest(texts: Sequence[str]) -> str:

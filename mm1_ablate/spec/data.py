@@ -80,6 +80,16 @@ class Source(Component):
         """What stops no run and must be said before one, each at its field; asked after `check` found nothing wrong."""
         return ()
 
+    def texts_after_images(self, most: int) -> Sequence[str] | None:
+        """Texts that directly follow an image in its first documents, as training reads them; for the check of prompts.
+
+        Read from the beginning of files, without an index of all. None where that is not possible: then prompts are not compared with it.
+
+        Args:
+            most: texts, at most.
+        """
+        return None
+
     def contents(self) -> str:
         """A digest of the files that it reads: names, sizes, and a little of each. Empty where documents are made by code.
 

@@ -34,8 +34,8 @@ from mm1_ablate.spec.sweep import Group, Sweep
 from mm1_ablate.spec.sweep_file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.spec.tasks import reads_files, wrong_records
 from mm1_ablate.spec.trials import Identity, trials_of
-from mm1_ablate.spec.wrong_data import Check, WrongData, wrong_data
-from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, in_order
+from mm1_ablate.spec.wrong_data import Check, WrongData, never_read, unread_sources, wrong_data
+from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
@@ -85,6 +85,19 @@ class _Base:
     """Where its experiment file says what."""
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """A baseline as its experiment file and the sweep's `everywhere` declare it."""
+
+    experiment: Experiment
+    """Of the file alone."""
+    made: Experiment
+    edits: list[Edit]
+    where: Keys
+    marks: Marks
+    file: SweepFile
+
+
 class _Expansion:
     """Collects problems on the way, so that all of them can be raised together."""
 
@@ -103,6 +116,8 @@ class _Expansion:
         self.complete = True
         """Whether every arm that the files mean is known."""
         self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
+        self._declared: list[_Declared] = []
+        """What the baselines declare."""
 
     def study(self) -> Study:
         files = read_with_included(self.path)
@@ -119,6 +134,7 @@ class _Expansion:
             declared, own = (first, base) if same_baseline(file, first) else (file, self._own_base(file))
             for name, group in file.sweep.ablations.items() if file.sweep else ():
                 self._expand(sweep, name, group, own, declared)
+        self._tell_of_unread_sources()
         baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
         first.report(self._too_many_workers(sweep))
         compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
@@ -168,6 +184,20 @@ class _Expansion:
         base = self._base(file, file.sweep.experiment, ("experiment",), name, "")
         file.rename_expected(BASELINE, name)
         return base
+
+    def _tell_of_unread_sources(self) -> None:
+        """Warn of sources that a baseline declares and that neither it nor any arm reads. What a sweep removes, it means to remove."""
+        arms = [dict(unread_sources(arm.experiment)) for arm in self.arms.values()]
+        for one in self._declared:
+            in_file = dict(unread_sources(one.experiment))
+            for place, data_type in unread_sources(one.made):
+                finding = never_read(place, data_type)
+                if not all(place in unread for unread in arms):
+                    continue
+                if place in in_file:
+                    self.problems += one.marks.problems([finding])
+                elif added := [edit for edit in one.edits if edit.path == dotted(place)]:
+                    one.file.report([blamed(finding, added, one.where)])
 
     def _too_many_workers(self, sweep: Sweep) -> list[Finding]:
         """Workers that a step of some arm has no row for."""
@@ -236,6 +266,7 @@ class _Expansion:
             edits = right if len(right) < len(edits) else []
             made, found, _ = _made(plain(experiment), edits, where, folder)
         self._report(self.wrong.of(made, edits, where, marks))
+        self._declared.append(_Declared(experiment, made, edits, where, marks, self.file))
         self._add(Arm(name, group, made, name), where)
         base = _Base(self.arms[name], plain(made), Identity.of(made), marks)
         self.identities[name] = base.identity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from mm1_ablate.spec.alteration import EARLIER, Edit, Keys
@@ -16,7 +16,7 @@ from mm1_ablate.spec.yaml_file import FileProblem, Marks, dotted
 Check = Callable[[Experiment], list[Finding]]
 """A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
 
-LOOKED_AT = ("evaluation", "model", "starts_from")
+LOOKED_AT = ("evaluation", "model", "starts_from", "data")
 """What edits change, of whatever stage, that further checks may find wrong at another place."""
 
 
@@ -24,6 +24,27 @@ def wrong_data(experiment: Experiment) -> list[Finding]:
     """What is wrong with the data of an experiment's sources and tasks, by place in it."""
     found = [_at(place, finding) for place, source in sources_of(experiment) for finding in findings_about(source)]
     return found + [finding for _, finding in wrong_files(experiment)]
+
+
+def unread_sources(experiment: Experiment, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Sources of an experiment and of its earlier stages whose data type has no share in the mixture: their places and data types.
+
+    Args:
+        place: of the experiment.
+    """
+    read = experiment.data.shares()
+    for name, source in experiment.data.sources.items():
+        if name not in read:
+            yield (*place, "data", "sources", name), source.data_type
+    if experiment.starts_from is not None:
+        yield from unread_sources(experiment.starts_from, (*place, "starts_from"))
+
+
+def never_read(place: Place, data_type: str) -> Finding:
+    """The warning about a source that no arm reads."""
+    *_, name = place
+    message = f"source '{name}' is never read: its data type, {data_type}, has no share in data.mixture, in no arm"
+    return Finding(place, message, f"give data.mixture.{data_type} a weight, or leave the source out", at_key=True, warning=True)
 
 
 class WrongData:

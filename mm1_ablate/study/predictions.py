@@ -180,7 +180,7 @@ def _predict(
 
     records = load_tasks(experiment.evaluation)
     tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
-    pipeline = ImagePipeline(experiment.model.image_encoder.image_size, sub_images=experiment.model.sub_images)
+    pipeline = ImagePipeline.of(experiment.model)
     tasks = [part for part in missing if part.kind == "task"]
     losses = {part.name: part for part in missing if part.kind == "loss"}
 

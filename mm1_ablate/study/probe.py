@@ -163,7 +163,7 @@ def _batches(experiment: Experiment, model: MultimodalModel, rows: int, together
 
     encoder, image_tokens = experiment.model.image_encoder, experiment.model.connector.image_tokens
     tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
-    pipeline = ImagePipeline(encoder.image_size, sub_images=experiment.model.sub_images)
+    pipeline = ImagePipeline.of(experiment.model)
     found: Any
     if made_up:
         found = _made_up(experiment, rows, together)
@@ -219,7 +219,7 @@ def _made_up(experiment: Experiment, rows: int, together: int) -> Iterator[list[
 
     weights = {name: weight for name, weight in experiment.data.mixture.items() if weight}
     owed = dict.fromkeys(weights, 0.0)
-    pipeline = ImagePipeline(encoder.image_size, sub_images=sub_images)
+    pipeline = ImagePipeline.of(experiment.model)
     while True:
         step = []
         for _ in range(together):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mm1_ablate.data.atomic_files import write_json
-from mm1_ablate.data.images import FeatureCache, ImagePipeline
+from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.lockstep import is_sharded
@@ -37,17 +37,6 @@ from mm1_ablate.training.module import PackedTraining, Watch
 from mm1_ablate.training.spreading import check_fit, everything_in, give_memory, spread
 
 CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
-
-
-def image_pipeline(experiment: Experiment, encoder_folder: Path | None) -> ImagePipeline:
-    """How this experiment's images reach its model: as pixels, or as features where a frozen encoder has prepared them. Features are of
-    whole images, so with sub-images they stay pixels."""
-    encoder, sub_images = experiment.model.image_encoder, experiment.model.sub_images
-    if sub_images is not None:
-        return ImagePipeline(encoder.image_size, sub_images=sub_images)
-    features = encoder_folder / f"features{encoder.feature_layer}" if encoder.frozen and encoder_folder is not None else None
-    cache = FeatureCache(features) if features is not None and features.exists() else None
-    return ImagePipeline(encoder.image_size, cache)
 
 
 def weights_in(folder: Path | None) -> Path | None:
@@ -181,7 +170,7 @@ def fit(
         experiment.data,
         load_tokenizer(experiment.model.language_model.tokenizer),
         image_tokens=experiment.model.connector.image_tokens,
-        image_pipeline=image_pipeline(experiment, encoder_folder),
+        image_pipeline=ImagePipeline.of(experiment.model, encoder_folder),
         seed=seed,
         steps=training.steps,
         batch_rows=training.batch_rows,

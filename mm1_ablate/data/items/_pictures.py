@@ -1,7 +1,8 @@
 """Names of images in, a way to read each out: from folders, or from the .zip and .tar files in which they were downloaded.
 
 `coco/val2014/x.jpg` is looked for as a file, then in `coco/val2014.zip` and `coco/val2014.tar`, then in `coco.zip` and `coco.tar`,
-under any end of its path that names a member (`coco/val2014/x.jpg`, `val2014/x.jpg`, `x.jpg`). Nothing is unpacked.
+under any end of its path that names a member (`coco/val2014/x.jpg`, `val2014/x.jpg`, `x.jpg`). Of further archives, the member that has
+most of the path is the image; where several archives have as much of it, nobody knows which is meant. Nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -46,10 +47,16 @@ class Pictures:
         if file is not None:
             return partial(_whole, file)
         for archive in self._archives_of(name):
-            member = archive.find(name)
-            if member is not None:
-                return member
-        raise Unreadable(MISSING, name)
+            if (found := archive.find(name)) is not None:
+                return found[1]
+        further = [found for archive in map(_opened, self._archives.values()) if (found := archive.find(name)) is not None]
+        if not further:
+            raise Unreadable(MISSING, name)
+        most = max(length for length, _ in further)
+        best = [member for length, member in further if length == most]
+        if len(best) > 1:
+            raise Unreadable("several images of one name", name)
+        return best[0]
 
     def _files(self, folder: str) -> dict[str, DataFile]:
         """The files of a folder by name, listed once: benchmarks hold ten thousands of images."""
@@ -58,6 +65,7 @@ class Pictures:
         return self._listings[folder]
 
     def _archives_of(self, name: str) -> Iterator[_Archive]:
+        """Those that are called as a folder of the path is, the nearest first."""
         part = posixpath.dirname(name)
         while part:
             folder, base = posixpath.split(posixpath.join(self.folder, part))
@@ -66,8 +74,6 @@ class Pictures:
                 if file is not None:
                     yield _opened(file)
             part = posixpath.dirname(part) if part != posixpath.dirname(part) else ""
-        for file in self._archives.values():
-            yield _opened(file)
 
 
 def _listed(folder: str) -> dict[str, DataFile]:
@@ -99,9 +105,11 @@ class _Archive:
         self.file = file
         self.members: dict[str, Read] = dict(_zip_members(file) if file.address.endswith(".zip") else _tar_members(file))
 
-    def find(self, name: str) -> Read | None:
+    def find(self, name: str) -> tuple[int, Read] | None:
+        """How many parts of the path a member has, the last ones, and how to read it."""
         parts = name.split("/")
-        return next((found for start in range(len(parts)) if (found := self.members.get("/".join(parts[start:])))), None)
+        ends = ((len(parts) - start, self.members.get("/".join(parts[start:]))) for start in range(len(parts)))
+        return next(((length, found) for length, found in ends if found is not None), None)
 
 
 @lru_cache(maxsize=64)

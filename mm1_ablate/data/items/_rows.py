@@ -1,6 +1,7 @@
 """Annotation files in, rows out: JSON (a list, or a mapping of ids), JSON lines, parquet, CSV, TSV, plain lines; .gz and .zst too.
 
-Whole files are read: annotations are megabytes, and drawing items needs all their ids.
+Whole files are read: annotations are megabytes, and drawing items needs all their ids. A row that does not fit the head of its table is
+bad data; a file of another kind is refused, rather than taken for lines of text.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ from typing import Any
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile
 from mm1_ablate.data.items._expressions import Row
+from mm1_ablate.data.records.opening import unpacked
+from mm1_ablate.data.records.rows import COMPRESSIONS, Damaged
 
 QUICK_BYTES = 32 * 1024 * 1024
 """Annotation files up to this size are read in about a second."""
+LINES = ("txt", "text", "lst", "list")
+"""Endings of files of plain lines; a name without a dot is one of these too."""
+EXPECTED = ".json, .jsonl, .ndjson, .csv, .tsv (each also .gz or .zst), .parquet, or .txt for lines of text"
 
 
 class WrongShape(ValueError):
@@ -53,10 +59,13 @@ def _plain_rows(files: Sequence[DataFile], inside: str) -> Iterator[dict[str, An
         elif kind in ("jsonl", "ndjson"):
             yield from _json_lines(file, _bytes(file))
         elif kind in ("csv", "tsv"):
-            text = io.StringIO(_bytes(file).decode("utf-8-sig"), newline="")
-            yield from csv.DictReader(text, delimiter="\t" if kind == "tsv" else ",")
+            yield from _table(file, "\t" if kind == "tsv" else ",")
+        elif kind in LINES or "." not in file.name:
+            # Not splitlines(), to which U+2028 and others end a line as well: all rows behind would be others.
+            lines = _text(file).split("\n")
+            yield from ({"text": line.removesuffix("\r")} for line in (lines if lines[-1] else lines[:-1]))
         else:
-            yield from ({"text": line} for line in _bytes(file).decode("utf-8").splitlines())
+            raise WrongShape(f"{file.address}: expected a name that ends in {EXPECTED}")
 
 
 def is_quick(files: Sequence[DataFile]) -> bool:
@@ -65,21 +74,55 @@ def is_quick(files: Sequence[DataFile]) -> bool:
 
 
 def _kind(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2].lower()
+    name = name.lower()
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return name.rpartition(".")[2]
 
 
 def _bytes(file: DataFile) -> bytes:
-    with file.open() as opened:
-        data = opened.read()
-    if file.name.endswith(".gz"):
-        import gzip
+    try:
+        return unpacked(file)
+    except Damaged as error:
+        raise WrongShape(f"{file.address} cannot be unpacked: {error}") from None
 
-        return gzip.decompress(data)
-    if file.name.endswith(".zst"):
-        import zstandard
 
-        return zstandard.ZstdDecompressor().stream_reader(data).read()
-    return data
+def _text(file: DataFile) -> str:
+    try:
+        return _bytes(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = (
+            f"{file.address} is not UTF-8: {error.reason} at byte {error.start:,}; convert it (iconv -f latin1 -t utf-8, if it is latin1)"
+        )
+        raise WrongShape(message) from None
+
+
+def _table(file: DataFile, mark: str) -> Iterator[dict[str, Any] | Unreadable]:
+    """Rows of CSV or TSV, by the names of the first line."""
+    text = _text(file)
+    # Of the whole process, and 128 KB by default: pictures in base64 are longer.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    names: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):
+                raise WrongShape(f"{file.address}: a quotation mark that begins a field in line {line} is never closed") from None
+            yield Unreadable("text behind a closing quotation mark", f"{file.address}:{line}")
+            continue
+        if fields is None:
+            return
+        if not names:
+            names = fields
+            if twice := next((name for name in names if name and names.count(name) > 1), None):
+                raise WrongShape(f"{file.address}: two columns are called '{twice}'")
+        elif fields and len(fields) != len(names):
+            yield Unreadable(f"a row of {len(fields)} fields, not {len(names)}", f"{file.address}:{line}")
+        elif fields:
+            yield dict(zip(names, fields, strict=True))
 
 
 def _json(file: DataFile, inside: str) -> Iterator[dict[str, Any] | Unreadable]:
@@ -129,5 +172,5 @@ def _parquet(file: DataFile) -> Iterator[dict[str, Any]]:
         with file.open() as opened:
             for batch in parquet.ParquetFile(opened).iter_batches(1024):
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise WrongShape(f"{file.address} cannot be read: {error}") from None

@@ -287,6 +287,23 @@ def columns_of_lines(file: DataFile) -> dict[str, str]:
     return columns
 
 
+def first_rows_of_lines(file: DataFile, count: int) -> list[dict[str, Any]]:
+    """The first lines that are JSON objects.
+
+    Raises:
+        Unreadable: the file cannot be decompressed.
+    """
+    rows = []
+    for line in islice(_first_lines(file), count):
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            rows.append(value)
+    return rows
+
+
 def _first_lines(file: DataFile) -> Iterator[bytes]:
     compression = _compression(file)
     rest = b""

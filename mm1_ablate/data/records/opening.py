@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
+from typing import Any
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
-from mm1_ablate.data.records.json_lines import columns_of_lines, open_json_lines
-from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Rows
-from mm1_ablate.data.records.table import columns_of_table, open_tables
+from mm1_ablate.data.records.json_lines import columns_of_lines, first_rows_of_lines, open_json_lines
+from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Damaged, Rows, reading
+from mm1_ablate.data.records.table import columns_of_table, first_rows_of_table, open_tables
 from mm1_ablate.spec.data import Keep
 from mm1_ablate.spec.settings import Misfit
 
+FILES_SAMPLED = 4
+"""Files from whose beginnings rows are taken; of those on a network only one."""
 LINES = (".jsonl", ".ndjson", ".json")
 TABLES = (".parquet", ".pq")
 
@@ -31,6 +35,30 @@ def found_files(patterns: Sequence[str], field: str = "files") -> list[DataFile]
         return find_files(patterns)
     except NoFiles as error:
         raise Misfit(field, str(error)) from None
+
+
+def unpacked(file: DataFile) -> bytes:
+    """All that a file holds; of one whose name says that it is compressed (.gz, .zst), what is packed in it.
+
+    Raises:
+        Damaged: it cannot be unpacked, or not to its end.
+        OSError: it cannot be read.
+    """
+    import pyarrow as pa
+
+    compression = compression_of(file)
+    with reading(file) as raw:
+        if compression is None:
+            return raw.read()
+        if file.size == 0:
+            raise Damaged("it has no bytes")
+        with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
+            return stream.read()
+
+
+def compression_of(file: DataFile) -> str | None:
+    """How a file is compressed, by its name; None: not at all."""
+    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
 
 
 def _is_table(file: DataFile) -> bool:
@@ -95,6 +123,40 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
         others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
         raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
     raise Misfit("files", f"'{files[0].name}' holds nothing" if len(files) == 1 else f"all {len(files)} files hold nothing")
+
+
+def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> list[tuple[Any, str]]:
+    """The first values of a column, in the first file that has any; each with its place, for people. Empty where nothing can be read."""
+    tables = are_tables(files)
+    for file in files:
+        with suppress(Unreadable):
+            if rows := first_rows_of_table(file, [column], count) if tables else first_rows_of_lines(file, count):
+                return [(row.get(column), f"{file.name}, row {number}") for number, row in enumerate(rows, 1)]
+    return []
+
+
+def sampled(files: Sequence[DataFile]) -> list[DataFile]:
+    """A few files, evenly spaced, of which to read the beginning."""
+    count = min(FILES_SAMPLED if all(file.is_local for file in files) else 1, len(files))
+    return [files[place * len(files) // count] for place in range(count)]
+
+
+def first_rows(files: Sequence[DataFile], columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """Rows from the beginnings of a few files, without an index of them; files that cannot be read are passed over.
+
+    Args:
+        columns: those that are needed. Rows of JSON lines have all.
+        count: rows in all, at most.
+    """
+    tables, chosen = are_tables(files), sampled(files)
+    rows: list[dict[str, Any]] = []
+    for file in chosen:
+        try:
+            most = max(1, count // len(chosen))
+            rows += first_rows_of_table(file, columns, most) if tables else first_rows_of_lines(file, most)
+        except Unreadable:
+            continue
+    return rows
 
 
 def check_columns(columns: Mapping[str, str], needed: Mapping[str, tuple[str, Sequence[str]]]) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -117,6 +117,15 @@ def text_of(value: Any, what: str, called: str = "text") -> str:
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
             raise Unreadable("invalid Unicode", what) from None
     return value
+
+
+def texts_of(values: Iterable[Any]) -> list[str]:
+    """The values that are texts."""
+    found = []
+    for value in values:
+        with suppress(Unreadable):
+            found.append(text_of(value, ""))
+    return found
 
 
 # ---------------------------------------------------------------- reading whole files

@@ -233,6 +233,26 @@ def columns_of_table(file: DataFile) -> dict[str, str]:
         raise Unreadable(str(error), file.name) from None
 
 
+def first_rows_of_table(file: DataFile, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """The first rows, as far as these columns go.
+
+    Raises:
+        Unreadable: it is no parquet, or lacks one of the columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with reading(file) as opened:
+            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"))
+            if missing := set(columns) - set(parquet.schema_arrow.names):
+                raise Unreadable(f"no column '{min(missing)}'", file.name)
+            batch = next(parquet.iter_batches(count, columns=list(columns), use_threads=False), None)
+            return batch.to_pylist() if batch is not None else []
+    except (Damaged, UnicodeDecodeError) as error:
+        raise Unreadable(str(error), file.name) from None
+
+
 def _kind(kind: pa.DataType) -> str:
     from pyarrow import types
 

@@ -24,13 +24,13 @@ from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files
 from mm1_ablate.data.records.opening import found_files
 from mm1_ablate.data.records.tar import TarSamples, open_tars
-from mm1_ablate.data.sources.webdataset import IMAGES
+from mm1_ablate.data.sources.webdataset import IMAGES, images_of
 
 if TYPE_CHECKING:
     from mm1_ablate.data.sources._interleaved import ImagesBy
 
 TARS = (".tar", ".tgz", ".tar.gz")
-VERSION = "1"
+VERSION = "2"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 
 
@@ -91,8 +91,8 @@ class ImageFiles:
         places: list[tuple[int, int]] = []
         members: dict[str, int] = {}
         for place, name in enumerate(names):
-            if self._by != "url":
-                hashes.append(_hashed(_named(name, self._by)))
+            if self._by != "url" and (looked_up := _named(name, self._by)):
+                hashes.append(_hashed(looked_up))
                 places.append((place, -1))
         for place, extension, name in self._in_tars(report):
             hashes.append(_hashed(name))
@@ -109,11 +109,13 @@ class ImageFiles:
             return
         for number in range(len(samples)):
             sample = samples[number]
-            pictures = [extension for extension in sample.members if extension.rpartition(".")[2] in IMAGES]
-            if self._by != "url":
+            if self._by in ("path", "base_name"):
+                pictures = [extension for extension in sample.members if extension.rpartition(".")[2] in IMAGES]
                 yield from ((number, extension, _named(f"{sample.key}.{extension}", self._by)) for extension in pictures)
-            elif pictures and (url := _url(sample.members.get("json"))):
-                yield number, pictures[0], url
+            elif pictures := images_of(sample.members):
+                looked_up = _url(sample.members.get("json")) if self._by == "url" else posixpath.basename(sample.key)
+                if looked_up:
+                    yield number, pictures[0], looked_up
             if number % 1000 == 0:
                 report("looking up images", number, len(samples))
 
@@ -145,11 +147,11 @@ def _from_folder(file: DataFile, folders: Sequence[str]) -> str:
 
 
 def _named(path: str, by: ImagesBy) -> str:
-    """What a picture is looked up by, given its path."""
+    """What a picture is looked up by, given its path; empty for a file that is none: what lies beside a picture under the same hash."""
     folder, base = posixpath.split(posixpath.normpath(path))
     stem, dot, extension = base.partition(".")
     if by == "url_sha256":
-        return stem
+        return stem if not dot or extension.lower() in IMAGES else ""
     base = f"{stem}{dot}{extension.lower()}"  # as in the index of a tar
     return posixpath.join(folder, base) if by == "path" else base
 

@@ -7,6 +7,7 @@ kept in the cache, so that any pair is found without reading the documents befor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -52,6 +53,22 @@ class InterleavedFiles(InterleavedSource):
     def open(self, seed: int = 0, name: str = "") -> OpenInterleaved:
         """The documents. The seed orders nothing here: order is the mixture's."""
         return self._opened(name or self.type)
+
+    def texts_after_images(self, most: int) -> list[str]:
+        """Every picture that a document names is taken to be there."""
+        if not self.images:
+            return []
+        from mm1_ablate.data.documents import after_images
+
+        return [text for row in self.first_rows(most) for text in after_images(self.places_of(row))][:most]
+
+    def first_rows(self, most: int) -> list[dict[str, Any]]:
+        """The first rows of the files, without the pictures; for `places_of`."""
+        raise NotImplementedError
+
+    def places_of(self, row: Mapping[str, Any]) -> list[str | None]:
+        """The texts of a document, None where an image stands."""
+        raise NotImplementedError
 
     def contents(self) -> str:
         from mm1_ablate.data.files import digest_files
@@ -116,6 +133,8 @@ class Page:
     parts: Parts
     columns: dict[str, Any] = field(default_factory=dict)
     damage: tuple[Unreadable, ...] = ()
+    pictures: int = 0
+    """Images that the source names on the page, whether they were looked for or not, found or not."""
 
 
 class Pages(Protocol):
@@ -163,12 +182,16 @@ class OpenInterleaved:
         return self._document(f"{page.key}#{pair}", page, pairs[pair], page.damage if pair == 0 else ())
 
     def _document(self, key: str, page: Page, parts: Parts, damage: tuple[Unreadable, ...]) -> Document:
-        if not parts:
-            raise damage[0] if damage else Unreadable("empty document", key)
         if not self.settings.images:
             parts = tuple(part for part in parts if not isinstance(part, Image))
-            if not parts:
+            if not parts and page.pictures:
                 raise LeftOut("no text beside its images")
+        if not parts:
+            if damage:
+                raise damage[0]
+            if page.pictures:
+                raise LeftOut("no text, and no image that is kept")
+            raise Unreadable("empty document", key)
         return Document(key, self.name, self.settings.data_type, joined(parts, self._separator), page.columns, damage)
 
 

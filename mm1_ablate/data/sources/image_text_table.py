@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mm1_ablate.data.documents import Document, LeftOut, Unreadable
+from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import Misfit
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 IMAGES = ("image", "jpg", "png", "webp")
 """What the image's column is called, unless settings say: Hugging Face's name, then img2dataset's, which is its encoding."""
 CAPTIONS = ("caption", "txt", "text")
-STATUS, SUCCESS = "status", "success"
-"""img2dataset keeps the rows of images that it could not download, and says so here."""
+STATUS, SUCCESS, NOT_DOWNLOADED = "status", "success", ("failed_to_download", "failed_to_resize")
+"""img2dataset keeps the rows of images that it could not download, without an image, and says so here in these words."""
 
 
 class ImageTextTable(Source):
@@ -40,12 +40,16 @@ class ImageTextTable(Source):
         return OpenImageTextTable(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import check_columns, columns_of
+        from mm1_ablate.data.records.opening import check_columns, columns_of, first_values
         from mm1_ablate.data.records.rows import BYTES, TEXT
+        from mm1_ablate.data.sources._captions import check_captions
 
         self.check_images()
-        columns = columns_of(self._found())
-        check_columns(columns, {"caption": (self.columns(columns)[1], (TEXT, BYTES))})
+        files = self._found()
+        columns = columns_of(files)
+        caption = self.columns(columns)[1]
+        check_columns(columns, {"caption": (caption, (TEXT, BYTES))})
+        check_captions("caption", f"column '{caption}'", first_values(files, caption))
 
     def check_images(self) -> None:
         """All of `check` but the captions."""
@@ -54,6 +58,37 @@ class ImageTextTable(Source):
 
         columns = columns_of(self._found())
         check_columns(columns, {"image": (self.columns(columns)[0], (BYTES, OBJECT)), **kept_columns(self.keep)})
+
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import columns_of, first_values
+        from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT
+
+        files = self._found()
+        there = columns_of(files)
+        found = []
+        for value, place in first_values(files, STATUS) if STATUS in there else ():
+            if value not in (None, SUCCESS, *NOT_DOWNLOADED):
+                message = f"column '{STATUS}' holds '{value}' ({place}), which img2dataset does not write: it is ignored, all rows are read"
+                found.append(Misfit("files", message))
+                break
+        for setting, names, kinds in (("image", IMAGES, (BYTES, OBJECT)), ("caption", CAPTIONS, (TEXT, BYTES))):
+            possible = [name for name in names if there.get(name) in kinds]
+            # img2dataset writes the caption under both names.
+            twice = set(possible) == {"caption", "txt"} and "key" in there
+            if getattr(self, setting) is None and len(possible) > 1 and not twice:
+                message = (
+                    f"columns {' and '.join(possible)} could all be the {setting}; '{possible[0]}' is read. Name the one that is meant"
+                )
+                found.append(Misfit(setting, message))
+        return found
+
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.records.opening import columns_of, first_rows
+        from mm1_ablate.data.records.rows import texts_of
+
+        files = self._found()
+        _, caption = self.columns(columns_of(files))
+        return [text.strip() for text in texts_of(row[caption] for row in first_rows(files, [caption], most))]
 
     def contents(self) -> str:
         return digest_files(self._found())
@@ -99,13 +134,13 @@ class OpenImageTextTable:
 
     def __init__(self, settings: ImageTextTable, name: str) -> None:
         from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.records.rows import text_of
+        from mm1_ablate.data.sources._captions import caption_of
 
         self.settings = settings
         self.name = name
         self.rows, self._image, self._caption, self._others = settings.table()
         self._texts = tuple(dict.fromkeys(name for name in (self._caption, *self._others) if name in self.rows.columns))
-        self._text_of = text_of
+        self._caption_of = caption_of
         self._encoded_image = encoded_image
 
     def __len__(self) -> int:
@@ -119,14 +154,13 @@ class OpenImageTextTable:
     def __getitem__(self, index: int) -> Document:
         what = self.rows.place(index)
         values = self.rows.values(index, self._texts)
-        self._downloaded(values)
-        return self._document(index, self._text_of(values.get(self._caption), what, "caption").strip(), values)
+        image = self._image_of(index, values)
+        return self._document(index, image, self._caption_of(values.get(self._caption), what), values)
 
     def with_caption(self, index: int, caption: str) -> Document:
         """The document of an index with another caption; its own is not looked at."""
         values = self.rows.values(index, self._others)
-        self._downloaded(values)
-        return self._document(index, caption, values)
+        return self._document(index, self._image_of(index, values), caption, values)
 
     def values(self, column: str) -> Iterator[Any]:
         """Of each document in order what a join can match, a column; None where there is none."""
@@ -139,18 +173,18 @@ class OpenImageTextTable:
             except Unreadable:
                 yield None
 
-    @staticmethod
-    def _downloaded(values: dict[str, Any]) -> None:
-        if values.get(STATUS, SUCCESS) != SUCCESS:
-            raise LeftOut("not downloaded")
-
-    def _document(self, index: int, caption: str, values: dict[str, Any]) -> Document:
-        what, key = self.rows.place(index), self.rows.key(index)
+    def _image_of(self, index: int, values: dict[str, Any]) -> Image:
+        what = self.rows.place(index)
         read = bytes_of(self.rows.scalar(index, self._image))
-        if read is None:
-            raise Unreadable("no image", what)
+        if read is not None:
+            return self._encoded_image(self.rows.key(index), read, what)
+        if values.get(STATUS) in NOT_DOWNLOADED:
+            raise LeftOut("not downloaded")
+        raise Unreadable("no image", what)
+
+    def _document(self, index: int, image: Image, caption: str, values: dict[str, Any]) -> Document:
         columns = {name: values[name] for name in self.settings.keep.columns}
-        return Document(key, self.name, self.settings.data_type, (self._encoded_image(key, read, what), caption), columns)
+        return Document(self.rows.key(index), self.name, self.settings.data_type, (image, caption), columns)
 
 
 def bytes_of(value: pa.Scalar) -> Callable[[], bytes] | None:

@@ -31,6 +31,12 @@ class Miniature(InterleavedSource):
         """The documents. The seed orders nothing here: order is the mixture's."""
         return OpenMiniature(self, name or self.type)
 
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.documents import after_images
+
+        opened = self.open()
+        return [text for index in range(min(most, len(opened))) for text in after_images(opened[index].parts)][:most]
+
     def check(self) -> None:
         from mm1_ablate.data.records.opening import check_columns, kept_columns
 

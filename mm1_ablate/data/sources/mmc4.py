@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.data.documents import Image, Unreadable
@@ -43,6 +44,38 @@ class Mmc4(InterleavedFiles):
                 raise Misfit("image_files", message)
             found_files(self.image_files, "image_files")
 
+    def first_rows(self, most: int) -> list[dict[str, Any]]:
+        from mm1_ablate.data.records.opening import first_rows, found_files
+
+        return first_rows(found_files(self.files), [], most)
+
+    def places_of(self, row: Mapping[str, Any]) -> list[str | None]:
+        sentences, infos = row.get(TEXTS), row.get(IMAGES)
+        if not isinstance(sentences, list) or not isinstance(infos, list):
+            return []
+        matched = set()
+        for info in infos:
+            with suppress(Unreadable):
+                matched.add(self.sentence_of(info, len(sentences), ""))
+        places: list[str | None] = []
+        for number, sentence in enumerate(sentences):
+            image = [None] if number in matched else []
+            text = [sentence] if isinstance(sentence, str) and sentence.strip() else []
+            places += [*image, *text] if self.image_place == "before" else [*text, *image]
+        return places
+
+    def sentence_of(self, info: Any, sentences: int, what: str) -> int | None:
+        """The number of the sentence that an image matches; nothing if it is not similar enough (or too similar) to be kept."""
+        place = info.get("matched_text_index") if isinstance(info, Mapping) else None
+        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < sentences:
+            raise Unreadable("image that matches no sentence", what)
+        if not self.similarity.binds:
+            return place
+        similarity = info.get("matched_sim")
+        if not isinstance(similarity, int | float) or isinstance(similarity, bool):
+            raise Unreadable("image without similarity", what)
+        return place if similarity in self.similarity else None
+
     def pages(self, images: bool, report: Any = None) -> Mmc4Pages:
         return Mmc4Pages(self, images, report)
 
@@ -66,7 +99,8 @@ class Mmc4Pages:
 
     def __getitem__(self, index: int) -> Page:
         row, what = self.rows[index], self.rows.place(index)
-        sentences, infos = row.get(TEXTS), row.get(IMAGES, []) if self._with_images else []
+        sentences, named_images = row.get(TEXTS), row.get(IMAGES, [])
+        infos = named_images if self._with_images else []
         if not isinstance(sentences, list) or not isinstance(infos, list):
             raise Unreadable(WRONG_SHAPE, what)
         damage: list[Unreadable] = []
@@ -74,7 +108,7 @@ class Mmc4Pages:
         for number, info in enumerate(infos):
             named = f"image {number + 1} of {what}"
             try:
-                if (sentence := self._sentence(info, len(sentences), named)) is not None:
+                if (sentence := self.settings.sentence_of(info, len(sentences), named)) is not None:
                     beside.setdefault(sentence, []).append(self._image(info, named))
             except Unreadable as error:
                 damage.append(error)
@@ -84,19 +118,8 @@ class Mmc4Pages:
             images = beside.get(number, [])
             parts += [*images, *text] if self.settings.image_place == "before" else [*text, *images]
         columns = {name: row.get(name) for name in self.settings.keep.columns}
-        return Page(self.rows.key(index), self._runs(parts), columns, tuple(damage))
-
-    def _sentence(self, info: Any, sentences: int, what: str) -> int | None:
-        """The number of the sentence that an image matches; nothing if it is not similar enough (or too similar) to be kept."""
-        place = info.get("matched_text_index") if isinstance(info, Mapping) else None
-        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < sentences:
-            raise Unreadable("image that matches no sentence", what)
-        if not self.settings.similarity.binds:
-            return place
-        similarity = info.get("matched_sim")
-        if not isinstance(similarity, int | float) or isinstance(similarity, bool):
-            raise Unreadable("image without similarity", what)
-        return place if similarity in self.settings.similarity else None
+        pictures = len(named_images) if isinstance(named_images, list) else 0
+        return Page(self.rows.key(index), self._runs(parts), columns, tuple(damage), pictures)
 
     def _image(self, info: Mapping[str, Any], what: str) -> Image:
         name = info.get("raw_url" if self.settings.images_by.startswith("url") else "image_name")

@@ -5,6 +5,7 @@ Images are bytes, {bytes, path} as Hugging Face writes them, or urls or paths of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.data.documents import Image, Unreadable
@@ -41,6 +42,22 @@ class Obelics(InterleavedFiles):
             raise Misfit("image_files", message)
         if self._looks_up and self.image_files:
             found_files(self.image_files, "image_files")
+
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import columns_of, found_files
+        from mm1_ablate.data.records.rows import BYTES
+
+        inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
+        return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
+
+    def first_rows(self, most: int) -> list[dict[str, Any]]:
+        from mm1_ablate.data.records.opening import first_rows, found_files
+
+        return first_rows(found_files(self.files), [TEXTS], most)
+
+    def places_of(self, row: Mapping[str, Any]) -> list[str | None]:
+        texts = row[TEXTS] if isinstance(row[TEXTS], list) else []
+        return [text for text in texts if text is None or (isinstance(text, str) and text.strip())]
 
     def pages(self, images: bool, report: Any = None) -> ObelicsPages:
         return ObelicsPages(self, images, report)
@@ -93,7 +110,7 @@ class ObelicsPages:
                 except Unreadable as error:
                     damage.append(error)
         columns = {name: values[name] for name in self._columns}
-        return Page(key, tuple(parts), columns, tuple(damage))
+        return Page(key, tuple(parts), columns, tuple(damage), texts.count(None))
 
     def _image(self, value: pa.Scalar, key: str, what: str) -> Image:
         import pyarrow as pa

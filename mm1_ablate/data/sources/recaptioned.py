@@ -83,13 +83,15 @@ class Recaptioned(Source):
         return OpenRecaptioned(self, name or self.type, seed)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import check_columns, kept_columns
+        from mm1_ablate.data.records.opening import check_columns, first_values, kept_columns
         from mm1_ablate.data.records.rows import BYTES, NUMBER, TEXT
+        from mm1_ablate.data.sources._captions import check_captions
 
         columns = self._caption_columns()
         needed = {"caption": (self.caption, (TEXT, BYTES)), "key": (self.key or self.joined_by, (TEXT, NUMBER, BYTES))}
         own, others = self._kept_columns(columns)
         check_columns(columns, {**needed, **kept_columns(Keep(columns=own))})
+        check_captions("caption", f"column '{self.caption}'", first_values(self._caption_files(), self.caption))
         images = self._images(others)
         try:
             # What there is of their own captions does not matter.
@@ -99,6 +101,17 @@ class Recaptioned(Source):
             raise error if error.at.startswith("keep") else Misfit(f"images.{error.at}" if error.at else "images", error.message) from None
         if self.joined_by not in there:
             raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
+
+    def warnings(self) -> list[Misfit]:
+        # What there is of their own captions does not matter.
+        return [Misfit(f"images.{found.at}", found.message) for found in self.images.warnings() if found.at != "caption"]
+
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.records.opening import first_rows
+        from mm1_ablate.data.records.rows import texts_of
+
+        rows = first_rows(self._caption_files(), [self.caption], most)
+        return [text.strip() for text in texts_of(row.get(self.caption) for row in rows)]
 
     def contents(self) -> str:
         return sha256(f"{self.images.contents()} {digest_files(self._caption_files())}".encode()).hexdigest()
@@ -142,7 +155,7 @@ class OpenRecaptioned:
 
     def __init__(self, settings: Recaptioned, name: str, seed: int, report: Any = None) -> None:
         from mm1_ablate.data.records.opening import open_rows
-        from mm1_ablate.data.records.rows import text_of
+        from mm1_ablate.data.sources._captions import caption_of
 
         self.settings = settings
         self.name = name
@@ -153,7 +166,7 @@ class OpenRecaptioned:
         images = settings._images(others)
         settings._joinable(images)
         self._images: OpenImages = images.open(seed, name)
-        self._text_of = text_of
+        self._caption_of = caption_of
         self.bad = [*self._images.bad, *self._rows.bad]
         self._sample, self._row, self.unmatched = self._joined(report)
         """`unmatched`: how many samples have no row, or a key that others have; rows no sample, no key, or one that an earlier row has."""
@@ -168,7 +181,7 @@ class OpenRecaptioned:
             raise self.bad[index - len(self._sample)]
         row = int(self._row[index])
         values = self._rows[row]
-        caption = self._text_of(values.get(self.settings.caption), self._rows.place(row), "caption").strip()
+        caption = self._caption_of(values.get(self.settings.caption), self._rows.place(row))
         document = self._images.with_caption(int(self._sample[index]), caption)
         columns = {**document.columns, **{name: values.get(name) for name in self._columns}}
         return Document(document.key, self.name, self.settings.data_type, document.parts, columns)

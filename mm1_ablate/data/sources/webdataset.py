@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.spec.data import Source
+from mm1_ablate.spec.messages import listed
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from mm1_ablate.data.records.tar import TarSample
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-"""Extensions of what is an image; of several in one sample the first of these."""
+"""Extensions of what is an image."""
+NUMBERED = re.compile(rf"\d+\.({'|'.join(IMAGES)}|txt)")
+"""What follows the first dot of names such as dog.2.jpg."""
 LOOKED_AT = 20
 """Samples among which a check expects one that is as declared."""
 
@@ -31,14 +36,33 @@ class WebDataset(Source):
     """Patterns of the tars: data/{00000..00331}.tar, s3://bucket/cc3m/*.tar."""
     caption_field: str = "txt"
     """Where the caption is: the extension of an entry, or json.NAME, a field of the JSON entry."""
+    image_field: str | None = None
+    """Which entry is the image, by its extension: jpg, or rgb.png where names are like 0001.rgb.png. None: the one entry that is called
+    jpg, jpeg, png, webp, gif, bmp, tif, tiff or avif; a sample with several of them is bad data."""
 
     @field_validator("caption_field")
     @classmethod
     def _names_something(cls, field: str) -> str:
         field = field.removeprefix(".")
-        if not field or field in ("json", "json."):
-            raise ValueError("expected the extension of an entry, such as txt, or json.NAME for a field of the JSON entry")
-        return field if field.startswith("json.") else field.lower()
+        member, _, name = field.partition(".")
+        if member.lower() == "json" and name:
+            return f"json.{name}"
+        if not field or field.lower().removesuffix(".").endswith("json"):
+            raise ValueError("expected the extension of an entry of text, such as txt, or json.NAME for a field of the JSON entry")
+        return field.lower()
+
+    @field_validator("image_field")
+    @classmethod
+    def _as_in_the_index(cls, field: str | None) -> str | None:
+        if field is not None and not field.removeprefix("."):
+            raise ValueError("expected the extension of an entry, such as jpg")
+        return None if field is None else field.removeprefix(".").lower()
+
+    @model_validator(mode="after")
+    def _two_entries(self) -> WebDataset:
+        if self.image_field in (self.caption_field, "json", "txt"):
+            raise Misfit("image_field", f"expected the extension of the entry with the image, such as jpg, not '{self.image_field}'")
+        return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenWebDataset:
         """The documents. The seed orders nothing here: order is the mixture's."""
@@ -46,13 +70,20 @@ class WebDataset(Source):
 
     def check(self) -> None:
         from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.records.rows import TEXT
+        from mm1_ablate.data.sources._captions import check_captions
 
-        samples = self.check_images()
-        if not any(_caption_of(sample, self.caption_field) is not None for sample in samples.values()):
-            fields = sorted(_fields(samples))
-            also = f"; fields of the JSON: {', '.join(f'json.{field}' for field in fields)}" if fields else ""
-            has = _has(found_files(self.files), samples)
-            raise Misfit("caption_field", f"no '{self.caption_field}': {has}{also}. Name the one with the caption")
+        files, samples = found_files(self.files), self.check_images()
+        fields = _fields(samples)
+        captions = {key: _caption_of(sample, self.caption_field) for key, sample in samples.items()}
+        if all(caption is None for caption in captions.values()):
+            also = f"; fields of the JSON: {', '.join(f'json.{field}' for field in sorted(fields))}" if fields else ""
+            raise Misfit("caption_field", f"no '{self.caption_field}': {_has(files, samples)}{also}. Name the one with the caption")
+        if self.caption_field.startswith("json.") and not any(isinstance(caption, str) for caption in captions.values()):
+            kind = fields[self.caption_field.removeprefix("json.")]
+            raise Misfit("caption_field", f"'{self.caption_field}' holds {kind}; expected {TEXT}")
+        named = [(caption, f"{files[0].name}/{key}") for key, caption in captions.items()]
+        check_captions("caption_field", f"'{self.caption_field}'", named)
 
     def check_images(self) -> dict[str, dict[str, bytes]]:
         """Whether there are images, and the columns that are asked for; the captions do not matter. Returns the first samples.
@@ -64,16 +95,44 @@ class WebDataset(Source):
 
         files = found_files(self.files)
         samples = _first_samples(files)
-        if not any(_image_member(sample) for sample in samples.values()):
-            raise Misfit("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}")
+        if self.image_field is not None and not any(self.image_field in sample for sample in samples.values()):
+            raise Misfit("image_field", f"no '{self.image_field}': {_has(files, samples)}. Name the one with the image")
+        images = [images_of(sample, self.image_field) for sample in samples.values()]
+        if several := next((found for found in images if len(found) > 1), None):
+            message = f"samples have several images ({', '.join(several)}); name one of them, as image_field: {several[0]}"
+            raise Misfit("image_field", message)
+        if not any(images):
+            raise Misfit("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}{_longer_names(samples)}")
         check_columns(_fields(samples), kept_columns(self.keep))
         return samples
+
+    def warnings(self) -> list[Misfit]:
+        from mm1_ablate.data.records.opening import found_files
+
+        members = {member for sample in _first_samples(found_files(self.files)).values() for member in sample}
+        numbered = sorted(member for member in members - {self.image_field} if NUMBERED.fullmatch(member))
+        if not numbered:
+            return []
+        message = f"entries {listed(numbered, 4)} are not read: a name is split at its first dot, and these belong to the key before it"
+        return [Misfit("files", f"{message}. Rename the files if they are samples of their own (dog.2.jpg to dog_2.jpg)")]
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by: the key of a sample, and the fields of its JSON."""
         from mm1_ablate.data.records.opening import found_files
 
         return {"key", *_fields(_first_samples(found_files(self.files)))}
+
+    def texts_after_images(self, most: int) -> list[str]:
+        from mm1_ablate.data.records.opening import found_files, sampled
+        from mm1_ablate.data.records.rows import texts_of
+
+        files = sampled(found_files(self.files))
+        found: list[str] = []
+        for file in files:
+            with suppress(Misfit):
+                samples = _first_samples([file], max(1, most // len(files)))
+                found += texts_of(_caption_of(sample, self.caption_field) for sample in samples.values())
+        return [text.strip() for text in found]
 
     def contents(self) -> str:
         from mm1_ablate.data.records.opening import found_files
@@ -99,13 +158,13 @@ class OpenWebDataset:
     def __init__(self, settings: WebDataset, name: str, image: Callable[[str, Callable[[], bytes], str], Image] | None = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
         from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import text_of
         from mm1_ablate.data.records.tar import open_tars
+        from mm1_ablate.data.sources._captions import caption_of
 
         self.settings = settings
         self.name = name
         self.samples = open_tars(found_files(settings.files))
-        self._encoded_image, self._text_of = image or encoded_image, text_of
+        self._encoded_image, self._caption_of = image or encoded_image, caption_of
         member, _, field = settings.caption_field.partition(".")
         self._json_field = field if member == "json" else None
         self._with_columns = bool(settings.keep.columns)
@@ -122,7 +181,7 @@ class OpenWebDataset:
         else:
             read = sample.members.get(self.settings.caption_field)
             caption = read() if read else None
-        text = self._text_of(caption, key, "caption").strip()
+        text = self._caption_of(caption, key)
         return Document(key, self.name, self.settings.data_type, (self._image(sample, key), text), metadata if self._with_columns else {})
 
     @property
@@ -154,10 +213,10 @@ class OpenWebDataset:
         return self.samples[index]
 
     def _image(self, sample: TarSample, key: str) -> Image:
-        member = _image_member(sample.members)
-        if member is None:
-            raise Unreadable("no image", key)
-        return self._encoded_image(f"{sample.digest}/{sample.key}", sample.members[member], key)
+        found = images_of(sample.members, self.settings.image_field)
+        if len(found) != 1:
+            raise Unreadable("several images" if found else "no image", key)
+        return self._encoded_image(f"{sample.digest}/{sample.key}", sample.members[found[0]], key)
 
 
 def metadata_of(members: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -177,16 +236,17 @@ def metadata_of(members: Mapping[str, Any], what: str) -> dict[str, Any]:
     return found
 
 
-def _image_member(members: Mapping[str, Any]) -> str | None:
-    """The entry that is the image; also one such as 'photo.jpg', of which only the end says so."""
-    for extension in IMAGES:
-        if extension in members:
-            return extension
-    return next((member for member in members if member.rpartition(".")[2] in IMAGES), None)
+def images_of(members: Iterable[str], declared: str | None = None) -> list[str]:
+    """The entries of a sample that may be its image: the declared one, or all whose whole extension is that of an image.
+
+    Not '1.seg.png' nor '1.2.png': as webdataset splits names, these are other things of sample 1, such as masks.
+    """
+    there = set(members)
+    return [extension for extension in ((declared,) if declared is not None else IMAGES) if extension in there]
 
 
 # ---------------------------------------------------------------- looking at the beginning
-def _first_samples(files: list[DataFile]) -> dict[str, dict[str, bytes]]:
+def _first_samples(files: list[DataFile], count: int = LOOKED_AT) -> dict[str, dict[str, bytes]]:
     from mm1_ablate.data.records.tar import first_samples
     from mm1_ablate.data.records.tar_headers import DamagedTar
 
@@ -194,7 +254,7 @@ def _first_samples(files: list[DataFile]) -> dict[str, dict[str, bytes]]:
     # Damaged tars are counted when their time comes, as long as there are others.
     for file in files:
         try:
-            if samples := first_samples(file, LOOKED_AT):
+            if samples := first_samples(file, count):
                 return samples
         except DamagedTar as error:
             why = why or error.reason
@@ -206,6 +266,16 @@ def _first_samples(files: list[DataFile]) -> dict[str, dict[str, bytes]]:
 def _has(files: list[DataFile], samples: dict[str, dict[str, bytes]]) -> str:
     members = sorted({member for sample in samples.values() for member in sample})
     return f"the first samples of {files[0].address} have {', '.join(members)}"
+
+
+def _longer_names(samples: dict[str, dict[str, bytes]]) -> str:
+    """What to do where only the end of an entry's extension is that of an image; empty where there is no such entry."""
+    longer = sorted(member for sample in samples.values() for member in sample if member.rpartition(".")[2] in IMAGES)
+    if not longer:
+        return ""
+    which = max(longer, key=longer.count)
+    told = f". A name is split at its first dot: what stands before it is the key of the sample, and '{which}' is one of its entries"
+    return f"{told}. Rename the files where the dot belongs to the key, or write image_field: {which} if that is each sample's image"
 
 
 def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:

@@ -7,14 +7,15 @@ so that stored predictions can be scored again without a model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from mm1_ablate.spec.settings import Component
 
 Kind = Literal["generate", "choose", "likelihood"]
-Floor = Literal["constant_answer", "chance", "none"]
+Floor = Literal["constant_answer", "constant_choice", "none"]
 Ceiling = Literal["one", "best_reference", "none"]
 References = Sequence[Sequence[str]]
 """The references of each item."""
@@ -56,7 +57,8 @@ class Metric(Component):
     """Tables show this many times the aggregate of item scores. Averages over tasks are made of metrics of scale 100."""
     higher_is_better: ClassVar[bool] = True
     floor: ClassVar[Floor] = "constant_answer"
-    """What a model that learnt nothing reaches: the best constant answer, a random choice, or there is no such thing."""
+    """What a model that learnt nothing reaches: the best constant answer, the best constant choice (a random one at least), or there is no
+    such thing."""
     ceiling: ClassVar[Ceiling] = "none"
     """What can be reached at most: a score of 1 for every item, the best of each item's references as its answer, or it is not known."""
 
@@ -74,6 +76,13 @@ class Metric(Component):
         """
         raise TypeError(f"{type(self).__name__} does not say how it scores")
 
+    def means_of_constants(
+        self, answers: Sequence[str], predictions: Sequence[Prediction], split_references: References | None = None
+    ) -> list[float]:
+        """For each answer the aggregate, before `scale`, if it were given to every item. A metric that can tell it of many answers at once
+        says so here; this scores all items once for each, which `floors.constant_answer` does of a limited number."""
+        return [self.aggregate(self.score([replace(one, text=answer) for one in predictions], split_references)) for answer in answers]
+
     def answer(self, prediction: Prediction) -> str:
         """What a model answered in the eyes of this metric, for people; a score of 1 beside a wrong answer would puzzle them.
 
@@ -86,6 +95,13 @@ class Metric(Component):
         """One number out of the scores of all items, before `scale`: their mean, over items that could be judged."""
         judged = [score for score in scores if not math.isnan(score)]
         return math.fsum(judged) / len(judged) if judged else math.nan
+
+
+def shares_accepted(answers: Sequence[str], predictions: Sequence[Prediction], form: Callable[[str], str]) -> list[float]:
+    """For each answer the share of the items, of those with references, that have it among their references, compared by a form of both."""
+    judged = [one.references for one in predictions if one.references]
+    accepted = Counter(known for references in judged for known in {form(reference) for reference in references})
+    return [accepted[form(answer)] / len(judged) if judged else math.nan for answer in answers]
 
 
 def best_reference(prediction: Prediction, scores: Sequence[float]) -> float:

@@ -147,6 +147,38 @@ class ReferenceVectors:
             norms = _norms(own_counts, weights, len(texts))
             self._orders.append((size, key[sorting], own_counts.text[sorting], weights[sorting], norms))
 
+    def means_of_constants(self, captions: Sequence[str]) -> Floats:
+        """Mean CIDEr-D over all items of each caption, if it were the answer to every item, [captions].
+
+        With min(a, b) as the number of k for which both are at least k, what an n-gram adds is a product of something of the caption and
+        something of the references. So sums over all references, for each length, are made once and serve all captions.
+        """
+        counts = self._vocabulary.count([self._split(caption) for caption in captions])
+        lengths = _bigrams(counts, len(captions))
+        own_lengths, at_length = np.unique(self._bigrams, return_inverse=True)
+        share = 1 / (self._per_item[self._item] * len(self._per_item))
+        means = np.zeros(len(captions))
+        for order, own in enumerate(counts):
+            size, keys, texts, wanted, norms = self._orders[order]
+            known = self._vocabulary.inverse_frequency[order]
+            ngram = keys % size
+            idf = np.where(ngram < len(known), known[np.minimum(ngram, len(known) - 1)], self._vocabulary.log_items)
+            # Where the weight of an n-gram is 0 its count does not matter.
+            times = np.divide(wanted, idf, out=np.zeros_like(wanted), where=idf > 0).round().astype(np.int64)
+            value = np.divide(share[texts] * wanted * idf, norms[texts], out=np.zeros_like(wanted), where=norms[texts] > 0)
+            own_norms = _norms(own, self._vocabulary.weights(own, order), len(captions))
+            sums = np.zeros(len(captions))
+            for level in range(1, int(times.max(initial=0)) + 1):
+                in_reference, in_caption = times >= level, (own.count >= level) & (own.ngram < size)
+                column = at_length[texts[in_reference]] * size + ngram[in_reference]
+                table = np.bincount(column, value[in_reference], minlength=len(own_lengths) * size).reshape(len(own_lengths), size)
+                for length in np.unique(lengths):
+                    penalty = np.exp(-((length - own_lengths) ** 2) / (2 * SIGMA**2))
+                    here = in_caption & (lengths[own.text] == length)
+                    sums += _sums(own.text[here], (penalty @ table)[own.ngram[here]], len(captions))
+            means += np.divide(sums, own_norms, out=np.zeros_like(sums), where=own_norms > 0)
+        return 10 * means / ORDERS
+
     def score(self, captions: Sequence[str]) -> Floats:
         """CIDEr-D of a caption for each item, [items]."""
         counts = self._vocabulary.count([self._split(caption) for caption in captions])
@@ -192,12 +224,22 @@ class Cider(Metric):
         raise TypeError(f"{type(self).__name__} does not say what its words are")
 
     def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
-        if self.frequency == "split" and split_references is None:
-            raise ValueError(f"{self.type} with frequency: split needs the references of all items of the split")
         scores = np.full(len(predictions), np.nan)
         judged = [number for number, prediction in enumerate(predictions) if prediction.references]
-        if judged:
-            split = tuple(tuple(own) for own in split_references or () if own) if self.frequency == "split" else None
-            vectors = reference_vectors(tuple(predictions[number].references for number in judged), split, self.words())
+        vectors = self._vectors([predictions[number] for number in judged], split_references)
+        if vectors is not None:
             scores[judged] = vectors.score([predictions[number].text for number in judged])
         return scores.tolist()
+
+    def means_of_constants(
+        self, answers: Sequence[str], predictions: Sequence[Prediction], split_references: References | None = None
+    ) -> list[float]:
+        vectors = self._vectors([one for one in predictions if one.references], split_references)
+        return vectors.means_of_constants(answers).tolist() if vectors is not None else [math.nan] * len(answers)
+
+    def _vectors(self, judged: Sequence[Prediction], split_references: References | None) -> ReferenceVectors | None:
+        """Of the references of items; nothing where there are no items."""
+        if self.frequency == "split" and split_references is None:
+            raise ValueError(f"{self.type} with frequency: split needs the references of all items of the split")
+        split = tuple(tuple(own) for own in split_references or () if own) if self.frequency == "split" else None
+        return reference_vectors(tuple(one.references for one in judged), split, self.words()) if judged else None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
-from mm1_ablate.evaluation.metrics import Metric, Prediction, References, best_reference
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References, best_reference, shares_accepted
 
 _TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -36,3 +36,8 @@ class AliasMatch(Metric):
             answer = normalise(prediction.text)
             scores.append(best_reference(prediction, [float(answer == normalise(alias)) for alias in prediction.references]))
         return scores
+
+    def means_of_constants(
+        self, answers: Sequence[str], predictions: Sequence[Prediction], split_references: References | None = None
+    ) -> list[float]:
+        return shares_accepted(answers, predictions, normalise)

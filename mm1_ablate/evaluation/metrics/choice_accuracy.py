@@ -25,7 +25,7 @@ class ChoiceAccuracy(Metric):
 
     type: Literal["choice_accuracy"] = "choice_accuracy"
     kind = "choose"
-    floor = "chance"
+    floor = "constant_choice"
     ceiling = "one"
 
     def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:

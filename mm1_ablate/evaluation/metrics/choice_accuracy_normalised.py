@@ -17,7 +17,7 @@ class ChoiceAccuracyNormalised(Metric):
 
     type: Literal["choice_accuracy_normalised"] = "choice_accuracy_normalised"
     kind = "choose"
-    floor = "chance"
+    floor = "constant_choice"
     ceiling = "one"
 
     def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:

@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 from typing import Literal
 
-from mm1_ablate.evaluation.metrics import Metric, Prediction, References, best_reference
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References, best_reference, shares_accepted
 
 
 class ExactMatch(Metric):
@@ -36,3 +36,8 @@ class ExactMatch(Metric):
             answer = self._plain(prediction.text)
             scores.append(best_reference(prediction, [float(answer == self._plain(reference)) for reference in prediction.references]))
         return scores
+
+    def means_of_constants(
+        self, answers: Sequence[str], predictions: Sequence[Prediction], split_references: References | None = None
+    ) -> list[float]:
+        return shares_accepted(answers, predictions, self._plain)

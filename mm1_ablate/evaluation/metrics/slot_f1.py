@@ -17,7 +17,7 @@ class SlotF1(Metric):
     """
 
     type: Literal["slot_f1"] = "slot_f1"
-    ceiling = "one"
+    ceiling = "best_reference"
     slots: dict[str, list[str]]
     """The words of each slot, such as `colour: [red, blue]`."""
 
