@@ -311,3 +311,16 @@ def test_each_level_of_an_axis_is_held_against_the_first() -> None:
     found = {effect.levels: effect.estimate for effect in compare(study, scores(study, truth)).effects}
     means = {levels: estimate.difference for levels, estimate in found.items() if estimate is not None}
     assert means == pytest.approx({("b",): 1, ("medium",): 4, ("large",): 6, ("b", "medium"): 0, ("b", "large"): 0})
+
+
+def test_an_arm_that_falls_out_of_an_effect_need_not_have_its_scores() -> None:
+    """Where the letter makes no difference, both letters are one arm; what the letter does elsewhere does not hang on it."""
+    names = {("a", "1"): "baseline", ("b", "1"): "baseline", ("a", "2"): "grid/a", ("b", "2"): "grid/b"}
+    study = made_up_study(["grid/a", "grid/b"])
+    study = replace(study, grids={"grid": Grid({"letter": ("a", "b"), "number": ("1", "2")}, names)})
+    truth = {"baseline": [50.0, float("nan"), 51.0], "grid/a": [50.0, 51.0, 52.0], "grid/b": [54.0, 55.5, 56.0]}
+    found = {effect.levels: effect for effect in compare(study, scores(study, truth)).effects}
+    letter, number = found["b",], found["2",]
+    assert letter.complete and letter.estimate is not None and letter.estimate.seeds == 3
+    assert letter.estimate.difference == pytest.approx((4 + 4.5 + 4) / 3 / 2) and not np.isnan(letter.p_adjusted)
+    assert not number.complete and np.isnan(number.p_adjusted)
