@@ -32,9 +32,11 @@ def silent(progress) -> None:
     pass
 
 
-def test_a_packed_batch_gives_the_logits_of_each_document_alone():
-    """Through image encoder, connector and language model, images included."""
-    experiment = tiny_experiment()
+@pytest.mark.parametrize("positions", ["turned", "learned"])
+def test_a_packed_batch_gives_the_logits_of_each_document_alone(positions: str):
+    """Through image encoder, connector and language model, images included; positions that are learned count from each document's start."""
+    learned = {"model_type": "gpt2", "configuration": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 512}}
+    experiment = tiny_experiment({"model.language_model": learned} if positions == "learned" else {})
     model = build(experiment, 0).eval()
     (batch,) = batches(experiment, 1)
     with torch.no_grad():
@@ -137,6 +139,23 @@ def test_each_part_starts_elsewhere_with_each_seed_and_at_the_same_place_with_th
         assert all(torch.equal(value, same[name]) for name, value in own.items())
         drawn = [name for name, value in own.items() if value.ndim > 1 and value.std() > 0]  # biases and norms start alike
         assert drawn and not any(torch.equal(own[name], another[name]) for name in drawn), part
+
+
+def test_initialisation_by_fan_in_gives_embeddings_the_length_of_one():
+    table = build(tiny_experiment(), 0).language_model.get_input_embeddings().weight.detach()
+    assert float(table.square().sum(1).mean()) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_features_are_of_the_declared_block_and_normalised_after_the_last_alone(layer: int):
+    encoder = build(tiny_experiment({"model.image_encoder.depth": 2, "model.image_encoder.feature_layer": layer}), 0).eval().encoder
+    vision = encoder.vision
+    images = torch.randint(256, (2, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        vision.norm.weight.fill_(3.0)
+        expected = vision.blocks[0](vision.patch_embed(images / 127.5 - 1) + vision.pos_embed)
+        expected = vision.norm(vision.blocks[1](expected)) if layer == -1 else expected
+        torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_building_a_model_takes_nothing_from_the_random_numbers_of_others():

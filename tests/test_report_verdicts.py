@@ -324,3 +324,12 @@ def test_an_arm_that_falls_out_of_an_effect_need_not_have_its_scores() -> None:
     assert letter.complete and letter.estimate is not None and letter.estimate.seeds == 3
     assert letter.estimate.difference == pytest.approx((4 + 4.5 + 4) / 3 / 2) and not np.isnan(letter.p_adjusted)
     assert not number.complete and np.isnan(number.p_adjusted)
+
+
+def test_an_effect_that_lacks_a_trial_is_not_judged_however_many_seeds_are_left() -> None:
+    random = np.random.default_rng(0)
+    values = {point: 50 + 10 * place + 0.01 * random.normal(size=5) for place, point in enumerate(POINTS)}
+    values["b", "2"][3] = float("nan")
+    for effect in grid(values, 5).effects:
+        assert effect.estimate is not None and effect.estimate.seeds == 4
+        assert not effect.complete and np.isnan(effect.p_adjusted)

@@ -17,12 +17,13 @@ from tiny import tiny_experiment
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from transformers import AttentionInterface
 
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import MultimodalModel, build
-from mm1_ablate.model.packed_attention import packed_throughout
+from mm1_ablate.model.packed_attention import NAME, packed_throughout
 from mm1_ablate.spec.connector import Connector
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.training import AdamW, Muon
@@ -354,6 +355,8 @@ def test_a_stopped_trial_with_dropout_and_noise_resumes_to_bit_for_bit_the_same_
     assert all(torch.equal(value, after[name]) for name, value in whole.items())
     points = [[{**point, "seconds": 0} for point in curve(tmp_path / name)] for name in ("whole", "stopped")]
     assert points[0] == points[1] and len(points[0]) == 6
+    kept = {"model.pt", "curve.jsonl", "data.json"}
+    assert all({path.name for path in (tmp_path / name).iterdir()} == kept for name in ("whole", "stopped"))
 
 
 @pytest.mark.parametrize(
@@ -403,3 +406,11 @@ def test_blocks_are_computed_again_in_training_and_once_afterwards(frozen: bool)
         assert passed() == {"encoder": 2, "language_model": 2}
     assert passed() == {"encoder": 1, "language_model": 1}
     assert {name: part.training for name, part in model.named_modules()} == before
+
+
+def test_attention_to_packed_documents_is_as_it_was_after_a_compiled_training() -> None:
+    attention = AttentionInterface()[NAME]
+    experiment = tiny_experiment({"training.compile": True})
+    with economical(build(experiment, 0), experiment.training):
+        assert AttentionInterface()[NAME] is not attention
+    assert AttentionInterface()[NAME] is attention
