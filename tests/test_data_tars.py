@@ -228,9 +228,30 @@ def test_entries_that_point_outside_and_links_are_never_followed(tmp_path: Path)
 
 def test_members_of_a_sample_are_found_wherever_in_the_tar_they_are(tmp_path: Path) -> None:
     members = [("./a.jpg", b"A"), ("b.JPG", b"B"), ("README", b"no sample"), (".hidden.txt", b""), ("a.txt", b"a"), ("b.seg.png", b"mask")]
-    samples = open_tars(find_files([str(plain_tar(tmp_path / "0.tar", [*members, ("b.jpg", b"again")]))]))
-    assert read_all(samples) == [("a", {"jpg": b"A", "txt": b"a"}), ("b", {"jpg": b"B", "seg.png": b"mask"})]
+    samples = open_tars(find_files([str(plain_tar(tmp_path / "0.tar", [*members, ("c.txt", b"c"), ("b.jpg", b"again")]))]))
+    assert read_all(samples) == [("a", {"jpg": b"A", "txt": b"a"}), ("b", {"jpg": b"B", "seg.png": b"mask"}), ("c", {"txt": b"c"})]
     assert [(bad.reason, bad.what) for bad in samples.bad] == [("member twice in a tar", "0.tar/b.jpg")]
+
+
+@pytest.mark.parametrize("order", ["jpg txt", "txt jpg"])
+@pytest.mark.parametrize("between", [[], [("b.jpg", b"B"), ("b.txt", b"b")]], ids=["side by side", "apart"])
+def test_the_caption_of_another_sample_of_that_name_never_stands_beside_the_picture_of_the_first(
+    tmp_path: Path, between: list[tuple[str, bytes]], order: str
+) -> None:
+    second = [(f"a.{extension}", b"second") for extension in order.split()]
+    path = plain_tar(tmp_path / "0.tar", [("a.jpg", b"first"), *between, *second])
+    samples = dict(read_all(open_tars(find_files([str(path)]))))
+    if order == "txt jpg" and not between:
+        assert samples["a"] == {"jpg": b"first", "txt": b"second"}, "side by side these are one sample with its picture twice"
+    else:
+        assert samples["a"] == {"jpg": b"first"}
+
+
+def test_a_sample_that_comes_again_whole_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    members = [("a.jpg", b"A"), ("a.txt", b"a")]
+    samples = open_tars(find_files([str(plain_tar(tmp_path / "0.tar", [*members, *members, ("b.jpg", b"B"), *members]))]))
+    assert dict(read_all(samples))["a"] == {"jpg": b"A", "txt": b"a"}
+    assert {bad.reason for bad in samples.bad} == {"member twice in a tar"}
 
 
 def test_samples_that_cannot_be_used_say_why(tmp_path: Path) -> None:
@@ -350,7 +371,7 @@ def test_compressed_tars_of_nothing_are_bad(tmp_path: Path) -> None:
         ("nowhere/*.tar", "txt", "files", "no file matches .*nowhere"),
         ("empty.tar", "txt", "files", "empty.tar: no samples in it; expected tars of samples such as 000000000.jpg"),
         ("page.tar", "txt", "files", "page.tar: not a tar"),
-        ("bad.tgz", "txt", "files", "bad.tgz: not a compressed tar"),
+        ("bad.tgz", "txt", "files", "bad.tgz: not a tar, but an HTML page, such as a server.s error; download the file again"),
         ("text.tar", "txt", "files", "no image .jpg, jpeg, png, webp, gif.: the first samples of .* have txt"),
         (
             "good.tar",

@@ -15,7 +15,7 @@ from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.prompts import TokenisedPrompt, tokenise
 from mm1_ablate.evaluation.shared_attention import Reading, can_share
 
-SIZE = 8
+SIZE, VALUE_SIZE = 8, 5
 
 
 @settings(deadline=None, max_examples=40)
@@ -30,18 +30,19 @@ def test_rows_with_shared_prefixes_attend_as_each_row_alone(
 ) -> None:
     torch.manual_seed(seed)
     heads, longest = 2, max(prefix_lengths, default=0)
-    prefix = [tuple(torch.randn(len(prefix_lengths), heads, longest, SIZE) for _ in range(2))] if prefix_lengths else []
+    sizes = (SIZE, VALUE_SIZE)
+    prefix = [tuple(torch.randn(len(prefix_lengths), heads, longest, size) for size in sizes)] if prefix_lengths else []
     prefix_seen = torch.arange(longest) < torch.tensor(prefix_lengths or [0])[:, None] if prefix_lengths else None
     prefix_of = torch.tensor([number % len(prefix_lengths) for number, _, _ in rows]) if prefix_lengths else None
     own_length, tokens = max(own for _, own, _ in rows), max(new for _, _, new in rows)
-    own = [tuple(torch.randn(len(rows), heads, own_length, SIZE) for _ in range(2))] if own_length else []
+    own = [tuple(torch.randn(len(rows), heads, own_length, size) for size in sizes)] if own_length else []
     own_seen = torch.arange(own_length) < torch.tensor([own for _, own, _ in rows])[:, None]
     valid = torch.arange(tokens) < torch.tensor([new for _, _, new in rows])[:, None]
     query = torch.randn(1, heads * groups, int(valid.sum()), SIZE)
-    key, value = torch.randn(2, 1, heads, int(valid.sum()), SIZE)
+    key, value = (torch.randn(1, heads, int(valid.sum()), size) for size in sizes)
 
     reading = Reading(prefix, prefix_seen, prefix_of, own, own_seen, valid)
-    found = reading.attend(0, query, key, value, SIZE**-0.5)
+    found = reading.attend(query, key, value, SIZE**-0.5)
 
     start = 0
     for number, (_, own_tokens, new) in enumerate(rows):
@@ -108,3 +109,25 @@ def test_kept_image_tokens_take_no_more_memory_than_allowed(kept: int) -> None:
         torch.testing.assert_close(embedder(prompts)[0], plain)
         assert sum(tokens.nbytes for tokens in embedder._kept.values()) <= kept * one
     assert embedder.encoded == (7 if kept == 100 else 14 - (kept if kept < 7 else 0))
+
+
+def test_a_deep_model_is_looked_at_by_few_of_its_layers_where_these_are_of_all_its_kinds() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from mm1_ablate.evaluation.read_check import ENOUGH_LAYERS, check_readable, shorter
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
+
+    def made(model_type: str, layers: int, **more: Any) -> Any:
+        with torch.device("meta"):
+            config = AutoConfig.for_model(model_type, num_hidden_layers=layers, **sizes, **more)
+            return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+    deep = shorter(made("llama", 40))
+    assert deep.config.num_hidden_layers == ENOUGH_LAYERS == len(deep.model.layers)
+    check_readable(deep)
+    in_turns = ["sliding_attention", "full_attention"] * 20
+    assert shorter(made("gemma2", 40, head_dim=8, layer_types=in_turns)).config.layer_types == in_turns[:ENOUGH_LAYERS]
+    late = ["sliding_attention"] * 20 + ["full_attention"] * 20
+    for whole in (made("llama", 3), made("gemma2", 40, head_dim=8, layer_types=late)):
+        assert shorter(whole) is whole

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from made_up import made_up_study, scores
-from tiny import tiny_experiment
 
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.markdown import markdown
@@ -14,9 +13,9 @@ from mm1_ablate.spec.expansion import Change
 BASE = {"parameters": 500_000, "tokens seen": 400_000.0, "documents seen": 10_000.0, "evaluation items": "1,920 (abcd)"}
 
 
-def compared(arm: dict[str, float | str], experiment: dict[str, object] | None = None, change: Change | None = None) -> Comparison:
+def compared(arm: dict[str, float | str], *changes: Change) -> Comparison:
     study = made_up_study(["arm"])
-    own = replace(study.arm("arm"), experiment=tiny_experiment(experiment), changes=(change,) if change else ())
+    own = replace(study.arm("arm"), changes=changes)
     study = replace(study, arms=(study.arms[0], own))
     results = scores(study, {"baseline": [50.0, 51, 52], "arm": [50.0, 52, 51]})
     return compare(study, results, costs={"baseline": BASE, "arm": {**BASE, **arm}})
@@ -39,9 +38,9 @@ def test_what_is_the_same_everywhere_is_said() -> None:
 
 
 def test_settings_that_differ_without_being_declared_are_named() -> None:
-    changed = {"training.steps": 5, "model.connector": {"type": "attention_pool", "image_tokens": 4}}
     declared = Change("model.connector.type", "average_pool", "attention_pool")
-    assert compared({}, changed, declared).row("arm").brought_along == ("training.steps 4 → 5",)
-    assert compared({}, changed, Change("training.steps", 4, 5)).row("arm").brought_along == (
-        "model.connector.type average_pool → attention_pool",
-    )
+    along = Change("training.steps", 4, 5, declared=False)
+    dropped = Change("model.connector.depth", 3, None, declared=False, dropped=True)
+    row = compared({}, declared, along, dropped).row("arm")
+    assert row.changes == ("model.connector.type average_pool → attention_pool",)
+    assert row.brought_along == ("dropped with the type: model.connector.depth 3", "training.steps 4 → 5")

@@ -107,7 +107,7 @@ def test_points_that_fail_for_the_same_reason_are_told_once(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("ablations", "at", "message"),
     [
-        ("a: {alter: {data.mixture: {captioned: 0, text: 0}}}", "{captioned", "every weight is zero"),
+        ("a: {alter: {data.mixture: {captioned: 0, interleaved: 0, text: 0}}}", "{captioned", "every weight is zero"),
         ("a: {remove: [data.mixture.captioned, data.mixture.interleaved, data.mixture.text]}", "data.mixture", "every weight is zero"),
         ("a: {alter: {data.mixture.text: -1}}", "-1", "expected a number of at least 0, not -1"),
         ("a: {alter: {training.steps: many}}", "many", "expected a whole number above 0, not 'many'"),
@@ -145,11 +145,15 @@ def test_what_is_removed_cannot_be_altered_in_the_same_arm(tmp_path: Path, arm: 
 @pytest.mark.parametrize(
     ("ablations", "at", "message"),
     [
-        ("a: {}", "{}", "expected one of remove, remove_each, alter, grid or seeds"),
-        ("a: {remove: data.mixture.text, grid: {training.steps: [300]}}", "{training", "one of remove, remove_each, alter, grid and seeds"),
+        ("a: {}", "{}", "expected one of remove, remove_each, alter, replace, grid or seeds"),
+        (
+            "a: {remove: data.mixture.text, grid: {training.steps: [300]}}",
+            "{training",
+            "alter, replace, grid and seeds (remove",
+        ),
         ("a: {alter: {training.steps: 3}, except: [{training.steps: 3}]}", "[{training", "no grid"),
         ("a: {alter: {training.steps: 3}, when_removed: shrink}", "shrink", "removes nothing"),
-        ("a: {remove_each: []}", "[]", "expected a list, not empty, of texts"),
+        ("a: {remove_each: []}", "[]", "expected text, or a list, not empty, of texts"),
         ("a: {remove_each: [data.mixture.text, data.mixture.text]}", "data.mixture.text]", "listed twice"),
         ("a: {grid: {training.steps: [300, 300.0]}}", "300.0", "same value as entry 1"),
         ("a: {grid: {training.steps: []}}", "[]", "not empty"),

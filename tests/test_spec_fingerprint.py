@@ -29,7 +29,8 @@ TREE: dict[str, Any] = plain(Experiment.model_validate(yaml.safe_load(EXPERIMENT
 
 def changed(**changes: Any) -> Experiment:
     """The small experiment with values at paths (`__` for the dots) changed."""
-    result = altered(TREE, [Edit(path.replace("__", "."), value) for path, value in changes.items()])
+    edits = [Edit(path.replace("__", "."), value, whole=isinstance(value, dict)) for path, value in changes.items()]
+    result = altered(TREE, edits)
     assert not result.findings
     return Experiment.model_validate(result.tree)
 

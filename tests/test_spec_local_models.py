@@ -159,10 +159,20 @@ def test_a_model_by_name_has_the_tokenizer_of_that_name(tmp_path: Path) -> None:
     assert settings.tokenizer == settings.name == str(ours)
 
 
-@pytest.mark.parametrize("more", ["configuration: {num_hidden_layers: 3}", "initialisation: fan_in"])
+@pytest.mark.parametrize("more", ["configuration: {num_hidden_layers: 3}", "initialisation: fan_in", "scale_embeddings: true"])
 def test_what_a_model_by_name_would_not_heed_is_refused(more: str, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, EXPERIMENT.replace(LANGUAGE_MODEL, f"    name: x\n    {more}\n"))
     with pytest.raises(FileErrors) as caught:
         load_experiment(path)
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith(more.partition(" ")[2]) and "goes with model_type" in problem.message
+
+
+def test_all_that_init_writes_of_a_model_type_is_named_at_once_for_a_model_by_name(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "experiments" / "miniature.yaml").read_text()
+    path = write_experiment(tmp_path, text.replace("    model_type: phi", "    name: x"))
+    with pytest.raises(FileErrors) as caught:
+        load_experiment(path)
+    (problem,) = caught.value.problems
+    assert problem.path == "model.language_model.configuration"
+    assert problem.message.endswith("leave configuration and initialisation and scale_embeddings out")

@@ -282,7 +282,7 @@ def test_a_wording_that_asks_nothing_is_told_in_a_sentence(folder: Path):
     wording = {"miniature_vqa": {"prompt": "{image} What?"}}
     write_evaluation(folder, tasks=["tasks/colours.yaml", "miniature_vqa"], shots=[0], overrides=wording)
     problem = the_problem_of(folder / "experiment.yaml", [overflows])
-    assert problem.path == "evaluation.overrides.miniature_vqa"
+    assert problem.path == "evaluation.overrides.miniature_vqa.prompt"
     assert problem.message == "the task cannot be asked so: prompt: expected {answer} once, found it 0 times"
 
 

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from study_helpers import quick_trial, study
 
-from mm1_ablate.spec.expansion import Study
+from mm1_ablate.spec.expansion import Change, Study
 from mm1_ablate.study.dashboard import addresses, port_from, start_server, stop
 from mm1_ablate.study.store import Store
 from mm1_ablate.study.tracking import MirrorFailed, mirror, mirroring, parameters_of, short_metric, tracking_uri
@@ -66,6 +66,35 @@ def test_trials_have_runs_with_settings_curves_and_scores_under_the_comparison(s
     view = json.loads(client.get_experiment(mirrored.experiment_id).tags["mlflow.sharedViewState.by-arm"])
     assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "arm"}]
     assert "metrics.`8-shot`" in view["selectedColumns"]
+
+
+def test_a_trial_is_tagged_with_all_in_which_its_arm_differs(store: Store) -> None:
+    tiny = study(arms=("baseline", "longer", "as long"))
+    changes = (
+        Change("training.steps", 300, 3000),
+        Change("training.optimizer.momentum", 0.95, None, declared=False, dropped=True),
+        Change("training.warmup_steps", 3, 30, declared=False),
+    )
+    arms = [replace(arm, changes=changes if arm.name == "longer" else ()) for arm in tiny.arms]
+    tiny = replace(tiny, arms=tuple(arms), trials=(tiny.trials[0], replace(tiny.trials[1], arms=("longer", "as long"))))
+    do(store, tiny)
+    client = MlflowClient(tracking_uri(store))
+
+    def tagged(study: Study) -> list[str]:
+        runs = mirror(study, store).trial_runs
+        return [client.get_run(runs[trial.evaluation_fingerprint]).data.tags["changes"] for trial in study.trials]
+
+    words = (
+        "training.steps 300 → 3000; dropped with the type: training.optimizer.momentum 0.95; "
+        "came along with it: training.warmup_steps 3 → 30"
+    )
+    assert tagged(tiny) == ["", f"longer: {words}\nas long: the baseline"]
+    # Trials stay what they are, and their arms do not: the tag follows.
+    alike = tuple(replace(arm, changes=changes if arm.name != "baseline" else ()) for arm in arms)
+    assert tagged(replace(tiny, arms=alike)) == ["", words]
+    many = tuple(Change(f"data.sources.number_{index}.weight", 1, 2) for index in range(500))
+    (_, long) = tagged(replace(tiny, arms=tuple(replace(arm, changes=many) for arm in alike)))
+    assert 7000 < len(long) <= 8000 and long.endswith(".weight 1 → 2; and more")
 
 
 def test_a_second_mirror_writes_only_what_is_new_and_a_retried_trial_once(store: Store) -> None:

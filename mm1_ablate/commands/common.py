@@ -113,16 +113,18 @@ def using_store(place: str) -> Iterator[Store]:
 
 def checks() -> list[Check]:
     """What is found out about experiments before anything begins, beside what their files and their data say."""
+    from mm1_ablate.data.losses import lost_files
     from mm1_ablate.evaluation.fit_check import overflows
     from mm1_ablate.evaluation.items_check import wrong_items
     from mm1_ablate.evaluation.prompt_check import asked_unlike_training, unplaced_tokens
+    from mm1_ablate.evaluation.read_check import unreadable_models
     from mm1_ablate.model.check import missing_models, wrong_encoder
     from mm1_ablate.model.parts_check import wrong_parts
     from mm1_ablate.training.context_check import too_long_documents
     from mm1_ablate.training.words_check import unknown_words
 
     of_tasks = [overflows, wrong_items, asked_unlike_training, unplaced_tokens]
-    return [*of_tasks, missing_models, wrong_encoder, wrong_parts, too_long_documents, unknown_words]
+    return [lost_files, *of_tasks, missing_models, wrong_encoder, wrong_parts, unreadable_models, too_long_documents, unknown_words]
 
 
 def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:

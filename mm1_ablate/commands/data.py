@@ -14,6 +14,7 @@ from mm1_ablate.commands.common import FILE_IS_WRONG, read_study, stop
 from mm1_ablate.commands.readiness import bar, ready
 from mm1_ablate.commands.show import count
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
+from mm1_ablate.data.losses import plain
 from mm1_ablate.data.tally import describe_bad
 from mm1_ablate.report.data_page import data_page, percent, spread
 from mm1_ablate.spec.contents import identity_of
@@ -120,6 +121,7 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
     for name, reasons in inspection.dropped.items():
         told.append(f"Left out of {name}, because no row can hold them: {_listed(reasons)}, of the rows packed.")
     for source in inspection.sources:
+        told += [f"{source.name}: {one.in_words()}" for one in source.lost]
         if source.unmatched:
             told.append(f"{source.name} was joined without {_listed(source.unmatched)}.")
     limits = {name: source.max_bad_share for name, source in experiment.data.sources.items()}
@@ -127,10 +129,12 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
         own = limits[source.name]
         limit = experiment.data.max_bad_share if own is None else own
         if source.bad_share > limit:
-            would = "would" if source.bad.is_too_bad(limit, source.documents) else "may"
+            would = "would" if source.bad.is_too_bad(limit, source.documents, source.lost_share) else "may"
+            told_of = [describe_bad(source.bad)] if source.bad.bad else []
+            why = "; ".join((["files that cannot be read"] if source.lost else []) + told_of)
             told.append(
                 f"A run {would} stop: {percent(source.bad_share)} of {source.name} cannot be read, {percent(limit)} is allowed"
-                f" ({describe_bad(source.bad)}). Repair the files, or raise data.sources.{source.name}.max_bad_share."
+                f" ({why}). Repair the files, or raise data.sources.{source.name}.max_bad_share."
             )
     return told
 
@@ -207,7 +211,7 @@ def to_json(stage: Stage, inspection: Inspection) -> dict[str, Any]:
 def _source_json(source: SourceContent) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in vars(source).items():
-        if name not in ("name", "bad"):
+        if name not in ("name", "bad", "lost"):
             values[name] = vars(value) if isinstance(value, Spread) else value
-    reasons = {"bad": dict(source.bad.bad), "examples": source.bad.examples, "bad_share": source.bad_share}
+    reasons = {"lost": plain(source.lost), "bad": dict(source.bad.bad), "examples": source.bad.examples, "bad_share": source.bad_share}
     return {**values, "text_tokens_in_all": source.text_tokens_in_all, "images_in_all": source.images_in_all, **reasons}

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from mm1_ablate.commands.common import FILE_IS_WRONG, INTERRUPTED, stop
-from mm1_ablate.spec.contents import Place, identity_of, sources_of
+from mm1_ablate.commands.common import FILE_IS_WRONG, INTERRUPTED, say, stop
+from mm1_ablate.data.losses import limited_sources, losses_in, what_to_say
+from mm1_ablate.spec.contents import Place, identity_of
 from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.expansion import Study
 from mm1_ablate.study.plan import TO_BE_DONE, TRAINED, Plan
 
 
 def sources_to_be_read(study: Study, planned: Plan) -> dict[str, tuple[Place, Source]]:
-    """Distinct sources of what is to be done, each with a place that names it: to train on, to judge by, to prepare parts with."""
+    """Distinct sources of what is to be done, each with a place that names it: to train on, to judge by, to prepare parts with. Of each
+    `max_bad_share` is filled in."""
     statuses = {row.fingerprint: row.status for row in planned.to_do}
     preparing = any(preparation.status == "run" for preparation in planned.preparations)
     found: dict[str, tuple[Place, Source]] = {}
@@ -28,15 +31,33 @@ def sources_to_be_read(study: Study, planned: Plan) -> dict[str, tuple[Place, So
         training = status is not None and status not in TRAINED
         staged = training and any(stage.status in TO_BE_DONE for stage in planned.stages)
         needed = {"starts_from": staged, "data": training, "model": training and preparing, "evaluation": status not in (None, "rescore")}
-        for place, source in sources_of(trial.experiment):
+        for place, source, limit in limited_sources(trial.experiment):
             if needed[str(place[0])]:
-                found.setdefault(identity_of(source), (place, source))
+                found.setdefault(f"{identity_of(source)} {limit}", (place, source.model_copy(update={"max_bad_share": limit})))
     return found
 
 
 def make_ready(study: Study, planned: Plan, console: Console) -> None:
-    """Make all data ready that the plan reads; ends the command with 2 and a sentence where that cannot be done."""
-    ready(sources_to_be_read(study, planned), console)
+    """Make all data ready that the plan reads; ends the command with 2 and a sentence where that cannot be done, or where more of a source
+    turns out to be lost with damaged files than the settings allow."""
+    sources = sources_to_be_read(study, planned)
+    ready(sources, console)
+    told = {warning.message for warning in study.warnings}
+    problems = []
+    for place, source in sources.values():
+        try:
+            losses = losses_in(source.open(0, str(place[-1])))
+        except Exception as error:  # such as of a user's own source
+            _not_ready(place, error)
+        for finding in what_to_say(losses, place, source.max_bad_share or 0.0):
+            line = f"{'.'.join(map(str, finding.path))}: {finding.message}; {finding.hint}"
+            if not finding.warning:
+                problems.append(line)
+            elif finding.message not in told:
+                told.add(finding.message)
+                say(f"warning: {line}")
+    if problems:
+        stop(FILE_IS_WRONG, *problems, "nothing was started")
 
 
 def ready(sources: Mapping[str, tuple[Place, Source]], console: Console) -> None:
@@ -48,10 +69,14 @@ def ready(sources: Mapping[str, tuple[Place, Source]], console: Console) -> None
             except KeyboardInterrupt:
                 stop(INTERRUPTED, "interrupted while data was made ready; run again to go on")
             except Exception as error:  # no room, no permission, no network: all of them before any trial was started
-                # An error of the cache says all by itself; one of the system has words only beside its number.
-                words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-                stop(FILE_IS_WRONG, f"{'.'.join(map(str, place))} cannot be made ready: {words}{where}", "nothing was started")
+                _not_ready(place, error)
+
+
+def _not_ready(place: Place, error: Exception) -> NoReturn:
+    # An error of the cache says all by itself; one of the system has words only beside its number.
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    stop(FILE_IS_WRONG, f"{'.'.join(map(str, place))} cannot be made ready: {words}{where}", "nothing was started")
 
 
 class Bar:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.commands.arms import arms_in_words
 from mm1_ablate.spec.expansion import Study, Trial
 from mm1_ablate.spec.fingerprint import short
 from mm1_ablate.spec.gpus import GIB
@@ -76,7 +77,8 @@ def folded(name: str, width: int) -> str:
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Every trial with what will become of it and why; then the sums. Where it is narrow, sizes give way to names and reasons."""
+    """Every trial with what will become of it and why; then what the arms change, and the sums. Where it is narrow, sizes give way to names
+    and reasons."""
     numbers: dict[str, Callable[[PlanRow], str]] = {}
     if console.width >= PARAMETERS_FIT:
         numbers["encoder"] = lambda row: count(row.parameters["image_encoder"])
@@ -108,9 +110,10 @@ def show_plan(plan: Plan, console: Console) -> None:
         reason = f"prepared for {number_of(preparation.trials, 'trial')}"
         table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
     console.print(table)
-    console.print()
-    for line in summary(plan):
-        console.print(line, markup=False)
+    for lines in (arms_in_words(plan.studies, console.width), summary(plan)):
+        console.print()
+        for line in lines:
+            console.print(line, markup=False)
 
 
 def summary(plan: Plan) -> list[str]:
@@ -201,6 +204,12 @@ def unreadable(store: Store, trial: Trial) -> dict[str, int]:
     return {source: count for source, count in counts.items() if count}
 
 
+def lost_with_files(store: Store, trial: Trial) -> dict[str, dict[str, int]]:
+    """By source, about how many documents (or pictures beside them) a trial's data lacks because files cannot be read; only where any."""
+    accounts = store.data_account(trial).items()
+    return {source: {lost["of"]: lost[lost["of"]] for lost in account["lost"]} for source, account in accounts if account.get("lost")}
+
+
 def status_json(study: Study, store: Store) -> dict[str, Any]:
     """What the store says of each trial of a study, of the earlier stages that they start from, and of what its file no longer names."""
     trials, stages = ([(one, store.status(one)) for one in ones] for ones in (study.trials, study.stages))
@@ -232,6 +241,7 @@ def _state_json(trial: Trial, state: TrialState, store: Store) -> dict[str, Any]
         "steps": state.steps,
         "seconds": state.seconds,
         "unreadable": unreadable(store, trial),
+        "lost_with_files": lost_with_files(store, trial),
         "folder": store.where(store.trial_folder(trial)),
         "error": store.where(error) if error else None,
     }
@@ -245,7 +255,10 @@ def show_status(study: Study, store: Store, console: Console) -> None:
         table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
     for trial, one in zip([*known["stages"], *known["trials"]], (*study.stages, *study.trials), strict=True):
         folder = {"missing": "", "failed": store.where(failed_folder(one, store))}.get(trial["status"], trial["folder"])
-        bad = ", ".join(f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items())
+        told = [f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items()]
+        for source, lost in trial["lost_with_files"].items():
+            told += [f"about {count:,} {of} lost with files of {source}" for of, count in lost.items()]
+        bad = ", ".join(told)
         reason = f"{trial['reason']}; data: {bad}" if bad else trial["reason"]
         if started := len(trial.get("trials", [])):
             reason += f"; {'one trial starts' if started == 1 else f'{started} trials start'} from it"

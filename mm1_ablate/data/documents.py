@@ -28,6 +28,11 @@ class Unreadable(Exception):
         self.what = what
 
 
+class KnownLoss(Unreadable):
+    """Stands where a source's damaged file ends. What is lost with the file the open source says itself (`losses`), with its number of
+    documents; so it is not counted again when its turn comes."""
+
+
 class LeftOut(Exception):
     """A document that the settings do not keep (`data.sources.<name>.keep`). Counted by reason; not bad data."""
 

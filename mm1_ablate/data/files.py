@@ -13,13 +13,12 @@ import posixpath
 import re
 import resource
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
@@ -27,6 +26,7 @@ from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.spec.settings import HowItRuns
 
+Value = TypeVar("Value")
 ENDS = 64 * 1024
 """Bytes of the beginning and of the end of a file that its digest covers."""
 
@@ -277,8 +277,7 @@ def digest_files(files: Sequence[DataFile]) -> str:
 
     What a file holds is remembered in the cache by its address, size and stamp, so that only files that changed are read again.
     """
-    with ThreadPoolExecutor(16) as pool:
-        digests = list(pool.map(digest_file, files))
+    digests = of_each(files, digest_file)
     whole = sha256()
     for file, digest in sorted(zip(files, digests, strict=True), key=lambda pair: pair[0].name):
         whole.update(f"{file.name}\0{file.size}\0{digest}\n".encode())
@@ -287,27 +286,39 @@ def digest_files(files: Sequence[DataFile]) -> str:
 
 def digest_file(file: DataFile) -> str:
     """sha256 (hexadecimal) of a file's size and its first and last 64 KiB, whatever it is called."""
-    remembered: Path | None = None
-    if file.stamp:
-        identity = sha256(f"{file.address}\0{file.size}\0{file.stamp}".encode()).hexdigest()
-        remembered = cache_folder() / "digests" / identity[:2] / identity[2:32]
-        try:
-            digest = remembered.read_text()
-            if len(digest) == 64:
-                return digest
-        except OSError:
-            pass
-    contents = sha256(f"{file.size}\0".encode())
-    contents.update(file.read(0, ENDS))
-    if file.size > ENDS:
-        start = max(ENDS, file.size - ENDS)
-        contents.update(file.read(start, file.size - start))
-    digest = contents.hexdigest()
-    if remembered is not None:
-        _remember(remembered, digest)
-    return digest
+
+    def digest() -> str:
+        contents = sha256(f"{file.size}\0".encode())
+        contents.update(file.read(0, ENDS))
+        if file.size > ENDS:
+            start = max(ENDS, file.size - ENDS)
+            contents.update(file.read(start, file.size - start))
+        return contents.hexdigest()
+
+    return remembered("digests", file, digest)
 
 
-def _remember(path: Path, text: str) -> None:
+def remembered(kind: str, file: DataFile, make: Callable[[], str]) -> str:
+    """What `make` says of a file, asked once for each of its stamps and kept in the cache: for what costs a request or more.
+
+    Args:
+        kind: the folder of the cache that all of its kind share.
+        make: returns some text, never an empty one.
+    """
+    if not file.stamp:
+        return make()
+    identity = sha256(f"{file.address}\0{file.size}\0{file.stamp}".encode()).hexdigest()
+    path = cache_folder() / kind / identity[:2] / identity[2:32]
+    with contextlib.suppress(OSError):
+        if found := path.read_text(encoding="utf-8"):
+            return found
+    made = make()
     with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, no more
-        write_atomically(path, text.encode(), durable=False)
+        write_atomically(path, made.encode(), durable=False)
+    return made
+
+
+def of_each(files: Sequence[DataFile], look: Callable[[DataFile], Value]) -> list[Value]:
+    """What a function says of each file, several at a time: where files are far away, each look is a request or two."""
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(look, files))

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
+from mm1_ablate.data.documents import Document, Image, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.joining import example
 from mm1_ablate.data.loader import load_images
+from mm1_ablate.data.losses import Losses, losses_in, share_of
 from mm1_ablate.data.packing import TokenisedDocument, open_rows, text_tokens
 from mm1_ablate.data.randomness import Draws, key, permuted
 from mm1_ablate.data.selection import open_source
@@ -82,6 +83,8 @@ class SourceContent:
     left_out: dict[str, int]
     unmatched: dict[str, int] = field(default_factory=dict)
     """Of a source that joins two: how many of either found no partner, by reason. Of all of it, not of the sample."""
+    lost: list[Losses] = field(default_factory=list)
+    """What of its files cannot be read. Of all of it, not of the sample."""
     joined: str = ""
     """One of the documents, with an image if any has one, as tokens: how texts and images are joined."""
     epochs: float = 0.0
@@ -101,8 +104,14 @@ class SourceContent:
 
     @property
     def bad_share(self) -> float:
-        """The share of the sampled documents that are lost, plus the share of images looked at that cannot be decoded."""
-        return self.bad.bad_share()
+        """The share of documents that are lost with files, plus that of the sampled documents, plus the share of images looked at that
+        cannot be decoded."""
+        return self.bad.bad_share(self.lost_share)
+
+    @property
+    def lost_share(self) -> float:
+        """The share of documents that are lost with files."""
+        return share_of(one for one in self.lost if one.of == "documents")
 
 
 @dataclass(frozen=True)
@@ -198,6 +207,8 @@ def _look_at(
         tally.drawn += 1
         try:
             document: Document = opened[permuted(key("sample", seed, name), place, length)]
+        except KnownLoss:
+            continue
         except Unreadable as error:
             tally.bad_documents += 1
             tally.add_bad(error)
@@ -242,6 +253,7 @@ def _look_at(
         bad=tally,
         left_out=left_out,
         unmatched=getattr(getattr(opened, "source", opened), "unmatched", {}),  # also where `keep` stands before it
+        lost=losses_in(opened),
         joined=example(shown, tokenizer) if shown is not None else "",
     )
 
@@ -269,9 +281,8 @@ def _packed(
     connector = experiment.model.connector
     image_tokens = {content.name: content.image_tokens for content in contents}
     in_all = experiment.training.steps * experiment.training.batch_rows
-    packed = open_rows(data, tokenizer, seed)
     # What sampling has told already would otherwise stop the look at the rows in the middle: here nothing is trained.
-    packed.tally.limits.clear()
+    packed = open_rows(data, tokenizer, seed, limited=False)
     documents: list[TokenisedDocument] = []
     tokens, rows = 0.0, 0
     for row, _ in zip(packed, range(min(most_rows, in_all)), strict=False):

@@ -352,4 +352,4 @@ class BatchLoader:
         return lay_out(documents, self._image_tokens, self._tokenizer.padding, self._pipeline, tally)
 
     def _no_counts(self) -> Tally:
-        return Tally(self.rows.tally.lengths, self.rows.tally.limits)
+        return self.rows.tally.anew()

@@ -20,7 +20,7 @@ from fractions import Fraction
 from math import lcm
 from typing import Any, Literal
 
-from mm1_ablate.data.documents import Document, LeftOut, Unreadable
+from mm1_ablate.data.documents import Document, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.randomness import key, permuted
 from mm1_ablate.data.sources import OpenSource
 from mm1_ablate.data.tally import Tally, describe_unused
@@ -193,6 +193,8 @@ class Mixture:
         tally = self.tally[name]
         try:
             document = self._sources[name][index]
+        except KnownLoss:
+            return None
         except Unreadable as error:
             tally.bad_documents += 1
             tally.add_bad(error)

@@ -20,6 +20,7 @@ import numpy as np
 
 from mm1_ablate.data.documents import Document, Image
 from mm1_ablate.data.joining import Segment, segments
+from mm1_ablate.data.losses import losses_in
 from mm1_ablate.data.mixture import Mixture
 from mm1_ablate.data.randomness import Draws, key
 from mm1_ablate.data.tally import Tally
@@ -264,18 +265,24 @@ def fill_of(state: Mapping[str, Any], packing: Packing) -> float:
     return state["tokens"] / (state["rows"] * packing.row_tokens) if state["rows"] else 0.0
 
 
-def open_rows(data: Data, tokenizer: Tokenizer, seed: int) -> PackedRows:
+def open_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True) -> PackedRows:
     """The rows that an experiment's data gives with a seed: its sources opened, mixed and packed as declared.
+
+    Args:
+        limited: stop where more of a source cannot be read than the settings allow.
 
     Raises:
         ValueError: if a source is empty.
+        TooMuchBadData: if more of a source is lost with files that cannot be read than the settings allow.
         OSError: if the files of a source cannot be opened.
     """
     from mm1_ablate.data.selection import open_source
 
     shares, packing = data.shares(), data.packing
     opened = {name: open_source(data.sources[name], seed, name) for name in shares}
-    tally = Tally({name: len(source) for name, source in opened.items()}, data_limits(data))
+    lengths = {name: len(source) for name, source in opened.items()}
+    tally = Tally(lengths, data_limits(data) if limited else {}, {name: losses_in(source) for name, source in opened.items()})
+    tally.check()
 
     def tokenised(document: Document) -> TokenisedDocument:
         # Asked for up to three times of each document; the tokenizer remembers its texts.

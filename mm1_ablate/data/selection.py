@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any
 
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
+from mm1_ablate.data.losses import losses_in
 from mm1_ablate.data.sources import OpenSource
 from mm1_ablate.data.sources._interleaved import joined
 from mm1_ablate.spec.data import Bounds, Keep, Source
@@ -39,6 +40,7 @@ class Selected:
     def __init__(self, source: OpenSource, keep: Keep) -> None:
         self.source = source
         self.keep = keep
+        self.losses = losses_in(source)
 
     def __len__(self) -> int:
         return len(self.source)

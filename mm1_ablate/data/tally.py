@@ -7,13 +7,14 @@ Nothing that is skipped goes unseen, and a source of which too much is unreadabl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import ceil, inf, sqrt
 from typing import Any
 
 from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.data.losses import Losses, plain, share_of
 
 EXAMPLES = 3
 """Examples that are named for each reason: the first ones."""
@@ -85,14 +86,18 @@ class SourceTally:
             both.examples[reason] = [*self.examples.get(reason, []), *other.examples.get(reason, [])][:EXAMPLES]
         return both
 
-    def bad_share(self) -> float:
-        """The share that is lost: of documents drawn, plus of images that documents name, plus of images that batches ask for.
+    def bad_share(self, lost: float = 0.0) -> float:
+        """The share that is lost: with files that cannot be read, of documents drawn, plus of images that documents name, plus of images
+        that batches ask for.
 
         To first order that is the share of captioned documents lost.
-        """
-        return min(1.0, sum(bad / seen for bad, seen in self._stages if seen))
 
-    def is_too_bad(self, limit: float, length: int) -> bool:
+        Args:
+            lost: the share of documents that are lost with files.
+        """
+        return min(1.0, lost + sum(bad / seen for bad, seen in self._stages if seen))
+
+    def is_too_bad(self, limit: float, length: int, lost: float = 0.0) -> bool:
         """Whether more than `limit` of the source is lost: for certain, or beyond chance.
 
         For certain, if it were so although all that is left of the epoch were good. Beyond chance, if what was seen of the source holds
@@ -100,11 +105,13 @@ class SourceTally:
 
         Args:
             length: documents of one epoch.
+            lost: the share of documents that are lost with files: for certain.
         """
         images: float = length * (self.images + self.missing_images) / max(1, self.documents)
         # How many images an epoch has is known where documents have one each, or after an epoch.
         is_known = images == length or self.drawn >= length
-        certain = share = 0.0
+        certain = share = lost
+        left = max(0.0, limit - lost)
         fewest = inf
         for place, ((bad, seen), whole) in enumerate(zip(self._stages, (length, images, images), strict=True)):
             if bad:
@@ -114,7 +121,7 @@ class SourceTally:
                 looked_at = max(seen, min(ENOUGH, whole))
                 share += bad / looked_at
                 fewest = min(fewest, looked_at)
-        return limit < 1 and (certain > limit or share > limit + DEVIATIONS * sqrt(limit / fewest))
+        return limit < 1 and (certain > limit or share > limit + DEVIATIONS * sqrt(left / fewest))
 
     @property
     def _stages(self) -> tuple[tuple[int, int], ...]:
@@ -129,15 +136,30 @@ class Tally:
     Args:
         lengths: documents of one epoch of each source.
         limits: the largest share of bad data of each source; a source that is not named here may be as bad as it likes.
+        losses: what of the files of each source cannot be read; part of its share of bad data before anything is drawn.
     """
 
-    def __init__(self, lengths: Mapping[str, int], limits: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        lengths: Mapping[str, int],
+        limits: Mapping[str, float] | None = None,
+        losses: Mapping[str, Sequence[Losses]] | None = None,
+    ) -> None:
         self.lengths = dict(lengths)
         self.limits = dict(limits or {})
+        self.losses = {name: list(found) for name, found in (losses or {}).items() if found}
         self.sources = {name: SourceTally() for name in sorted(lengths)}
 
     def __getitem__(self, name: str) -> SourceTally:
         return self.sources[name]
+
+    def anew(self) -> Tally:
+        """One of the same sources in which nothing is counted yet."""
+        return Tally(self.lengths, self.limits, self.losses)
+
+    def lost_share(self, name: str) -> float:
+        """The share of a source's documents that are lost with files. Pictures beside documents are counted when documents miss them."""
+        return share_of(one for one in self.losses.get(name, ()) if one.of == "documents")
 
     def check(self) -> None:
         """Stop if too much is bad, as soon as that can be said.
@@ -146,18 +168,19 @@ class Tally:
             TooMuchBadData: naming the source, its share, the reasons and the first examples.
         """
         for name, limit in self.limits.items():
-            tally = self.sources[name]
-            if tally.is_too_bad(limit, self.lengths[name]):
+            tally, lost = self.sources[name], self.lost_share(name)
+            if tally.is_too_bad(limit, self.lengths[name], lost):
+                told = [one.in_words() for one in self.losses.get(name, ())] + ([describe_bad(tally)] if tally.bad else [])
                 raise TooMuchBadData(
-                    f"{tally.bad_share():.1%} of source '{name}' cannot be read (of {tally.drawn:,} documents drawn), more than the "
-                    f"{limit:.1%} allowed: {describe_bad(tally)}. Repair or remove these files, or allow more with "
+                    f"{tally.bad_share(lost):.1%} of source '{name}' cannot be read (of {tally.drawn:,} documents drawn), more than the "
+                    f"{limit:.1%} allowed: {'; '.join(told)}. Repair or remove these files, or allow more with "
                     f"data.sources.{name}.max_bad_share (or data.max_bad_share for all sources)",
                     self.state(),
                 )
 
     def __add__(self, other: Tally) -> Tally:
         """The counts of both; the examples of this one come first."""
-        both = Tally(self.lengths, self.limits)
+        both = self.anew()
         both.sources = {name: tally + other[name] for name, tally in self.sources.items()}
         return both
 
@@ -171,7 +194,7 @@ class Tally:
 
     def account(self) -> dict[str, dict[str, Any]]:
         """Of each source, in plain values: documents, images, tokens, drawn, epochs, bad (by reason), bad_share, left_out (by reason),
-        split, pieces, dropped (by reason), examples (by reason of `bad`)."""
+        split, pieces, dropped (by reason), examples (by reason of `bad`), lost (see `Losses.plain`; only where files cannot be read)."""
         return {name: self._account(name) for name in self.sources}
 
     def _account(self, name: str) -> dict[str, Any]:
@@ -183,12 +206,13 @@ class Tally:
             "drawn": tally.drawn,
             "epochs": tally.drawn / self.lengths[name] if self.lengths[name] else 0.0,
             "bad": dict(tally.bad.most_common()),
-            "bad_share": tally.bad_share(),
+            "bad_share": tally.bad_share(self.lost_share(name)),
             "left_out": dict(tally.left_out.most_common()),
             "split": tally.split,
             "pieces": tally.pieces,
             "dropped": dict(tally.dropped.most_common()),
             "examples": deepcopy(tally.examples),
+            **({"lost": plain(self.losses[name])} if name in self.losses else {}),
         }
 
 

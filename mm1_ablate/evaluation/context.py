@@ -27,7 +27,8 @@ class Context:
     """Rows of what was read so far. Reading on makes a new one and leaves this one as it is.
 
     Attributes:
-        layers: keys and values of each layer, [B, heads, S, size] each, of what was read after the prefix; none where nothing was.
+        layers: keys and values of each layer (of each call of attention), [B, heads, S, size] each, of what was read after the prefix;
+            none where nothing was.
         seen: bool [B, S], false at gaps.
         lengths: int64 [B], tokens read, the prefix included: the next token's position.
         prefix: what rows share, P rows without a prefix of their own.
@@ -120,7 +121,7 @@ def read_on(model: MultimodalModel, context: Context, embeddings: Tensor, valid:
     """Read further tokens after a context.
 
     Args:
-        embeddings: [B, T, D], padded on the right.
+        embeddings: [B, T, D], padded on the right. Where they have no values, all else has: see `read_check`.
         valid: bool [B, T], false at padding; each row has one true at least.
         scored: bool [B, T], where logits are wanted, at valid positions; there must be one at least.
 
@@ -137,17 +138,20 @@ def read_on(model: MultimodalModel, context: Context, embeddings: Tensor, valid:
     prefix = context.prefix
     gaps = None if prefix is None or bool(prefix.seen.all()) else prefix.seen
     reading = Reading(prefix.layers if prefix else (), gaps, context.prefix_of, context.layers, context.seen, valid)
+    device = embeddings.device
+    places = positions.flatten().index_select(0, reading.flat)[None].to(device)
+    asked = scored.flatten().index_select(0, reading.flat).nonzero().flatten().to(device)
+    reading.to(device)
     with attending(language_model):
         output = language_model(
             inputs_embeds=embeddings.flatten(0, 1).index_select(0, reading.flat)[None],
-            position_ids=positions.flatten().index_select(0, reading.flat)[None],
-            logits_to_keep=scored.flatten().index_select(0, reading.flat).nonzero().flatten(),
+            position_ids=places,
+            logits_to_keep=asked,
             attention_mask=None,
             use_cache=False,
             reading=reading,
         )
-    layers = tuple(reading.read[layer] for layer in sorted(reading.read))
-    return Context(layers, reading.seen, lengths, prefix, context.prefix_of), output.logits[0]
+    return Context(tuple(reading.read), reading.seen, lengths, prefix, context.prefix_of), output.logits[0]
 
 
 def _read_on_with_cache(

@@ -31,6 +31,7 @@ from mm1_ablate.spec.local_contents import local_identity, tokenizer_digest
 from mm1_ablate.spec.local_path import local
 from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.model import LanguageModel
+from mm1_ablate.spec.settings import Misfit
 from mm1_ablate.spec.tasks import task_settings
 
 __all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "kept", "known_context_length", "overflows"]
@@ -148,7 +149,12 @@ def _asked(evaluation: Evaluation, tokenizer: str) -> Asked:
         try:
             task = as_asked(settings, evaluation)
         except ValueError as error:
-            found.wrong.append(Finding(("evaluation", "overrides", settings.task), f"the task cannot be asked so: {_first(error)}"))
+            place: tuple[str | int, ...] = ("evaluation", "overrides", settings.task)
+            misfit = _of_settings(error)
+            field = misfit.at.partition(".")[0] if misfit else ""
+            if settings.task in evaluation.overrides and field in evaluation.overrides[settings.task].model_fields_set:
+                place = (*place, field)
+            found.wrong.append(Finding(place, f"the task cannot be asked so: {_first(error)}", line=misfit.line if misfit else 0))
             continue
         try:
             found.needed[task.task], found.facts[task.task] = _kept_prompts(task, evaluation, tokenizer)
@@ -224,6 +230,12 @@ def kept(identity: str, make: Callable[[], Any]) -> Any:
         return json.loads((made("context", identity, 1 << 16, build) / "kept.json").read_text())
     except OSError:
         return make()
+
+
+def _of_settings(error: Exception) -> Misfit | None:
+    """What does not go together, where that is what is wrong."""
+    found = error.errors(include_url=False)[0].get("ctx", {}).get("error") if isinstance(error, ValidationError) else None
+    return found if isinstance(found, Misfit) else None
 
 
 def _first(error: Exception) -> str:

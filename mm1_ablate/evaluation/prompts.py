@@ -11,9 +11,9 @@ A template that names `{choice}` asks a question of its own for each choice, wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from string import Formatter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 IMAGE, ANSWER, CHOICE = "image", "answer", "choice"
 IMAGE_MARK = "<image>"
 """How an image is written where a prompt is shown to people."""
+
+_BRACES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
+
+
+class WrongTemplate(ValueError):
+    """A text that is no template. `line` is the one that is wrong, from 1."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class Incomplete(LookupError):
@@ -37,16 +47,26 @@ def template_pieces(template: str) -> list[tuple[str, str | None]]:
     """(text, the field after it) in order; the last field may be None.
 
     Raises:
-        ValueError: for anything but plain `{field}` and doubled braces.
+        WrongTemplate: for anything but plain `{field}` and doubled braces.
     """
-    try:
-        pieces = list(Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(f"template {template!r}: {error}") from None
-    for _, field, form, conversion in pieces:
-        if field is not None and (form or conversion or not field.isidentifier()):
-            raise ValueError(f"template {template!r}: expected a plain field such as {{answer}}, found {{{field}}}")
-    return [(text, field) for text, field, _, _ in pieces]
+    pieces: list[tuple[str, str | None]] = []
+    text, end = "", 0
+    for brace in _BRACES.finditer(template):
+        text += template[end : brace.start()]
+        end, found = brace.end(), brace[0]
+        if found in ("{{", "}}"):
+            text += found[0]
+            continue
+        line = template.count("\n", 0, brace.start()) + 1
+        if found in "{}":
+            other = "}" if found == "{" else "{"
+            raise WrongTemplate(f"template {template!r}: a '{found}' without its '{other}'; in texts, braces are doubled", line)
+        if not found[1:-1].isidentifier():
+            raise WrongTemplate(f"template {template!r}: expected a plain field such as {{answer}}, found {found}", line)
+        pieces.append((text, found[1:-1]))
+        text = ""
+    text += template[end:]
+    return [*pieces, (text, None)] if text else pieces
 
 
 def template_fields(template: str) -> list[str]:

@@ -25,15 +25,15 @@ CPU_SCORES, DEVICE_SCORES = 1 << 20, 1 << 28
 """Attention scores that are computed together: what fits into a CPU's cache, and what is little memory on a GPU."""
 
 Layer = tuple[Tensor, Tensor]
-"""Keys and values of a layer, [rows, key heads, S, size] each."""
+"""Keys and values of a call of attention, [rows, key heads, S, size] each; values may be of another size than keys."""
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention outputs [N, heads, R, size] and the logarithm of each row's sum of weights [N, heads, R, 1], float32.
+    """Attention outputs [N, heads, R, value size] and the logarithm of each row's sum of weights [N, heads, R, 1], float32.
 
     Args:
         query: [N, heads, R, size], scaled.
-        keys, values: [N, heads, S, size].
+        keys, values: [N, heads, S, size] and [N, heads, S, value size].
         seen: bool, [N, R, S] or [N, 1, S]; nothing: everything is seen.
     """
     batch, heads, rows, _ = query.shape
@@ -55,15 +55,17 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) ->
 
 
 class Reading:
-    """Rows that read on: what they attend to, layer by layer, and the keys and values that they add.
+    """Rows that read on: what they attend to, and the keys and values that they add, by each call of attention in turn.
 
-    The model sees all tokens of all rows end to end, so that it does no work on padding; only attention sees them as rows.
+    The model sees all tokens of all rows end to end, so that it does no work on padding; only attention sees them as rows. A model may
+    attend twice in a layer, or use a layer several times, so it is calls that are counted and not layers; it makes the same ones whatever
+    it reads.
 
     Args:
-        prefix: by layer, of P prefixes.
+        prefix: by call, of P prefixes.
         prefix_seen: bool [P, S], false at gaps; nothing: there are none.
         prefix_of: int64 [B], each row's prefix.
-        own: by layer, what each row read since, [B, heads, S, size]; none where it read nothing.
+        own: by call, what each row read since, [B, heads, S, size]; none where it read nothing.
         own_seen: bool [B, S], of that.
         valid: bool [B, T], where a token is read now: N in all.
     """
@@ -79,8 +81,8 @@ class Reading:
     ) -> None:
         self.prefix = prefix
         self.own = own
-        self.read: dict[int, Layer] = {}
-        """By layer, keys and values of what each row read since its prefix, what is read now included."""
+        self.read: list[Layer] = []
+        """By call, keys and values of what each row read since its prefix, what is read now included."""
         rows, self._tokens = valid.shape
         self.seen = torch.cat([own_seen, valid], dim=1)
         length = self.seen.shape[1]
@@ -100,9 +102,17 @@ class Reading:
             place[order] = torch.arange(rows, device=prefix_of.device) - first
             self._place = prefix_of * self._most + place
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[1, heads, N, size], [1, key heads, N, size] twice, to [1, N, heads, size]."""
-        attended = self._attend_rows(layer, self._rows(query), self._rows(key), self._rows(value), scaling)
+    def to(self, device: torch.device | str) -> Reading:
+        """The same for keys and values on another device, such as one where tensors have no values; `seen` stays where it is."""
+        for name in ("own_seen", "prefix_seen", "flat", "_place"):
+            value = getattr(self, name, None)
+            if value is not None:
+                setattr(self, name, value.to(device))
+        return self
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """[1, heads, N, size], [1, key heads, N, size], [1, key heads, N, value size], to [1, N, heads, value size]."""
+        attended = self._attend_rows(self._rows(query), self._rows(key), self._rows(value), scaling)
         places = attended.reshape(self._places, *attended.shape[2:])
         return (places if len(self.flat) == self._places else places.index_select(0, self.flat))[None]
 
@@ -114,15 +124,16 @@ class Reading:
             places = flat.new_zeros(self._places, heads, size).index_copy_(0, self.flat, places)
         return places.reshape(-1, self._tokens, heads, size).transpose(1, 2)
 
-    def _attend_rows(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[B, heads, T, size], [B, key heads, T, size] twice, to [B, T, heads, size]."""
+    def _attend_rows(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """[B, heads, T, size], [B, key heads, T, size], [B, key heads, T, value size], to [B, T, heads, value size]."""
         rows, heads, tokens, size = query.shape
+        call = len(self.read)
         kinds = key.shape[1]
         # Under autocast rotary embeddings and norms leave keys in float32, which every product would round to the values' precision.
         key = key.to(value.dtype)
         if self.own:
-            key, value = (torch.cat([before, now], 2) for before, now in zip(self.own[layer], (key, value), strict=True))
-        self.read[layer] = (key, value)
+            key, value = (torch.cat([before, now], 2) for before, now in zip(self.own[call], (key, value), strict=True))
+        self.read.append((key, value))
         if not self.prefix:
             causal = key.shape[2] == tokens  # padding on the right is behind whatever sees
             mask = None if causal else self.own_seen[:, None]
@@ -132,13 +143,13 @@ class Reading:
         # Heads that share keys and values are further rows of them.
         query = (query * scaling).reshape(rows, kinds, groups * tokens, size)
         output, total = _attend(query, key, value, self.own_seen.repeat(1, groups, 1) if groups > 1 else self.own_seen)
-        before, sums = self._attend_to_prefix(layer, query)
+        before, sums = self._attend_to_prefix(call, query)
         output = torch.lerp(output, before, torch.sigmoid(sums - total))
-        return output.to(query.dtype).view(rows, heads, tokens, size).transpose(1, 2)
+        return output.to(query.dtype).view(rows, heads, tokens, value.shape[-1]).transpose(1, 2)
 
-    def _attend_to_prefix(self, layer: int, query: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend_to_prefix(self, call: int, query: Tensor) -> tuple[Tensor, Tensor]:
         """As `_attend`, of rows [B, key heads, R, size], each to its own prefix."""
-        keys, values = self.prefix[layer]
+        keys, values = self.prefix[call]
         together = self._together(query)
         output, total = _attend(together, keys, values, self.prefix_seen)
         return self._apart(output, query.shape[2]), self._apart(total, query.shape[2])
@@ -170,13 +181,12 @@ def shared_prefix_attention(
     reading: Reading | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: [1, heads, N, size] each to [1, N, heads, size]."""
+    """An attention function of transformers: [1, heads, N, size] each to [1, N, heads, value size]."""
     if reading is None:
         raise ValueError(f"{NAME} attention needs what is read; use `context.read_on`")
     if unknown := [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if more.get(name) is not None]:
         raise ValueError(f"{NAME} attention has no {', '.join(unknown)}, which {type(module).__name__} asks for")
-    layer: Any = module.layer_idx
-    return reading.attend(layer, query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling).contiguous(), None
+    return reading.attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling).contiguous(), None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

@@ -6,6 +6,7 @@ is part of the evaluation's identity. Reading one imports no torch.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,9 +14,9 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mm1_ablate.data.items import AnyItemSource
 from mm1_ablate.evaluation.metrics import Kind, Metric
-from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, template_fields
+from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, WrongTemplate, template_fields, template_pieces
 from mm1_ablate.spec.evaluation import Wording
-from mm1_ablate.spec.settings import ComponentOf, Settings
+from mm1_ablate.spec.settings import ComponentOf, Misfit, Settings
 from mm1_ablate.spec.tasks import TASKS, shipped_tasks
 
 
@@ -46,30 +47,60 @@ class Task(Settings):
 
     @model_validator(mode="after")
     def _templates_fit(self) -> Task:
-        fields = template_fields(self.prompt)
-        if fields.count(ANSWER) != 1:
-            raise ValueError(f"prompt: expected {{answer}} once, found it {fields.count(ANSWER)} times")
-        if (IMAGE in fields) != (self.family == "image"):
-            raise ValueError("prompt: a task of the image family shows {image}, one of the text family does not")
-        if CHOICE in fields and self.kind != "choose":
-            raise ValueError(f"prompt: only a task of kind choose can name {{choice}}, this is one of kind {self.kind}")
-        for name, template in [("separator", self.separator), *(("stop", text) for text in self.stop)]:
-            if {IMAGE, ANSWER} & set(template_fields(template)):
-                raise ValueError(f"{name}: {template!r} may name the item's own fields only")
+        self._check_prompt("prompt", self.prompt)
+        self._check_endings("", self)
+        for protocol, wording in self.protocols.items():
+            if wording.prompt is not None:
+                self._check_prompt(f"protocols.{protocol}.prompt", wording.prompt)
+            self._check_endings(f"protocols.{protocol}.", wording)
         return self
+
+    def _check_prompt(self, place: str, template: str) -> None:
+        fields = self._fields_of(place, template)
+        if fields.count(ANSWER) != 1:
+            raise Misfit(place, f"expected {{answer}} once, found it {fields.count(ANSWER)} times")
+        if (IMAGE in fields) != (self.family == "image"):
+            raise Misfit(place, "a task of the image family shows {image}, one of the text family does not")
+
+    def _check_endings(self, place: str, wording: Task | Wording) -> None:
+        templates = {"separator": wording.separator, **{f"stop.{index}": text for index, text in enumerate(wording.stop or [])}}
+        for name, template in templates.items():
+            if template is not None and {IMAGE, ANSWER} & set(self._fields_of(place + name, template)):
+                raise Misfit(place + name, f"{template!r} may name the item's own fields only")
+
+    def _fields_of(self, place: str, template: str) -> list[str]:
+        """The fields that a template names, all of which items have.
+
+        Raises:
+            Misfit: at the line of the template that is wrong.
+        """
+        try:
+            pieces = template_pieces(template)
+        except WrongTemplate as error:
+            raise Misfit(place, str(error), error.line) from None
+        names, line = self.items.field_names(), 1
+        expected = [IMAGE, ANSWER, *([CHOICE] if self.kind == "choose" else []), *sorted(names or ())]
+        for text, field in pieces:
+            line += text.count("\n")
+            if field == CHOICE and self.kind != "choose" and field not in (names or ()):
+                raise Misfit(place, f"only a task of kind choose can name {{choice}}, this is one of kind {self.kind}", line)
+            if names is not None and field is not None and field not in expected:
+                raise Misfit(place, f"no item has a field '{field}'; expected {' or '.join(', '.join(expected).rsplit(', ', 1))}", line)
+        return [field for _, field in pieces if field is not None]
 
     @model_validator(mode="after")
     def _metrics_fit(self) -> Task:
         types = [metric.type for metric in self.metrics]
-        if len(set(types)) != len(types):
-            raise ValueError("metrics: a type occurs twice")
-        for metric in self.metrics:
+        for index, metric in enumerate(self.metrics):
+            if metric.type in types[:index]:
+                raise Misfit(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
             if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
-                raise ValueError(f"metrics: {metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
+                raise Misfit(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
             if metric.type == "choice_accuracy_normalised" and CHOICE in template_fields(self.prompt):
-                raise ValueError(
-                    "metrics: choice_accuracy_normalised divides by the length of each choice, but with {choice} in the prompt the same"
-                    " answer is scored after each; use choice_accuracy"
+                raise Misfit(
+                    f"metrics.{index}",
+                    "choice_accuracy_normalised divides by the length of each choice, but with {choice} in the prompt the same answer is"
+                    " scored after each; use choice_accuracy",
                 )
         return self
 
@@ -89,7 +120,7 @@ def load_task(name: str) -> Task:
     from mm1_ablate.spec.yaml_file import read
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise LookupError(
             f"no task '{name}' (there are: {', '.join(sorted(shipped_tasks()))}, or the path of a record of your own, ending with .yaml)"
         )

@@ -15,7 +15,7 @@ from mm1_ablate import __version__
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.spec.contents import once
 
-CHECKED = 2
+CHECKED = 3
 """What a part is tried for: another number where that changes, for what was found right may no longer be."""
 
 

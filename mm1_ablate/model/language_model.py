@@ -61,7 +61,8 @@ def _check_rows(settings: LanguageModel, tokens: int, rows: int) -> None:
 
 def _check_packable(settings: LanguageModel, vocabulary_size: int, padding: int, end: int) -> None:
     """Of a model by name: when its file was read it may not have been on that machine."""
-    from mm1_ablate.model.packed_attention import NotPackable, check_packable
+    from mm1_ablate.model.packable import check_packable
+    from mm1_ablate.model.packed_attention import NotPackable
 
     try:
         check_packable(shape_of_language_model(settings, vocabulary_size, padding, end))

@@ -5,12 +5,11 @@ go through one call, padded on the right, which causality makes harmless; on CUD
 them all. Sliding windows are kept. Registered with transformers as `mm1_packed`; a forward pass under `packed(model, lengths)` uses it,
 any other does not.
 
-A model of which a layer would see other documents all the same, or attend otherwise than it was made to, is refused (`check_packable`).
+A model of which a layer would see other documents all the same, or attend otherwise than it was made to, is refused (`packable.py`).
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -22,8 +21,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "mm1_packed"
-COUNTED = "mm1_packed_counted"
-"""The same, for finding out which layers use it."""
 OTHERWISE = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
 """What transformers hands to an attention function that is to do something else than these here."""
 # A bucket may hold documents down to this share of its longest: fewer calls against less padding.
@@ -31,7 +28,11 @@ _SHORTEST_IN_BUCKET = 0.6
 
 
 class NotPackable(ValueError):
-    """A language model to which documents cannot be given in one row; says why not."""
+    """A language model to which documents cannot be given in one row; says why not, and what field of a configuration it is about."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class DocumentLayout:
@@ -199,52 +200,3 @@ def packed(language_model: Any, layout: DocumentLayout) -> Iterator[dict[str, An
 def packed_throughout(language_model: Any) -> AbstractContextManager[None]:
     """Hold what `packed` sets also between forward passes: activations that are computed again on the way back need it there."""
     return attending_by(NAME, language_model)
-
-
-# ---------------------------------------------------------------- models that this is not for
-def _counted(*arguments: Any, **more: Any) -> tuple[Tensor, None]:
-    result = packed_attention(*arguments, **more)
-    more["document_layout"].attended += 1
-    return result
-
-
-AttentionInterface.register(COUNTED, _counted)
-
-
-def check_packable(language_model: Any) -> None:
-    """Whether all layers of a model keep packed documents apart; told from its class, and by running it without values.
-
-    Args:
-        language_model: on the meta device.
-
-    Raises:
-        NotPackable: why they do not, in words.
-        Exception: whatever a model raises that cannot be run, or not without values.
-    """
-    if why := _why_not(language_model):
-        raise NotPackable(f"models of type {language_model.config.model_type} {why}")
-    meta, layers = torch.device("meta"), language_model.config.num_hidden_layers
-    layout: Any = DocumentLayout([5, 3], meta)
-    layout.attended = 0
-    with torch.no_grad(), packed(language_model, layout) as arguments, attending_by(COUNTED, language_model):
-        embeddings = torch.empty(1, 8, language_model.config.hidden_size, device=meta)
-        positions = torch.zeros(1, 8, dtype=torch.int64, device=meta)
-        language_model(inputs_embeds=embeddings, position_ids=positions, logits_to_keep=slice(0, 1), **arguments)
-    if layout.attended < layers:
-        few = f"{layout.attended} of their {layers} layers attend as transformers' interface has it"
-        raise NotPackable(f"models of type {language_model.config.model_type} cannot keep packed documents apart: {few}")
-
-
-def _why_not(language_model: Any) -> str | None:
-    """Why documents cannot be packed for a model, by what its class says of it; nothing where that is nothing."""
-    kinds = {*(getattr(language_model.config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
-    if getattr(language_model, "_is_stateful", False) or kinds:
-        has = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "layers with a running state"
-        return f"have {has}, which do not keep packed documents apart"
-    tables = [part for name, part in language_model.named_modules() if name.endswith("position_embeddings")]
-    if any(isinstance(table, nn.Embedding) and table.padding_idx is not None for table in tables):
-        return "count positions from their padding token's, and packed documents from 0"
-    inner = getattr(language_model, "base_model", language_model)
-    if not any("position_ids" in inspect.signature(part.forward).parameters for part in (language_model, inner)):
-        return "take no positions, so those of a packed document would not begin at its own start"
-    return None

@@ -34,7 +34,7 @@ SOME_VOCABULARY = 1024
 """Tokens where nobody says how many there are; nothing but the size of embeddings hangs on it."""
 
 
-class _NotHere(Exception):
+class NotHere(Exception):
     """A configuration that this machine lacks."""
 
 
@@ -47,14 +47,15 @@ def wrong_parts(experiment: Experiment) -> list[Finding]:
         parts = {"image_encoder": {"preparation"}, "language_model": {"preparation"}}
         models = [stage.model] if stage.starts_from is None else [stage.model, stage.starts_from.model]
         key = f"parts {' after '.join(model.model_dump_json(exclude=parts) for model in models)}"
-        found += [replace(finding, path=(*below, *finding.path)) for finding in once(key, partial(_wrong, *models))]
+        of_stage = once(key, partial(_wrong, *models)) or _not_recomputed(stage)
+        found += [replace(finding, path=(*below, *finding.path)) for finding in of_stage]
     return found
 
 
 def _wrong(model: Model, before: Model | None = None) -> list[Finding]:
     try:
-        width = _width_of_language_model(model.language_model)
-    except _NotHere:
+        width = facts_about(model.language_model)["width"]
+    except NotHere:
         return []
     except Misfit as error:
         return [Finding(("model", "language_model", *error.at.split(".")), error.message)]
@@ -67,53 +68,101 @@ def _wrong(model: Model, before: Model | None = None) -> list[Finding]:
     return []
 
 
+def _not_recomputed(experiment: Experiment) -> list[Finding]:
+    """A language model that cannot be trained with `activation_checkpointing`."""
+    if not experiment.training.activation_checkpointing:
+        return []
+    try:
+        facts = facts_about(experiment.model.language_model)
+    except (NotHere, Misfit):
+        return []
+    message = "this language model cannot compute its activations again, says transformers; leave it out, or choose another kind of model"
+    return [] if facts["recomputes"] else [Finding(("training", "activation_checkpointing"), message)]
+
+
 # ---------------------------------------------------------------- language models
-def _width_of_language_model(settings: LanguageModel) -> int:
-    """Channels of a language model that can be made and run.
+def facts_about(settings: LanguageModel) -> dict[str, int]:
+    """What is known of a language model that can be made and run: its `width` in channels, whether it `recomputes` activations.
 
     Raises:
         Misfit: at the field that is wrong.
-        _NotHere: it is given by a name or path, and nothing is there or may be looked at.
+        NotHere: it is given by a name or path, and nothing is there or may be looked at.
     """
     if settings.name is not None and look() == "nowhere":
-        raise _NotHere
-    bare = settings.model_copy(update={"preparation": None, "frozen": False, "scale_embeddings": False})
-    # What is at a path may become another.
-    key = fingerprint({"language_model": canonical(bare), **local_identity(settings)})
+        raise NotHere
+    key = language_model_key(settings)
     facts = known(key)
     if facts is None:
-        facts = {"width": _made(settings)}
+        facts = _made(settings)
         remember(key, facts)
-    return facts["width"]
+    return facts
 
 
-def _made(settings: LanguageModel) -> int:
-    from mm1_ablate.model.language_model import check_vocabulary, shape_of_language_model
-    from mm1_ablate.model.packed_attention import NotPackable, check_packable
+def language_model_key(settings: LanguageModel) -> str:
+    """All that what is found out about a language model depends on."""
+    bare = settings.model_copy(update={"preparation": None, "frozen": False})
+    # What is at a path may become another.
+    return fingerprint({"language_model": canonical(bare), **local_identity(settings)})
+
+
+def without_values(settings: LanguageModel) -> Any:
+    """A declared language model without values, to be looked at.
+
+    Raises:
+        ValueError, OSError: as `language_model.build_language_model`.
+    """
+    from mm1_ablate.model.language_model import shape_of_language_model
+
+    return shape_of_language_model(settings, *_token_ids(settings))
+
+
+def _made(settings: LanguageModel) -> dict[str, int]:
+    from mm1_ablate.model.language_model import check_vocabulary
+    from mm1_ablate.model.packable import check_packable
+    from mm1_ablate.model.packed_attention import NotPackable
 
     field = "name" if settings.name is not None else "configuration"
     try:
         if _is_here(settings):
             check_vocabulary(settings, load_tokenizer(settings.tokenizer).vocabulary_size)
-        model = shape_of_language_model(settings, *_token_ids(settings))
+        model = without_values(settings)
     except Misfit:
         raise
     except OSError as error:
-        raise _NotHere from error
+        raise NotHere from error
     except Exception as error:  # transformers raises its own types, and whatever a model does with values that it never saw
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {_in_words(cause)}") from error
+        raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {in_words(cause)}") from error
     for needed in ("hidden_size", "max_position_embeddings"):
         if not isinstance(getattr(model.config, needed, None), int):
             raise Misfit("name" if settings.name else "model_type", f"models of type {model.config.model_type} have no {needed}")
     try:
         check_packable(model)
     except NotPackable as error:
+        if error.field in settings.configuration:
+            raise Misfit(f"configuration.{error.field}", f"{error}; leave it out, or choose another kind of model") from error
         raise Misfit("name" if settings.name else "model_type", f"{error}; choose another kind of model") from error
     except Exception as error:
-        if not _is_limit(error):
-            raise Misfit(field, f"such a model cannot be run: {_in_words(error)}") from error
-    return int(model.config.hidden_size)
+        if not is_limit(error):
+            raise Misfit(field, f"such a model cannot be run on packed documents: {in_words(error)}") from error
+    if settings.scale_embeddings:
+        _check_scale(settings, model.config.model_type)
+    recomputes = int(getattr(model, "supports_gradient_checkpointing", False))
+    return {"width": int(model.config.hidden_size), "recomputes": recomputes}
+
+
+def _check_scale(settings: LanguageModel, model_type: str) -> None:
+    from mm1_ablate.model.embedding_scale import embedding_scale
+    from mm1_ablate.model.language_model import build_language_model
+
+    own = embedding_scale(partial(build_language_model, settings, *_token_ids(settings), weights=False))
+    if own != 1:
+        does = (
+            f"multiply embeddings by {own:.4g} themselves, so they would be scaled twice"
+            if own
+            else "normalise embeddings, so it has no effect"
+        )
+        raise Misfit("scale_embeddings", f"models of type {model_type} {does}; leave it out")
 
 
 def _is_here(settings: LanguageModel) -> bool:
@@ -178,9 +227,9 @@ def _check_connector(model: Model, language_width: int) -> None:
     except Misfit:
         raise
     except Exception as error:
-        if _is_limit(error):
+        if is_limit(error):
             return
-        raise Misfit("", f"it cannot be made for features of width {width} on {side} x {side} patches: {_in_words(error)}") from error
+        raise Misfit("", f"it cannot be made for features of width {width} on {side} x {side} patches: {in_words(error)}") from error
     if tuple(getattr(given, "shape", ())) != expected:
         shape = list(getattr(given, "shape", ()))
         raise Misfit("", f"of 2 images it makes {shape or type(given).__name__}, not image tokens of shape {list(expected)}")
@@ -217,9 +266,9 @@ def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
         shapes = [{f"connector.{name}": tuple(value.shape) for name, value in state.items()} for state in states]
         wrong = misfit(*shapes)
     except Exception as error:
-        if _is_limit(error):
+        if is_limit(error):
             return
-        wrong = _in_words(error)
+        wrong = in_words(error)
     if wrong:
         its, earlier = (
             f"{each.connector.image_tokens} image tokens of {each.image_encoder.grid_side} x {each.image_encoder.grid_side} patches"
@@ -269,11 +318,11 @@ def _width_of_encoder(settings: ImageEncoder) -> int | None:
     return facts["width"]
 
 
-def _is_limit(error: Exception) -> bool:
+def is_limit(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or any(words in str(error).lower() for words in LIMITS)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     lines: list[Any] = [line.strip() for line in str(error).splitlines() if line.strip()]
     # transformers puts the name of its check first and the reason below.
     reason = lines[1] if len(lines) > 1 and lines[0].startswith("Class validation error") else lines[0] if lines else type(error).__name__

@@ -102,7 +102,7 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
         head=weights,
         vocabulary=model.config.vocab_size,
         matrices=sum(matrix.numel() for matrix in block_matrices(model)),
-        cache=2 * layers * _keys(model.config),
+        cache=_kept_of_a_token(model),
     )
     found = _rehearse(model, blocks, shorten if rows else None, run, TOKENS, precision, known, 1)
     if not found.counted:
@@ -112,11 +112,21 @@ def rehearse_language_model(settings: LanguageModel, vocabulary: int, padding: i
     return replace(found, forward=found.forward - 2 * weights / TOKENS, backward=found.backward - back / TOKENS)
 
 
-def _keys(config: Any) -> int:
-    """Channels of a layer's keys, over all heads."""
-    heads = getattr(config, "num_attention_heads", None) or 1
-    each = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return each * (getattr(config, "num_key_value_heads", None) or heads)
+def _kept_of_a_token(model: Any) -> int:
+    """Numbers that are kept of a token as keys and values, over all layers; as most models have it where it cannot be seen.
+
+    Args:
+        model: on the meta device, attending as it is rehearsed.
+    """
+    seen: list[int] = []
+    embeddings = torch.empty(1, TOKENS, model.config.hidden_size, device="meta")
+    positions = torch.zeros(1, TOKENS, dtype=torch.int64, device="meta")
+    try:
+        with torch.no_grad():
+            model(inputs_embeds=embeddings, position_ids=positions, attention_mask=None, use_cache=False, kept=seen)
+        return sum(seen) // TOKENS
+    except Exception:  # what cannot be run without values; its type is anybody's
+        return 2 * model.config.num_hidden_layers * model.config.hidden_size
 
 
 def _rehearse(
@@ -291,9 +301,22 @@ def _largest(modules: nn.ModuleList) -> int:
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    kept: list[int] | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention inside one document, with keys and values for every head as the packed kernels take them: [1, heads, T, size]."""
+    """Attention inside one document, with keys and values for every head as the packed kernels take them: [1, heads, T, size].
+
+    Args:
+        kept: is told how many numbers its keys and values are.
+    """
+    if kept is not None:
+        kept.append(key.numel() + value.numel())
     groups = query.shape[1] // key.shape[1]
     keys, values = (part.repeat_interleave(groups, 1) if groups > 1 else part.contiguous() for part in (key, value))
     attended = scaled_dot_product_attention(query.contiguous(), keys, values, is_causal=True, scale=scaling)

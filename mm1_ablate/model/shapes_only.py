@@ -33,7 +33,9 @@ def kept(key: str, make: Callable[[], Module]) -> Module:
     """A module without values that is looked at and left as it is, made once in a process."""
     if key not in _KEPT:
         with shapes_only():
-            _KEPT[key] = make()
+            made = make()
+        # Whatever was drawn without a word about a device (torch.normal with a size) has values all the same.
+        _KEPT[key] = made.to("meta")
     return _KEPT[key]  # type: ignore[return-value]
 
 

@@ -19,12 +19,13 @@ from mm1_ablate.report.data_losses import DataLoss, data_losses
 from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge
 from mm1_ablate.report.held_constant import brought_along, held_constant
-from mm1_ablate.report.rows import Cell, Cost, Hole, Row, cell_json, describe
+from mm1_ablate.report.rows import Cell, Cost, Hole, Row, cell_json
 from mm1_ablate.report.scales import PERCENT, Scale, scales
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.tasks import TaskScores
 from mm1_ablate.report.verdicts import adjust, distinct_comparisons, family_sizes, judge_row, remarks_on
+from mm1_ablate.spec.differences import declared_in_words
 from mm1_ablate.spec.expansion import Arm, Study
 from mm1_ablate.spec.published import Counterparts
 from mm1_ablate.spec.sweep import Expectation
@@ -129,6 +130,7 @@ class Comparison:
                     "verdict": row.verdict,
                     "notes": list(row.notes),
                     "changes": list(row.changes),
+                    "differences": [change.to_json() for change in row.differences],
                     "brought_along": list(row.brought_along),
                     "costs": dict(row.costs),
                 }
@@ -203,7 +205,8 @@ def compare(
                 arm.baseline,
                 seeds=tuple(sorted(scores.of(arm.name, declared.primary))),
                 cells=cells,
-                changes=tuple(describe(change) for change in arm.changes) or _other_seeds(arm),
+                changes=declared_in_words(arm),
+                differences=arm.changes,
                 brought_along=brought_along(arm, study.arm(arm.baseline), costs or {}),
                 costs=dict((costs or {}).get(arm.name, {})),
             )
@@ -251,10 +254,6 @@ def compare(
         tasks=tasks,
         published=study.published,
     )
-
-
-def _other_seeds(arm: Arm) -> tuple[str, ...]:
-    return (f"nothing but its seeds: {', '.join(map(str, arm.seeds))}",) if arm.seeds else ()
 
 
 def _ordered(arms: Sequence[Arm]) -> list[Arm]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-UNREADABLE, NOT_KEPT, TOO_LONG, CUT = "unreadable", "not kept", "left out by the packing", "cut by the packing"
+LOST, UNREADABLE, NOT_KEPT = "lost with files", "unreadable", "not kept"
+TOO_LONG, CUT = "left out by the packing", "cut by the packing"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class DataLoss:
 
     source: str
     kind: str
-    """unreadable: bad data; not kept: `keep` of the source leaves it out; left out by the packing; cut by the packing: used in pieces."""
+    """lost with files: files that cannot be read, of all of the source, whether or not the trial came to them; unreadable: bad data among
+    the documents drawn; not kept: `keep` of the source leaves it out; left out by the packing; cut by the packing: used in pieces."""
     reason: str
     count: int
     """In the trial that met most of it."""
@@ -31,6 +33,8 @@ class DataLoss:
     """The first of them, by name."""
 
     def in_words(self) -> str:
+        if self.kind == LOST:
+            return f"{self.source}: {self.reason}"
         examples = f" (first: {', '.join(self.examples)})" if self.examples else ""
         return f"{self.source}: {self.count:,} {self.reason}, in {self.drawn:,} documents drawn{examples}"
 
@@ -49,7 +53,7 @@ def data_losses(accounts: Iterable[Mapping[str, Mapping[str, Any]]]) -> tuple[Da
         for source, counts in account.items():
             for loss in _losses(source, counts):
                 found.setdefault((source, loss.kind, loss.reason), []).append(loss)
-    kinds = [UNREADABLE, NOT_KEPT, TOO_LONG, CUT]
+    kinds = [LOST, UNREADABLE, NOT_KEPT, TOO_LONG, CUT]
     worst = [max(losses, key=lambda loss: loss.count) for losses in found.values()]
     told = [DataLoss(**{**vars(loss), "trials": len(found[loss.source, loss.kind, loss.reason])}) for loss in worst]
     return tuple(sorted(told, key=lambda loss: (kinds.index(loss.kind), loss.source, -loss.count, loss.reason)))
@@ -58,6 +62,8 @@ def data_losses(accounts: Iterable[Mapping[str, Mapping[str, Any]]]) -> tuple[Da
 def _losses(source: str, counts: Mapping[str, Any]) -> Iterator[DataLoss]:
     drawn = int(counts.get("drawn", counts.get("documents", 0)))
     examples = counts.get("examples", {})
+    for lost in counts.get("lost", ()):
+        yield DataLoss(source, LOST, lost["in_words"], int(lost[lost["of"]]), drawn, 1, tuple(lost["first"]))
     for kind, key in ((UNREADABLE, "bad"), (NOT_KEPT, "left_out"), (TOO_LONG, "dropped")):
         for reason, count in counts.get(key, {}).items():
             named = tuple(map(str, examples.get(reason, ()))) if kind == UNREADABLE else ()

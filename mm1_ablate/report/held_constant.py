@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from mm1_ablate.report.rows import Cost, Row, amount
+from mm1_ablate.spec.differences import undeclared_in_words
 from mm1_ablate.spec.expansion import Arm
-from mm1_ablate.spec.fingerprint import canonical
 
 SEEN = " seen"
 """Ends the names of what was counted in training. It is never quite alike: another mixture fills the rows a little differently."""
@@ -29,11 +28,11 @@ def brought_along(arm: Arm, baseline: Arm, costs: Mapping[str, Mapping[str, Cost
         costs: by arm; see `comparison.compare`.
     """
     if arm.name == baseline.name:
-        return ()
+        return undeclared_in_words(arm)
     ours, theirs = costs.get(arm.name, {}), costs.get(baseline.name, {})
     both = [key for key in ours if key in theirs and not key.startswith(EPOCHS)]
     measured = [_difference(key, ours[key], theirs[key]) for key in both if not _alike(key, ours[key], theirs[key])]
-    return (*undeclared(arm, baseline), *measured, *_repeated(ours, theirs))
+    return (*undeclared_in_words(arm), *measured, *_repeated(ours, theirs))
 
 
 def _repeated(ours: Mapping[str, Cost], theirs: Mapping[str, Cost]) -> Iterator[str]:
@@ -46,18 +45,6 @@ def _repeated(ours: Mapping[str, Cost], theirs: Mapping[str, Cost]) -> Iterator[
             yield f"repeats data: {key.removeprefix(EPOCHS)} is read {epochs:.2f} times, in the baseline {once:.2f}"
 
 
-def undeclared(arm: Arm, baseline: Arm) -> tuple[str, ...]:
-    """Settings that differ though the ablation did not name them, such as those that a component of another type does not have."""
-    ours, theirs = (dict(_leaves(canonical(one.experiment), "")) for one in (arm, baseline))
-    named = [change.path for change in arm.changes]
-    differing = [path for path in dict.fromkeys([*theirs, *ours]) if ours.get(path) != theirs.get(path)]
-    return tuple(
-        f"{path} {_shown(theirs.get(path))} → {_shown(ours.get(path))}"
-        for path in differing
-        if not any(path == change or path.startswith(f"{change}.") for change in named)
-    )
-
-
 def held_constant(rows: Sequence[Row]) -> tuple[str, ...]:
     """What was measured of all arms and is everywhere as in the baseline."""
     by_name = {row.name: row for row in rows}
@@ -68,18 +55,6 @@ def held_constant(rows: Sequence[Row]) -> tuple[str, ...]:
         for key in keys
         if all(key in row.costs and key in base.costs and _alike(key, row.costs[key], base.costs[key]) for row, base in arms)
     )
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, entry in value.items():
-            yield from _leaves(entry, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, value
-
-
-def _shown(value: Any) -> str:
-    return "default" if value is None else str(value)
 
 
 def _alike(key: str, left: Cost, right: Cost) -> bool:

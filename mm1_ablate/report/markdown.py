@@ -223,6 +223,6 @@ def _held_constant(comparison: Comparison) -> list[str]:
         lines += [f"As in the baseline, in every arm: {', '.join(comparison.held_constant)}.", ""]
     lines += [_pipes(["arm", "altered", "⚑ what came along with it", "notes"]), "|---|---|---|---|"]
     for row in comparison.rows:
-        if not row.is_baseline or row.notes:
+        if not row.is_baseline or row.notes or row.changes:
             lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.brought_along), "; ".join(row.notes)]))
     return lines

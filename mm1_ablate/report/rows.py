@@ -9,7 +9,7 @@ from typing import Any
 
 from mm1_ablate.report.scales import PERCENT, Scale
 from mm1_ablate.report.statistics import Estimate
-from mm1_ablate.spec.expansion import Change
+from mm1_ablate.spec.study import Change
 
 BASELINE, BETTER, WORSE, UNDECIDED = "baseline", "better", "worse", "undecided"
 HOLE, ONE_SEED = "hole: no verdict", "one seed: evaluation noise only"
@@ -64,7 +64,9 @@ class Row:
     verdict: str = UNDECIDED
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
-    """What the arm altered."""
+    """What the ablation says, setting by setting; of a baseline what the sweep sets everywhere."""
+    differences: tuple[Change, ...] = ()
+    """All settings in which the arm differs from its baseline."""
     brought_along: tuple[str, ...] = ()
     """What the change brought along: what differs from the baseline though nobody altered it."""
     costs: Mapping[str, Cost] = field(default_factory=dict)
@@ -94,20 +96,6 @@ def cell_json(cell: Cell) -> dict[str, Any]:
     }
     known = {key: None if value is None or math.isnan(value) else float(value) for key, value in numbers.items()}
     return {**known, "n": cell.n, "method": estimate.method if estimate else None}
-
-
-def describe(change: Change) -> str:
-    """'removed data.mixture.text', 'model.connector.image_tokens 4 -> 16'."""
-    if change.removed:
-        return f"removed {change.path}"
-    return f"{change.path} {_short(change.old)} → {_short(change.new)}"
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def amount(value: Cost) -> str:

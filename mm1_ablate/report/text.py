@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.data_losses import UNREADABLE
+from mm1_ablate.report.data_losses import LOST, UNREADABLE
 from mm1_ablate.report.formats import (
     BELOW_FLOOR,
     NOTHING,
@@ -172,7 +172,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for row in comparison.rows:
         # Another mixture always shows other numbers of documents and images; the report has them.
         told = [difference for difference in row.brought_along if " seen" not in difference or difference.startswith("tokens seen")]
-        notes = [*row.notes, *([f"came along with it: {', '.join(told)}"] if told else [])]
+        notes = [*row.changes, *row.notes, *([f"came along with it: {', '.join(told)}"] if told else [])]
         if notes:
             console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
     if comparison.expectations:
@@ -203,7 +203,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _print_unreadable(comparison: Comparison, console: Console) -> None:
     """Bad data; what was not kept, cut or too long was so declared, and is in the report."""
-    unreadable = [loss for loss in comparison.data_losses if loss.kind == UNREADABLE]
+    unreadable = [loss for loss in comparison.data_losses if loss.kind in (LOST, UNREADABLE)]
     if unreadable:
         console.print("\n[bold]Unreadable data[/] [dim]was skipped[/]")
     for loss in unreadable:

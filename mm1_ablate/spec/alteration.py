@@ -3,20 +3,24 @@
 In: the plain values of a valid experiment and a list of edits. Out: the plain values of the arm, not yet validated, and what
 went wrong, each with the place in the sweep file that it comes from. Paths that begin with `starts_from.` alter an earlier stage.
 
-Alterations go first, a component's `type` before its settings; then what is removed is removed, its share dealt with as
-`data.when_removed` says.
+What is replaced goes first, then what is altered, a component's `type` before its settings; then what is removed is removed, its share
+dealt with as `data.when_removed` says. A mapping that alters is merged into what is there: `training: {steps: 300}` does what
+`training.steps: 300` does. A component of another type keeps the settings that the other type has too.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+from mm1_ablate.spec.data import Data
 from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.messages import Finding, validated
-from mm1_ablate.spec.paths import Node, PathError
+from mm1_ablate.spec.messages import Finding, listed, nearest, validated
+from mm1_ablate.spec.paths import ABSENT, Node, PathError, plain
+from mm1_ablate.spec.settings import Settings
 
 Keys = tuple[str | int, ...]
 EARLIER = "starts_from."
@@ -30,6 +34,8 @@ class Edit:
     path: str
     value: Any = None
     removed: bool = False
+    whole: bool = False
+    """Whether the value takes the place of all that is at the path, instead of being merged into it."""
     where: Keys = ()
     """Where the sweep file says so."""
     stage: str = ""
@@ -43,8 +49,12 @@ class Altered:
     tree: dict[str, Any]
     consequences: list[str] = field(default_factory=list)
     """Paths that changed because of a removal, such as training.steps when the data shrinks."""
+    edits: list[Edit] = field(default_factory=list)
+    """What was applied: of a mapping that was merged, an edit for each setting in it, with its own path and place."""
     findings: list[Finding] = field(default_factory=list)
     """What is wrong; paths are places in the sweep file."""
+    untyped: list[str] = field(default_factory=list)
+    """Places whose `type` names nothing, so that nobody can say what is below them."""
     kept: Fraction = Fraction(1)
     """The share of the training that is left, where removed data shrinks it."""
 
@@ -54,6 +64,7 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     deeper = [edit for edit in edits if edit.path.startswith(EARLIER)]
     result = _altered(tree, [edit for edit in edits if edit not in deeper])
     if not deeper or result.findings:
+        result.findings += _said_twice(result.edits)
         return result
     earlier = result.tree.get(EARLIER[:-1])
     if not isinstance(earlier, dict):
@@ -65,7 +76,8 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
         return result
     inside = [replace(edit, path=edit.path.removeprefix(EARLIER), stage=edit.stage + EARLIER) for edit in deeper]
     below = altered(earlier, inside)
-    result.findings += below.findings
+    result.edits += [replace(edit, path=EARLIER + edit.path, stage=edit.stage.removesuffix(EARLIER)) for edit in below.edits]
+    result.findings += below.findings or _said_twice(result.edits)
     result.consequences += [EARLIER + path for path in below.consequences]
     result.tree = {**result.tree, EARLIER[:-1]: below.tree}
     return result
@@ -74,18 +86,22 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
 def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     """The edits of the last stage alone."""
     result = Altered(tree)
-    result.findings += _conflicts(tree, edits)
-    if result.findings:
-        return result
-    for edit in sorted((edit for edit in edits if not edit.removed), key=_order):
-        try:
-            result.tree = _alter(Node(Experiment, result.tree), edit)
-        except PathError as error:
-            result.findings.append(Finding(edit.where, _named(edit, error.message), _hint(edit, error), at_key=True))
-    if result.findings or (len({edit.removed for edit in edits}) == 2 and validated(Experiment, result.tree)[0] is None):
+    altering = sorted((edit for edit in edits if not edit.removed), key=_order)
+    applied = _apply(result, [edit for edit in altering if edit.whole])
+    merging = [edit for edit in altering if not edit.whole]
+    result.tree = _retyped_everywhere(result.tree, merging)
+    applied |= _apply(result, merging)
+    result.edits = [own for edit in edits for own in applied.get(id(edit), ())]  # in the order of the file
+    result.findings += [finding for place in dict.fromkeys(result.untyped) for finding in _wrong_type(result.tree, place, result.edits)]
+    removals = [edit for edit in edits if edit.removed]
+    if conflicts := _conflicts(tree, [*result.edits, *removals]):
+        result.findings = conflicts
+    result.edits += removals
+    does_both = 0 < len(removals) < len(result.edits)
+    if result.findings or (does_both and validated(Data, result.tree.get("data"))[0] is None):
         return result  # what is not valid has no shares to reckon with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
-    for edit in sorted((edit for edit in edits if edit.removed), key=lambda edit: not edit.path.startswith("data.mixture.")):
+    for edit in sorted(removals, key=lambda edit: not edit.path.startswith("data.mixture.")):
         try:
             _remove(result, edit)
         except PathError as error:
@@ -95,40 +111,120 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     return result
 
 
+def _apply(result: Altered, edits: Sequence[Edit]) -> dict[int, list[Edit]]:
+    """Apply edits that remove nothing; returns by the `id` of each the edits of single settings that it comes to."""
+    applied = {}
+    for edit in edits:
+        try:
+            result.tree, applied[id(edit)] = _alter(Node(Experiment, result.tree), edit)
+        except PathError as error:
+            if error.untyped:
+                result.untyped.append(error.untyped)
+                continue
+            applied[id(edit)] = [edit]
+            at = error.edit if isinstance(error, _WrongInside) else edit
+            result.findings.append(Finding(at.where, _named(at, error.message), _hint(at, error), at_key=True))
+    return applied
+
+
+def _retyped_everywhere(tree: dict[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
+    """The types of components that edits change, wherever in a mapping: before anything is said of their settings. What cannot be found yet
+    is told of, or made, when the edits are applied."""
+    types = {path: value for edit in edits for path, value in said(edit).items() if isinstance(value, str)}
+    for path, value in sorted(types.items(), key=lambda entry: entry[0].count(".")):
+        root = Node(Experiment, tree)
+        place = path.removesuffix(".type")
+        with contextlib.suppress(PathError):
+            node = root.find(place)
+            known = Node(node.annotation, {"type": value}).settings is not None
+            if known and node.has_types and isinstance(node.value, dict):
+                tree = root.replaced(place, _retyped(node, value))
+    return tree
+
+
+def _wrong_type(tree: dict[str, Any], place: str, edits: Sequence[Edit]) -> list[Finding]:
+    """What is wrong with the type of a component, at the edit that gave it."""
+    edit = max((edit for edit in edits if f"{place}.type.".startswith(edit.path + ".")), key=lambda edit: len(edit.path))
+    parts = tuple(place.split("."))
+    found = [finding for finding in validated(Experiment, tree)[1] if finding.path[: len(parts)] == parts]
+    inside = len(edit.path.split("."))
+    return [replace(one, path=(*edit.where, *one.path[inside:]), message=_named(edit, one.message)) for one in found]
+
+
 def _named(edit: Edit, message: str) -> str:
     """Messages name the path, unless the place in the file already ends with it."""
     path = edit.stage + edit.path
-    return message if edit.where and edit.where[-1] == path else f"{path}: {message}"
+    return message if ends_with(edit.where, path) else f"{path}: {message}"
+
+
+def ends_with(where: Keys, path: str) -> bool:
+    """Whether a place in a sweep file names a path, be it as one key or as keys inside one another."""
+    return f".{'.'.join(map(str, where))}".endswith(f".{path}")
 
 
 def _hint(edit: Edit, error: PathError) -> str:
     return error.hint.replace("did you mean '", f"did you mean '{edit.stage}")
 
 
-def _order(edit: Edit) -> tuple[bool, int]:
-    return not edit.path.endswith(".type"), edit.path.count(".")
+def _order(edit: Edit) -> tuple[bool, bool, int]:
+    return not edit.whole, not edit.path.endswith(".type"), edit.path.count(".")
 
 
 def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Finding]:
     """Things that are removed and altered, at or below themselves, in one arm."""
     removed = [edit.path for edit in edits if edit.removed]
     sources = tree["data"]["sources"]
-    found = []
-    for edit in edits:
-        parts = edit.path.split(".")
+    found = {}
+    altering = [edit for edit in edits if removed and not edit.removed]
+    for edit, own in ((one, path) for one in altering for path in said(one)):
+        parts = own.split(".")
         feeds = sources.get(parts[2], {}).get("data_type") if parts[:2] == ["data", "sources"] and len(parts) > 2 else None
-        for path in removed if not edit.removed else []:
+        for path in removed:
             message = ""
-            if edit.path == path or edit.path.startswith(path + "."):
+            if own == path or own.startswith(path + "."):
                 message = f"is altered, and the same arm removes {path}"
             elif path == f"data.mixture.{feeds}":
                 message = f"is altered, but feeds only '{feeds}', and the same arm removes {path}"
             if message:
-                found.append(Finding(edit.where, _named(edit, message), "keep one of the two", at_key=True))
-    return found
+                found[id(edit)] = Finding(edit.where, _named(edit, message), "keep one of the two", at_key=True)
+    return list(found.values())
 
 
-def _alter(root: Node, edit: Edit) -> dict[str, Any]:
+def _said_twice(edits: Sequence[Edit]) -> list[Finding]:
+    """Settings that one arm gives two values, by a mapping and by a path into it for instance."""
+    first: dict[str, Edit] = {}
+    found = {}
+    for edit in edits:
+        for path in () if edit.removed else said(edit):
+            other = first.setdefault(path, edit)
+            if other is not edit:
+                places = [".".join(map(str, one.where)) for one in (other, edit)]
+                message = f"{edit.stage}{path} is set twice: by {places[0]} and by {places[1]}"
+                found[id(edit)] = Finding(edit.where, message, "keep one of the two", at_key=True)
+    return list(found.values())
+
+
+def said(edit: Edit) -> dict[str, Any]:
+    """All single settings that an edit gives a value, by their paths."""
+
+    def below(path: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict) and value:
+            return {inner: leaf for key, entry in value.items() for inner, leaf in below(f"{path}.{key}", entry).items()}
+        return {path: value}
+
+    return below(edit.path, edit.value)
+
+
+class _WrongInside(PathError):
+    """What is wrong with an entry of a mapping that alters."""
+
+    def __init__(self, edit: Edit, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.edit = edit
+
+
+def _alter(root: Node, edit: Edit) -> tuple[dict[str, Any], list[Edit]]:
+    """The plain values of an experiment after an edit, and the edits of single settings that it comes to."""
     place, _, name = edit.path.rpartition(".")
     try:
         parent = root.find(place) if place else root
@@ -137,17 +233,52 @@ def _alter(root: Node, edit: Edit) -> dict[str, Any]:
             return _alter(Node(Experiment, root.replaced(place, {})), edit)
         root.find(edit.path)  # raises too, with a suggestion for the whole path
         raise
+    if parent.value is None and isinstance(standing := _resolved(root.value, place), Settings):
+        return _alter(Node(Experiment, root.replaced(place, plain(standing))), edit)
     here = parent.child(name)
+    value, applied = edit.value, [edit]
     if here is None:
-        # A mapping may get an entry that it lacks where a misspelt key cannot pass: a listed key, or settings of its own.
-        new = Node(parent.item, edit.value) if parent.settings is None and isinstance(parent.value, dict) else None
-        if new is None or (name not in parent.keys and new.settings is None):
+        if not _can_be_added(parent, name, edit.value):
             root.find(edit.path)
     elif name == "type" and parent.has_types:
-        return root.replaced(place, _retyped(parent, edit.value))
-    elif here.has_types and isinstance(edit.value, str):
-        return root.replaced(edit.path, _retyped(here, edit.value))
-    return root.replaced(edit.path, edit.value)
+        return root.replaced(place, _retyped(parent, edit.value)), applied
+    elif not edit.whole:
+        value, applied = _merged(here, edit)
+    return root.replaced(edit.path, value), applied
+
+
+def _can_be_added(mapping: Node, name: str, value: Any) -> bool:
+    """Whether a mapping may get an entry that it lacks: where a misspelt key cannot pass, for it is a listed key, or has settings of its
+    own."""
+    if mapping.settings is not None or not isinstance(mapping.value, dict) or mapping.item is ABSENT:
+        return False
+    return name in mapping.keys or Node(mapping.item, value).settings is not None
+
+
+def _merged(node: Node, edit: Edit) -> tuple[Any, list[Edit]]:
+    """What stands at a node after an edit that is no replacement, and the edits of single settings that it comes to."""
+    if node.has_types and isinstance(edit.value, str):
+        return _retyped(node, edit.value), [replace(edit, path=f"{edit.path}.type")]
+    if not isinstance(edit.value, dict) or not isinstance(node.value, dict):
+        return edit.value, [edit]
+    if not edit.value:
+        raise _WrongInside(edit, "an empty mapping changes nothing: it is merged into what is there", "`replace` takes its place instead")
+    if node.has_types and "type" in edit.value:
+        node = Node(node.annotation, _retyped(node, edit.value["type"]))
+    merged, applied = dict(node.value), []
+    for key, value in edit.value.items():
+        inner = replace(edit, path=f"{edit.path}.{key}", value=value, where=(*edit.where, key))
+        below = node.child(key)
+        if below is None and node.settings is None and node.value and node.item is not ABSENT and not _can_be_added(node, key, value):
+            hint = nearest(key, node.names()) or f"to add an entry, write all of {edit.path} under `replace`"
+            raise _WrongInside(inner, f"there is no such entry; {edit.path} has {listed(node.names(), 12)}", hint)
+        if (key == "type" and node.has_types) or below is None:
+            merged[key] = value
+            applied.append(inner)
+        else:
+            merged[key], own = _merged(below, inner)
+            applied += own
+    return merged, applied
 
 
 def _can_be_begun(root: Node, place: str) -> bool:
@@ -168,8 +299,19 @@ def _says_nothing(node: Node) -> bool:
     return all(below is not None and _says_nothing(below) for below in map(node.child, node.names()))
 
 
+def _resolved(tree: dict[str, Any], path: str) -> Any:
+    """What stands at a path in the end, though nobody wrote it: settings may follow from others, as those of a protocol do. None where
+    nothing does, or the tree is not valid."""
+    at: Any = validated(Experiment, tree)[0]
+    for name in path.split("."):
+        at = getattr(at, name, None) if isinstance(at, Settings) else at.get(name) if isinstance(at, dict) else None
+    return at
+
+
 def _retyped(node: Node, type_name: Any) -> dict[str, Any]:
-    """A component of another type, with those of the written settings that the other type has too."""
+    """A component of another type, with those of the written settings that the other type has too. What has this type already stays."""
+    if isinstance(node.value, dict) and node.value.get("type") == type_name:
+        return node.value
     other = Node(node.annotation, {"type": type_name})
     kept = {name: value for name, value in (node.value or {}).items() if other.settings is None or name in other.names()}
     return {**kept, "type": type_name}
@@ -186,7 +328,7 @@ def _remove(result: Altered, edit: Edit) -> None:
             _reassign(result, name, Fraction(str(node.value)), sum(_weights(root).values(), Fraction(0)))
         elif place == "data.sources":
             _remove_source(result, root, name)
-    elif node.value is None or node.value is False:
+    elif (node.value is None or node.value is False) and _resolved(result.tree, edit.path) in (None, False):
         raise PathError(f"cannot be removed: it is already {'nothing' if node.value is None else 'off'}")
     elif node.nullable and parent.settings is not None:
         result.tree = root.replaced(edit.path, None)

@@ -13,12 +13,12 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from mm1_ablate.spec.alteration import Edit, Keys
+from mm1_ablate.spec.alteration import Edit, Keys, said
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical, fingerprint
 from mm1_ablate.spec.messages import Finding, nearest
 from mm1_ablate.spec.paths import plain
-from mm1_ablate.spec.sweep import Group
+from mm1_ablate.spec.sweep import REPLACE, Group
 
 LONGEST_VALUE = 48
 
@@ -42,6 +42,17 @@ class Draft:
     """Of an arm that differs in its seeds alone."""
 
 
+def edits_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
+    """The edits of a mapping from paths to values, and of those under `replace` in it."""
+    merged = [Edit(path, value, where=(*where, path)) for path, value in entries.items() if path != REPLACE]
+    return merged + replacements_of(entries.get(REPLACE, {}), (*where, REPLACE))
+
+
+def replacements_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
+    """The edits of a mapping from paths to values that take the place of all that is there."""
+    return [Edit(path, value, whole=True, where=(*where, path)) for path, value in entries.items()]
+
+
 def drafts_of(name: str, group: Group) -> tuple[list[Draft], list[Finding]]:
     """The arms of a group."""
     where: Keys = ("ablations", name)
@@ -61,7 +72,7 @@ def drafts_of(name: str, group: Group) -> tuple[list[Draft], list[Finding]]:
         ]
     else:
         removals = [Edit(path, removed=True, where=(*where, "remove", index)) for index, path in enumerate(group.remove or [])]
-        alterations = [Edit(path, value, where=(*where, "alter", path)) for path, value in (group.alter or {}).items()]
+        alterations = edits_of(group.alter or {}, (*where, "alter")) + replacements_of(group.replace or {}, (*where, REPLACE))
         drafts = [Draft(name, name, (*first, *alterations, *removals), where)]
     paths = [edit.path for edit in removals]
     twice = [edit for index, edit in enumerate(removals) if edit.path in paths[:index]]
@@ -95,6 +106,11 @@ class _Axis:
         return list(dict.fromkeys(edit.path for choice in self.choices for edit in choice))
 
     @cached_property
+    def said(self) -> set[str]:
+        """The single settings that it gives values."""
+        return {path for choice in self.choices for edit in choice for path in said(edit)}
+
+    @cached_property
     def telling(self) -> set[str]:
         """The paths whose values differ along the axis: those that a name needs."""
         values: dict[str, set[str]] = {path: set() for path in self.paths}
@@ -117,7 +133,7 @@ def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Findi
     for axis_name, values in (group.grid or {}).items():
         axis, problems = _axis(axis_name, values, (*where, "grid", axis_name))
         for other in axes:
-            for path in set(axis.paths) & set(other.paths):
+            for path in sorted(axis.said & other.said):
                 problems.append(Finding((*where, "grid", axis_name), f"two axes set {path}", at_key=True))
         axes.append(axis)
         found += problems
@@ -175,15 +191,20 @@ def _axis(name: str, values: Sequence[Any] | Mapping[str, dict[str, Any]], where
         first = seen.setdefault(fingerprint(value), index)
         if first != index:
             found.append(Finding((*where, index), f"the same value as entry {first + 1} of this axis"))
-    mappings = all(isinstance(value, dict) and value and all("." in key for key in value) for value in values)
-    if "." not in name and mappings:
-        return _Axis(
-            [[Edit(path, value, where=(*where, index, path)) for path, value in entry.items()] for index, entry in enumerate(values)]
-        ), found
+    if "." not in name and all(_sets_paths(value, name) for value in values):
+        return _Axis([edits_of(entry, (*where, index)) for index, entry in enumerate(values)]), found
     if "." not in name and name not in Experiment.model_fields:
         message = "is no path; a named axis has a list of mappings, each from paths to values"
         return _Axis([]), [*found, Finding(where, message, nearest(name, Experiment.model_fields), at_key=True)]
     return _Axis([[Edit(name, value, where=(*where, index))] for index, value in enumerate(values)]), found
+
+
+def _sets_paths(value: Any, axis: str) -> bool:
+    """Whether a value of an axis is a mapping from paths to values. Where the axis has the name of a section, it may be that section's."""
+    sections = () if axis in Experiment.model_fields else Experiment.model_fields
+    if not isinstance(value, dict) or not value or not isinstance(value.get(REPLACE, {}), dict):
+        return False
+    return all("." in key or key == REPLACE or key in sections for key in value)
 
 
 def _labelled_axis(name: str, values: Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Finding]]:
@@ -196,8 +217,7 @@ def _labelled_axis(name: str, values: Mapping[str, dict[str, Any]], where: Keys)
         first = seen.setdefault(fingerprint(entry), label)
         if first != label:
             found.append(Finding((*where, label), f"the same as '{first}' of this axis"))
-    choices = [[Edit(path, value, where=(*where, label, path)) for path, value in entry.items()] for label, entry in values.items()]
-    return _Axis(choices, tuple(values)), found
+    return _Axis([edits_of(entry, (*where, label)) for label, entry in values.items()], tuple(values)), found
 
 
 def _by_paths(

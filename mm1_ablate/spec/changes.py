@@ -1,7 +1,6 @@
-"""What an arm changes in its baseline, and which of its edits a finding about the arm's experiment comes from.
+"""Which of an arm's edits a finding about the arm's experiment comes from.
 
-In: plain values of an experiment before and after, and edits with their places in the sweep file. Out: `Change`s for tables, and findings
-at the edits that are to blame.
+In: findings, and edits with their places in the sweep file. Out: findings at the edits that are to blame.
 """
 
 from __future__ import annotations
@@ -9,14 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any
 
-from mm1_ablate.spec.alteration import Edit, Keys
+from mm1_ablate.spec.alteration import Edit, Keys, ends_with
 from mm1_ablate.spec.arms import Draft
-from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding
-from mm1_ablate.spec.paths import ABSENT, Node, PathError
-from mm1_ablate.spec.study import Change
 
 
 def touching(edits: Sequence[Edit], place: Keys) -> list[Edit]:
@@ -46,7 +41,7 @@ def blamed(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
     parts = edit.path.split(".")
     inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
     # Messages name the path, unless the place in the sweep file ends with it anyway.
-    told = inside or (place == edit.path and edit.where[-1] == edit.path)
+    told = inside or (place == edit.path and ends_with(edit.where, edit.path))
     return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")
 
 
@@ -59,20 +54,3 @@ def nothing_changed(draft: Draft, baseline: str) -> Finding:
     paths = ", ".join(edit.path for edit in draft.edits)
     message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {baseline}"
     return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)
-
-
-def changes_of(before: dict[str, Any], after: dict[str, Any], edits: Sequence[Edit], consequences: Sequence[str]) -> tuple[Change, ...]:
-    """In which paths two experiments differ: those of the edits, and what else became of them."""
-    old, new = Node(Experiment, before), Node(Experiment, after)
-    removed = {edit.path: edit.removed for edit in edits}
-    paths = dict.fromkeys([*removed, *consequences])
-    changes = (Change(path, _value(old, path), _value(new, path), removed.get(path, False)) for path in paths)
-    return tuple(change for change in changes if change.removed or change.old != change.new)
-
-
-def _value(root: Node, path: str) -> Any:
-    try:
-        value = root.find(path).value
-    except PathError:
-        return None
-    return None if value is ABSENT else int(value) if isinstance(value, float) and value.is_integer() else value

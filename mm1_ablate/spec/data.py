@@ -65,6 +65,11 @@ class Source(Component):
     max_bad_share: Annotated[float | None, Field(ge=0, le=1), HowItRuns] = None
     """The share of unreadable data above which a run stops. Nothing: that of the whole, `data.max_bad_share`."""
 
+    @property
+    def shows_images(self) -> bool:
+        """Whether its documents hold images."""
+        return self.data_type != "text" and getattr(self, "images", True) is not False
+
     def open(self, seed: int = 0, name: str = "") -> Any:
         """The documents: an `mm1_ablate.data.sources.OpenSource`, whose documents carry the name of the source."""
         raise TypeError(f"{type(self).__name__} does not say how it is opened")
@@ -78,6 +83,11 @@ class Source(Component):
 
     def warnings(self) -> Sequence[Misfit]:
         """What stops no run and must be said before one, each at its field; asked after `check` found nothing wrong."""
+        return ()
+
+    def losses(self) -> Sequence[Any]:
+        """What of its files cannot be read, as far as a look at each of them tells that reads none of them whole: a sequence of
+        `mm1_ablate.data.losses.Losses`. What is open may know more of it, and says so in an attribute of the same name."""
         return ()
 
     def texts_after_images(self, most: int) -> Sequence[str] | None:

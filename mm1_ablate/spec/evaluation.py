@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
@@ -15,6 +16,8 @@ from mm1_ablate.spec.data import AnySource
 from mm1_ablate.spec.settings import HowItRuns, Misfit, Settings
 from mm1_ablate.spec.training import Precision
 
+TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
+"""The task records of this package."""
 Protocol = Literal["mm1", "openflamingo"]
 
 
@@ -144,9 +147,9 @@ class Evaluation(Settings):
 
     @model_validator(mode="after")
     def _named_tasks_are_evaluated(self) -> Evaluation:
-        # A record of one's own has its name inside: names are then checked when it is read.
-        own_records = any(task.endswith((".yaml", ".yml")) for task in self.tasks)
-        if not own_records and (wrong := misnamed(self.groups, self.overrides, self.tasks)):
+        # Where a record is the user's own, or there is none, names are checked after that: `tasks.wrong_records`.
+        shipped = all(os.path.isfile(TASKS / f"{task}.yaml") for task in self.tasks)
+        if shipped and (wrong := misnamed(self.groups, self.overrides, self.tasks)):
             raise Misfit(*wrong)
         return self
 

@@ -6,14 +6,15 @@ name. Out: `Study`, or every problem of all those files at once. Arms that resol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.spec.alteration import Edit, Keys, altered
-from mm1_ablate.spec.arms import Draft, axes_of, drafts_of
-from mm1_ablate.spec.changes import blamed, changes_of, nothing_changed
+from mm1_ablate.spec.alteration import Altered, Edit, Keys, altered
+from mm1_ablate.spec.arms import Draft, axes_of, drafts_of, edits_of
+from mm1_ablate.spec.changes import blamed, nothing_changed, touching
 from mm1_ablate.spec.claims import comparison, expectations
 from mm1_ablate.spec.contents import (
     Look,
@@ -24,8 +25,10 @@ from mm1_ablate.spec.contents import (
     sources_of,
     taken_from_record,
 )
+from mm1_ablate.spec.differences import changes_of, leaves
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding, nearest, validated
+from mm1_ablate.spec.no_effect import without_effect_in_sweep
 from mm1_ablate.spec.paths import plain
 from mm1_ablate.spec.published import Counterparts, counterparts, with_numbers
 from mm1_ablate.spec.stages import IsASweep, read_experiment, with_earlier
@@ -40,6 +43,7 @@ from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Marks, dotted, in
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
+MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
 
 
 def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> Study:
@@ -80,6 +84,8 @@ class _Base:
 
     arm: Arm
     tree: dict[str, Any]
+    leaves: dict[str, Any]
+    """Its single settings, as they are resolved."""
     identity: Identity
     marks: Marks
     """Where its experiment file says what."""
@@ -136,7 +142,7 @@ class _Expansion:
                 self._expand(sweep, name, group, own, declared)
         self._tell_of_unread_sources()
         baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
-        first.report(self._too_many_workers(sweep))
+        first.report([*self._too_many_workers(sweep), *without_effect_in_sweep(sweep)])
         compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
         first.report(found)
         experiments = {name: arm.experiment for name, arm in self.arms.items()}
@@ -234,7 +240,7 @@ class _Expansion:
         path = shown.resolve()
         if path not in self._experiments:
             self._experiments[path] = None
-            if not path.is_file():
+            if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
                 near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
                 self._report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None
@@ -255,20 +261,25 @@ class _Expansion:
             self.complete = False
             return None
         experiment, marks = read
-        edits = [Edit(path, value, where=("everywhere", path)) for path, value in sweep.everywhere.items()]
+        edits = edits_of(sweep.everywhere, ("everywhere",))
         folder = declared.path.parent
-        made, found, _ = _made(plain(experiment), edits, where, folder)
+        made, found, result = _made(plain(experiment), edits, where, folder)
         while made is None:
             # Arms are made from what is right, so that their problems are shown too.
             self._report(found)
-            wrong = {finding.path[:2] for finding in found}
-            right = [edit for edit in edits if edit.where not in wrong]
+            right = [edit for edit in edits if not any(finding.path[: len(edit.where)] == edit.where for finding in found)]
             edits = right if len(right) < len(edits) else []
-            made, found, _ = _made(plain(experiment), edits, where, folder)
-        self._report(self.wrong.of(made, edits, where, marks))
-        self._declared.append(_Declared(experiment, made, edits, where, marks, self.file))
-        self._add(Arm(name, group, made, name), where)
-        base = _Base(self.arms[name], plain(made), Identity.of(made), marks)
+            made, found, result = _made(plain(experiment), edits, where, folder)
+
+        def remade(some: Sequence[Edit]) -> Experiment | None:
+            return _made(plain(experiment), some, where, folder)[0]
+
+        self._report(self.wrong.of(made, result.edits, where, marks, remade))
+        self._declared.append(_Declared(experiment, made, result.edits, where, marks, self.file))
+        resolved = leaves(made)
+        everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if edits else ()
+        self._add(Arm(name, group, made, name, everywhere=everywhere), where)
+        base = _Base(self.arms[name], plain(made), resolved, Identity.of(made), marks)
         self.identities[name] = base.identity
         return base
 
@@ -306,15 +317,20 @@ class _Expansion:
 
     def _arm(self, draft: Draft, base: _Base) -> list[Finding]:
         """Make an arm of a baseline and keep it, or say what is wrong with it."""
-        experiment, found, consequences = _made(base.tree, draft.edits, draft.where, self.file.path.parent)
+        folder = self.file.path.parent
+        experiment, found, result = _made(base.tree, draft.edits, draft.where, folder)
         if experiment is None:
             self.complete = False
             return found
-        wrong = self.wrong.of(experiment, draft.edits, draft.where, base.marks)
+
+        def remade(some: Sequence[Edit]) -> Experiment | None:
+            return _made(base.tree, some, draft.where, folder)[0]
+
+        wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks, remade, arm=True)
         identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
             self._report([nothing_changed(draft, base.arm.name)])
-        changes = changes_of(base.tree, plain(experiment), draft.edits, consequences)
+        changes = changes_of(base.leaves, leaves(experiment), result.edits, result.consequences)
         self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
         return wrong
@@ -339,21 +355,47 @@ def _is_baseline(draft: Draft, base: _Base, folder: Path) -> bool:
     return experiment is not None and Identity.of(experiment) == base.identity
 
 
-def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], list[str]]:
-    """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what else changed.
+def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], Altered]:
+    """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what was done.
 
     Args:
         folder: of the sweep file, where paths that edits give start. Those of the baseline are absolute already.
     """
     result = altered(tree, edits)
     if result.findings:
-        return None, result.findings, []
-    tree, found, problems = with_earlier(result.tree, folder)
+        return None, result.findings, result
+    experiment, found = _valid(result.tree, edits, folder)
+    told = []
+    for finding in found:
+        place = ".".join(map(str, finding.path))
+        sections = [edit for edit in edits if edit.path == place and isinstance(edit.value, dict) and not edit.whole]
+        if sections and not finding.hint:
+            finding = replace(finding, hint=MERGED)  # what a section as a whole has wrong may be what it kept
+        told.append(blamed(finding, [*sections, *_bringing_about(finding, tree, result.edits, folder)], where))
+    return (None if found else experiment), told, result
+
+
+def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[Experiment | None, list[Finding]]:
+    """The experiment of plain values that edits left, and what is wrong by place in it."""
+    tree, found, problems = with_earlier(tree, folder)
     found += [Finding(("starts_from",), str(problem).splitlines()[0]) for problem in problems]
     experiment = None
     if not found:
         experiment, found = validated(Experiment, tree, folder)
     if experiment is not None and edits:
         found = wrong_records(experiment)
-    told = [blamed(finding, edits, where) for finding in found]
-    return (None if found else experiment), told, result.consequences
+    return experiment, found
+
+
+def _bringing_about(finding: Finding, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
+    """The edits to blame for a finding by place in the experiment: those that say something about the place, or without which all is
+    well there."""
+    if len(edits) < 2 or touching(edits, finding.path):
+        return edits
+    needed = []
+    for edit in edits:
+        fewer = [other for other in edits if other is not edit]
+        left = altered(tree, fewer)
+        if not left.findings and all(other.path != finding.path for other in _valid(left.tree, fewer, folder)[1]):
+            needed.append(edit)
+    return needed or edits

@@ -70,6 +70,20 @@ class Experiment(Settings):
             check_stages(self.model, self.starts_from.model)
         return self
 
+    @model_validator(mode="after")
+    def _rows_hold_what_is_trained_on(self) -> Experiment:
+        packing = self.data.packing
+        held_out = [held.source for held in self.evaluation.losses.values()]
+        shown = any(source.shows_images for source in [*(self.data.sources[name] for name in self.data.shares()), *held_out])
+        least = packing.nominal_image_tokens + 1 if shown else 2
+        if packing.row_tokens < least:
+            written = [name for name in ("row_tokens", "nominal_image_tokens") if name in packing.model_fields_set]
+            what = f"an image, which counts nominal_image_tokens ({packing.nominal_image_tokens}), beside a token of its text"
+            message = f"a row of {packing.row_tokens} tokens cannot hold {what if shown else 'a token and what it predicts'}"
+            fewer = ", or fewer nominal_image_tokens" if shown else ""
+            raise Misfit(f"data.packing.{(written or ['row_tokens'])[0]}", f"{message}; expected row_tokens of at least {least}{fewer}")
+        return self
+
     @property
     def earlier(self) -> list[Experiment]:
         """The stages before this one, the first of all first."""
@@ -92,6 +106,11 @@ def check_stages(model: Model, before: Model) -> None:
         if getattr(model, part).preparation is not None:
             message = "the weights come from the earlier stage (starts_from), so nothing is prepared for this one: leave it out here"
             raise Misfit(f"model.{part}.preparation", message)
+    for part, name, nothing in (("image_encoder", "weights", None), ("language_model", "initialisation", None)):
+        ours, theirs = (getattr(getattr(one, part), name, nothing) for one in (model, before))
+        if name in getattr(model, part).model_fields_set and ours not in (nothing, theirs):
+            message = "the weights come from the earlier stage (starts_from), so this has no effect: leave it out here, or alter it there"
+            raise Misfit(f"model.{part}.{name}", message)
     for name in ("name", "model_type", "tokenizer", "scale_embeddings", "configuration"):
         same(f"model.language_model.{name}", getattr(model.language_model, name), getattr(before.language_model, name))
     ours, theirs = model.image_encoder, before.image_encoder

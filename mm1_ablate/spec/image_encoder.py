@@ -28,6 +28,12 @@ class EncoderPreparation(Settings):
     tokenizer: PathOrName = "miniature"
     """The tokenizer of the captions that a contrastive objective reads, by name, or by the path of its folder relative to this file."""
 
+    @model_validator(mode="after")
+    def _has_images(self) -> EncoderPreparation:
+        if self.source.data_type == "text":
+            raise Misfit("source.data_type", "an image encoder is prepared on images with captions; expected captioned, not text")
+        return self
+
 
 class VisionTransformer(Settings):
     """A timm VisionTransformer of declared size, from scratch."""

@@ -53,7 +53,7 @@ def missing(path: str) -> str | None:
     """What is wrong with a path, in words; nothing if something is there."""
     if os.path.exists(path):
         return None
-    folder = next(parent for parent in Path(path).parents if parent.is_dir())
+    folder = next(parent for parent in Path(path).parents if os.path.isdir(parent))
     return f"there is no file or folder {path}; the nearest folder that exists is {folder}"
 
 

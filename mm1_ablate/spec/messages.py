@@ -14,13 +14,17 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import annotated_types
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 
 from mm1_ablate.spec.paths import ABSENT, Node, members, unannotated
 from mm1_ablate.spec.settings import ComponentOf, Misfit, Settings, look_beside
 
 Model = TypeVar("Model", bound=Settings)
 NAMES = "a name that begins with a letter or digit and goes on with letters, digits, spaces and any of _ . -"
+
+ANYTHING = "another value"
+LONGEST_SHOWN = 80
+"""Characters of a wrong text that are repeated."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Finding:
     """Whether the key is wrong rather than its value."""
     warning: bool = False
     """Whether it stops nothing: it is said before a run, and again in the report."""
+    line: int = 0
+    """Of a text of several lines the one that is wrong, from 1; 0: none in particular."""
 
 
 def listed(names: Iterable[str], most: int) -> str:
@@ -69,7 +75,8 @@ def _finding(detail: Any, model: type[Settings], tree: Any) -> Finding:
     if kind == "value_error":
         problem = context["error"]
         if isinstance(problem, Misfit):
-            return Finding((*path, *(int(part) if part.isdigit() else part for part in problem.at.split("."))), problem.message)
+            inside = (int(part) if part.isdigit() else part for part in problem.at.split(".") if part)
+            return Finding((*path, *inside), problem.message, line=problem.line)
         return Finding(path, str(problem))
     if kind == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
@@ -92,6 +99,9 @@ def _walk(location: tuple[str | int, ...], model: type[Settings], tree: Any, kin
         last = position == len(location) - 1
         if last and (kind == "missing" or kind == "extra_forbidden"):
             path.append(part)
+        elif isinstance(part, int) and not isinstance(node.value, list | tuple) and node.item is not ABSENT:
+            # One entry, written without its list.
+            node = Node(node.item, node.value)
         elif isinstance(part, int) or (isinstance(node.value, dict) and part in node.value):
             path.append(part)
             if location[position + 1 :] != ("[key]",):
@@ -118,7 +128,10 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    short = value if len(value) <= LONGEST_SHOWN else f"{value[: LONGEST_SHOWN - 3]}..."
+    return "'" + short.replace("\n", "\\n") + "'"
 
 
 def expectation(annotation: Any) -> str:
@@ -143,15 +156,15 @@ def _one(annotation: Any) -> str:
     filled = any(isinstance(mark, annotated_types.MinLen) for mark in marks)
     if get_origin(base) is dict and filled:
         return "a mapping, not empty"
-    if get_origin(base) is list:
-        return f"a list{', not empty,' if filled else ''} of {_several(base)}"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", tuple: "a list"}
-    return words.get(get_origin(base) or base, "another value") + _bounds(marks)
-
-
-def _several(list_annotation: Any) -> str:
-    inner = expectation(get_args(list_annotation)[0])
-    return {"text": "texts", "a whole number": "whole numbers", "another value": "values"}.get(inner, f"entries, each {inner}")
+    if get_origin(base) in (list, tuple):
+        inner = expectation(get_args(base)[0])
+        several = {"text": "texts", "a whole number": "whole numbers", ANYTHING: "values"}.get(inner, f"entries, each {inner}")
+        if get_origin(base) is tuple and get_args(base)[-1] is not Ellipsis:
+            return f"a list of {len(get_args(base))} {several}"
+        alone = any(isinstance(mark, BeforeValidator) for mark in marks)  # one may be written without its list
+        return f"{inner + ', or ' if alone else ''}a list{', not empty,' if filled else ''} of {several}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
+    return words.get(get_origin(base) or base, ANYTHING) + _bounds(marks)
 
 
 def _bounds(marks: list[Any]) -> str:

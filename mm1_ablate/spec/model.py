@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import JsonValue, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from mm1_ablate.spec.connector import Connector
 from mm1_ablate.spec.data import AnySource
@@ -34,9 +34,15 @@ class LanguageModelPreparation(Settings):
 
     steps: PositiveInt = 400
     batch_rows: PositiveInt = 8
-    row_tokens: PositiveInt = 128
+    row_tokens: Annotated[int, Field(ge=2)] = 128
     source: AnySource
     optimizer: AnyOptimizer
+
+    @model_validator(mode="after")
+    def _text_alone(self) -> LanguageModelPreparation:
+        if self.source.data_type != "text":
+            raise Misfit("source.data_type", f"a language model is prepared on text alone; expected text, not {self.source.data_type}")
+        return self
 
 
 class LanguageModel(Settings):
@@ -54,7 +60,7 @@ class LanguageModel(Settings):
     initialisation: Literal["transformers", "fan_in"] = "transformers"
     """fan_in: matrices normal with sd fan_in^-0.5, output projections times (2 x layers)^-0.5, embeddings sd width^-0.5."""
     scale_embeddings: bool = False
-    """Multiply token embeddings by sqrt(width) on the way in, as Gemma does."""
+    """Multiply token embeddings by sqrt(width) on the way in, as Gemma does by itself: with `model_type`, of models that do not."""
     frozen: bool = False
     """Not trained."""
     preparation: LanguageModelPreparation | None = None
@@ -64,9 +70,11 @@ class LanguageModel(Settings):
         if (self.name is None) == (self.model_type is None):
             raise ValueError("declare either name (weights) or model_type and configuration")
         if self.name is not None:
-            for field, value in (("configuration", {}), ("initialisation", "transformers")):
-                if getattr(self, field) != value:
-                    raise Misfit(field, "goes with model_type: a model given by name has its own; leave it out")
+            of_model_type = ("configuration", "initialisation", "scale_embeddings")
+            said = [field for field in of_model_type if getattr(self, field) != type(self).model_fields[field].default]
+            if said:
+                left_out = "it" if len(said) == 1 else " and ".join(said)
+                raise Misfit(said[0], f"goes with model_type: a model given by name has its own, as it was trained; leave {left_out} out")
             if "tokenizer" not in self.model_fields_set:
                 # Not counted as written, so that altering the name alone alters both.
                 self.__dict__["tokenizer"] = self.name

@@ -22,20 +22,26 @@ ABSENT: Any = object()
 
 
 class PathError(LookupError):
-    """A path that names nothing, or nothing that can be done this to. `hint` is a suggestion, or empty."""
+    """A path that names nothing, or nothing that can be done this to. `hint` is a suggestion, or empty.
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    `untyped` is the place above it, if any, whose `type` names nothing, so that nobody can say what is below it.
+    """
+
+    def __init__(self, message: str, hint: str = "", untyped: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.untyped = untyped
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the one annotation."""
-    base, _ = unannotated(annotation)
-    if get_origin(base) in (Union, UnionType):
-        return tuple(inner for member in get_args(base) for inner in members(member))
-    return (annotation,)
+    """The alternatives of a union, each with the union's marks, or the one annotation."""
+    base, marks = unannotated(annotation)
+    if get_origin(base) not in (Union, UnionType):
+        return (annotation,)
+    return tuple(
+        Annotated[(inner, *marks)] if marks and inner is not NoneType else inner for member in get_args(base) for inner in members(member)
+    )
 
 
 def unannotated(annotation: Any) -> tuple[Any, list[Any]]:
@@ -171,6 +177,8 @@ class Node:
 
     def _lost(self, path: str, before: list[str], node: Node) -> PathError:
         place = ".".join(before)
+        if node.has_types and node.settings is None and isinstance(node.value, dict):
+            return PathError(f"no such path; the type of {place} names nothing", untyped=place)
         if node.value is None and before:
             return PathError(f"no such path: {place} is nothing here, so there is nothing below it", f"alter {place} as a whole")
         near = self._meant(path.split("."))

@@ -32,13 +32,15 @@ class Settings(BaseModel):
 class Misfit(ValueError):
     """Settings that are each fine but do not go together, reported at the one that is to be changed.
 
-    `at` is a dotted path relative to the settings whose validator raises it.
+    `at` is a dotted path relative to the settings whose validator raises it, empty for the value itself; `line` is, of a text of several
+    lines, the one that is wrong, from 1, or 0.
     """
 
-    def __init__(self, at: str, message: str) -> None:
-        super().__init__(f"{at}: {message}")
+    def __init__(self, at: str, message: str, line: int = 0) -> None:
+        super().__init__(f"{at}: {message}" if at else message)
         self.at = at
         self.message = message
+        self.line = line
 
 
 class HowItRuns:

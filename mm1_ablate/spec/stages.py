@@ -6,6 +6,7 @@ file's place, its relative paths made absolute, and where its file cannot be tak
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -69,9 +70,9 @@ def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str,
         circle = [*later[later.index(path.resolve()) :], path]
         told = f", by way of {', '.join(one.name for one in circle[1:-1])}" if len(circle) > 2 else ""
         return f"{path} starts from itself{told}", "a stage starts from an earlier one"
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{path} is a directory; expected the path of an experiment file", ""
-    if not path.is_file():
+    if not os.path.isfile(path):
         # By their stems: that all of them end in .yaml makes no two names alike.
         names = {other.stem: f"did you mean '{other.name}'?" for other in path.parent.glob("*.yaml")}
         near = get_close_matches(path.stem, names, n=1)
@@ -88,7 +89,7 @@ def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple
         return {**tree, STARTS_FROM: below}, inside, problems
     if earlier is None:
         return tree, [], []
-    path = folder / Path(earlier).expanduser() if isinstance(earlier, str) else folder
+    path = folder / os.path.expanduser(earlier) if isinstance(earlier, str) else folder
     if wrong := _wrong_path(earlier, path, later):
         return tree, [Finding((STARTS_FROM,), *wrong)], []
     try:

@@ -17,13 +17,23 @@ from mm1_ablate.spec.yaml_file import FileProblem
 
 @dataclass(frozen=True)
 class Change:
-    """One thing in which an arm differs from its baseline, for tables."""
+    """One setting in which an arm differs from its baseline, as both are resolved; or what was removed."""
 
     path: str
     old: Any
-    """Plain value in the baseline; nothing where the path is not there."""
+    """Plain value in the baseline; nothing where the path is not there. Of a section that was removed, all that it held."""
     new: Any
     removed: bool = False
+    declared: bool = True
+    """Whether the ablation says so. If not, it came along: what another type of component does not have, or brings."""
+    dropped: bool = False
+    """Whether the arm has no such setting, because a component has another type."""
+    section: str = ""
+    """The place above it that the other experiment lacks as a whole, if there is one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {key: value for key, value in vars(self).items() if key != "section"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,11 @@ class Arm:
     baseline: str
     """Name of the arm that it is compared with; a baseline's own name."""
     changes: tuple[Change, ...] = ()
+    """All in which its experiment differs from the baseline's."""
     seeds: tuple[int, ...] = ()
     """Of an arm that equals its baseline but for its seeds; empty: those of the sweep."""
+    everywhere: tuple[Change, ...] = ()
+    """Of a baseline: in what it differs from its experiment file, because the sweep says so for all arms."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,13 @@ class Study:
     def row_count(self) -> int:
         """Arms times seeds: trials before those that are the same are joined."""
         return sum(len(self.seeds_of(arm.name)) for arm in self.arms)
+
+    def differences_json(self) -> dict[str, Any]:
+        """By arm, what it changes in its baseline, and by baseline, what the sweep sets everywhere; plain JSON values."""
+        return {
+            "differences": {arm.name: [change.to_json() for change in arm.changes] for arm in self.arms if arm.name != arm.baseline},
+            "everywhere": {arm.name: [change.to_json() for change in arm.everywhere] for arm in self.arms if arm.everywhere},
+        }
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         """The seeds that an arm is trained with."""

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from mm1_ablate.spec.data import FillWith
 from mm1_ablate.spec.gpus import GPUS
@@ -20,7 +30,29 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./+& \-]*$", max_l
 DottedPath = str
 """A dotted path into an experiment, such as data.mixture.text."""
 NotNegative = Annotated[float, Field(ge=0)]
-Edits = Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]
+REPLACE = "replace"
+"""Among paths and their values: the key of those values that take the place of all that is at a path, instead of being merged into it."""
+
+
+def _replacements_are_edits(edits: dict[str, Any]) -> dict[str, Any]:
+    replacements = edits.get(REPLACE, {"": None})
+    if not isinstance(replacements, dict) or not replacements:
+        raise Misfit(REPLACE, "expected a mapping, not empty, from paths to the values that take their place")
+    return edits
+
+
+_REPLACEMENTS = {
+    "type": "object",
+    "minProperties": 1,
+    "description": "Paths and the values that take the place of all that is there.",
+}
+AnyEdits = Annotated[
+    dict[DottedPath, JsonValue],
+    AfterValidator(_replacements_are_edits),
+    Field(json_schema_extra={"properties": {REPLACE: _REPLACEMENTS}}),
+]
+"""Paths and their values. A mapping is merged into what is there; what is under `replace` takes its place."""
+Edits = Annotated[AnyEdits, Field(min_length=1)]
 AxisValues = Annotated[list[JsonValue], Field(min_length=1)]
 LabelledValues = Annotated[dict[Label, Edits], Field(min_length=1)]
 
@@ -40,7 +72,8 @@ def _without_repeats(seeds: list[int]) -> list[int]:
 
 
 class Group(Settings):
-    """One or several arms: exactly one of remove, remove_each, alter, grid and seeds; remove with alter is one arm that does both."""
+    """One or several arms: exactly one of remove, remove_each, alter, replace, grid and seeds; remove, alter and replace together are one
+    arm that does all of it."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -50,11 +83,15 @@ class Group(Settings):
     """Paths that are taken out together: one arm."""
     remove_each: Paths | None = None
     """Paths that are taken out one at a time: an arm for each."""
-    alter: Annotated[dict[DottedPath, JsonValue], Field(min_length=1)] | None = None
-    """Paths and the values that they get: one arm."""
+    alter: Edits | None = None
+    """Paths and the values that they get: one arm. A mapping is merged into what is there, setting by setting; a component of another type
+    keeps the settings that the other type has too."""
+    replace: Annotated[dict[DottedPath, JsonValue], Field(min_length=1)] | None = None
+    """Paths and the values that take the place of all that is there: what the value leaves out is at its default again."""
     grid: Annotated[dict[str, AxisValues | LabelledValues], Field(min_length=1)] | None = None
     """Axes whose product gives the arms: a path with its values; or a name with mappings that set several paths together, in a list or
-    under labels of their own, which then stand in the names of the arms."""
+    under labels of their own, which then stand in the names of the arms. As in `alter`, a value that is a mapping is merged into what is
+    there; the mappings of a named axis may have values under `replace`, which take its place."""
     except_: list[Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]] = Field(default=[], alias="except")
     """Points of the grid that are left out: those where all of a mapping's paths have the given values, or an axis the given label."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
@@ -71,13 +108,14 @@ class Group(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Group:
-        kinds = [kind for kind in ("remove", "remove_each", "alter", "grid", "seeds") if getattr(self, kind) is not None]
+        kinds = [kind for kind in ("remove", "remove_each", "alter", "replace", "grid", "seeds") if getattr(self, kind) is not None]
         if not kinds:
-            raise ValueError("expected one of remove, remove_each, alter, grid or seeds")
-        if len(kinds) > 1 and kinds != ["remove", "alter"]:
+            raise ValueError("expected one of remove, remove_each, alter, replace, grid or seeds")
+        if len(kinds) > 1 and not {*kinds} <= {"remove", "alter", "replace"}:
             raise Misfit(
                 kinds[1],
-                f"a group has one of remove, remove_each, alter, grid and seeds (remove with alter is one arm), not {' and '.join(kinds)}",
+                "a group has one of remove, remove_each, alter, replace, grid and seeds (remove, alter and replace together are one arm),"
+                f" not {' and '.join(kinds)}",
             )
         if self.except_ and self.grid is None:
             raise Misfit("except", "leaves out points of a grid, and this group has no grid")
@@ -218,8 +256,9 @@ class Sweep(Settings):
     """The file of the baseline, relative to this file. Always trained, always the first row."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
     """Replicates: initialisation and data order, shared by all arms."""
-    everywhere: dict[DottedPath, JsonValue] = {}
-    """Paths and values for the baseline and all arms alike, such as fewer steps for a quick look."""
+    everywhere: AnyEdits = {}
+    """Paths and values for the baseline and all arms alike, such as fewer steps for a quick look. As in `alter`, a mapping is merged into
+    what is there, and what is under `replace` takes its place."""
     include: Annotated[list[str], BeforeValidator(_one_is_a_list, json_schema_input_type=str | list[str])] = []
     """Other sweep files, relative to this one, whose ablations and expectations are part of this study too. One that names another
     experiment or another `everywhere` brings its own baseline, with which its arms are compared: <sweep>/baseline. Seeds, comparison,

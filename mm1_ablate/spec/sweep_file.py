@@ -6,15 +6,18 @@ column. What is right is expanded all the same, so that its problems are shown a
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.spec.alteration import said
+from mm1_ablate.spec.arms import edits_of
 from mm1_ablate.spec.fingerprint import fingerprint
 from mm1_ablate.spec.messages import Finding, nearest, validated
-from mm1_ablate.spec.sweep import Sweep
+from mm1_ablate.spec.sweep import REPLACE, Sweep
 from mm1_ablate.spec.yaml_file import FileErrors, FileProblem, Keys, Marks, read_tree
 
 
@@ -46,7 +49,7 @@ class SweepFile:
 
     def beside(self, name: str) -> Path:
         """A path that the file names, which is relative to the file."""
-        return self.path.parent / Path(name).expanduser()
+        return self.path.parent / os.path.expanduser(name)
 
 
 def read_sweep_file(path: Path) -> SweepFile:
@@ -100,7 +103,7 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
             message = "includes itself" if path.resolve() == file.path.resolve() else f"{path} is part of this study already"
             file.report([Finding(place, message, "leave it out")])
             continue
-        if not path.is_file():
+        if not os.path.isfile(path):
             near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
             file.report([Finding(place, f"there is no sweep file {path}", near)])
             first.complete = False
@@ -124,7 +127,15 @@ def same_baseline(one: SweepFile, other: SweepFile) -> bool:
     if one.sweep is None or other.sweep is None:
         return True
     same_file = one.beside(one.sweep.experiment).resolve() == other.beside(other.sweep.experiment).resolve()
-    return same_file and fingerprint(dict(one.sweep.everywhere)) == fingerprint(dict(other.sweep.everywhere))
+    return same_file and fingerprint(_settings(one.sweep.everywhere)) == fingerprint(_settings(other.sweep.everywhere))
+
+
+def _settings(everywhere: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set everywhere, however it is written: by paths, or by mappings that are merged."""
+    settings: dict[str, Any] = {}
+    for edit in edits_of(everywhere, ()):
+        settings |= {f"{REPLACE} {edit.path}": edit.value} if edit.whole else said(edit)
+    return settings
 
 
 def _check_groups(files: Sequence[SweepFile]) -> None:

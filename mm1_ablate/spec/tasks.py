@@ -8,6 +8,7 @@ in none of them: what the record says is. Records are read once for each study t
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -15,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.spec.contents import contents_of, findings_about, look, once
+from mm1_ablate.spec.evaluation import TASKS as TASKS
 from mm1_ablate.spec.evaluation import Evaluation, misnamed
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.fingerprint import canonical
 from mm1_ablate.spec.messages import Finding, nearest
 from mm1_ablate.spec.settings import Settings
 from mm1_ablate.spec.yaml_file import FileErrors, read, read_tree
-
-TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
 
 
 # ---------------------------------------------------------------- records
@@ -112,7 +112,7 @@ def wrong_records(experiment: Experiment) -> list[Finding]:
     for index, task in enumerate(evaluation.tasks):
         place = ("evaluation", "tasks", index)
         if is_own(task):
-            if not Path(task).is_file():
+            if not os.path.isfile(task):
                 found.append(Finding(place, f"there is no file '{task}' (paths of tasks are relative to the file that names them)"))
                 continue
         elif task not in shipped_tasks():
@@ -126,7 +126,7 @@ def wrong_records(experiment: Experiment) -> list[Finding]:
             for problem in errors.problems:
                 at = f"{problem.file}:{problem.line}:{problem.column}: " + (f"{problem.path}: " if problem.path else "")
                 found.append(Finding(place, at + problem.message, problem.hint))
-    if found or not any(map(is_own, evaluation.tasks)):
+    if found:
         return found
     names = task_names(evaluation)
     for index, name in enumerate(names):
@@ -144,6 +144,7 @@ def wrong_files(experiment: Experiment) -> Iterator[tuple[str, Finding]]:
     for index, (name, task) in enumerate(zip(task_names(evaluation), evaluation.tasks, strict=True)):
         for finding in findings_about(task_settings(task).items, evaluation.split):
             where = ".".join(map(str, ("items", *finding.path)))
-            of = f"task '{name}' ({task})" if is_own(task) else f"task '{name}'"
+            at = read_tree(_path(task))[1].problem(("items", *finding.path), "") if is_own(task) else None
+            of = f"task '{name}' ({at.file}:{at.line}:{at.column})" if at else f"task '{name}'"
             place, message = ("evaluation", "tasks", index), f"{of}: {where}: {finding.message}"
             yield f"{task} {evaluation.split}", replace(finding, path=place, message=message, at_key=False)

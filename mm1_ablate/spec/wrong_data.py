@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from mm1_ablate.spec.alteration import EARLIER, Edit, Keys
+from mm1_ablate.spec.alteration import Edit, Keys
 from mm1_ablate.spec.changes import blamed, touching
 from mm1_ablate.spec.contents import Place, findings_about, identity_of, sources_of
 from mm1_ablate.spec.experiment import Experiment
 from mm1_ablate.spec.messages import Finding
+from mm1_ablate.spec.no_effect import without_effect
 from mm1_ablate.spec.tasks import wrong_files
 from mm1_ablate.spec.yaml_file import FileProblem, Marks, dotted
 
 Check = Callable[[Experiment], list[Finding]]
 """A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
 
-LOOKED_AT = ("evaluation", "model", "starts_from", "data")
-"""What edits change, of whatever stage, that further checks may find wrong at another place."""
+Remade = Callable[[Sequence[Edit]], Experiment | None]
+_Look = Callable[[Experiment], dict[str, Finding]]
+"""What is wrong, each under what tells it from other things that are."""
 
 
 def wrong_data(experiment: Experiment) -> list[Finding]:
@@ -60,35 +62,38 @@ class WrongData:
         """What experiment files say wrongly themselves."""
         self._told: set[str] = set()
 
-    def of(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
-        """What is wrong with data that no experiment before had: by place in the sweep where an edit made the source what it is; what
-        the experiment file says itself goes to the problems of that file."""
+    def of(
+        self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks, remade: Remade, arm: bool = False
+    ) -> list[Finding]:
+        """What is wrong with data that no experiment before had: by place in the sweep where an edit made it so; what is wrong without
+        any edit goes to the problems of the experiment file.
+
+        Args:
+            remade: the experiment with some of its edits only; nothing where these make none.
+            arm: whether it is an arm. Of settings that have no effect it is told those that it sets itself: what its baseline leaves it
+                with is right there.
+        """
+
+        def told(look: _Look) -> list[Finding]:
+            found = []
+            for key, finding in look(experiment).items():
+                if key not in self._told:
+                    self._told.add(key)
+                    found += self._told_at(*_to_blame(look, key, finding, edits, remade), where, marks)
+            return found
+
         found = []
-        for place, source in sources_of(experiment):
-            if identity_of(source) in self._told:
-                continue
-            for finding in findings_about(source):
-                self._told.add(identity_of(source))
-                found += self._told_at(_at(place, finding), touching(edits, place), where, marks)
-        tasks = list(wrong_files(experiment))
-        for identity, finding in tasks:
-            if f"{identity} {finding.message}" not in self._told:
-                self._told.add(f"{identity} {finding.message}")
-                own = touching(edits, finding.path) or touching(edits, ("evaluation", "split"))
+        for finding in without_effect(experiment):
+            own = touching(edits, finding.path)
+            if own or not arm:
                 found += self._told_at(finding, own, where, marks)
-        if all(finding.warning for finding in (*(finding for _, finding in tasks), *found)):
-            found += self._checked(experiment, edits, where, marks)
+        found += told(_of_sources) + told(_of_tasks)
+        if all(finding.warning for finding in (*_of_tasks(experiment).values(), *found)):
+            found += told(self._of_checks)
         return found
 
-    def _checked(self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
-        """What the further checks find. An arm whose baseline is right is wrong by what it changes."""
-        found = []
-        for finding in [finding for check in self.checks for finding in check(experiment)]:
-            if finding.message not in self._told:
-                self._told.add(finding.message)
-                own = touching(edits, finding.path) or [edit for edit in edits if edit.path.rpartition(EARLIER)[2].startswith(LOOKED_AT)]
-                found += self._told_at(finding, own, where, marks)
-        return found
+    def _of_checks(self, experiment: Experiment) -> dict[str, Finding]:
+        return {finding.message: finding for check in self.checks for finding in check(experiment)}
 
     def _told_at(self, finding: Finding, own: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
         """A finding, at the first of the edits that brought it about; without any, it goes to the problems of the experiment file."""
@@ -98,6 +103,34 @@ class WrongData:
         if touching(own, finding.path):
             return [blamed(finding, own, where)]
         return [replace(finding, path=own[0].where, message=f"{dotted(finding.path)}: {finding.message}", at_key=False)]
+
+
+def _of_sources(experiment: Experiment) -> dict[str, Finding]:
+    return {
+        f"{identity_of(source)} {finding.message}": _at(place, finding)
+        for place, source in reversed(list(sources_of(experiment)))
+        for finding in findings_about(source)
+    }
+
+
+def _of_tasks(experiment: Experiment) -> dict[str, Finding]:
+    return {f"{identity} {finding.message}": finding for identity, finding in wrong_files(experiment)}
+
+
+def _to_blame(look: _Look, key: str, finding: Finding, edits: Sequence[Edit], remade: Remade) -> tuple[Finding, Sequence[Edit]]:
+    """A finding with the edits that brought it about; without any where it is there all the same, perhaps in words of its own."""
+    own = touching(edits, finding.path)
+    before = remade(()) if edits else None
+    if before is not None:
+        found = look(before)
+        same = [other for other in found.values() if other.path == finding.path] if not own else []
+        if key in found or same:
+            return found.get(key) or same[0], ()
+    needed = edits
+    if len(edits) > 1:
+        fewer = {edit.path: remade([other for other in edits if other is not edit]) for edit in edits}
+        needed = [edit for edit in edits if (left := fewer[edit.path]) is not None and key not in look(left)]
+    return finding, touching(needed, finding.path) or needed or own or edits
 
 
 def _at(place: Place, finding: Finding) -> Finding:

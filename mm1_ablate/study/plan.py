@@ -160,6 +160,7 @@ class Plan:
             "detectable": {name: entry.to_json() for name, entry in self.detectable.items()},
             "over_budget": list(self.over_budget),
             "not_reckoned": list(self.not_reckoned),
+            "arms": {study.name: study.differences_json() for study in self.studies},
             "provisional": self.provisional,
             "repeats": list(self.repeats),
             "warnings": [warning.to_json() for warning in self.warnings],

@@ -20,13 +20,14 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from mm1_ablate.spec.expansion import Study, Trial
+from mm1_ablate.spec.differences import in_words
+from mm1_ablate.spec.expansion import Arm, Study, Trial
 from mm1_ablate.spec.settings import Settings, is_identity
 from mm1_ablate.study.causes import failed_folder
 from mm1_ablate.study.store import Store, TrialState
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 VIEW = "by-arm"
 """Key of the view that the printed address opens."""
+LONGEST_TAG = 7900
+"""Characters; MLflow takes 8000."""
 MOST_POINTS = 500
 """Of a curve, each key."""
 SHOWN_DECIMALS = 2
@@ -239,6 +242,7 @@ def _write_trial(
     kind = _kind(trial)
     scores = store.scores(trial) if state.status == "done" and kind == "trial" else {}
     outcome = hashlib.sha256(json.dumps([state.status, state.reason, scores]).encode()).hexdigest()[:16]
+    fed = [study.arm(name) for name in trial.arms]
     arms = {
         "kind": kind,
         "arm": trial.arms[0],
@@ -246,6 +250,8 @@ def _write_trial(
         "mlflow.runName": trial.name,
         "mlflow.parentRunId": parent,
     }
+    if kind == "trial":
+        arms |= {"group": fed[0].group, "changes": _changes(fed)}
     if there is not None and there.data.tags.get("outcome") == outcome:
         for key, value in arms.items():
             if there.data.tags.get(key) != value:
@@ -253,7 +259,6 @@ def _write_trial(
         return there.info.run_id, False
     if there is not None:
         client.delete_run(there.info.run_id)
-    arm = next(arm for arm in study.arms if arm.name == trial.arms[0])
     tags = arms | {
         "study": study.name,
         "seed": str(trial.seed),
@@ -261,10 +266,7 @@ def _write_trial(
         "training_fingerprint": trial.fingerprint,
         "folder": str(store.trial_folder(trial)),
     }
-    if kind == "trial":
-        changes = ", ".join(f"{change.path}: {'removed' if change.removed else change.new}" for change in arm.changes)
-        tags |= {"group": arm.group, "changes": changes[:8000]}
-    else:
+    if kind == "stage":
         tags["stage"] = f"{len(trial.earlier) + 1}: {trial.experiment.experiment}"
     if trial.earlier:
         tags["starts_from"] = trial.earlier[-1].fingerprint
@@ -282,12 +284,28 @@ def _write_trial(
     for start in range(0, len(metrics), 1000):
         client.log_batch(run, metrics=metrics[start : start + 1000])
     account = store.trial_folder(trial) / "data.json"
+    lost = [f"{source}: {one['in_words']}" for source, counts in store.data_account(trial).items() for one in counts.get("lost", ())]
+    if lost:
+        client.set_tag(run, "lost data", "; ".join(lost)[:8000])
     if account.exists():
         client.log_artifact(run, str(account))
     client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
     # Last: a run without its outcome was cut short, and is written again.
     client.set_tag(run, "outcome", outcome)
     return run, True
+
+
+def _changes(arms: Sequence[Arm]) -> str:
+    """All in which the arms of a trial differ from their baselines; of several that differ in other things, each with its name."""
+    told = {arm.name: in_words(arm) for arm in arms}
+    if len(set(told.values())) == 1:
+        return _fitting(next(iter(told.values())), "; ")
+    return _fitting("\n".join(f"{name}: {words or 'the baseline'}" for name, words in told.items()), "\n")
+
+
+def _fitting(text: str, between: str) -> str:
+    """A text that is cut between two of its parts where it is too long for a tag."""
+    return text if len(text) <= LONGEST_TAG else f"{text[:LONGEST_TAG].rpartition(between)[0] or text[:LONGEST_TAG]}{between}and more"
 
 
 def parameters_of(trial: Trial) -> dict[str, str]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from mm1_ablate.data.documents import Image, LeftOut, Unreadable
+from mm1_ablate.data.documents import Image, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.images import ImagePipeline
+from mm1_ablate.data.losses import losses_in
 from mm1_ablate.data.randomness import key, permuted
 from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.tally import Tally, TooMuchBadData, describe_bad, describe_unused
@@ -37,7 +38,7 @@ class CaptionedImages(IterableDataset):
         self.source = open_source(settings.source, seed, NAME)
         self.settings, self.tokenizer, self.pipeline, self.seed = settings, tokenizer, pipeline, seed
         self.order = np.random.default_rng([seed, 20210103])
-        self.tally = Tally({NAME: len(self.source)})
+        self.tally = Tally({NAME: len(self.source)}, losses={NAME: losses_in(self.source)})
         """What became of the documents."""
         self._unusable: dict[int, Unreadable | LeftOut] = {}
         limit = settings.source.max_bad_share
@@ -47,6 +48,7 @@ class CaptionedImages(IterableDataset):
         return self.settings.steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        self._check()
         for step in range(self.settings.steps):
             pixels, texts = self._batch(step)
             captions = [self.tokenizer.encode(text) for text in texts]
@@ -106,16 +108,17 @@ class CaptionedImages(IterableDataset):
         tally = self.tally[NAME]
         if isinstance(error, LeftOut):
             tally.left_out[error.reason] += 1
-        else:
+        elif not isinstance(error, KnownLoss):
             tally.bad_documents += 1
             tally.add_bad(error)
 
     def _check(self) -> None:
-        tally = self.tally[NAME]
-        if tally.is_too_bad(self._max_bad_share, len(self.source)):
+        tally, lost = self.tally[NAME], self.tally.lost_share(NAME)
+        if tally.is_too_bad(self._max_bad_share, len(self.source), lost):
+            told = [one.in_words() for one in self.tally.losses.get(NAME, ())] + ([describe_bad(tally)] if tally.bad else [])
             raise TooMuchBadData(
-                f"{tally.bad_share():.1%} of the documents that prepare an image encoder cannot be read, more than the "
-                f"{self._max_bad_share:.1%} allowed: {describe_bad(tally)}. Repair or remove these files, or allow more with "
+                f"{tally.bad_share(lost):.1%} of the documents that prepare an image encoder cannot be read, more than the "
+                f"{self._max_bad_share:.1%} allowed: {'; '.join(told)}. Repair or remove these files, or allow more with "
                 "model.image_encoder.preparation.source.max_bad_share",
                 self.tally.state(),
             )

@@ -28,8 +28,10 @@ def too_long_documents(experiment: Experiment) -> list[Finding]:
 
 
 def longest_document(experiment: Experiment) -> int:
-    """Tokens that a document of the training takes at most, each image with as many as the connector makes of it."""
+    """Tokens that a document of the training, or one that is held out, takes at most, each image with as many as the connector makes of
+    it."""
     packing, types = experiment.data.packing, {name for name, weight in experiment.data.mixture.items() if weight}
+    types |= {held.source.data_type for held in experiment.evaluation.losses.values()}
     images = packing.row_tokens // packing.nominal_image_tokens if types - {"text"} else 0
     images = min(images, packing.max_images if packing.max_images is not None else images, 1 if types <= set(ONE_IMAGE) else images)
     more = max(0, experiment.model.image_tokens_at_most - packing.nominal_image_tokens)

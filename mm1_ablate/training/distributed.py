@@ -240,8 +240,12 @@ def shard_for_evaluation(model: MultimodalModel, workers: Workers) -> None:
 def language_blocks(model: MultimodalModel) -> list[nn.Module]:
     """The transformer blocks of the language model, before any of them is sharded."""
     # transformers' models name the classes of their blocks for whoever shards them.
-    names = set(getattr(model.language_model, "_no_split_modules", None) or ())
-    return [part for part in model.language_model.modules() if type(part).__name__ in names]
+    language_model = model.language_model
+    names = set(getattr(language_model, "_no_split_modules", None) or ())
+    named = [part for part in language_model.modules() if type(part).__name__ in names]
+    # A few do not; theirs is the list with one for each layer.
+    lists = (part for part in language_model.modules() if isinstance(part, nn.ModuleList))
+    return named or list(next((part for part in lists if len(part) == language_model.config.num_hidden_layers), ()))
 
 
 def blocks_of(model: MultimodalModel, frozen: bool = True) -> list[nn.Module]:
@@ -286,7 +290,7 @@ class SharedLoader:
         self.loader.load_state_dict(state if self.workers.leads else {**state, "loaded": {}})
 
     def _counts(self, state: dict[str, Any]) -> Tally:
-        counts = Tally(self.loader.tally.lengths, self.loader.tally.limits)
+        counts = self.loader.tally.anew()
         counts.restore(state)
         return counts
 

@@ -7,6 +7,7 @@ Files whose names begin with an underscore are what `records` is made of.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from mm1_ablate.data.documents import ItemSet
@@ -27,6 +28,10 @@ class ItemSource(Component):
             seed: draws queries and demonstrations.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is opened")
+
+    def field_names(self) -> Collection[str] | None:
+        """What templates can name of the items, besides image, answer and choice. Nothing: it is not known before they are opened."""
+        return None
 
     def check(self, split: EvaluationSplit = "report") -> None:
         """Look whether what `open` reads is there, and at the beginning of it.

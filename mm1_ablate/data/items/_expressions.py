@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator
 
 from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -119,7 +120,8 @@ def _is_expression(source: str) -> str:
     try:
         _compiled(source)
     except TemplateError as error:
-        raise ValueError(f"expected a Jinja expression over the fields of a row, such as answers[0]; {source!r}: {error.message}") from None
+        message = f"expected a Jinja expression over the fields of a row, such as answers[0]; {source!r}: {error.message}"
+        raise Misfit("", message, getattr(error, "lineno", 0)) from None
     return source
 
 
@@ -154,7 +156,9 @@ def file_name(template: str, row: Mapping[str, Any], field: str) -> str:
 
 def _is_template(template: str) -> str:
     try:
-        list(Formatter().parse(template))
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        if unnamed := [field for field in fields if not re.match(r"[^\W\d]", field)]:
+            raise ValueError(f"{{{unnamed[0]}}} names no field of a row")
     except ValueError as error:
         raise ValueError(f"expected a name with fields in braces, such as images/{{name}}.jpg; {template!r}: {error}") from None
     return template

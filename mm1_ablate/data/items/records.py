@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, WithJsonSchema, model_validator
@@ -120,13 +121,18 @@ class RecordItems(Shape, ItemSource):
     @model_validator(mode="after")
     def _says_what_is_right(self) -> RecordItems:
         for name in ("queries", "demonstrations", "development"):
-            for part in getattr(self, name) or ():
-                shape = self.shape(part)
+            parts = getattr(self, name) or ()
+            for index, part in enumerate(parts):
+                shape, place = self.shape(part), f"{name}.{index}" if len(parts) > 1 else name
                 if shape.references is None and (shape.choices is None or shape.correct is None):
-                    raise Misfit(name, "says neither 'references' nor 'choices' and which is 'correct'")
+                    raise Misfit(place, "says neither 'references' nor 'choices' and which is 'correct'")
                 if (shape.choices is None) != (shape.correct is None):
-                    raise Misfit(name, "'choices' and 'correct' go together")
+                    raise Misfit(place, "'choices' and 'correct' go together")
         return self
+
+    def field_names(self) -> Collection[str]:
+        parts = [part for name in ("queries", "demonstrations", "development") for part in getattr(self, name) or ()]
+        return {name for part in parts for name in self.shape(part).fields or ()}
 
     def shape(self, part: Part) -> Shape:
         """What of a row of a part is what."""

@@ -18,16 +18,19 @@ import numpy as np
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, digest_file
-from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, OBJECT, TEXT, Damaged, Progress, Rows, Task, make_all, reading
+from mm1_ablate.data.files import DataFile, digest_file, of_each
+from mm1_ablate.data.losses import FileRead
+from mm1_ablate.data.records.heads import NO_BYTES, compression_of, ends_of, what_it_is
+from mm1_ablate.data.records.rows import NOTHING, NUMBER, OBJECT, TEXT, Damaged, Progress, Rows, Task, make_all, reading
 
-VERSION = "2"
+VERSION = "3"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 CHUNK = 1 << 20
 """Bytes that are read at once."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LONGEST_LINE = 64 << 20
+LONGEST_LINE = 128 << 20
 """Bytes in which the first line should end."""
+ONE_LIST = "it begins like one JSON list; expected an object in each line (`jq -c '.[]'` makes that of it)"
 LOOKED_AT = 64
 """Lines that tell what columns there are."""
 
@@ -42,10 +45,14 @@ class JsonLines(Rows):
             Unreadable("damaged file", f"{file.name}: {one['damage']}") if one["damage"] else None
             for file, one in zip(files, about, strict=True)
         ]
-        super().__init__(files, [one["lines"] for one in about], damage)
+        read = [
+            FileRead(file.name, file.size, 0 if one["is"] else one["lines"], one["read"], one["is"] or one["damage"] or "")
+            for file, one in zip(files, about, strict=True)
+        ]
+        super().__init__(files, [one["lines"] for one in about], damage, read)
         self._has_blanks = [one["has_blanks"] for one in about]
         self._folders = list(folders)
-        self._texts = [_unpacked(file, folder) if _compression(file) else file for file, folder in zip(files, folders, strict=True)]
+        self._texts = [_unpacked(file, folder) if one["packed"] else file for file, folder, one in zip(files, folders, about, strict=True)]
         self._starts: list[np.ndarray | None] = [None] * len(files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -55,7 +62,7 @@ class JsonLines(Rows):
             starts = self._starts[file] = _mapped(self._folders[file] / "starts")
         begin = int(starts[row])
         try:
-            value = json.loads(self._texts[file].read(begin, int(starts[row + 1]) - begin).decode("utf-8"))
+            value = json.loads(self._texts[file].read(begin, int(starts[row + 1]) - begin).decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise Unreadable("invalid UTF-8", self.place(index)) from None
         except (ValueError, RecursionError) as error:
@@ -80,14 +87,14 @@ def open_json_lines(files: Sequence[DataFile], report: Report | None = None) -> 
     Raises:
         NotEnoughSpace: unpacked copies do not fit in the cache.
     """
-    compressed = any(_compression(file) for file in files)
+    compressed = any(of_each(files, compression_of))
     estimate = cache(lambda: _estimate(files))
     tasks = [Task(_identity(file), file.size, partial(_estimated, estimate, file), partial(_index, file)) for file in files]
     return JsonLines(files, make_all("lines", "unpacking" if compressed else "finding lines", tasks, report))
 
 
 def _identity(file: DataFile) -> str:
-    compression = _compression(file)
+    compression = compression_of(file)
     # The digest does not see what changes in the middle of a plain file, where an old index would cut lines wrongly.
     return f"{VERSION} {digest_file(file)} {compression or file.stamp}"
 
@@ -108,9 +115,10 @@ def _mapped(path: Path) -> np.ndarray:
 # ---------------------------------------------------------------- index
 def _index(file: DataFile, folder: Path, progress: Progress) -> None:
     """Write `starts` (uint64 offsets of lines that are not blank, and of the end), and the unpacked file if there is need of one."""
-    compression = _compression(file)
+    compression = compression_of(file)
     lines = _Lines(folder)
     damage: str | None = None
+    read, named = file.size, "" if compression and file.size else what_it_is(ends_of(file)[0], file.size)
     try:
         if compression is None:
             for chunk in _plain(file, progress):
@@ -121,10 +129,12 @@ def _index(file: DataFile, folder: Path, progress: Progress) -> None:
                     copy.write(chunk)
                     lines.add(chunk)
     except Damaged as error:
-        damage = str(error)
+        damage, read = str(error), error.read
     # The line that a damaged file breaks off in is lost with the rest.
     lines.close(drop_last=damage is not None)
-    (folder / "about.json").write_text(json.dumps({"lines": lines.count, "has_blanks": lines.has_blanks, "damage": damage}))
+    about = {"lines": lines.count, "has_blanks": lines.has_blanks, "packed": compression is not None, "damage": damage}
+    # A page of a server has lines as well; each of them is no JSON, and none of them was ever a document.
+    (folder / "about.json").write_text(json.dumps({**about, "is": named, "read": 0 if named else read}))
 
 
 class _Lines:
@@ -184,10 +194,6 @@ class _Lines:
 
 
 # ---------------------------------------------------------------- reading
-def _compression(file: DataFile) -> str | None:
-    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
-
-
 def _plain(file: DataFile, progress: Progress | None = None) -> Iterator[bytes]:
     with file.open() as opened:
         while chunk := opened.read(CHUNK):
@@ -206,18 +212,18 @@ def _decompressed(file: DataFile, compression: str, progress: Progress | None = 
 
     done = packed = 0
     if file.size == 0:
-        raise Damaged("a compressed file of no bytes")
+        raise Damaged(NO_BYTES)
     try:
         with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
             while chunk := stream.read(CHUNK):
                 done += len(chunk)
                 yield chunk
+                before, packed = packed, raw.tell()
                 if progress is not None:
-                    progress.add(raw.tell() - packed)
-                    packed = raw.tell()
+                    progress.add(packed - before)
         return
     except Damaged as error:
-        damage = error
+        damage = Damaged(str(error), packed)
     # The read that failed took with it what it had so far: the same way again, and the last stretch in small steps.
     rest = bytearray()
     with suppress(Damaged), reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
@@ -232,7 +238,7 @@ def _decompressed(file: DataFile, compression: str, progress: Progress | None = 
 def _estimate(files: Sequence[DataFile]) -> float:
     """Bytes in the cache (index and unpacked copy) for each byte of the files, judged by the beginning of the first that tells."""
     for file in files:
-        compression = _compression(file)
+        compression = compression_of(file)
         try:
             if compression is None:
                 beginning, grows = file.read(0, CHUNK), 1.0
@@ -261,29 +267,34 @@ def _packed_size(file: DataFile, compression: str, unpacked: int) -> int:
 
 
 # ---------------------------------------------------------------- looking
+def columns_in(lines: Sequence[bytes]) -> dict[str, str]:
+    """Columns of those lines that are JSON objects, and what they hold."""
+    columns: dict[str, str] = {}
+    for line in lines:
+        try:
+            value = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            continue
+        for name, entry in value.items() if isinstance(value, dict) else ():
+            if columns.get(name, NOTHING) == NOTHING:
+                columns[name] = kind_of(entry)
+    return columns
+
+
 def columns_of_lines(file: DataFile) -> dict[str, str]:
     """Columns of the first lines, and what they hold.
 
     Raises:
         Unreadable: none of them is a JSON object.
     """
-    columns: dict[str, str] = {}
-    wrong: list[bytes] = []
-    for line in islice(_first_lines(file), LOOKED_AT):
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            wrong.append(line)
-            continue
-        for name, entry in value.items():
-            if columns.get(name, NOTHING) == NOTHING:
-                columns[name] = kind_of(entry)
-    if wrong and not columns:
-        if wrong[0].lstrip().startswith(b"["):
-            raise Unreadable("it begins like one JSON list; expected an object in each line (`jq -c '.[]'` makes that of it)", file.name)
-        raise Unreadable(f"expected a JSON object in each line, found {wrong[0][:60].decode(errors='replace')!r}", file.name)
+    lines = list(islice(_first_lines(file), LOOKED_AT))
+    columns = columns_in(lines)
+    if lines and not columns:
+        if lines[0].lstrip().startswith(b"["):
+            raise Unreadable(ONE_LIST, file.name)
+        named = what_it_is(ends_of(file)[0], file.size)
+        found = named or repr(lines[0][:60].decode(errors="replace"))
+        raise Unreadable(f"expected a JSON object in each line, found {found}", file.name)
     return columns
 
 
@@ -296,7 +307,7 @@ def first_rows_of_lines(file: DataFile, count: int) -> list[dict[str, Any]]:
     rows = []
     for line in islice(_first_lines(file), count):
         try:
-            value = json.loads(line.decode("utf-8"))
+            value = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
@@ -305,18 +316,38 @@ def first_rows_of_lines(file: DataFile, count: int) -> list[dict[str, Any]]:
 
 
 def _first_lines(file: DataFile) -> Iterator[bytes]:
-    compression = _compression(file)
-    rest = b""
+    """The first lines that are not blank, up to about `LONGEST_LINE` bytes.
+
+    Raises:
+        Unreadable: the file is damaged, or its first line is longer than that.
+    """
+    compression = compression_of(file)
+    pieces: list[bytes] = []  # of a line that has not ended
+    seen = ended = 0
     try:
         for chunk in _plain(file) if compression is None else _decompressed(file, compression):
-            *whole, rest = (rest + chunk.removeprefix(BYTE_ORDER_MARK)).split(b"\n")
-            yield from (line for line in whole if line.strip())
-            if len(rest) > LONGEST_LINE:
-                break
+            *whole, rest = (chunk.removeprefix(BYTE_ORDER_MARK) if not seen else chunk).split(b"\n")
+            seen += len(chunk)
+            if whole:
+                yield from (line for line in (b"".join([*pieces, whole[0]]), *whole[1:]) if line.strip())
+                ended, pieces = seen, []
+            pieces.append(rest)
+            if not ended and pieces[0].lstrip().startswith(b"["):
+                raise Unreadable(ONE_LIST, file.name)
+            if seen > LONGEST_LINE:
+                if not ended:
+                    longest = f"its first line does not end in {LONGEST_LINE >> 20} MiB"
+                    raise Unreadable(f"{longest}; expected an object in each line, as `jq -c` writes them", file.name)
+                return
     except Damaged as error:
-        raise Unreadable(str(error), file.name) from None
-    if rest.strip():
-        yield rest
+        raise Unreadable(_said(file, error), file.name) from None
+    if (last := b"".join(pieces)).strip():
+        yield last
+
+
+def _said(file: DataFile, error: Damaged) -> str:
+    named = what_it_is(ends_of(file)[0], file.size)
+    return f"it is {named}" if named and "compressed with" not in named else str(error)
 
 
 def kind_of(value: Any) -> str:

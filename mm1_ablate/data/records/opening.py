@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -12,10 +13,12 @@ from typing import Any
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, NoFiles, find_files
+from mm1_ablate.data.files import DataFile, NoFiles, find_files, of_each
+from mm1_ablate.data.records.heads import compression_of
 from mm1_ablate.data.records.json_lines import columns_of_lines, first_rows_of_lines, open_json_lines
+from mm1_ablate.data.records.lines_head import Head, head_of_lines
 from mm1_ablate.data.records.rows import COMPRESSIONS, NOTHING, NUMBER, Damaged, Rows, reading
-from mm1_ablate.data.records.table import columns_of_table, first_rows_of_table, open_tables
+from mm1_ablate.data.records.table import Footer, columns_of_table, first_rows_of_table, footer_of, open_tables
 from mm1_ablate.spec.data import Keep
 from mm1_ablate.spec.settings import Misfit
 
@@ -38,27 +41,22 @@ def found_files(patterns: Sequence[str], field: str = "files") -> list[DataFile]
 
 
 def unpacked(file: DataFile) -> bytes:
-    """All that a file holds; of one whose name says that it is compressed (.gz, .zst), what is packed in it.
+    """All that a file holds; of one that is compressed with gzip or zstd, what is packed in it.
 
     Raises:
         Damaged: it cannot be unpacked, or not to its end.
         OSError: it cannot be read.
     """
-    import pyarrow as pa
-
     compression = compression_of(file)
-    with reading(file) as raw:
-        if compression is None:
-            return raw.read()
-        if file.size == 0:
-            raise Damaged("it has no bytes")
-        with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-            return stream.read()
+    if compression is None:
+        with file.open() as plain:
+            return plain.read()
+    if file.size == 0:
+        raise Damaged("it has no bytes")
+    import pyarrow as pa  # late: most annotation files are plain
 
-
-def compression_of(file: DataFile) -> str | None:
-    """How a file is compressed, by its name; None: not at all."""
-    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
+    with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
+        return stream.read()
 
 
 def _is_table(file: DataFile) -> bool:
@@ -104,12 +102,16 @@ def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: Report 
 
 # ---------------------------------------------------------------- looking when a plan is made
 def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
-    """What the first readable file that is not empty has: column to the kind of what it holds ("text", "lists of bytes", ...).
+    """What files have: column to the kind of what it holds ("text", "lists of bytes", ...). Where files differ, what at least half of
+    the rows have (of lines: of the files); a file without those columns is told of as lost (see `glance`).
 
     Raises:
         Misfit: at `files`, none is readable, or all are empty.
     """
-    look = columns_of_table if are_tables(files) else columns_of_lines
+    tables = are_tables(files)
+    if usual := _usual(of_each(files, footer_of if tables else head_of_lines)):
+        return usual
+    look = columns_of_table if tables else columns_of_lines
     first: Unreadable | None = None
     for file in files:
         try:
@@ -123,6 +125,20 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
         others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
         raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
     raise Misfit("files", f"'{files[0].name}' holds nothing" if len(files) == 1 else f"all {len(files)} files hold nothing")
+
+
+def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
+    """The columns that at least half of all rows have, or of lines half of all files; each with the kind that most of them hold."""
+    kinds: dict[str, Counter[str]] = {}
+    in_all = 0
+    for one in found:
+        weight = one.rows if isinstance(one, Footer) else int(bool(one.columns))
+        in_all += weight
+        for column, kind in one.columns.items() if weight else ():
+            kinds.setdefault(column, Counter())[kind] += weight
+    usual = {column: counts for column, counts in kinds.items() if 2 * counts.total() >= in_all}
+    # A column of nothing in some files is what it is in the others.
+    return {column: max(counts, key=lambda kind: (kind != NOTHING, counts[kind])) for column, counts in usual.items()}
 
 
 def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> list[tuple[Any, str]]:

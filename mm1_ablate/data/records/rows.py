@@ -18,10 +18,12 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 from mm1_ablate.data.cache import Report, check_space, is_made, made
-from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.data.documents import KnownLoss, Unreadable
 from mm1_ablate.data.files import DataFile, digest_file
+from mm1_ablate.data.losses import FileRead, Losses, losses_of
 from mm1_ablate.spec.settings import Misfit
 
+BYTE_ORDER_MARK = "\ufeff"
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 NUMBER, TEXT, BYTES, OBJECT, NOTHING = "numbers", "text", "bytes", "objects", "nothing"
 """Kinds of values that a column holds, as messages name them."""
@@ -34,13 +36,18 @@ class Rows:
         files: in their order.
         counts: rows of each.
         damage: what is wrong with each file, or nothing. Damage takes one row more.
+        read: of each file what was read of it, for `losses`.
 
     Raises:
         Misfit: at `files`, they are damaged and there is no row at all.
     """
 
-    def __init__(self, files: Sequence[DataFile], counts: Sequence[int], damage: Sequence[Unreadable | None]) -> None:
+    def __init__(
+        self, files: Sequence[DataFile], counts: Sequence[int], damage: Sequence[Unreadable | None], read: Sequence[FileRead]
+    ) -> None:
         self.files = list(files)
+        self.losses: list[Losses] = losses_of(read)
+        """About how much is lost with files that are damaged."""
         self.damage = list(damage)
         self._counts = list(counts)
         self._first = [0, *accumulate(count + (bad is not None) for count, bad in zip(counts, damage, strict=True))]
@@ -80,13 +87,13 @@ class Rows:
         """(number of the file, row in it).
 
         Raises:
-            Unreadable: the index stands for the damage of a file.
+            KnownLoss: the index stands for the damage of a file.
         """
         file, row = self._place(index)
         if row == self._counts[file]:
             bad = self.damage[file]
             assert bad is not None
-            raise Unreadable(bad.reason, bad.what)
+            raise KnownLoss(bad.reason, bad.what)
         return file, row
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -97,7 +104,7 @@ class Rows:
 
 
 def text_of(value: Any, what: str, called: str = "text") -> str:
-    """A text as it was found.
+    """A text as it was found, without the byte-order mark that some programs write before it.
 
     Raises:
         Unreadable: there is none, it is empty, or not Unicode.
@@ -109,6 +116,7 @@ def text_of(value: Any, what: str, called: str = "text") -> str:
             raise Unreadable("invalid UTF-8", what) from None
     if not isinstance(value, str):
         raise Unreadable(f"no {called}", what)
+    value = value.removeprefix(BYTE_ORDER_MARK)
     if not value or value.isspace():
         raise Unreadable(f"empty {called}", what)
     if not value.isascii():
@@ -117,6 +125,11 @@ def text_of(value: Any, what: str, called: str = "text") -> str:
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
             raise Unreadable("invalid Unicode", what) from None
     return value
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is a text of nothing but white space, with a byte-order mark or without."""
+    return isinstance(value, str) and not value.removeprefix(BYTE_ORDER_MARK).strip()
 
 
 def texts_of(values: Iterable[Any]) -> list[str]:
@@ -130,7 +143,15 @@ def texts_of(values: Iterable[Any]) -> list[str]:
 
 # ---------------------------------------------------------------- reading whole files
 class Damaged(Exception):
-    """The bytes of a file are not what its format says."""
+    """The bytes of a file are not what its format says.
+
+    Args:
+        read: bytes of the file that could be read before.
+    """
+
+    def __init__(self, message: str, read: int = 0) -> None:
+        super().__init__(message)
+        self.read = read
 
 
 class WatchedFile:

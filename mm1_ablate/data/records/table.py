@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +21,9 @@ import numpy as np
 
 from mm1_ablate.data.cache import Report
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, digest_file
+from mm1_ablate.data.files import DataFile, digest_file, remembered
+from mm1_ablate.data.losses import FileRead
+from mm1_ablate.data.records.heads import NO_BYTES, ends_of, what_it_is
 from mm1_ablate.data.records.rows import (
     BYTES,
     NOTHING,
@@ -54,11 +57,12 @@ class Tables(Rows):
     def __init__(self, files: Sequence[DataFile], columns: Sequence[str], folders: Sequence[Sequence[Path]]) -> None:
         self.columns = tuple(columns)
         self._copies = [{name: _Copy(folder) for name, folder in zip(columns, of_file, strict=True)} for of_file in folders]
-        counts, damage = [], []
+        counts, damage, read = [], [], []
         for file, copies in zip(files, self._copies, strict=True):
             counts.append(min(copy.rows for copy in copies.values()))
             damage.append(next((Unreadable(c.damage[0], f"{file.name}: {c.damage[1]}") for c in copies.values() if c.damage), None))
-        super().__init__(files, counts, damage)
+            read.append(_read(file, counts[-1], damage[-1]))
+        super().__init__(files, counts, damage, read)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.values(index, self.columns)
@@ -84,6 +88,15 @@ class Tables(Rows):
         """
         file, row = self.find(index)
         return self._copies[file][column].scalar(row)
+
+
+def _read(file: DataFile, rows: int, damage: Unreadable | None) -> FileRead:
+    if damage is None:
+        return FileRead(file.name, file.size, rows, file.size)
+    footer = footer_of(file)
+    why = footer.damage or damage.what.removeprefix(f"{file.name}: ")
+    known = None if footer.damage else footer.rows
+    return FileRead(file.name, file.size, rows, file.size * rows // known if known else 0, why, known)
 
 
 class _Copy:
@@ -216,21 +229,68 @@ def _column_sizes(metadata: pq.FileMetaData) -> dict[str, int]:
 
 
 # ---------------------------------------------------------------- looking
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What the footer of a parquet file says."""
+
+    rows: int = 0
+    columns: dict[str, str] = field(default_factory=dict)
+    """Columns, and what they hold."""
+    empty: list[str] = field(default_factory=list)
+    """Those without a value in any row; of {bytes, path}: without bytes in any."""
+    damage: str = ""
+    """Why it cannot be read, if that is so."""
+
+
+def footer_of(file: DataFile) -> Footer:
+    """What a parquet file says of itself; remembered in the cache."""
+    return Footer(**json.loads(remembered("footers 1", file, lambda: json.dumps(asdict(_footer(file))))))
+
+
+def _footer(file: DataFile) -> Footer:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.size == 0:
+        return Footer(damage=NO_BYTES)
+    try:
+        with reading(file) as opened:
+            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"))
+            columns = {column.name: _kind(column.type) for column in parquet.schema_arrow}
+            return Footer(parquet.metadata.num_rows, columns, _empty(parquet.metadata, columns))
+    except Damaged as error:
+        named = what_it_is(ends_of(file)[0], file.size)
+        why = f"not parquet, but {named}" if named and named != "parquet" else f"parquet that cannot be read: {str(error).splitlines()[0]}"
+        return Footer(damage=why)
+
+
+def _empty(metadata: pq.FileMetaData, columns: Mapping[str, str]) -> list[str]:
+    filled: set[str] = set()
+    for group in range(metadata.num_row_groups):
+        of_group = metadata.row_group(group)
+        for place in range(of_group.num_columns):
+            part = of_group.column(place)
+            column, *below = part.path_in_schema.split(".")
+            if columns.get(column, "").endswith(OBJECT) and below[-1:] == ["path"]:
+                continue  # where bytes are is what counts
+            if metadata.schema.column(place).logical_type.type in ("NULL", "UNKNOWN"):
+                continue  # two names of the type whose only value is null
+            counts = part.statistics if part.is_stats_set else None
+            if counts is None or not counts.has_null_count or counts.null_count < part.num_values:
+                filled.add(column)
+    return [column for column in columns if column not in filled] if metadata.num_rows else []
+
+
 def columns_of_table(file: DataFile) -> dict[str, str]:
     """Columns, and what they hold; nothing if there are no rows.
 
     Raises:
         Unreadable: it is no parquet.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with reading(file) as opened:
-            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"))
-            return {field.name: _kind(field.type) for field in parquet.schema_arrow} if parquet.metadata.num_rows else {}
-    except Damaged as error:
-        raise Unreadable(str(error), file.name) from None
+    footer = footer_of(file)
+    if footer.damage:
+        raise Unreadable(footer.damage, file.name)
+    return footer.columns if footer.rows else {}
 
 
 def first_rows_of_table(file: DataFile, columns: Sequence[str], count: int) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -26,26 +24,16 @@ from typing import Any
 import numpy as np
 
 from mm1_ablate.data.cache import Report, check_space, is_made, made
-from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, digest_file
+from mm1_ablate.data.documents import KnownLoss, Unreadable
+from mm1_ablate.data.files import DataFile, digest_file, of_each
+from mm1_ablate.data.losses import FileRead, Losses, Lost, losses_of
+from mm1_ablate.data.records.heads import GZIP, compression_by, ends_of, what_it_is
 from mm1_ablate.data.records.tar_headers import DamagedTar, entries
+from mm1_ablate.data.records.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Read, indexed, join, refused_for
 
-Read = Callable[[int, int], bytes]
-"""(offset, length) to the bytes there."""
-VERSION = "2"
+VERSION = "4"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 UNPACKED = "unpacked tars"
-COMPRESSED = (".tgz", ".tar.gz")
-SHARE_OF_INDEX = 200
-"""Bytes of a tar for one of its index: a sample takes some 100 bytes there, and an image and its headers 20,000 here."""
-ARRAYS = {
-    "first_member": np.int64,  # [samples + 1]: the members of sample i are first_member[i] to first_member[i + 1]
-    "key_end": np.int64,  # [samples]
-    "keys": np.uint8,  # [characters]: all keys in UTF-8, end to end
-    "offset": np.int64,  # [members]
-    "size": np.int64,  # [members]
-    "extension": np.uint16,  # [members]: place in the list of extensions
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +57,19 @@ class TarSamples:
         folder: a complete index.
         files: the tars that it is of; plain ones.
         digests: 12 hexadecimal digits for each.
+        packed: the same files as they were found, compressed or not.
     """
 
-    def __init__(self, folder: Path, files: Sequence[DataFile], digests: Sequence[str]) -> None:
+    def __init__(self, folder: Path, files: Sequence[DataFile], digests: Sequence[str], packed: Sequence[DataFile]) -> None:
         described = json.loads((folder / "index.json").read_text())
         self._files: list[tuple[DataFile, str, Read | None]] = [
             (file, digest, partial(_read, file) if file.is_local else None) for file, digest in zip(files, digests, strict=True)
         ]
         self._extensions: list[str] = described["extensions"]
-        self.bad = [Unreadable(reason, what) for reason, what in described["bad"]]
+        self.bad: list[Unreadable] = [KnownLoss(reason, what) for reason, what in described["bad"]]
         """What was found bad while indexing: tars that break off, entries that are links or point outside. The rest stays."""
+        self.losses = _losses(described["tars"], files, packed)
+        """About how much is lost with that."""
         arrays = {name: _mapped(folder / f"{name}.npy") for name in (*ARRAYS, "file")}
         self._file, self._first = arrays["file"], arrays["first_member"]
         self._key_end, self._keys = arrays["key_end"], arrays["keys"]
@@ -150,41 +141,58 @@ def open_tars(files: Sequence[DataFile], report: Report | None = None) -> TarSam
     Raises:
         NotEnoughSpace: compressed tars do not fit into the cache.
     """
-    with ThreadPoolExecutor(16) as pool:
-        digests = list(pool.map(digest_file, files))
+    packed, digests = files, of_each(files, digest_file)
     files = _all_unpacked(files, digests, report)
-    # The stamp as well: the digest does not see what changes in the middle of a tar, where an old index would read nonsense.
-    identities = [f"{VERSION} {digest} {file.stamp}" for file, digest in zip(files, digests, strict=True)]
-    whole = sha256("\n".join(f"{identity} {file.name}" for identity, file in zip(identities, files, strict=True)).encode()).hexdigest()
+    identities, whole = _identities(files, digests)
 
     def build(folder: Path, report: Report) -> None:
         shards = []
         done, in_all = 0, sum(file.size for file in files)
         with ThreadPoolExecutor(8) as pool:
-            index = pool.map(_indexed, files, identities)
-            for file, shard in zip(files, index, strict=True):
+            indices = pool.map(indexed, files, identities)
+            for file, shard in zip(files, indices, strict=True):
                 shards.append(shard)
                 done += file.size
                 report("indexing tars", done, in_all)
-        _join(folder, shards, [file.name for file in files])
+        join(folder, shards, [file.name for file in files])
 
     folder = made("tars", whole, sum(file.size for file in files) // SHARE_OF_INDEX, build, report)
-    return TarSamples(folder, files, [digest[:12] for digest in digests])
+    return TarSamples(folder, files, [digest[:12] for digest in digests], packed)
+
+
+def indexed_tars(files: Sequence[DataFile]) -> TarSamples | None:
+    """The same, where the cache has all of it; otherwise nothing."""
+    digests = of_each(files, digest_file)
+    if not all(is_made(UNPACKED, digest) for file, digest in zip(files, digests, strict=True) if is_compressed(file)):
+        return None
+    _, whole = _identities(_all_unpacked(files, digests, None), digests)
+    return open_tars(files) if is_made("tars", whole) else None
+
+
+def _identities(files: Sequence[DataFile], digests: Sequence[str]) -> tuple[list[str], str]:
+    """Of the index of each tar, and of all of them together."""
+    # The stamp as well: the digest does not see what changes in the middle of a tar, where an old index would read nonsense.
+    identities = [f"{VERSION} {digest} {file.stamp}" for file, digest in zip(files, digests, strict=True)]
+    named = "\n".join(f"{identity} {file.name}" for identity, file in zip(identities, files, strict=True))
+    return identities, sha256(named.encode()).hexdigest()
+
+
+def is_compressed(file: DataFile) -> bool:
+    """Whether a tar is compressed with gzip: its first bytes say so, whatever it is called."""
+    return compression_by(ends_of(file)[0]) == GZIP
 
 
 def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: Report | None) -> list[DataFile]:
     """The files, with plain copies in place of those that are compressed. Nothing is begun if the disk cannot take all of it."""
+    compressed = of_each(files, is_compressed)
     sizes = {
         place: _unpacked_size(file)
         for place, (file, digest) in enumerate(zip(files, digests, strict=True))
-        if file.name.endswith(COMPRESSED) and not is_made(UNPACKED, digest)
+        if compressed[place] and not is_made(UNPACKED, digest)
     }
     if sizes:
         check_space(UNPACKED, sum(sizes.values()))
-    return [
-        _unpacked(file, digests[place], sizes.get(place, 0), report) if file.name.endswith(COMPRESSED) else file
-        for place, file in enumerate(files)
-    ]
+    return [_unpacked(file, digests[place], sizes.get(place, 0), report) if compressed[place] else file for place, file in enumerate(files)]
 
 
 def _unpacked_size(file: DataFile) -> int:
@@ -213,18 +221,19 @@ def _unpacked(file: DataFile, digest: str, size: int, report: Report | None) -> 
     return replace(file, address=str(path), size=status.st_size, stamp=str(status.st_mtime_ns))
 
 
-# ---------------------------------------------------------------- indexing
-def _indexed(file: DataFile, identity: str) -> dict[str, Any]:
-    """The index of one tar: arrays by name, extensions, and what is bad (reason, what)."""
-
-    def build(folder: Path, report: Report) -> None:
-        index = _index(file)
-        np.savez(folder / "arrays.npz", **{name: np.asarray(index[name], dtype) for name, dtype in ARRAYS.items()})  # type: ignore[arg-type]
-        (folder / "index.json").write_text(json.dumps({"extensions": index["extensions"], "bad": index["bad"]}))
-
-    folder = made("tar", identity, file.size // SHARE_OF_INDEX, build)
-    with np.load(folder / "arrays.npz") as arrays:
-        return {**arrays, **json.loads((folder / "index.json").read_text())}
+def _losses(tars: Sequence[Mapping[str, Any]], plain: Sequence[DataFile], packed: Sequence[DataFile]) -> list[Losses]:
+    files, lost = [], []
+    for tar, unpacked, file in zip(tars, plain, packed, strict=True):
+        head, _ = ends_of(file) if tar["damage"] else (b"", b"")
+        named = what_it_is(head, file.size) if tar["damage"] and not tar["samples"] and not is_compressed(file) else ""
+        damage = f"not a tar, but {named}" if named else tar["damage"]
+        # Of a compressed tar that breaks off nobody knows how far it was read; images shrink little.
+        read = min(tar["read"], file.size) if tar["damage"] or unpacked is file else file.size
+        files.append(FileRead(file.name, file.size, tar["samples"], read, damage))
+        for reason, names, count, samples in tar["entries"]:
+            more = f" and {count - len(names):,} more" if count > len(names) else ""
+            lost.append(Lost(f"{file.name}: {', '.join(names)}{more}", reason, 0, samples, "entries"))
+    return losses_of(files, lost)
 
 
 def first_samples(file: DataFile, count: int) -> dict[str, dict[str, bytes]]:
@@ -234,7 +243,7 @@ def first_samples(file: DataFile, count: int) -> dict[str, dict[str, bytes]]:
         DamagedTar: the file is no tar, or breaks off this early.
     """
     found: dict[str, dict[str, bytes]] = {}
-    with closing(file.open()) as packed, gzip.GzipFile(fileobj=packed) if file.name.endswith(COMPRESSED) else nullcontext(packed) as stream:
+    with closing(file.open()) as packed, gzip.GzipFile(fileobj=packed) if is_compressed(file) else nullcontext(packed) as stream:
 
         def read(offset: int, length: int) -> bytes:
             stream.seek(offset)
@@ -242,113 +251,12 @@ def first_samples(file: DataFile, count: int) -> dict[str, dict[str, bytes]]:
 
         try:
             for entry in entries(read, sys.maxsize):
-                split = _SAMPLE.fullmatch(entry.name)
-                if split is None or _refused(entry.name, entry.kind):
+                split = SAMPLE.fullmatch(entry.name)
+                if split is None or refused_for(entry.name, entry.kind):
                     continue
                 if split["key"] not in found and len(found) == count:
                     break
                 found.setdefault(split["key"], {})[split["extension"].lower()] = read(entry.offset, entry.size)
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise DamagedTar("not a compressed tar") from None
+            raise DamagedTar("a compressed tar that cannot be unpacked") from None
     return found
-
-
-def _index(file: DataFile) -> dict[str, Any]:
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    bad: list[tuple[str, str]] = []
-    with nullcontext() if file.is_local else closing(file.open()) as stream:
-
-        def read(offset: int, length: int) -> bytes:
-            if stream is None:
-                return file.read(offset, length)
-            # Forward only, so it is one pass over the file, in large blocks, rather than a request for each header.
-            stream.seek(offset)
-            return stream.read(length)
-
-        try:
-            for entry in entries(read, file.size):
-                if entry.kind == b"5":
-                    continue
-                what = f"{file.name}/{entry.name}"
-                if reason := _refused(entry.name, entry.kind):
-                    bad.append((reason, what))
-                    continue
-                split = _SAMPLE.fullmatch(entry.name)
-                if split is None:
-                    continue
-                extension, members = split["extension"].lower(), samples.setdefault(split["key"], {})
-                if extension in members:
-                    bad.append(("member twice in a tar", what))
-                    continue
-                members[extension] = (entry.offset, entry.size)
-        except DamagedTar as error:
-            _drop_incomplete(samples, file.size)
-            bad.append((error.reason, f"{file.name} after {next(reversed(samples))}" if samples else file.name))
-    extensions = sorted({extension for members in samples.values() for extension in members})
-    number = {extension: place for place, extension in enumerate(extensions)}
-    keys = [key.encode() for key in samples]
-    flat = [(*place, number[extension]) for members in samples.values() for extension, place in members.items()]
-    offset, size, extension_number = zip(*flat, strict=True) if flat else ((), (), ())
-    return {
-        "first_member": list(accumulate((len(members) for members in samples.values()), initial=0)),
-        "key_end": list(accumulate(len(key) for key in keys)),
-        "keys": np.frombuffer(b"".join(keys), np.uint8),
-        "offset": offset,
-        "size": size,
-        "extension": extension_number,
-        "extensions": extensions,
-        "bad": bad,
-    }
-
-
-def _drop_incomplete(samples: dict[str, dict[str, tuple[int, int]]], size: int) -> None:
-    """Of a tar of that size that breaks off, the sample in which it does: bytes are missing, or members that the one before has."""
-    if samples:
-        *_, before, (key, last) = [("", {}), *samples.items()]
-        if last.keys() < before[1].keys() or any(offset + length > size for offset, length in last.values()):
-            del samples[key]
-
-
-_SAMPLE = re.compile(r"(?:\./)?(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]*)", re.DOTALL)
-"""As webdataset splits names; those without a dot, or that begin with one, belong to no sample."""
-
-
-def _refused(name: str, kind: bytes) -> str:
-    """Why an entry is not read; empty if it is."""
-    if kind in b"12":
-        return "link in a tar"
-    if kind != b"0":
-        return "special file in a tar"
-    if name.startswith("/") or ".." in name.split("/"):
-        return "tar entry that points outside"
-    return ""
-
-
-def _join(folder: Path, shards: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """Lay the indices of several tars end to end."""
-    extensions = sorted({extension for shard in shards for extension in shard["extensions"]})
-    number = {extension: place for place, extension in enumerate(extensions)}
-    counts = [len(shard["key_end"]) for shard in shards]
-    lengths = {name: sum(len(shard[name]) for shard in shards) for name in ARRAYS} | {"first_member": sum(counts) + 1}
-    targets = {name: np.empty(length, ARRAYS[name]) for name, length in lengths.items()}
-    targets["first_member"][0] = 0
-    places = dict.fromkeys(ARRAYS, 0)
-    for shard in shards:
-        members, characters = places["offset"], places["keys"]
-        moved = {
-            "first_member": shard["first_member"][1:] + members,
-            "key_end": shard["key_end"] + characters,
-            "keys": shard["keys"],
-            "offset": shard["offset"],
-            "size": shard["size"],
-            "extension": np.array([number[extension] for extension in shard["extensions"]], np.uint16)[shard["extension"]],
-        }
-        for name, values in moved.items():
-            begin = places[name] + (name == "first_member")
-            targets[name][begin : begin + len(values)] = values
-            places[name] += len(values)
-    targets["file"] = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-    for name, array in targets.items():
-        np.save(folder / f"{name}.npy", array)
-    bad = [found for shard in shards for found in shard["bad"]]
-    (folder / "index.json").write_text(json.dumps({"files": list(names), "extensions": extensions, "bad": bad}))

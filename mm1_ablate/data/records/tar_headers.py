@@ -57,7 +57,7 @@ def entries(read: Callable[[int, int], bytes], size: int) -> Iterator[Entry]:
             raise DamagedTar("truncated tar")
         if header[0] == 0 and not any(header):
             return
-        if not _sums_up(header):
+        if not is_header(header):
             raise DamagedTar("damaged tar" if place else "not a tar")
         kind, length, place = header[156:157], _number(header[124:136]), place + BLOCK
         if length is None or length < 0:
@@ -92,13 +92,13 @@ def entries(read: Callable[[int, int], bytes], size: int) -> Iterator[Entry]:
     raise DamagedTar("truncated tar")
 
 
-def _sums_up(header: bytes) -> bool:
-    """Whether a header's checksum is right: the sum of its bytes, those of the checksum itself taken as blanks.
+def is_header(header: bytes) -> bool:
+    """Whether 512 bytes are a header, by its checksum: the sum of its bytes, those of the checksum itself taken as blanks.
 
     The lower half of Adler-32 is that sum plus one, modulo 65521, and many times quicker than a sum in Python.
     """
     field = header[148:156]
-    said = _number(field)
+    said = _number(field) if len(header) == BLOCK else None
     return said is not None and (said - 8 * 32 + sum(field) + 1) % 65521 == adler32(header) & 0xFFFF
 
 

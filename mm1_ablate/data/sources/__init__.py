@@ -13,7 +13,11 @@ from mm1_ablate.data.documents import Document
 
 
 class OpenSource(Protocol):
-    """Documents by index. Index i of one epoch is the same document whenever it is asked for."""
+    """Documents by index. Index i of one epoch is the same document whenever it is asked for.
+
+    It may have an attribute `losses`: what of its files cannot be read (`mm1_ablate.data.losses.Losses`). What stands in the documents'
+    place is then a `KnownLoss`.
+    """
 
     def __len__(self) -> int:
         """Documents of one epoch."""

@@ -9,6 +9,7 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b, sha256
 from os.path import expanduser, expandvars
@@ -21,15 +22,32 @@ import numpy as np
 from mm1_ablate.data.cache import Report, made, mapped
 from mm1_ablate.data.decoding import encoded_image
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.files import DataFile, digest_files
+from mm1_ablate.data.files import DataFile, digest_files, of_each
+from mm1_ablate.data.losses import FileRead, Losses, losses_of
+from mm1_ablate.data.records.glance import lost_tars
+from mm1_ablate.data.records.heads import NO_BYTES, ends_of, what_it_is
 from mm1_ablate.data.records.opening import found_files
 from mm1_ablate.data.records.tar import TarSamples, open_tars
 from mm1_ablate.data.sources.webdataset import IMAGES, images_of
+from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from mm1_ablate.data.sources._interleaved import ImagesBy
 
 TARS = (".tar", ".tgz", ".tar.gz")
+ARCHIVES = {
+    ".zip": "a zip archive",
+    ".7z": "a 7z archive",
+    ".rar": "a rar archive",
+    ".xz": "compressed with xz",
+    ".bz2": "compressed with bzip2",
+}
+ARCHIVES |= {".zst": "compressed with zstd", ".txz": "compressed with xz", ".tbz2": "compressed with bzip2"}
+"""Endings of what is neither a picture nor a tar that can be read."""
+POINTER = 1024
+"""Bytes of a picture file at most, for it to be looked into when a plan is made: pointers and error pages are small."""
+LOOKED_AT = 500
+"""Such files, at most; and of others the first 20."""
 VERSION = "2"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 
@@ -51,6 +69,8 @@ class ImageFiles:
         tars, self._pictures, names = _found(patterns)
         self._by = by
         self._samples: TarSamples | None = open_tars(tars, report) if tars else None
+        self.losses = [*_of_pictures(self._samples.losses if self._samples else []), *_lost_files(self._pictures)]
+        """What of the files cannot be read."""
         self._digest = contents_of(patterns)[:12]
         folder = made(
             "image names",
@@ -118,6 +138,62 @@ class ImageFiles:
                     yield number, pictures[0], looked_up
             if number % 1000 == 0:
                 report("looking up images", number, len(samples))
+
+
+def check_pictures(patterns: Sequence[str]) -> None:
+    """Whether there are pictures.
+
+    Raises:
+        Misfit: at `image_files`, there are no files, or not one of them can be read.
+    """
+    tars, pictures, _ = _found(patterns)
+    if pictures and not tars and not sum(one.there for one in _lost_files(pictures) or [Losses((), 0, 0, 1)]):
+        file = pictures[0]
+        others = "" if len(pictures) == 1 else f" (nor can any other of the {len(pictures)} files be used)"
+        message = f"{file.address}: {_wrong_picture(file)}{others}; expected pictures, or tars (.tar, .tgz) of pictures"
+        raise Misfit("image_files", message)
+
+
+def lost_pictures(patterns: Sequence[str]) -> list[Losses]:
+    """What of the files cannot be read, as far as a look at each of them tells."""
+    tars, pictures, _ = _found(patterns)
+    return [*_of_pictures(lost_tars(tars) if tars else []), *_lost_files(pictures)]
+
+
+def _of_pictures(losses: Sequence[Losses]) -> list[Losses]:
+    return [replace(one, field="image_files", of="pictures") for one in losses]
+
+
+def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
+    """Of files that are a picture each. What lies beside them and is nothing that could hold one is no loss."""
+    small = [file for file in pictures if file.size <= POINTER][:LOOKED_AT]
+    looked_at = list(dict.fromkeys([*small, *pictures[:20]]))
+    wrong = {file.address: why for file, why in zip(looked_at, of_each(looked_at, _wrong_picture), strict=True) if why}
+    wrong |= {file.address: why for file in pictures if (why := _wrong_name(file))}
+    if not wrong:
+        return []
+    read = []
+    for file in pictures:
+        damage = wrong.get(file.address, "")
+        known = None if _is_archive(file) else 1  # an archive holds as many as a file of its size
+        read.append(FileRead(file.name, file.size, float(not damage), 0 if damage else file.size, damage, known))
+    return _of_pictures(losses_of(read))
+
+
+def _wrong_name(file: DataFile) -> str:
+    if file.size == 0:
+        return NO_BYTES
+    return f"{ARCHIVES[posixpath.splitext(file.name)[1].lower()]}; unpack it" if _is_archive(file) else ""
+
+
+def _is_archive(file: DataFile) -> bool:
+    return posixpath.splitext(file.name)[1].lower() in ARCHIVES
+
+
+def _wrong_picture(file: DataFile) -> str:
+    """What is wrong with a picture file, by its name and its first bytes; empty if nothing is."""
+    named = _wrong_name(file) or what_it_is(ends_of(file)[0], file.size)
+    return "" if named.endswith("image") else named
 
 
 def contents_of(patterns: Sequence[str]) -> str:

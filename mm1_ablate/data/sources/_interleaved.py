@@ -17,10 +17,12 @@ from mm1_ablate.spec.data import Source
 from mm1_ablate.spec.settings import HowItRuns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
 
+    from mm1_ablate.data.losses import Losses
     from mm1_ablate.data.sources._image_files import ImageFiles
 
 ImagesBy = Literal["path", "base_name", "url", "url_sha256"]
@@ -53,6 +55,19 @@ class InterleavedFiles(InterleavedSource):
     def open(self, seed: int = 0, name: str = "") -> OpenInterleaved:
         """The documents. The seed orders nothing here: order is the mixture's."""
         return self._opened(name or self.type)
+
+    def losses(self) -> list[Losses]:
+        from mm1_ablate.data.records.glance import lost_rows
+        from mm1_ablate.data.records.opening import found_files, kept_columns
+        from mm1_ablate.data.sources._image_files import lost_pictures
+
+        needed = {**self.needed(), **dict(kept_columns(self.keep).values())}
+        pictures = lost_pictures(self.image_files) if self._looks_up and self.image_files else []
+        return [*lost_rows(found_files(self.files), needed), *pictures]
+
+    def needed(self) -> Mapping[str, Sequence[str]]:
+        """The columns that the format has, each with the kinds that will do."""
+        raise NotImplementedError
 
     def texts_after_images(self, most: int) -> list[str]:
         """Every picture that a document names is taken to be there."""
@@ -167,6 +182,12 @@ class OpenInterleaved:
 
     def __len__(self) -> int:
         return len(self.pages) if self._firsts is None else int(self._firsts[-1])
+
+    @property
+    def losses(self) -> list[Losses]:
+        """What of the pages' files cannot be read, and of the pictures' beside them."""
+        pages = getattr(self.pages, "losses", [])
+        return pages if self._firsts is None else [one.scaled(len(self) / max(1, len(self.pages))) for one in pages]
 
     def __getitem__(self, index: int) -> Document:
         if not 0 <= index < len(self):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mm1_ablate.data.losses import Losses
     from mm1_ablate.data.records.table import Tables
 
 IMAGES = ("image", "jpg", "png", "webp")
@@ -55,9 +56,34 @@ class ImageTextTable(Source):
         """All of `check` but the captions."""
         from mm1_ablate.data.records.opening import check_columns, columns_of, kept_columns
         from mm1_ablate.data.records.rows import BYTES, OBJECT
+        from mm1_ablate.data.records.table import footer_of
 
-        columns = columns_of(self._found())
-        check_columns(columns, {"image": (self.columns(columns)[0], (BYTES, OBJECT)), **kept_columns(self.keep)})
+        files = self._found()
+        columns = columns_of(files)
+        image = self.columns(columns)[0]
+        check_columns(columns, {"image": (image, (BYTES, OBJECT)), **kept_columns(self.keep)})
+        if columns[image] == OBJECT and not any(footer.rows and image not in footer.empty for footer in map(footer_of, files)):
+            what = f"column '{image}' holds only the paths of images, not their bytes"
+            raise Misfit("image", f"{what}; write the bytes into it as {{bytes, path}}, or pack the pictures into tars (type: webdataset)")
+
+    def losses(self) -> list[Losses]:
+        from mm1_ablate.data.records.rows import BYTES, TEXT
+
+        return self.image_losses(TEXT, BYTES)
+
+    def image_losses(self, *caption: str) -> list[Losses]:
+        """What cannot be read, where captions come from elsewhere.
+
+        Args:
+            caption: kinds of what the column of captions may hold; nothing: it does not matter.
+        """
+        from mm1_ablate.data.records.glance import lost_tables
+        from mm1_ablate.data.records.opening import columns_of, kept_columns
+        from mm1_ablate.data.records.rows import BYTES, OBJECT
+
+        image, text = self.columns(columns_of(self._found()))
+        kept = dict(kept_columns(self.keep).values())
+        return lost_tables(self._found(), {image: (BYTES, OBJECT), **({text: caption} if caption else {}), **kept})
 
     def warnings(self) -> list[Misfit]:
         from mm1_ablate.data.records.opening import columns_of, first_values
@@ -150,6 +176,11 @@ class OpenImageTextTable:
     def bad(self) -> list[Unreadable]:
         """The files that are damaged."""
         return self.rows.bad
+
+    @property
+    def losses(self) -> list[Losses]:
+        """About how much is lost with them."""
+        return self.rows.losses
 
     def __getitem__(self, index: int) -> Document:
         what = self.rows.place(index)

@@ -30,6 +30,7 @@ class Mmc4(InterleavedFiles):
     def check(self) -> None:
         from mm1_ablate.data.records.opening import are_tables, check_columns, columns_of, found_files, kept_columns
         from mm1_ablate.data.records.rows import OBJECT, TEXT
+        from mm1_ablate.data.sources._image_files import check_pictures
 
         files = found_files(self.files)
         if are_tables(files):
@@ -42,7 +43,12 @@ class Mmc4(InterleavedFiles):
             if not self.image_files:
                 message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
                 raise Misfit("image_files", message)
-            found_files(self.image_files, "image_files")
+            check_pictures(self.image_files)
+
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        from mm1_ablate.data.records.rows import OBJECT, TEXT
+
+        return {TEXTS: (f"lists of {TEXT}",), **({IMAGES: (f"lists of {OBJECT}",)} if self._looks_up else {})}
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
         from mm1_ablate.data.records.opening import first_rows, found_files
@@ -86,13 +92,14 @@ class Mmc4Pages:
     def __init__(self, settings: Mmc4, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.records.json_lines import open_json_lines
         from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import text_of
+        from mm1_ablate.data.records.rows import is_blank, text_of
 
         self.settings = settings
         self.rows: Rows = open_json_lines(found_files(settings.files), report)
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
-        self._text_of = text_of
+        self._text_of, self._is_blank = text_of, is_blank
+        self.losses = [*self.rows.losses, *(self._pictures.losses if self._pictures else ())]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,7 +121,7 @@ class Mmc4Pages:
                 damage.append(error)
         parts: list[str | Image] = []
         for number, sentence in enumerate(sentences):
-            text = [] if isinstance(sentence, str) and not sentence.strip() else [self._text_of(sentence, what)]
+            text = [] if self._is_blank(sentence) else [self._text_of(sentence, what)]
             images = beside.get(number, [])
             parts += [*images, *text] if self.settings.image_place == "before" else [*text, *images]
         columns = {name: row.get(name) for name in self.settings.keep.columns}

@@ -28,6 +28,8 @@ class Obelics(InterleavedFiles):
     def check(self) -> None:
         from mm1_ablate.data.records.opening import are_tables, check_columns, columns_of, found_files, kept_columns
         from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT
+        from mm1_ablate.data.records.table import footer_of
+        from mm1_ablate.data.sources._image_files import check_pictures
 
         files = found_files(self.files)
         if not are_tables(files):
@@ -37,11 +39,21 @@ class Obelics(InterleavedFiles):
         images, texts = (f"lists of {BYTES}", f"lists of {OBJECT}", f"lists of {TEXT}"), (f"lists of {TEXT}",)
         check_columns(columns, {"files": (IMAGES, images)})
         check_columns(columns, {"files": (TEXTS, texts), **kept_columns(self.keep)})
-        if self._looks_up and columns[IMAGES] == images[-1] and not self.image_files:
+        # {bytes, path} of which no file has the bytes are names as well.
+        only_names = columns[IMAGES] == images[-1] or (
+            columns[IMAGES] == images[1] and all(IMAGES in footer.empty or not footer.rows for footer in map(footer_of, files))
+        )
+        if self._looks_up and only_names and not self.image_files:
             message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
             raise Misfit("image_files", message)
         if self._looks_up and self.image_files:
-            found_files(self.image_files, "image_files")
+            check_pictures(self.image_files)
+
+    def needed(self) -> dict[str, tuple[str, ...]]:
+        from mm1_ablate.data.records.rows import BYTES, NOTHING, OBJECT, TEXT
+
+        images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NOTHING))} if self._looks_up else {}
+        return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NOTHING}")}
 
     def warnings(self) -> list[Misfit]:
         from mm1_ablate.data.records.opening import columns_of, found_files
@@ -73,7 +85,7 @@ class ObelicsPages:
     def __init__(self, settings: Obelics, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
         from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import text_of
+        from mm1_ablate.data.records.rows import is_blank, text_of
         from mm1_ablate.data.records.table import open_tables
         from mm1_ablate.data.sources.image_text_table import bytes_of
 
@@ -82,7 +94,8 @@ class ObelicsPages:
         self.rows = open_tables(found_files(settings.files), list(dict.fromkeys(needed)), report)
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
-        self._encoded_image, self._bytes_of, self._text_of = encoded_image, bytes_of, text_of
+        self._encoded_image, self._bytes_of, self._text_of, self._is_blank = encoded_image, bytes_of, text_of, is_blank
+        self.losses = [*self.rows.losses, *(self._pictures.losses if self._pictures else ())]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,7 +115,7 @@ class ObelicsPages:
             if image is not None and image.is_valid == (text is not None):
                 raise Unreadable(WRONG_SHAPE, what)
             if text is not None:
-                if not isinstance(text, str) or (text and not text.isspace()):
+                if not self._is_blank(text):
                     parts.append(self._text_of(text, what))
             elif image is not None:
                 try:

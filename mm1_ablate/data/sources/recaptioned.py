@@ -17,12 +17,14 @@ from pydantic import model_validator
 
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
+from mm1_ablate.data.losses import losses_in
 from mm1_ablate.spec.data import AnySource, Bounds, Keep, Source
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from mm1_ablate.data.losses import Losses
     from mm1_ablate.data.records.rows import Rows
 
 VERSION = "2"
@@ -102,6 +104,18 @@ class Recaptioned(Source):
         if self.joined_by not in there:
             raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
 
+    def losses(self) -> list[Losses]:
+        from mm1_ablate.data.records.glance import lost_rows
+        from mm1_ablate.data.records.opening import kept_columns
+        from mm1_ablate.data.records.rows import BYTES, NUMBER, TEXT
+
+        own, others = self._kept_columns(self._caption_columns())
+        needed = {self.caption: (TEXT, BYTES), self.key or self.joined_by: (TEXT, NUMBER, BYTES)}
+        kept = dict(kept_columns(Keep(columns=own)).values())
+        captions = lost_rows(self._caption_files(), {**needed, **kept}, "captions")
+        images = self._images(others)
+        return [*(one.scaled(1, f"images.{one.field}") for one in getattr(images, "image_losses", images.losses)()), *captions]
+
     def warnings(self) -> list[Misfit]:
         # What there is of their own captions does not matter.
         return [Misfit(f"images.{found.at}", found.message) for found in self.images.warnings() if found.at != "caption"]
@@ -173,6 +187,13 @@ class OpenRecaptioned:
 
     def __len__(self) -> int:
         return len(self._sample) + len(self.bad)
+
+    @property
+    def losses(self) -> list[Losses]:
+        """What cannot be read of the images, and of the captions: in documents, of which each lost one would have been a part."""
+        matched = len(self._sample)
+        images = [one.scaled(matched / max(1, len(self._images)), f"images.{one.field}") for one in losses_in(self._images)]
+        return [*images, *(one.scaled(matched / max(1, len(self._rows)), "captions") for one in self._rows.losses)]
 
     def __getitem__(self, index: int) -> Document:
         if not 0 <= index < len(self):

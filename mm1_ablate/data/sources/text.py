@@ -9,6 +9,7 @@ from mm1_ablate.data.files import Files, digest_files
 from mm1_ablate.spec.data import Source
 
 if TYPE_CHECKING:
+    from mm1_ablate.data.losses import Losses
     from mm1_ablate.data.records.rows import Rows
 
 
@@ -32,6 +33,13 @@ class Text(Source):
 
         columns = columns_of(found_files(self.files))
         check_columns(columns, {"field": (self.field, (TEXT, BYTES)), **kept_columns(self.keep)})
+
+    def losses(self) -> list[Losses]:
+        from mm1_ablate.data.records.glance import lost_rows
+        from mm1_ablate.data.records.opening import found_files, kept_columns
+        from mm1_ablate.data.records.rows import BYTES, TEXT
+
+        return lost_rows(found_files(self.files), {self.field: (TEXT, BYTES), **dict(kept_columns(self.keep).values())})
 
     def contents(self) -> str:
         from mm1_ablate.data.records.opening import found_files
@@ -58,6 +66,7 @@ class OpenText:
         self.name = name
         self.rows = settings.rows()
         self._text_of = text_of
+        self.losses = self.rows.losses
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -17,6 +17,7 @@ from mm1_ablate.spec.messages import listed
 from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
+    from mm1_ablate.data.losses import Losses
     from mm1_ablate.data.records.tar import TarSample
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
@@ -75,6 +76,9 @@ class WebDataset(Source):
 
         files, samples = found_files(self.files), self.check_images()
         fields = _fields(samples)
+        if self.caption_field.startswith("json.") and not fields and (kinds := _kinds_of_json(samples)):
+            message = f"the JSON beside the images holds {kinds[0]}, no object with fields; name the extension of the captions"
+            raise Misfit("caption_field", message)
         captions = {key: _caption_of(sample, self.caption_field) for key, sample in samples.items()}
         if all(caption is None for caption in captions.values()):
             also = f"; fields of the JSON: {', '.join(f'json.{field}' for field in sorted(fields))}" if fields else ""
@@ -105,6 +109,12 @@ class WebDataset(Source):
             raise Misfit("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}{_longer_names(samples)}")
         check_columns(_fields(samples), kept_columns(self.keep))
         return samples
+
+    def losses(self) -> list[Losses]:
+        from mm1_ablate.data.records.glance import lost_tars
+        from mm1_ablate.data.records.opening import found_files
+
+        return lost_tars(found_files(self.files))
 
     def warnings(self) -> list[Misfit]:
         from mm1_ablate.data.records.opening import found_files
@@ -189,6 +199,11 @@ class OpenWebDataset:
         """What of the tars is damaged."""
         return self.samples.bad
 
+    @property
+    def losses(self) -> list[Losses]:
+        """About how much is lost with that."""
+        return self.samples.losses
+
     def with_caption(self, index: int, caption: str) -> Document:
         """The document of an index with another caption; its own is not looked at."""
         sample = self._sample(index)
@@ -247,20 +262,21 @@ def images_of(members: Iterable[str], declared: str | None = None) -> list[str]:
 
 # ---------------------------------------------------------------- looking at the beginning
 def _first_samples(files: list[DataFile], count: int = LOOKED_AT) -> dict[str, dict[str, bytes]]:
+    from mm1_ablate.data.records.glance import wrong_tar
     from mm1_ablate.data.records.tar import first_samples
     from mm1_ablate.data.records.tar_headers import DamagedTar
 
     why = ""
-    # Damaged tars are counted when their time comes, as long as there are others.
+    # Damaged tars are told of by `losses`, as long as there are others.
     for file in files:
         try:
             if samples := first_samples(file, count):
                 return samples
         except DamagedTar as error:
-            why = why or error.reason
-    others = "" if len(files) == 1 else f" (nor any in the other {len(files) - 1} files)"
+            why = why or f"{file.address}: {wrong_tar(file) or error.reason}"
+    others = "" if len(files) == 1 else f" (nor samples in any other of the {len(files)} files)"
     expected = "expected tars of samples such as 000000000.jpg, 000000000.txt, 000000000.json"
-    raise Misfit("files", f"{files[0].address}: {why or 'no samples in it'}{others}; {expected}")
+    raise Misfit("files", f"{why or f'{files[0].address}: no samples in it'}{others}; {expected}")
 
 
 def _has(files: list[DataFile], samples: dict[str, dict[str, bytes]]) -> str:
@@ -288,6 +304,17 @@ def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:
             if value is not None or field not in found:
                 found[field] = kind_of(value)
     return found
+
+
+def _kinds_of_json(samples: dict[str, dict[str, bytes]]) -> list[str]:
+    """What the JSON of samples holds where it can be read, whether or not it is an object."""
+    from mm1_ablate.data.records.json_lines import kind_of
+
+    kinds = []
+    for sample in samples.values():
+        with suppress(ValueError, RecursionError):
+            kinds.append(kind_of(json.loads(sample.get("json", b""))))
+    return kinds
 
 
 def _caption_of(sample: dict[str, bytes], field: str) -> Any:
