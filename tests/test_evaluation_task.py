@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy import stats
 
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.tokenizer import Tokenizer
-from mm1_ablate.evaluation.demonstrations import demonstrations
+from mm1_ablate.evaluation.demonstrations import dealt, demonstrations
 from mm1_ablate.evaluation.prompts import continuation, demonstration, question, template_fields
 from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.spec.evaluation import Sets
 from mm1_ablate.spec.fingerprint import fingerprint
 from mm1_ablate.spec.tasks import shipped_tasks, task_record
 
@@ -108,3 +113,38 @@ def test_a_record_that_cannot_be_meant_is_refused(change: dict, message: str) ->
 def test_reading_a_record_imports_no_torch() -> None:
     code = "import sys; from mm1_ablate.evaluation import task; task.load_task('miniature_vqa'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---------------------------------------------------------------- the luck of the draw
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(1, 12), seed=st.integers(0, 999), policy=st.sampled_from(["per_task", "per_query"]))
+def test_as_many_shots_as_there_are_items_show_each_of_them_once(size: int, seed: int, policy: str) -> None:
+    pool = POOL[:size]
+    assert sorted(ids(item("q"), size, seed, policy=policy, pool=pool)) == sorted(one.id for one in pool)
+
+
+def test_every_item_is_as_likely_as_any_other_in_every_place() -> None:
+    """2,000 draws of three out of five against the uniform distribution; a fair draw fails this one time in ten thousand."""
+    drawn = [ids(item("q"), 3, seed, pool=POOL[:5]) for seed in range(2000)]
+    for place in range(3):
+        counts = Counter(one[place] for one in drawn)
+        assert len(counts) == 5 and stats.chisquare(list(counts.values())).pvalue > 1e-4
+    assert stats.chisquare(list(Counter(map(tuple, drawn)).values())).pvalue > 1e-4 and len(set(map(tuple, drawn))) == 60
+
+
+def test_names_that_run_together_alike_draw_apart() -> None:
+    assert ids(item("q", group="11"), 8, task="t") != ids(item("q", group="1"), 8, task="t1") != ids(item("q", group="1"), 8, 1, task="t")
+    assert ids(item("q"), 8, seed=1) != ids(item("q"), 8, seed=-1)
+
+
+def test_queries_are_dealt_by_chance_each_group_by_itself_and_each_seed_anew() -> None:
+    """Two sets; the groups take turns, so that dealing both together would not give each set half of each."""
+    queries = [item(f"q{number}", group="ab"[number // 3 % 2]) for number in range(60)]
+    numbers = {seed: dealt(queries, Sets(sets=2), seed, "t") for seed in range(3)}
+    for own in numbers.values():
+        for group in "ab":
+            members = [number for number, query in zip(own, queries, strict=True) if query.group == group]
+            assert members.count(0) == members.count(1) == 15
+            assert members not in ([0, 1] * 15, [1, 0] * 15)
+    assert len(set(map(tuple, numbers.values()))) == 3
+    assert dealt(queries, Sets(sets=2), 0, "other") != numbers[0]

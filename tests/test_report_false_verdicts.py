@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_up import made_up_study, noisy_results
+from scipy import stats
 
-from mm1_ablate.report.comparison import compare
+from mm1_ablate.report import false_verdicts as module
+from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.false_verdicts import FalseVerdicts, Rate, false_verdicts, with_false_verdicts
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
@@ -106,3 +110,75 @@ def test_the_rate_is_told_everywhere() -> None:
         assert "3 of 100 paired (3.0 %" in text and "what is promised (5 %" in text
     told = json.loads(json.dumps(comparison.to_json()))["false_verdicts"]
     assert told["paired"]["rate"] == 0.03 and told["unpaired"]["comparisons"] == 100
+
+
+# ---------------------------------------------------------------- what is compared
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Study, pd.DataFrame, pd.DataFrame | None, Comparison]]:
+    """Every pretended comparison, as it comes: paired, then unpaired, of each draw."""
+    seen: list[tuple[Study, pd.DataFrame, pd.DataFrame | None, Comparison]] = []
+
+    def look(study: Study, results: pd.DataFrame, items: pd.DataFrame | None = None, **more: Any) -> Comparison:
+        found = compare(study, results, items=items, **more)
+        seen.append((study, results, items, found))
+        return found
+
+    monkeypatch.setattr(module, "compare", look)
+    return seen
+
+
+def test_each_draw_sets_different_systems_against_each_other_once_paired_and_once_unpaired(compared: list[Any]) -> None:
+    study = same_study()
+    results, items = made_up_scores(study)
+    found = false_verdicts(results, items, declared=study.sweep.compare, template=study.trials[0], draws=8)
+    assert found is not None and len(compared) == 16
+    drawn = []
+    for paired, unpaired in zip(compared[::2], compared[1::2], strict=True):
+        for (_, own, answers, comparison), method in ((paired, "paired t"), (unpaired, "Welch")):
+            estimate = comparison.row("pretended").cells["shot_8/average"].estimate
+            assert (estimate.method, estimate.with_items, estimate.seeds) == (method, True, 3)
+            assert own["value"].nunique() == 6, "no system is on both sides"
+            assert set(answers["shots"]) == {8} and len(answers) == 6 * 30
+        assert set(paired[1]["value"]) == set(unpaired[1]["value"]) <= set(results["value"])
+        drawn.append(tuple(paired[1]["value"]))
+    assert len(set(drawn)) == 8, "each draw is another"
+    assert {value for draw in drawn for value in draw} == set(results.loc[results["metric"] == "shot_8/average", "value"])
+
+
+def test_verdicts_for_better_and_for_worse_are_counted_alike(compared: list[Any]) -> None:
+    """Half of the seeds are far better than the others, so draws that part them give verdicts of both kinds."""
+    study = same_study(1)
+    results, _ = made_up_scores(study, {"a-a-0": 90.0})
+    found = false_verdicts(results, declared=study.sweep.compare, template=study.trials[0], draws=40)
+    assert found is not None
+    verdicts = [comparison.row("pretended").verdict for *_, comparison in compared]
+    assert {"better", "worse"} <= set(verdicts[1::2])
+    for rate, own in ((found.paired, verdicts[::2]), (found.unpaired, verdicts[1::2])):
+        assert rate.false == own.count("better") + own.count("worse")
+
+
+def test_only_the_baseline_and_its_equals_are_drawn_at_the_declared_confidence() -> None:
+    study = same_study(2)
+    arms = [*study.arms, replace(study.arms[1], name="real", group="real", seeds=(), changes=study.arms[1].changes)]
+    trials = [
+        replace(study.trials[0], name=f"real/seed-{seed}", arms=("real",), seed=seed, evaluation_fingerprint=f"real {seed}")
+        for seed in range(3)
+    ]
+    sweep = study.sweep.model_copy(update={"compare": study.sweep.compare.model_copy(update={"confidence": 0.9})})
+    whole = replace(study, arms=tuple(arms), trials=(*study.trials, *trials), sweep=sweep)
+    results, _ = made_up_scores(study)
+    real = pd.DataFrame({"arm": "real", "seed": range(3), "metric": "shot_8/average", "value": [90.0, 91.0, 92.0]})
+    both = pd.concat([results, real])
+    found = with_false_verdicts(compare(whole, both), whole, both, draws=10).false_verdicts
+    assert found is not None and (found.seeds, found.seeds_per_side, found.nominal) == (9, 3, 0.1)
+    assert f"{100 * found.nominal:g} %" in found.in_words()
+
+
+def test_both_bounds_are_clopper_and_pearsons_and_either_rate_can_break_the_promise() -> None:
+    for false in (1, 7, 30):
+        rate = Rate(false, 60)
+        assert rate.lower == pytest.approx(stats.beta.ppf(0.05, false, 60 - false + 1))
+        assert rate.upper == pytest.approx(stats.beta.ppf(0.95, false + 1, 60 - false))
+    many, none = Rate(20, 100), Rate(0, 100)
+    assert not FalseVerdicts(12, 3, 0.05, many, none).kept and not FalseVerdicts(12, 3, 0.05, none, many).kept
+    assert FalseVerdicts(12, 3, 0.05, none, none).kept and np.isclose(none.lower, 0)

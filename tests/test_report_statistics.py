@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from mm1_ablate.report.statistics import (
     Estimate,
+    ItemNoise,
     Student,
     benjamini_hochberg,
     detectable_difference,
@@ -18,6 +22,7 @@ from mm1_ablate.report.statistics import (
     item_noise,
     minimum_detectable_effect,
     paired_difference,
+    paired_item_noise,
     welch_difference,
 )
 
@@ -259,3 +264,160 @@ def test_the_most_cautious_error_counts() -> None:
     assert both.half_width == pytest.approx(max(stats.t.ppf(0.975, 2) * 2, stats.t.ppf(0.975, 200) * 2.5))
     assert both.p == pytest.approx(2 * max(stats.t.sf(1.5, 2), stats.t.sf(1.2, 200)))
     assert (both.low <= 0 <= both.high) == (both.p >= 0.05)
+
+
+# ---------------------------------------------------------------- what must hold of any numbers
+@st.composite
+def paired_studies(draw: st.DrawFn) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Differences by seed, [seeds], and by task the items that they are the mean of, [seeds, items]; none of these in a third of cases."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    seeds, tasks = draw(st.integers(2, 5)), draw(st.integers(0, 2))
+    spread, hardness, middle = (draw(st.sampled_from([0.1, 1.0, 5.0])), draw(st.sampled_from([0.0, 1.0, 4.0])), draw(st.integers(-3, 3)))
+    luck = middle + spread * random.normal(size=(seeds, 1))
+    tables = [
+        luck + hardness * random.normal(size=(1, items)) + random.normal(size=(seeds, items)) for items in random.integers(2, 9, size=tasks)
+    ]
+    return (np.mean([table.mean(axis=1) for table in tables], axis=0) if tables else luck[:, 0]), tables
+
+
+MANY = settings(max_examples=30, deadline=None)
+
+
+@MANY
+@given(paired_studies(), st.floats(-4, 4))
+def test_of_two_arms_that_change_places_nothing_changes_but_the_sign(study: tuple[np.ndarray, list[np.ndarray]], value: float) -> None:
+    differences, tables = study
+    one, other = paired_difference(differences, tables), paired_difference(-differences, [-table for table in tables])
+    assert (other.difference, other.low, other.high) == pytest.approx((-one.difference, -one.high, -one.low))
+    assert (other.p, other.detectable()) == pytest.approx((one.p, one.detectable()))
+    assert other.p_against(-value) == pytest.approx(one.p_against(value))
+    assert (other.p_above(-value), other.p_below(-value)) == pytest.approx((one.p_below(value), one.p_above(value)))
+    assert equivalence(other, abs(value)) == pytest.approx(equivalence(one, abs(value)))
+    assert (other.seeds, other.method, other.known) == (one.seeds, one.method, one.known)
+
+
+@MANY
+@given(paired_studies(), st.sampled_from([0.5, 0.8, 0.95, 0.99]), st.floats(-4, 4))
+def test_p_is_at_most_the_level_exactly_where_the_interval_excludes_the_value(
+    study: tuple[np.ndarray, list[np.ndarray]], confidence: float, value: float
+) -> None:
+    found = paired_difference(*study, confidence=confidence)
+    for against in (0.0, value, found.difference - 1.001 * found.half_width, found.difference + 0.999 * found.half_width):
+        distance = abs(found.difference - against) / found.half_width
+        assume(abs(distance - 1) > 1e-6)
+        assert (found.p_against(against) <= 1 - confidence) == (not found.low <= against <= found.high) == (distance > 1)
+        assert 0 <= found.p_against(against) <= 1
+    assert (found.p <= 1 - confidence) == (found.low > 0 or found.high < 0)
+
+
+@MANY
+@given(paired_studies(), st.sampled_from([1e-4, 0.01, 100.0]), st.randoms())
+def test_neither_units_nor_the_order_of_seeds_items_and_tasks_make_a_difference(
+    study: tuple[np.ndarray, list[np.ndarray]], unit: float, order: Random
+) -> None:
+    differences, tables = study
+    found = paired_difference(differences, tables)
+    scaled = paired_difference(unit * differences, [unit * table for table in tables])
+    assert (scaled.difference, scaled.half_width) == pytest.approx((unit * found.difference, unit * found.half_width))
+    assert (scaled.p, scaled.known) == (pytest.approx(found.p, rel=1e-6), found.known)
+    seeds = order.sample(range(len(differences)), len(differences))
+    mixed = [table[seeds][:, ::-1] for table in reversed(tables)]
+    again = paired_difference(differences[seeds], mixed)
+    assert (again.low, again.high, again.p) == pytest.approx((found.low, found.high, found.p))
+
+
+@MANY
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_unpaired_arms_change_places_alike_and_what_makes_items_hard_for_both_falls_out(
+    seed: int, ours: int, theirs: int, with_items: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    one, other = (1 + random.normal(size=(seeds, 1)) + random.normal(size=(seeds, 12)) for seeds in (ours, theirs))
+    hardness = 30 * random.normal(size=(1, 12))
+    hardness -= hardness.mean()
+
+    def compared(first: np.ndarray, second: np.ndarray) -> Estimate:
+        noise = item_noise([first], [second]) if with_items else None
+        return welch_difference(first.mean(axis=1), second.mean(axis=1), noise)
+
+    found, turned, harder = compared(one, other), compared(other, one), compared(one + hardness, other + hardness)
+    assert found.seeds == turned.seeds == min(ours, theirs)
+    assert found.known == (with_items or min(ours, theirs) > 1)
+    assert (turned.difference, turned.low, turned.high) == pytest.approx((-found.difference, -found.high, -found.low), nan_ok=True)
+    assert turned.p == pytest.approx(found.p, nan_ok=True)
+    assert (harder.low, harder.high) == pytest.approx((found.low, found.high), nan_ok=True)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 6])
+def test_the_error_over_both_levels_is_that_of_the_two_way_table_of_the_textbook(seeds: int) -> None:
+    """Searle, Casella and McCulloch (1992), section 4.2: the variance of the grand mean from the mean squares of a two-way table, with the
+    degrees of freedom of Satterthwaite (1946)."""
+    random = np.random.default_rng(seeds)
+    items = 40
+    table = 3 * random.normal(size=(seeds, 1)) + 4 * random.normal(size=(1, items)) + 6 * random.normal(size=(seeds, items))
+    grand, rows, columns = table.mean(), table.mean(axis=1), table.mean(axis=0)
+    of_seeds = items * ((rows - grand) ** 2).sum() / (seeds - 1)
+    of_items = seeds * ((columns - grand) ** 2).sum() / (items - 1)
+    rest = ((table - rows[:, None] - columns + grand) ** 2).sum() / (seeds - 1) / (items - 1)
+    assert of_seeds > rest
+    variance = (of_seeds + of_items - rest) / seeds / items
+    degrees = (of_seeds + of_items - rest) ** 2 / (
+        of_seeds**2 / (seeds - 1) + of_items**2 / (items - 1) + rest**2 / (seeds - 1) / (items - 1)
+    )
+    found = paired_difference(rows, [table])
+    both = found.errors[-1]
+    assert (both.standard_error, both.degrees) == pytest.approx((variance**0.5, max(degrees, seeds - 1)))
+    alone = stats.t.ppf(0.975, seeds - 1) * rows.std(ddof=1) / seeds**0.5
+    assert found.half_width == pytest.approx(max(alone, stats.t.ppf(0.975, max(degrees, seeds - 1)) * variance**0.5))
+
+
+def test_the_noise_of_items_between_unpaired_arms_is_that_of_both() -> None:
+    """No luck of items but each answer's own: with n seeds and m seeds its variance is that of the one over n and of the other over m."""
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(scale=1, size=(4, 4000)), random.normal(scale=3, size=(2, 4000))
+    expected = (1 / 4 + 9 / 2) / 4000
+    for noise in (item_noise([ours], [theirs]), item_noise([theirs], [ours])):
+        assert (noise.items, noise.residual) == pytest.approx((expected, expected), rel=0.1)
+    half = item_noise([ours, ours], [theirs, theirs])
+    assert (half.items, half.residual) == pytest.approx((noise.items / 2, noise.residual / 2))
+
+
+def test_a_clear_fall_has_the_p_of_scipy_as_a_clear_rise_has() -> None:
+    for differences in (OURS - THEIRS, THEIRS - OURS):
+        found = paired_difference(differences)
+        for value in (0.0, 1.5, -1.5):
+            two, above, below = (
+                stats.ttest_1samp(differences, value, alternative=side).pvalue for side in ("two-sided", "greater", "less")
+            )
+            assert (found.p_against(value), found.p_above(value), found.p_below(value)) == pytest.approx((two, above, below))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_most_cautious_error_counts_whatever_the_sign(sign: int) -> None:
+    found = Estimate(sign * 3.0, (Student(2.0, 2), Student(2.5, 200)), 0.95, 3, "paired t", True)
+    both = 2 * max(stats.t.sf(1.5, 2), stats.t.sf(1.2, 200))
+    assert found.p == pytest.approx(both)
+    assert min(found.p_above(0), found.p_below(0)) == pytest.approx(both / 2)
+    margin = max(stats.t.sf(1 / 2, 2), stats.t.sf(1 / 2.5, 200))
+    assert equivalence(found, 4.0) == pytest.approx(margin)
+    for family in (1, 6):
+        needed = found.detectable(comparisons=family)
+        powers = [
+            stats.nct.sf(stats.t.ppf(1 - 0.025 / family, error.degrees), error.degrees, needed / error.standard_error)
+            for error in found.errors
+        ]
+        assert min(powers) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_differences_on_a_small_scale_are_no_less_known() -> None:
+    """Bits per byte of a few models differ in the fourth digit."""
+    differences = np.array([1.2e-4, 1.9e-4, 1.1e-4])
+    assert paired_difference(differences).p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def test_one_error_that_is_unknown_leaves_what_the_other_tells() -> None:
+    """Seeds that agree exactly, over items that do not: the luck of the items is the interval."""
+    table = np.tile(np.random.default_rng(0).normal(size=(1, 30)), (3, 1))
+    found = paired_difference(table.mean(axis=1), [table])
+    assert found.known and found.half_width == pytest.approx(stats.t.ppf(0.975, 29) * table[0].std(ddof=1) / 30**0.5)
+    assert paired_item_noise([table]) == ItemNoise(pytest.approx(table[0].var(ddof=1) / 30), pytest.approx(29), pytest.approx(0), 58)

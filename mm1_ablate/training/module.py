@@ -205,7 +205,8 @@ class Watch(lightning.Callback):
             point = {
                 "step": step,
                 "loss": loss,
-                "learning_rate": trainer.optimizers[-1].param_groups[0]["lr"],
+                # The last group is never that of an image encoder with a scale of its own, unless nothing else is trained.
+                "learning_rate": trainer.optimizers[-1].param_groups[-1]["lr"],
                 "tokens": module.tokens,
                 "images": module.images,
                 "documents": module.documents,
