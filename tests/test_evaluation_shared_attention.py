@@ -129,7 +129,7 @@ def test_a_deep_model_is_looked_at_by_few_of_its_layers_where_these_are_of_all_i
     assert deep.config.num_hidden_layers == ENOUGH_LAYERS == len(deep.model.layers)
     check_readable(deep)
     in_turns = ["sliding_attention", "full_attention"] * 20
-    assert shorter(made("gemma2", 40, head_dim=8, layer_types=in_turns)).config.layer_types == in_turns[:ENOUGH_LAYERS]
+    assert shorter(made("gemma3_text", 40, head_dim=8, layer_types=in_turns)).config.layer_types == in_turns[:ENOUGH_LAYERS]
     late = ["sliding_attention"] * 20 + ["full_attention"] * 20
-    for whole in (made("llama", 3), made("gemma2", 40, head_dim=8, layer_types=late)):
+    for whole in (made("llama", 3), made("gemma3_text", 40, head_dim=8, layer_types=late)):
         assert shorter(whole) is whole
