@@ -242,7 +242,7 @@ def test_the_report_tells_what_each_arm_changes_and_what_it_drops(sweep: Path, c
         "dropped with the type: training.optimizer.momentum 0.95, training.optimizer.rest",
         "training.optimizer.learning_rate 0.015 → mm1",
         "training.optimizer.weight_decay 0 → mm1",
-        "training.optimizer.betas nothing → [0.9, 0.95]",
+        "training.optimizer.betas none → [0.9, 0.95]",
     ]
     print_comparison(comparison, Console(width=100))
     for text in (capsys.readouterr().out, markdown(comparison), html(comparison)):

@@ -179,7 +179,7 @@ def _shown(value: Any) -> str:
 
 def _text(value: Any) -> str:
     if value is None:
-        return "nothing"
+        return "none"
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
