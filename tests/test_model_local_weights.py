@@ -234,7 +234,7 @@ def test_weights_of_an_earlier_stage_are_looked_for_too(tmp_path: Path) -> None:
     torch.save(timm.create_model(TINY, img_size=48).state_dict(), tmp_path / "own.pth")
     (tmp_path / "first").mkdir()
     one = "{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: own.pth}"
-    first, last = declared(tmp_path / "first", one), declared(tmp_path, one)
+    first, last = declared(tmp_path / "first", one), declared(tmp_path, one.replace(", weights: own.pth", ""))
     last.write_text(last.read_text() + "starts_from: first/experiment.yaml\n")
     with pytest.raises(FileErrors, match=f"no file or folder {tmp_path}/first/own.pth"):
         load_study(last, checks=[wrong_encoder])
