@@ -330,6 +330,14 @@ def test_files_are_what_their_first_bytes_say(folder: Path):
         assert len(text.open()) == 5 and not text.losses() and text.open()[4].text == "the goat is in the barn 4"
 
 
+@pytest.mark.parametrize("name", ["0.tgz", "0.TGZ", "0.tar.gz", "0.tar"])
+def test_compressed_tars_that_are_well_lose_nothing_before_there_is_an_index(folder: Path, name: str):
+    (folder / "data").mkdir()
+    (folder / "data" / name).write_bytes(gzip.compress(captioned_tar(folder / "plain", 5).read_bytes()))
+    done = call("validate", with_source(folder, {**TARS, "files": f"../data/{name}"}))
+    assert done.exit_code == 0 and "warning" not in done.output, done.output
+
+
 def test_many_names_full_of_dots_are_read(folder: Path):
     from mm1_ablate.data.files import find_files
     from mm1_ablate.data.records.tar import open_tars

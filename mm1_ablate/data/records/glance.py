@@ -57,7 +57,7 @@ def wrong_tar(file: DataFile) -> str:
         content = gunzipped(head)
         if content is None:
             return "a compressed tar that cannot be unpacked"
-        return _wrong_header(content, 0) if len(content) >= BLOCK else ""
+        return _wrong_header(content[:BLOCK], 0) if len(content) >= BLOCK else ""
     if wrong := _wrong_header(head, file.size):
         return wrong
     return BROKEN if any(tail) or file.size % BLOCK else ""
