@@ -109,6 +109,28 @@ def test_missing_pictures_of_questions_and_demonstrations_are_warned_of(folder: 
     assert any("2 of 3 items cannot be asked: image is missing" in message for message in messages)
 
 
+@pytest.mark.parametrize(
+    "content, told_so",
+    [
+        (b"", "no bytes (first: 1 (pictures/1.png))"),
+        (b"<!DOCTYPE html><html>403", "not an image (first: 1 (pictures/1.png: an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not an image (first: 1 (pictures/1.png: a git-lfs pointer"),
+    ],
+)
+def test_files_that_are_no_pictures_are_warned_of_before_anything_is_trained(folder: Path, content: bytes, told_so: str) -> None:
+    items = {**TEXT_ITEMS, "references": "labels", "image": "pictures/{name}.png"}
+    write_task(
+        folder / "tasks",
+        rows=rows(["red"], ["green"], ["blue"]),
+        **{**GENERATE, "family": "image", "items": items, "prompt": "{image} {question} {answer}"},
+    )
+    for name in ("0", "2"):
+        write_image(folder / "tasks" / "data" / "pictures" / f"{name}.png")
+    (folder / "tasks" / "data" / "pictures" / "1.png").write_bytes(content)
+    messages = [problem.message for problem in told(folder)]
+    assert any(f"items.queries: 1 of 3 items cannot be asked: {told_so}" in message for message in messages), messages
+
+
 @pytest.mark.parametrize("metric", ["vqa_accuracy", "textvqa_accuracy", "vizwiz_accuracy"])
 def test_agreement_of_annotators_with_one_reference_an_item_is_an_error(folder: Path, metric: str) -> None:
     write_task(folder / "tasks", rows=rows("red", "green", "blue"), **{**GENERATE, "metrics": [metric]})

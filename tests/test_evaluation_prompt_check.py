@@ -170,6 +170,19 @@ def test_text_that_follows_images_with_a_space_wants_a_prompt_with_a_space(folde
     assert not warned(folder)
 
 
+def test_line_ends_that_begin_with_one_token_are_alike_however_many_there_are(folder: Path):
+    from mm1_ablate.data.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    assert tokenizer.ids("\n\nthree")[0] == tokenizer.ids("\none")[0] != tokenizer.ids("one")[0]
+    write_obelics(folder / "pages.parquet", [["I0", "\n\nthree four"], ["I1", "\n\ntwo", "I2", "\n\nfour"]])
+    declare(folder, "{type: obelics, files: pages.parquet}")
+    write_task(folder, prompt="{image}\nQuestion: {question} Short answer: {answer}", stop=[";"], separator=";")
+    assert "after an image" not in messages(folder)
+    write_task(folder, prompt="{image} Question: {question} Short answer: {answer}")
+    assert "after an image" in messages(folder) and "texts after images in training begin with a line end" in messages(folder)
+
+
 def test_what_any_stage_or_source_has_after_images_is_no_cause_for_a_warning(folder: Path):
     write_pages(folder)
     declare(folder, "{type: obelics, files: pages.parquet}")
@@ -296,7 +309,9 @@ def test_shipped_records_put_no_white_space_after_an_image(folder: Path, name: s
 
 
 # ---------------------------------------------------------------- special tokens
-@pytest.mark.parametrize("mark", ["<|im_start|>", "[INST]", "<start_of_turn>", "<image>", "<turn_1>"])
+@pytest.mark.parametrize(
+    "mark", ["<|im_start|>", "[INST]", "<start_of_turn>", "[SYSTEM_PROMPT]", "<image_soft_token>", "<image>", "<turn_1>"]
+)
 def test_chat_tokens_of_a_prompt_are_warned_of(folder: Path, mark: str):
     byte_level(folder / "tokenizer", special=["<turn_1>"])
     write_task(folder, prompt="{image}" + mark + "{question} Short answer: {answer}")
@@ -333,13 +348,15 @@ def test_a_published_model_whose_tokenizer_places_a_begin_token_is_warned_of(fol
     write_experiment(folder, yaml.safe_dump(tree, sort_keys=False))
     (warning,) = warned(folder)
     assert warning.path == "model.language_model.name" and "places '<s>' before a text" in warning.message
-    byte_level(folder / "tokenizer", begin=True)
+    assert not warned(folder, "nowhere")
+    # What the model was trained with is said by its own tokenizer, whichever is used here.
+    byte_level(folder / "tokenizer")
     tree["model"]["language_model"]["tokenizer"] = "./tokenizer"
     write_experiment(folder, yaml.safe_dump(tree, sort_keys=False))
     (warning,) = warned(folder)
-    assert warning.path == "model.language_model.tokenizer"
-    assert not warned(folder, "nowhere")
-    byte_level(folder / "tokenizer")
+    assert warning.path == "model.language_model.name"
+    byte_level(model)
+    byte_level(folder / "tokenizer", begin=True)
     assert not warned(folder)
 
 

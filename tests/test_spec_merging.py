@@ -133,7 +133,7 @@ def test_replacing_a_section_is_said_and_shown(folder: Path) -> None:
     )
     a, b, c = study.arms[1:]
     assert a.experiment.data.mixture == {"captioned": 100}
-    assert in_words(a) == "data.mixture.captioned 45 → 100; data.mixture.interleaved 45 → nothing; data.mixture.text 10 → nothing"
+    assert in_words(a) == "data.mixture.captioned 45 → 100; data.mixture.interleaved 45 → none; data.mixture.text 10 → none"
     assert (b.experiment.training.warmup_steps, b.experiment.training.batch_rows) == (2000, 8)
     assert "training.warmup_steps 30 → 2000" in in_words(b) and "without training.optimizer.rest" in in_words(b)
     assert (c.experiment.model.connector.type, c.experiment.model.connector.image_tokens) == ("attention_pool", 9)

@@ -41,12 +41,13 @@ def segments(parts: Iterable[str | Image], tokenizer: Tokenizer) -> tuple[Segmen
 
 # ---------------------------------------------------------------- what follows images
 def leading_space(text: str, tokenizer: Tokenizer) -> str:
-    """The white space that a text begins with, if the tokenizer sees it: if the first token is another one without it."""
-    stripped = text.lstrip()
-    if not stripped:
-        return text if tokenizer.ids(text) else ""
-    space = text[: len(text) - len(stripped)]
-    return space if space and tokenizer.ids(text)[:1] != tokenizer.ids(stripped)[:1] else ""
+    """The white space that the first token of a text begins with; empty where the first token is the one without any white space."""
+    stripped, tokens = text.lstrip(), tokenizer.ids(text)
+    if len(stripped) == len(text) or not tokens or tokens[:1] == tokenizer.ids(stripped)[:1]:
+        return ""
+    first = tokenizer.token_text(tokens[0])
+    # A tokenizer that falls back to bytes spells a line end otherwise.
+    return first[: len(first) - len(first.lstrip())] or text[: len(text) - len(stripped)]
 
 
 def leading_spaces(source: Source, tokenizer: Tokenizer) -> dict[str, int] | None:

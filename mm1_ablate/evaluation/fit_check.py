@@ -36,7 +36,7 @@ from mm1_ablate.spec.tasks import task_settings
 
 __all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "kept", "known_context_length", "overflows"]
 
-COUNTED = 3
+COUNTED = 4
 """How tokens are counted: another number where that changes, for what is kept is no longer right."""
 
 

@@ -24,7 +24,7 @@ from mm1_ablate.spec.messages import Finding, listed
 from mm1_ablate.spec.tasks import is_own, task_settings
 from mm1_ablate.spec.yaml_file import read_tree
 
-VERSION = 1
+VERSION = 2
 """How training data is looked at: another number where that changes, for what is kept is no longer right."""
 SELDOM = 0.01
 """Fewer texts after images than this share begin so: as good as never."""
@@ -133,21 +133,22 @@ def unplaced_tokens(experiment: Experiment) -> list[Finding]:
     if settings.name is None or look() == "nowhere":
         return []
 
+    name = settings.name
+
     def find() -> str:
         try:
-            identity = fingerprint(["begins", tokenizer_identity(settings.tokenizer)])
-            return str(kept(identity, lambda: tokenizer_here(settings.tokenizer).begin))
+            # The model's own tokenizer says what it was trained with, whichever is used here.
+            return str(kept(fingerprint(["begins", tokenizer_identity(name)]), lambda: tokenizer_here(name).begin))
         except NotHere:
             return ""
 
-    begin = once(f"begins {settings.tokenizer}", find)
+    begin = once(f"begins {name}", find)
     if not begin:
         return []
-    called = Path(settings.tokenizer).name if local(settings.tokenizer) else settings.tokenizer
+    called = Path(name).name if local(name) else name
     message = (
-        f"the tokenizer {called} places '{begin}' before a text, and the published model was trained so; here documents and prompts begin"
-        f" without it, in training and in evaluation alike"
+        f"the tokenizer of {called} places '{begin}' before a text, and the published model was trained so; here documents and prompts"
+        f" begin without it, in training and in evaluation alike"
     )
     hint = "scores without training, of a frozen model above all, may be lower than published ones"
-    field = "tokenizer" if settings.tokenizer != settings.name else "name"
-    return [Finding(("model", "language_model", field), message, hint, warning=True)]
+    return [Finding(("model", "language_model", "name"), message, hint, warning=True)]

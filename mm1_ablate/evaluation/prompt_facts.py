@@ -41,7 +41,7 @@ SAMPLE = 128
 SELDOM = 0.05
 """What no larger share of the sample has is no cause for a warning: benchmarks have odd items."""
 CHAT = re.compile(
-    r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_(?:turn|utterance|image)>|<(?:bos|eos|image|img)>"
+    r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|IMG)\]|<</?SYS>>|</?s>|<(?:start|end)_of_(?:turn|utterance|image)>|<(?:bos|eos|image|img|image_soft_token)>"
 )
 """How tokens of chat templates and other special tokens are written."""
 

@@ -198,7 +198,7 @@ def _said_twice(edits: Sequence[Edit]) -> list[Finding]:
         for path in () if edit.removed else said(edit):
             other = first.setdefault(path, edit)
             if other is not edit:
-                places = [".".join(map(str, one.where)) for one in (other, edit)]
+                places = [".".join(f"'{part}'" if "." in str(part) else str(part) for part in one.where) for one in (other, edit)]
                 message = f"{edit.stage}{path} is set twice: by {places[0]} and by {places[1]}"
                 found[id(edit)] = Finding(edit.where, message, "keep one of the two", at_key=True)
     return list(found.values())

@@ -54,7 +54,7 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
     left = dict.fromkeys(_differing(old, new))
     changes = []
     for edit in edits:
-        own = [path for path in left if _is_at(path, edit.path)]
+        own = [path for path in left if _is_at(path, edit.path) or edit.path.startswith(f"{path}.")]
         for path in own:
             del left[path]
         if edit.removed:
@@ -67,6 +67,8 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for path in dict.fromkeys([*old, *new]):
+        if any(tree.get(above) not in NOTHING for above in _above(path) for tree in (old, new)):
+            continue  # a value stands there in place of the mapping, and is told
         left, right = old.get(path), new.get(path)
         if left is right or (left == right and json.dumps(left) == json.dumps(right)):
             continue
@@ -77,16 +79,22 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _change(path: str, old: Mapping[str, Any], new: Mapping[str, Any], declared: bool = True) -> Change:
-    gone = path not in new
+    values = [tree[path] if path in tree else _standing_at(tree, path) for tree in (old, new)]
+    gone = path not in new and values[1] is None
     section = _section(path, new if gone else old)
-    return Change(path, old.get(path), new.get(path), declared=declared, dropped=gone and not declared, section=section)
+    return Change(path, values[0], values[1], declared=declared, dropped=gone and not declared, section=section)
+
+
+def _above(path: str) -> Iterator[str]:
+    """The places on the way to a path."""
+    parts = path.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
 def _section(path: str, others: Mapping[str, Any]) -> str:
     """The first place on a path at which there is nothing in the other experiment; empty if that is the path itself."""
     parts = path.split(".")
-    places = (".".join(parts[:length]) for length in range(1, len(parts)))
-    there = (others.get(place) not in NOTHING or any(other.startswith(f"{place}.") for other in others) for place in places)
+    there = (others.get(place) not in NOTHING or any(other.startswith(f"{place}.") for other in others) for place in _above(path))
     length = next((length for length, known in enumerate(there, 1) if not known), len(parts))
     return "" if length == len(parts) else ".".join(parts[:length])
 
