@@ -1,7 +1,8 @@
 """Whether the items of an experiment's tasks can be asked and scored as declared, before anything is trained: no weights, no tokenizer.
 
-In: an experiment. Out: findings by place in it. Items are drawn as an evaluation draws them, and only those are looked at, their images
-by name. What was found right about a task of this package is kept in the cache; the user's own tasks are looked at each time.
+In: an experiment. Out: findings by place in it. Items are drawn as an evaluation draws them, and only those are looked at: their images
+by name, the first of them by the headers of their files too. What was found right about a task of this package is kept in the cache; the
+user's own tasks are looked at each time.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from mm1_ablate.spec.fingerprint import canonical, fingerprint
 from mm1_ablate.spec.messages import Finding
 from mm1_ablate.spec.tasks import is_own, task_settings
 
-RULE = 1
+RULE = 2
 """Number of the rule by which items are looked at: another one where more is looked at, for what was found right is kept."""
 NAMED = 3
 """Items of a kind whose ids are given."""
+PICTURES = 256
+"""Pictures that are opened, of the questions and of the demonstrations: all of a large benchmark would take minutes."""
 SEARCHED = 20_000
 """Items up to which a constant answer is looked for."""
 OF_THE_RECORD = ("no right choice", "an id occurs twice")
@@ -89,6 +92,10 @@ def _looked_at(task: Task, evaluation: Evaluation, own: bool) -> Iterator[tuple[
     yield from _left_out(bad, f"items.{where}: {{}} of {len(bad) + len(asked):,} items cannot be asked", own)
     total = len(items.bad_demonstrations) + len(items.demonstrations)
     yield from _left_out(items.bad_demonstrations, f"items.demonstrations: {{}} of {total:,} items cannot be shown", own)
+    if "://" not in str(getattr(task.items, "folder", "")):
+        for place, some in ((where, asked), ("demonstrations", items.demonstrations)):
+            looked, broken = _broken_pictures(some)
+            yield from _left_out(broken, f"items.{place}: {{}} of the {looked:,} pictures looked at cannot be read", own)
     fields = [field for field in template_fields(task.prompt) if field not in (IMAGE, ANSWER)]
     if fields and CHOICE not in fields:
         blank = [item.id for item in asked if not any(item.fields[field].strip() for field in fields)]
@@ -119,6 +126,19 @@ def _askable(task: Task, items: ItemSet) -> tuple[list[Item], list[Unreadable]]:
             asked.append(item)
         known.add(item.id)
     return asked, bad
+
+
+def _broken_pictures(items: Sequence[Item]) -> tuple[int, list[Unreadable]]:
+    """How many pictures were looked at, and what is wrong with those that cannot be read, by the headers of their files."""
+    pictures = {item.image.key: (item.id, item.image.size) for item in items if item.image is not None and item.image.size is not None}
+    broken = []
+    looked_at = list(pictures.values())[:PICTURES]
+    for name, size in looked_at:
+        try:
+            size()
+        except Unreadable as error:
+            broken.append(Unreadable(error.reason, f"{name} ({error.what})"))
+    return len(looked_at), broken
 
 
 def _check(task: Task, item: Item, by_choice: bool) -> None:

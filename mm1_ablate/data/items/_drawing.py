@@ -33,7 +33,7 @@ HELD_OUT = 10
 """One of so many pictures of the demonstrations is for development."""
 POOL = 2048
 """Candidates for demonstrations, and items of a development split that is held out from them, unless a record says otherwise."""
-RULE = 4
+RULE = 3
 """Number of the rule by which items are drawn: another one draws others, and must not find these in the cache."""
 
 

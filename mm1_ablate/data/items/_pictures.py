@@ -16,7 +16,6 @@ from functools import lru_cache, partial
 
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
-from mm1_ablate.data.records.heads import HEAD, what_it_is
 
 MISSING = "image is missing"
 """The reason by which images that are not there are counted."""
@@ -41,12 +40,11 @@ class Pictures:
         """How to read an image.
 
         Raises:
-            Unreadable: there is no such image, or no image in its file as far as its first bytes tell, if it is a file of this machine.
+            Unreadable: there is no such image.
         """
         folder, base = posixpath.split(posixpath.join(self.folder, name))
         file = self._files(folder).get(base)
         if file is not None:
-            _check_beginning(file, name)
             return partial(_whole, file)
         for archive in self._archives_of(name):
             if (found := archive.find(name)) is not None:
@@ -89,21 +87,6 @@ def _listed(folder: str) -> dict[str, DataFile]:
         return {posixpath.basename(file.address): file for file in find_files([f"{folder}/*"])}
     except NoFiles:
         return {}
-
-
-def _check_beginning(file: DataFile, name: str) -> None:
-    """Whether a file may be an image. Of one that is far away nothing is read before its turn comes."""
-    if not file.is_local:
-        return
-    try:
-        with open(file.address, "rb") as opened:
-            head = opened.read(HEAD)
-    except OSError as error:
-        raise Unreadable("image cannot be read", f"{name}: {error.strerror}") from error
-    if not head:
-        raise Unreadable("no bytes", name)
-    if head.lstrip()[:1] == b"<" or head.startswith(b"version https://"):
-        raise Unreadable("not an image", f"{name}: {what_it_is(head, len(head)) or 'text'}")
 
 
 def _whole(file: DataFile) -> bytes:
