@@ -188,11 +188,11 @@ def tokenizer_here(tokenizer: str) -> Tokenizer:
     """The tokenizer of a name or path.
 
     Raises:
-        NotHere: this machine lacks it.
+        NotHere: this machine lacks it, or it cannot be read, which the check of parts tells.
     """
     try:
         return load_tokenizer(tokenizer)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # transformers and huggingface_hub raise types of their own
         raise NotHere from error
 
 
