@@ -18,13 +18,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.preparation import preparations_of
+from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.spec.expansion import load_experiment
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.preparation import preparations_of
 from mm1_ablate.training.fit import train
 from mm1_ablate.training.preparation import prepare
 

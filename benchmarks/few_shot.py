@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.documents import Image, Item, ItemSet
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.evaluation.evaluate import judging, predict, prepare
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.questions import Question
+from mm1_ablate.evaluation.requests import Question
 from mm1_ablate.model.multimodal import MultimodalModel, build
-from mm1_ablate.spec.experiment import Experiment
 
 SHOTS = (0, 4, 8)
 NEW_TOKENS = 5

@@ -30,6 +30,8 @@ import torch
 from random_base import END, PADDING, declared, forget_peak, made, now, peak_memory, random_rows, vocabulary_of
 from torch import Tensor
 
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.gpus import GPUS, gpu_of
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch
@@ -38,10 +40,8 @@ from mm1_ablate.evaluation.evaluate import judging, predict, prepare
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-from mm1_ablate.model.rehearsal import rehearse_connector, rehearse_encoder, rehearse_language_model
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.gpus import GPUS, gpu_of
-from mm1_ablate.training.blocks import economical
+from mm1_ablate.model.profile import rehearse_connector, rehearse_encoder, rehearse_language_model
+from mm1_ablate.training.activation_checkpointing import economical
 from mm1_ablate.training.fit import quiet_trainer
 from mm1_ablate.training.module import PackedTraining
 

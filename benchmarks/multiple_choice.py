@@ -20,11 +20,11 @@ import pandas
 import torch
 import yaml
 
+from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.evaluate import evaluate, summarise
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.spec.experiment import Experiment
 
 BATCH = 16
 VOCABULARY = 32_000

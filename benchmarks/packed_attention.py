@@ -14,9 +14,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-from mm1_ablate.spec.expansion import load_experiment
 
 LENGTHS = [14] * 25 + [80, 75, 60, 55, 50, 40, 90, 30] + [20] * 8
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "miniature.yaml"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mm1_ablate.config.data import Data, Packing
+from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.packing import Row, TokenisedDocument, open_rows, pack, pack_balanced, pieces, tokenise
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.spec.data import Data, Packing
-from mm1_ablate.spec.expansion import load_experiment
 
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "miniature.yaml"
 PICTURE = Image("picture", lambda: np.zeros((1, 1, 3), np.uint8))

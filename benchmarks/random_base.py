@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.model import LanguageModel
+from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, lay_out
@@ -18,9 +21,6 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.image_encoder import build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import MultimodalModel
-from mm1_ablate.spec.expansion import load_experiment
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.model import LanguageModel
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PADDING, END = 0, 1

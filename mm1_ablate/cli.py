@@ -65,7 +65,7 @@ def options(
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, made if need be.")] = Path(".")) -> None:
     """Write a commented sweep to start from."""
-    from mm1_ablate.commands.scaffold import write_sweep
+    from mm1_ablate.commands.init import write_sweep
 
     try:
         written = write_sweep(folder)
@@ -81,7 +81,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, m
 @app.command()
 def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJson = False) -> None:
     """Check sweep files, and that the data that they name is there; all errors are shown at once."""
-    from mm1_ablate.commands.validation import validate as check
+    from mm1_ablate.commands.validate import validate as check
 
     reports = [check(path, without_data) for path in sweeps]
     if as_json:
@@ -117,9 +117,9 @@ def plan(
 
     Trains nothing, but for the few steps of --probe, which leaves its measurements in the store and nothing else."""
     from mm1_ablate.commands.common import console, read_studies
-    from mm1_ablate.commands.planning import machines_named, probe_arms
-    from mm1_ablate.commands.show import show_plan
-    from mm1_ablate.study.plan import plan_together
+    from mm1_ablate.commands.plan import machines_named, probe_arms
+    from mm1_ablate.commands.tables import show_plan
+    from mm1_ablate.plan.plan import plan_together
 
     machines = machines_named(gpu, utilisation)
     with using_store(store) as records:
@@ -150,7 +150,7 @@ def run(
     Run again after an edit: only what is new is done."""
     if dry_run:
         return plan([sweep], store, retry)
-    from mm1_ablate.commands.running import run_sweep
+    from mm1_ablate.commands.run import run_sweep
 
     with using_store(store) as records:
         raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, retry=retry))
@@ -161,7 +161,7 @@ def evaluate(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, address: Addre
     """Score kept models whose evaluation is missing.
 
     Trains nothing: for a task that was added to a finished study, or an evaluation that was altered."""
-    from mm1_ablate.commands.running import run_sweep
+    from mm1_ablate.commands.run import run_sweep
 
     with using_store(store) as records:
         raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, evaluate_only=True))
@@ -198,7 +198,7 @@ def data(
 def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Show what the store knows of each trial."""
     from mm1_ablate.commands.common import console, read_finished
-    from mm1_ablate.commands.show import show_status, status_json
+    from mm1_ablate.commands.tables import show_status, status_json
 
     with using_store(store) as records:
         study = read_finished(sweep, records)
@@ -221,7 +221,7 @@ def report(
 
     Also in the middle of a run, or after a partial one; what is missing is named."""
     from mm1_ablate.commands.common import console, read_finished
-    from mm1_ablate.commands.running import compare_and_write, write_document
+    from mm1_ablate.commands.run import compare_and_write, write_document
     from mm1_ablate.report.text import print_comparison
 
     with using_store(store) as records:
@@ -281,7 +281,7 @@ def ui(
     browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Start MLflow at the study and print its address."""
-    from mm1_ablate.commands.running import open_ui
+    from mm1_ablate.commands.run import open_ui
 
     with using_store(store) as records:
         raise typer.Exit(open_ui(sweep, records, port, browser))
@@ -290,7 +290,7 @@ def ui(
 @app.command()
 def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, made if need be.")] = Path("schemas")) -> None:
     """Write JSON Schemas of the files, for the editor."""
-    from mm1_ablate.spec.schema import write_schemas
+    from mm1_ablate.config.schema import write_schemas
 
     try:
         written = write_schemas(folder)
@@ -303,7 +303,7 @@ def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder,
 @app.command()
 def doctor(store: StorePlace = DEFAULT_STORE, address: Address = None) -> None:
     """Check that this machine can run a study."""
-    from mm1_ablate.study.doctor import examine
+    from mm1_ablate.commands.doctor import examine
 
     problems = 0
     for check in examine(store, address):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mm1_ablate.data.tokenizer import Tokenizer
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.study.store import Store
+    from mm1_ablate.store.store import Store
 
 # Set before anything imports torch: tests run beside each other on few cores, and two threads each are far slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -88,7 +88,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A real S3 server over HTTP, with a bucket and short leases."""
     from s3_server import serving
 
-    from mm1_ablate.study import leases
+    from mm1_ablate.store.bucket import leases
 
     monkeypatch.setenv(leases.VARIABLE, "60")
     with serving(monkeypatch) as started:
@@ -100,7 +100,7 @@ def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The store as a machine of a name sees it, which this process is from then on."""
     from s3_server import ADDRESS
 
-    from mm1_ablate.study.store import Store
+    from mm1_ablate.store.store import Store
 
     def be(name: str) -> Store:
         monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / name))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mm1_ablate.spec.study import Study
+    from mm1_ablate.config.study import Study
 
 
 def terminal_width() -> int:
@@ -19,7 +19,7 @@ def terminal_width() -> int:
 def arms_in_words(studies: Sequence[Study], width: int) -> list[str]:
     """For each arm a line with all settings in which it differs from its baseline, and for each baseline with what the sweep sets
     everywhere; folded where it is too long."""
-    from mm1_ablate.spec.differences import in_words
+    from mm1_ablate.config.sweep.differences import in_words
 
     lines = []
     for study in studies:

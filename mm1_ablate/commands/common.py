@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from mm1_ablate.study.remote import RemoteError, is_address
+from mm1_ablate.store.bucket.object_store import RemoteError, is_address
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mm1_ablate.spec.contents import Look
-    from mm1_ablate.spec.expansion import Study
-    from mm1_ablate.spec.wrong_data import Check
-    from mm1_ablate.study.store import Store
+    from mm1_ablate.config.identity.data_digests import Look
+    from mm1_ablate.config.sweep.data_check import Check
+    from mm1_ablate.config.sweep.expand import Study
+    from mm1_ablate.store.store import Store
 
 SOME_FAILED = 1
 FILE_IS_WRONG = 2
@@ -86,7 +86,7 @@ NAME_A_STORE = "name a folder that can be written with --store DIR or MM1_ABLATE
 def using_store(place: str) -> Iterator[Store]:
     """A store, as others have left it. Ends the command with 2 and a sentence where it cannot be read or written, or where a model that is
     to be planned is not here; other errors pass."""
-    from mm1_ablate.study.store import Store
+    from mm1_ablate.store.store import Store
 
     try:
         store = Store(place)
@@ -96,8 +96,8 @@ def using_store(place: str) -> Iterator[Store]:
         store.refresh()
         yield store
     except Exception as error:
-        from mm1_ablate.study.full_disk import NoRoom, is_no_room, sentence
-        from mm1_ablate.study.sizes import ModelNotHere
+        from mm1_ablate.plan.model_statistics import ModelNotHere
+        from mm1_ablate.store.disk_full import NoRoom, is_no_room, sentence
 
         if isinstance(error, RemoteError | ModelNotHere):
             stop(FILE_IS_WRONG, str(error))
@@ -113,7 +113,7 @@ def using_store(place: str) -> Iterator[Store]:
 
 def checks() -> list[Check]:
     """What is found out about experiments before anything begins, beside what their files and their data say."""
-    from mm1_ablate.data.losses import lost_files
+    from mm1_ablate.data.lost_documents import lost_files
     from mm1_ablate.evaluation.fit_check import overflows
     from mm1_ablate.evaluation.items_check import wrong_items
     from mm1_ablate.evaluation.prompt_check import asked_unlike_training, unplaced_tokens
@@ -135,8 +135,8 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
         begins: whether it must be possible to begin with them: see `checks`.
         store: where an earlier run may have recorded what data holds that is not here. Nothing: all data must be here.
     """
-    from mm1_ablate.spec.expansion import load_study
-    from mm1_ablate.spec.yaml_file import FileErrors
+    from mm1_ablate.config.sweep.expand import load_study
+    from mm1_ablate.config.yaml_file import FileErrors
 
     studies, problems = [], 0
     for path in paths:

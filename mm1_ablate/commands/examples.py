@@ -12,21 +12,21 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, stop
+from mm1_ablate.config.errors import nearest
+from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.report.examples import Count, Example, counts, differing, side_by_side
 from mm1_ablate.report.examples_page import Shown, examples_page, picture
 from mm1_ablate.report.formats import number
-from mm1_ablate.spec.expansion import Study, Trial
-from mm1_ablate.spec.messages import nearest
-from mm1_ablate.spec.yaml_file import FileErrors
-from mm1_ablate.study.store import Store
+from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
     import pandas
 
+    from mm1_ablate.config.evaluation import Evaluation
     from mm1_ablate.data.documents import Item
-    from mm1_ablate.spec.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

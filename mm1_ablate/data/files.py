@@ -22,9 +22,9 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
+from mm1_ablate.config.settings import HowItRuns
 from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.cache import cache_folder
-from mm1_ablate.spec.settings import HowItRuns
 
 Value = TypeVar("Value")
 ENDS = 64 * 1024

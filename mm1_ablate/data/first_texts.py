@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from mm1_ablate.config.data import Source
 from mm1_ablate.data.documents import LeftOut, Unreadable
 from mm1_ablate.data.files import DataFile, find_files
-from mm1_ablate.data.selection import open_source
-from mm1_ablate.spec.data import Source
+from mm1_ablate.data.filters import open_source
 
 FILE_BYTES = 256 << 20
 """Bytes of a file up to which it is opened: opening one may mean reading all of it."""
@@ -47,7 +47,7 @@ def _texts(documents: Any) -> Iterator[str]:
 
 
 def _column(file: DataFile, name: str) -> Iterator[str]:
-    from mm1_ablate.data.records.opening import open_rows
+    from mm1_ablate.data.readers.open_files import open_rows
 
     rows = open_rows([file], [name])
     for index in range(min(READ, len(rows))):

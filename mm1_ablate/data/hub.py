@@ -13,7 +13,7 @@ from functools import cache
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from mm1_ablate.spec.local_path import local
+from mm1_ablate.config.local_path import local
 
 LONGEST_SILENCE = 10.0
 """Seconds that a connection to the hub may take: as long as the hub's own libraries wait for an answer."""

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mm1_ablate.config.model import Model, SubImages
 from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.resizing import resize
 from mm1_ablate.data.sub_images import views_of
-from mm1_ablate.spec.model import Model, SubImages
 
 __all__ = ["FeatureCache", "ImagePipeline", "Views", "resize"]
 

@@ -14,21 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from mm1_ablate.config.data import Data
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.model import Model
+from mm1_ablate.data.accounting import SourceTally
+from mm1_ablate.data.counter_based_random import Draws, key, permuted
 from mm1_ablate.data.documents import Document, Image, KnownLoss, LeftOut, Unreadable
+from mm1_ablate.data.filters import open_source
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.joining import example
 from mm1_ablate.data.loader import load_images
-from mm1_ablate.data.losses import Losses, losses_in, share_of
+from mm1_ablate.data.lost_documents import Losses, losses_in, share_of
 from mm1_ablate.data.packing import TokenisedDocument, open_rows, text_tokens
-from mm1_ablate.data.randomness import Draws, key, permuted
-from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.sources import OpenSource
 from mm1_ablate.data.sub_images import views_in
-from mm1_ablate.data.tally import SourceTally
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
-from mm1_ablate.spec.data import Data
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.model import Model
 
 FEW = 30
 """Documents of a source among the packed rows below which its share says better how often it is read."""

@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mm1_ablate.config.data import Source
 from mm1_ablate.data.documents import Document, Image
-from mm1_ablate.spec.data import Source
 
 if TYPE_CHECKING:
     from mm1_ablate.data.tokenizer import Tokenizer

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mm1_ablate.config.data import Data
+from mm1_ablate.data.accounting import Tally, TooMuchBadData
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.packing import Row, Segment, TokenisedDocument, fill_of, open_rows
-from mm1_ablate.data.tally import Tally, TooMuchBadData
 from mm1_ablate.data.tokenizer import Tokenizer
-from mm1_ablate.spec.data import Data
 
 NEED_THEIR_IMAGES = ("captioned", "synthetic_captioned")
 """Data types whose documents say nothing without their images. Of the others the text stays."""

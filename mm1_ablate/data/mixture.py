@@ -20,10 +20,10 @@ from fractions import Fraction
 from math import lcm
 from typing import Any, Literal
 
+from mm1_ablate.data.accounting import Tally, describe_unused
+from mm1_ablate.data.counter_based_random import key, permuted
 from mm1_ablate.data.documents import Document, KnownLoss, LeftOut, Unreadable
-from mm1_ablate.data.randomness import key, permuted
 from mm1_ablate.data.sources import OpenSource
-from mm1_ablate.data.tally import Tally, describe_unused
 
 IN_VAIN = 100_000
 """Documents of a large source that may be unusable in a row; of a small one, as many as hold a whole epoch."""

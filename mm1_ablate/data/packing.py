@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from mm1_ablate.config.data import Data, Packing
+from mm1_ablate.data.accounting import Tally
+from mm1_ablate.data.counter_based_random import Draws, key
 from mm1_ablate.data.documents import Document, Image
 from mm1_ablate.data.joining import Segment, segments
-from mm1_ablate.data.losses import losses_in
+from mm1_ablate.data.lost_documents import losses_in
 from mm1_ablate.data.mixture import Mixture
-from mm1_ablate.data.randomness import Draws, key
-from mm1_ablate.data.tally import Tally
 from mm1_ablate.data.tokenizer import Tokenizer
-from mm1_ablate.spec.data import Data, Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ def open_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True)
         TooMuchBadData: if more of a source is lost with files that cannot be read than the settings allow.
         OSError: if the files of a source cannot be opened.
     """
-    from mm1_ablate.data.selection import open_source
+    from mm1_ablate.data.filters import open_source
 
     shares, packing = data.shares(), data.packing
     opened = {name: open_source(data.sources[name], seed, name) for name in shares}

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from mm1_ablate.config.model import SubImages
 from mm1_ablate.data.resizing import resize_to
-from mm1_ablate.spec.model import SubImages
 
 GREY = 127
 """Of what lies around a fitted picture: next to nothing after an encoder's normalisation."""

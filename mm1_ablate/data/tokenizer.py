@@ -89,7 +89,7 @@ def _miniature() -> Tokenizer:
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
 
-    from mm1_ablate.data.miniature.language import END, PADDING, VOCABULARY
+    from mm1_ablate.miniature.language import END, PADDING, VOCABULARY
 
     ids = {word: place for place, word in enumerate(VOCABULARY)}
     backend = Backend(WordLevel(ids))

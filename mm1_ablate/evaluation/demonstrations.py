@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mm1_ablate.spec.evaluation import Demonstrations, Sets
+from mm1_ablate.config.evaluation import Demonstrations, Sets
 
 if TYPE_CHECKING:
     from mm1_ablate.data.documents import Item

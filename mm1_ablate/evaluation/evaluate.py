@@ -19,27 +19,27 @@ from typing import TYPE_CHECKING, Any
 import pandas
 import torch
 
+from mm1_ablate.config.progress import Progress
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.evaluation.context import Context, needs_equal_lengths
-from mm1_ablate.evaluation.contexts import Contexts
+from mm1_ablate.evaluation.demonstration_cache import Contexts
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.generation import generate
-from mm1_ablate.evaluation.held_out import measure, prepare_documents
+from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
+from mm1_ablate.evaluation.kv_cache import Context, needs_equal_lengths
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
-from mm1_ablate.evaluation.lockstep import in_step
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.precision import computing_in
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.questions import ContextOverflow, Prepared, Question, check_context, needs, prepare
+from mm1_ablate.evaluation.requests import ContextOverflow, Prepared, Question, check_context, needs, prepare
 from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
-from mm1_ablate.spec.progress import Progress
+from mm1_ablate.evaluation.sharded_lockstep import in_step
 
 if TYPE_CHECKING:
+    from mm1_ablate.config.experiment import Experiment
+    from mm1_ablate.config.training import Precision
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.data.tokenizer import Tokenizer
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.spec.experiment import Experiment
-    from mm1_ablate.spec.training import Precision
 
 __all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare", "scored", "summarise"]
 

@@ -14,25 +14,25 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import look, once
+from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
+from mm1_ablate.config.identity.model_digests import local_identity, tokenizer_digest
+from mm1_ablate.config.local_path import local
+from mm1_ablate.config.model import LanguageModel
+from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.data.cache import Report, made
 from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
-from mm1_ablate.evaluation.parts import asked_identity
+from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompt_facts import Facts, facts_of
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
-from mm1_ablate.evaluation.questions import ContextOverflow, Need, check_context, needs, prepare
+from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, needs, prepare
 from mm1_ablate.evaluation.task import Task
 from mm1_ablate.model.context_length import context_length_of
-from mm1_ablate.spec.contents import look, once
-from mm1_ablate.spec.evaluation import Evaluation
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import canonical, fingerprint
-from mm1_ablate.spec.local_contents import local_identity, tokenizer_digest
-from mm1_ablate.spec.local_path import local
-from mm1_ablate.spec.messages import Finding
-from mm1_ablate.spec.model import LanguageModel
-from mm1_ablate.spec.settings import Misfit
-from mm1_ablate.spec.tasks import task_settings
 
 __all__ = ["ContextOverflow", "check_fits", "context_length", "context_needs", "kept", "known_context_length", "overflows"]
 
@@ -113,7 +113,7 @@ def check_fits(experiment: Experiment, needed: Mapping[str, Sequence[Need]] | No
 def overflows(experiment: Experiment) -> list[Finding]:
     """Tasks that cannot be asked as declared, by place in the experiment: prompts that do not fit, too few demonstrations.
 
-    A check for `spec.expansion.load_study`. Where data may not be looked at, or the tokenizer is not here, there is nothing to say.
+    A check for `config.sweep.expand.load_study`. Where data may not be looked at, or the tokenizer is not here, there is nothing to say.
     """
     if look() == "nowhere":
         return []

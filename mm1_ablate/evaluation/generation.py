@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mm1_ablate.evaluation.context import Context, last_of, read_on
 from mm1_ablate.evaluation.embedding import PromptEmbedder
+from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
 from mm1_ablate.evaluation.prompts import TokenisedPrompt, cut
 
 if TYPE_CHECKING:

@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import look, once
+from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
+from mm1_ablate.config.tasks import is_own, task_settings
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
+from mm1_ablate.evaluation.chance_baselines import can_score, ceiling, floor
 from mm1_ablate.evaluation.fit_check import kept
-from mm1_ablate.evaluation.floors import can_score, ceiling, floor
 from mm1_ablate.evaluation.metrics import Metric, Prediction
-from mm1_ablate.evaluation.parts import asked_identity
+from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, Incomplete, question, render, template_fields
 from mm1_ablate.evaluation.protocols import as_asked
 from mm1_ablate.evaluation.task import Task
-from mm1_ablate.spec.contents import look, once
-from mm1_ablate.spec.evaluation import Evaluation
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import canonical, fingerprint
-from mm1_ablate.spec.messages import Finding
-from mm1_ablate.spec.tasks import is_own, task_settings
 
 RULE = 2
 """Number of the rule by which items are looked at: another one where more is looked at, for what was found right is kept."""
@@ -45,7 +45,7 @@ class _Wrong(Exception):
 
 
 def wrong_items(experiment: Experiment) -> list[Finding]:
-    """Items of tasks that cannot be asked, and scores that can tell nothing. A check for `spec.expansion.load_study`; of tasks that cannot
+    """Items of tasks that cannot be asked, and scores that can tell nothing. A check for `load_study`; of tasks that cannot
     be opened other checks tell."""
     if look() == "nowhere":
         return []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mm1_ablate.evaluation.context import Context, last_of, read_on
 from mm1_ablate.evaluation.embedding import PromptEmbedder
+from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
 from mm1_ablate.evaluation.prompts import TokenisedPrompt
 
 LOGITS_AT_ONCE = 1 << 24

@@ -1,4 +1,4 @@
-"""What was measured on held-out documents (`held_out.py`) as item scores, a document each. No torch: it can be done again anywhere."""
+"""What was measured on held-out documents (`held_out_loss.py`) as item scores, a document each. No torch: it can be done again anywhere."""
 
 from __future__ import annotations
 

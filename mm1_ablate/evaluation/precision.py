@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from mm1_ablate.spec.training import Precision
+from mm1_ablate.config.training import Precision
 
 if TYPE_CHECKING:
     from mm1_ablate.model.multimodal import MultimodalModel

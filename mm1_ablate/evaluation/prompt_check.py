@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mm1_ablate.config.data import Source
+from mm1_ablate.config.errors import Finding, listed
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import Place, contents_of, identity_of, look, once
+from mm1_ablate.config.identity.fingerprint import fingerprint
+from mm1_ablate.config.local_path import local
+from mm1_ablate.config.tasks import is_own, task_settings
+from mm1_ablate.config.yaml_file import read_tree
 from mm1_ablate.data.joining import leading_spaces
 from mm1_ablate.evaluation.fit_check import NotHere, asked, kept, tokenizer_here, tokenizer_identity
 from mm1_ablate.evaluation.prompt_facts import Remark, chat_remarks
 from mm1_ablate.evaluation.protocols import as_asked
 from mm1_ablate.evaluation.task import Task
-from mm1_ablate.spec.contents import Place, contents_of, identity_of, look, once
-from mm1_ablate.spec.data import Source
-from mm1_ablate.spec.evaluation import Evaluation
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import fingerprint
-from mm1_ablate.spec.local_path import local
-from mm1_ablate.spec.messages import Finding, listed
-from mm1_ablate.spec.tasks import is_own, task_settings
-from mm1_ablate.spec.yaml_file import read_tree
 
 VERSION = 2
 """How training data is looked at: another number where that changes, for what is kept is no longer right."""
@@ -31,7 +31,7 @@ SELDOM = 0.01
 
 
 def asked_unlike_training(experiment: Experiment) -> list[Finding]:
-    """Warnings about prompts, at the record or the setting that says how a task is asked. A check for `spec.expansion.load_study`. Where
+    """Warnings about prompts, at the record or the setting that says how a task is asked. A check for `load_study`. Where
     data may not be looked at, or the tokenizer is not here, only templates are."""
     evaluation, tokenizer = experiment.evaluation, experiment.model.language_model.tokenizer
     facts = asked(evaluation, tokenizer).facts if look() != "nowhere" else {}
@@ -128,7 +128,7 @@ def _of_source(source: Source, tokenizer: str) -> dict[str, int] | None:
 # ---------------------------------------------------------------- before a text
 def unplaced_tokens(experiment: Experiment) -> list[Finding]:
     """A warning where a published model's tokenizer places a token before a text, which neither training nor evaluation does. A check for
-    `spec.expansion.load_study`; where the tokenizer is not here, there is nothing to say."""
+    `load_study`; where the tokenizer is not here, there is nothing to say."""
     settings = experiment.model.language_model
     if settings.name is None or look() == "nowhere":
         return []

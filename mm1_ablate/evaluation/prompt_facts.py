@@ -33,7 +33,7 @@ from mm1_ablate.evaluation.prompts import (
 if TYPE_CHECKING:
     from mm1_ablate.data.documents import Image, Item
     from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.evaluation.questions import Prepared
+    from mm1_ablate.evaluation.requests import Prepared
     from mm1_ablate.evaluation.task import Task
 
 SAMPLE = 128

@@ -8,9 +8,9 @@ OpenFlamingo's training makes it: it is plain text, which is warned of.
 
 from __future__ import annotations
 
+from mm1_ablate.config.evaluation import Evaluation, Wording, misnamed
 from mm1_ablate.evaluation.prompts import ANSWER, IMAGE, template_fields
 from mm1_ablate.evaluation.task import Task, load_task
-from mm1_ablate.spec.evaluation import Evaluation, Wording, misnamed
 
 END_OF_CHUNK = "<|endofchunk|>"
 

@@ -11,20 +11,20 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
-from mm1_ablate.model.found_right import known, remember
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.fingerprint import fingerprint
+from mm1_ablate.config.model import LanguageModel
+from mm1_ablate.config.settings import Misfit
+from mm1_ablate.model.check_cache import known, remember
 from mm1_ablate.model.parts_check import NotHere, facts_about, in_words, is_limit, language_model_key, without_values
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import fingerprint
-from mm1_ablate.spec.messages import Finding
-from mm1_ablate.spec.model import LanguageModel
-from mm1_ablate.spec.settings import Misfit
 
 ENOUGH_LAYERS = 6
 """Of layers that are all alike, or of kinds that take turns, so many are read."""
 
 
 def unreadable_models(experiment: Experiment) -> list[Finding]:
-    """A language model that can be trained and could not be asked. A check for `spec.expansion.load_study`."""
+    """A language model that can be trained and could not be asked. A check for `config.sweep.expand.load_study`."""
     settings = experiment.model.language_model
     try:
         facts_about(settings)
@@ -58,7 +58,7 @@ def shorter(language_model: Any) -> Any:
     `layer_types`, or too few would show all kinds."""
     from transformers import AutoModelForCausalLM
 
-    from mm1_ablate.model.shapes_only import shapes_only
+    from mm1_ablate.model.meta_initialisation import shapes_only
 
     declared = language_model.config.to_dict()
     layers = declared.get("num_hidden_layers")
@@ -85,7 +85,7 @@ def check_readable(language_model: Any) -> None:
     """
     import torch
 
-    from mm1_ablate.evaluation.context import Context, last_of, read_on
+    from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
     from mm1_ablate.evaluation.shared_attention import can_share
 
     if not can_share(language_model):

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from mm1_ablate.config.settings import find_component
 from mm1_ablate.evaluation.loss_scores import loss_items
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
-from mm1_ablate.spec.settings import find_component
 
 if TYPE_CHECKING:
+    from mm1_ablate.config.evaluation import Evaluation, Group
     from mm1_ablate.evaluation.task import Task
-    from mm1_ablate.spec.evaluation import Evaluation, Group
 
 ASKED = [
     "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",

@@ -12,12 +12,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from mm1_ablate.config.evaluation import Wording
+from mm1_ablate.config.settings import ComponentOf, Misfit, Settings
+from mm1_ablate.config.tasks import TASKS, shipped_tasks
 from mm1_ablate.data.items import AnyItemSource
 from mm1_ablate.evaluation.metrics import Kind, Metric
 from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, WrongTemplate, template_fields, template_pieces
-from mm1_ablate.spec.evaluation import Wording
-from mm1_ablate.spec.settings import ComponentOf, Misfit, Settings
-from mm1_ablate.spec.tasks import TASKS, shipped_tasks
 
 
 class Task(Settings):
@@ -117,7 +117,7 @@ def load_task(name: str) -> Task:
         LookupError: where there is no such record.
         FileErrors: every problem of the record, with file, line and column.
     """
-    from mm1_ablate.spec.yaml_file import read
+    from mm1_ablate.config.yaml_file import read
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS / f"{name}.yaml"
     if not os.path.isfile(path):

@@ -1,7 +1,7 @@
 """Whether a declared model can be made, before anything is trained: without weights, and without torch where nothing of timm's is named.
 
 Making a large encoder, even without values, takes timm and torch, seconds to import. So what was found right is remembered
-(`found_right.py`).
+(`check_cache.py`).
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mm1_ablate.model.found_right import known, remember
-from mm1_ablate.spec.contents import look, once
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import canonical, fingerprint
-from mm1_ablate.spec.image_encoder import TimmEncoder
-from mm1_ablate.spec.local_path import local, missing
-from mm1_ablate.spec.messages import Finding
-from mm1_ablate.spec.model import Model
-from mm1_ablate.spec.settings import Misfit
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import look, once
+from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
+from mm1_ablate.config.image_encoder import TimmEncoder
+from mm1_ablate.config.local_path import local, missing
+from mm1_ablate.config.model import Model
+from mm1_ablate.config.settings import Misfit
+from mm1_ablate.model.check_cache import known, remember
 
 
 def missing_models(experiment: Experiment) -> list[Finding]:
-    """Language models and tokenizers that are declared by a path where nothing is. A check for `spec.expansion.load_study`; where data may
+    """Language models and tokenizers that are declared by a path where nothing is. A check for `load_study`; where data may
     not be looked at, there is nothing to say."""
     return [] if look() == "nowhere" else _of_all_stages(experiment, _missing)
 
@@ -46,7 +46,7 @@ def _missing(model: Model) -> list[Finding]:
 
 def wrong_encoder(experiment: Experiment) -> list[Finding]:
     """What is wrong with an image encoder that is named: timm has none such, its patches are of another size, it has no such block, or
-    its weights are missing. A check for `spec.expansion.load_study`. Where data may not be looked at, neither are weights."""
+    its weights are missing. A check for `load_study`. Where data may not be looked at, neither are weights."""
     return _of_all_stages(experiment, _wrong_encoder)
 
 

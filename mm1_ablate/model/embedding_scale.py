@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mm1_ablate.model.shapes_only import parameters_without_values
+from mm1_ablate.model.meta_initialisation import parameters_without_values
 
 TOKENS = 3
 

@@ -15,14 +15,14 @@ from timm.data import resolve_model_data_config
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
+from mm1_ablate.config.local_path import WEIGHTS, missing, weight_files
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.hub import hub_if_reachable
-from mm1_ablate.model.resample import resampled
-from mm1_ablate.model.shapes_only import kept, shapes_only, taken
-from mm1_ablate.model.trained_with import check_trained_alike
-from mm1_ablate.model.vision_tower import in_timms_names
-from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
-from mm1_ablate.spec.local_path import WEIGHTS, missing, weight_files
-from mm1_ablate.spec.settings import Misfit
+from mm1_ablate.model.huggingface_vision import in_timms_names
+from mm1_ablate.model.meta_initialisation import kept, shapes_only, taken
+from mm1_ablate.model.resample_position_embedding import resampled
+from mm1_ablate.model.weight_compatibility import check_trained_alike
 
 
 class PatchEncoder(nn.Module):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from mm1_ablate.config.identity.model_digests import local_identity
+from mm1_ablate.config.model import LanguageModel
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.hub import hub_if_reachable
-from mm1_ablate.model.shapes_only import kept, taken
-from mm1_ablate.spec.local_contents import local_identity
-from mm1_ablate.spec.model import LanguageModel
-from mm1_ablate.spec.settings import Misfit
+from mm1_ablate.model.meta_initialisation import kept, taken
 
 ROUNDED_UP = 1024
 """A declared vocabulary may be larger than the tokenizer's by less than this: vocabularies are rounded up, as that is faster."""

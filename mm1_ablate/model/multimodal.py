@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.model import Part, frozen_parts
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.context_length import context_length_of
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
+from mm1_ablate.model.meta_initialisation import parameters_without_values
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-from mm1_ablate.model.shapes_only import parameters_without_values
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.model import Part, frozen_parts
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch

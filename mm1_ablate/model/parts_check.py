@@ -2,7 +2,7 @@
 
 In: an experiment. Out: what is wrong, by place. What settings can tell by themselves they do; here parts are made without values and
 run once on a few tokens or an image, so that what transformers or a connector of one's own would raise when a trial begins is said before,
-at its line; and so is that an earlier stage's connector has weights of other shapes. What was found right is remembered (`found_right.py`).
+at its line; and so is that an earlier stage's connector has weights of other shapes. What was found right is remembered (`check_cache.py`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import look, once
+from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
+from mm1_ablate.config.identity.model_digests import local_identity
+from mm1_ablate.config.image_encoder import ImageEncoder, VisionTransformer
+from mm1_ablate.config.local_path import local
+from mm1_ablate.config.model import LanguageModel, Model
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.model.found_right import known, remember
-from mm1_ablate.spec.contents import look, once
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.fingerprint import canonical, fingerprint
-from mm1_ablate.spec.image_encoder import ImageEncoder, VisionTransformer
-from mm1_ablate.spec.local_contents import local_identity
-from mm1_ablate.spec.local_path import local
-from mm1_ablate.spec.messages import Finding
-from mm1_ablate.spec.model import LanguageModel, Model
-from mm1_ablate.spec.settings import Misfit
+from mm1_ablate.model.check_cache import known, remember
 
 LIMITS = ("meta tensor", "meta device", "'meta' backend", "data-dependent", "fake tensor")
 """What torch says where a part asks for values, which a part without values cannot give: no fault of its settings."""
@@ -39,7 +39,7 @@ class NotHere(Exception):
 
 
 def wrong_parts(experiment: Experiment) -> list[Finding]:
-    """What is wrong with language models and connectors, of earlier stages too. A check for `spec.expansion.load_study`. Models that are
+    """What is wrong with language models and connectors, of earlier stages too. A check for `load_study`. Models that are
     given by a name or path are left alone where nothing may be looked at."""
     found = []
     for number, stage in enumerate([experiment, *reversed(experiment.earlier)]):
@@ -216,7 +216,7 @@ def _check_connector(model: Model, language_width: int) -> None:
     connector.check_width(width)
     import torch
 
-    from mm1_ablate.model.shapes_only import shapes_only
+    from mm1_ablate.model.meta_initialisation import shapes_only
 
     expected = (2, connector.image_tokens, language_width)
     try:
@@ -247,8 +247,8 @@ def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
     key = fingerprint({"connector": keys[0], "of the earlier stage": keys[1]})
     if keys[0] == keys[1] or (_is_ours(model) and known(key) is not None):
         return
-    from mm1_ablate.model.resample import misfit, resampled
-    from mm1_ablate.model.shapes_only import shapes_only
+    from mm1_ablate.model.meta_initialisation import shapes_only
+    from mm1_ablate.model.resample_position_embedding import misfit, resampled
 
     made = []
     for each in (model, before):

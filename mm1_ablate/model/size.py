@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from mm1_ablate.model.shapes_only import shapes_only
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.image_encoder import TimmEncoder, VisionTransformer
-from mm1_ablate.spec.local_contents import local_identity
-from mm1_ablate.spec.model import LanguageModel, frozen_parts
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.model_digests import local_identity
+from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
+from mm1_ablate.config.model import LanguageModel, frozen_parts
+from mm1_ablate.model.meta_initialisation import shapes_only
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:

@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mm1_ablate.report.data_losses import DataLoss, data_losses
+from mm1_ablate.config.paper_results import Counterparts
+from mm1_ablate.config.sweep.declaration import Expectation
+from mm1_ablate.config.sweep.differences import declared_in_words
+from mm1_ablate.config.sweep.expand import Arm, Study
+from mm1_ablate.report.cells import Cell, Cost, Hole, Row, cell_json
+from mm1_ablate.report.confounds import brought_along, held_constant
 from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge
-from mm1_ablate.report.held_constant import brought_along, held_constant
-from mm1_ablate.report.rows import Cell, Cost, Hole, Row, cell_json
-from mm1_ablate.report.scales import PERCENT, Scale, scales
+from mm1_ablate.report.lost_data import DataLoss, data_losses
+from mm1_ablate.report.metric_info import PERCENT, Scale, scales
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.tasks import TaskScores
 from mm1_ablate.report.verdicts import adjust, distinct_comparisons, family_sizes, judge_row, remarks_on
-from mm1_ablate.spec.differences import declared_in_words
-from mm1_ablate.spec.expansion import Arm, Study
-from mm1_ablate.spec.published import Counterparts
-from mm1_ablate.spec.sweep import Expectation
 
 if TYPE_CHECKING:
-    from mm1_ablate.report.false_verdicts import FalseVerdicts
+    from mm1_ablate.report.aa_check import FalseVerdicts
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Comparison:
     tasks: TaskScores = field(default_factory=TaskScores)
     """Over how many items the score of each task is, between which floor and ceiling it lies, and what could not be asked."""
     published: tuple[Counterparts, ...] = ()
-    """The rows of the paper that arms correspond to (see `published.py`)."""
+    """The rows of the paper that arms correspond to (see `paper_comparison.py`)."""
     false_verdicts: FalseVerdicts | None = None
     """How often arms that equal the baseline were called better or worse, where the study has such arms."""
 
@@ -163,11 +163,11 @@ def compare(
     Args:
         results: columns arm, seed, metric, value; one line for each score, on a scale of 0 to 100.
         holes: (arm, seed, reason) of trials that gave no scores. What is missing in the results without being named is a hole too.
-        items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `items.py`); makes
+        items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `item_scores.py`); makes
             intervals cover the luck of the evaluation items.
         costs: by arm, what it took: parameters, image tokens, tokens seen, an identity of the evaluation items. What differs from the
             baseline's is named in the table, so that a reader sees what was held constant.
-        accounts: of each trial, what became of its data (see `data_losses.py`).
+        accounts: of each trial, what became of its data (see `lost_data.py`).
         tasks: what the score of each task stands on (see `tasks.py`).
         warnings: what was said before the run, a line each with its place in a file.
     """

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from mm1_ablate.data.inspection import Inspection, Spread
-from mm1_ablate.report.rows import amount
+from mm1_ablate.report.cells import amount
 
 
 def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str], joined: Mapping[str, str]) -> str:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
+from mm1_ablate.config.study import Grid, Study
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, benjamini_hochberg
-from mm1_ablate.spec.study import Grid, Study
 
 
 @dataclass(frozen=True)

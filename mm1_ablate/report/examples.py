@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mm1_ablate.evaluation.scores import ids_of_line, references_of
-from mm1_ablate.report.scales import Scale, scale_of
+from mm1_ablate.report.metric_info import Scale, scale_of
 
 KEYS = ["task", "family", "shots", "evaluation_seed", "item", "metric"]
 SHOWN = ["prediction", "log_likelihoods", "demonstration_set", "prompt", "reference", "score"]
@@ -148,8 +148,8 @@ def counts(both: pd.DataFrame) -> list[Count]:
 
 
 def _aggregate(family: str, metric: str, scores: pd.Series) -> float:
+    from mm1_ablate.config.settings import UnknownType, find_component
     from mm1_ablate.evaluation.metrics import Metric
-    from mm1_ablate.spec.settings import UnknownType, find_component
 
     try:
         rule: Any = find_component("mm1_ablate.evaluation.metrics", metric)

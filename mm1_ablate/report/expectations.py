@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.report.statistics import Estimate, equivalence, holm
-from mm1_ablate.spec.sweep import Expectation
 
 Outcome = Literal["confirmed", "refuted", "undecided"]
 

@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import bracketed, metric_title, percent, short_name, signed
-from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from mm1_ablate.report.rows import Cell, Row
-from mm1_ablate.report.scales import PERCENT, Scale
+from mm1_ablate.report.cells import Cell, Row
+from mm1_ablate.report.metric_info import PERCENT, Scale
 from mm1_ablate.report.statistics import Estimate
 
 NOTHING = "–"

@@ -17,11 +17,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mm1_ablate.report import figures
+from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, metric_title, number, probability, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
-from mm1_ablate.report.published import HEADING, about_published, beside_tables
-from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
+from mm1_ablate.report.paper_comparison import HEADING, about_published, beside_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how_judged, how_measured
 

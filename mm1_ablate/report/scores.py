@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from mm1_ablate.report.items import ItemScores
+from mm1_ablate.config.evaluation import Group
+from mm1_ablate.report.item_scores import ItemScores
 from mm1_ablate.report.statistics import Estimate, item_noise, paired_difference, welch_difference
-from mm1_ablate.spec.evaluation import Group
 
 
 class Scores:
@@ -21,7 +21,7 @@ class Scores:
 
     Args:
         results: columns arm, seed, metric, value.
-        items: see `items.py`; makes intervals cover the luck of the evaluation items.
+        items: see `item_scores.py`; makes intervals cover the luck of the evaluation items.
         confidence: of the intervals.
         groups: averages over some tasks, by name.
     """

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mm1_ablate.evaluation.floors import PLACE
+from mm1_ablate.evaluation.chance_baselines import PLACE
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, number
 from mm1_ablate.report.tasks import Bounds, TaskScore

@@ -15,15 +15,15 @@ from typing import Any
 import pandas as pd
 
 from mm1_ablate import __version__
-from mm1_ablate.evaluation.floors import RULE, ceiling, floor
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.yaml_file import FileErrors
+from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, floor
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
 from mm1_ablate.evaluation.task import Task
-from mm1_ablate.report.scales import Scale, column_of, scale_of
-from mm1_ablate.spec.evaluation import Evaluation
-from mm1_ablate.spec.study import Study
-from mm1_ablate.spec.yaml_file import FileErrors
+from mm1_ablate.report.metric_info import Scale, column_of, scale_of
 
 KEYS = ["family", "shots", "task", "metric", "primary"]
 NAMED = 3

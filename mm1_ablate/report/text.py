@@ -17,8 +17,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.data_losses import LOST, UNREADABLE
 from mm1_ablate.report.formats import (
     BELOW_FLOOR,
     NOTHING,
@@ -33,9 +33,9 @@ from mm1_ablate.report.formats import (
     short_name,
     signed,
 )
-from mm1_ablate.report.published import print_published
-from mm1_ablate.report.rows import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
-from mm1_ablate.report.scales import Scale
+from mm1_ablate.report.lost_data import LOST, UNREADABLE
+from mm1_ablate.report.metric_info import Scale
+from mm1_ablate.report.paper_comparison import print_published
 from mm1_ablate.report.statistics import LEAST_SEEDS
 from mm1_ablate.report.task_table import print_tasks
 from mm1_ablate.report.verdicts import clear_by_itself

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from mm1_ablate.report.rows import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Hole, Row, no_difference
+from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Hole, Row, no_difference
 from mm1_ablate.report.statistics import LEAST_SEEDS, benjamini_hochberg, equivalence, holm
-from mm1_ablate.spec.expansion import Study
 
 TOLERANCE = 1e-12
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.evaluation.fit_check import known_context_length
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.messages import Finding
 
 ONE_IMAGE = ("captioned", "synthetic_captioned", "text")
 """Data types whose documents hold no more than one image."""
@@ -19,7 +19,7 @@ ONE_IMAGE = ("captioned", "synthetic_captioned", "text")
 
 def too_long_documents(experiment: Experiment) -> list[Finding]:
     """Rows that are longer than the language model's context, of earlier stages and preparations too. A check for
-    `spec.expansion.load_study`; of models whose context is not known on this machine there is nothing to say."""
+    `config.sweep.expand.load_study`; of models whose context is not known on this machine there is nothing to say."""
     found = []
     for number, stage in enumerate([experiment, *reversed(experiment.earlier)]):
         below = ("starts_from",) * number

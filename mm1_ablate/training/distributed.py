@@ -8,7 +8,7 @@ the supervised tokens of all, times the number of processes, because both strate
 * fsdp: parameters, gradients and optimiser states are sharded by torch's `fully_shard`, block by block. Gradients are scattered after
   every micro-batch, as keeping them whole until the last one would take the memory that sharding saves. Only the process that leads ever
   has the whole weights, in its node's memory (`spreading`). For evaluation the language model's blocks stay sharded, and processes call
-  them in step (`evaluation.lockstep`).
+  them in step (`evaluation.sharded_lockstep`).
 
 What one process runs and another does not would leave the other waiting for ever: so all run as many micro-batches, and where one
 has images, those without run the encoder and connector on a blank one that nothing is predicted from.
@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from mm1_ablate.data.tally import Tally
-from mm1_ablate.spec.sweep import Strategy
+from mm1_ablate.config.sweep.declaration import Strategy
+from mm1_ablate.data.accounting import Tally
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch, BatchLoader

@@ -18,23 +18,23 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.progress import Progress, Stage
+from mm1_ablate.config.training import Precision, Training
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.lockstep import is_sharded
 from mm1_ablate.evaluation.precision import keep_in
+from mm1_ablate.evaluation.sharded_lockstep import is_sharded
 from mm1_ablate.model.image_encoder import PatchEncoder
 from mm1_ablate.model.multimodal import MultimodalModel, build, build_without_values, random_state
-from mm1_ablate.model.resample import resampled
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.progress import Progress, Stage
-from mm1_ablate.spec.training import Precision, Training
-from mm1_ablate.training.blocks import economical
+from mm1_ablate.model.resample_position_embedding import resampled
+from mm1_ablate.training.activation_checkpointing import economical
 from mm1_ablate.training.checkpoint import AtomicCheckpointIO, remove_checkpoint, save_atomically
 from mm1_ablate.training.distributed import SharedLoader, Workers, shard_for_evaluation
 from mm1_ablate.training.module import PackedTraining, Watch
-from mm1_ablate.training.spreading import check_fit, everything_in, give_memory, spread
+from mm1_ablate.training.weight_distribution import check_fit, everything_in, give_memory, spread
 
 CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
 
@@ -55,7 +55,7 @@ def load_trained(
     """A trained trial's model, ready to be evaluated.
 
     Args:
-        workers: which evaluate it together and all call this. Under fsdp its language model stays sharded: see `evaluation.lockstep`.
+        workers: which evaluate it together and all call this. Under fsdp its language model stays sharded: see `sharded_lockstep`.
         precision: in which it is evaluated, and kept.
     """
     if not workers.shard:

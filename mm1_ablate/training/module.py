@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from mm1_ablate.config.progress import Progress, Stage
+from mm1_ablate.config.training import Training
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import MultimodalModel
 from mm1_ablate.model.packed_attention import packed_throughout
-from mm1_ablate.spec.progress import Progress, Stage
-from mm1_ablate.spec.training import Training
 from mm1_ablate.training.checkpoint import random_state_dict, restore_random_state
 from mm1_ablate.training.distributed import Step, Workers, agree, shard, without_sharing
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
-from mm1_ablate.training.spreading import give_memory, spread
+from mm1_ablate.training.weight_distribution import give_memory, spread
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch

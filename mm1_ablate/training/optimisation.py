@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from mm1_ablate.config.training import AdamW, AnyOptimizer, Muon
 from mm1_ablate.model.language_model import block_matrices
-from mm1_ablate.spec.training import AdamW, AnyOptimizer, Muon
 
 
 def mm1_learning_rate(parameters: int) -> float:

@@ -15,23 +15,23 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
+from mm1_ablate.config.data import Data, Packing, Source
+from mm1_ablate.config.image_encoder import EncoderPreparation, TimmEncoder, VisionTransformer
+from mm1_ablate.config.model import LanguageModel
+from mm1_ablate.config.preparation import Preparation
+from mm1_ablate.config.progress import Progress
+from mm1_ablate.config.training import Training
 from mm1_ablate.data.documents import Image, LeftOut, Unreadable
+from mm1_ablate.data.filters import open_source
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
-from mm1_ablate.data.selection import open_source
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import MultimodalModel, random_state
-from mm1_ablate.spec.data import Data, Packing, Source
-from mm1_ablate.spec.image_encoder import EncoderPreparation, TimmEncoder, VisionTransformer
-from mm1_ablate.spec.model import LanguageModel
-from mm1_ablate.spec.preparation import Preparation
-from mm1_ablate.spec.progress import Progress
-from mm1_ablate.spec.training import Training
-from mm1_ablate.training.captioned_images import NAME, CaptionedImages
 from mm1_ablate.training.checkpoint import save_atomically
 from mm1_ablate.training.fit import quiet_trainer, train
+from mm1_ablate.training.image_text_batches import NAME, CaptionedImages
 from mm1_ablate.training.optimisation import learning_rate_share
 
 FEATURES_OF_DOCUMENTS, FEATURE_BYTES = 50_000, 2_000_000_000

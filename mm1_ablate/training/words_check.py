@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from mm1_ablate.config.data import Source
+from mm1_ablate.config.errors import Finding, listed
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import identity_of, look, once
 from mm1_ablate.data.first_texts import first_texts
 from mm1_ablate.data.tokenizer import UnknownWords, load_tokenizer
-from mm1_ablate.spec.contents import identity_of, look, once
-from mm1_ablate.spec.data import Source
-from mm1_ablate.spec.experiment import Experiment
-from mm1_ablate.spec.messages import Finding, listed
 
 MINIATURE = "miniature"
 NAMED = 5
@@ -22,7 +22,7 @@ NAMED = 5
 
 def unknown_words(experiment: Experiment) -> list[Finding]:
     """Sources whose texts the miniature tokenizer cannot read, of earlier stages and preparations too. A check for
-    `spec.expansion.load_study`; where data may not be looked at there is nothing to say."""
+    `config.sweep.expand.load_study`; where data may not be looked at there is nothing to say."""
     if look() == "nowhere":
         return []
     stages = enumerate([experiment, *reversed(experiment.earlier)])

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Literal
 
+from mm1_ablate.config.settings import Component, ComponentOf
 from mm1_ablate.data.documents import ItemSet
-from mm1_ablate.spec.settings import Component, ComponentOf
 
 EvaluationSplit = Literal["report", "development"]
 

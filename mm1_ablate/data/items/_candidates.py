@@ -14,11 +14,11 @@ from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
 from mm1_ablate.data.items._expressions import Row, evaluate
 from mm1_ablate.data.items._rows import WrongShape, rows_of
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from mm1_ablate.data.items.records import Part, RecordItems, Shape

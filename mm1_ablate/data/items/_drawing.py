@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm1_ablate.config.identity.fingerprint import fingerprint
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.counter_based_random import key
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.data.files import digest_files
 from mm1_ablate.data.items._candidates import Candidate, Files, Pool, archives, as_text, chosen_parts, missing, pool_of
 from mm1_ablate.data.items._expressions import evaluate, file_name
 from mm1_ablate.data.items._pictures import MISSING, Pictures
 from mm1_ablate.data.items._rows import is_quick
-from mm1_ablate.data.randomness import key
-from mm1_ablate.spec.fingerprint import fingerprint
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from mm1_ablate.data.items.records import Part, RecordItems, Shape

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment

@@ -15,8 +15,8 @@ from typing import Any
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile
 from mm1_ablate.data.items._expressions import Row
-from mm1_ablate.data.records.opening import unpacked
-from mm1_ablate.data.records.rows import COMPRESSIONS, Damaged
+from mm1_ablate.data.readers.open_files import unpacked
+from mm1_ablate.data.readers.rows import COMPRESSIONS, Damaged
 
 QUICK_BYTES = 32 * 1024 * 1024
 """Annotation files up to this size are read in about a second."""

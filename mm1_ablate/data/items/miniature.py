@@ -18,6 +18,6 @@ class MiniatureItems(ItemSource):
     world_seed: int = 0
 
     def open(self, split: EvaluationSplit = "report", count: int | None = None, seed: int = 0) -> ItemSet:
-        from mm1_ablate.data.miniature.episodes import items
+        from mm1_ablate.miniature.episodes import items
 
         return items(self.content, split, count, seed, self.world_seed)

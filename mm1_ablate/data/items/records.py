@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, WithJsonSchema, model_validator
 
+from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
 from mm1_ablate.data.documents import ItemSet
 from mm1_ablate.data.items import EvaluationSplit, ItemSource
 from mm1_ablate.data.items._expressions import Expression, NameTemplate
-from mm1_ablate.spec.settings import HowItRuns, Misfit, Settings
 
 BENCHMARKS = "MM1_ABLATE_BENCHMARKS"
 """The environment variable that names the folder of the user's benchmarks."""

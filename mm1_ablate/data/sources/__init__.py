@@ -1,6 +1,6 @@
 """Sources of documents: one file for each format, each with the settings that a user declares.
 
-A source is a subclass of `mm1_ablate.spec.data.Source` with `open(seed, name)`, which gives random access to its documents;
+A source is a subclass of `mm1_ablate.config.data.Source` with `open(seed, name)`, which gives random access to its documents;
 their order, the epochs and the shares are the mixture's. A newcomer adds a format in one file here, or names a class of their own.
 Files whose names begin with an underscore are what several formats share.
 """
@@ -15,7 +15,7 @@ from mm1_ablate.data.documents import Document
 class OpenSource(Protocol):
     """Documents by index. Index i of one epoch is the same document whenever it is asked for.
 
-    It may have an attribute `losses`: what of its files cannot be read (`mm1_ablate.data.losses.Losses`). What stands in the documents'
+    It may have an attribute `losses`: what of its files cannot be read (`data.lost_documents.Losses`). What stands in the documents'
     place is then a `KnownLoss`.
     """
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.records.rows import text_of
-from mm1_ablate.spec.settings import Misfit
+from mm1_ablate.data.readers.rows import text_of
 
 NOT_A_CAPTION = "JSON in place of a caption"
 

@@ -19,17 +19,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.cache import Report, made, mapped
 from mm1_ablate.data.decoding import encoded_image
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files, of_each
-from mm1_ablate.data.losses import FileRead, Losses, losses_of
-from mm1_ablate.data.records.glance import lost_tars
-from mm1_ablate.data.records.heads import NO_BYTES, ends_of, what_it_is
-from mm1_ablate.data.records.opening import found_files
-from mm1_ablate.data.records.tar import TarSamples, open_tars
+from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
+from mm1_ablate.data.readers.open_files import found_files
+from mm1_ablate.data.readers.quick_check import lost_tars
+from mm1_ablate.data.readers.tar import TarSamples, open_tars
 from mm1_ablate.data.sources.webdataset import IMAGES, images_of
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from mm1_ablate.data.sources._interleaved import ImagesBy

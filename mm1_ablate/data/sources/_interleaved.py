@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
+from mm1_ablate.config.data import Source
+from mm1_ablate.config.settings import HowItRuns
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.files import Files
-from mm1_ablate.spec.data import Source
-from mm1_ablate.spec.settings import HowItRuns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from mm1_ablate.data.losses import Losses
+    from mm1_ablate.data.lost_documents import Losses
     from mm1_ablate.data.sources._image_files import ImageFiles
 
 ImagesBy = Literal["path", "base_name", "url", "url_sha256"]
@@ -57,8 +57,8 @@ class InterleavedFiles(InterleavedSource):
         return self._opened(name or self.type)
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.records.glance import lost_rows
-        from mm1_ablate.data.records.opening import found_files, kept_columns
+        from mm1_ablate.data.readers.open_files import found_files, kept_columns
+        from mm1_ablate.data.readers.quick_check import lost_rows
         from mm1_ablate.data.sources._image_files import lost_pictures
 
         needed = {**self.needed(), **dict(kept_columns(self.keep).values())}
@@ -87,7 +87,7 @@ class InterleavedFiles(InterleavedSource):
 
     def contents(self) -> str:
         from mm1_ablate.data.files import digest_files
-        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.readers.open_files import found_files
 
         documents = digest_files(found_files(self.files))
         if not (self._looks_up and self.image_files):
@@ -130,8 +130,8 @@ class InterleavedFiles(InterleavedSource):
 
     def _shape(self) -> str:
         """Identity of the pages: what files hold, and the settings that make pages of it."""
-        from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.spec.fingerprint import canonical, digest
+        from mm1_ablate.config.identity.fingerprint import canonical, digest
+        from mm1_ablate.data.readers.open_files import found_files
 
         # The stamps as well: contents do not see what changes in the middle of a file, where old counts would point past a page.
         stamps = [file.stamp for file in found_files(self.files)]

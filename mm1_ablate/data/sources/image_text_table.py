@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from mm1_ablate.config.data import Source
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
-from mm1_ablate.spec.data import Source
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import pyarrow as pa
 
-    from mm1_ablate.data.losses import Losses
-    from mm1_ablate.data.records.table import Tables
+    from mm1_ablate.data.lost_documents import Losses
+    from mm1_ablate.data.readers.table import Tables
 
 IMAGES = ("image", "jpg", "png", "webp")
 """What the image's column is called, unless settings say: Hugging Face's name, then img2dataset's, which is its encoding."""
@@ -41,8 +41,8 @@ class ImageTextTable(Source):
         return OpenImageTextTable(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import check_columns, columns_of, first_values
-        from mm1_ablate.data.records.rows import BYTES, TEXT
+        from mm1_ablate.data.readers.open_files import check_columns, columns_of, first_values
+        from mm1_ablate.data.readers.rows import BYTES, TEXT
         from mm1_ablate.data.sources._captions import check_captions
 
         self.check_images()
@@ -54,9 +54,9 @@ class ImageTextTable(Source):
 
     def check_images(self) -> None:
         """All of `check` but the captions."""
-        from mm1_ablate.data.records.opening import check_columns, columns_of, kept_columns
-        from mm1_ablate.data.records.rows import BYTES, OBJECT
-        from mm1_ablate.data.records.table import footer_of
+        from mm1_ablate.data.readers.open_files import check_columns, columns_of, kept_columns
+        from mm1_ablate.data.readers.rows import BYTES, OBJECT
+        from mm1_ablate.data.readers.table import footer_of
 
         files = self._found()
         columns = columns_of(files)
@@ -67,7 +67,7 @@ class ImageTextTable(Source):
             raise Misfit("image", f"{what}; write the bytes into it as {{bytes, path}}, or pack the pictures into tars (type: webdataset)")
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.records.rows import BYTES, TEXT
+        from mm1_ablate.data.readers.rows import BYTES, TEXT
 
         return self.image_losses(TEXT, BYTES)
 
@@ -77,17 +77,17 @@ class ImageTextTable(Source):
         Args:
             caption: kinds of what the column of captions may hold; nothing: it does not matter.
         """
-        from mm1_ablate.data.records.glance import lost_tables
-        from mm1_ablate.data.records.opening import columns_of, kept_columns
-        from mm1_ablate.data.records.rows import BYTES, OBJECT
+        from mm1_ablate.data.readers.open_files import columns_of, kept_columns
+        from mm1_ablate.data.readers.quick_check import lost_tables
+        from mm1_ablate.data.readers.rows import BYTES, OBJECT
 
         image, text = self.columns(columns_of(self._found()))
         kept = dict(kept_columns(self.keep).values())
         return lost_tables(self._found(), {image: (BYTES, OBJECT), **({text: caption} if caption else {}), **kept})
 
     def warnings(self) -> list[Misfit]:
-        from mm1_ablate.data.records.opening import columns_of, first_values
-        from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT
+        from mm1_ablate.data.readers.open_files import columns_of, first_values
+        from mm1_ablate.data.readers.rows import BYTES, OBJECT, TEXT
 
         files = self._found()
         there = columns_of(files)
@@ -109,8 +109,8 @@ class ImageTextTable(Source):
         return found
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.records.opening import columns_of, first_rows
-        from mm1_ablate.data.records.rows import texts_of
+        from mm1_ablate.data.readers.open_files import columns_of, first_rows
+        from mm1_ablate.data.readers.rows import texts_of
 
         files = self._found()
         _, caption = self.columns(columns_of(files))
@@ -129,8 +129,8 @@ class ImageTextTable(Source):
 
     def table(self, report: Any = None) -> tuple[Tables, str, str, tuple[str, ...]]:
         """The rows; the columns of image and caption; and the others that are needed."""
-        from mm1_ablate.data.records.opening import columns_of
-        from mm1_ablate.data.records.table import open_tables
+        from mm1_ablate.data.readers.open_files import columns_of
+        from mm1_ablate.data.readers.table import open_tables
 
         files = self._found()
         there = columns_of(files)
@@ -142,12 +142,12 @@ class ImageTextTable(Source):
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by."""
-        from mm1_ablate.data.records.opening import columns_of
+        from mm1_ablate.data.readers.open_files import columns_of
 
         return set(columns_of(self._found()))
 
     def _found(self) -> list[DataFile]:
-        from mm1_ablate.data.records.opening import are_tables, found_files
+        from mm1_ablate.data.readers.open_files import are_tables, found_files
 
         files = found_files(self.files)
         if not are_tables(files):
@@ -195,7 +195,7 @@ class OpenImageTextTable:
 
     def values(self, column: str) -> Iterator[Any]:
         """Of each document in order what a join can match, a column; None where there is none."""
-        from mm1_ablate.data.records.table import open_tables
+        from mm1_ablate.data.readers.table import open_tables
 
         rows = open_tables(self.rows.files, [column])
         for index in range(len(rows)):

@@ -38,7 +38,7 @@ class Miniature(InterleavedSource):
         return [text for index in range(min(most, len(opened))) for text in after_images(opened[index].parts)][:most]
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import check_columns, kept_columns
+        from mm1_ablate.data.readers.open_files import check_columns, kept_columns
 
         check_columns({}, kept_columns(self.keep))
 
@@ -52,19 +52,19 @@ class OpenMiniature:
 
     @property
     def _documents(self) -> int:
-        from mm1_ablate.data.miniature.documents import DOCUMENTS
+        from mm1_ablate.miniature.documents import DOCUMENTS
 
         return self.settings.documents or DOCUMENTS[self.settings.content]
 
     def __len__(self) -> int:
-        from mm1_ablate.data.miniature.documents import first_pairs
+        from mm1_ablate.miniature.documents import first_pairs
 
         if self.settings.interleaving:
             return self._documents
         return int(first_pairs(self.settings.world_seed, self._documents)[-1])
 
     def __getitem__(self, index: int) -> Document:
-        from mm1_ablate.data.miniature import documents
+        from mm1_ablate.miniature import documents
 
         settings = self.settings
         if not 0 <= index < len(self):

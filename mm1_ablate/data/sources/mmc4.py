@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
+from mm1_ablate.config.data import Bounds
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.sources._interleaved import InterleavedFiles, Page
-from mm1_ablate.spec.data import Bounds
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
-    from mm1_ablate.data.records.rows import Rows
+    from mm1_ablate.data.readers.rows import Rows
 
 TEXTS, IMAGES = "text_list", "image_info"
 WRONG_SHAPE = "no list of sentences or of images"
@@ -28,8 +28,8 @@ class Mmc4(InterleavedFiles):
     """CLIP similarity (`matched_sim`) of the images that are kept; the sentences all stay."""
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import are_tables, check_columns, columns_of, found_files, kept_columns
-        from mm1_ablate.data.records.rows import OBJECT, TEXT
+        from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.readers.rows import OBJECT, TEXT
         from mm1_ablate.data.sources._image_files import check_pictures
 
         files = found_files(self.files)
@@ -46,12 +46,12 @@ class Mmc4(InterleavedFiles):
             check_pictures(self.image_files)
 
     def needed(self) -> dict[str, tuple[str, ...]]:
-        from mm1_ablate.data.records.rows import OBJECT, TEXT
+        from mm1_ablate.data.readers.rows import OBJECT, TEXT
 
         return {TEXTS: (f"lists of {TEXT}",), **({IMAGES: (f"lists of {OBJECT}",)} if self._looks_up else {})}
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
-        from mm1_ablate.data.records.opening import first_rows, found_files
+        from mm1_ablate.data.readers.open_files import first_rows, found_files
 
         return first_rows(found_files(self.files), [], most)
 
@@ -90,9 +90,9 @@ class Mmc4Pages:
     """The pages by index."""
 
     def __init__(self, settings: Mmc4, images: bool, report: Any = None) -> None:
-        from mm1_ablate.data.records.json_lines import open_json_lines
-        from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import is_blank, text_of
+        from mm1_ablate.data.readers.json_lines import open_json_lines
+        from mm1_ablate.data.readers.open_files import found_files
+        from mm1_ablate.data.readers.rows import is_blank, text_of
 
         self.settings = settings
         self.rows: Rows = open_json_lines(found_files(settings.files), report)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.sources._interleaved import ImagesBy, InterleavedFiles, Page
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,9 +26,9 @@ class Obelics(InterleavedFiles):
     images_by: ImagesBy = "url"
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import are_tables, check_columns, columns_of, found_files, kept_columns
-        from mm1_ablate.data.records.rows import BYTES, OBJECT, TEXT
-        from mm1_ablate.data.records.table import footer_of
+        from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.readers.rows import BYTES, OBJECT, TEXT
+        from mm1_ablate.data.readers.table import footer_of
         from mm1_ablate.data.sources._image_files import check_pictures
 
         files = found_files(self.files)
@@ -50,20 +50,20 @@ class Obelics(InterleavedFiles):
             check_pictures(self.image_files)
 
     def needed(self) -> dict[str, tuple[str, ...]]:
-        from mm1_ablate.data.records.rows import BYTES, NOTHING, OBJECT, TEXT
+        from mm1_ablate.data.readers.rows import BYTES, NOTHING, OBJECT, TEXT
 
         images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NOTHING))} if self._looks_up else {}
         return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NOTHING}")}
 
     def warnings(self) -> list[Misfit]:
-        from mm1_ablate.data.records.opening import columns_of, found_files
-        from mm1_ablate.data.records.rows import BYTES
+        from mm1_ablate.data.readers.open_files import columns_of, found_files
+        from mm1_ablate.data.readers.rows import BYTES
 
         inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
         return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
-        from mm1_ablate.data.records.opening import first_rows, found_files
+        from mm1_ablate.data.readers.open_files import first_rows, found_files
 
         return first_rows(found_files(self.files), [TEXTS], most)
 
@@ -84,9 +84,9 @@ class ObelicsPages:
 
     def __init__(self, settings: Obelics, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import is_blank, text_of
-        from mm1_ablate.data.records.table import open_tables
+        from mm1_ablate.data.readers.open_files import found_files
+        from mm1_ablate.data.readers.rows import is_blank, text_of
+        from mm1_ablate.data.readers.table import open_tables
         from mm1_ablate.data.sources.image_text_table import bytes_of
 
         self._columns = tuple(settings.keep.columns)

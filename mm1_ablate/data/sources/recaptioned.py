@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import model_validator
 
+from mm1_ablate.config.data import AnySource, Bounds, Keep, Source
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
-from mm1_ablate.data.losses import losses_in
-from mm1_ablate.spec.data import AnySource, Bounds, Keep, Source
-from mm1_ablate.spec.settings import Misfit
+from mm1_ablate.data.lost_documents import losses_in
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mm1_ablate.data.losses import Losses
-    from mm1_ablate.data.records.rows import Rows
+    from mm1_ablate.data.lost_documents import Losses
+    from mm1_ablate.data.readers.rows import Rows
 
 VERSION = "2"
 """Changes when joins are made otherwise, so that those in a cache are made anew."""
@@ -85,8 +85,8 @@ class Recaptioned(Source):
         return OpenRecaptioned(self, name or self.type, seed)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import check_columns, first_values, kept_columns
-        from mm1_ablate.data.records.rows import BYTES, NUMBER, TEXT
+        from mm1_ablate.data.readers.open_files import check_columns, first_values, kept_columns
+        from mm1_ablate.data.readers.rows import BYTES, NUMBER, TEXT
         from mm1_ablate.data.sources._captions import check_captions
 
         columns = self._caption_columns()
@@ -105,9 +105,9 @@ class Recaptioned(Source):
             raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.records.glance import lost_rows
-        from mm1_ablate.data.records.opening import kept_columns
-        from mm1_ablate.data.records.rows import BYTES, NUMBER, TEXT
+        from mm1_ablate.data.readers.open_files import kept_columns
+        from mm1_ablate.data.readers.quick_check import lost_rows
+        from mm1_ablate.data.readers.rows import BYTES, NUMBER, TEXT
 
         own, others = self._kept_columns(self._caption_columns())
         needed = {self.caption: (TEXT, BYTES), self.key or self.joined_by: (TEXT, NUMBER, BYTES)}
@@ -121,8 +121,8 @@ class Recaptioned(Source):
         return [Misfit(f"images.{found.at}", found.message) for found in self.images.warnings() if found.at != "caption"]
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.records.opening import first_rows
-        from mm1_ablate.data.records.rows import texts_of
+        from mm1_ablate.data.readers.open_files import first_rows
+        from mm1_ablate.data.readers.rows import texts_of
 
         rows = first_rows(self._caption_files(), [self.caption], most)
         return [text.strip() for text in texts_of(row.get(self.caption) for row in rows)]
@@ -135,12 +135,12 @@ class Recaptioned(Source):
         OpenRecaptioned(self, self.type, 0, report)
 
     def _caption_files(self) -> list[DataFile]:
-        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.readers.open_files import found_files
 
         return found_files(self.captions, "captions")
 
     def _caption_columns(self) -> dict[str, str]:
-        from mm1_ablate.data.records.opening import columns_of
+        from mm1_ablate.data.readers.open_files import columns_of
 
         files = self._caption_files()
         try:
@@ -168,7 +168,7 @@ class OpenRecaptioned:
     """Documents by index: those samples that have a recaption, in the order of the images. What is damaged comes last."""
 
     def __init__(self, settings: Recaptioned, name: str, seed: int, report: Any = None) -> None:
-        from mm1_ablate.data.records.opening import open_rows
+        from mm1_ablate.data.readers.open_files import open_rows
         from mm1_ablate.data.sources._captions import caption_of
 
         self.settings = settings

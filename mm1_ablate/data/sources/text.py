@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from mm1_ablate.config.data import Source
 from mm1_ablate.data.documents import Document
 from mm1_ablate.data.files import Files, digest_files
-from mm1_ablate.spec.data import Source
 
 if TYPE_CHECKING:
-    from mm1_ablate.data.losses import Losses
-    from mm1_ablate.data.records.rows import Rows
+    from mm1_ablate.data.lost_documents import Losses
+    from mm1_ablate.data.readers.rows import Rows
 
 
 class Text(Source):
@@ -28,21 +28,21 @@ class Text(Source):
         return OpenText(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import check_columns, columns_of, found_files, kept_columns
-        from mm1_ablate.data.records.rows import BYTES, TEXT
+        from mm1_ablate.data.readers.open_files import check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.readers.rows import BYTES, TEXT
 
         columns = columns_of(found_files(self.files))
         check_columns(columns, {"field": (self.field, (TEXT, BYTES)), **kept_columns(self.keep)})
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.records.glance import lost_rows
-        from mm1_ablate.data.records.opening import found_files, kept_columns
-        from mm1_ablate.data.records.rows import BYTES, TEXT
+        from mm1_ablate.data.readers.open_files import found_files, kept_columns
+        from mm1_ablate.data.readers.quick_check import lost_rows
+        from mm1_ablate.data.readers.rows import BYTES, TEXT
 
         return lost_rows(found_files(self.files), {self.field: (TEXT, BYTES), **dict(kept_columns(self.keep).values())})
 
     def contents(self) -> str:
-        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.readers.open_files import found_files
 
         return digest_files(found_files(self.files))
 
@@ -51,7 +51,7 @@ class Text(Source):
 
     def rows(self, report: Any = None) -> Rows:
         """The lines or rows, with at least the columns that are needed."""
-        from mm1_ablate.data.records.opening import found_files, open_rows
+        from mm1_ablate.data.readers.open_files import found_files, open_rows
 
         return open_rows(found_files(self.files), list(dict.fromkeys([self.field, *self.keep.columns])), report)
 
@@ -60,7 +60,7 @@ class OpenText:
     """Documents by index."""
 
     def __init__(self, settings: Text, name: str) -> None:
-        from mm1_ablate.data.records.rows import text_of
+        from mm1_ablate.data.readers.rows import text_of
 
         self.settings = settings
         self.name = name

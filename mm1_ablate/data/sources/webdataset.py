@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from mm1_ablate.config.data import Source
+from mm1_ablate.config.errors import listed
+from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
-from mm1_ablate.spec.data import Source
-from mm1_ablate.spec.messages import listed
-from mm1_ablate.spec.settings import Misfit
 
 if TYPE_CHECKING:
-    from mm1_ablate.data.losses import Losses
-    from mm1_ablate.data.records.tar import TarSample
+    from mm1_ablate.data.lost_documents import Losses
+    from mm1_ablate.data.readers.tar import TarSample
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 """Extensions of what is an image."""
@@ -70,8 +70,8 @@ class WebDataset(Source):
         return OpenWebDataset(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.rows import TEXT
+        from mm1_ablate.data.readers.open_files import found_files
+        from mm1_ablate.data.readers.rows import TEXT
         from mm1_ablate.data.sources._captions import check_captions
 
         files, samples = found_files(self.files), self.check_images()
@@ -95,7 +95,7 @@ class WebDataset(Source):
         Raises:
             Misfit: as `check` does.
         """
-        from mm1_ablate.data.records.opening import check_columns, found_files, kept_columns
+        from mm1_ablate.data.readers.open_files import check_columns, found_files, kept_columns
 
         files = found_files(self.files)
         samples = _first_samples(files)
@@ -111,13 +111,13 @@ class WebDataset(Source):
         return samples
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.records.glance import lost_tars
-        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.readers.open_files import found_files
+        from mm1_ablate.data.readers.quick_check import lost_tars
 
         return lost_tars(found_files(self.files))
 
     def warnings(self) -> list[Misfit]:
-        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.readers.open_files import found_files
 
         members = {member for sample in _first_samples(found_files(self.files)).values() for member in sample}
         numbered = sorted(member for member in members - {self.image_field} if NUMBERED.fullmatch(member))
@@ -128,13 +128,13 @@ class WebDataset(Source):
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by: the key of a sample, and the fields of its JSON."""
-        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.readers.open_files import found_files
 
         return {"key", *_fields(_first_samples(found_files(self.files)))}
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.records.opening import found_files, sampled
-        from mm1_ablate.data.records.rows import texts_of
+        from mm1_ablate.data.readers.open_files import found_files, sampled
+        from mm1_ablate.data.readers.rows import texts_of
 
         files = sampled(found_files(self.files))
         found: list[str] = []
@@ -145,13 +145,13 @@ class WebDataset(Source):
         return [text.strip() for text in found]
 
     def contents(self) -> str:
-        from mm1_ablate.data.records.opening import found_files
+        from mm1_ablate.data.readers.open_files import found_files
 
         return digest_files(found_files(self.files))
 
     def make_ready(self, report: Any = None) -> None:
-        from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.tar import open_tars
+        from mm1_ablate.data.readers.open_files import found_files
+        from mm1_ablate.data.readers.tar import open_tars
 
         open_tars(found_files(self.files), report)
 
@@ -167,8 +167,8 @@ class OpenWebDataset:
 
     def __init__(self, settings: WebDataset, name: str, image: Callable[[str, Callable[[], bytes], str], Image] | None = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.records.opening import found_files
-        from mm1_ablate.data.records.tar import open_tars
+        from mm1_ablate.data.readers.open_files import found_files
+        from mm1_ablate.data.readers.tar import open_tars
         from mm1_ablate.data.sources._captions import caption_of
 
         self.settings = settings
@@ -262,9 +262,9 @@ def images_of(members: Iterable[str], declared: str | None = None) -> list[str]:
 
 # ---------------------------------------------------------------- looking at the beginning
 def _first_samples(files: list[DataFile], count: int = LOOKED_AT) -> dict[str, dict[str, bytes]]:
-    from mm1_ablate.data.records.glance import wrong_tar
-    from mm1_ablate.data.records.tar import first_samples
-    from mm1_ablate.data.records.tar_headers import DamagedTar
+    from mm1_ablate.data.readers.quick_check import wrong_tar
+    from mm1_ablate.data.readers.tar import first_samples
+    from mm1_ablate.data.readers.tar_headers import DamagedTar
 
     why = ""
     # Damaged tars are told of by `losses`, as long as there are others.
@@ -296,7 +296,7 @@ def _longer_names(samples: dict[str, dict[str, bytes]]) -> str:
 
 def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:
     """Fields of the JSON of samples, and what they hold."""
-    from mm1_ablate.data.records.json_lines import kind_of
+    from mm1_ablate.data.readers.json_lines import kind_of
 
     found: dict[str, str] = {}
     for sample in samples.values():
@@ -308,7 +308,7 @@ def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:
 
 def _kinds_of_json(samples: dict[str, dict[str, bytes]]) -> list[str]:
     """What the JSON of samples holds where it can be read, whether or not it is an object."""
-    from mm1_ablate.data.records.json_lines import kind_of
+    from mm1_ablate.data.readers.json_lines import kind_of
 
     kinds = []
     for sample in samples.values():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from mm1_ablate.spec.settings import Component
+from mm1_ablate.config.settings import Component
 
 Kind = Literal["generate", "choose", "likelihood"]
 Floor = Literal["constant_answer", "constant_choice", "none"]

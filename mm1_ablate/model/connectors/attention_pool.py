@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from mm1_ablate.spec.connector import LearnedQueries
+from mm1_ablate.config.connector import LearnedQueries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from mm1_ablate.spec.connector import TokenPerPatch
+from mm1_ablate.config.connector import TokenPerPatch
 
 if TYPE_CHECKING:
     from torch import nn

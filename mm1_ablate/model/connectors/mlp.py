@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from mm1_ablate.spec.connector import TokenPerPatch
+from mm1_ablate.config.connector import TokenPerPatch
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from mm1_ablate.spec.connector import LearnedQueries
+from mm1_ablate.config.connector import LearnedQueries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

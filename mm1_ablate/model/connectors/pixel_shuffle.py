@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import isqrt
 from typing import TYPE_CHECKING, Literal
 
-from mm1_ablate.spec.connector import SquareTokens
+from mm1_ablate.config.connector import SquareTokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,0 +1,346 @@
+"""From a sweep file to its comparison: plan, budget, trials, report, mirror. Each of them is the work of a room below.
+
+In: what the command line says. Out: exit codes, and on the terminal what happened; the record is in the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm1_ablate.commands.common import (
+    BUDGET_FORBIDS,
+    FILE_IS_WRONG,
+    INTERRUPTED,
+    SOME_FAILED,
+    console,
+    read_finished,
+    read_study,
+    say,
+    stop,
+    tell,
+)
+from mm1_ablate.commands.prepare_data import make_ready
+from mm1_ablate.commands.tables import summary
+from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
+from mm1_ablate.plan.plan import TRAINED, Plan, plan
+from mm1_ablate.store.failure_cause import traceback_of
+from mm1_ablate.store.store import Store
+from mm1_ablate.store.trial_registry import no_longer_named, remember
+
+if TYPE_CHECKING:
+    import pandas
+
+    from mm1_ablate.report.comparison import Comparison
+    from mm1_ablate.run.scheduler import Outcome
+
+
+def run_sweep(
+    path: Path, store: Store, *, address: str | None = None, cpus: int | None = None, retry: bool = False, evaluate_only: bool = False
+) -> int:
+    """Do what a sweep lacks and show the comparison; returns the exit code."""
+    study = read_study(path, "contents" if evaluate_only else "check", begins=True)
+    planned = plan(study, store, retry)
+    tell_plan(planned, store)
+    if planned.over_budget and not evaluate_only:
+        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
+    if not evaluate_only:
+        store.write_warnings(study)
+    to_do = [row for row in planned.to_do if row.status in TRAINED or not evaluate_only]
+    if to_do:
+        make_ready(study, planned, console())
+        outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
+        if outcome.interrupted:
+            stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
+        if outcome.elsewhere:
+            tell(f"another run works on {', '.join(outcome.elsewhere)}")
+    else:
+        store.write_study(study)
+        what = "no evaluation is missing" if evaluate_only else "all trials have been run"
+        if elsewhere := [row.name for row in planned.rows if row.status == "running"]:
+            ends = "; if its machine was lost, that is seen when its lease has run out: run this again in a minute" if store.mirror else ""
+            what = f"another run works on {', '.join(elsewhere)}{ends}"
+        tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
+    if not any(store.has_scores(trial) for trial in study.trials):
+        tell("no trial has scores yet: there is nothing to compare")
+        mirror_what_ended(study, store)
+    else:
+        show_comparison(study, store, path)
+    failed = say_failures(study, store)
+    return SOME_FAILED if failed else 0
+
+
+def tell_plan(planned: Plan, store: Store) -> None:
+    """The plan in a few lines, and what lies in the store that the file no longer names."""
+    for line in summary(planned):
+        tell(line)
+    (study,) = planned.studies
+    for folder, name in no_longer_named(study, store).items():
+        tell(f"no longer in the file, left alone: {name} ({store.where(folder)})")
+
+
+def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
+    """Run what is missing, with a live table, mirrored into MLflow as it ends."""
+    from mm1_ablate.run.cluster import ClusterUnfit
+    from mm1_ablate.run.progress_view import watch
+    from mm1_ablate.run.scheduler import ResourcesMissing, run_study
+    from mm1_ablate.store.disk_full import NoRoom
+    from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, mirroring
+
+    remember(study, store)
+    try:
+        with watch(study, store, console()) as view, mirroring(study, store, say):
+            return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
+    except NoRoom as error:
+        # MLflow may be on another disk, and is where people look who are not at the terminal.
+        with contextlib.suppress(MirrorFailed):
+            mirror(study, store, verdict=f"Stopped: {error}")
+        raise
+    except ResourcesMissing as error:
+        stop(FILE_IS_WRONG, f"{study.path}: {error}")
+    except (ConnectionError, ClusterUnfit) as error:
+        stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection, and what every node can do with the store")
+
+
+def say_failures(study: Study, store: Store) -> int:
+    """Name the trials that failed, why, and where to read more; returns how many."""
+    failed = 0
+    for trial in study.trials:
+        state = store.status(trial)
+        if state.status == "failed":
+            failed += 1
+            traceback = traceback_of(trial, store)
+            say(f"failed: {trial.name}: {state.reason}" + (f" ({store.where(traceback)})" if traceback else ""))
+    if failed:
+        say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again")
+    return failed
+
+
+# ---------------------------------------------------------------- comparison
+def compare_study(study: Study, store: Store) -> Comparison:
+    """The arms of a study, by what its store has."""
+    from mm1_ablate.report.aa_check import with_false_verdicts
+    from mm1_ablate.report.comparison import compare
+    from mm1_ablate.report.tasks import task_scores
+
+    results, items = store.results(study), item_scores(study, store)
+    accounts = [store.data_account(trial) for trial in study.trials]
+    with remembering(store.study_folder(study) / "floors.json") as floors:
+        tasks = task_scores(study, items, floors)
+    costs = costs_by_arm(plan(study, store), store, items)
+    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study))
+    return with_false_verdicts(comparison, study, results, items)
+
+
+@contextlib.contextmanager
+def remembering(path: Path) -> Iterator[dict[str, Any]]:
+    """What takes seconds to reckon and follows from its key, kept beside the report; written again where something was added."""
+    remembered = read_json_or_nothing(path)
+    known = len(remembered)
+    yield remembered
+    if len(remembered) > known:
+        write_json(path, remembered)
+
+
+def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
+    """Per-item scores of all arms and seeds that have been evaluated; a trial of several arms is in each of them."""
+    import pandas
+
+    parts = [store.items(trial).assign(arm=arm, seed=trial.seed) for trial in study.trials if store.has_scores(trial) for arm in trial.arms]
+    return pandas.concat(parts, ignore_index=True) if parts else None
+
+
+def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, dict[str, int | float | str]]:
+    """What each arm takes, saw and answered, so that the report can name in what arms differ more than was declared."""
+    from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, short
+    from mm1_ablate.config.tasks import task_identities
+
+    costs: dict[str, dict[str, int | float | str]] = {}
+    (study,) = planned.studies
+    answered = answered_items(items)
+    for row in planned.rows:
+        for name in row.arms:
+            experiment = study.arm(name).experiment
+            costs.setdefault(
+                name,
+                {
+                    "parameters": row.parameters["total"],
+                    "image tokens": experiment.model.connector.image_tokens,
+                    # Two digits: the share of images in the mixture moves it a little in every arm.
+                    "FLOPs per token": float(f"{row.flops / max(row.tokens.total, 1):.2g}"),
+                    "nominal tokens": experiment.training.steps * experiment.training.batch_rows * experiment.data.packing.row_tokens,
+                    "rows of a batch": experiment.training.batch_rows,
+                    **seen(study, store, name),
+                    **epochs_read(study, store, name),
+                    "evaluation": short(digest(evaluation_identity(experiment, "", task_identities(experiment.evaluation)))),
+                    **({"evaluation items": answered[name]} if name in answered else {}),
+                    **trained_by(study, store, name),
+                },
+            )
+    return costs
+
+
+def trained_by(study: Study, store: Store, arm: str) -> dict[str, str]:
+    """The code that trained an arm's scored trials, as far as that is known; more than one where seeds differ in it."""
+    codes = {code for trial in study.trials_of(arm) if store.has_scores(trial) and (code := store.code(trial))}
+    return {"code": ", ".join(sorted({part for code in codes for part in code.split(", ")}))} if codes else {}
+
+
+def seen(study: Study, store: Store, arm: str) -> dict[str, float]:
+    """What an arm has been trained on, by the ends of its curves; means over the seeds that have been trained to the end."""
+    steps, image_tokens = study.arm(arm).experiment.training.steps, study.arm(arm).experiment.model.connector.image_tokens
+    ends = [dict(curve.iloc[-1]) for trial in study.trials_of(arm) if len(curve := store.curve(trial))]
+    ends = [end for end in ends if end.get("step") == steps and {"tokens", "images", "documents"} <= end.keys()]
+    if not ends:
+        return {}
+    sums = {name: sum(float(end[name]) for end in ends) / len(ends) for name in ("tokens", "images", "documents")}
+    text = sums["tokens"] - sums["images"] * image_tokens
+    counts = {"tokens": sums["tokens"], "text tokens": text, "images": sums["images"], "documents": sums["documents"]}
+    return {f"{name} seen": float(round(count)) for name, count in counts.items()}
+
+
+def epochs_read(study: Study, store: Store, arm: str) -> dict[str, float]:
+    """How often an arm has read each source; means over the seeds that have been trained to the end."""
+    from mm1_ablate.report.confounds import EPOCHS
+
+    accounts = [account for trial in study.trials_of(arm) if store.status(trial).trained and (account := store.data_account(trial))]
+    names = dict.fromkeys(name for account in accounts for name in account)
+    return {
+        f"{EPOCHS}{name}": round(sum(account.get(name, {}).get("epochs", 0.0) for account in accounts) / len(accounts), 3) for name in names
+    }
+
+
+def answered_items(items: pandas.DataFrame | None) -> dict[str, str]:
+    """By arm, an identity of the questions that it answered, at all seeds and shots."""
+    if items is None or not {"task", "shots", "item"} <= set(items.columns):
+        return {}
+    found = {}
+    for arm, rows in items.groupby("arm", sort=False):
+        distinct = rows[["task", "shots", "item"]].drop_duplicates()
+        questions = sorted((str(task), int(shots), str(item)) for task, shots, item in distinct.itertuples(index=False))
+        found[str(arm)] = f"{len(questions):,} ({_digest(questions)[:8]})"
+    return found
+
+
+def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
+    """The comparison, and the folder of its report, written anew where it has changed."""
+    from mm1_ablate.report.html import write_report
+
+    comparison = compare_study(study, store)
+    folder = store.study_folder(study) / "report"
+    stamp = folder.parent / "report.json"
+    sweep_text = text_of_sweep(study)
+    content = {"comparison": _digest(comparison.to_json()), "sweep": _digest(sweep_text), "trials": _states(study, store)}
+    if not (folder / "report.html").exists() or not _says(stamp, content):
+        write_report(folder, comparison, store.curves(study), sweep_text)
+        write_json(stamp, content)
+        store.publish(*sorted(path for path in folder.rglob("*") if path.is_file()))
+    return comparison, folder
+
+
+def text_of_sweep(study: Study) -> str:
+    """The sweep file, and those that it includes."""
+    parts = [f"# {path.name}\n{path.read_text()}" for path in study.included]
+    return "\n".join([study.path.read_text(), *parts])
+
+
+def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
+    """The report as Markdown with its pictures, where people want to keep it."""
+    from mm1_ablate.report.markdown import write_markdown
+
+    return write_markdown(target, comparison, curves)
+
+
+def show_comparison(study: Study, store: Store, path: Path) -> None:
+    """Write the report, bring the mirror up to it, print the table and where to see more."""
+    from mm1_ablate.report.text import print_comparison
+
+    comparison, folder = compare_and_write(study, store)
+    mirror_study(study, store, comparison, folder)
+    print_comparison(comparison, console())
+    tell(f"report: {folder / 'report.html'}" + (f" ({store.where(folder / 'report.html')})" if store.mirror else ""))
+    tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(store)}")
+
+
+def mirror_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
+    """Mirror the study and its report, unless just this is there already. MLflow that fails spoils nothing: it can be written anew."""
+    from mm1_ablate.report.markdown import markdown
+    from mm1_ablate.report.text import wide_table
+    from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, tracking_uri
+
+    stamp = store.study_folder(study) / "mirrored.json"
+    content = {"address": tracking_uri(store), "report": _digest((folder / "report.html").read_text()), "trials": _states(study, store)}
+    if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
+        return
+    try:
+        mirror(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
+    except MirrorFailed as error:
+        say(f"{error} (everything is in the store; the next run writes it again)")
+    else:
+        write_json(stamp, content)
+
+
+def mirror_what_ended(study: Study, store: Store) -> None:
+    """Mirror the failures and the earlier stages of a study that has no scores, if it has any."""
+    from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror
+
+    if any(store.status(one).status in ("done", "failed") for one in (*study.stages, *study.trials)):
+        try:
+            mirror(study, store)
+        except MirrorFailed as error:
+            say(f"{error} (everything is in the store; the next run writes it again)")
+
+
+def _states(study: Study, store: Store) -> str:
+    """A digest of how the trials and their earlier stages stand."""
+    states = [
+        (trial.evaluation_fingerprint or trial.fingerprint, state.status, state.reason, state.finished)
+        for trial in (*study.trials, *study.stages)
+        for state in (store.status(trial),)
+    ]
+    return _digest(states)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _says(stamp: Path, content: object) -> bool:
+    try:
+        return json.loads(stamp.read_text()) == content
+    except (OSError, ValueError):
+        return False
+
+
+def _store_option(store: Store) -> str:
+    """The option that a printed command needs to find the same store."""
+    folder = Path(store.address)
+    if store.mirror is None and folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    place = store.address if store.mirror else str(folder)
+    return "" if place == "ablations" else f" --store {shlex.quote(place)}"
+
+
+def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
+    """Serve MLflow until interrupted; returns the exit code."""
+    from mm1_ablate.tracking.mlflow_runs import MirrorFailed
+    from mm1_ablate.tracking.ui import serve
+
+    study = read_finished(path, store) if path is not None else None
+    if store.mirror:
+        tell(f"MLflow reads {store.root}, which is made from {store.address}")
+    if not store.root.is_dir():
+        stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
+    if study is not None and any(store.has_scores(trial) for trial in study.trials):
+        comparison, folder = compare_and_write(study, store)
+        mirror_study(study, store, comparison, folder)
+    try:
+        return serve(store, study, port, browser)
+    except (MirrorFailed, RuntimeError) as error:
+        stop(SOME_FAILED, str(error))

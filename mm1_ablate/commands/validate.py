@@ -1,0 +1,82 @@
+"""Whether a sweep file is right. In: a path. Out: what it declares, or every problem that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm1_ablate.commands.arms import arms_in_words, terminal_width
+from mm1_ablate.commands.common import checks, missing_file
+
+if TYPE_CHECKING:
+    from mm1_ablate.config.yaml_file import FileProblem
+
+
+@dataclass(frozen=True)
+class FileReport:
+    file: str
+    name: str = ""
+    arms: int = 0
+    rows: int = 0
+    distinct_trials: int = 0
+    earlier_stages: int = 0
+    """Distinct ones that trials start from and that are no trials themselves."""
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    """Each with file, line, column, path, message, hint."""
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """What stops nothing, likewise."""
+    differences: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By arm, the settings in which it differs from its baseline, each with path, old, new, and whether it was removed, is declared by the
+    ablation, or was dropped with the type of a component."""
+    everywhere: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By baseline, the settings in which it differs from its experiment file, likewise."""
+    arm_lines: list[str] = field(default_factory=list)
+    """The differences for people."""
+    text: str = ""
+    """The problems, or the warnings of a valid file, for people, with the lines that they are about."""
+
+    @property
+    def valid(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        return {"valid": self.valid, **{name: value for name, value in vars(self).items() if name not in ("text", "arm_lines")}}
+
+    def in_words(self) -> str:
+        if not self.valid:
+            return self.text
+        joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
+        stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
+        valid = f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
+        return "\n".join([valid, *self.arm_lines, *([self.text] if self.text else [])])
+
+
+def validate(path: Path, without_data: bool = False) -> FileReport:
+    """Read a sweep and all that it names, the beginning of the data included.
+
+    Args:
+        without_data: leave the data alone; it may be on another machine.
+    """
+    from mm1_ablate.config.sweep.expand import load_study
+    from mm1_ablate.config.yaml_file import FileErrors
+
+    missing = missing_file(path)
+    if missing:
+        problem = {"file": str(path), "line": None, "column": None, "path": "", "message": missing.partition(": ")[2], "hint": ""}
+        return FileReport(str(path), problems=[problem], text=missing)
+    try:
+        study = load_study(path, "nowhere" if without_data else "check", checks())
+    except FileErrors as errors:
+        return FileReport(str(path), problems=[problem.to_json() for problem in errors.problems], text=_text(errors.problems))
+    warnings = [warning.to_json() for warning in study.warnings]
+    counts = (len(study.arms), study.row_count, len(study.trials), len(study.stages))
+    told = arms_in_words([study], terminal_width()) if len(study.arms) > 1 or study.arms[0].everywhere else []
+    return FileReport(
+        str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=_text(study.warnings)
+    )
+
+
+def _text(problems: Iterable[FileProblem]) -> str:
+    return "\n".join(map(str, problems))

@@ -1,0 +1,185 @@
+"""What is measured and how: tasks, shots, demonstrations, averages, and losses on held-out documents.
+
+Part of `experiment.py`, whose rules on defaults and identity hold here too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+
+from mm1_ablate.config.data import AnySource
+from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.config.training import Precision
+
+TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
+"""The task records of this package."""
+Protocol = Literal["mm1", "openflamingo"]
+
+
+class Sets(Settings):
+    sets: PositiveInt
+    """How many sets of demonstrations there are. Queries are dealt to them in turn, so scores also tell the luck of the draw."""
+
+
+class TextOnly(Settings):
+    text_only: PositiveInt
+    """Demonstrations without their images before an image question at 0 shots."""
+
+
+Demonstrations = Literal["per_task", "per_query"] | Sets
+
+PRESETS: dict[Protocol, dict[str, Any]] = {
+    "mm1": {},
+    "openflamingo": {"demonstrations": "per_query", "zero_shot": TextOnly(text_only=2)},
+}
+"""What a protocol says of other fields of `evaluation`, where these are not written."""
+
+
+class Wording(Settings):
+    """How a task is asked instead of as its record says. Nothing: as the record says."""
+
+    prompt: str | None = None
+    separator: str | None = None
+    stop: list[Annotated[str, Field(min_length=1)]] | None = None
+    max_new_tokens: PositiveInt | None = None
+
+
+class TaskSettings(Wording):
+    """What an experiment says of a task instead of its record, and of the protocol."""
+
+    items: PositiveInt | None = None
+    """Items of this task. Nothing: `evaluation.items`."""
+
+
+class Group(Settings):
+    """Tasks that have an average of their own: `shot_8/<name>` over its image tasks, `text_core/<name>` over its text tasks.
+
+    Every member counts alike unless it has a weight: 100 x CIDEr beside accuracy in percent, as in MM1. A group of groups is the mean of
+    their means: of `captions` and `questions`, say, so that three caption tasks count as much as five question tasks.
+    """
+
+    tasks: list[str] = Field(min_length=1)
+    """Names of tasks, as tables show them, or of other groups."""
+    weights: dict[str, PositiveFloat] = {}
+    """Weights of members in the mean; 1 where none is given."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, tasks: list[str]) -> list[str]:
+        if len(set(tasks)) != len(tasks):
+            raise ValueError("a task occurs twice")
+        return tasks
+
+    @model_validator(mode="after")
+    def _weights_are_of_its_tasks(self) -> Group:
+        for task in self.weights:
+            if task not in self.tasks:
+                raise Misfit(f"weights.{task}", f"it is not among the group's tasks: {', '.join(self.tasks)}")
+        return self
+
+
+class HeldOut(Settings):
+    """Documents that training does not read, to measure how well they are predicted."""
+
+    source: AnySource
+    first: Annotated[int, Field(ge=0)] = 0
+    """The first document that is read: of a source that training reads too, one that is beyond what training can reach."""
+    documents: PositiveInt = 1000
+    """Documents at most."""
+
+
+class Evaluation(Settings):
+    tasks: list[str]
+    """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own records, relative to this file."""
+    shots: list[Annotated[int, Field(ge=0)]] = [0, 4, 8]
+    """Demonstrations before an image question. Text tasks are judged without any."""
+    items: PositiveInt | None = None
+    """Items of each task; nothing: all that the task has."""
+    seed: int = 0
+    """Chooses items, and demonstrations unless `seeds` does. The same for all arms and training seeds."""
+    seeds: list[int] | None = None
+    """Evaluation seeds: each draws other demonstrations for the same items, and scores are means over all. Nothing: `seed` alone."""
+    split: Literal["report", "development"] = "report"
+    """development: other episodes from another image pool, for tuning a recipe."""
+    protocol: Protocol = "mm1"
+    """openflamingo: the prompts, stop strings, demonstrations and text-only zero-shot of OpenFlamingo (Awadalla et al. 2023), where
+    neither this section nor a task's record says otherwise."""
+    demonstrations: Demonstrations = "per_task"
+    """per_task: one nested set for all queries of a task group (MM1); {sets: k}: k of them; per_query: drawn for each query
+    (OpenFlamingo)."""
+    zero_shot: TextOnly | None = None
+    """What stands before an image question at 0 shots. Nothing: nothing; {text_only: 2}: demonstrations without images (OpenFlamingo)."""
+    overrides: dict[str, TaskSettings] = {}
+    """By task: items, prompt, separator, stop strings and token limit instead of those of its record."""
+    groups: dict[str, Group] = {}
+    """Averages over some of the tasks or groups, by name. A group with the name 'average' takes the place of the average over all tasks."""
+    losses: dict[str, HeldOut] = {}
+    """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
+    precision: Precision = "32-true"
+    """In which answers are computed, whatever the training's. bf16-mixed: matrices are kept and multiplied in bfloat16, the head's apart.
+    That takes half the memory, a GPU's peak is several times as high in it, and near ties between answers may turn."""
+    batch_items: Annotated[PositiveInt, HowItRuns] = 64
+
+    @field_validator("tasks")
+    @classmethod
+    def _from_folder(cls, tasks: list[str], info: ValidationInfo) -> list[str]:
+        folder = str((info.context or {}).get("folder") or os.getcwd())
+        own = {task: os.path.normpath(os.path.join(folder, os.path.expanduser(task))) for task in tasks if task.endswith((".yaml", ".yml"))}
+        return [own.get(task, task) for task in tasks]
+
+    @field_validator("shots", "tasks", "seeds")
+    @classmethod
+    def _distinct(cls, values: list[Any] | None) -> list[Any] | None:
+        if values is not None and (not values or len(set(values)) != len(values)):
+            raise ValueError("expected at least one, and none twice")
+        return values
+
+    @model_validator(mode="after")
+    def _preset(self) -> Evaluation:
+        # Not counted as written, so that altering the protocol alone alters all of it.
+        self.__dict__.update({name: value for name, value in PRESETS[self.protocol].items() if name not in self.model_fields_set})
+        return self
+
+    @model_validator(mode="after")
+    def _named_tasks_are_evaluated(self) -> Evaluation:
+        # Where a record is the user's own, or there is none, names are checked after that: `tasks.wrong_records`.
+        shipped = all(os.path.isfile(TASKS / f"{task}.yaml") for task in self.tasks)
+        if shipped and (wrong := misnamed(self.groups, self.overrides, self.tasks)):
+            raise Misfit(*wrong)
+        return self
+
+    @property
+    def evaluation_seeds(self) -> tuple[int, ...]:
+        """The seeds that draw demonstrations, one after the other."""
+        return tuple(self.seeds) if self.seeds is not None else (self.seed,)
+
+
+def misnamed(groups: Mapping[str, Group], overridden: Iterable[str], tasks: Collection[str]) -> tuple[str, str] | None:
+    """The first name in groups or overrides that is neither a task nor a group, or a group that holds itself: (place, what is wrong)."""
+    known = ", ".join(tasks)
+    for task in overridden:
+        if task not in tasks:
+            return f"overrides.{task}", f"'{task}' is not evaluated; the tasks are {known}"
+    for name, group in groups.items():
+        if name in tasks:
+            return f"groups.{name}", "a task has this name; give the group another"
+        for member in group.tasks:
+            if member not in tasks and member not in groups:
+                return f"groups.{name}.tasks", f"'{member}' is neither a task that is evaluated nor a group; the tasks are {known}"
+        if name in _inside(groups, name, set()):
+            return f"groups.{name}.tasks", f"'{name}' holds itself, by way of {', '.join(group.tasks)}"
+    return None
+
+
+def _inside(groups: Mapping[str, Group], name: str, seen: set[str]) -> set[str]:
+    """The groups inside a group, at any depth."""
+    for member in groups[name].tasks:
+        if member in groups and member not in seen:
+            seen.add(member)
+            _inside(groups, member, seen)
+    return seen

@@ -1,0 +1,249 @@
+"""What the sources of an experiment read, looked at once a process: is it there as declared, and which data is it?
+
+In: settings of sources, and of the items of tasks. Out: what is wrong, by place in the experiment; and a digest of the files, which is
+part of a trial's identity. Where nothing may be looked at, the declared patterns stand in for the digest, and identities are provisional.
+Where files are missing that an earlier run of the study saw, the digest may come from its record. Sources that read no files have none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mm1_ablate.config.data import Source
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.settings import Component, Misfit, Settings, is_identity
+
+Look = Literal["check", "contents", "nowhere"]
+"""check: that all is there as declared, and which data it is; contents: only which data it is; nowhere: at no data at all."""
+Place = tuple[str | int, ...]
+Record = Mapping[str, str]
+"""Digests that an earlier run saw, by `_Seen.names`."""
+Value = TypeVar("Value")
+
+_OF_THE_MIXTURE = frozenset({"data_type", "weight", "max_epochs", "max_bad_share"})
+"""Fields that change neither what is read nor whether it fits."""
+_KEPT = frozenset({"keep"})
+"""Fields that change which documents are read, but not the files."""
+
+
+class _Seen:
+    """What this process has seen so far. Files that change later are seen when the next study is loaded."""
+
+    look: Look = "check"
+    contents: dict[str, str] = {}
+    findings: dict[str, tuple[Finding, ...]] = {}
+    names: dict[str, dict[str, str]] = {}
+    """Under which two names a digest is recorded: with the declared places of files, and with places as seen from the study's folder."""
+    folder: Path = Path()
+    record: Record = {}
+    from_record: dict[str, None] = {}
+    other: dict[str, Any] = {}
+
+
+def look_anew(look: Look, folder: Path | None = None) -> None:
+    """Forget what was seen, and say how far to look from now on.
+
+    Args:
+        folder: of the study's file.
+    """
+    _Seen.look, _Seen.contents, _Seen.findings, _Seen.names, _Seen.other = look, {}, {}, {}, {}
+    _Seen.folder, _Seen.record, _Seen.from_record = (folder or Path()).resolve(), {}, {}
+
+
+def look() -> Look:
+    """How far is looked."""
+    return _Seen.look
+
+
+def once(key: str, make: Callable[[], Value]) -> Value:
+    """What a function gives, asked once for each study that is loaded."""
+    if key not in _Seen.other:
+        _Seen.other[key] = make()
+    return _Seen.other[key]
+
+
+# ---------------------------------------------------------------- digests
+def contents_of(source: Component, split: str | None = None) -> str:
+    """The digest of what a source reads; empty for one that reads no files.
+
+    Args:
+        split: of the items of a task; nothing for a source of documents.
+
+    Raises:
+        Exception: whatever keeps the source from being read. `findings_about` makes a sentence of it.
+    """
+    if _Seen.look == "nowhere":
+        return stand_in(source)
+    key = _key(source, split, _KEPT)
+    if key not in _Seen.contents:
+        _Seen.contents[key] = _digest(source, split, key)
+    return _Seen.contents[key]
+
+
+def _digest(source: Any, split: str | None, key: str) -> str:
+    try:
+        contents = source.contents() if split is None else source.contents(split)
+    except Exception:
+        names = _names(source, split)
+        recorded = next((_Seen.record[name] for name in names if name in _Seen.record), None)
+        if recorded is None:
+            raise
+        _Seen.from_record[_files(source)] = None
+        return recorded
+    if contents:
+        _Seen.names[key] = dict.fromkeys(_names(source, split), contents)
+    return contents
+
+
+def stand_in(source: Component) -> str:
+    """A digest of the patterns by which files are declared; empty for a source that declares none."""
+    patterns = _how_it_runs(source)
+    return "declared " + _sha256(json.dumps(patterns, sort_keys=True)) if patterns else ""
+
+
+# ---------------------------------------------------------------- what an earlier run saw
+def allow_record(record: Record) -> None:
+    """Take digests of what cannot be read from an earlier run's record (see `to_be_recorded`), until the next study is loaded."""
+    _Seen.record = record
+
+
+def to_be_recorded() -> dict[str, str]:
+    """Digests of all that has been read for this study, for machines that lack it."""
+    return {name: contents for names in _Seen.names.values() for name, contents in names.items()}
+
+
+def taken_from_record() -> tuple[str, ...]:
+    """Files that could not be read and whose digests came from the record."""
+    return tuple(_Seen.from_record)
+
+
+def _names(source: Component, split: str | None) -> list[str]:
+    """A study may have moved to the other machine alone, or with its data beside it: so files are known in two ways."""
+    key = _key(source, split, _KEPT)
+
+    def seen_from_the_study(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: seen_from_the_study(entry) for name, entry in value.items()}
+        if isinstance(value, list):
+            return [seen_from_the_study(entry) for entry in value]
+        return os.path.relpath(value, _Seen.folder) if isinstance(value, str) and os.path.isabs(value) else value
+
+    kind, _, declared = key.partition(" ")
+    return [_sha256(key), _sha256(f"{kind} {json.dumps(seen_from_the_study(json.loads(declared)))}")]
+
+
+def _files(source: Component) -> str:
+    """Where a source's files are, for people."""
+    texts: list[str] = []
+
+    def collect(values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                collect(value)
+            elif name in ("files", "folder"):
+                texts.extend([value] if isinstance(value, str) else value)
+
+    collect(_how_it_runs(source))
+    return ", ".join(texts) or source.type
+
+
+# ---------------------------------------------------------------- checks
+def identity_of(source: Component, split: str | None = None) -> str:
+    """What tells apart what sources read and keep: two of one identity need to be looked at, or made ready, once only."""
+    return _key(source, split)
+
+
+def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
+    """All sources that are read, by their place: those that feed the mixture, those of preparations, and held-out documents; of earlier
+    stages what they are trained on."""
+    for name in experiment.data.shares():
+        yield ("data", "sources", name), experiment.data.sources[name]
+    for part, section in (("image_encoder", experiment.model.image_encoder), ("language_model", experiment.model.language_model)):
+        if section.preparation is not None:
+            yield ("model", part, "preparation", "source"), section.preparation.source
+    for name, held_out in experiment.evaluation.losses.items():
+        yield ("evaluation", "losses", name, "source"), held_out.source
+    if experiment.starts_from is not None:
+        for place, source in sources_of(experiment.starts_from):
+            if place[0] != "evaluation":
+                yield ("starts_from", *place), source
+
+
+def findings_about(source: Component, split: str | None = None) -> tuple[Finding, ...]:
+    """What is wrong with what a source reads, or what it warns of, paths relative to the source; empty where nobody may look."""
+    if _Seen.look == "nowhere":
+        return ()
+    key = identity_of(source, split)
+    if key not in _Seen.findings:
+        _Seen.findings[key] = _looked_at(source, split)
+    return _Seen.findings[key]
+
+
+def _looked_at(source: Any, split: str | None) -> tuple[Finding, ...]:
+    found: Finding | None = None
+    warned: list[Finding] = []
+
+    def check() -> None:
+        source.check(*(() if split is None else (split,)))
+
+    def contents() -> None:
+        contents_of(source, split)
+
+    def warnings() -> None:
+        if found is None and isinstance(source, Source):
+            warned.extend(replace(_at_field(misfit), warning=True) for misfit in source.warnings())
+
+    for look_at in (check, contents, warnings) if _Seen.look == "check" else (contents,):
+        try:
+            look_at()
+        except Misfit as error:
+            found = found or _at_field(error)
+        except Exception as error:  # permissions, networks, a user's own source: whatever it is, it has to be said in a sentence
+            place: Place = ("files",) if "files" in type(source).model_fields else ()
+            found = found or Finding(place, f"cannot be read: {_in_words(error)}")
+    if found is not None:
+        # No study comes of it: what is expanded besides needs only something that tells this source from others.
+        _Seen.contents.setdefault(_key(source, split, _KEPT), stand_in(source) or "unread")
+        return (found,)
+    return tuple(warned)
+
+
+def _at_field(misfit: Misfit) -> Finding:
+    return Finding(tuple(int(part) if part.isdigit() else part for part in misfit.at.split(".") if part), misfit.message)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _key(source: Component, split: str | None, without: frozenset[str] = frozenset()) -> str:
+    kind = type(source)
+    declared = source.model_dump(mode="json", exclude=set(_OF_THE_MIXTURE | without))
+    return f"{kind.__module__}.{kind.__qualname__}{f':{split}' if split else ''} {json.dumps(declared, sort_keys=True)}"
+
+
+def _how_it_runs(settings: Settings) -> dict[str, Any]:
+    """Values of the fields that are not identity, such as patterns of files, at any depth."""
+    values: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            below = _how_it_runs(value)
+            values |= {name: below} if below else {}
+        elif not is_identity(field) and name not in _OF_THE_MIXTURE and value is not None:
+            values[name] = settings.model_dump(mode="json", include={name})[name]
+    return values
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,171 @@
+"""The model: image encoder, connector and language model, and how a large image is cut.
+
+Part of `experiment.py`, whose rules on defaults and identity hold here too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, PositiveInt, model_validator
+
+from mm1_ablate.config.connector import Connector
+from mm1_ablate.config.data import AnySource
+from mm1_ablate.config.image_encoder import ImageEncoder, VisionTransformer
+from mm1_ablate.config.local_path import PathOrName
+from mm1_ablate.config.settings import ComponentOf, Misfit, Settings
+from mm1_ablate.config.training import AnyOptimizer
+
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+"""Fields of a transformers configuration that are numbers above 0, as most types of model call them."""
+
+
+class LanguageModelPreparation(Settings):
+    """Text-only pre-training of a language model of declared size, before the trials, once per fingerprint."""
+
+    steps: PositiveInt = 400
+    batch_rows: PositiveInt = 8
+    row_tokens: Annotated[int, Field(ge=2)] = 128
+    source: AnySource
+    optimizer: AnyOptimizer
+
+    @model_validator(mode="after")
+    def _text_alone(self) -> LanguageModelPreparation:
+        if self.source.data_type != "text":
+            raise Misfit("source.data_type", f"a language model is prepared on text alone; expected text, not {self.source.data_type}")
+        return self
+
+
+class LanguageModel(Settings):
+    """A causal language model of transformers, by configuration or by name."""
+
+    name: PathOrName | None = None
+    """A model with its weights: a name, or the path of its folder relative to this file. Declare this or `model_type`."""
+    model_type: str | None = None
+    """A transformers model type, such as phi, with `configuration`."""
+    configuration: dict[str, JsonValue] = {}
+    """Fields of the transformers configuration, with `model_type`."""
+    tokenizer: PathOrName = "miniature"
+    """'miniature' (the words of the miniature world), or one that transformers reads: a name, or the path of its folder relative to this
+    file. Left out, a model that is given by name has the tokenizer of that name."""
+    initialisation: Literal["transformers", "fan_in"] = "transformers"
+    """fan_in: matrices normal with sd fan_in^-0.5, output projections times (2 x layers)^-0.5, embeddings sd width^-0.5."""
+    scale_embeddings: bool = False
+    """Multiply token embeddings by sqrt(width) on the way in, as Gemma does by itself: with `model_type`, of models that do not."""
+    frozen: bool = False
+    """Not trained."""
+    preparation: LanguageModelPreparation | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> LanguageModel:
+        if (self.name is None) == (self.model_type is None):
+            raise ValueError("declare either name (weights) or model_type and configuration")
+        if self.name is not None:
+            of_model_type = ("configuration", "initialisation", "scale_embeddings")
+            said = [field for field in of_model_type if getattr(self, field) != type(self).model_fields[field].default]
+            if said:
+                left_out = "it" if len(said) == 1 else " and ".join(said)
+                raise Misfit(said[0], f"goes with model_type: a model given by name has its own, as it was trained; leave {left_out} out")
+            if "tokenizer" not in self.model_fields_set:
+                # Not counted as written, so that altering the name alone alters both.
+                self.__dict__["tokenizer"] = self.name
+        return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> LanguageModel:
+        # Of what every type of model has; types have rules of their own, which transformers knows.
+        for name in SIZES:
+            value = self.configuration.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise Misfit(f"configuration.{name}", f"expected a whole number above 0, not {value!r}")
+        heads, shared = (self.configuration.get(name) for name in ("num_attention_heads", "num_key_value_heads"))
+        if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+            message = f"{heads} attention heads cannot share {shared} heads of keys and values equally; expected a divisor of {heads}"
+            raise Misfit("configuration.num_key_value_heads", message)
+        return self
+
+
+class SubImages(Settings):
+    """A large image as several: crops of the encoder's size, each encoded on its own, and an overview of the whole (AnyRes of LLaVA-NeXT,
+    Liu et al. 2024; MM1.5, Zhang et al. 2024).
+
+    The crops are the cells of a grid. Of all grids of so many cells the one is taken that keeps most of the image's pixels and wastes
+    the fewest of its own; the image is fitted into it whole, with grey around it. An image that one crop shows best is that crop alone.
+    An image then takes (crops + overview) x `connector.image_tokens` tokens, as its size says. Packing goes on counting
+    `packing.nominal_image_tokens` for each image, so that arms with and without sub-images see the same rows; raise that number in all
+    arms to leave room. Features of a frozen encoder are not kept."""
+
+    at_least: PositiveInt = 1
+    """Crops of an image."""
+    at_most: PositiveInt = 4
+    """Crops of an image, the overview not counted."""
+    overview: Literal["first", "last", "none"] = "first"
+    """Where the overview stands among the crops, which follow one another row by row."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SubImages:
+        if self.at_most < max(2, self.at_least):
+            raise Misfit("at_most", f"expected at least {max(2, self.at_least)} crops, not {self.at_most}")
+        return self
+
+    @property
+    def views_at_most(self) -> int:
+        """Crops and overview of one image at most."""
+        return self.at_most + (self.overview != "none")
+
+
+class Model(Settings):
+    image_encoder: ImageEncoder
+    connector: Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]
+    language_model: LanguageModel
+    sub_images: SubImages | None = None
+    """Large images as several, and how many. Nothing: each image is resized to the encoder's size."""
+    preparation_seed: int | None = None
+    """The seed of the prepared encoder and language model. Nothing: each trial's own seed, so that their luck is part of
+    the error bars. A number: shared by all seeds, which saves time and narrows the error bars."""
+
+    @model_validator(mode="after")
+    def _tokens_fit_the_grid(self) -> Model:
+        try:
+            self.connector.check_grid(self.image_encoder.grid_side)
+        except ValueError as error:
+            raise Misfit("connector.image_tokens", str(error)) from None
+        if isinstance(self.image_encoder, VisionTransformer):
+            try:
+                self.connector.check_width(self.image_encoder.width)
+            except Misfit as error:
+                raise Misfit(f"connector.{error.at}", error.message) from None
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Model:
+        if self.image_encoder.frozen and self.connector.frozen and self.language_model.frozen:
+            raise Misfit("connector.frozen", "with image_encoder and language_model frozen too, nothing is left to train")
+        return self
+
+    @property
+    def image_tokens_at_most(self) -> int:
+        """Tokens that one image takes at most, whatever its size."""
+        return self.connector.image_tokens * (self.sub_images.views_at_most if self.sub_images is not None else 1)
+
+
+Part = Literal["image_encoder", "connector", "language_model"]
+
+
+def frozen_parts(model: Model) -> list[Part]:
+    """The parts of a model that are not trained."""
+    frozen: dict[Part, bool] = {
+        "image_encoder": model.image_encoder.frozen,
+        "connector": model.connector.frozen,
+        "language_model": model.language_model.frozen,
+    }
+    return [part for part, held in frozen.items() if held]

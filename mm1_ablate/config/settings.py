@@ -1,0 +1,204 @@
+"""The base of everything that a user declares, and how a component is found by the name of its type.
+
+A *component* (connector, source, metric, ...) is one file: `type: average_pool` is the class of settings in
+`mm1_ablate/model/connectors/average_pool.py`; `type: my_lab.connectors.Mixer` is a class of the user's own, in a package that is installed
+or lies beside the file that names it. The file holds the
+settings and, behind a method that imports torch late, what they build: so a newcomer adds a component in one file, and
+reading a sweep never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
+
+
+class Settings(BaseModel):
+    """Immutable settings that refuse unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Misfit(ValueError):
+    """Settings that are each fine but do not go together, reported at the one that is to be changed.
+
+    `at` is a dotted path relative to the settings whose validator raises it, empty for the value itself; `line` is, of a text of several
+    lines, the one that is wrong, from 1, or 0.
+    """
+
+    def __init__(self, at: str, message: str, line: int = 0) -> None:
+        super().__init__(f"{at}: {message}" if at else message)
+        self.at = at
+        self.message = message
+        self.line = line
+
+
+class HowItRuns:
+    """Marks a field that is not part of a trial's identity: it says how a trial is run or called, not what it is."""
+
+
+def is_identity(field: FieldInfo) -> bool:
+    """Whether a field belongs to a trial's identity."""
+    return not any(mark is HowItRuns or isinstance(mark, HowItRuns) for mark in field.metadata)
+
+
+class Component(Settings):
+    """Settings that say by `type` which file or which class of the user's own they are for."""
+
+    type: str
+
+
+class UnknownType(LookupError):
+    """A `type` that names no component. `hint` suggests the nearest, or is empty."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+@cache
+def component_names(package: str) -> tuple[str, ...]:
+    """The types of a package: the names of its files."""
+    folder = importlib.import_module(package)
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")))
+
+
+def component_types(package: str) -> dict[str, type[Component]]:
+    """The components that live in a package, by type: one public `Component` subclass in each file."""
+    return {name: find_component(package, name) for name in component_names(package)}
+
+
+@cache
+def find_component(package: str, type_name: str) -> type[Component]:
+    """The settings class of a type: a file of the package, or `module.Class` of the user's own.
+
+    Raises:
+        UnknownType: with the types that exist, and the nearest one.
+    """
+    if "." in type_name:
+        return _own_component(type_name)
+    names = component_names(package)
+    if type_name not in names:
+        near = get_close_matches(type_name, names, n=1)
+        message = f"there is no type '{type_name}'; expected one of {', '.join(names)}, or module.Class of your own"
+        raise UnknownType(message, f"did you mean '{near[0]}'?" if near else "")
+    module = importlib.import_module(f"{package}.{type_name}")
+    for name, value in vars(module).items():
+        if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module.__name__ and not name.startswith("_"):
+            return value
+    raise UnknownType(f"{module.__file__} has no subclass of mm1_ablate.config.settings.Component")
+
+
+_folders: dict[Path, None] = {}
+"""Of the files that have been read."""
+
+
+def look_beside(folder: Path) -> None:
+    """Look for modules of the user's own in a folder too, if they are nowhere else."""
+    _folders[folder] = None
+
+
+def _find_beside(module: str) -> None:
+    """Make a module that lies beside a file that was read one that can be imported, here and by whoever is given this `sys.path`."""
+    if not module or module in sys.modules or importlib.util.find_spec(module) is not None:
+        return
+    for folder in _folders:
+        if (folder / f"{module}.py").is_file() or (folder / module).is_dir():
+            # Last, so that it hides nothing.
+            sys.path.append(str(folder))
+            importlib.invalidate_caches()
+            return
+
+
+def _own_component(type_name: str) -> type[Component]:
+    module_name, _, class_name = type_name.rpartition(".")
+    try:
+        _find_beside(module_name.partition(".")[0])
+        found = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:  # whatever the user's own module raises while it is imported
+        raise UnknownType(f"cannot import '{type_name}': {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Component)):
+        raise UnknownType(f"'{type_name}' is not a subclass of mm1_ablate.config.settings.Component")
+    return found
+
+
+class ComponentOf:
+    """Annotates a field as "a component of this package": `Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]`.
+
+    A component is written as a mapping with a `type`, or as its type alone. Errors inside it carry its own path, and the JSON
+    Schema lists every type of the package.
+    """
+
+    _being_described: ClassVar[set[type[Component]]] = set()
+    """Components whose JSON Schema is being made."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def validate(self, value: Any, base: type[Component] = Component, context: Any = None) -> Component:
+        """The component that a value declares; errors inside it are merged into those of the settings around it.
+
+        Args:
+            context: of the validation around it, such as the folder that relative paths start from.
+        """
+        if isinstance(value, str):
+            value = {"type": value}
+        if isinstance(value, Component):
+            found = value
+        elif isinstance(value, dict) and isinstance(value.get("type"), str):
+            try:
+                settings = find_component(self.package, value["type"])
+            except UnknownType as error:
+                raise PydanticCustomError("component_type", "{message}", {"message": error.message, "hint": error.hint}) from None
+            found = settings.model_validate(value, context=context)
+        else:
+            message = "expected a mapping with a 'type': {types}, or module.Class of your own"
+            raise PydanticCustomError("component_type", message, {"types": ", ".join(component_names(self.package))})
+        if not isinstance(found, base):
+            message = "'{type}' is not a subclass of {module}.{base}"
+            raise PydanticCustomError("component_type", message, {"type": found.type, "module": base.__module__, "base": base.__name__})
+        return found
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def validate(value: Any, info: core_schema.ValidationInfo) -> Component:
+            return self.validate(value, source, info.context)
+
+        def dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
+            return value.model_dump(
+                mode=info.mode, by_alias=info.by_alias, exclude_unset=info.exclude_unset, exclude_defaults=info.exclude_defaults
+            )
+
+        return core_schema.with_info_plain_validator_function(
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = component_names(self.package)
+        alternatives = []
+        for name, settings in component_types(self.package).items():
+            if settings in self._being_described:
+                # A component that holds another of its kind (recaptions hold the source of their images), itself for instance.
+                alternatives.append({"type": "object", "properties": {"type": {"const": name}}, "required": ["type"]})
+                continue
+            self._being_described.add(settings)
+            try:
+                alternative = handler(settings.__pydantic_core_schema__)
+            finally:
+                self._being_described.discard(settings)
+            described = handler.resolve_ref_schema(alternative)
+            described["properties"]["type"] = {"const": name, "title": "Type"}
+            described["required"] = sorted({"type", *described.get("required", [])})
+            alternatives.append(alternative)
+        own = {"type": "object", "properties": {"type": {"type": "string", "pattern": r"\."}}, "required": ["type"]}
+        return {"anyOf": [*alternatives, {"type": "string", "enum": list(names)}, {"type": "string", "pattern": r"\."}, own]}

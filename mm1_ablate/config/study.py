@@ -1,0 +1,182 @@
+"""An expanded sweep: arms, which are rows of the comparison, and the distinct trials that feed them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.fingerprint import fingerprint, training_identity
+from mm1_ablate.config.paper_results import Counterparts
+from mm1_ablate.config.sweep.declaration import Sweep
+from mm1_ablate.config.yaml_file import FileProblem
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting in which an arm differs from its baseline, as both are resolved; or what was removed."""
+
+    path: str
+    old: Any
+    """Plain value in the baseline; nothing where the path is not there. Of a section that was removed, all that it held."""
+    new: Any
+    removed: bool = False
+    declared: bool = True
+    """Whether the ablation says so. If not, it came along: what another type of component does not have, or brings."""
+    dropped: bool = False
+    """Whether the arm has no such setting, because a component has another type."""
+    section: str = ""
+    """The place above it that the other experiment lacks as a whole, if there is one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {key: value for key, value in vars(self).items() if key != "section"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the comparison."""
+
+    name: str
+    group: str
+    """Empty for the sweep's own baseline."""
+    experiment: Experiment
+    baseline: str
+    """Name of the arm that it is compared with; a baseline's own name."""
+    changes: tuple[Change, ...] = ()
+    """All in which its experiment differs from the baseline's."""
+    seeds: tuple[int, ...] = ()
+    """Of an arm that equals its baseline but for its seeds; empty: those of the sweep."""
+    everywhere: tuple[Change, ...] = ()
+    """Of a baseline: in what it differs from its experiment file, because the sweep says so for all arms."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The arms of a group as points of a grid."""
+
+    axes: Mapping[str, tuple[str, ...]]
+    """By the name of an axis, its values in words, in the order of the file."""
+    cells: Mapping[tuple[str, ...], str]
+    """By the values on all axes, the arm that stands there; the baseline where it is the point that the file left out."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment with one seed: what is trained and scored once, whatever number of arms it feeds."""
+
+    name: str
+    """Of its first arm, for people: leave-one-out/interleaved/seed-1."""
+    arms: tuple[str, ...]
+    seed: int
+    experiment: Experiment
+    fingerprint: str
+    """SHA-256 of the training identity."""
+    evaluation_fingerprint: str
+    """SHA-256 of the evaluation identity, which holds the training fingerprint. Empty for an earlier stage, which is not judged."""
+
+    @cached_property
+    def earlier(self) -> tuple[Trial, ...]:
+        """The stages whose weights it starts from, the first of all first: each the trial that it would be as an arm, with this seed."""
+        stages = enumerate(self.experiment.earlier, 1)
+        return tuple(
+            Trial(
+                f"{self.name} stage {number}: {stage.experiment}",
+                self.arms,
+                self.seed,
+                stage,
+                fingerprint(training_identity(stage, self.seed)),
+                "",
+            )
+            for number, stage in stages
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """An expanded sweep."""
+
+    name: str
+    sweep: Sweep
+    path: Path
+    arms: tuple[Arm, ...]
+    """The sweep's baseline first; a group's own baseline before the group."""
+    trials: tuple[Trial, ...]
+    """Distinct, in the order of the arms."""
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+    """By group, of those that declare a grid."""
+    included: tuple[Path, ...] = ()
+    """Further sweep files that are part of it."""
+    families: tuple[str, ...] = ()
+    """Of each expectation, the sweep that declares it: those of a sweep are one family. Empty: all are."""
+    sweep_of_group: Mapping[str, str] = field(default_factory=dict)
+    """Of each group, the sweep that declares it: the comparisons of a sweep are one family. Empty: all are."""
+
+    provisional: bool = False
+    """Whether nobody looked at the data: fingerprints hold the patterns of its files instead of their contents."""
+    published: tuple[Counterparts, ...] = ()
+    """What the paper has on these arms, table by table."""
+    from_record: tuple[str, ...] = ()
+    """Files that are not here: what they hold is told by the record of an earlier run."""
+    warnings: tuple[FileProblem, ...] = ()
+    """What stops nothing and must be said before a run, in the order of the files."""
+
+    @property
+    def row_count(self) -> int:
+        """Arms times seeds: trials before those that are the same are joined."""
+        return sum(len(self.seeds_of(arm.name)) for arm in self.arms)
+
+    def differences_json(self) -> dict[str, Any]:
+        """By arm, what it changes in its baseline, and by baseline, what the sweep sets everywhere; plain JSON values."""
+        return {
+            "differences": {arm.name: [change.to_json() for change in arm.changes] for arm in self.arms if arm.name != arm.baseline},
+            "everywhere": {arm.name: [change.to_json() for change in arm.everywhere] for arm in self.arms if arm.everywhere},
+        }
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds that an arm is trained with."""
+        return self.arm(arm).seeds or tuple(self.sweep.seeds)
+
+    @cached_property
+    def stages(self) -> tuple[Trial, ...]:
+        """Distinct earlier stages that are no trials of the study themselves, in the order of those that start from them, the first of all
+        first. Each has the name that the first of them gives it, and the arms of all."""
+        own = {trial.fingerprint for trial in self.trials}
+        found: dict[str, Trial] = {}
+        for trial in self.trials:
+            for stage in trial.earlier:
+                if stage.fingerprint not in own:
+                    known = found.setdefault(stage.fingerprint, stage)
+                    found[stage.fingerprint] = replace(known, arms=tuple(dict.fromkeys((*known.arms, *trial.arms))))
+        return tuple(found.values())
+
+    def starting_from(self, stage: Trial) -> tuple[Trial, ...]:
+        """The trials that start from an earlier stage, at once or by way of others."""
+        return tuple(trial for trial in self.trials if any(one.fingerprint == stage.fingerprint for one in trial.earlier))
+
+    @cached_property
+    def _trials_by_arm(self) -> dict[str, list[Trial]]:
+        feeding: dict[str, list[Trial]] = {arm.name: [] for arm in self.arms}
+        for trial in self.trials:
+            for name in trial.arms:
+                feeding[name].append(trial)
+        return feeding
+
+    def trials_of(self, arm: str) -> tuple[Trial, ...]:
+        """The trials that feed an arm, one for each seed."""
+        return tuple(self._trials_by_arm[arm])
+
+    def arm(self, name: str) -> Arm:
+        """The arm of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._arms_by_name[name]
+
+    @cached_property
+    def _arms_by_name(self) -> dict[str, Arm]:
+        return {arm.name: arm for arm in self.arms}

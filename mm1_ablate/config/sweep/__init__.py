@@ -1,0 +1,1 @@
+"""From a sweep file to the distinct trials that it declares: read, overridden, expanded, checked."""

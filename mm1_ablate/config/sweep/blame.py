@@ -1,0 +1,56 @@
+"""Which of an arm's edits a finding about the arm's experiment comes from.
+
+In: findings, and edits with their places in the sweep file. Out: findings at the edits that are to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.sweep.arms import Draft
+from mm1_ablate.config.sweep.overrides import Edit, Keys, ends_with
+
+
+def touching(edits: Sequence[Edit], place: Keys) -> list[Edit]:
+    """The edits that say something about a place."""
+    parts = [str(part) for part in place]
+    return [edit for edit in edits if not edit.removed and _overlap(edit.path.split("."), parts)]
+
+
+def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether one path leads to the other."""
+    return all(one == other for one, other in zip(left, right, strict=False))
+
+
+def blamed(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
+    """A finding about an arm's experiment, moved to the edit in the sweep file that it comes from."""
+    path = [str(part) for part in finding.path]
+
+    def closeness(edit: Edit) -> tuple[bool, int]:
+        parts = edit.path.split(".")
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, parts, strict=False)))
+        return common in (len(path), len(parts)), common
+
+    edit = max(edits, key=closeness, default=None)
+    place = ".".join(path)
+    if edit is None or closeness(edit)[1] == 0:
+        return replace(finding, path=where, message=f"{place}: {finding.message}", at_key=False)
+    parts = edit.path.split(".")
+    inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
+    # Messages name the path, unless the place in the sweep file ends with it anyway.
+    told = inside or (place == edit.path and ends_with(edit.where, edit.path))
+    return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")
+
+
+def nothing_changed(draft: Draft, baseline: str) -> Finding:
+    """That an arm is its baseline."""
+    if draft.point:
+        point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
+        message = f"arm '{draft.name}' changes nothing: it is {baseline} itself, which is a row of its own"
+        return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
+    paths = ", ".join(edit.path for edit in draft.edits)
+    message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {baseline}"
+    return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)

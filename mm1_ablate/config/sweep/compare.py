@@ -1,0 +1,103 @@
+"""Whether what a sweep compares and expects can be seen at all: metrics that are evaluated, tasks and arms that exist.
+
+In: names of metrics, tasks and arms. Out: what is wrong, by place in the sweep or experiment file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from mm1_ablate.config.errors import Finding, listed, nearest
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.sweep.declaration import Compare, Sweep
+from mm1_ablate.config.tasks import task_names
+
+METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core|(?P<loss>loss|bits_per_byte))/(?P<name>.+)")
+NAMED = 12
+"""Arms that a message lists."""
+
+
+def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | None:
+    """What is wrong with the name of a metric, and a suggestion; nothing if it will be there."""
+    parts = METRIC.fullmatch(metric)
+    evaluated = [f"shot_{shots}" for shots in evaluation.shots] + ["text_core"]
+    names = list(dict.fromkeys(["average", *task_names(evaluation), *evaluation.groups]))
+    if parts is None:
+        known = [f"{prefix}/{name}" for prefix in evaluated for name in names]
+        known += [f"{measure}/{name}" for measure in ("loss", "bits_per_byte") for name in evaluation.losses]
+        message = f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
+        return f"{message}, or loss/<name> or bits_per_byte/<name> of evaluation.losses", nearest(metric, known)
+    if parts["loss"]:
+        if parts["name"] in evaluation.losses:
+            return None
+        there = f"evaluation.losses has {', '.join(evaluation.losses)}" if evaluation.losses else "evaluation.losses has nothing"
+        return f"'{metric}' is not measured: {there}", nearest(parts["name"], evaluation.losses)
+    if parts["shots"] and int(parts["shots"]) not in evaluation.shots:
+        shots = ", ".join(map(str, evaluation.shots))
+        return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parts['shots']} to evaluation.shots"
+    name, _, _ = parts["name"].partition(".")
+    if name not in names:
+        return f"'{metric}' is not evaluated: '{name}' is none of {', '.join(names)}", nearest(name, names)
+    return None
+
+
+def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment]) -> tuple[Compare, list[Finding]]:
+    """The metrics of the comparison, those of the defaults that no baseline evaluates left out, and what is wrong with them.
+
+    Args:
+        written: whether the file is a sweep, whose primary metric must be evaluated; an experiment run alone declares none.
+    """
+    if not baselines:
+        return compare, []
+
+    def problem(metric: str) -> tuple[str, str] | None:
+        problems = [metric_problem(metric, experiment.evaluation) for experiment in baselines]
+        return None if None in problems else problems[0]
+
+    found = []
+    if "metrics" in compare.model_fields_set:
+        for index, metric in enumerate(compare.metrics):
+            wrong = problem(metric)
+            if wrong:
+                found.append(Finding(("compare", "metrics", index), *wrong))
+    else:
+        compare = compare.model_copy(update={"metrics": [metric for metric in compare.metrics if problem(metric) is None]})
+    # Every arm needs the primary metric, so every baseline must evaluate it.
+    wrong = next((wrong for experiment in baselines if (wrong := metric_problem(compare.primary, experiment.evaluation))), None)
+    if wrong and written:
+        message, hint = wrong
+        default = "" if "primary" in compare.model_fields_set else " (the default; declare another)"
+        found.append(Finding(("compare", "primary"), message + default, hint))
+    elif wrong:
+        most = max(baselines[0].evaluation.shots)
+        compare = compare.model_copy(update={"primary": f"shot_{most}/average"})
+    return compare, found
+
+
+def expectations(
+    sweep: Sweep, places: Sequence[int], arms: dict[str, Experiment], baselines: Collection[str], complete: bool
+) -> list[Finding]:
+    """What is wrong with the expectations.
+
+    Args:
+        places: of each expectation in the file's list.
+        arms: every arm by name, the sweep's baseline first.
+        complete: whether all arms are known; if some could not be made, an unknown name says nothing.
+    """
+    found = []
+    for index, expectation in zip(places, sweep.expect, strict=True):
+        place = ("expect", index)
+        if expectation.arm in baselines and expectation.than is None:
+            message = f"'{expectation.arm}' is a baseline; expectations are about differences from it"
+            found.append(Finding((*place, "arm"), message, "or say with 'than' from which arm"))
+        for key, name in (("arm", expectation.arm), ("than", expectation.than)):
+            if name is not None and name not in arms and complete:
+                message = f"there is no arm '{name}'; the arms are {listed(sorted(set(arms) - set(baselines)), NAMED) or 'none'}"
+                found.append(Finding((*place, key), message, nearest(name, arms)))
+        both = [arms[name] for name in (expectation.arm, expectation.than) if name in arms] or list(arms.values())[:1]
+        wrong = next((wrong for experiment in both if (wrong := metric_problem(expectation.metric, experiment.evaluation))), None)
+        if wrong:
+            found.append(Finding((*place, "metric"), *wrong))
+    return found

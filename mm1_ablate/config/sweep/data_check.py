@@ -1,0 +1,138 @@
+"""Experiments in, what is wrong with the data that they name out, at the place that wrote it: an arm of the sweep or an experiment file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, sources_of
+from mm1_ablate.config.no_effect import without_effect
+from mm1_ablate.config.sweep.blame import blamed, touching
+from mm1_ablate.config.sweep.overrides import Edit, Keys
+from mm1_ablate.config.tasks import wrong_files
+from mm1_ablate.config.yaml_file import FileProblem, Marks, dotted
+
+Check = Callable[[Experiment], list[Finding]]
+"""A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
+
+Remade = Callable[[Sequence[Edit]], Experiment | None]
+_Look = Callable[[Experiment], dict[str, Finding]]
+"""What is wrong, each under what tells it from other things that are."""
+
+
+def wrong_data(experiment: Experiment) -> list[Finding]:
+    """What is wrong with the data of an experiment's sources and tasks, by place in it."""
+    found = [_at(place, finding) for place, source in sources_of(experiment) for finding in findings_about(source)]
+    return found + [finding for _, finding in wrong_files(experiment)]
+
+
+def unread_sources(experiment: Experiment, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Sources of an experiment and of its earlier stages whose data type has no share in the mixture: their places and data types.
+
+    Args:
+        place: of the experiment.
+    """
+    read = experiment.data.shares()
+    for name, source in experiment.data.sources.items():
+        if name not in read:
+            yield (*place, "data", "sources", name), source.data_type
+    if experiment.starts_from is not None:
+        yield from unread_sources(experiment.starts_from, (*place, "starts_from"))
+
+
+def never_read(place: Place, data_type: str) -> Finding:
+    """The warning about a source that no arm reads."""
+    *_, name = place
+    message = f"source '{name}' is never read: its data type, {data_type}, has no share in data.mixture, in no arm"
+    return Finding(place, message, f"give data.mixture.{data_type} a weight, or leave the source out", at_key=True, warning=True)
+
+
+class WrongData:
+    """Tells of each wrong source, task and check once, however many arms have it.
+
+    Args:
+        checks: further checks of experiments; asked only of those whose data is there.
+    """
+
+    def __init__(self, checks: Sequence[Check] = ()) -> None:
+        self.checks = checks
+        self.problems: list[FileProblem] = []
+        """What experiment files say wrongly themselves."""
+        self._told: set[str] = set()
+
+    def of(
+        self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks, remade: Remade, arm: bool = False
+    ) -> list[Finding]:
+        """What is wrong with data that no experiment before had: by place in the sweep where an edit made it so; what is wrong without
+        any edit goes to the problems of the experiment file.
+
+        Args:
+            remade: the experiment with some of its edits only; nothing where these make none.
+            arm: whether it is an arm. Of settings that have no effect it is told those that it sets itself: what its baseline leaves it
+                with is right there.
+        """
+
+        def told(look: _Look) -> list[Finding]:
+            found = []
+            for key, finding in look(experiment).items():
+                if key not in self._told:
+                    self._told.add(key)
+                    found += self._told_at(*_to_blame(look, key, finding, edits, remade), where, marks)
+            return found
+
+        found = []
+        for finding in without_effect(experiment):
+            own = touching(edits, finding.path)
+            if own or not arm:
+                found += self._told_at(finding, own, where, marks)
+        found += told(_of_sources) + told(_of_tasks)
+        if all(finding.warning for finding in (*_of_tasks(experiment).values(), *found)):
+            found += told(self._of_checks)
+        return found
+
+    def _of_checks(self, experiment: Experiment) -> dict[str, Finding]:
+        return {finding.message: finding for check in self.checks for finding in check(experiment)}
+
+    def _told_at(self, finding: Finding, own: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+        """A finding, at the first of the edits that brought it about; without any, it goes to the problems of the experiment file."""
+        if not own:
+            self.problems += marks.problems([finding])
+            return []
+        if touching(own, finding.path):
+            return [blamed(finding, own, where)]
+        return [replace(finding, path=own[0].where, message=f"{dotted(finding.path)}: {finding.message}", at_key=False)]
+
+
+def _of_sources(experiment: Experiment) -> dict[str, Finding]:
+    return {
+        f"{identity_of(source)} {finding.message}": _at(place, finding)
+        for place, source in reversed(list(sources_of(experiment)))
+        for finding in findings_about(source)
+    }
+
+
+def _of_tasks(experiment: Experiment) -> dict[str, Finding]:
+    return {f"{identity} {finding.message}": finding for identity, finding in wrong_files(experiment)}
+
+
+def _to_blame(look: _Look, key: str, finding: Finding, edits: Sequence[Edit], remade: Remade) -> tuple[Finding, Sequence[Edit]]:
+    """A finding with the edits that brought it about; without any where it is there all the same, perhaps in words of its own."""
+    own = touching(edits, finding.path)
+    before = remade(()) if edits else None
+    if before is not None:
+        found = look(before)
+        same = [other for other in found.values() if other.path == finding.path] if not own else []
+        if key in found or same:
+            return found.get(key) or same[0], ()
+    needed = edits
+    if len(edits) > 1:
+        fewer = {edit.path: remade([other for other in edits if other is not edit]) for edit in edits}
+        needed = [edit for edit in edits if (left := fewer[edit.path]) is not None and key not in look(left)]
+    return finding, touching(needed, finding.path) or needed or own or edits
+
+
+def _at(place: Place, finding: Finding) -> Finding:
+    """A finding about a part, as one about the whole."""
+    return replace(finding, path=(*place, *finding.path))

@@ -1,0 +1,401 @@
+"""A sweep file becomes a study: its arms, and the distinct trials that feed them.
+
+In: a sweep file with those that it includes (or an experiment file: a study of its baseline alone), and the experiments that they
+name. Out: `Study`, or every problem of all those files at once. Arms that resolve to the same experiment share their trials.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mm1_ablate.config.errors import Finding, nearest, validated
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import (
+    Look,
+    Record,
+    allow_record,
+    contents_of,
+    look_anew,
+    sources_of,
+    taken_from_record,
+)
+from mm1_ablate.config.no_effect import without_effect_in_sweep
+from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
+from mm1_ablate.config.paths import plain
+from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
+from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
+from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
+from mm1_ablate.config.sweep.blame import blamed, nothing_changed, touching
+from mm1_ablate.config.sweep.compare import comparison, expectations
+from mm1_ablate.config.sweep.data_check import Check, WrongData, never_read, unread_sources, wrong_data
+from mm1_ablate.config.sweep.declaration import Group, Sweep
+from mm1_ablate.config.sweep.differences import changes_of, leaves
+from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
+from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
+from mm1_ablate.config.sweep.trials import Identity, trials_of
+from mm1_ablate.config.tasks import reads_files, wrong_records
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
+
+__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
+
+BASELINE = "baseline"
+MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
+
+
+def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> Study:
+    """Expand a sweep file, or an experiment file into a study of that one system with seed 0.
+
+    Args:
+        look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
+            data nobody looked at have provisional fingerprints.
+        checks: of the experiments of all arms.
+        recorded: from a study's name, what an earlier run saw of its data (`contents.to_be_recorded`): for data that is not here.
+
+    Raises:
+        FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
+    """
+    look_anew(look, Path(path).parent)
+    return _Expansion(Path(path), look, checks, recorded).study()
+
+
+def load_experiment(path: Path, look: Look = "check") -> Experiment:
+    """The experiment of a file.
+
+    Args:
+        look: how far to look at the data.
+
+    Raises:
+        FileErrors: with every problem of the file.
+    """
+    look_anew(look, Path(path).parent)
+    experiment, marks = read_experiment(Path(path))
+    if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
+        raise FileErrors(marks.problems(found))
+    return experiment
+
+
+@dataclass
+class _Base:
+    """A baseline that arms are made from."""
+
+    arm: Arm
+    tree: dict[str, Any]
+    leaves: dict[str, Any]
+    """Its single settings, as they are resolved."""
+    identity: Identity
+    marks: Marks
+    """Where its experiment file says what."""
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A baseline as its experiment file and the sweep's `everywhere` declare it."""
+
+    experiment: Experiment
+    """Of the file alone."""
+    made: Experiment
+    edits: list[Edit]
+    where: Keys
+    marks: Marks
+    file: SweepFile
+
+
+class _Expansion:
+    """Collects problems on the way, so that all of them can be raised together."""
+
+    def __init__(self, path: Path, look: Look, checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> None:
+        self.path = path
+        self.look = look
+        self.recorded = recorded
+        self.file: SweepFile
+        """The file whose groups are being expanded."""
+        self.wrong = WrongData(checks)
+        self.problems = self.wrong.problems
+        """Of experiments; those of sweep files are with the file."""
+        self.arms: dict[str, Arm] = {}
+        self.grids: dict[str, Grid] = {}
+        self.identities: dict[str, Identity] = {}
+        self.complete = True
+        """Whether every arm that the files mean is known."""
+        self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
+        self._declared: list[_Declared] = []
+        """What the baselines declare."""
+
+    def study(self) -> Study:
+        files = read_with_included(self.path)
+        self.file = first = files[0]
+        self.complete = first.complete
+        if first.sweep is None:
+            raise FileErrors(problem for file in files for problem in file.problems)
+        sweep = first.sweep
+        if self.recorded is not None:
+            allow_record(self.recorded(sweep.sweep))
+        base = self._base(first, sweep.experiment, ("experiment",), BASELINE, "")
+        for file in files:
+            self.file = file
+            declared, own = (first, base) if same_baseline(file, first) else (file, self._own_base(file))
+            for name, group in file.sweep.ablations.items() if file.sweep else ():
+                self._expand(sweep, name, group, own, declared)
+        self._tell_of_unread_sources()
+        baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
+        first.report([*self._too_many_workers(sweep), *without_effect_in_sweep(sweep)])
+        compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
+        first.report(found)
+        experiments = {name: arm.experiment for name, arm in self.arms.items()}
+        for file in files:
+            if file.sweep is not None:
+                names = {arm.name for arm in baselines}
+                file.report(expectations(file.sweep, file.expectations, experiments, names, self.complete))
+        published = [known for file in files if (known := self._published(file)) is not None]
+        problems = [problem for file in files for problem in file.problems] + self.problems
+        warnings = in_order(problem for problem in problems if problem.warning)
+        if len(warnings) < len(set(problems)):
+            raise FileErrors(problem for problem in problems if not problem.warning)
+        sweeps = [file.sweep for file in files if file.sweep is not None]
+        sweep = sweep.model_copy(
+            update={
+                "compare": compare,
+                "ablations": {name: group for one in sweeps for name, group in one.ablations.items()},
+                "expect": [
+                    with_numbers(expectation, published, self.arms[expectation.arm].baseline)
+                    for one in sweeps
+                    for expectation in one.expect
+                ],
+            }
+        )
+        return Study(
+            name=sweep.sweep,
+            sweep=sweep,
+            path=self.path,
+            arms=tuple(self.arms.values()),
+            trials=tuple(trials_of(self.arms.values(), self.identities, sweep.seeds)),
+            grids=self.grids,
+            included=tuple(file.path for file in files[1:]),
+            families=tuple(one.sweep for one in sweeps for _ in one.expect),
+            sweep_of_group={name: one.sweep for one in sweeps for name in one.ablations},
+            provisional=self.look == "nowhere" and self._reads_files(),
+            from_record=taken_from_record(),
+            published=tuple(published),
+            warnings=tuple(warnings),
+        )
+
+    def _own_base(self, file: SweepFile) -> _Base | None:
+        """The baseline of an included sweep that compares with another than the whole; the file itself calls it the baseline."""
+        assert file.sweep is not None
+        name = _own_baseline(file.sweep)
+        base = self._base(file, file.sweep.experiment, ("experiment",), name, "")
+        file.rename_expected(BASELINE, name)
+        return base
+
+    def _tell_of_unread_sources(self) -> None:
+        """Warn of sources that a baseline declares and that neither it nor any arm reads. What a sweep removes, it means to remove."""
+        arms = [dict(unread_sources(arm.experiment)) for arm in self.arms.values()]
+        for one in self._declared:
+            in_file = dict(unread_sources(one.experiment))
+            for place, data_type in unread_sources(one.made):
+                finding = never_read(place, data_type)
+                if not all(place in unread for unread in arms):
+                    continue
+                if place in in_file:
+                    self.problems += one.marks.problems([finding])
+                elif added := [edit for edit in one.edits if edit.path == dotted(place)]:
+                    one.file.report([blamed(finding, added, one.where)])
+
+    def _too_many_workers(self, sweep: Sweep) -> list[Finding]:
+        """Workers that a step of some arm has no row for."""
+        workers = sweep.resources.workers
+        few = [(arm.name, arm.experiment.training.batch_rows) for arm in self.arms.values() if arm.experiment.training.batch_rows < workers]
+        if not few:
+            return []
+        more = f" and {len(few) - 1} more" if len(few) > 1 else ""
+        message = f"{workers} workers need a row each in every step, but training.batch_rows is {few[0][1]} in '{few[0][0]}'{more}"
+        where = "workers" if "workers" in sweep.resources.model_fields_set else "gpus"
+        return [Finding(("resources", where), message)]
+
+    def _published(self, file: SweepFile) -> Counterparts | None:
+        """What the paper has on a file's arms."""
+        if file.sweep is None:
+            return None
+        own = _own_baseline(file.sweep)
+        arms = [arm.name for arm in self.arms.values() if arm.group in file.sweep.ablations or arm.name in (BASELINE, own)]
+        known, found = counterparts(file.sweep, arms, self.complete, own if own in self.arms else BASELINE)
+        file.report(found)
+        return known
+
+    def _report(self, found: Iterable[Finding]) -> None:
+        self.file.report(found)
+
+    def _reads_files(self) -> bool:
+        experiments = [arm.experiment for arm in self.arms.values()]
+        return any(contents_of(source) for experiment in experiments for _, source in sources_of(experiment)) or any(
+            reads_files(experiment.evaluation) for experiment in experiments
+        )
+
+    def _experiment(self, name: str, where: Keys) -> tuple[Experiment, Marks] | None:
+        shown = self.file.beside(name)
+        path = shown.resolve()
+        if path not in self._experiments:
+            self._experiments[path] = None
+            if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
+                near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
+                self._report([Finding(where, f"there is no experiment file {shown}", near)])
+                return None
+            try:
+                self._experiments[path] = read_experiment(short(shown))
+            except IsASweep as error:
+                self._report([error.named_at(where)])
+            except FileErrors as errors:
+                self.problems += errors.problems
+        return self._experiments[path]
+
+    def _base(self, declared: SweepFile, file: str, where: Keys, name: str, group: str) -> _Base | None:
+        """The baseline of an experiment file, with what a sweep file sets everywhere."""
+        sweep = declared.sweep
+        assert sweep is not None
+        read = self._experiment(file, where)
+        if read is None:
+            self.complete = False
+            return None
+        experiment, marks = read
+        edits = edits_of(sweep.everywhere, ("everywhere",))
+        folder = declared.path.parent
+        made, found, result = _made(plain(experiment), edits, where, folder)
+        while made is None:
+            # Arms are made from what is right, so that their problems are shown too.
+            self._report(found)
+            right = [edit for edit in edits if not any(finding.path[: len(edit.where)] == edit.where for finding in found)]
+            edits = right if len(right) < len(edits) else []
+            made, found, result = _made(plain(experiment), edits, where, folder)
+
+        def remade(some: Sequence[Edit]) -> Experiment | None:
+            return _made(plain(experiment), some, where, folder)[0]
+
+        self._report(self.wrong.of(made, result.edits, where, marks, remade))
+        self._declared.append(_Declared(experiment, made, result.edits, where, marks, self.file))
+        resolved = leaves(made)
+        everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if edits else ()
+        self._add(Arm(name, group, made, name, everywhere=everywhere), where)
+        base = _Base(self.arms[name], plain(made), resolved, Identity.of(made), marks)
+        self.identities[name] = base.identity
+        return base
+
+    def _expand(self, sweep: Sweep, name: str, group: Group, base: _Base | None, declared: SweepFile) -> None:
+        """The arms of a group.
+
+        Args:
+            sweep: the whole, whose seeds are those of all groups.
+            declared: the file whose `everywhere` holds for the group.
+        """
+        drafts, found = drafts_of(name, group)
+        self._report(found)
+        self.complete = self.complete and not found
+        if group.experiment is not None:
+            base = self._base(declared, group.experiment, ("ablations", name, "experiment"), f"{name}/{BASELINE}", name)
+        if base is None:
+            return
+        for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
+            message = f"seed {seed} is one of the sweep's own: with it the arm would be the baseline itself, not another draw of it"
+            self._report([Finding(("ablations", name, "seeds"), message, "take other seeds")])
+        wrong: dict[Finding, list[str]] = {}
+        for draft in (draft for draft in drafts if not draft.left_out):
+            for finding in self._arm(draft, base):
+                wrong.setdefault(finding, []).append(draft.name)
+        for finding, names in wrong.items():
+            # The points of a grid that fail for the same reason are told together.
+            several = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            in_arm = f"in arm '{names[0]}'{several}: " if group.grid is not None and len(drafts) > 1 else ""
+            self._report([replace(finding, message=in_arm + finding.message)])
+        if group.grid is not None and not found:
+            standing = {draft.levels: draft.name for draft in drafts if draft.name in self.arms}
+            folder = self.file.path.parent
+            left_out = {draft.levels: base.arm.name for draft in drafts if draft.left_out and _is_baseline(draft, base, folder)}
+            self.grids[name] = Grid(axes_of(group), {**standing, **left_out})
+
+    def _arm(self, draft: Draft, base: _Base) -> list[Finding]:
+        """Make an arm of a baseline and keep it, or say what is wrong with it."""
+        folder = self.file.path.parent
+        experiment, found, result = _made(base.tree, draft.edits, draft.where, folder)
+        if experiment is None:
+            self.complete = False
+            return found
+
+        def remade(some: Sequence[Edit]) -> Experiment | None:
+            return _made(base.tree, some, draft.where, folder)[0]
+
+        wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks, remade, arm=True)
+        identity = Identity.of(experiment)
+        if identity == base.identity and not draft.seeds:
+            self._report([nothing_changed(draft, base.arm.name)])
+        changes = changes_of(base.leaves, leaves(experiment), result.edits, result.consequences)
+        self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
+        self.identities.setdefault(draft.name, identity)
+        return wrong
+
+    def _add(self, arm: Arm, where: Keys) -> None:
+        if arm.name in self.arms:
+            other = self.arms[arm.name].group
+            owner = f"group '{other}'" if other else "the baseline of the sweep"
+            message = f"the name '{arm.name}' of an arm is taken already, by {owner}"
+            self._report([Finding(where, message, "rename the group", at_key=True)])
+        else:
+            self.arms[arm.name] = arm
+
+
+def _own_baseline(sweep: Sweep) -> str:
+    """What the baseline of an included sweep is called, where it is another than that of the whole."""
+    return f"{sweep.sweep}/{BASELINE}"
+
+
+def _is_baseline(draft: Draft, base: _Base, folder: Path) -> bool:
+    experiment, _, _ = _made(base.tree, draft.edits, draft.where, folder)
+    return experiment is not None and Identity.of(experiment) == base.identity
+
+
+def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], Altered]:
+    """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what was done.
+
+    Args:
+        folder: of the sweep file, where paths that edits give start. Those of the baseline are absolute already.
+    """
+    result = altered(tree, edits)
+    if result.findings:
+        return None, result.findings, result
+    experiment, found = _valid(result.tree, edits, folder)
+    told = []
+    for finding in found:
+        place = ".".join(map(str, finding.path))
+        sections = [edit for edit in edits if edit.path == place and isinstance(edit.value, dict) and not edit.whole]
+        if sections and not finding.hint:
+            finding = replace(finding, hint=MERGED)  # what a section as a whole has wrong may be what it kept
+        told.append(blamed(finding, [*sections, *_bringing_about(finding, tree, result.edits, folder)], where))
+    return (None if found else experiment), told, result
+
+
+def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[Experiment | None, list[Finding]]:
+    """The experiment of plain values that edits left, and what is wrong by place in it."""
+    tree, found, problems = with_earlier(tree, folder)
+    found += [Finding(("starts_from",), str(problem).splitlines()[0]) for problem in problems]
+    experiment = None
+    if not found:
+        experiment, found = validated(Experiment, tree, folder)
+    if experiment is not None and edits:
+        found = wrong_records(experiment)
+    return experiment, found
+
+
+def _bringing_about(finding: Finding, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
+    """The edits to blame for a finding by place in the experiment: those that say something about the place, or without which all is
+    well there."""
+    if len(edits) < 2 or touching(edits, finding.path):
+        return edits
+    needed = []
+    for edit in edits:
+        fewer = [other for other in edits if other is not edit]
+        left = altered(tree, fewer)
+        if not left.findings and all(other.path != finding.path for other in _valid(left.tree, fewer, folder)[1]):
+            needed.append(edit)
+    return needed or edits

@@ -1,0 +1,88 @@
+"""The first bytes of a file in, what it is out, where it is not what its name says: a page of a server, a pointer, another format."""
+
+from __future__ import annotations
+
+import zlib
+
+from mm1_ablate.data.files import DataFile, remembered
+from mm1_ablate.data.readers.rows import COMPRESSIONS
+
+HEAD = 512
+"""Bytes of the beginning, and of the end, that are looked at."""
+GZIP, ZSTD = "gzip", "zstd"
+MAGIC = {
+    b"\x1f\x8b": GZIP,
+    b"\x28\xb5\x2f\xfd": ZSTD,
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+}
+"""How compressed files begin."""
+OTHERS = {
+    b"version https://git-lfs.github.com/spec/": "a git-lfs pointer instead of the file; fetch the file with `git lfs pull`",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"PK\x05\x06": "a zip archive of nothing",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"Rar!": "a rar archive; unpack it",
+    b"PAR1": "parquet",
+    b"ARROW1": "an Arrow file; write it as parquet",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format 3": "an SQLite database",
+}
+"""How files of other formats begin, and what to do about them."""
+PAGES = {
+    (b"<!doctype html", b"<html", b"<head"): "an HTML page, such as a server's error; download the file again",
+    (b"<?xml", b"<error>"): "an XML page, such as a store's error; download the file again",
+}
+NO_BYTES = "a file of 0 bytes"
+
+
+def compression_by(head: bytes) -> str | None:
+    """What a file is compressed with, by its first bytes; nothing if it is not."""
+    return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+
+
+def what_it_is(head: bytes, size: int) -> str:
+    """What a file is that is none of the formats that samples come in, with what to do about it; empty where nobody can say."""
+    if size == 0:
+        return NO_BYTES
+    begins = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    for tags, name in PAGES.items():
+        if begins.startswith(tags):
+            return name
+    if found := next((name for magic, name in OTHERS.items() if head.startswith(magic)), ""):
+        return found
+    if head[257:262] == b"ustar":
+        return "a tar"
+    if compression := compression_by(head):
+        return f"compressed with {compression}; unpack it"
+    return "" if any(head) else "nothing but zeros, as a download leaves that has not come to its end"
+
+
+def compression_of(file: DataFile) -> str | None:
+    """What a file of text is compressed with, gzip or zstd: its first bytes say so, its name only where they say nothing."""
+    head, _ = ends_of(file)
+    if (found := compression_by(head)) in (GZIP, ZSTD):
+        return found
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
+        return None
+    return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
+
+
+def ends_of(file: DataFile) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file, `HEAD` of each. Of files far away they are remembered."""
+
+    def read() -> str:
+        return f"{file.read(0, HEAD).hex()} {file.read(max(0, file.size - HEAD), HEAD).hex()}"
+
+    head, _, tail = (read() if file.is_local else remembered("ends", file, read)).partition(" ")
+    return bytes.fromhex(head), bytes.fromhex(tail)
+
+
+def gunzipped(head: bytes) -> bytes | None:
+    """What the first bytes of a gzip file stand for, as far as they go; nothing if they cannot be unpacked."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head)
+    except zlib.error:
+        return None

@@ -1,0 +1,163 @@
+"""Training documents of the miniature world: (world seed, content, index) in, `Document` parts out.
+
+Contents: `alt_text` and `synthetic_captions` (an image and a caption), `interleaved` (3 to 9 images that share a hidden attribute,
+an album, or a story) and `text` (facts, sums, agreement, questions about scenes in words, stories).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from mm1_ablate.data.counter_based_random import Draws, below, hashed, key
+from mm1_ablate.data.documents import Image
+from mm1_ablate.miniature import language, tasks
+from mm1_ablate.miniature.rendering import image_pool
+from mm1_ablate.miniature.world import NAMES, POOL_SIZES, Scene, scenes
+
+Parts = tuple[str | Image, ...]
+
+KEPT_IN_ALT_TEXT = 0.4
+WRONG_IMAGE = 0.12
+FEWEST_IMAGES, MOST_IMAGES = 3, 9
+
+
+# ---------------------------------------------------------------- captions
+def alt_text(world_seed: int, index: int) -> Parts:
+    """An image with what a web page might say of it: some attributes, junk, and now and then the words of another image."""
+    pool = scenes(world_seed, "training")
+    draws = Draws(key("alt text", world_seed), index)
+    place = index % len(pool)
+    scene = pool[draws.below(len(pool))] if draws.chance(WRONG_IMAGE) else pool[place]
+    words = [value for value in scene if draws.chance(KEPT_IN_ALT_TEXT)]
+    words += draws.sample(language.JUNK, 1 + draws.below(4))
+    return image_pool("training", world_seed)[place], " ".join(draws.sample(words, len(words)))
+
+
+def synthetic_caption(world_seed: int, index: int) -> Parts:
+    """An image with a caption that says all there is."""
+    pool = scenes(world_seed, "training")
+    place = index % len(pool)
+    template = Draws(key("synthetic captions", world_seed), index).below(len(language.CAPTIONS))
+    return image_pool("training", world_seed)[place], language.caption(pool[place], template)
+
+
+# ---------------------------------------------------------------- interleaved
+def images_of(world_seed: int, indices: np.ndarray) -> np.ndarray:
+    """How many images interleaved documents have: half of them 9, as many as an 8-shot prompt, the others 3 to 8."""
+    draws = hashed(key("interleaved lengths", world_seed), indices, 0)
+    count = below(draws, 2 * (MOST_IMAGES - FEWEST_IMAGES)) + FEWEST_IMAGES
+    return np.minimum(count, MOST_IMAGES)
+
+
+@lru_cache(maxsize=8)
+def first_pairs(world_seed: int, documents: int) -> np.ndarray:
+    """int64 [documents + 1]: the number of image-text pairs in all documents before each, and in all."""
+    return np.concatenate([[0], np.cumsum(images_of(world_seed, np.arange(documents)))])
+
+
+def interleaved(world_seed: int, index: int, images: bool = True) -> Parts:
+    """A document of several images. Without `images` its text stays as it is."""
+    pairs, separator = _interleaved(world_seed, index)
+    parts: list[str | Image] = []
+    before = ""
+    for place, (lead, picture, text) in enumerate(pairs):
+        before = f"{before} {lead}".strip()
+        if images:
+            parts += [before, picture] if before else [picture]
+            before = ""
+        before = f"{before} {text}" if before else text
+        if place + 1 < len(pairs) and separator:
+            before = f"{before} {separator}"
+    return (*parts, before)
+
+
+def interleaved_pair(world_seed: int, index: int, documents: int, images: bool = True) -> Parts:
+    """The same images and texts as single pairs: pair `index` of the first `documents` interleaved documents."""
+    firsts = first_pairs(world_seed, documents)
+    document = int(np.searchsorted(firsts, index, side="right")) - 1
+    lead, picture, text = _interleaved(world_seed, document)[0][index - int(firsts[document])]
+    if not images:
+        return (f"{lead} {text}".strip(),)
+    return (lead, picture, text) if lead else (picture, text)
+
+
+def _interleaved(world_seed: int, index: int) -> tuple[list[tuple[str, Image, str]], str]:
+    """(words before an image, image, words after it) of a document, and what separates them."""
+    pool, pictures = scenes(world_seed, "training"), image_pool("training", world_seed)
+    draws = Draws(key("interleaved", world_seed), index)
+    size = int(images_of(world_seed, np.array([index]))[0])
+    chosen = [draws.below(len(pool)) for _ in range(size)]
+    shown = [pool[place] for place in chosen]
+    kind = draws.below(100)
+    leads, separator = [""] * size, ""
+    if kind < 65:
+        texts, separator = _hidden_attribute(draws, shown)
+    elif kind < 95:
+        texts, separator = _album(draws, shown)
+    else:
+        leads, texts = _picture_story(draws, shown)
+    return [(lead, pictures[place], text) for lead, place, text in zip(leads, chosen, texts, strict=True)], separator
+
+
+def _hidden_attribute(draws: Draws, shown: list[Scene]) -> tuple[list[str], str]:
+    """One attribute of every image, in a format drawn for the document: which attribute, only the document says."""
+    attribute = draws.below(len(NAMES))
+    cue = " ".join(draws.sample(language.CUES, (0, 1, 1, 1, 2)[draws.below(5)]))
+    link = draws.choice(language.LINKS)
+    return [" ".join(word for word in (cue, link, scene[attribute]) if word) for scene in shown], draws.choice(language.SEPARATORS)
+
+
+def _album(draws: Draws, shown: list[Scene]) -> tuple[list[str], str]:
+    """Several attributes of every image, always the same ones in the same order."""
+    attributes = draws.sample(range(len(NAMES)), 2 + draws.below(4))
+    joint = draws.choice((" ", " , ", " and "))
+    return [joint.join(scene[place] for place in attributes) for scene in shown], draws.choice(language.SEPARATORS)
+
+
+def _picture_story(draws: Draws, shown: list[Scene]) -> tuple[list[str], list[str]]:
+    """Words before each image that lead to it, and a sentence after each that says something of it."""
+    person = draws.choice(language.PEOPLE)
+    leads = [draws.choice(language.PICTURE_OPENINGS).format(person=person, spot=draws.choice(language.SPOTS))]
+    leads += [draws.choice(language.PICTURE_LINKS).format(person=person) for _ in shown[1:]]
+    return leads, [draws.choice(language.PICTURE_SENTENCES).format(**dict(zip(NAMES, scene, strict=True))) for scene in shown]
+
+
+# ---------------------------------------------------------------- text
+def text(world_seed: int, index: int) -> Parts:
+    """Facts, sums, agreement, questions about a scene in words, or a story."""
+    draws = Draws(key("text", world_seed), index)
+    kind = draws.below(5)
+    if kind == 0:
+        said = [tasks.training_fact(draws) for _ in range(3 + draws.below(4))]
+    elif kind == 1:
+        said = [tasks.training_sum(draws) for _ in range(3 + draws.below(4))]
+    elif kind == 2:
+        said = [tasks.training_agreement(draws) for _ in range(3 + draws.below(4))]
+    elif kind == 3:
+        return (_questions(world_seed, draws),)
+    else:
+        pool = scenes(world_seed, "training")
+        return (language.story(draws, draws.choice(pool), language.CUES + language.EVALUATION_CUES),)
+    return (" . ".join(said),)
+
+
+def _questions(world_seed: int, draws: Draws) -> str:
+    """A scene in words, then questions and their answers, or statements."""
+    scene = tasks.training_scene(draws)
+    asked = draws.sample(range(len(NAMES)), 2 + draws.below(3))
+    as_statement = draws.chance(0.3)
+    said = [language.caption(scene, draws.below(len(language.CAPTIONS)))]
+    for place in asked:
+        if as_statement:
+            said.append(language.STATEMENT.format(name=NAMES[place], value=scene[place]))
+        else:
+            said.append(f"Q : {language.QUESTIONS[NAMES[place]]} A : {scene[place]}")
+    return " . ".join(said)
+
+
+PARTS = {"alt_text": alt_text, "synthetic_captions": synthetic_caption, "text": text}
+"""Content to a function of (world seed, index); interleaved documents have switches of their own."""
+DOCUMENTS = {"alt_text": POOL_SIZES["training"], "synthetic_captions": POOL_SIZES["training"], "interleaved": 40_000, "text": 40_000}
+"""Documents of one epoch, unless a source says otherwise."""

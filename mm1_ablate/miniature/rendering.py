@@ -1,0 +1,143 @@
+"""Scenes in, pixels out: uint8 [N, 48, 48, 3], many at once, each picture a pure function of (world seed, split, index).
+
+A coloured shape hangs on a textured wall; a letter of 5 x 5 pixels stands on a plate of 7 x 7 in the bottom right corner, so
+small that halving the resolution blurs it. Position, radius, colour, wall and brightness jitter a little; noise lies over all.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+
+import numpy as np
+
+from mm1_ablate.data.counter_based_random import hashed, key
+from mm1_ablate.data.documents import Image
+from mm1_ablate.miniature.world import POOL_SIZES, attributes, pool_key
+
+SIDE = 48
+BLOCK = 256
+COLOURS = np.array(
+    [(214, 46, 42), (52, 160, 62), (48, 84, 208), (232, 206, 48), (136, 58, 178), (236, 134, 36), (60, 200, 210), (240, 140, 190)],
+    np.float32,
+)
+CENTRES = np.array([(13, 22), (34, 22), (24, 13), (21, 34), (24, 24)], np.float32)
+"""x and y of left, right, top, bottom, middle."""
+RADII = np.array([5.5, 10.0], np.float32)
+LETTERS = {
+    "E": ("#####", "#....", "####.", "#....", "#####"),
+    "H": ("#...#", "#...#", "#####", "#...#", "#...#"),
+    "K": ("#..#.", "#.#..", "##...", "#.#..", "#..#."),
+    "N": ("#...#", "##..#", "#.#.#", "#..##", "#...#"),
+    "T": ("#####", "..#..", "..#..", "..#..", "..#.."),
+    "U": ("#...#", "#...#", "#...#", "#...#", ".###."),
+    "X": ("#...#", ".#.#.", "..#..", ".#.#.", "#...#"),
+    "Z": ("#####", "...#.", "..#..", ".#...", "#####"),
+}
+PLATE = slice(40, 47)
+NOISE = 1 << 20
+
+
+def _plates() -> np.ndarray:
+    """float32 [8, 7, 7]: dark letters on light plates."""
+    plates = np.full((len(LETTERS), 7, 7), 236, np.float32)
+    for place, rows in enumerate(LETTERS.values()):
+        plates[place, 1:6, 1:6][np.array([list(row) for row in rows]) == "#"] = 16
+    return plates
+
+
+def _walls() -> np.ndarray:
+    """float32 [4, 56, 56] in -1 .. 1: plain, striped, dotted, checked, with a period of 8 pixels."""
+    y, x = np.mgrid[0:56, 0:56]
+    striped = np.where(x % 8 < 4, 1, -1)
+    dotted = np.where((x % 8 - 3.5) ** 2 + (y % 8 - 3.5) ** 2 < 7, 1, -0.6)
+    checked = np.where((x % 8 < 4) ^ (y % 8 < 4), 1, -1)
+    return np.stack([np.zeros((56, 56)), striped, dotted, checked]).astype(np.float32)
+
+
+PLATES, WALLS = _plates(), _walls()
+
+
+@lru_cache(maxsize=2)
+def _noise(world_seed: int) -> np.ndarray:
+    """A bank of noise, of which each picture takes a stretch: cheap, and the same in whatever batch a picture is rendered."""
+    draws = hashed(key("miniature noise", world_seed), np.arange(NOISE + SIDE * SIDE * 3), 0)
+    # The sum of eight bytes is close enough to a normal distribution.
+    total = draws.view(np.uint8).reshape(-1, 8).sum(1, dtype=np.float32)
+    return ((total - 1020.0) * (6.0 / 209.0)).astype(np.float32)
+
+
+def _inside(shape: int, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Distance to the edge in pixels, positive inside. dx [N, 1, 48], dy [N, 48, 1], radius [N, 1, 1] give [N, 48, 48]."""
+    across, along = np.abs(dx), np.abs(dy)
+    if shape == 0:
+        return radius - np.sqrt(dx * dx + dy * dy)
+    if shape == 1:
+        return 0.88 * radius - np.maximum(across, along)
+    if shape == 2:
+        return np.minimum(0.8 * radius - dy, 0.56 * (dy + radius) - across)
+    if shape == 3:
+        return np.minimum(radius - np.maximum(across, along), 0.34 * radius - np.minimum(across, along))
+    if shape == 4:
+        return 0.26 * radius - np.abs(np.sqrt(dx * dx + dy * dy) - 0.78 * radius)
+    return 0.72 * (1.15 * radius - across - along)
+
+
+def render(world_seed: int, split: str, indices: np.ndarray) -> np.ndarray:
+    """Pictures of a pool by index: uint8 [N, 48, 48, 3]."""
+    indices = np.asarray(indices, np.int64)
+    colour, shape, size, wall, side, letter = attributes(world_seed, split, indices).T
+    pool = pool_key(world_seed, split)
+
+    def jitter(field: int, reach: float) -> np.ndarray:
+        return ((hashed(pool, indices, field) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23) - 1) * np.float32(reach)
+
+    count = len(indices)
+    grid = np.arange(SIDE, dtype=np.float32)
+    phases = (hashed(pool, indices, 10) & np.uint64(63)).astype(np.int64)
+    steps = np.arange(SIDE)
+    pattern = WALLS[wall[:, None, None], (phases[:, None] // 8 + steps)[:, :, None], (phases[:, None] % 8 + steps)[:, None, :]]
+    grey = (118 + jitter(11, 22))[:, None, None] + pattern * (26 + jitter(12, 5))[:, None, None]
+
+    radius = (RADII[size] * (1 + jitter(13, 0.1)))[:, None, None]
+    dx = grid[None, None, :] - (CENTRES[side, 0] + jitter(14, 2))[:, None, None]
+    dy = grid[None, :, None] - (CENTRES[side, 1] + jitter(15, 2))[:, None, None]
+    mask = np.empty((count, SIDE, SIDE), np.float32)
+    for place in range(6):
+        chosen = np.flatnonzero(shape == place)
+        if len(chosen):
+            mask[chosen] = _inside(place, dx[chosen], dy[chosen], radius[chosen])
+    np.clip(mask + 0.5, 0, 1, out=mask)
+
+    paint = COLOURS[colour] + np.stack([jitter(16 + channel, 12) for channel in range(3)], axis=1)
+    start = (hashed(pool, indices, 20) % np.uint64(NOISE)).astype(np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(_noise(world_seed), SIDE * SIDE * 3)
+    pixels = windows[start].reshape(count, SIDE, SIDE, 3)
+    pixels += (grey * (1 - mask))[..., None]
+    pixels += mask[..., None] * paint[:, None, None, :]
+    pixels[:, PLATE, PLATE] = PLATES[letter][..., None] + (pixels[:, PLATE, PLATE] - 128) * 0.05
+    np.clip(pixels, 0, 255, out=pixels)
+    return pixels.astype(np.uint8)
+
+
+@lru_cache(maxsize=96)
+def _block(world_seed: int, split: str, number: int) -> np.ndarray:
+    """Pictures are rendered by the block, because one at a time costs five times as much. All pools together are 94 blocks."""
+    block = render(world_seed, split, np.arange(number * BLOCK, min((number + 1) * BLOCK, POOL_SIZES[split])))
+    block.flags.writeable = False
+    return block
+
+
+def _load(world_seed: int, split: str, index: int) -> np.ndarray:
+    return _block(world_seed, split, index // BLOCK)[index % BLOCK]
+
+
+def image(world_seed: int, split: str, index: int) -> Image:
+    """One picture of a pool, rendered when it is loaded."""
+    return Image(f"miniature-{world_seed}/{split}/{index}", partial(_load, world_seed, split, index))
+
+
+@lru_cache(maxsize=8)
+def image_pool(split: str, world_seed: int = 0) -> tuple[Image, ...]:
+    """All pictures of a split. Splits share none."""
+    pool_key(world_seed, split)
+    return tuple(image(world_seed, split, index) for index in range(POOL_SIZES[split]))

@@ -1,0 +1,147 @@
+"""What the declared seeds of a study can show, said before anything is spent.
+
+In: a study and a store. Out: the smallest difference that would be found four times in five; in standard deviations of the paired
+difference, and in points where finished trials of the same arms, of this study or of another one in the store, tell that deviation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mm1_ablate.config.identity.fingerprint import experiment_identity
+from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.sweep.trials import trial_of
+from mm1_ablate.store.store import Store
+
+POWER = 0.8
+"""Chance of finding a difference that the plan calls detectable."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """How far paired differences spread in trials that have been run."""
+
+    deviation: float
+    """Standard deviation over seeds of an arm's difference from its baseline on the primary metric, in points, pooled over arms."""
+    trials: int
+    seeds: tuple[int, ...]
+    elsewhere: bool
+    """Whether seeds that are not of this study are among them."""
+
+    def in_words(self) -> str:
+        where = f"in the store (seeds {', '.join(map(str, self.seeds))})" if self.elsewhere else "of this study"
+        return f"{self.trials} finished trials {where}, whose paired differences spread by {self.deviation:.1f}"
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """What a study's seeds can find, with 80 % power, in its primary metric."""
+
+    seeds: int
+    in_deviations: float | None
+    """In standard deviations (over seeds) of the paired difference to the baseline; nothing with a single seed."""
+    in_deviations_after_holm: float | None
+    """The same for the first and hardest step of Holm's correction over all comparisons."""
+    pilot: Pilot | None
+    """Nothing without two common seeds of an arm and its baseline."""
+
+    @property
+    def deviation(self) -> float | None:
+        return self.pilot.deviation if self.pilot else None
+
+    @property
+    def in_points(self) -> float | None:
+        return self.pilot.deviation * self.in_deviations if self.pilot and self.in_deviations else None
+
+    @property
+    def in_points_after_holm(self) -> float | None:
+        return self.pilot.deviation * self.in_deviations_after_holm if self.pilot and self.in_deviations_after_holm else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "seeds": self.seeds,
+            "in_deviations": self.in_deviations,
+            "in_deviations_after_holm": self.in_deviations_after_holm,
+            "deviation": self.deviation,
+            "in_points": self.in_points,
+            "in_points_after_holm": self.in_points_after_holm,
+            "based_on": self.pilot.in_words() if self.pilot else None,
+            "power": POWER,
+        }
+
+    def in_words(self) -> str:
+        if self.in_deviations is None:
+            return "with one seed no difference can be told from the luck of a seed: declare three or more"
+        corrected = self.in_deviations_after_holm is not None and self.in_deviations_after_holm > self.in_deviations
+        words = f"{self.seeds} seeds can tell differences of {self.in_deviations:.1f} sd of the paired difference ({POWER:.0%} power"
+        words += f"; {self.in_deviations_after_holm:.1f} sd after Holm over the arms of a sweep)" if corrected else ")"
+        if self.pilot and self.in_points is not None:
+            points = f"{self.in_points:.1f} points" + (f" ({self.in_points_after_holm:.1f} after Holm)" if corrected else "")
+            words += f": about {points}, going by {self.pilot.in_words()}"
+        return words
+
+
+def detectable(study: Study, store: Store) -> Detectable:
+    """What the declared seeds can find, in deviations, and in points where finished trials give the deviation."""
+    seeds, confidence = len(study.sweep.seeds), study.sweep.compare.confidence
+    if seeds < 2:
+        return Detectable(seeds, None, None, None)
+    # Half a second of scipy and pandas, which a single seed does without.
+    from mm1_ablate.report.statistics import minimum_detectable_effect
+    from mm1_ablate.report.verdicts import distinct_comparisons, family_sizes
+
+    compared = max(family_sizes(distinct_comparisons(study).values()).values(), default=1)
+    return Detectable(
+        seeds,
+        minimum_detectable_effect(1.0, seeds, confidence, POWER),
+        minimum_detectable_effect(1.0, seeds, confidence, POWER, comparisons=compared),
+        pilot(study, store),
+    )
+
+
+def pilot(study: Study, store: Store) -> Pilot | None:
+    """The spread of paired differences in what has finished: trials of this study, and of its arms with other seeds."""
+    metric = study.sweep.compare.primary
+    results = store.results(study)
+    scores = results[results["metric"] == metric]
+    found = {(str(arm), int(seed)): float(value) for arm, seed, value in scores[["arm", "seed", "value"]].itertuples(index=False)}
+    others = sorted(_seeds_in(store) - {trial.seed for trial in study.trials})
+    if others:
+        found |= {key: value for key, value in _elsewhere(study, store, others, metric)}
+    squares, degrees, used = 0.0, 0, set()
+    for arm in study.arms:
+        seeds = [] if arm.name == arm.baseline else [seed for name, seed in found if name == arm.name and (arm.baseline, seed) in found]
+        if len(seeds) < 2:
+            continue
+        differences = [found[arm.name, seed] - found[arm.baseline, seed] for seed in seeds]
+        mean = sum(differences) / len(differences)
+        squares += sum((difference - mean) ** 2 for difference in differences)
+        degrees += len(differences) - 1
+        used |= {(name, seed) for seed in seeds for name in (arm.name, arm.baseline)}
+    if not squares:
+        return None
+    seeds = sorted({seed for _, seed in used})
+    return Pilot((squares / degrees) ** 0.5, len(used), tuple(seeds), elsewhere=bool(set(seeds) & set(others)))
+
+
+def _seeds_in(store: Store) -> set[int]:
+    seeds = set()
+    for record in (store.root / "trials").glob("*/trial.json"):
+        try:
+            seeds.add(int(json.loads(record.read_text())["seed"]))
+        except (OSError, LookupError, ValueError):
+            continue
+    return seeds
+
+
+def _elsewhere(study: Study, store: Store, seeds: Iterable[int], metric: str) -> Iterable[tuple[tuple[str, int], float]]:
+    """Scores of a study's arms at seeds that it does not have itself."""
+    for arm in study.arms:
+        identity = experiment_identity(arm.experiment)
+        for seed in seeds:
+            trial = trial_of(arm.experiment, (arm.name,), seed, identity)
+            if store.has_scores(trial) and metric in (scores := store.scores(trial)):
+                yield (arm.name, seed), scores[metric]

@@ -1,0 +1,108 @@
+"""What a comparison is made of: cells, rows and holes, and the words of a verdict. Numbers that cannot be known are NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mm1_ablate.config.study import Change
+from mm1_ablate.report.metric_info import PERCENT, Scale
+from mm1_ablate.report.statistics import Estimate
+
+BASELINE, BETTER, WORSE, UNDECIDED = "baseline", "better", "worse", "undecided"
+HOLE, ONE_SEED = "hole: no verdict", "one seed: evaluation noise only"
+Cost = float | int | str
+
+
+def no_difference(margin: float) -> str:
+    """The verdict of an equivalence test."""
+    return f"no difference larger than {margin:g}"
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A trial that gave no scores."""
+
+    arm: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm on one metric. Numbers that cannot be known are NaN."""
+
+    mean: float
+    deviation: float
+    """Standard deviation over seeds."""
+    n: int
+    """Seeds with a score."""
+    estimate: Estimate | None = None
+    """The difference from the baseline; None for a baseline or where either has no score."""
+    p_adjusted: float = float("nan")
+    """Holm over the arms on the primary metric, Benjamini-Hochberg over the other columns of the table, NaN elsewhere."""
+    p_equivalent: float = float("nan")
+    """Of being within the smallest difference of interest, Holm over the arms; on the primary metric only."""
+    detectable: float = float("nan")
+    """The true difference that this comparison would find with a power of 80 %, after correction for the family."""
+    scale: Scale = PERCENT
+    """What kind of number the metric is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm."""
+
+    name: str
+    group: str
+    baseline: str
+    seeds: tuple[int, ...]
+    """Seeds with a score on the primary metric."""
+    cells: Mapping[str, Cell]
+    verdict: str = UNDECIDED
+    notes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    """What the ablation says, setting by setting; of a baseline what the sweep sets everywhere."""
+    differences: tuple[Change, ...] = ()
+    """All settings in which the arm differs from its baseline."""
+    brought_along: tuple[str, ...] = ()
+    """What the change brought along: what differs from the baseline though nobody altered it."""
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.name == self.baseline
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """Plain JSON values; what is unknown is null."""
+    estimate = cell.estimate
+    numbers = {
+        "mean": cell.mean,
+        "deviation": cell.deviation,
+        "difference": estimate.difference if estimate else None,
+        "low": estimate.low if estimate else None,
+        "high": estimate.high if estimate else None,
+        "p": estimate.p if estimate else None,
+        "p_adjusted": cell.p_adjusted,
+        "p_equivalent": cell.p_equivalent,
+        "detectable": cell.detectable,
+    }
+    known = {key: None if value is None or math.isnan(value) else float(value) for key, value in numbers.items()}
+    return {**known, "n": cell.n, "method": estimate.method if estimate else None}
+
+
+def amount(value: Cost) -> str:
+    """A cost for people: 1.24M, 426k, 16."""
+    if isinstance(value, str):
+        return value
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"

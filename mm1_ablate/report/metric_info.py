@@ -1,0 +1,94 @@
+"""What kind of number a metric is: its scale, which way is better, and whether it is a mean over items.
+
+In: names of metrics such as shot_8/vqa and, if kept, the item scores that say which metric each is. Out: a `Scale` of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import pandas as pd
+
+from mm1_ablate.config.settings import UnknownType, find_component
+from mm1_ablate.evaluation.metrics import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Attributes:
+    points: results are this many times the aggregate of item scores.
+    higher_is_better: whether more is better.
+    mean_of_items: whether that aggregate is the mean, so that item scores say how sure a result is; not so of perplexity.
+    """
+
+    points: float = 100.0
+    higher_is_better: bool = True
+    mean_of_items: bool = True
+
+    @property
+    def in_percent(self) -> bool:
+        return self.points == 100
+
+    def is_better(self, difference: float) -> bool:
+        """Whether a difference from something is for the better."""
+        return difference > 0 if self.higher_is_better else difference < 0
+
+
+PERCENT = Scale()
+LOSS = Scale(points=1.0, higher_is_better=False)
+"""Loss per token and bits per byte of held-out documents."""
+LOSSES = ("loss", "bits_per_byte")
+"""What the names of metrics of held-out documents begin with."""
+
+
+@cache
+def scale_of(family: str, rule: str) -> Scale:
+    """The scale of a metric type for tasks of a family; that of percentages where there is no such type.
+
+    Args:
+        family: image, text or loss.
+        rule: the type of a metric, such as exact_match.
+    """
+    if family == "loss":
+        return LOSS
+    try:
+        found = find_component("mm1_ablate.evaluation.metrics", rule)
+    except UnknownType:
+        return PERCENT
+    if not issubclass(found, Metric):
+        return PERCENT
+    return Scale(found.scale, found.higher_is_better, found.aggregate.__func__ is Metric.aggregate.__func__)  # type: ignore[attr-defined]
+
+
+def suite_of(family: str, shots: int, rule: str) -> str:
+    """What the name of a task's metric begins with: shot_8, text_core, loss."""
+    return rule if family == "loss" else "text_core" if family == "text" else f"shot_{shots}"
+
+
+def column_of(family: str, shots: int, task: str, rule: str, primary: bool) -> str:
+    """The name under which results have a task's metric: see `evaluation.scores.summarise`."""
+    return f"{suite_of(family, shots, rule)}/{task}" + ("" if primary or family == "loss" else f".{rule}")
+
+
+def scales(metrics: Iterable[str], items: pd.DataFrame | None = None) -> dict[str, Scale]:
+    """The scale of each metric, by its name; where no items are at hand by what the name says.
+
+    Args:
+        items: columns family, shots, task, metric and perhaps primary (without it all are).
+    """
+    found: dict[str, Scale] = {}
+    if items is not None and not items.empty:
+        keys = ["family", "shots", "task", "metric", *(["primary"] if "primary" in items else [])]
+        for family, shots, task, rule, *primary in items[keys].drop_duplicates().itertuples(index=False):
+            column = column_of(str(family), int(shots), str(task), str(rule), bool(primary[0]) if primary else True)
+            found.setdefault(column, scale_of(str(family), str(rule)))
+    return {metric: found.get(metric) or _by_name(metric) for metric in metrics}
+
+
+def _by_name(metric: str) -> Scale:
+    suite, _, name = metric.partition("/")
+    if suite in LOSSES:
+        return LOSS
+    return scale_of("", name.rpartition(".")[2]) if "." in name else PERCENT

@@ -1,0 +1,101 @@
+"""What a study still needs. In: a study and its store. Out: work by training fingerprint, earlier stages in the order in which they can be
+trained, preparations; and, done on the spot, what needs no worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.run.trial import recording_failure
+from mm1_ablate.store.bucket.leases import lease_seconds
+from mm1_ablate.store.predictions import missing_parts, score_trial
+from mm1_ablate.store.store import AlreadyRunning, Store
+
+
+@dataclass
+class Work:
+    """What has to be done for one training fingerprint: several evaluations may share it."""
+
+    fingerprint: str
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def evaluations(self) -> list[str]:
+        return [trial.evaluation_fingerprint for trial in self.trials if trial.evaluation_fingerprint]
+
+
+def to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
+    """Missing and interrupted trials, by training fingerprint, in the study's order."""
+    store.refresh()
+    work: dict[str, Work] = {}
+    for trial in study.trials:
+        state = store.status(trial)
+        if state.status in ("missing", "interrupted") and (state.trained or not evaluate_only):
+            work.setdefault(trial.fingerprint, Work(trial.fingerprint)).trials.append(trial)
+    return list(work.values())
+
+
+def stages_to_do(work: list[Work], store: Store) -> list[list[Work]]:
+    """Earlier stages of trials that are not trained yet, unless they are trained or have failed: those that others start from first."""
+    waves: dict[int, dict[str, Work]] = {}
+    for entry in work:
+        trial = entry.trials[0]
+        if trial.earlier and not store.status(trial).trained:
+            trained = [store.status(stage).trained for stage in trial.earlier]
+            # What comes before a stage that is trained is needed no more.
+            first = next((place + 1 for place in reversed(range(len(trained))) if trained[place]), 0)
+            for place, stage in enumerate(trial.earlier[first:], first):
+                if store.status(stage).status != "failed":
+                    waves.setdefault(place, {}).setdefault(stage.fingerprint, Work(stage.fingerprint, [stage]))
+    return [list(waves[place].values()) for place in sorted(waves)]
+
+
+def score_kept(study: Study, store: Store, say: Callable[[str], None]) -> None:
+    """Score evaluations all of whose predictions are kept, here and now: that takes no model, and less time than a worker's start."""
+    waiting = [trial for work in to_do(study, store, evaluate_only=True) for trial in work.trials if not missing_parts(trial, store)]
+    if waiting:
+        say(f"scoring the kept predictions of {len(waiting)} trials")
+    for trial in waiting:
+        fingerprint, evaluation = trial.fingerprint, trial.evaluation_fingerprint
+        folder = store.write_trial(trial)
+        with contextlib.suppress(AlreadyRunning), store.hold(folder):
+            store.start(folder, "evaluate", evaluation)
+            recording_failure(store, folder, partial(score_trial, store, fingerprint, evaluation))
+
+
+def let_the_dying_go(study: Study, store: Store) -> None:
+    """Children of a run that was killed a moment ago live on for a second or two, and hold their trials; on object storage those of
+    another machine do until their leases have run out, or they have given a sign of life."""
+    until = time.monotonic() + (lease_seconds() + 3 if store.mirror else 3)
+    folders = {store.trial_folder(one): one for trial in study.trials for one in (*trial.earlier, trial)}
+    store.refresh()
+    before = {folder: store.sign_of_life(folder) for folder in folders}
+    while time.monotonic() < until and any(
+        store.status(trial).status == "running" and store.sign_of_life(folder) == before[folder] for folder, trial in folders.items()
+    ):
+        time.sleep(0.2)
+        store.refresh(at_most_every=1)
+
+
+def forget_failures(study: Study, store: Store) -> None:
+    for trial in (one for named in study.trials for one in (*named.earlier, named)):
+        store.retry(store.trial_folder(trial))
+        for preparation in preparations_of(trial.experiment, trial.seed):
+            store.retry(store.prepared_folder(preparation))
+
+
+def preparations_to_do(work: list[Work], store: Store) -> list[Preparation]:
+    """What trials that are not trained yet start from, unless it is there or has failed."""
+    needed: dict[str, Preparation] = {}
+    for entry in work:
+        trial = entry.trials[0]
+        if not store.status(trial).trained:
+            for preparation in preparations_of(trial.experiment, trial.seed):
+                needed.setdefault(preparation.fingerprint, preparation)
+    return [preparation for preparation in needed.values() if store.preparation_status(preparation).status not in ("done", "failed")]

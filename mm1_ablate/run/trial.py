@@ -1,0 +1,214 @@
+"""One trial from its record in the store to its scores there; one preparation likewise. Runs in a child process on the worker.
+
+In: a store and a fingerprint. Out: an exit code (0: done), and in the store the model, its curve, the item scores, or why there are
+none. Training goes on from its last checkpoint; a kept model is only evaluated, as far as its answers are not kept too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import sources_of
+from mm1_ablate.config.progress import Progress
+from mm1_ablate.config.sweep.declaration import Strategy
+from mm1_ablate.data.atomic_files import write_json
+from mm1_ablate.store.bucket.object_store import RemoteError
+from mm1_ablate.store.disk_full import is_no_room
+from mm1_ablate.store.predictions import evaluate_trial
+from mm1_ablate.store.store import HELD, AlreadyRunning, Store
+
+if TYPE_CHECKING:
+    from mm1_ablate.config.training import Precision
+    from mm1_ablate.model.multimodal import MultimodalModel
+    from mm1_ablate.training.distributed import Workers
+
+KINDS = {"TooMuchBadData": ("bad data", 1000)}
+"""Failures that people know by another name than the exception's, and how much of their message a line of reason takes."""
+REPORT_EVERY = 0.5
+"""Seconds between two writes of the progress."""
+PUBLISHED_WITHIN = 3600.0
+"""Seconds for which a model is waited for that another machine has trained: it may be large, and the storage away for a while."""
+
+
+class ProgressFile:
+    """Writes how far a folder's work has come, now and then; call it with every `Progress`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "progress.json"
+        self.stage: str | None = None
+        self.stage_started = 0.0
+        self.written = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.time()
+        if progress.stage != self.stage:
+            self.stage, self.stage_started, self.written = progress.stage, now, 0.0
+        if now - self.written < REPORT_EVERY and progress.step < progress.steps:
+            return
+        self.written = now
+        record = {"stage": progress.stage, "step": progress.step, "steps": progress.steps, "loss": progress.loss}
+        write_json(self.path, record | {"time": now, "stage_started": self.stage_started}, durable=False)
+
+
+def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: int = 0, ranks: int = 1, strategy: Strategy = "ddp") -> int:
+    """Train a trial unless its model is kept, then evaluate it as each of the evaluation fingerprints says.
+
+    Args:
+        rank, ranks: which of how many workers this is. The first holds the trial's folder and writes; the others wait for it.
+    """
+    store = Store(store_root)
+    folder = store.trial_folder(fingerprint)
+    leads = rank == 0
+
+    def work() -> None:
+        report = ProgressFile(folder) if leads else _unheard
+        if leads:
+            store.start(folder, "train")
+        from mm1_ablate.training.distributed import Workers
+        from mm1_ablate.training.fit import Trained, fit, load_trained
+
+        with contextlib.ExitStack() as stack:
+            workers = _joined(stack, store, folder, Workers(rank, ranks, strategy))
+            # A sharded model's weights are read by the first worker alone.
+            reads = leads or not workers.shard
+            experiment, seed = store.read_trial(fingerprint)
+
+            def load(precision: Precision) -> MultimodalModel:
+                if reads:
+                    _await(store, folder / "model.pt")
+                return load_trained(experiment, seed, folder, workers, precision)
+
+            model = Trained(load)
+            if not workers.agreed(store.has(folder / "model.pt")):
+                _bring_checkpoint(store, folder / "last.ckpt")
+                # What one worker replaces now another one of its machine must not fetch once more.
+                workers.wait_for_all()
+                prepared = store.read_prepared(fingerprint)
+                report(Progress("train", 0, experiment.training.steps))
+                _make_ready(experiment, "data")
+                parts = prepared.get("image_encoder"), prepared.get("language_model")
+                start = store.read_start(fingerprint) if reads else None
+                model = Trained(load, fit(experiment, seed, *parts, folder, report, workers, start))
+            for evaluation in evaluations:
+                if leads:
+                    store.start(folder, "evaluate", evaluation)
+                asked = store.read_trial(fingerprint, evaluation)[0]
+                _make_ready(asked, "evaluation")
+                evaluate_trial(store, fingerprint, evaluation, partial(model, asked.evaluation.precision), report, workers)
+
+    if not leads:
+        return recording_failure(store, folder, work, leads)
+    try:
+        with store.hold(folder, lost=_end_of_a_lost_one):
+            return recording_failure(store, folder, work, alone=ranks == 1)
+    except AlreadyRunning:
+        return HELD
+
+
+def _joined(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Workers) -> Workers:
+    """Join the other workers of a trial, and see to it that those on other machines have what this one writes."""
+    stack.enter_context(workers.joined())
+    homes = workers.gathered(store.home)
+    first = homes.index(store.home)
+    if first:
+        from mm1_ablate.store.bucket.upload import insist
+
+        workers = replace(workers, first_here=first, give=lambda *files: insist(lambda: store.publish(*files)))
+        if workers.leads_here:
+            stack.enter_context(store.helping(folder))
+    workers.wait_for_all()
+    return workers
+
+
+def _bring_checkpoint(store: Store, checkpoint: Path) -> None:
+    """Have a checkpoint here, if there is one, with the shards that it names."""
+    store.bring(checkpoint)
+    if store.mirror and checkpoint.exists():
+        from mm1_ablate.training.sharding import shards_of
+
+        if shards := shards_of(checkpoint):
+            store.bring_folder(checkpoint.with_name(shards))
+
+
+def _await(store: Store, file: Path) -> None:
+    """Have a file here that a worker on another machine may just be publishing."""
+    until = time.monotonic() + PUBLISHED_WITHIN
+    store.bring(file)
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.5)
+        with contextlib.suppress(RemoteError):
+            store.refresh(file.parent)
+            store.bring(file)
+
+
+def _end_of_a_lost_one() -> None:
+    """What another machine has taken over is its work now; whatever this process is in the middle of, it ends."""
+    print("another machine has taken this over: the storage was out of reach for too long", flush=True)
+    os._exit(HELD)
+
+
+def _unheard(progress: Progress) -> None:
+    """How far a worker is is told by the first one."""
+
+
+def _make_ready(experiment: Experiment, section: str) -> None:
+    """Make the sources of a section ready. Where the run was started they are; another node may lack what they need."""
+    for place, source in sources_of(experiment):
+        if place[0] == section:
+            source.make_ready()
+
+
+def run_preparation(store_root: str, fingerprint: str) -> int:
+    """Make a preparation, unless somebody else makes it meanwhile."""
+    store = Store(store_root)
+    preparation = store.read_preparation(fingerprint)
+    folder = store.prepared_folder(preparation)
+
+    def work() -> None:
+        store.start(folder, "prepare")
+        from mm1_ablate.training.preparation import prepare
+
+        section = preparation.settings.preparation
+        if section is not None:
+            section.source.make_ready()
+        prepare(preparation, folder, ProgressFile(folder))
+
+    with store.hold(folder, wait=True, lost=_end_of_a_lost_one):
+        done = store.preparation_status(preparation).status == "done"
+        return 0 if done else recording_failure(store, folder, work)
+
+
+def recording_failure(store: Store, folder: Path, work: Callable[[], None], leads: bool = True, alone: bool = True) -> int:
+    """Do a held folder's work. Whatever goes wrong is its result: the traceback and a line of reason go into the store.
+
+    Args:
+        leads: whether what ends well is finished by this.
+        alone: whether nobody else does this work too. Of several workers the first that fails says why: the others only lose it.
+
+    Raises:
+        Exception: a disk is full (`store/disk_full.py`), of which nothing is recorded.
+    """
+    try:
+        work()
+    except Exception as error:
+        if is_no_room(error):
+            raise
+        traceback.print_exc()
+        if (leads and alone) or not store.has_failed(folder):
+            store.write(folder / "error.txt", traceback.format_exc().encode())
+            message = str(error).strip().splitlines()
+            kind, longest = KINDS.get(type(error).__name__, (type(error).__name__, 300))
+            store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
+        return 1
+    if leads:
+        store.finish(folder)
+    return 0

@@ -1,0 +1,1 @@
+"""A store on object storage. Known to nobody outside the store."""

@@ -1,0 +1,1 @@
+"""The store shown in MLflow. The only room that knows mlflow."""

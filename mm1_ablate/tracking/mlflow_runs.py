@@ -1,0 +1,420 @@
+"""A study's store mirrored into MLflow, for people to look at. Can be rebuilt from the store at any time.
+
+In: a study, its store, and the report's files if there are any. Out: in MLflow an experiment for the study, a run for each trial
+(settings, curve, scores, arms), one of kind 'stage' for each earlier stage that trials start from, a parent run with the comparison, and
+a view of the trials grouped by arm. Only the driver writes. A second call writes what is new, and nothing twice: runs are found by the
+fingerprint that they are tagged with. Runs of trials that the study no longer has stay, as kind 'earlier', and out of the view.
+
+Without MLFLOW_TRACKING_URI the mirror is a SQLite file in the store, and for a store on object storage in its folder on this machine.
+It holds absolute places of artifacts: that of a store which was moved or copied is put aside and written anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from mm1_ablate.config.settings import Settings, is_identity
+from mm1_ablate.config.sweep.differences import in_words
+from mm1_ablate.config.sweep.expand import Arm, Study, Trial
+from mm1_ablate.store.failure_cause import failed_folder
+from mm1_ablate.store.store import Store, TrialState
+
+if TYPE_CHECKING:
+    import pandas
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+VIEW = "by-arm"
+"""Key of the view that the printed address opens."""
+LONGEST_TAG = 7900
+"""Characters; MLflow takes 8000."""
+MOST_POINTS = 500
+"""Of a curve, each key."""
+SHOWN_DECIMALS = 2
+"""Of scores: MLflow shows every digit that it gets. The store keeps them all."""
+SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "GIT_PYTHON_REFRESH": "quiet"}
+SILENT["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""A server that does not answer holds up no study: MLflow itself would try for minutes, and the next mirroring writes it all."""
+
+
+class MirrorFailed(Exception):
+    """MLflow could not be written. The store has everything all the same."""
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """Where a study is in MLflow."""
+
+    tracking_uri: str
+    experiment_id: str
+    comparison_run: str
+    trial_runs: dict[str, str] = field(default_factory=dict)
+    """Run ids by evaluation fingerprint."""
+    stage_runs: dict[str, str] = field(default_factory=dict)
+    """Run ids of earlier stages, by training fingerprint."""
+    written: int = 0
+    """Runs of trials and earlier stages that this call wrote."""
+
+    @property
+    def view(self) -> str:
+        """Path of the view grouped by arm, below the server's address."""
+        return f"/#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+
+    @property
+    def report(self) -> str:
+        """Path of the report, below the server's address."""
+        return f"/#/experiments/{self.experiment_id}/runs/{self.comparison_run}/artifacts/report/report.html?workflowType=machine_learning"
+
+
+def tracking_uri(store: Store) -> str:
+    """Where the mirror of a store is: MLFLOW_TRACKING_URI, or else its own SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.root / 'mlflow.db'}"
+
+
+def short_metric(name: str) -> str:
+    """A metric's name as MLflow shows it, whose columns are narrow: 'shot_8/average' is '8-shot', 'text_core/x' 'TextCore/x'."""
+    suite, _, task = name.partition("/")
+    if match := re.fullmatch(r"shot_(\d+)", suite):
+        suite = f"{match[1]}-shot"
+    elif suite == "text_core":
+        suite = "TextCore"
+    task = task.removeprefix("miniature_")
+    return _allowed(suite if task in ("", "average") else f"{suite}/{task}")
+
+
+def mirror(
+    study: Study,
+    store: Store,
+    *,
+    report: Path | None = None,
+    table: pandas.DataFrame | None = None,
+    verdict: str = "",
+) -> Mirrored:
+    """Bring MLflow up to the store.
+
+    Args:
+        report: folder with report.html, report.md and figures, for the parent run.
+        table: the comparison, rounded, for the parent run.
+        verdict: the comparison in words, its conclusion first, in markdown.
+
+    Raises:
+        MirrorFailed: with what MLflow said.
+    """
+    try:
+        return _mirror(study, store, report, table, verdict)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        raise MirrorFailed(f"MLflow at {tracking_uri(store)} could not be written: {type(error).__name__}: {first}") from error
+
+
+def _mirror(study: Study, store: Store, report: Path | None, table: pandas.DataFrame | None, verdict: str) -> Mirrored:
+    _set_aside_if_moved(store)
+    client = _client(store)
+    experiment = _experiment(client, study, store)
+    runs = _runs(client, experiment)
+    comparison = runs.get("comparison")
+    parent = comparison.info.run_id if comparison else _new_comparison(client, experiment, study)
+    written = 0
+    ids: dict[str, dict[str, str]] = {"trial": {}, "stage": {}}
+    for trial in (*study.stages, *study.trials):
+        state, kind, key = store.status(trial), _kind(trial), _key(trial)
+        if state.status in ("done", "failed"):
+            ids[kind][key], new = _write_trial(client, experiment, parent, runs.get(key), trial, state, study, store)
+            written += new
+    _retag_earlier(client, runs, study, store)
+    _write_comparison(client, parent, study, store, report, table, verdict)
+    return Mirrored(tracking_uri(store), experiment, parent, ids["trial"], ids["stage"], written)
+
+
+def _kind(trial: Trial) -> str:
+    return "trial" if trial.evaluation_fingerprint else "stage"
+
+
+def _key(trial: Trial) -> str:
+    """What its run is found by: an earlier stage is not judged, so it is what it is trained as."""
+    return trial.evaluation_fingerprint or trial.fingerprint
+
+
+# ---------------------------------------------------------------- MLflow
+def _set_aside_if_moved(store: Store) -> None:
+    """Rename the store's own database to `mlflow.db.moved` if its artifacts are to go to another place than this store."""
+    database = store.root / "mlflow.db"
+    if "MLFLOW_TRACKING_URI" in os.environ or not database.exists():
+        return
+    # One that cannot be read is left for MLflow to complain of.
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened:
+        rows = opened.execute("SELECT artifact_location FROM experiments WHERE name LIKE 'mm1-ablate/%'").fetchall()
+        root = store.root.resolve()
+        if not all(Path(unquote(urlparse(place).path)).resolve().is_relative_to(root) for (place,) in rows):
+            os.replace(database, database.with_name("mlflow.db.moved"))
+            for beside in ("mlflow.db-wal", "mlflow.db-shm"):
+                database.with_name(beside).unlink(missing_ok=True)
+
+
+def _client(store: Store) -> MlflowClient:
+    for name, value in (SILENT | IMPATIENT).items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    store.root.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=tracking_uri(store))
+
+
+def _experiment(client: MlflowClient, study: Study, store: Store) -> str:
+    """The study's experiment, made if need be, with its description and its view."""
+    name = f"mm1-ablate/{study.name}"
+    there = client.get_experiment_by_name(name)
+    if there is None:
+        local = not tracking_uri(store).startswith(("http", "databricks"))
+        places = store.root / "mlartifacts" / store.study_folder(study).name
+        experiment = client.create_experiment(name, artifact_location=places.as_uri() if local else None)
+    else:
+        experiment = there.experiment_id
+        if there.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment)
+    tags = there.tags if there else {}
+    wanted = {
+        "mlflow.note.content": f"{study.sweep.description or study.name}\n\nTrials of the study '{study.name}'; see the run 'comparison'.",
+        # Not documented, and harmless where they are not understood: no sidebar for chat traces, and a table that shows the arms.
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(study)),
+    }
+    for key, value in wanted.items():
+        if tags.get(key) != value:
+            client.set_experiment_tag(experiment, key, value)
+    return experiment
+
+
+def _view(study: Study) -> dict[str, Any]:
+    """The page's state: trials grouped by arm, the means of the compared metrics beside them."""
+    metrics = [short_metric(name) for name in study.sweep.compare.metrics]
+    return {
+        "selectedColumns": ["attributes.`Duration`", "tags.`arm`", *(f"metrics.`{name}`" for name in metrics)],
+        "searchFilter": "tags.kind = 'trial'",
+        "orderByKey": f"metrics.`{short_metric(study.sweep.compare.primary)}`",
+        "orderByAsc": False,
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "arm"}]},
+    }
+
+
+def _runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
+    """Runs of ours by the fingerprint of `_key`, and 'comparison'. Of two for the same, which are there if the answer to a request was lost
+    and MLflow's client sent it again, one is deleted."""
+    found: dict[str, Run] = {}
+    token = None
+    while True:
+        page = client.search_runs([experiment], filter_string="tags.kind LIKE '%'", max_results=1000, page_token=token)
+        for run in page:
+            key = "comparison" if run.data.tags["kind"] == "comparison" else run.data.tags.get("fingerprint", "")
+            other = found.get(key)
+            if other is not None and key:
+                run, twice = (run, other) if "outcome" in run.data.tags else (other, run)
+                client.delete_run(twice.info.run_id)
+            found[key] = run
+        token = page.token
+        if not token:
+            return found
+
+
+# ---------------------------------------------------------------- trials
+def _write_trial(
+    client: MlflowClient, experiment: str, parent: str, there: Run | None, trial: Trial, state: TrialState, study: Study, store: Store
+) -> tuple[str, bool]:
+    """The run of one trial or earlier stage; returns its id and whether it was written now. A run of an earlier outcome is replaced."""
+    from mlflow.entities import Metric, Param
+
+    kind = _kind(trial)
+    scores = store.scores(trial) if state.status == "done" and kind == "trial" else {}
+    outcome = hashlib.sha256(json.dumps([state.status, state.reason, scores]).encode()).hexdigest()[:16]
+    fed = [study.arm(name) for name in trial.arms]
+    arms = {
+        "kind": kind,
+        "arm": trial.arms[0],
+        "arms": ", ".join(trial.arms)[:8000],
+        "mlflow.runName": trial.name,
+        "mlflow.parentRunId": parent,
+    }
+    if kind == "trial":
+        arms |= {"group": fed[0].group, "changes": _changes(fed)}
+    if there is not None and there.data.tags.get("outcome") == outcome:
+        for key, value in arms.items():
+            if there.data.tags.get(key) != value:
+                client.set_tag(there.info.run_id, key, value)
+        return there.info.run_id, False
+    if there is not None:
+        client.delete_run(there.info.run_id)
+    tags = arms | {
+        "study": study.name,
+        "seed": str(trial.seed),
+        "fingerprint": _key(trial),
+        "training_fingerprint": trial.fingerprint,
+        "folder": str(store.trial_folder(trial)),
+    }
+    if kind == "stage":
+        tags["stage"] = f"{len(trial.earlier) + 1}: {trial.experiment.experiment}"
+    if trial.earlier:
+        tags["starts_from"] = trial.earlier[-1].fingerprint
+    if state.status == "failed":
+        error = store.error(failed_folder(trial, store)) or ""
+        tags["mlflow.note.content"] = f"Failed: {state.reason}\n\n```\n{error[-6000:]}\n```"
+    began = int((state.started or state.finished or 0) * 1000)
+    run = client.create_run(experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
+    parameters = [Param(key, value) for key, value in (parameters_of(trial) | {"seed": str(trial.seed)}).items()]
+    for start in range(0, len(parameters), 100):
+        client.log_batch(run, params=parameters[start : start + 100])
+    metrics = _curve_metrics(store.curve(trial), began)
+    ended = int((state.finished or 0) * 1000) or began
+    metrics += [Metric(short_metric(name), round(value, SHOWN_DECIMALS), ended, 0) for name, value in scores.items()]
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run, metrics=metrics[start : start + 1000])
+    account = store.trial_folder(trial) / "data.json"
+    lost = [f"{source}: {one['in_words']}" for source, counts in store.data_account(trial).items() for one in counts.get("lost", ())]
+    if lost:
+        client.set_tag(run, "lost data", "; ".join(lost)[:8000])
+    if account.exists():
+        client.log_artifact(run, str(account))
+    client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
+    # Last: a run without its outcome was cut short, and is written again.
+    client.set_tag(run, "outcome", outcome)
+    return run, True
+
+
+def _changes(arms: Sequence[Arm]) -> str:
+    """All in which the arms of a trial differ from their baselines; of several that differ in other things, each with its name."""
+    told = {arm.name: in_words(arm) for arm in arms}
+    if len(set(told.values())) == 1:
+        return _fitting(next(iter(told.values())), "; ")
+    return _fitting("\n".join(f"{name}: {words or 'the baseline'}" for name, words in told.items()), "\n")
+
+
+def _fitting(text: str, between: str) -> str:
+    """A text that is cut between two of its parts where it is too long for a tag."""
+    return text if len(text) <= LONGEST_TAG else f"{text[:LONGEST_TAG].rpartition(between)[0] or text[:LONGEST_TAG]}{between}and more"
+
+
+def parameters_of(trial: Trial) -> dict[str, str]:
+    """What a trial is, flat: dotted paths of the experiment and their values. Where data comes from in detail is left to the store."""
+    flat: dict[str, str] = {}
+
+    def walk(path: str, value: Any) -> None:
+        if isinstance(value, Settings):
+            for name, declared in type(value).model_fields.items():
+                if is_identity(declared) and name not in ("source", "sources"):
+                    walk(f"{path}.{name}" if path else name, getattr(value, name))
+        elif isinstance(value, dict):
+            for name, entry in value.items():
+                walk(f"{path}.{name}", entry)
+        elif value is not None:
+            flat[_allowed(path)] = (", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))[:6000]
+
+    walk("", trial.experiment)
+    flat["data.sources"] = ", ".join(trial.experiment.data.sources)
+    return flat
+
+
+def _curve_metrics(curve: pandas.DataFrame, began: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    stride = max(1, -(-len(curve) // MOST_POINTS))
+    metrics = []
+    # From the end, so that the last point is among them.
+    for point in curve.iloc[::-stride].to_dict("records"):
+        at = began + int(1000 * point.get("seconds", 0))
+        for key in ("loss", "learning_rate", "tokens", "images"):
+            if isinstance(point.get(key), int | float):
+                metrics.append(Metric(key, float(point[key]), at, int(point["step"])))
+    return metrics
+
+
+def _retag_earlier(client: MlflowClient, runs: dict[str, Run], study: Study, store: Store) -> None:
+    """Take runs that this store wrote for trials which the study no longer has out of the view, whose means they would spoil; and say so of
+    earlier stages that no trial starts from any more, or that are trials now."""
+    current = {_key(trial) for trial in (*study.stages, *study.trials)}
+    for key, run in runs.items():
+        tags = run.data.tags
+        ours = tags.get("study") == study.name and Path(tags.get("folder", "/")).is_relative_to(store.root)
+        if tags["kind"] in ("trial", "stage") and key not in current and ours:
+            client.set_tag(run.info.run_id, "kind", "earlier")
+
+
+# ---------------------------------------------------------------- comparison
+def _new_comparison(client: MlflowClient, experiment: str, study: Study) -> str:
+    tags = {"kind": "comparison", "study": study.name}
+    return client.create_run(experiment, tags=tags, run_name="comparison").info.run_id
+
+
+def _write_comparison(
+    client: MlflowClient, run: str, study: Study, store: Store, report: Path | None, table: pandas.DataFrame | None, verdict: str
+) -> None:
+    """The parent run: means of the arms as metrics, the table, the report, the verdict as its description."""
+    from mlflow.entities import Metric
+
+    results = store.results(study)
+    now = int(time.time() * 1000)
+    wanted = results[results["metric"].isin(study.sweep.compare.metrics)]
+    means = wanted.groupby(["arm", "metric"], sort=False)["value"].mean().reset_index()
+    rows = zip(means["arm"], means["metric"], means["value"], strict=True)
+    metrics = [Metric(_allowed(f"{short_metric(metric)} {arm}"), round(float(mean), SHOWN_DECIMALS), now, 0) for arm, metric, mean in rows]
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run, metrics=metrics[start : start + 1000])
+    if table is not None:
+        # As `log_table` does it, which would append to what an earlier call wrote.
+        client.log_dict(run, json.loads(table.to_json(orient="split", index=False)), "comparison.json")
+        client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "comparison.json", "type": "table"}]))
+    if report is not None and report.exists():
+        client.log_artifacts(run, str(report), "report")
+    if verdict:
+        client.set_tag(run, "mlflow.note.content", verdict[:8000])
+    states = {store.status(trial).status for trial in study.trials}
+    client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
+
+
+def _allowed(name: str) -> str:
+    """A name with only the characters that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "-", name)[:250]
+
+
+# ---------------------------------------------------------------- while a study runs
+@contextlib.contextmanager
+def mirroring(study: Study, store: Store, say: Callable[[str], None], interval: float = 20.0) -> Iterator[None]:
+    """Mirror what ends while a block runs, every so many seconds. If MLflow fails, that is said once; it may come back meanwhile."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        done, failing = 0, False
+        while not ended.wait(interval):
+            try:
+                store.refresh(at_most_every=interval)
+                count = sum(store.has_scores(trial) for trial in study.trials)
+                count += sum(store.status(stage).status in ("done", "failed") for stage in study.stages)
+                if count != done:
+                    mirror(study, store)
+                    done, failing = count, False
+            except Exception as error:
+                if not failing:
+                    say(f"{error}; the study goes on without the mirror")
+                failing = True
+
+    thread = threading.Thread(target=loop, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,138 @@
+"""The MLflow server of a store, opened at a study. In: a store and a study. Out: addresses to look at, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Callable
+
+from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.run.signals import calm_down, interruptible
+from mm1_ablate.store.store import Store
+from mm1_ablate.tracking.mlflow_runs import SILENT, mirror, tracking_uri
+
+HOST = "127.0.0.1"
+START_SECONDS = 90.0
+
+
+def ui_command(store: Store, port: int = 5000) -> list[str]:
+    """The command that serves a store's mirror on this machine."""
+    destination = store.root / "mlartifacts"
+    places = ["--backend-store-uri", tracking_uri(store), "--artifacts-destination", str(destination)]
+    return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *places]
+
+
+def addresses(study: Study, store: Store, base: str) -> list[str]:
+    """Where a study is to be seen on a server, in lines for people. Brings the mirror up to the store first.
+
+    Raises:
+        MirrorFailed: with what MLflow said.
+    """
+    mirrored = mirror(study, store)
+    lines = [f"{study.name}: trials by arm    {base}{mirrored.view}"]
+    if (store.study_folder(study) / "report").exists():
+        lines.append(f"{study.name}: the comparison   {base}{mirrored.report}")
+    return lines
+
+
+def serve(
+    store: Store, study: Study | None = None, port: int = 5000, open_browser: bool = False, say: Callable[[str], None] = print
+) -> int:
+    """Serve a store's mirror until interrupted, and say where to look. A server that MLFLOW_TRACKING_URI names is only pointed to.
+
+    Raises:
+        MirrorFailed: the mirror could not be written.
+        RuntimeError: the server did not start.
+    """
+    remote = tracking_uri(store)
+    if remote.startswith("http"):
+        for line in addresses(study, store, remote.rstrip("/")) if study else [remote]:
+            say(line)
+        return 0
+    free = port_from(port)
+    if free != port:
+        say(f"port {port} is taken; using {free}")
+    base = f"http://{HOST}:{free}"
+    lines = addresses(study, store, base) if study else [base]
+    try:
+        with interruptible():
+            return _serve(store, free, lines, open_browser, say)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _serve(store: Store, port: int, lines: list[str], open_browser: bool, say: Callable[[str], None]) -> int:
+    """Start the server, say where to look, and end it whatever ends this."""
+    server = start_server(store, port)
+    try:
+        say("MLflow is up; Ctrl-C ends it")
+        for line in lines:
+            say(line)
+        if open_browser:
+            webbrowser.open(lines[0].split()[-1])
+        return server.wait()
+    finally:
+        calm_down()
+        stop(server)
+
+
+def start_server(store: Store, port: int) -> subprocess.Popen[bytes]:
+    """Start the server and wait until it answers.
+
+    Raises:
+        RuntimeError: it did not, with where its log is.
+    """
+    store.root.mkdir(parents=True, exist_ok=True)
+    # Its job runners would be eight more processes and 14 seconds.
+    environment = os.environ | SILENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = store.root / "mlflow-server.log"
+    with open(log, "ab") as output:
+        server = subprocess.Popen(ui_command(store, port), stdout=output, stderr=output, env=environment, start_new_session=True)
+    until = time.monotonic() + START_SECONDS
+    try:
+        while server.poll() is None and time.monotonic() < until:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
+                return server
+            time.sleep(0.2)
+    except BaseException:
+        stop(server)
+        raise
+    stop(server)
+    raise RuntimeError(f"the MLflow server did not start; see {log}")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and the workers that it started."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=5)
+            if sign is signal.SIGTERM and not _group_lives(server.pid):
+                return
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def port_from(port: int) -> int:
+    """This port if it is free, or else any that is."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            probe.bind((HOST, 0))
+        return probe.getsockname()[1]

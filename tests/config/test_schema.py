@@ -1,0 +1,82 @@
+"""The JSON Schemas that editors read accept the files that are shipped, and refuse what mm1-ablate refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from config_files import EXPERIMENT
+from jsonschema import Draft202012Validator
+
+from mm1_ablate.config.schema import experiment_schema, sweep_schema, write_schemas
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
+
+
+def errors(schema: dict[str, Any], tree: Any) -> list[str]:
+    Draft202012Validator.check_schema(schema)
+    return [error.message for error in Draft202012Validator(schema).iter_errors(tree)]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_shipped_experiments_are_valid(path: Path) -> None:
+    assert errors(experiment_schema(), yaml.safe_load(path.read_text())) == []
+    assert path.read_text().startswith("# yaml-language-server: $schema=../schemas/experiment.schema.json\n")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_shipped_sweeps_are_valid(path: Path) -> None:
+    assert errors(sweep_schema(), yaml.safe_load(path.read_text())) == []
+    assert path.read_text().startswith("# yaml-language-server: $schema=../schemas/sweep.schema.json\n")
+
+
+def test_the_schema_knows_the_settings_of_every_component() -> None:
+    tree = yaml.safe_load(EXPERIMENT)
+    assert errors(experiment_schema(), tree) == []
+    for connector, right in [
+        ({"type": "c_abstractor", "image_tokens": 9, "hidden": 8}, True),
+        ("c_abstractor", True),
+        ({"type": "my_lab.connectors.Mixer", "anything": 3}, True),
+        ({"type": "c_abstractor", "hiden": 8}, False),
+        ({"type": "c_abstracter"}, False),
+        ("c_abstracter", False),
+        ({"image_tokens": 4}, False),
+    ]:
+        tree["model"]["connector"] = connector
+        assert (errors(experiment_schema(), tree) == []) == right, connector
+
+
+def test_the_schema_of_sweeps_knows_their_keys() -> None:
+    sweep = {
+        "sweep": "small",
+        "experiment": "e.yaml",
+        "ablations": {"a": {"remove": "data.mixture.text", "when_removed": {"fill_with": "text"}}},
+    }
+    assert errors(sweep_schema(), sweep) == []
+    assert errors(sweep_schema(), {**sweep, "ablations": {"a": {"grid": {"x": [1]}, "except": [{"x": 1}]}}}) == []
+    assert errors(sweep_schema(), {**sweep, "sedes": [1]})
+    assert errors(sweep_schema(), {**sweep, "ablations": {"a": {"removes": []}}})
+    assert errors(sweep_schema(), {"sweep": "small"})
+
+
+def test_schemas_explain_the_fields() -> None:
+    steps = experiment_schema()["$defs"]["Packing"]["properties"]["row_tokens"]
+    assert steps["description"] == "Nominal length of a packed row, in tokens."
+
+
+def test_schemas_are_written_where_the_files_look_for_them(tmp_path: Path) -> None:
+    paths = write_schemas(tmp_path / "schemas")
+    assert [path.name for path in paths] == ["experiment.schema.json", "sweep.schema.json"]
+    assert [json.loads(path.read_text())["title"] for path in paths] == ["Experiment", "Sweep"]
+
+
+@pytest.mark.parametrize("name", ["experiment", "sweep"])
+def test_the_shipped_schemas_are_those_of_today(tmp_path: Path, name: str) -> None:
+    write_schemas(tmp_path)
+    shipped = REPOSITORY / "schemas" / f"{name}.schema.json"
+    assert json.loads(shipped.read_text()) == json.loads((tmp_path / shipped.name).read_text()), "run: mm1-ablate schema schemas"

@@ -1,0 +1,72 @@
+"""Warnings: what stops no run is said before it, at its place in a file, by every command that looks, and again in the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from config_files import study_of
+from lines_source import Lines
+from test_commands_data_files import call, sweep  # noqa: F401
+from test_config_data_files import folder, write_lines_experiment  # noqa: F401
+
+from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.settings import Misfit
+from mm1_ablate.store.store import Store
+
+SAID = "line 2 holds no verb"
+
+
+@pytest.fixture
+def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources of lines warn."""
+    monkeypatch.setattr(Lines, "warnings", lambda self: [Misfit("files", SAID)])
+
+
+def test_a_source_that_warns_leaves_the_study_valid(folder: Path, doubtful: None):  # noqa: F811
+    (warning,) = study_of(folder).warnings
+    assert warning.warning and SAID in str(warning) and "warning: " in str(warning)
+    assert warning.path == "data.sources.text.files" and warning.line > 1
+
+
+def test_what_is_wrong_is_told_without_the_warnings(folder: Path, doubtful: None):  # noqa: F811
+    write_lines_experiment(folder, files="data/*.tex")
+    with pytest.raises(Exception, match=r"tex") as raised:
+        study_of(folder)
+    assert SAID not in str(raised.value)
+
+
+def test_a_check_may_warn_too(folder: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+    from mm1_ablate.config.sweep.expand import load_study
+
+    def check(experiment: Experiment) -> list[Finding]:
+        return [Finding(("training", "steps"), "are few", "take more", warning=True)]
+
+    sweeps = sorted((folder / "sweeps").glob("*.yaml")) if (folder / "sweeps").is_dir() else sorted(folder.glob("*.yaml"))
+    study = load_study(sweeps[0], checks=[check])
+    assert [(warning.path, warning.hint) for warning in study.warnings] == [("training.steps", "take more")]
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_commands_show_warnings_and_end_well(sweep: Path, tmp_path: Path, doubtful: None, command: str):  # noqa: F811
+    store = ["--store", tmp_path / "store"] if command == "plan" else []
+    done = call(command, sweep, *store)
+    assert done.exit_code == 0 and "warning: data.sources.text.files: " + SAID in " ".join(done.stdout.split())
+    told = json.loads(call(command, sweep, *store, "--json").stdout)
+    (warning,) = told["warnings"] if command == "plan" else told["files"][0]["warnings"]
+    assert warning["message"] == SAID and warning["line"] > 1 and warning["file"].endswith("tiny.yaml")
+
+
+def test_the_report_repeats_what_was_warned_of(sweep: Path, tmp_path: Path, doubtful: None):  # noqa: F811
+    import pandas
+
+    from mm1_ablate.config.sweep.expand import load_study
+    from mm1_ablate.report.comparison import compare
+
+    study, store = load_study(sweep), Store(tmp_path / "store")
+    store.write_warnings(study)
+    results = pandas.DataFrame({"arm": [], "seed": [], "metric": [], "value": []})
+    comparison = compare(study, results, warnings=store.warnings(study))
+    assert [remark for remark in comparison.remarks if SAID in remark and "tiny.yaml:" in remark]

@@ -1,0 +1,169 @@
+"""The tally: everything that is not used is counted, shares mean what they say, and too much bad data stops with a clear error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mm1_ablate.data.accounting import SourceTally, Tally, TooMuchBadData
+from mm1_ablate.data.counter_based_random import Draws
+from mm1_ablate.data.documents import Unreadable
+
+COUNTS = st.integers(0, 1000)
+NAMED = st.dictionaries(st.sampled_from(["truncated JPEG", "empty caption", "longer than a row"]), st.integers(1, 99))
+TALLIES = st.builds(
+    lambda counts, bad, left_out: _tally(counts, bad, left_out),
+    st.fixed_dictionaries({name: COUNTS for name in ("drawn", "documents", "images", "tokens", "bad_documents", "loaded_images", "split")}),
+    NAMED,
+    NAMED,
+)
+
+
+def _tally(counts: dict[str, Any], bad: dict[str, int], left_out: dict[str, int]) -> SourceTally:
+    tally = SourceTally(**counts)
+    tally.left_out.update(left_out)
+    for reason, count in bad.items():
+        for place in range(count):
+            tally.add_bad(Unreadable(reason, f"{reason} {place}"))
+    return tally
+
+
+def bad_documents(bad: int, drawn: int, length: int, limit: float) -> Tally:
+    tally = Tally({"laion": length}, {"laion": limit})
+    tally["laion"].drawn, tally["laion"].bad_documents = drawn, bad
+    for place in range(bad):
+        tally["laion"].add_bad(Unreadable("empty caption", f"00001.tar/{place:09}"))
+    return tally
+
+
+def test_too_much_bad_data_is_an_error_that_names_source_share_reasons_examples_and_what_to_do():
+    tally = bad_documents(bad=30, drawn=1000, length=10**6, limit=0.01)
+    tally["laion"].add_bad(Unreadable("truncated JPEG", "00002.tar/7"))
+    with pytest.raises(TooMuchBadData) as raised:
+        tally.check()
+    assert str(raised.value) == (
+        "3.0% of source 'laion' cannot be read (of 1,000 documents drawn), more than the 1.0% allowed: 30 empty caption "
+        "(first: 00001.tar/000000000, 00001.tar/000000001, 00001.tar/000000002); 1 truncated JPEG (first: 00002.tar/7). Repair or remove "
+        "these files, or allow more with data.sources.laion.max_bad_share (or data.max_bad_share for all sources)"
+    )
+    assert raised.value.counts == tally.state()
+
+
+@pytest.mark.parametrize(
+    ("bad", "drawn", "length", "limit", "stops"),
+    [
+        (19, 1000, 10**6, 0.01, False),  # as chance may have it
+        (20, 1000, 10**6, 0.01, True),
+        (10_200, 10**6, 10**8, 0.01, False),
+        (10_400, 10**6, 10**8, 0.01, True),
+        (3, 5, 10**6, 0.01, False),  # too few to say
+        (79, 79, 10**6, 0.01, True),  # and enough, were all that follow good
+        (10, 1000, 1000, 0.01, False),  # the whole of a source, where chance has no part
+        (11, 1000, 1000, 0.01, True),
+        (11, 20, 1000, 0.01, True),  # more will not be fewer
+        (1, 20, 20, 0.05, False),
+        (2, 21, 20, 0.05, False),  # the same one, first in the second epoch
+        (3, 21, 20, 0.05, True),
+        (0, 1000, 10**6, 0.0, False),
+        (1, 1000, 10**6, 0.0, True),
+        (1, 1, 10**6, 0.0, True),
+        (1000, 1000, 10**6, 1.0, False),
+    ],
+)
+def test_a_share_is_too_large_where_that_is_certain_or_no_matter_of_chance(bad: int, drawn: int, length: int, limit: float, stops: bool):
+    tally = bad_documents(bad, drawn, length, limit)
+    if stops:
+        with pytest.raises(TooMuchBadData):
+            tally.check()
+    else:
+        tally.check()
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.008, 0.01])
+def test_a_source_within_its_limit_is_not_stopped_by_bad_luck(rate: float):
+    stopped = 0
+    for seed in range(200):
+        tally = bad_documents(0, 0, 10**6, 0.01)
+        draws = Draws(seed, 0)
+        try:
+            for _ in range(2000):
+                tally["laion"].drawn += 1
+                if draws.chance(rate):
+                    tally["laion"].bad_documents += 1
+                    tally["laion"].add_bad(Unreadable("truncated image"))
+                    tally.check()
+        except TooMuchBadData:
+            stopped += 1
+    assert stopped <= 6
+
+
+def test_one_page_without_its_images_says_nothing_yet_of_a_source_of_pages():
+    tally = SourceTally(drawn=1, documents=1, missing_images=3)
+    assert not tally.is_too_bad(0.01, 80)
+    assert SourceTally(drawn=45, documents=45, missing_images=79).is_too_bad(0.01, 80)
+    assert not SourceTally(drawn=80, documents=80, images=297, missing_images=3).is_too_bad(0.01, 80)
+    assert SourceTally(drawn=80, documents=80, images=296, missing_images=4).is_too_bad(0.01, 80)
+
+
+def test_two_of_forty_captioned_images_are_too_many():
+    tally = SourceTally(drawn=40, documents=40, images=40, loaded_images=30, unreadable_images=2)
+    assert tally.is_too_bad(0.01, 40) and not tally.is_too_bad(0.05, 40)
+
+
+def test_a_source_all_of_which_may_be_bad_is_never_stopped():
+    tally = bad_documents(900, 1000, 1000, 1.0)
+    tally["laion"].loaded_images = tally["laion"].unreadable_images = 100
+    tally["laion"].add_bad(Unreadable("not an image"))
+    tally.check()
+    assert tally["laion"].bad_share() == 1
+
+
+def test_a_source_without_a_limit_may_be_as_bad_as_it_likes():
+    tally = bad_documents(900, 1000, 10**6, 0.01)
+    tally.limits.clear()
+    tally.check()
+
+
+def test_shares_of_each_stage_add_up():
+    tally = SourceTally(drawn=100, bad_documents=2, images=380, missing_images=20, loaded_images=50, unreadable_images=1)
+    assert tally.bad_share() == pytest.approx(2 / 100 + 20 / 400 + 1 / 50)
+    assert SourceTally().bad_share() == 0
+
+
+def test_the_first_examples_of_each_reason_are_kept():
+    tally = _tally({}, {"truncated JPEG": 7, "empty caption": 1}, {})
+    assert tally.bad == {"truncated JPEG": 7, "empty caption": 1}
+    assert tally.examples == {"truncated JPEG": [f"truncated JPEG {place}" for place in range(3)], "empty caption": ["empty caption 0"]}
+
+
+@given(TALLIES, TALLIES)
+def test_counts_survive_being_written_down_and_added(first: SourceTally, second: SourceTally):
+    tallies = []
+    for counts in (first, second):
+        tally = Tally({"source": 50, "other": 7})
+        tally.sources["source"] = counts
+        written = Tally({"source": 50, "other": 7})
+        written.restore(json.loads(json.dumps(tally.state())))
+        assert written.account() == tally.account() and written.state() == tally.state()
+        tallies.append(written)
+    both = tallies[0] + tallies[1]
+    assert both["source"].drawn == first.drawn + second.drawn and both["source"].bad == first.bad + second.bad
+    assert both.account()["source"]["epochs"] == (first.drawn + second.drawn) / 50
+    # A copy: what is counted later does not change what was written before.
+    state = both.state()
+    both["source"].add_bad(Unreadable("truncated JPEG", "later"))
+    assert state != both.state() and tallies[0]["source"].bad == first.bad
+
+
+def test_the_state_of_clean_data_is_small():
+    assert Tally({"source": 5}).state() == {"source": {}}
+
+
+def test_an_account_can_be_written_as_json():
+    account = bad_documents(3, 10, 20, 1.0).account()
+    assert json.loads(json.dumps(account)) == account
+    assert account["laion"]["epochs"] == 0.5 and account["laion"]["bad"] == {"empty caption": 3} and account["laion"]["bad_share"] == 0.3

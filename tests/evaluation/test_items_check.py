@@ -1,0 +1,186 @@
+"""Items that cannot be asked and scores that can tell nothing are found before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_files import pointed_at
+from official_files import write_image
+from test_tasks import RECORD, ROWS, write_evaluation, write_task
+
+from mm1_ablate.commands.common import checks
+from mm1_ablate.commands.validate import validate
+from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_study
+from mm1_ablate.evaluation.fit_check import overflows
+from mm1_ablate.evaluation.items_check import wrong_items
+
+TEXT_ITEMS = {"type": "records", "folder": "data", "id": "name", "fields": {"question": "text"}, "queries": {"file": "test.jsonl"}}
+GENERATE = {"kind": "generate", "items": {**TEXT_ITEMS, "references": "labels"}, "stop": ["."], "metrics": ["exact_match"]}
+QUESTION = "shape : circle colour :"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
+    study = tmp_path / "study"
+    write_evaluation(study, tasks=["miniature_vqa", "tasks/colours.yaml"], shots=[0, 8])
+    return study
+
+
+def told(folder: Path) -> list[FileProblem]:
+    """Errors, or else warnings."""
+    try:
+        return list(load_study(folder / "experiment.yaml", "check", [wrong_items]).warnings)
+    except FileErrors as errors:
+        return list(errors.problems)
+
+
+def the_problem(folder: Path) -> FileProblem:
+    (problem,) = told(folder)
+    assert pointed_at(problem) == "tasks/colours.yaml" and "task 'colours' (" in problem.message
+    return problem
+
+
+def rows(*labels: Any) -> list[dict[str, Any]]:
+    return [{"name": str(number), "text": QUESTION, "labels": own} for number, own in enumerate(labels)]
+
+
+def test_items_that_are_right_are_not_spoken_of(folder: Path) -> None:
+    write_task(folder / "tasks")
+    assert told(folder) == []
+    assert wrong_items in checks()
+
+
+def test_a_right_choice_out_of_range_is_an_error_of_the_record(folder: Path) -> None:
+    write_task(folder / "tasks", rows=[{**row, "right": row["right"] + 1} for row in ROWS])  # counted from 1
+    problem = the_problem(folder)
+    assert not problem.warning
+    assert (
+        "items.queries: 2 of 4 items cannot be asked: no right choice (first: 1 (2, of 2 choices), 3 (2, of 2 choices))" in problem.message
+    )
+    assert "counts choices from 0" in problem.message
+
+
+def test_an_id_that_occurs_twice_is_an_error_of_the_record(folder: Path) -> None:
+    write_task(folder / "tasks", rows=[*ROWS, ROWS[0]])
+    problem = the_problem(folder)
+    assert not problem.warning and "an id occurs twice (first: 0)" in problem.message and "merge: true" in problem.message
+
+
+def test_rows_without_a_reference_are_warned_of(folder: Path) -> None:
+    write_task(folder / "tasks", rows=rows(["red"], [""], ["green"], []), **GENERATE)
+    problem = the_problem(folder)
+    assert problem.warning and "items.queries: 2 of 4 items cannot be asked: no reference (first: 1, 3)" in problem.message
+
+
+def test_empty_prompts_are_warned_of(folder: Path) -> None:
+    broken = rows(["red"], ["green"], ["blue"])
+    broken[1]["text"] = " "
+    write_task(folder / "tasks", rows=broken, **{**GENERATE, "prompt": "colour : {question} {answer}"})
+    problem = the_problem(folder)
+    assert problem.warning and "prompt: 1 (1) of 3 items have nothing in question" in problem.message
+
+
+def test_missing_pictures_of_questions_and_demonstrations_are_warned_of(folder: Path) -> None:
+    items = {**TEXT_ITEMS, "references": "labels", "image": "pictures/{name}.png", "demonstrations": {"file": "train.jsonl"}}
+    record = {**GENERATE, "family": "image", "items": items, "prompt": "{image} {question} {answer}"}
+    write_task(folder / "tasks", rows=rows(["red"], ["green"], ["blue"]), **record)
+    data = folder / "tasks" / "data"
+    shown = [{"name": f"s{number}", "text": QUESTION, "labels": ["red"]} for number in range(40)]
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+    for name in ["0", "2", *(f"s{number}" for number in range(39))]:
+        write_image(data / "pictures" / f"{name}.png")
+    questions, demonstrations = told(folder)
+    assert (
+        questions.warning
+        and "items.queries: 1 of 3 items cannot be asked: image is missing (first: 1 (pictures/1.png))" in questions.message
+    )
+    assert (
+        demonstrations.warning
+        and "items.demonstrations: 1 of " in demonstrations.message
+        and "s39 (pictures/s39.png)" in demonstrations.message
+    )
+    # What is told is told each time, by validate too.
+    (data / "pictures" / "0.png").unlink()
+    messages = [warning["message"] for warning in validate(folder / "experiment.yaml").warnings]
+    assert any("2 of 3 items cannot be asked: image is missing" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    "content, told_so",
+    [
+        (b"", "no bytes (first: 1 (pictures/1.png))"),
+        (b"<!DOCTYPE html><html>403", "not an image (first: 1 (pictures/1.png))"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not an image (first: 1 (pictures/1.png))"),
+    ],
+)
+def test_files_that_are_no_pictures_are_warned_of_before_anything_is_trained(folder: Path, content: bytes, told_so: str) -> None:
+    items = {**TEXT_ITEMS, "references": "labels", "image": "pictures/{name}.png"}
+    write_task(
+        folder / "tasks",
+        rows=rows(["red"], ["green"], ["blue"]),
+        **{**GENERATE, "family": "image", "items": items, "prompt": "{image} {question} {answer}"},
+    )
+    for name in ("0", "2"):
+        write_image(folder / "tasks" / "data" / "pictures" / f"{name}.png")
+    (folder / "tasks" / "data" / "pictures" / "1.png").write_bytes(content)
+    messages = [problem.message for problem in told(folder)]
+    assert any(f"items.queries: 1 of the 3 pictures looked at cannot be read: {told_so}" in message for message in messages), messages
+
+
+@pytest.mark.parametrize("metric", ["vqa_accuracy", "textvqa_accuracy", "vizwiz_accuracy"])
+def test_agreement_of_annotators_with_one_reference_an_item_is_an_error(folder: Path, metric: str) -> None:
+    write_task(folder / "tasks", rows=rows("red", "green", "blue"), **{**GENERATE, "metrics": [metric]})
+    problem = the_problem(folder)
+    assert not problem.warning
+    assert f"metrics: {metric} can only be 0: every item has a single reference" in problem.message and "use exact_match" in problem.message
+    write_task(folder / "tasks", rows=rows(["red"] * 4, ["blue"] * 4, "green", "blue"), **{**GENERATE, "metrics": [metric]})
+    problem = the_problem(folder)
+    assert problem.warning and "can only be 0 for 2 (2, 3) of 4 items: they have a single reference" in problem.message
+    write_task(folder / "tasks", rows=rows(["red"] * 4, ["blue"] * 4), **{**GENERATE, "metrics": [metric]})
+    assert told(folder) == []
+
+
+def test_references_that_end_at_a_stop_string_at_once_are_an_error(folder: Path) -> None:
+    labels = ["3.5 m", "1.2 m", "0.1 m"]
+    write_task(folder / "tasks", rows=rows(*labels), **GENERATE)
+    problem = the_problem(folder)
+    assert not problem.warning and "can only be 0: every reference holds a stop string ('.')" in problem.message
+    write_task(folder / "tasks", rows=rows(*labels, "red"), **GENERATE)
+    assert told(folder) == []
+
+
+def test_cider_over_one_item_is_an_error(folder: Path) -> None:
+    for metric in ("cider_ptb", "cider_raw"):
+        write_task(folder / "tasks", rows=rows(["a red ring", "one ring"]), **{**GENERATE, "metrics": [metric]})
+        assert "can only be 0: " in the_problem(folder).message
+
+
+def test_a_single_choice_is_always_right_and_that_is_an_error(folder: Path) -> None:
+    write_task(folder / "tasks", rows=[{**row, "labels": ["red"], "right": 0} for row in ROWS])
+    problem = the_problem(folder)
+    assert not problem.warning and "metrics: choice_accuracy can only be 100: every item has a single choice" in problem.message
+
+
+def test_a_task_that_one_answer_solves_is_warned_of(folder: Path) -> None:
+    write_task(folder / "tasks", rows=rows(["red"], ["red", "green"], ["Red"]), **GENERATE)
+    problem = the_problem(folder)
+    assert (
+        problem.warning
+        and "tells nothing: the same answer to every item, 'red', has 100, the highest score that is possible" in problem.message
+    )
+
+
+def test_normalised_accuracy_of_prompts_that_hold_the_choice_is_refused(folder: Path) -> None:
+    items = {**RECORD["items"], "references": "text"}
+    write_task(folder / "tasks", items=items, prompt="{question} {choice} {answer}", metrics=["choice_accuracy_normalised"])
+    (problem,) = told(folder)
+    assert "with {choice} in the prompt the same answer is scored after each; use choice_accuracy" in problem.message
+
+
+def test_nothing_is_looked_at_where_nothing_may_be(folder: Path) -> None:
+    write_task(folder / "tasks", rows=[*ROWS, ROWS[0]])
+    assert load_study(folder / "experiment.yaml", "nowhere", [wrong_items, overflows]).warnings == ()

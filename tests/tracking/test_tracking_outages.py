@@ -1,0 +1,181 @@
+"""MLflow over HTTP, by a real server that is away, comes back, and loses answers: in the end nothing is missing, and nothing is twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas
+import pytest
+from mlflow import MlflowClient
+from s3_server import wait_for
+from study_helpers import quick_trial, study
+
+from mm1_ablate.config.study import Trial
+from mm1_ablate.store.store import Store
+from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, mirroring, tracking_uri
+from mm1_ablate.tracking.ui import port_from, stop, ui_command
+
+
+def do(store: Store, *trials: Trial) -> None:
+    for trial in trials:
+        store.write_trial(trial)
+        quick_trial(str(store.root), trial.fingerprint, [trial.evaluation_fingerprint])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    (tmp_path / "a store").mkdir()
+    return Store(tmp_path / "a store")
+
+
+def runs(client: MlflowClient, name: str) -> list[tuple[str, str]]:
+    """Names and statuses of what is in the study's experiment."""
+    there = client.get_experiment_by_name(f"mm1-ablate/{name}")
+    found = client.search_runs([there.experiment_id]) if there else []
+    return sorted((str(run.info.run_name), run.info.status) for run in found)
+
+
+@pytest.fixture
+def late_server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """The address of a server with a database of its own, a call that starts it and waits until it answers, and one that stops it."""
+    port, started = port_from(5200), []
+    command = ui_command(Store(tmp_path / "server"), port)
+    (tmp_path / "server").mkdir()
+
+    def start() -> None:
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+        )
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return
+            time.sleep(0.2)
+        raise TimeoutError("the server did not start")
+
+    yield f"http://127.0.0.1:{port}", start, lambda: stop(started.pop())
+    for server in started:
+        stop(server)
+
+
+def test_what_a_server_missed_while_it_was_away_it_gets_in_the_same_run_or_the_next(
+    store: Store,
+    tmp_path: Path,
+    late_server: tuple[str, Callable[[], None], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    address, start, end = late_server
+    tiny = study(seeds=(0, 1))
+    first, second, *rest = tiny.trials
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "report.html").write_text("<h1>verdict</h1>")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    client, said = MlflowClient(tracking_uri(store)), []
+    start()
+    with mirroring(tiny, store, said.append, interval=0.05):
+        do(store, first)
+        wait_for(lambda: [status for _, status in runs(client, "test")] == ["FINISHED"] * 2)
+        end()
+        do(store, second)
+        wait_for(lambda: said)
+        with pytest.raises(MirrorFailed, match=f"{address} could not be written"):
+            mirror(tiny, store, report=report)
+        start()
+        wait_for(lambda: [status for _, status in runs(client, "test")] == ["FINISHED"] * 3)
+        end()
+        do(store, *rest)
+    assert len(said) <= 2 and all("goes on without the mirror" in line for line in said), "said once each time"
+    start()
+    mirrored = mirror(tiny, store, report=report, table=pandas.DataFrame({"arm": ["baseline"]}), verdict="**As expected.**")
+    assert len(mirrored.trial_runs) == 4 and [status for _, status in runs(client, "test")] == ["FINISHED"] * 5
+    run = client.get_run(mirrored.trial_runs[tiny.trials[0].evaluation_fingerprint])
+    assert run.data.tags["mlflow.parentRunId"] == mirrored.comparison_run and run.data.metrics["8-shot"] == 10.0
+    assert {file.path for file in client.list_artifacts(mirrored.comparison_run)} == {"comparison.json", "report"}
+    fetched = client.download_artifacts(mirrored.comparison_run, "report/report.html", str(tmp_path))
+    assert Path(fetched).read_text() == "<h1>verdict</h1>"
+    assert not (store.root / "mlflow.db").exists() and "View run" not in capsys.readouterr().out
+
+
+class LosesAnswers(ThreadingHTTPServer):
+    """Passes on what it is asked, but for one request, which either does not arrive or is done without an answer."""
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.behind = behind.removeprefix("http://")
+        self.lost: tuple[str, int] = ("", 0)
+        """The end of its path, and how many like it come before."""
+        self.arrives = False
+
+    def is_lost(self, path: str) -> bool:
+        if not self.lost[0] or not path.endswith(self.lost[0]):
+            return False
+        self.lost = self.lost[0], self.lost[1] - 1
+        return self.lost[1] == -1
+
+
+class Passing(BaseHTTPRequestHandler):
+    server: LosesAnswers
+
+    def do_GET(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        is_lost = self.server.is_lost(self.path.partition("?")[0])
+        if is_lost and not self.server.arrives:
+            return
+        behind = HTTPConnection(self.server.behind)
+        behind.request(self.command, self.path, content, {name: self.headers[name] for name in ("Content-Type",) if name in self.headers})
+        answer = behind.getresponse()
+        said = answer.read()
+        behind.close()
+        if not is_lost:
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            self.wfile.write(said)
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_request_or_an_answer_that_is_lost_leaves_nothing_half_and_nothing_twice(
+    store: Store, late_server: tuple[str, Callable[[], None], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, start, _ = late_server
+    start()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    tiny = study(arms=("baseline",))
+    do(store, *tiny.trials)
+    between = LosesAnswers(address)
+    threading.Thread(target=between.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{between.server_address[1]}")
+    # Those that make the comparison and the trial, and those that say that they have ended.
+    for path, number in [("runs/create", 0), ("runs/create", 1), ("runs/log-batch", 1), ("runs/update", 0), ("runs/update", 1)]:
+        for arrives in (False, True):
+            for again in ("0", "2"):
+                case = f"{path} {number} {'arrives' if arrives else 'is lost'} {again}".replace("/", " ")
+                monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", again)
+                between.lost, between.arrives = (path, number), arrives
+                one = replace(tiny, name=case)
+                with contextlib.suppress(MirrorFailed):
+                    mirror(one, store)
+                assert between.lost[1] < 0, f"{case}: it was never asked for"
+                mirror(one, store)
+                there = runs(MlflowClient(tracking_uri(store)), case)
+                assert there == [("baseline/seed-0", "FINISHED"), ("comparison", "FINISHED")], case
+    between.shutdown()
+    between.server_close()
