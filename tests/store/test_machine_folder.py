@@ -1,4 +1,4 @@
-"""Machines that share a cache and a name share no mirror; one that was started anew finds its own again."""
+"""Machines that share a cache and a name share no replica; one that was started anew finds its own again."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_copies_of_a_machine_with_one_cache_take_no_trial_from_each_other(
     one, first = study().trials[0], start_copy()
     with first.hold(folder := first.write_trial(one)):
         first.start(folder, "train")
-        assert Store(ADDRESS).root == first.root, "one machine has one mirror"
+        assert Store(ADDRESS).root == first.root, "one machine has one replica"
         (folder / LOCK).rename(folder / "of-the-first")  # a file system whose locks do not reach other machines
         second = start_copy()
         second.refresh()
-        assert second.mirror and first.mirror and second.mirror.identity != first.mirror.identity
+        assert second.home != first.home
         with pytest.raises(AlreadyRunning), second.hold(second.trial_folder(one)):
             raise AssertionError
 
