@@ -239,7 +239,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
     if not (folder / "report.html").exists() or not _says(stamp, content):
         write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)
-        store.publish(*sorted(path for path in folder.rglob("*") if path.is_file()))
+        store.upload(*sorted(path for path in folder.rglob("*") if path.is_file()))
     return comparison, folder
 
 

@@ -236,7 +236,7 @@ def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], sh
     finally:
         logs = [folder / f"log-{rank}.txt" for rank in range(share.first, share.first + share.count)]
         with contextlib.suppress(OSError):  # of the storage, or there is none
-            store.publish(*(log for log in logs if log.exists()))
+            store.upload(*(log for log in logs if log.exists()))
     if fault is not None and fault.ended.code == FULL:
         raise DiskFull(full_disk_message(store.root))
     return fault

@@ -119,7 +119,7 @@ def _joined(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Wo
     homes = workers.gathered(store.home)
     first = homes.index(store.home)
     if first:
-        workers = replace(workers, first_here=first, give=partial(store.publish, wait=True))
+        workers = replace(workers, first_here=first, give=partial(store.upload, wait=True))
         if workers.leads_here:
             stack.enter_context(store.help(folder))
     workers.wait_for_all()

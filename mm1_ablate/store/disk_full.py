@@ -20,8 +20,8 @@ FULL = 76
 """Exit code of a child that a full disk has stopped."""
 WORDS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "database or disk is full", "] . unexpected pos ")
 """Of the system, of SQLite, and of torch, whose writer does not say why it could not write."""
-ALMOST_NOTHING = 1_000_000
-"""Bytes: a disk with less than that is the one that is full."""
+FULL_BELOW = 1_000_000
+"""Bytes that are free: a disk with less is the one that is full."""
 
 
 class DiskFull(Exception):
@@ -48,8 +48,8 @@ def full_disk_message(root: Path) -> str:
     from rich.filesize import decimal
 
     free = {place: shutil.disk_usage(place).free for place in (root, cache_folder(), Path(tempfile.gettempdir())) if place.is_dir()}
-    # What did not fit may have been taken away again: then it was something large, of the store's.
-    place = next((place for place in free if free[place] < ALMOST_NOTHING), root)
+    # What did not fit may have been removed again: then it was something large, of the store's.
+    place = next((place for place in free if free[place] < FULL_BELOW), root)
     larger = " or set MM1_ABLATE_CACHE to a folder on a larger disk" if place.is_relative_to(cache_folder()) else ""
     left = f"{decimal(free.get(place, 0))} free on that disk; a quota may leave less"
     return f"{socket.gethostname()} has no room for more in {place} ({left}): make room there{larger}, and the same command goes on"

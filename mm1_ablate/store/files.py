@@ -100,11 +100,11 @@ class Files(ABC):
     # ------------------------------------------------------------ writing
     @abstractmethod
     def write(self, file: Path, content: bytes) -> None:
-        """Write a small file: the old one or the new one, whatever is killed when. In a held folder it is published with the others."""
+        """Write a small file: the old one or the new one, whatever is killed when. In a held folder it is uploaded with the others."""
 
     @abstractmethod
-    def publish(self, *files: Path, wait: bool = False) -> None:
-        """Show others what was written outside of folders that are held here, such as a report.
+    def upload(self, *files: Path, wait: bool = False) -> None:
+        """Upload what was written outside of folders that are held here, such as a report.
 
         Args:
             wait: while the storage is away, for some minutes.
@@ -175,7 +175,7 @@ class LocalFiles(Files):
     def write(self, file: Path, content: bytes) -> None:
         write_atomically(file, content)
 
-    def publish(self, *files: Path, wait: bool = False) -> None:
+    def upload(self, *files: Path, wait: bool = False) -> None:
         pass
 
     def hold(self, folder: Path, wait: bool, lost: Callable[[], None]) -> AbstractContextManager[None]:

@@ -135,7 +135,7 @@ class Manifests:
         return folders
 
     def read_start(self, fingerprint: str) -> Path | None:
-        """A folder with the `model.pt` of the earlier stage whose weights a trial starts from; nothing where there is none."""
+        """A folder with the `model.pt` of the earlier stage whose weights a trial starts from; None where there is none."""
         earlier = read_json(self._record_of(fingerprint)).get("starts_from")
         if earlier is None:
             return None

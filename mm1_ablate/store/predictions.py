@@ -1,4 +1,4 @@
-"""What a trained model answered, kept apart from how answers are scored, so that a model is asked nothing twice.
+"""What a trained model predicted, kept apart from how predictions are scored, so that nothing is predicted twice.
 
 In: a trial's folder and the parts of its evaluation (`evaluation.prediction_shards`). Out: a table for each part, and what of an evaluation
 is missing. Parts that are kept stay when an evaluation is killed, and serve every later one that has them too.
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     import pandas
 
 NAMED = 4
-"""Things of a kind that a line of reason names."""
+"""Names of one kind that a reason lists."""
 
 
 # ---------------------------------------------------------------- files
 class Predictions:
-    """The kept predictions of a trial."""
+    """The saved predictions of a trial."""
 
     def __init__(self, trial_folder: Path, store: Store | None = None) -> None:
         """
         Args:
-            store: of which the folder is; nothing: all files are in the folder itself.
+            store: of which the folder is. None: all files are in the folder itself.
         """
         self.folder = trial_folder / "predictions"
         self._exists: Callable[[Path], bool] = store.has if store else Path.exists
@@ -69,39 +69,39 @@ class Predictions:
 
 # ---------------------------------------------------------------- what is missing, and why
 def missing_parts(trial: Trial, store: Store) -> list[Part]:
-    """What of a trial's evaluation has not been predicted. Nothing: it can be scored without its model."""
+    """Parts of a trial's evaluation that have not been predicted. Empty: it can be scored without its model."""
     kept = Predictions(store.trial_folder(trial), store)
     return [part for part in parts_of_trial(trial) if not kept.has(part)]
 
 
-def what_is_to_be_done(trial: Trial, store: Store) -> tuple[str, str]:
-    """evaluate or rescore, and why, of a trial whose model is kept and whose evaluation is missing."""
+def evaluation_to_do(trial: Trial, store: Store) -> tuple[str, str]:
+    """`evaluate` or `rescore`, and why, of a trial whose model is saved and whose evaluation is missing."""
     missing = missing_parts(trial, store)
     if not missing:
-        return "rescore", f"its predictions are kept; {_scored_otherwise(trial, store)}"
+        return "rescore", f"predictions are saved; {_what_changed_in_scoring(trial, store)}"
     kept = Predictions(store.trial_folder(trial)).all()
     if not kept:
-        return "evaluate", "trained; to be evaluated only"
-    return "evaluate", f"trained; to be asked: {_asked_otherwise(missing, kept)}"
+        return "evaluate", "trained, not evaluated"
+    return "evaluate", f"trained; to evaluate: {_in_words(missing, kept)}"
 
 
-def _asked_otherwise(missing: Sequence[Part], kept: Sequence[Part]) -> str:
-    """What missing parts have that kept ones have not, in words."""
+def _in_words(missing: Sequence[Part], kept: Sequence[Part]) -> str:
+    """What missing parts have that saved ones have not."""
     reasons: dict[str, dict[str, None]] = {}
     for part in missing:
         what = "held-out documents" if part.kind == "loss" else "task"
         alike = [other for other in kept if (other.kind, other.name) == (part.kind, part.name)]
         if not alike:
-            reasons.setdefault(f"{what} {{}}, which is new", {})[part.name] = None
+            reasons.setdefault(f"{what} {{}} (new)", {})[part.name] = None
             continue
         changed = min((_differences(part.identity, other.identity) for other in alike), key=len)
         if changed == ["before"] and part.shots not in {other.shots for other in alike}:
-            reasons.setdefault("{} shots, which are new", {})[str(part.shots)] = None
+            reasons.setdefault("{} shots (new)", {})[str(part.shots)] = None
         elif changed == ["before"] and part.seeds not in {other.seeds for other in alike}:
-            reasons.setdefault("evaluation seed {}, which is new", {})[str(part.seeds[0])] = None
+            reasons.setdefault("evaluation seed {} (new)", {})[str(part.seeds[0])] = None
         else:
             names = ", ".join("demonstrations" if name == "before" else name for name in changed)
-            reasons.setdefault(f"{what} {{}}, of which {names} changed", {})[part.name] = None
+            reasons.setdefault(f"{what} {{}} ({names} changed)", {})[part.name] = None
     return "; ".join(reason.format(listed(names, NAMED)) for reason, names in reasons.items())
 
 
@@ -112,14 +112,14 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys([*record, *before]) if record.get(name) != before.get(name)] + names
 
 
-def _scored_otherwise(trial: Trial, store: Store) -> str:
-    """What an evaluation is scored by that the last one was not, in words."""
+def _what_changed_in_scoring(trial: Trial, store: Store) -> str:
+    """In what the scoring of an evaluation differs from that of the last one."""
     finished = {path.parent: read_json(path)["finished"] for path in (store.trial_folder(trial) / "evaluations").glob("*/scores.json")}
     if not finished:
-        return "they have not been scored"
+        return "not scored yet"
     last, now = read_json_or_nothing(max(finished, key=lambda folder: finished[folder]) / "evaluation.json"), evaluation_record(trial)
     changed = {name for name, metrics in now["metrics"].items() if last.get("metrics", {}).get(name, metrics) != metrics}
     reasons = [f"metrics of {listed(sorted(changed), NAMED)} changed"] if changed else []
     if last.get("evaluation", {}).get("groups", {}) != now["evaluation"]["groups"]:
         reasons.append("groups changed")
-    return ", ".join(reasons) or "no metric changed, but which of them are wanted"
+    return ", ".join(reasons) or "metrics unchanged, their selection changed"

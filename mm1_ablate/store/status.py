@@ -45,7 +45,7 @@ class TrialState:
     steps: int = 0
     loss: float | None = None
     started: float | None = None
-    """Seconds since the epoch; nothing if it never ran."""
+    """Seconds since the epoch; None if it never ran."""
     finished: float | None = None
     stage_started: float | None = None
 
@@ -85,7 +85,7 @@ class Statuses:
         if record.get("status") == "failed" and failed_here:
             return TrialState("failed", record["reason"], trained, record.get("stage"), **times)
         if trained:
-            return TrialState("missing", "trained; to be evaluated only", trained)
+            return TrialState("missing", "trained, not evaluated", trained)
         for preparation in preparations_of(trial.experiment, trial.seed):
             state = self.preparation_status(preparation)
             if state.status == "failed":
@@ -208,7 +208,7 @@ class Statuses:
             self._write(folder, {"status": "missing", "code": record.get("code")})
 
     def code(self, trial: Trial) -> str | None:
-        """The version of the code that trained a trial, several joined if it was gone on with; nothing if that is not known."""
+        """The version of the code that trained a trial, several joined if it was resumed by another; None if unknown."""
         return read_json_or_nothing(self._layout.trial_folder(trial) / "status.json").get("code")
 
     def _code_of(self, folder: Path, previous: dict[str, Any]) -> str | None:

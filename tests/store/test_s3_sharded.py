@@ -192,7 +192,7 @@ def test_shards_that_others_are_bringing_stay_and_older_ones_go(server: Server, 
     for name in ("last.ckpt.2-former", "last.ckpt.4-killed", "last.ckpt.6-coming"):
         (helped / name).mkdir(parents=True)
         (helped / name / "__1_0.distcp").write_bytes(b"shard")
-        helper.publish(helped / name / "__1_0.distcp")
+        helper.upload(helped / name / "__1_0.distcp")
     lease = leases.Lease(ObjectStore(ADDRESS), f"trials/{folder.name}/lease.json", "first")
     assert lease.take()
     publication = upload.FolderUpload(replica_of(holder), folder, lease)

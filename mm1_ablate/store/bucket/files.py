@@ -85,7 +85,7 @@ class BucketFiles(Files):
         else:
             self.replica.write(file, content)
 
-    def publish(self, *files: Path, wait: bool = False) -> None:
+    def upload(self, *files: Path, wait: bool = False) -> None:
         if wait:
             retry_while_away(lambda: self.replica.upload(*files))
         else:
@@ -104,17 +104,17 @@ class BucketFiles(Files):
                 time.sleep(min(2.0, lease.seconds / 6))
             note = folder / LEASE
             note.write_text(json.dumps({"holder": lease.holder}))
-            upload = FolderUpload(self.replica, folder, lease)
+            uploading = FolderUpload(self.replica, folder, lease)
             try:
                 self.replica.start_from_the_bucket(folder)
-                with upload:
+                with uploading:
                     yield
                 self.replica.remove_heavy(folder)
             finally:
                 try:
                     lease.give_back()
                     # Of what could not be uploaded the note stays: with it `release_dead` takes that for a dead holder's, which it is.
-                    if upload.is_complete:
+                    if uploading.is_complete:
                         note.unlink(missing_ok=True)
                 except StorageError as away:
                     # The work is done and uploaded, or has an error of its own; whoever looks next frees the lease by the note.
@@ -122,8 +122,8 @@ class BucketFiles(Files):
 
     @contextlib.contextmanager
     def help(self, folder: Path) -> Iterator[None]:
-        """Work for the length of a block on a folder with a holder on another machine. What is done to it here is published file by file
-        (`publish`), or forgotten."""
+        """Work for the length of a block on a folder with a holder on another machine. What is done to it here is uploaded file by file
+        (`upload`), or forgotten."""
         with locked(folder, wait=True):
             note = folder / LEASE
             note.write_text(HELPING)  # if this process is killed, `release_dead` removes what it leaves

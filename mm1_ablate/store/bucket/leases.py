@@ -1,4 +1,4 @@
-"""Leases on object storage: who works on a folder that many machines see. In: a path. Out: a lease, or the word that another has it.
+"""Leases on object storage: who works on a folder that many machines see. In: a path. Out: a lease, or the answer that another has it.
 
 A lease is an object that is written only if there is none, and written again every few seconds, each time only if it is still the one
 that was written last. One that has not been written for its time, by the server's clock, has lost its holder and may be taken over,
@@ -66,15 +66,16 @@ class Lease:
         To be called with the local lock of the folder, so that a holder of this replica is known to be dead.
         """
         asked = _counting()
-        tag = self.objects.create(self.path, self._body()) or self._instead_of_the_dead()
+        tag = self.objects.create(self.path, self._body()) or self._take_over()
         if not tag:
             return False
         self._tag, self._alive = tag, asked
-        self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
         self._thread.start()
         return True
 
-    def _instead_of_the_dead(self) -> str | None:
+    def _take_over(self) -> str | None:
+        """Take the lease of a holder that is dead; returns its tag, or None if the holder lives or another was first."""
         # The entry first: whoever writes after it makes the condition fail.
         entry = self.objects.entry(self.path)
         if entry is None:
@@ -94,7 +95,7 @@ class Lease:
         return json.dumps(record | {"seconds": self.seconds, "beat": self._beats}).encode()
 
     # ---------------------------------------------------------------- holding
-    def _live(self) -> None:
+    def _keep_alive(self) -> None:
         while not self._ended.wait(self.seconds / 6):
             try:
                 self._beat()

@@ -116,7 +116,7 @@ class ObjectStore:
             return {name[start:]: _entry(info) for name, info in found.items() if info["type"] == "file"}
 
     def entry(self, path: str) -> Entry | None:
-        """One object's; nothing if it is not there."""
+        """One object's; None if it is not there."""
         with self._explained("read"):
             try:
                 return _entry(self._filesystem.info(self._path(path), refresh=True))
@@ -172,7 +172,7 @@ class ObjectStore:
             return self._tag(path, None)
 
     def create(self, path: str, content: bytes) -> str | None:
-        """Write an object if there is none; returns its tag, or nothing if there is one."""
+        """Write an object if there is none; returns its tag, or None if there is one."""
         with self._explained("write"):
             try:
                 return self._tag(path, self._filesystem.pipe_file(self._path(path), content, mode="create"))
@@ -182,7 +182,7 @@ class ObjectStore:
                 raise
 
     def replace(self, path: str, content: bytes, tag: str) -> str | None:
-        """Write an object if the one there has a tag; returns the new tag, or nothing if it has another or is gone.
+        """Write an object if the one there has a tag; returns the new tag, or None if it has another or is gone.
 
         Where a file system has no such condition it is looked at first: a moment is left in which somebody else may write too.
         """
@@ -202,7 +202,7 @@ class ObjectStore:
                 raise
 
     def delete(self, path: str) -> None:
-        """Take an object away; nothing happens if there is none."""
+        """Remove an object, if there is one."""
         with self._explained("delete"), contextlib.suppress(FileNotFoundError):
             self._filesystem.rm_file(self._path(path))
 

@@ -1,14 +1,14 @@
-"""A store on object storage, as the other rooms see it: a folder of this machine that is kept like what is in the bucket.
+"""A copy on this machine of a store on object storage. In: its address. Out: a local folder in the cache, and which files in it are current.
 
-In: an address. Out: a local folder, in the cache. The bucket is the truth, and the mirror forgets whatever is not there:
+The bucket is the truth, and the replica forgets whatever is not there:
 
-* `refresh` lists the bucket and fetches small records that changed, so that statuses, plans and tables are read from local files;
-* `bring` fetches what else somebody needs: weights, checkpoints, features, item scores. `has` says whether it is there at all;
+* `refresh` lists the bucket and downloads small records that changed, so that statuses, plans and tables are read from local files;
+* `download` gets what else is needed: weights, checkpoints, features, item scores. `has` says whether it is there at all;
 * `write` changes a record in the bucket, then here;
-* `holding` takes a folder's lease, makes the folder what it is in the bucket, and publishes what changes (`upload.py`).
+* `start_from_the_bucket` makes a folder what it is in the bucket, before somebody works on it.
 
-What was fetched or published is remembered with the tag that it has in the bucket and the time of modification that it has here, so
-that nothing is fetched twice, and what a killed process left here without publishing it is told apart and taken away.
+What was downloaded or uploaded is remembered with the tag that it has in the bucket and the time of modification that it has here, so that
+nothing is downloaded twice, and what a killed process left here without uploading it is told apart and removed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.store.bucket.leases import LEASE, lease_seconds
-from mm1_ablate.store.bucket.machine_folder import own_folder
 from mm1_ablate.store.bucket.object_store import Entry, ObjectStore
+from mm1_ablate.store.bucket.replica_folder import folder_of_this_machine
 from mm1_ablate.store.disk_full import is_disk_full
 from mm1_ablate.store.files import StorageError
 from mm1_ablate.store.locks import LOCK, is_held, locked_if_free
@@ -39,13 +39,13 @@ from mm1_ablate.store.locks import LOCK, is_held, locked_if_free
 SHARE_OF_TIME = 0.1
 """Of the time, listings of a large store take so much at most."""
 ATTEMPTS = 5
-"""How often a file is fetched that somebody else of this machine takes away again."""
+"""How often a file is downloaded that another process of this machine removes again."""
 ABANDONED = 3600.0
-"""Seconds since a file that is being fetched was last written to, after which whoever fetched it is taken for dead."""
+"""Seconds without a write to a file that is being downloaded, after which its process is taken for dead."""
 LATER = ("features", "last.ckpt", "report")
-"""Beginnings of names of folders in a trial's, preparation's or study's, whose files are fetched only when they are asked for."""
+"""Beginnings of names of folders in a trial's, preparation's or study's, whose files are downloaded only when they are asked for."""
 HEAVY = ("model.pt", "weights.pt", "last.ckpt", "features")
-"""Beginnings of names of what is large: of a folder that is taken over these are fetched only when they are asked for."""
+"""Beginnings of names of what is large: of a folder that is taken over these are downloaded only when they are asked for."""
 HELPING = "{}"
 """In a folder's note: no lease of this machine's."""
 RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-")
@@ -104,15 +104,15 @@ class SyncedFiles:
 
 
 class Replica:
-    """A mirror of a store on this machine. Nothing is asked of the storage before it is needed."""
+    """A replica of a store on this machine. Nothing is asked of the storage before it is needed."""
 
     def __init__(self, address: str) -> None:
         self.objects = ObjectStore(address)
-        # Machines that share a cache must not share a mirror: its locks need not reach so far.
+        # Machines that share a cache must not share a replica: its locks need not reach so far.
         digest = hashlib.sha256(self.objects.address.encode()).hexdigest()[:12]
-        self.root = own_folder(cache_folder() / "stores" / f"{socket.gethostname()}-{digest}")
-        self.own = self.root / ".mirror"
-        """What the mirror keeps for itself."""
+        self.root = folder_of_this_machine(cache_folder() / "stores" / f"{socket.gethostname()}-{digest}")
+        self.own = self.root / ".mirror"  # a name that caches have
+        """What the replica keeps for itself."""
         self.synced = SyncedFiles(self.own / "known.db")
         self.entries: dict[str, Entry] = {}
         """What is in the bucket, when it was last looked at."""
@@ -120,7 +120,7 @@ class Replica:
         """What that covers: beginnings of paths."""
         self._changing = threading.RLock()
         self._entering = threading.Lock()
-        """Held while `entries` change: a holder's publication adds to them while others look."""
+        """Held while `entries` change: a holder's upload adds to them while others look."""
         self._looked, self._took = 0.0, 0.0
 
     def path_of(self, file: Path) -> str:
@@ -132,7 +132,7 @@ class Replica:
 
     @cached_property
     def identity(self) -> str:
-        """Of this mirror, among all of the store."""
+        """Of this replica, among all of the store."""
         path = self.own / "id"
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(uuid.uuid4().hex)
@@ -165,7 +165,7 @@ class Replica:
 
     def _refresh(self, below: str) -> None:
         self.release_dead(below)
-        # First what is known: what another process publishes meanwhile is not gone because it is not in the listing.
+        # First what is known: what another process uploads meanwhile is not gone because it is not in the listing.
         known = self.synced.below(below)
         found = self.objects.list(below.rstrip("/"))
         self._see(below, found)
@@ -210,16 +210,16 @@ class Replica:
         return is_held(folder) or (written is not None and self.objects.now() - written < lease_seconds())
 
     def heartbeat(self, folder: Path) -> float | None:
-        """When the holder of a folder's lease last gave one, by the server's clock; nothing where there is no lease."""
+        """When the holder of a folder's lease last wrote it, by the server's clock; None where there is no lease."""
         entry = self.entries.get(f"{self.path_of(folder)}/{LEASE}")
         return entry.written if entry else None
 
     def folder_of(self, path: str) -> Path | None:
-        """The folder with a lock that a path is in; nothing for what no trial or preparation is."""
+        """The folder with a lock that a path is in; None outside of trials and preparations."""
         kind, _, rest = path.partition("/")
         return self.root / kind / rest.partition("/")[0] if kind in ("trials", "prepared") and "/" in rest else None
 
-    # ---------------------------------------------------------------- fetching
+    # ---------------------------------------------------------------- downloading
     def download(self, *files: Path) -> None:
         """Have files here as they are in the bucket. What is not there is left out."""
         found = {path: self.entries.get(path) if self._has_seen(path) else self.objects.entry(path) for path in map(self.path_of, files)}
@@ -238,7 +238,7 @@ class Replica:
                 continue
             from filelock import FileLock
 
-            # Of several children that need the same weights one fetches them.
+            # Of several processes that need the same weights one downloads them.
             named = self.own / "fetching" / hashlib.sha256(path.encode()).hexdigest()[:16]
             named.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(named):
@@ -249,12 +249,12 @@ class Replica:
 
     # ---------------------------------------------------------------- writing
     def write(self, file: Path, content: bytes) -> None:
-        """Write a record in the bucket, then here. Not for files of a folder that this process holds: those are published."""
+        """Write a record in the bucket, then here. Files of a folder that this process holds are uploaded with the others instead."""
         with self._changing:
             self._put(self.path_of(file), content, self.objects.write(self.path_of(file), content))
 
     def download_for(self, folder: Path, file: Path) -> Path:
-        """Another trial's file, fetched, under a name of the borrowing folder's own: it stays when that trial's holder makes room."""
+        """Another trial's file, downloaded, under a name of this folder's own: it stays when that trial's holder removes it."""
         lent = self.lent_to(folder) / file.name
         lent.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(ATTEMPTS):
@@ -269,6 +269,7 @@ class Replica:
         raise FileNotFoundError(f"{self.address_of(file)} is not in the store")
 
     def lent_to(self, folder: Path) -> Path:
+        """Where files of other folders are that are needed to work on one."""
         return self.own / "lent" / folder.name
 
     def pins_of(self, folder: Path) -> Path:
@@ -284,7 +285,7 @@ class Replica:
         return record
 
     def upload(self, *files: Path) -> None:
-        """Have files in the bucket as they are here; not for those that a holder publishes."""
+        """Have files in the bucket as they are here; not for those that a holder uploads."""
         for file in files:
             path, status = self.path_of(file), file.stat()
             if (before := self.synced.of(path)) is None or not before.is_of(status):
@@ -319,7 +320,7 @@ class Replica:
         found = self.objects.list(start.rstrip("/"))
         self._wipe(folder, found)
         if f"{start}model.pt" in found:
-            # It was trained to the end, and stopped before it had taken away what it could have gone on from.
+            # It was trained to the end, and stopped before it had removed its checkpoint.
             for path in sorted(path for path in found if path.removeprefix(start).startswith("last.ckpt")):
                 self.objects.delete(path)
                 found.pop(path)
@@ -328,14 +329,14 @@ class Replica:
         self._download({path: entry for path, entry in found.items() if not path.removeprefix(start).startswith((*HEAVY, "log"))})
 
     def _remove_abandoned(self) -> None:
-        """Take away halves of files that killed processes were fetching."""
+        """Remove halves of files that killed processes were downloading."""
         for half in (self.own / "new").glob("*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - half.stat().st_mtime > ABANDONED:
                     half.unlink()
 
     def _wipe(self, folder: Path, found: Mapping[str, Entry]) -> None:
-        """Take away what is here of a folder's work and not in the bucket: a process was killed before it had published it."""
+        """Remove what is here of a folder's work and not in the bucket: a process was killed before it had uploaded it."""
         known = self.synced.below(self.path_of(folder) + "/")
         for file in [file for file in folder.rglob("*") if file.is_file()]:
             path, name = self.path_of(file), file.name
@@ -349,7 +350,7 @@ class Replica:
                 self.synced.forget(path)
 
     def remove_heavy(self, folder: Path) -> None:
-        """Models and checkpoints of trials are in the bucket; kept here, those of all trials would fill the disk."""
+        """Remove models and checkpoints of a trial, which are in the bucket: those of all trials would fill the disk."""
         if folder.parent.name == "trials":
             start = self.path_of(folder) + "/"
             shutil.rmtree(self.lent_to(folder), ignore_errors=True)
@@ -396,14 +397,14 @@ class Replica:
         try:
             self.synced.add(path, tag, status)
         except sqlite3.Error as error:
-            # What is not remembered is fetched or published once more; on a full disk that is better than not to publish what is left.
+            # What is not remembered is transferred once more; on a full disk that is better than not to upload what is left.
             if not is_disk_full(error):
                 raise
         with self._entering:
             self.entries[path] = Entry(status.st_size, tag, time.time())
 
     def remove(self, path: str) -> None:
-        """Take away in the bucket what is gone here."""
+        """Remove from the bucket what is gone here."""
         self.objects.delete(path)
         self.synced.forget(path)
         with self._entering:

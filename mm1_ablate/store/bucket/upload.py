@@ -1,9 +1,9 @@
-"""What a holder does to a trial's folder, brought to object storage while it is done. In: a held folder. Out: the same in the bucket.
+"""What a holder does to a trial's folder, uploaded while it is done. In: a held folder. Out: the same in the bucket.
 
 Whatever is killed when, what is in the bucket is of one piece. What says that something is there (a checkpoint of its shards, a model
 that the training has ended, a summary of its items, a status that all is done) is read before what it speaks of, and written after it.
-What is gone here is taken away last; so are shards that no checkpoint names any more, for which the bucket is asked: workers on other
-machines bring theirs themselves, before the first worker writes the checkpoint that names them.
+What is gone here is removed last; so are shards that no checkpoint names any more, for which the bucket is asked: workers on other
+machines upload theirs themselves, before the first worker writes the checkpoint that names them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOOK = 0.5
 SMALL = 8_000_000
 """Bytes of a file that is read into memory instead of being linked while it is uploaded."""
 RETRY_SECONDS = 600.0
-"""Seconds for which what somebody waits for is tried again while the storage is away."""
+"""Seconds for which an upload that is waited for is tried again while the storage is away."""
 CHECKPOINT = "last.ckpt"
 
 
@@ -59,7 +59,7 @@ class Pinned:
 
 
 class FolderUpload:
-    """Publishes a held folder every few seconds, and when its block ends."""
+    """Uploads a held folder every few seconds, and when its block ends."""
 
     def __init__(self, replica: Replica, folder: Path, lease: Lease, every: float | None = None) -> None:
         self.replica, self.folder, self.lease = replica, folder, lease
@@ -70,7 +70,7 @@ class FolderUpload:
         # Of a holder that was killed while it uploaded: they would keep every checkpoint that was under way on this disk.
         shutil.rmtree(replica.pins_of(folder), ignore_errors=True)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="publish", daemon=True)
+        self._thread = threading.Thread(target=self._repeat, name="upload", daemon=True)
 
     def __enter__(self) -> FolderUpload:
         self._thread.start()
@@ -132,10 +132,10 @@ class FolderUpload:
             self._remove_shards(None)
 
     def _remove_shards(self, checkpoint: Path | io.BytesIO | None) -> None:
-        """Take away shards that the bucket's checkpoint does not name; but for those of later steps, which other machines may be bringing.
+        """Remove shards that the bucket's checkpoint does not name, but for those of later steps, which other machines may be uploading.
 
         Args:
-            checkpoint: what is in the bucket; nothing if it is not here.
+            checkpoint: what is in the bucket; None if it is not here.
         """
         found = [path.removeprefix(self._start) for path in self.replica.objects.list(self._start.rstrip("/"))]
         shards = [path for path in found if path.startswith(f"{CHECKPOINT}.")]
@@ -155,7 +155,7 @@ class FolderUpload:
         return {path.removeprefix(self._start): known for path, known in self.replica.synced.below(self._start).items()}
 
     def _files(self) -> list[str]:
-        """Paths of what is to be published: no locks, nothing that is being written, no shards that no checkpoint names yet."""
+        """Paths of what is to be uploaded: no locks, nothing that is being written, no shards that no checkpoint names yet."""
         found, named = [], self._checkpoint()
         for entry in _walk(self.folder):
             path = os.path.relpath(entry.path, self.folder)
@@ -217,7 +217,7 @@ class FolderUpload:
 
 
 def retry_while_away(work: Callable[[], None]) -> None:
-    """Do something again and again while the storage is away."""
+    """Try something again and again while the storage is away, for some minutes."""
     until = time.monotonic() + RETRY_SECONDS
     while True:
         try:
