@@ -1,4 +1,4 @@
-"""A copy on this machine of a store on object storage. In: its address. Out: a local folder in the cache, and which files in it are current.
+"""A copy on this machine of a store on object storage. In: its address. Out: a folder in the cache, and which files in it are current.
 
 The bucket is the truth, and the replica forgets whatever is not there:
 
