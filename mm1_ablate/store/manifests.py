@@ -58,10 +58,10 @@ class Manifests:
         self._write_record(folder / "trial.json", record)
         if not trial.evaluation_fingerprint:
             return folder
-        record = evaluation_record(trial)
-        self._write_record(self._layout.evaluation_folder(trial) / "evaluation.json", record)
-        for number, settings in enumerate(record["records"].values()):
-            self._write_task(self._layout.evaluation_folder(trial) / f"task-{number}.yaml", settings)
+        evaluation, beside = evaluation_record(trial), self._layout.evaluation_folder(trial)
+        self._write_record(beside / "evaluation.json", evaluation)
+        for number, settings in enumerate(evaluation["records"].values()):
+            self._write_task(beside / f"task-{number}.yaml", settings)
         return folder
 
     def write_preparation(self, preparation: Preparation) -> Path:

@@ -31,7 +31,8 @@ class Results:
 
     def scores(self, trial: Trial) -> dict[str, float]:
         """Summary of a trial that is done, by metric."""
-        return read_json(self._layout.evaluation_folder(trial) / "scores.json")["scores"]
+        scores: dict[str, float] = read_json(self._layout.evaluation_folder(trial) / "scores.json")["scores"]
+        return scores
 
     def items(self, trial: Trial) -> pandas.DataFrame:
         """Item scores of a trial that is done, as `evaluation.evaluate` gives them."""

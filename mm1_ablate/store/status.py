@@ -185,7 +185,7 @@ class Statuses:
 
     def recorded(self, folder: Path) -> str:
         """The status that a folder's record has, whether or not it still holds."""
-        return read_json_or_nothing(folder / "status.json").get("status", "missing")
+        return str(read_json_or_nothing(folder / "status.json").get("status", "missing"))
 
     def has_failed(self, folder: Path) -> bool:
         """Whether one of the workers of a trial, on whatever machine, has recorded that it failed."""

@@ -137,7 +137,7 @@ def port_from(port: int) -> int:
             probe.bind((HOST, port))
         except OSError:
             probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 # ---------------------------------------------------------------- whether it can be used
