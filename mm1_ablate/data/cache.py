@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from mm1_ablate import __version__
@@ -113,6 +116,59 @@ def _folder(kind: str, identity: str) -> Path:
 
 def _silent(what: str, done: int, in_all: int) -> None:
     """Nobody wants to know."""
+
+
+# ---------------------------------------------------------------- one from each of many files
+class BytesDone:
+    """How many bytes of many files are done; several threads may add to it."""
+
+    def __init__(self, what: str, in_all: int, report: Report | None) -> None:
+        self._what, self._in_all, self._report = what, in_all, report
+        self._done = 0
+        self._lock = Lock()
+
+    def add(self, count: int) -> None:
+        """So many bytes more."""
+        if self._report is not None and count:
+            with self._lock:
+                self._done += count
+                self._report(self._what, min(self._done, self._in_all), self._in_all)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What is to be made once from one file."""
+
+    identity: str
+    size: int
+    """Bytes of the file."""
+    estimate: Callable[[], int]
+    """Bytes that it will take in the cache."""
+    build: Callable[[Path, Callable[[int], None]], None]
+    """Called with an empty folder, and a function to be told of bytes of the file that were read."""
+
+
+def make_all(kind: str, what: str, conversions: Sequence[Conversion], report: Report | None) -> list[Path]:
+    """The folders that conversions make, a few at a time. None begins if the disk cannot take all of them.
+
+    Args:
+        kind: the folder that all of them share.
+        what: is done, for the report.
+
+    Raises:
+        NotEnoughSpace: what is not there yet does not fit.
+    """
+    missing = [conversion for conversion in conversions if not is_made(kind, conversion.identity)]
+    estimates = {conversion.identity: conversion.estimate() for conversion in missing}
+    check_space(kind, sum(estimates.values()))
+    done = BytesDone(what, sum(conversion.size for conversion in missing), report)
+
+    def make(conversion: Conversion) -> Path:
+        estimate = estimates.get(conversion.identity, 0)
+        return made(kind, conversion.identity, estimate, lambda folder, _: conversion.build(folder, done.add))
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(make, conversions))
 
 
 def mapped(path: Path) -> np.ndarray:

@@ -218,7 +218,7 @@ def test_recaptions_lose_with_either_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_lines_of_a_file_are_reckoned_from_its_beginning(tmp_path: Path, suffix: str) -> None:
     from mm1_ablate.data.files import find_files
-    from mm1_ablate.data.readers.json_lines_head import head_of_lines
+    from mm1_ablate.data.readers.json_lines import head_of_lines
 
     packed = {"": bytes, ".gz": gzip.compress, ".zst": lambda content: pa.compress(content, "zstd", asbytes=True)}[suffix]
     noise = np.random.default_rng(0)

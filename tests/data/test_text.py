@@ -106,7 +106,7 @@ def test_any_text_survives_any_line_ends_and_blank_lines(tmp_path: Path, content
 
 
 def test_lines_that_cross_the_blocks_that_are_read_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mm1_ablate.data.readers.json_lines.CHUNK", 7)
+    monkeypatch.setattr("mm1_ablate.data.readers.compression.CHUNK", 7)
     for suffix in ("jsonl", "jsonl.zst"):
         assert texts(Text(files=str(write(tmp_path, suffix)))) == [document["text"] for document in DOCUMENTS]
 

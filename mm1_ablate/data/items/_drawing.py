@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.settings import Misfit
@@ -21,13 +21,11 @@ from mm1_ablate.data.cache import Report, made
 from mm1_ablate.data.counter_based_random import key
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.data.files import digest_files
-from mm1_ablate.data.items._candidates import Candidate, Files, Pool, archives, as_text, chosen_parts, missing, pool_of
+from mm1_ablate.data.items._candidates import Candidate, FoundFiles, Pool, archives, as_text, chosen_files, missing, pool_of
 from mm1_ablate.data.items._expressions import evaluate, file_name
-from mm1_ablate.data.items._pictures import MISSING, Pictures
-from mm1_ablate.data.items._rows import is_quick
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.items.records import Part, RecordItems, Shape
+from mm1_ablate.data.items._record import ItemFiles, Record, Shape
+from mm1_ablate.data.readers.annotation_files import is_quick
+from mm1_ablate.data.readers.image_folder import MISSING, ImageFolder
 
 HELD_OUT = 10
 """One of so many pictures of the demonstrations is for development."""
@@ -51,7 +49,7 @@ class Drawn:
     image: str | None = None
     image_key: str | None = None
 
-    def item(self, pictures: Pictures) -> Item:
+    def item(self, pictures: ImageFolder) -> Item:
         """Raises Unreadable where there is no such image."""
         image = None
         if self.image is not None:
@@ -123,7 +121,7 @@ def _ranked(candidates: Sequence[Candidate], purpose: str, seed: int) -> list[Ca
 
 
 def _take(
-    candidates: Iterable[Candidate], shape: Shape, count: int | None, pictures: Pictures, prefix: str = "", shown: bool = False
+    candidates: Iterable[Candidate], shape: Shape, count: int | None, pictures: ImageFolder, prefix: str = "", shown: bool = False
 ) -> tuple[list[Drawn], list[Unreadable]]:
     """The first `count` good items, and what is wrong with those that were passed over.
 
@@ -171,8 +169,8 @@ class _Sides:
     bad_demonstrations: list[Unreadable]
 
 
-def _draw(source: RecordItems, parts: dict[str, tuple[Part, Files]], split: str, count: int | None, seed: int) -> _Sides:
-    pictures = Pictures(source.base(), archives(source))
+def _draw(source: Record, chosen: dict[str, tuple[ItemFiles, FoundFiles]], split: str, count: int | None, seed: int) -> _Sides:
+    pictures = ImageFolder(source.base(), archives(source))
     asked = "queries" if split == "report" else "development"
     sides = _Sides([], [], [], [])
 
@@ -183,44 +181,44 @@ def _draw(source: RecordItems, parts: dict[str, tuple[Part, Files]], split: str,
         if not sides.queries:
             raise Misfit(name, "no item can be asked" + (f"; {_usual(sides.bad)}" if sides.bad else ""))
 
-    if asked in parts:
-        part, files = parts[asked]
-        pool = pool_of(source, asked, part, files)
+    if asked in chosen:
+        declared, files = chosen[asked]
+        pool = pool_of(source, asked, declared, files)
         sides.bad += pool.bad
-        ask(asked, pool, _ranked(pool.candidates, "queries", seed), part.count)
+        ask(asked, pool, _ranked(pool.candidates, "queries", seed), declared.count)
         del pool  # large: not to be held beside the next
-    if "demonstrations" in parts:
-        part, files = parts["demonstrations"]
-        pool = pool_of(source, "demonstrations", part, files)
+    if "demonstrations" in chosen:
+        declared, files = chosen["demonstrations"]
+        pool = pool_of(source, "demonstrations", declared, files)
         sides.bad_demonstrations += pool.bad
         shape = pool.shape
-        if asked not in parts:
+        if asked not in chosen:
             held_out = (one for one in _ranked(pool.candidates, "queries", seed) if _is_held_out(one, shape))
             ask("demonstrations", pool, held_out, POOL)
         shown: Iterable[Candidate] = _ranked(pool.candidates, "demonstrations", seed)
         if source.development is None:
             shown = (one for one in shown if not _is_held_out(one, shape))
         # Ids of one file are one thing; of another file another, even where both count from 0.
-        prefix = "" if asked in parts and parts[asked][0].file == part.file else "demonstration/"
-        sides.demonstrations, bad = _take(shown, shape, part.count or POOL, pictures, prefix, shown=True)
+        prefix = "" if asked in chosen and chosen[asked][0].file == declared.file else "demonstration/"
+        sides.demonstrations, bad = _take(shown, shape, declared.count or POOL, pictures, prefix, shown=True)
         sides.bad_demonstrations += bad
     return sides
 
 
-def draw(source: RecordItems, split: str, count: int | None, seed: int) -> ItemSet:
+def draw(source: Record, split: str, count: int | None, seed: int) -> ItemSet:
     """The items of a split.
 
     Raises:
         Misfit: files are missing or not what the record says, or no item can be asked.
     """
-    parts = chosen_parts(source, split)
-    every = [file for _, files in parts.values() for group in files.values() for file in group]
+    chosen = chosen_files(source, split)
+    every = [file for _, files in chosen.values() for found in files.values() for file in found]
     if is_quick(every):
-        return _item_set(source, _draw(source, parts, split, count, seed))
+        return _item_set(source, _draw(source, chosen, split, count, seed))
     identity = fingerprint([RULE, source, digest_files(every), split, count, seed])
 
     def build(folder: Path, report: Report) -> None:
-        sides = _draw(source, parts, split, count, seed)
+        sides = _draw(source, chosen, split, count, seed)
         if any(problem.reason == MISSING for problem in [*sides.bad, *sides.bad_demonstrations]):
             raise _NotToBeKept(sides)
         _keep(folder, sides)
@@ -230,11 +228,11 @@ def draw(source: RecordItems, split: str, count: int | None, seed: int) -> ItemS
     except _NotToBeKept as drawn:
         return _item_set(source, drawn.sides)
     except Unreadable:  # an image has gone since they were drawn
-        return _item_set(source, _draw(source, parts, split, count, seed))
+        return _item_set(source, _draw(source, chosen, split, count, seed))
 
 
-def _item_set(source: RecordItems, sides: _Sides) -> ItemSet:
-    pictures = Pictures(source.base(), archives(source))
+def _item_set(source: Record, sides: _Sides) -> ItemSet:
+    pictures = ImageFolder(source.base(), archives(source))
     return ItemSet(
         [one.item(pictures) for one in sides.queries],
         [one.item(pictures) for one in sides.demonstrations],
@@ -264,16 +262,16 @@ def _kept(folder: Path) -> _Sides:
 
 
 # ---------------------------------------------------------------- looking beforehand
-def check(source: RecordItems, split: str) -> None:
+def check(source: Record, split: str) -> None:
     """Look whether the files are there, and at the first rows where that is quick.
 
     Raises:
         Misfit: at the field that is wrong.
     """
-    pictures = Pictures(source.base(), archives(source))
-    for name, (part, files) in chosen_parts(source, split).items():
+    pictures = ImageFolder(source.base(), archives(source))
+    for name, (declared, files) in chosen_files(source, split).items():
         if all(is_quick(each) for each in files.values()):
-            pool = pool_of(source, name, part, files, first=20)
+            pool = pool_of(source, name, declared, files, first=20)
             taken, bad = _take(pool.candidates, pool.shape, 1, pictures)
             if not taken:
                 first = next(iter([*bad, *pool.bad]), None)

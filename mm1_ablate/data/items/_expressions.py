@@ -55,7 +55,7 @@ def without_longer(values: Iterable[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------- expressions
-class Row(dict[str, Any]):
+class AnnotationRow(dict[str, Any]):
     """One row: its fields. Expressions see them, and besides the whole as `row` and its place in the file, from 0, as `number`."""
 
     __slots__ = ("number",)
@@ -82,7 +82,7 @@ def _compiled(source: str) -> Callable[..., Any]:
     return _environment().compile_expression(source, undefined_to_none=False)
 
 
-def evaluate(source: str, row: Row, field: str) -> Any:
+def evaluate(source: str, row: AnnotationRow, field: str) -> Any:
     """The value of an expression over a row.
 
     Args:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
-
 from mm1_ablate.data.files import DataFile, remembered
-from mm1_ablate.data.readers.rows import COMPRESSIONS
 
 HEAD = 512
 """Bytes of the beginning, and of the end, that are looked at."""
 GZIP, ZSTD = "gzip", "zstd"
+COMPRESSIONS = {".gz": GZIP, ".zst": ZSTD, ".zstd": ZSTD}
+"""Endings of names of compressed files."""
 MAGIC = {
     b"\x1f\x8b": GZIP,
     b"\x28\xb5\x2f\xfd": ZSTD,
@@ -70,6 +69,14 @@ def compression_of(file: DataFile) -> str | None:
     return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
 
 
+def without_compression(name: str) -> str:
+    """The name of a file in lower case without the ending of a compression."""
+    name = name.lower()
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return name
+
+
 def ends_of(file: DataFile) -> tuple[bytes, bytes]:
     """The first and the last bytes of a file, `HEAD` of each. Of files far away they are remembered."""
 
@@ -78,11 +85,3 @@ def ends_of(file: DataFile) -> tuple[bytes, bytes]:
 
     head, _, tail = (read() if file.is_local else remembered("ends", file, read)).partition(" ")
     return bytes.fromhex(head), bytes.fromhex(tail)
-
-
-def gunzipped(head: bytes) -> bytes | None:
-    """What the first bytes of a gzip file stand for, as far as they go; nothing if they cannot be unpacked."""
-    try:
-        return zlib.decompressobj(wbits=31).decompress(head)
-    except zlib.error:
-        return None

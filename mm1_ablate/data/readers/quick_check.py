@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mm1_ablate.data.files import DataFile, of_each
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, gunzipped, what_it_is
-from mm1_ablate.data.readers.json_lines_head import head_of_lines
+from mm1_ablate.data.readers.compression import gunzipped
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
+from mm1_ablate.data.readers.json_lines import head_of_lines
 from mm1_ablate.data.readers.open_files import are_tables
+from mm1_ablate.data.readers.parquet import Footer, footer_of
 from mm1_ablate.data.readers.rows import NOTHING
-from mm1_ablate.data.readers.table import Footer, footer_of
 from mm1_ablate.data.readers.tar import first_samples, indexed_tars, is_compressed
 from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, is_header
 

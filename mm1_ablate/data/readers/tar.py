@@ -28,7 +28,7 @@ from mm1_ablate.data.documents import KnownLoss, Unreadable
 from mm1_ablate.data.files import DataFile, digest_file, of_each
 from mm1_ablate.data.lost_documents import FileRead, Losses, Lost, losses_of
 from mm1_ablate.data.readers.file_signatures import GZIP, compression_by, ends_of, what_it_is
-from mm1_ablate.data.readers.tar_headers import DamagedTar, entries
+from mm1_ablate.data.readers.tar_headers import DamagedTar, tar_entries
 from mm1_ablate.data.readers.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Read, indexed, join, refused_for
 
 VERSION = "4"
@@ -250,7 +250,7 @@ def first_samples(file: DataFile, count: int) -> dict[str, dict[str, bytes]]:
             return stream.read(length)
 
         try:
-            for entry in entries(read, sys.maxsize):
+            for entry in tar_entries(read, sys.maxsize):
                 split = SAMPLE.fullmatch(entry.name)
                 if split is None or refused_for(entry.name, entry.kind):
                     continue

@@ -18,7 +18,7 @@ import numpy as np
 
 from mm1_ablate.data.cache import Report, made
 from mm1_ablate.data.files import DataFile
-from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, entries
+from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, tar_entries
 
 Read = Callable[[int, int], bytes]
 """(offset, length) to the bytes there."""
@@ -75,7 +75,7 @@ def index_of(file: DataFile) -> dict[str, Any]:
             return stream.read(length)
 
         try:
-            for entry in entries(read, file.size):
+            for entry in tar_entries(read, file.size):
                 end = entry.offset + (entry.size if entry.kind == b"0" else 0)
                 if entry.kind == b"5":
                     continue

@@ -15,6 +15,7 @@ from mm1_ablate.config.data import Source
 from mm1_ablate.config.settings import HowItRuns
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.files import Files
+from mm1_ablate.data.readers.image_names import ImagesBy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.sources._image_files import ImageFiles
+    from mm1_ablate.data.readers.image_index import ImageIndex
 
-ImagesBy = Literal["path", "base_name", "url", "url_sha256"]
 Parts = tuple[str | Image, ...]
 
 
@@ -57,9 +57,9 @@ class InterleavedFiles(InterleavedSource):
         return self._opened(name or self.type)
 
     def losses(self) -> list[Losses]:
+        from mm1_ablate.data.readers.image_index import lost_pictures
         from mm1_ablate.data.readers.open_files import found_files, kept_columns
         from mm1_ablate.data.readers.quick_check import lost_rows
-        from mm1_ablate.data.sources._image_files import lost_pictures
 
         needed = {**self.needed(), **dict(kept_columns(self.keep).values())}
         pictures = lost_pictures(self.image_files) if self._looks_up and self.image_files else []
@@ -92,7 +92,7 @@ class InterleavedFiles(InterleavedSource):
         documents = digest_files(found_files(self.files))
         if not (self._looks_up and self.image_files):
             return documents
-        from mm1_ablate.data.sources._image_files import contents_of
+        from mm1_ablate.data.readers.image_index import contents_of
 
         return f"{documents} {contents_of(self.image_files)}"
 
@@ -108,11 +108,11 @@ class InterleavedFiles(InterleavedSource):
         """
         raise NotImplementedError
 
-    def picture_files(self, report: Any = None) -> ImageFiles | None:
+    def picture_files(self, report: Any = None) -> ImageIndex | None:
         """The pictures beside the documents, if settings name any."""
-        from mm1_ablate.data.sources._image_files import ImageFiles
+        from mm1_ablate.data.readers.image_index import ImageIndex
 
-        return ImageFiles(self.image_files, self.images_by, report) if self.image_files else None
+        return ImageIndex(self.image_files, self.images_by, report) if self.image_files else None
 
     @property
     def _looks_up(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.readers.table import Tables
+    from mm1_ablate.data.readers.parquet import ParquetRows
 
 IMAGES = ("image", "jpg", "png", "webp")
 """What the image's column is called, unless settings say: Hugging Face's name, then img2dataset's, which is its encoding."""
@@ -55,8 +55,8 @@ class ImageTextTable(Source):
     def check_images(self) -> None:
         """All of `check` but the captions."""
         from mm1_ablate.data.readers.open_files import check_columns, columns_of, kept_columns
+        from mm1_ablate.data.readers.parquet import footer_of
         from mm1_ablate.data.readers.rows import BYTES, OBJECT
-        from mm1_ablate.data.readers.table import footer_of
 
         files = self._found()
         columns = columns_of(files)
@@ -127,10 +127,10 @@ class ImageTextTable(Source):
         image = self.image or next((name for name in IMAGES if name in there), IMAGES[0])
         return image, self.caption or next((name for name in CAPTIONS if name in there), CAPTIONS[0])
 
-    def table(self, report: Any = None) -> tuple[Tables, str, str, tuple[str, ...]]:
+    def table(self, report: Any = None) -> tuple[ParquetRows, str, str, tuple[str, ...]]:
         """The rows; the columns of image and caption; and the others that are needed."""
         from mm1_ablate.data.readers.open_files import columns_of
-        from mm1_ablate.data.readers.table import open_tables
+        from mm1_ablate.data.readers.parquet import open_parquet
 
         files = self._found()
         there = columns_of(files)
@@ -138,7 +138,7 @@ class ImageTextTable(Source):
         others = tuple(dict.fromkeys([*([STATUS] if STATUS in there else []), *self.keep.columns]))
         # Who brings other captions may have images without any.
         needed = dict.fromkeys([image, *([caption] if caption in there else []), *others])
-        return open_tables(files, list(needed), report), image, caption, others
+        return open_parquet(files, list(needed), report), image, caption, others
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by."""
@@ -195,9 +195,9 @@ class OpenImageTextTable:
 
     def values(self, column: str) -> Iterator[Any]:
         """Of each document in order what a join can match, a column; None where there is none."""
-        from mm1_ablate.data.readers.table import open_tables
+        from mm1_ablate.data.readers.parquet import open_parquet
 
-        rows = open_tables(self.rows.files, [column])
+        rows = open_parquet(self.rows.files, [column])
         for index in range(len(rows)):
             try:
                 yield rows[index][column]

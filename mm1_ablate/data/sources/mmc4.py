@@ -28,9 +28,9 @@ class Mmc4(InterleavedFiles):
     """CLIP similarity (`matched_sim`) of the images that are kept; the sentences all stay."""
 
     def check(self) -> None:
+        from mm1_ablate.data.readers.image_index import check_pictures
         from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, found_files, kept_columns
         from mm1_ablate.data.readers.rows import OBJECT, TEXT
-        from mm1_ablate.data.sources._image_files import check_pictures
 
         files = found_files(self.files)
         if are_tables(files):

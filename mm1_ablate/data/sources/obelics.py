@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.sources._interleaved import ImagesBy, InterleavedFiles, Page
+from mm1_ablate.data.readers.image_names import ImagesBy
+from mm1_ablate.data.sources._interleaved import InterleavedFiles, Page
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,10 +27,10 @@ class Obelics(InterleavedFiles):
     images_by: ImagesBy = "url"
 
     def check(self) -> None:
+        from mm1_ablate.data.readers.image_index import check_pictures
         from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, found_files, kept_columns
+        from mm1_ablate.data.readers.parquet import footer_of
         from mm1_ablate.data.readers.rows import BYTES, OBJECT, TEXT
-        from mm1_ablate.data.readers.table import footer_of
-        from mm1_ablate.data.sources._image_files import check_pictures
 
         files = found_files(self.files)
         if not are_tables(files):
@@ -85,13 +86,13 @@ class ObelicsPages:
     def __init__(self, settings: Obelics, images: bool, report: Any = None) -> None:
         from mm1_ablate.data.decoding import encoded_image
         from mm1_ablate.data.readers.open_files import found_files
+        from mm1_ablate.data.readers.parquet import open_parquet
         from mm1_ablate.data.readers.rows import is_blank, text_of
-        from mm1_ablate.data.readers.table import open_tables
         from mm1_ablate.data.sources.image_text_table import bytes_of
 
         self._columns = tuple(settings.keep.columns)
         needed = [*([IMAGES] if images else []), TEXTS, *self._columns]
-        self.rows = open_tables(found_files(settings.files), list(dict.fromkeys(needed)), report)
+        self.rows = open_parquet(found_files(settings.files), list(dict.fromkeys(needed)), report)
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
         self._encoded_image, self._bytes_of, self._text_of, self._is_blank = encoded_image, bytes_of, text_of, is_blank

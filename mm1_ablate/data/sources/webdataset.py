@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +15,12 @@ from mm1_ablate.config.errors import listed
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
+from mm1_ablate.data.readers.image_names import IMAGES, images_of
 
 if TYPE_CHECKING:
     from mm1_ablate.data.lost_documents import Losses
     from mm1_ablate.data.readers.tar import TarSample
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-"""Extensions of what is an image."""
 NUMBERED = re.compile(rf"\d+\.({'|'.join(IMAGES)}|txt)")
 """What follows the first dot of names such as dog.2.jpg."""
 LOOKED_AT = 20
@@ -249,15 +248,6 @@ def metadata_of(members: Mapping[str, Any], what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Unreadable("not JSON", what)
     return found
-
-
-def images_of(members: Iterable[str], declared: str | None = None) -> list[str]:
-    """The entries of a sample that may be its image: the declared one, or all whose whole extension is that of an image.
-
-    Not '1.seg.png' nor '1.2.png': as webdataset splits names, these are other things of sample 1, such as masks.
-    """
-    there = set(members)
-    return [extension for extension in ((declared,) if declared is not None else IMAGES) if extension in there]
 
 
 # ---------------------------------------------------------------- looking at the beginning

@@ -19,25 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Report
+from mm1_ablate.data.cache import Conversion, Report, make_all
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, digest_file, remembered
 from mm1_ablate.data.lost_documents import FileRead
+from mm1_ablate.data.readers.compression import Damaged, WatchedFile, reading
 from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
-from mm1_ablate.data.readers.rows import (
-    BYTES,
-    NOTHING,
-    NUMBER,
-    OBJECT,
-    TEXT,
-    Damaged,
-    Progress,
-    Rows,
-    Task,
-    WatchedFile,
-    make_all,
-    reading,
-)
+from mm1_ablate.data.readers.rows import BYTES, NOTHING, NUMBER, OBJECT, TEXT, Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,8 +39,8 @@ BATCH_ROWS = 1 << 16
 
 
 # ---------------------------------------------------------------- rows
-class Tables(Rows):
-    """Rows of parquet files. Made by `open_tables`."""
+class ParquetRows(Rows):
+    """Rows of parquet files. Made by `open_parquet`."""
 
     def __init__(self, files: Sequence[DataFile], columns: Sequence[str], folders: Sequence[Sequence[Path]]) -> None:
         self.columns = tuple(columns)
@@ -134,7 +122,7 @@ class _Copy:
             return self._arrays
 
 
-def open_tables(files: Sequence[DataFile], columns: Sequence[str], report: Report | None = None) -> Tables:
+def open_parquet(files: Sequence[DataFile], columns: Sequence[str], report: Report | None = None) -> ParquetRows:
     """Rows of parquet files; the first time, after copying the needed columns.
 
     Args:
@@ -144,13 +132,13 @@ def open_tables(files: Sequence[DataFile], columns: Sequence[str], report: Repor
     Raises:
         NotEnoughSpace: the copies do not fit in the cache.
     """
-    tasks = []
+    copies = []
     for file in files:
         digest, sizes = digest_file(file), cache(partial(_sizes, file))
         for name in columns:
-            tasks.append(Task(f"{VERSION} {digest} {name}", file.size, partial(_size, sizes, name), partial(_copy, file, name)))
-    folders = make_all("columns", "copying columns", tasks, report)
-    return Tables(files, columns, [folders[place : place + len(columns)] for place in range(0, len(folders), len(columns))])
+            copies.append(Conversion(f"{VERSION} {digest} {name}", file.size, partial(_size, sizes, name), partial(_copy, file, name)))
+    folders = make_all("columns", "copying columns", copies, report)
+    return ParquetRows(files, columns, [folders[place : place + len(columns)] for place in range(0, len(folders), len(columns))])
 
 
 # ---------------------------------------------------------------- copying
@@ -158,7 +146,7 @@ class _WrongShape(Exception):
     """A parquet file without the column."""
 
 
-def _copy(file: DataFile, column: str, folder: Path, progress: Progress) -> None:
+def _copy(file: DataFile, column: str, folder: Path, add: Callable[[int], None]) -> None:
     """Write `column.arrow`, and in `about.json` the rows of its batches and what is wrong with the file."""
     batches: list[int] = []
     damage: tuple[str, str] | None = None
@@ -166,7 +154,7 @@ def _copy(file: DataFile, column: str, folder: Path, progress: Progress) -> None
         with reading(file) as opened:
             for rows, share in _write(opened, column, folder / "column.arrow"):
                 batches.append(rows)
-                progress.add(int(file.size * share))
+                add(int(file.size * share))
     except _WrongShape as error:
         damage = "parquet of the wrong shape", str(error)
     except Damaged as error:
@@ -281,7 +269,7 @@ def _empty(metadata: pq.FileMetaData, columns: Mapping[str, str]) -> list[str]:
     return [column for column in columns if column not in filled] if metadata.num_rows else []
 
 
-def columns_of_table(file: DataFile) -> dict[str, str]:
+def columns_of_parquet(file: DataFile) -> dict[str, str]:
     """Columns, and what they hold; nothing if there are no rows.
 
     Raises:
@@ -293,7 +281,7 @@ def columns_of_table(file: DataFile) -> dict[str, str]:
     return footer.columns if footer.rows else {}
 
 
-def first_rows_of_table(file: DataFile, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+def first_rows_of_parquet(file: DataFile, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
     """The first rows, as far as these columns go.
 
     Raises:
@@ -311,6 +299,22 @@ def first_rows_of_table(file: DataFile, columns: Sequence[str], count: int) -> l
             return batch.to_pylist() if batch is not None else []
     except (Damaged, UnicodeDecodeError) as error:
         raise Unreadable(str(error), file.name) from None
+
+
+def every_row(file: DataFile, at_once: int = 1024) -> Iterator[dict[str, Any]]:
+    """All rows in order, without a copy of them, some at once in memory.
+
+    Raises:
+        Damaged: it is no parquet, or broken; perhaps after some rows.
+        UnicodeDecodeError: a text is not UTF-8.
+        OSError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with reading(file) as opened:
+        for batch in pq.ParquetFile(pa.PythonFile(opened, mode="r")).iter_batches(at_once):
+            yield from batch.to_pylist()
 
 
 def _kind(kind: pa.DataType) -> str:

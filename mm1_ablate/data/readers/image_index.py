@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b, sha256
 from os.path import expanduser, expandvars
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -26,13 +24,10 @@ from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files, of_each
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
 from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
+from mm1_ablate.data.readers.image_names import IMAGES, ImagesBy, images_of, looked_up_by, name_in_index, url_in
 from mm1_ablate.data.readers.open_files import found_files
 from mm1_ablate.data.readers.quick_check import lost_tars
 from mm1_ablate.data.readers.tar import TarSamples, open_tars
-from mm1_ablate.data.sources.webdataset import IMAGES, images_of
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.sources._interleaved import ImagesBy
 
 TARS = (".tar", ".tgz", ".tar.gz")
 ARCHIVES = {
@@ -52,7 +47,7 @@ VERSION = "2"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 
 
-class ImageFiles:
+class ImageIndex:
     """Pictures by name.
 
     Args:
@@ -91,7 +86,7 @@ class ImageFiles:
         Raises:
             Unreadable: there is none, or there are several. One url has one picture, however often it was downloaded.
         """
-        wanted = np.uint64(_hashed(_looked_up(name, self._by)))
+        wanted = np.uint64(_hashed(looked_up_by(name, self._by)))
         first = int(self._hashes.searchsorted(wanted))
         if first == len(self._hashes) or self._hashes[first] != wanted:
             raise Unreadable("missing image", what)
@@ -111,7 +106,7 @@ class ImageFiles:
         places: list[tuple[int, int]] = []
         members: dict[str, int] = {}
         for place, name in enumerate(names):
-            if self._by != "url" and (looked_up := _named(name, self._by)):
+            if self._by != "url" and (looked_up := name_in_index(name, self._by)):
                 hashes.append(_hashed(looked_up))
                 places.append((place, -1))
         for place, extension, name in self._in_tars(report):
@@ -131,9 +126,9 @@ class ImageFiles:
             sample = samples[number]
             if self._by in ("path", "base_name"):
                 pictures = [extension for extension in sample.members if extension.rpartition(".")[2] in IMAGES]
-                yield from ((number, extension, _named(f"{sample.key}.{extension}", self._by)) for extension in pictures)
+                yield from ((number, extension, name_in_index(f"{sample.key}.{extension}", self._by)) for extension in pictures)
             elif pictures := images_of(sample.members):
-                looked_up = _url(sample.members.get("json")) if self._by == "url" else posixpath.basename(sample.key)
+                looked_up = url_in(sample.members.get("json")) if self._by == "url" else posixpath.basename(sample.key)
                 if looked_up:
                     yield number, pictures[0], looked_up
             if number % 1000 == 0:
@@ -222,39 +217,8 @@ def _from_folder(file: DataFile, folders: Sequence[str]) -> str:
     return next((file.address.removeprefix(folder) for folder in folders if file.address.startswith(folder)), file.name)
 
 
-def _named(path: str, by: ImagesBy) -> str:
-    """What a picture is looked up by, given its path; empty for a file that is none: what lies beside a picture under the same hash."""
-    folder, base = posixpath.split(posixpath.normpath(path))
-    stem, dot, extension = base.partition(".")
-    if by == "url_sha256":
-        return stem if not dot or extension.lower() in IMAGES else ""
-    base = f"{stem}{dot}{extension.lower()}"  # as in the index of a tar
-    return posixpath.join(folder, base) if by == "path" else base
-
-
-def _looked_up(name: str, by: ImagesBy) -> str:
-    """The same, given what a document says of it."""
-    if by == "url":
-        return name
-    if by == "url_sha256":
-        return sha256(name.encode(errors="surrogatepass")).hexdigest()
-    if "://" in name:
-        name = urlsplit(name).path
-    return _named(name.lstrip("/"), by)
-
-
 def _hashed(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _url(read: Callable[[], bytes] | None) -> str:
-    """The url in the JSON beside a picture; empty if there is none."""
-    try:
-        found = json.loads(read()) if read is not None else None
-    except (ValueError, Unreadable):
-        return ""
-    url = found.get("url") if isinstance(found, dict) else None
-    return url if isinstance(url, str) else ""
 
 
 def _whole(file: DataFile) -> bytes:
