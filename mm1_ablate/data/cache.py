@@ -26,6 +26,10 @@ Report = Callable[[str, int, int], None]
 """How far something is: called with (what is done, bytes done, bytes in all)."""
 
 
+BytesAdded = Callable[[int], None]
+"""How far something is: called with the bytes that were done since the last call."""
+
+
 class NotEnoughSpace(OSError):
     """What is to be made does not fit on the disk of the cache."""
 
@@ -144,7 +148,7 @@ class Conversion:
     """Bytes of the file."""
     estimate: Callable[[], int]
     """Bytes that it will take in the cache."""
-    build: Callable[[Path, Callable[[int], None]], None]
+    build: Callable[[Path, BytesAdded], None]
     """Called with an empty folder, and a function to be told of bytes of the file that were read."""
 
 

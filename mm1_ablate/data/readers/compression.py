@@ -7,10 +7,11 @@ never taken for damage.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
+from mm1_ablate.data.cache import BytesAdded
 from mm1_ablate.data.files import DataFile
 from mm1_ablate.data.readers.file_signatures import GZIP, NO_BYTES, compression_of
 
@@ -101,7 +102,7 @@ def decompressed(file: DataFile) -> bytes:
         return content
 
 
-def chunks(file: DataFile, add: Callable[[int], None] = lambda count: None) -> Iterator[bytes]:
+def chunks(file: DataFile, add: BytesAdded = lambda count: None) -> Iterator[bytes]:
     """The bytes of a file in chunks of up to `CHUNK`; of a compressed one, decompressed.
 
     Args:
@@ -120,7 +121,7 @@ def chunks(file: DataFile, add: Callable[[int], None] = lambda count: None) -> I
             add(len(chunk))
 
 
-def _decompressed_chunks(file: DataFile, compression: str, add: Callable[[int], None]) -> Iterator[bytes]:
+def _decompressed_chunks(file: DataFile, compression: str, add: BytesAdded) -> Iterator[bytes]:
     import pyarrow as pa
 
     done = packed = 0

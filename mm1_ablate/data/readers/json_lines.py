@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Conversion, Report, make_all
+from mm1_ablate.data.cache import BytesAdded, Conversion, Report, make_all
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import ENDS, DataFile, digest_file, of_each, remembered
 from mm1_ablate.data.lost_documents import FileRead
@@ -121,7 +121,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- index
-def _index(file: DataFile, folder: Path, add: Callable[[int], None]) -> None:
+def _index(file: DataFile, folder: Path, add: BytesAdded) -> None:
     """Write `starts` (uint64 offsets of lines that are not blank, and of the end), and the unpacked file if there is need of one."""
     compression = compression_of(file)
     lines = _Lines(folder)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Conversion, Report, make_all
+from mm1_ablate.data.cache import BytesAdded, Conversion, Report, make_all
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, digest_file, remembered
 from mm1_ablate.data.lost_documents import FileRead
@@ -36,6 +36,8 @@ VERSION = "1"
 BATCH_BYTES = 32 << 20
 """About what is decoded at once while a column is copied, and the size of a batch of the copy."""
 BATCH_ROWS = 1 << 16
+COPY = "column.arrow"
+"""File of a copy, in its folder."""
 
 
 # ---------------------------------------------------------------- rows
@@ -44,7 +46,7 @@ class ParquetRows(Rows):
 
     def __init__(self, files: Sequence[DataFile], columns: Sequence[str], folders: Sequence[Sequence[Path]]) -> None:
         self.columns = tuple(columns)
-        self._copies = [{name: _Copy(folder) for name, folder in zip(columns, of_file, strict=True)} for of_file in folders]
+        self._copies = [{name: CopiedColumn(folder) for name, folder in zip(columns, of_file, strict=True)} for of_file in folders]
         counts, damage, read = [], [], []
         for file, copies in zip(files, self._copies, strict=True):
             counts.append(min(copy.rows for copy in copies.values()))
@@ -87,8 +89,12 @@ def _read(file: DataFile, rows: int, damage: Unreadable | None) -> FileRead:
     return FileRead(file.name, file.size, rows, file.size * rows // known if known else 0, why, known)
 
 
-class _Copy:
-    """One column of one file, opened when it is first read."""
+class CopiedColumn:
+    """One column of one file, from the cache; opened when it is first read.
+
+    Args:
+        folder: with the copy, and `about.json`: the rows of each of its batches, and what is wrong with the file.
+    """
 
     __slots__ = ("_arrays", "_first", "_folder", "damage", "rows")
 
@@ -116,7 +122,7 @@ class _Copy:
         with self._opening:
             if self._arrays is None:
                 # The mapping outlives the file, so that thousands of shards do not take as many open files.
-                with pa.memory_map(str(self._folder / "column.arrow")) as file:
+                with pa.memory_map(str(self._folder / COPY)) as file:
                     copy = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False))
                     self._arrays = [copy.get_batch(batch).column(0) for batch in range(copy.num_record_batches)]
             return self._arrays
@@ -146,13 +152,13 @@ class _WrongShape(Exception):
     """A parquet file without the column."""
 
 
-def _copy(file: DataFile, column: str, folder: Path, add: Callable[[int], None]) -> None:
-    """Write `column.arrow`, and in `about.json` the rows of its batches and what is wrong with the file."""
+def _copy(file: DataFile, column: str, folder: Path, add: BytesAdded) -> None:
+    """Write the copy, and in `about.json` the rows of its batches and what is wrong with the file."""
     batches: list[int] = []
     damage: tuple[str, str] | None = None
     try:
         with reading(file) as opened:
-            for rows, share in _write(opened, column, folder / "column.arrow"):
+            for rows, share in _write(opened, column, folder / COPY):
                 batches.append(rows)
                 add(int(file.size * share))
     except _WrongShape as error:
