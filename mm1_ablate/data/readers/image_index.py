@@ -19,7 +19,6 @@ import numpy as np
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.cache import Report, made, mapped
-from mm1_ablate.data.decoding import encoded_image
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files, of_each
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
@@ -61,6 +60,9 @@ class ImageIndex:
     """
 
     def __init__(self, patterns: Sequence[str], by: ImagesBy, report: Report | None = None) -> None:
+        from mm1_ablate.data.decoding import encoded_image  # late: PIL
+
+        self._encoded_image = encoded_image
         tars, self._pictures, names = _found(patterns)
         self._by = by
         self._samples: TarSamples | None = open_tars(tars, report) if tars else None
@@ -96,10 +98,10 @@ class ImageIndex:
         place, member = (int(value) for value in self._places[first])
         if member < 0:
             file = self._pictures[place]
-            return encoded_image(f"{self._digest}/{file.name}", partial(_whole, file), what)
+            return self._encoded_image(f"{self._digest}/{file.name}", partial(_whole, file), what)
         assert self._samples is not None
         sample, extension = self._samples[place], self._members[member]
-        return encoded_image(f"{sample.digest}/{sample.key}.{extension}", sample.members[extension], what)
+        return self._encoded_image(f"{sample.digest}/{sample.key}.{extension}", sample.members[extension], what)
 
     def _write(self, names: Sequence[str], folder: Path, report: Report) -> None:
         hashes: list[int] = []

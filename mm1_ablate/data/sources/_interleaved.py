@@ -7,24 +7,24 @@ kept in the cache, so that any pair is found without reading the documents befor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
 
 from mm1_ablate.config.data import Source
+from mm1_ablate.config.identity.fingerprint import canonical, digest
 from mm1_ablate.config.settings import HowItRuns
-from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
-from mm1_ablate.data.files import Files
+from mm1_ablate.data.cache import Report, made, mapped
+from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable, after_images
+from mm1_ablate.data.files import Files, digest_files
+from mm1_ablate.data.lost_documents import Losses
+from mm1_ablate.data.readers.image_index import ImageIndex, contents_of, lost_pictures
 from mm1_ablate.data.readers.image_names import ImagesBy
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import numpy as np
-
-    from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.readers.image_index import ImageIndex
+from mm1_ablate.data.readers.open_files import found_files, kept_columns
+from mm1_ablate.data.readers.quick_check import lost_rows
 
 Parts = tuple[str | Image, ...]
 
@@ -57,10 +57,6 @@ class InterleavedFiles(InterleavedSource):
         return self._opened(name or self.type)
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.readers.image_index import lost_pictures
-        from mm1_ablate.data.readers.open_files import found_files, kept_columns
-        from mm1_ablate.data.readers.quick_check import lost_rows
-
         needed = {**self.needed(), **dict(kept_columns(self.keep).values())}
         pictures = lost_pictures(self.image_files) if self._looks_up and self.image_files else []
         return [*lost_rows(found_files(self.files), needed), *pictures]
@@ -73,8 +69,6 @@ class InterleavedFiles(InterleavedSource):
         """Every picture that a document names is taken to be there."""
         if not self.images:
             return []
-        from mm1_ablate.data.documents import after_images
-
         return [text for row in self.first_rows(most) for text in after_images(self.places_of(row))][:most]
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
@@ -86,14 +80,9 @@ class InterleavedFiles(InterleavedSource):
         raise NotImplementedError
 
     def contents(self) -> str:
-        from mm1_ablate.data.files import digest_files
-        from mm1_ablate.data.readers.open_files import found_files
-
         documents = digest_files(found_files(self.files))
         if not (self._looks_up and self.image_files):
             return documents
-        from mm1_ablate.data.readers.image_index import contents_of
-
         return f"{documents} {contents_of(self.image_files)}"
 
     def make_ready(self, report: Any = None) -> None:
@@ -110,8 +99,6 @@ class InterleavedFiles(InterleavedSource):
 
     def picture_files(self, report: Any = None) -> ImageIndex | None:
         """The pictures beside the documents, if settings name any."""
-        from mm1_ablate.data.readers.image_index import ImageIndex
-
         return ImageIndex(self.image_files, self.images_by, report) if self.image_files else None
 
     @property
@@ -130,9 +117,6 @@ class InterleavedFiles(InterleavedSource):
 
     def _shape(self) -> str:
         """Identity of the pages: what files hold, and the settings that make pages of it."""
-        from mm1_ablate.config.identity.fingerprint import canonical, digest
-        from mm1_ablate.data.readers.open_files import found_files
-
         # The stamps as well: contents do not see what changes in the middle of a file, where old counts would point past a page.
         stamps = [file.stamp for file in found_files(self.files)]
         whole = Source.model_fields.keys() | InterleavedSource.model_fields.keys()
@@ -247,9 +231,6 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
         identity: of what the pages hold, and of the settings that shape them.
         report: told how far the counting is, the first time.
     """
-    import numpy as np
-
-    from mm1_ablate.data.cache import Report, made, mapped
 
     def build(folder: Path, report: Report) -> None:
         firsts = np.zeros(len(pages) + 1, np.int64)

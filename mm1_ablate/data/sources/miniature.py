@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from mm1_ablate.data.documents import Document
+from mm1_ablate.data.documents import Document, after_images
+from mm1_ablate.data.readers.open_files import check_columns, kept_columns
 from mm1_ablate.data.sources._interleaved import InterleavedSource
 
 
@@ -32,14 +33,10 @@ class Miniature(InterleavedSource):
         return OpenMiniature(self, name or self.type)
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.documents import after_images
-
         opened = self.open()
         return [text for index in range(min(most, len(opened))) for text in after_images(opened[index].parts)][:most]
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import check_columns, kept_columns
-
         check_columns({}, kept_columns(self.keep))
 
 
