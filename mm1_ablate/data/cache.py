@@ -22,7 +22,7 @@ from mm1_ablate import __version__
 if TYPE_CHECKING:
     import numpy as np
 
-Report = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """How far something is: called with (what is done, bytes done, bytes in all)."""
 
 
@@ -55,7 +55,9 @@ def cache_folder() -> Path:
     return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "mm1-ablate"
 
 
-def made(kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, Report], None], report: Report | None = None) -> Path:
+def build_once(
+    kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, ProgressCallback], None], report: ProgressCallback | None = None
+) -> Path:
     """The folder with what `build` makes; made at the first call, by one process, and complete whenever it exists.
 
     Args:
@@ -96,13 +98,13 @@ def made(kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, 
     return folder
 
 
-def is_made(kind: str, identity: str) -> bool:
-    """Whether `made` would return at once."""
+def is_built(kind: str, identity: str) -> bool:
+    """Whether `build_once` would return at once."""
     return _folder(kind, identity).exists()
 
 
 def check_space(kind: str, estimated_bytes: int) -> None:
-    """Whether the disk takes what several calls of `made` are going to write.
+    """Whether the disk takes what several calls of `build_once` are going to write.
 
     Raises:
         NotEnoughSpace: it does not.
@@ -126,7 +128,7 @@ def _silent(what: str, done: int, in_all: int) -> None:
 class BytesDone:
     """How many bytes of many files are done; several threads may add to it."""
 
-    def __init__(self, what: str, in_all: int, report: Report | None) -> None:
+    def __init__(self, what: str, in_all: int, report: ProgressCallback | None) -> None:
         self._what, self._in_all, self._report = what, in_all, report
         self._done = 0
         self._lock = Lock()
@@ -152,7 +154,7 @@ class Conversion:
     """Called with an empty folder, and a function to be told of bytes of the file that were read."""
 
 
-def make_all(kind: str, what: str, conversions: Sequence[Conversion], report: Report | None) -> list[Path]:
+def build_all(kind: str, what: str, conversions: Sequence[Conversion], report: ProgressCallback | None) -> list[Path]:
     """The folders that conversions make, a few at a time. None begins if the disk cannot take all of them.
 
     Args:
@@ -162,20 +164,20 @@ def make_all(kind: str, what: str, conversions: Sequence[Conversion], report: Re
     Raises:
         NotEnoughSpace: what is not there yet does not fit.
     """
-    missing = [conversion for conversion in conversions if not is_made(kind, conversion.identity)]
+    missing = [conversion for conversion in conversions if not is_built(kind, conversion.identity)]
     estimates = {conversion.identity: conversion.estimate() for conversion in missing}
     check_space(kind, sum(estimates.values()))
     done = BytesDone(what, sum(conversion.size for conversion in missing), report)
 
     def make(conversion: Conversion) -> Path:
         estimate = estimates.get(conversion.identity, 0)
-        return made(kind, conversion.identity, estimate, lambda folder, _: conversion.build(folder, done.add))
+        return build_once(kind, conversion.identity, estimate, lambda folder, _: conversion.build(folder, done.add))
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return list(pool.map(make, conversions))
 
 
-def mapped(path: Path) -> np.ndarray:
+def memory_mapped(path: Path) -> np.ndarray:
     """An array of a .npy file that all processes share. A plain one, which is quicker to search than numpy's memmap."""
     import numpy as np
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import BytesAdded, Conversion, Report, make_all
+from mm1_ablate.data.cache import BytesAdded, Conversion, ProgressCallback, build_all
 from mm1_ablate.data.documents import Document, Image, Unreadable, after_images
 from mm1_ablate.data.files import DataFile, Files, digest_file, digest_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
@@ -101,10 +101,10 @@ class FileSource(Source):
     def contents(self) -> str:
         return digest_files(found_files(self.files))
 
-    def make_ready(self, report: Report | None = None) -> None:
+    def make_ready(self, report: ProgressCallback | None = None) -> None:
         self.copied(report)
 
-    def copied(self, report: Report | None = None) -> CopiedRecords:
+    def copied(self, report: ProgressCallback | None = None) -> CopiedRecords:
         """All records, by number; the first time, after reading all of the files once.
 
         Args:
@@ -118,7 +118,7 @@ class FileSource(Source):
             Conversion(f"{VERSION} {digest_file(file)} {file.stamp} {reader}", file.size, partial(_size, file), partial(self._copy, file))
             for file in files
         ]
-        return CopiedRecords(files, make_all("records", "copying records", copies, report))
+        return CopiedRecords(files, build_all("records", "copying records", copies, report))
 
     def _reader(self) -> str:
         """Identity of what makes records of a file: the code of the class, and its settings."""

@@ -277,7 +277,7 @@ def digest_files(files: Sequence[DataFile]) -> str:
 
     What a file holds is remembered in the cache by its address, size and stamp, so that only files that changed are read again.
     """
-    digests = of_each(files, digest_file)
+    digests = map_files(files, digest_file)
     whole = sha256()
     for file, digest in sorted(zip(files, digests, strict=True), key=lambda pair: pair[0].name):
         whole.update(f"{file.name}\0{file.size}\0{digest}\n".encode())
@@ -295,10 +295,10 @@ def digest_file(file: DataFile) -> str:
             contents.update(file.read(start, file.size - start))
         return contents.hexdigest()
 
-    return remembered("digests", file, digest)
+    return cached_text("digests", file, digest)
 
 
-def remembered(kind: str, file: DataFile, make: Callable[[], str]) -> str:
+def cached_text(kind: str, file: DataFile, make: Callable[[], str]) -> str:
     """What `make` says of a file, asked once for each of its stamps and kept in the cache: for what costs a request or more.
 
     Args:
@@ -318,7 +318,7 @@ def remembered(kind: str, file: DataFile, make: Callable[[], str]) -> str:
     return made
 
 
-def of_each(files: Sequence[DataFile], look: Callable[[DataFile], Value]) -> list[Value]:
+def map_files(files: Sequence[DataFile], look: Callable[[DataFile], Value]) -> list[Value]:
     """What a function says of each file, several at a time: where files are far away, each look is a request or two."""
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(look, files))

@@ -17,7 +17,7 @@ from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.cache import ProgressCallback, build_once
 from mm1_ablate.data.counter_based_random import key
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.data.files import digest_files
@@ -217,14 +217,14 @@ def draw(source: Record, split: str, count: int | None, seed: int) -> ItemSet:
         return _item_set(source, _draw(source, chosen, split, count, seed))
     identity = fingerprint([RULE, source, digest_files(every), split, count, seed])
 
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         sides = _draw(source, chosen, split, count, seed)
         if any(problem.reason == MISSING for problem in [*sides.bad, *sides.bad_demonstrations]):
             raise _NotToBeKept(sides)
         _keep(folder, sides)
 
     try:
-        return _item_set(source, _kept(made("items", identity, 1 << 26, build)))
+        return _item_set(source, _kept(build_once("items", identity, 1 << 26, build)))
     except _NotToBeKept as drawn:
         return _item_set(source, drawn.sides)
     except Unreadable:  # an image has gone since they were drawn

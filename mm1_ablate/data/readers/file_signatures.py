@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mm1_ablate.data.files import DataFile, remembered
+from mm1_ablate.data.files import DataFile, cached_text
 
 HEAD = 512
 """Bytes of the beginning, and of the end, that are looked at."""
@@ -83,5 +83,5 @@ def ends_of(file: DataFile) -> tuple[bytes, bytes]:
     def read() -> str:
         return f"{file.read(0, HEAD).hex()} {file.read(max(0, file.size - HEAD), HEAD).hex()}"
 
-    head, _, tail = (read() if file.is_local else remembered("ends", file, read)).partition(" ")
+    head, _, tail = (read() if file.is_local else cached_text("ends", file, read)).partition(" ")
     return bytes.fromhex(head), bytes.fromhex(tail)

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import Report, made, mapped
+from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.files import DataFile, digest_files, of_each
+from mm1_ablate.data.files import DataFile, digest_files, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
 from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
 from mm1_ablate.data.readers.image_names import IMAGES, ImagesBy, images_of, looked_up_by, name_in_index, url_in
@@ -59,7 +59,7 @@ class ImageIndex:
         Misfit: at `image_files`, there are none.
     """
 
-    def __init__(self, patterns: Sequence[str], by: ImagesBy, report: Report | None = None) -> None:
+    def __init__(self, patterns: Sequence[str], by: ImagesBy, report: ProgressCallback | None = None) -> None:
         from mm1_ablate.data.decoding import encoded_image  # late: PIL
 
         self._encoded_image = encoded_image
@@ -69,14 +69,14 @@ class ImageIndex:
         self.losses = [*_of_pictures(self._samples.losses if self._samples else []), *_lost_files(self._pictures)]
         """What of the files cannot be read."""
         self._digest = contents_of(patterns)[:12]
-        folder = made(
+        folder = build_once(
             "image names",
             f"{VERSION} {by} {self._digest} {sha256(chr(0).join(names).encode(errors='surrogateescape')).hexdigest()}",
             24 * (len(names) + (0 if self._samples is None else len(self._samples))),
             partial(self._write, names),
             report,
         )
-        self._hashes, self._places = (mapped(folder / f"{name}.npy") for name in ("hashes", "places"))
+        self._hashes, self._places = (memory_mapped(folder / f"{name}.npy") for name in ("hashes", "places"))
         self._members: list[str] = json.loads((folder / "members.json").read_text())
 
     def find(self, name: str, what: str) -> Image:
@@ -103,7 +103,7 @@ class ImageIndex:
         sample, extension = self._samples[place], self._members[member]
         return self._encoded_image(f"{sample.digest}/{sample.key}.{extension}", sample.members[extension], what)
 
-    def _write(self, names: Sequence[str], folder: Path, report: Report) -> None:
+    def _write(self, names: Sequence[str], folder: Path, report: ProgressCallback) -> None:
         hashes: list[int] = []
         places: list[tuple[int, int]] = []
         members: dict[str, int] = {}
@@ -119,7 +119,7 @@ class ImageIndex:
         np.save(folder / "places.npy", np.array(places, np.int64).reshape(-1, 2)[order])
         (folder / "members.json").write_text(json.dumps(list(members)))
 
-    def _in_tars(self, report: Report) -> Iterator[tuple[int, str, str]]:
+    def _in_tars(self, report: ProgressCallback) -> Iterator[tuple[int, str, str]]:
         """(number of the sample, extension, what it is looked up by) of every picture in the tars."""
         samples = self._samples
         if samples is None:
@@ -165,7 +165,7 @@ def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
     """Of files that are a picture each. What lies beside them and is nothing that could hold one is no loss."""
     small = [file for file in pictures if file.size <= POINTER][:LOOKED_AT]
     looked_at = list(dict.fromkeys([*small, *pictures[:20]]))
-    wrong = {file.address: why for file, why in zip(looked_at, of_each(looked_at, _wrong_picture), strict=True) if why}
+    wrong = {file.address: why for file, why in zip(looked_at, map_files(looked_at, _wrong_picture), strict=True) if why}
     wrong |= {file.address: why for file in pictures if (why := _wrong_name(file))}
     if not wrong:
         return []

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import BytesAdded, Conversion, Report, make_all
+from mm1_ablate.data.cache import BytesAdded, Conversion, ProgressCallback, build_all
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import ENDS, DataFile, digest_file, of_each, remembered
+from mm1_ablate.data.files import ENDS, DataFile, cached_text, digest_file, map_files
 from mm1_ablate.data.lost_documents import FileRead
 from mm1_ablate.data.readers.compression import Damaged, chunks, compressed_size, decompressed_head
 from mm1_ablate.data.readers.file_signatures import NO_BYTES, compression_by, compression_of, ends_of, what_it_is
-from mm1_ablate.data.readers.rows import NOTHING, NUMBER, OBJECT, TEXT, Rows
+from mm1_ablate.data.readers.rows import NULL, NUMBER, OBJECT, TEXT, Rows
 
 VERSION = "3"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
@@ -86,7 +86,7 @@ class JsonLines(Rows):
         return f"{self.files[file].name}, line {row + 1}"
 
 
-def open_json_lines(files: Sequence[DataFile], report: Report | None = None) -> JsonLines:
+def open_json_lines(files: Sequence[DataFile], report: ProgressCallback | None = None) -> JsonLines:
     """Rows of JSON lines; the first time, after reading all of the files once.
 
     Args:
@@ -95,10 +95,10 @@ def open_json_lines(files: Sequence[DataFile], report: Report | None = None) -> 
     Raises:
         NotEnoughSpace: unpacked copies do not fit in the cache.
     """
-    compressed = any(of_each(files, compression_of))
+    compressed = any(map_files(files, compression_of))
     estimate = cache(lambda: _estimate(files))
     indices = [Conversion(_identity(file), file.size, partial(_estimated, estimate, file), partial(_index, file)) for file in files]
-    return JsonLines(files, make_all("lines", "unpacking" if compressed else "finding lines", indices, report))
+    return JsonLines(files, build_all("lines", "unpacking" if compressed else "finding lines", indices, report))
 
 
 def _identity(file: DataFile) -> str:
@@ -231,7 +231,7 @@ def columns_in(lines: Sequence[bytes]) -> dict[str, str]:
         except (ValueError, RecursionError):
             continue
         for name, entry in value.items() if isinstance(value, dict) else ():
-            if columns.get(name, NOTHING) == NOTHING:
+            if columns.get(name, NULL) == NULL:
                 columns[name] = kind_of(entry)
     return columns
 
@@ -307,12 +307,12 @@ def _said(file: DataFile, error: Damaged) -> str:
 def kind_of(value: Any) -> str:
     """What a value of JSON is called in messages."""
     if value is None:
-        return NOTHING
+        return NULL
     if isinstance(value, bool):
         return "truth values"
     if isinstance(value, list):
         first = next((entry for entry in value if entry is not None), None)
-        return NOTHING if first is None else f"lists of {kind_of(first)}"
+        return NULL if first is None else f"lists of {kind_of(first)}"
     return {str: TEXT, int: NUMBER, float: NUMBER, dict: OBJECT}[type(value)]
 
 
@@ -331,7 +331,7 @@ class Head:
 
 def head_of_lines(file: DataFile) -> Head:
     """What the beginning of a file shows; remembered in the cache."""
-    return Head(**json.loads(remembered("heads of lines 1", file, lambda: json.dumps(asdict(_head(file))))))
+    return Head(**json.loads(cached_text("heads of lines 1", file, lambda: json.dumps(asdict(_head(file))))))
 
 
 def _head(file: DataFile) -> Head:

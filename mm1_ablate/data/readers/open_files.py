@@ -13,13 +13,13 @@ from typing import Any
 
 from mm1_ablate.config.data import Keep
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import Report
+from mm1_ablate.data.cache import ProgressCallback
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, NoFiles, find_files, of_each
+from mm1_ablate.data.files import DataFile, NoFiles, find_files, map_files
 from mm1_ablate.data.readers.file_signatures import without_compression
 from mm1_ablate.data.readers.json_lines import Head, columns_of_lines, first_rows_of_lines, head_of_lines, open_json_lines
 from mm1_ablate.data.readers.parquet import Footer, columns_of_parquet, first_rows_of_parquet, footer_of, open_parquet
-from mm1_ablate.data.readers.rows import NOTHING, NUMBER, Rows
+from mm1_ablate.data.readers.rows import NULL, NUMBER, Rows
 
 FILES_SAMPLED = 4
 """Files from whose beginnings rows are taken; of those on a network only one."""
@@ -64,7 +64,7 @@ def are_tables(files: Sequence[DataFile]) -> bool:
     return bool(tables)
 
 
-def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: Report | None = None) -> Rows:
+def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: ProgressCallback | None = None) -> Rows:
     """The rows of JSON lines or parquet.
 
     Args:
@@ -86,7 +86,7 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
         Misfit: at `files`, none is readable, or all are empty.
     """
     tables = are_tables(files)
-    if usual := _usual(of_each(files, footer_of if tables else head_of_lines)):
+    if usual := _usual(map_files(files, footer_of if tables else head_of_lines)):
         return usual
     look = columns_of_parquet if tables else columns_of_lines
     first: Unreadable | None = None
@@ -115,7 +115,7 @@ def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
             kinds.setdefault(column, Counter())[kind] += weight
     usual = {column: counts for column, counts in kinds.items() if 2 * counts.total() >= in_all}
     # A column of nothing in some files is what it is in the others.
-    return {column: max(counts, key=lambda kind: (kind != NOTHING, counts[kind])) for column, counts in usual.items()}
+    return {column: max(counts, key=lambda kind: (kind != NULL, counts[kind])) for column, counts in usual.items()}
 
 
 def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> list[tuple[Any, str]]:
@@ -168,7 +168,7 @@ def check_columns(columns: Mapping[str, str], needed: Mapping[str, tuple[str, Se
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             has = ", ".join(columns) if columns else "none"
             raise Misfit(setting, f"the data has no column '{column}'{hint}; it has {has}")
-        if columns[column] not in (*kinds, NOTHING):
+        if columns[column] not in (*kinds, NULL):
             raise Misfit(setting, f"column '{column}' holds {columns[column]}; expected {' or '.join(kinds)}")
 
 

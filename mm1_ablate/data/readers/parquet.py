@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import BytesAdded, Conversion, Report, make_all
+from mm1_ablate.data.cache import BytesAdded, Conversion, ProgressCallback, build_all
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, digest_file, remembered
+from mm1_ablate.data.files import DataFile, cached_text, digest_file
 from mm1_ablate.data.lost_documents import FileRead
 from mm1_ablate.data.readers.compression import Damaged, WatchedFile, reading
 from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
-from mm1_ablate.data.readers.rows import BYTES, NOTHING, NUMBER, OBJECT, TEXT, Rows
+from mm1_ablate.data.readers.rows import BYTES, NULL, NUMBER, OBJECT, TEXT, Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,7 +128,7 @@ class CopiedColumn:
             return self._arrays
 
 
-def open_parquet(files: Sequence[DataFile], columns: Sequence[str], report: Report | None = None) -> ParquetRows:
+def open_parquet(files: Sequence[DataFile], columns: Sequence[str], report: ProgressCallback | None = None) -> ParquetRows:
     """Rows of parquet files; the first time, after copying the needed columns.
 
     Args:
@@ -143,7 +143,7 @@ def open_parquet(files: Sequence[DataFile], columns: Sequence[str], report: Repo
         digest, sizes = digest_file(file), cache(partial(_sizes, file))
         for name in columns:
             copies.append(Conversion(f"{VERSION} {digest} {name}", file.size, partial(_size, sizes, name), partial(_copy, file, name)))
-    folders = make_all("columns", "copying columns", copies, report)
+    folders = build_all("columns", "copying columns", copies, report)
     return ParquetRows(files, columns, [folders[place : place + len(columns)] for place in range(0, len(folders), len(columns))])
 
 
@@ -238,7 +238,7 @@ class Footer:
 
 def footer_of(file: DataFile) -> Footer:
     """What a parquet file says of itself; remembered in the cache."""
-    return Footer(**json.loads(remembered("footers 1", file, lambda: json.dumps(asdict(_footer(file))))))
+    return Footer(**json.loads(cached_text("footers 1", file, lambda: json.dumps(asdict(_footer(file))))))
 
 
 def _footer(file: DataFile) -> Footer:
@@ -334,7 +334,7 @@ def _kind(kind: pa.DataType) -> str:
         BYTES: (types.is_binary, types.is_large_binary, types.is_binary_view),
         NUMBER: (types.is_integer, types.is_floating, types.is_decimal),
         OBJECT: (types.is_struct,),
-        NOTHING: (types.is_null,),
+        NULL: (types.is_null,),
         "truth values": (types.is_boolean,),
     }
     return next((name for name, tests in kinds.items() if any(test(kind) for test in tests)), f"values of type {kind}")

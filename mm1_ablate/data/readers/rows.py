@@ -18,7 +18,7 @@ from mm1_ablate.data.files import DataFile, digest_file
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
 
 BYTE_ORDER_MARK = "\ufeff"
-NUMBER, TEXT, BYTES, OBJECT, NOTHING = "numbers", "text", "bytes", "objects", "nothing"
+NUMBER, TEXT, BYTES, OBJECT, NULL = "numbers", "text", "bytes", "objects", "nothing"
 """Kinds of values that a column holds, as messages name them."""
 
 

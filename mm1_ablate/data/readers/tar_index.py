@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.cache import ProgressCallback, build_once
 from mm1_ablate.data.files import DataFile
 from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, tar_entries
 
@@ -42,12 +42,12 @@ ARRAYS = {
 def indexed(file: DataFile, identity: str) -> dict[str, Any]:
     """The index of one tar: arrays by name, extensions, and what is bad; without the name of the tar, which may change."""
 
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         index = index_of(file)
         np.savez(folder / "arrays.npz", **{name: np.asarray(index[name], dtype) for name, dtype in ARRAYS.items()})  # type: ignore[arg-type]
         (folder / "index.json").write_text(json.dumps({name: index[name] for name in DESCRIBED}))
 
-    folder = made("tar", identity, file.size // SHARE_OF_INDEX, build)
+    folder = build_once("tar", identity, file.size // SHARE_OF_INDEX, build)
     with np.load(folder / "arrays.npz") as arrays:
         return {**arrays, **json.loads((folder / "index.json").read_text())}
 

@@ -17,7 +17,7 @@ import numpy as np
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.identity.fingerprint import canonical, digest
 from mm1_ablate.config.settings import HowItRuns
-from mm1_ablate.data.cache import Report, made, mapped
+from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable, after_images
 from mm1_ablate.data.files import Files, digest_files
 from mm1_ablate.data.lost_documents import Losses
@@ -232,7 +232,7 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
         report: told how far the counting is, the first time.
     """
 
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         firsts = np.zeros(len(pages) + 1, np.int64)
         for index in range(len(pages)):
             try:
@@ -243,5 +243,5 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
                 report("counting pairs (documents)", index, len(pages))
         np.save(folder / "firsts.npy", firsts.cumsum())
 
-    folder = made("pairs", identity, 8 * (len(pages) + 16), build, report)
-    return mapped(folder / "firsts.npy")
+    folder = build_once("pairs", identity, 8 * (len(pages) + 16), build, report)
+    return memory_mapped(folder / "firsts.npy")

@@ -14,7 +14,7 @@ from mm1_ablate.data.readers.image_index import check_pictures
 from mm1_ablate.data.readers.image_names import ImagesBy
 from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, first_rows, found_files, kept_columns
 from mm1_ablate.data.readers.parquet import footer_of, open_parquet
-from mm1_ablate.data.readers.rows import BYTES, NOTHING, OBJECT, TEXT, is_blank, text_of
+from mm1_ablate.data.readers.rows import BYTES, NULL, OBJECT, TEXT, is_blank, text_of
 from mm1_ablate.data.sources._interleaved import InterleavedFiles, Page
 from mm1_ablate.data.sources.image_text_table import bytes_of
 
@@ -51,8 +51,8 @@ class Obelics(InterleavedFiles):
             check_pictures(self.image_files)
 
     def needed(self) -> dict[str, tuple[str, ...]]:
-        images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NOTHING))} if self._looks_up else {}
-        return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NOTHING}")}
+        images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NULL))} if self._looks_up else {}
+        return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NULL}")}
 
     def warnings(self) -> list[Misfit]:
         inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"

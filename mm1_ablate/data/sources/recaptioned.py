@@ -18,7 +18,7 @@ from pydantic import model_validator
 
 from mm1_ablate.config.data import AnySource, Bounds, Keep, Source
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import made, mapped
+from mm1_ablate.data.cache import build_once, memory_mapped
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.data.lost_documents import Losses, losses_in
@@ -213,8 +213,8 @@ class OpenRecaptioned:
             }
             (folder / "counts.json").write_text(json.dumps({what: number for what, number in counts.items() if number}))
 
-        folder = made("joins", identity, 16 * samples, build, report)
-        if not (sample := mapped(folder / "sample.npy")).size:
+        folder = build_once("joins", identity, 16 * samples, build, report)
+        if not (sample := memory_mapped(folder / "sample.npy")).size:
             ours, theirs = _like(self._images.values(settings.joined_by)), _like(_column(self._rows, self._key))
             unmatched = json.loads((folder / "counts.json").read_text())
             shared = unmatched.get("samples whose key others have")
@@ -222,7 +222,7 @@ class OpenRecaptioned:
             raise Misfit(
                 "joined_by", f"{message}: '{settings.joined_by}' of the images is like {ours}, '{self._key}' of the table like {theirs}"
             )
-        return sample, mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
+        return sample, memory_mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
 
 
 def _column(rows: Rows, column: str) -> Iterator[Any]:
