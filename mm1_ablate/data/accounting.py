@@ -170,10 +170,10 @@ class Accounting:
         for name, limit in self.limits.items():
             counts, lost = self.sources[name], self.lost_share(name)
             if counts.is_too_bad(limit, self.lengths[name], lost):
-                told = [one.in_words() for one in self.losses.get(name, ())] + ([describe_bad(counts)] if counts.bad else [])
+                sentences = [one.in_words() for one in self.losses.get(name, ())] + ([describe_bad(counts)] if counts.bad else [])
                 raise TooMuchBadData(
                     f"{counts.bad_share(lost):.1%} of source '{name}' cannot be read (of {counts.drawn:,} documents drawn), more than the "
-                    f"{limit:.1%} allowed: {'; '.join(told)}. Repair or remove these files, or allow more with "
+                    f"{limit:.1%} allowed: {'; '.join(sentences)}. Repair or remove these files, or allow more with "
                     f"data.sources.{name}.max_bad_share (or data.max_bad_share for all sources)",
                     self.state(),
                 )
@@ -222,13 +222,13 @@ def describe_bad(counts: SourceCounts) -> str:
     for reason, count in counts.bad.most_common():
         examples = counts.examples.get(reason)
         described.append(f"{count:,} {reason}" + (f" (first: {', '.join(examples)})" if examples else ""))
-    return "; ".join(described) or "nothing"
+    return "; ".join(described) or "no reason was counted"
 
 
 def describe_unused(counts: SourceCounts) -> str:
     """Why documents of a source were not used, in a few words."""
     others = [f"{count:,} {reason}" for reason, count in (counts.left_out + counts.dropped).most_common()]
-    return "; ".join([*([describe_bad(counts)] if counts.bad else []), *others]) or "nothing"
+    return "; ".join([*([describe_bad(counts)] if counts.bad else []), *others]) or "no reason was counted"
 
 
 def _plain(counts: SourceCounts) -> dict[str, Any]:

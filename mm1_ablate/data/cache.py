@@ -65,7 +65,7 @@ def build_once(
         identity: what it is made from, such as a digest of a file, and how: another identity is another folder.
         estimated_bytes: what will be written, at most.
         build: called with an empty folder to write to, and `report`.
-        report: told how far it is.
+        report: called with the progress.
 
     Raises:
         NotEnoughSpace: before anything is written if the estimate does not fit, or when the disk fills up.
@@ -151,7 +151,7 @@ class Conversion:
     estimate: Callable[[], int]
     """Bytes that it will take in the cache."""
     build: Callable[[Path, BytesAdded], None]
-    """Called with an empty folder, and a function to be told of bytes of the file that were read."""
+    """Called with an empty folder, and a function to call with the number of bytes read."""
 
 
 def build_all(kind: str, what: str, conversions: Sequence[Conversion], report: ProgressCallback | None) -> list[Path]:
@@ -181,5 +181,5 @@ def memory_mapped(path: Path) -> np.ndarray:
     """An array of a .npy file that all processes share. A plain one, which is quicker to search than numpy's memmap."""
     import numpy as np
 
-    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # nothing cannot be mapped
+    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # an empty array cannot be mapped
     return np.asarray(array)

@@ -73,7 +73,7 @@ class FileSource(Source):
         raise NotImplementedError(f"{type(self).__name__} does not say what records a file has")
 
     def open(self, seed: int = 0, name: str = "") -> OpenRecords:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenRecords(self, name or self.type)
 
     def check(self) -> None:
@@ -108,7 +108,7 @@ class FileSource(Source):
         """All records, by number; the first time, after reading all of the files once.
 
         Args:
-            report: told how far that is.
+            report: called with the progress.
 
         Raises:
             NotEnoughSpace: the copies do not fit in the cache.

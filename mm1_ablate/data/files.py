@@ -86,7 +86,8 @@ class DataFile:
         if self.is_local:
             return open(self.address, "rb")
         filesystem, path = _filesystem(self.address)
-        return filesystem.open(path, "rb")
+        opened: BinaryIO = filesystem.open(path, "rb")
+        return opened
 
     def read(self, offset: int, length: int) -> bytes:
         """Some bytes of the middle; fewer where the file ends. Any number of threads and forked processes may read at once.
@@ -100,7 +101,8 @@ class DataFile:
         if length <= 0:
             return b""
         filesystem, path = _filesystem(self.address)
-        return filesystem.cat_file(path, start=offset, end=min(offset + length, self.size))
+        content: bytes = filesystem.cat_file(path, start=offset, end=min(offset + length, self.size))
+        return content
 
 
 class _Descriptor:
@@ -131,7 +133,8 @@ def _filesystem(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the path in it. fsspec keeps the file systems, for each process its own."""
     import fsspec
 
-    return fsspec.core.url_to_fs(address)
+    filesystem, path = fsspec.core.url_to_fs(address)
+    return filesystem, str(path)
 
 
 # ---------------------------------------------------------------- finding

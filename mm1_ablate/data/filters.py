@@ -35,7 +35,7 @@ def binds(keep: Keep) -> bool:
 
 
 class Filtered:
-    """A source of the same length whose documents obey `keep`; those that do not are told by `LeftOut`."""
+    """A source of the same length whose documents obey `keep`; those that do not raise `LeftOut`."""
 
     def __init__(self, source: OpenSource, keep: Keep) -> None:
         self.source = source

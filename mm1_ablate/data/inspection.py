@@ -88,18 +88,18 @@ class SourceContent:
     joined: str = ""
     """One of the documents, with an image if any has one, as tokens: how texts and images are joined."""
     epochs: float = 0.0
-    """How often the training reads the source, reckoned from the rows packed."""
+    """How often the training reads the source, estimated from the rows packed."""
     read_documents: int = 0
     """Documents that the training asks the source for."""
 
     @property
     def text_tokens_in_all(self) -> float:
-        """Of one epoch, reckoned from the sample."""
+        """Of one epoch, estimated from the sample."""
         return self.documents * self.usable / self.sampled * self.text_tokens.mean if self.text_tokens else 0.0
 
     @property
     def images_in_all(self) -> float:
-        """Of one epoch, reckoned from the sample."""
+        """Of one epoch, estimated from the sample."""
         return self.documents * self.usable / self.sampled * self.images_per_document.mean if self.images_per_document else 0.0
 
     @property
@@ -137,7 +137,7 @@ class Inspection:
     """Rows that were packed to see how they fill."""
     fill: float
     rows_that_the_data_makes: int | None
-    """All there are, where they end (`max_epochs`) before the training does and among the rows packed; else nothing."""
+    """All there are, where they end (`max_epochs`) before the training does and among the rows packed; else None."""
     tokens: float
     """Of the whole training: what the model reads, image tokens as the connector makes them."""
     split: dict[str, int] = field(default_factory=dict)
@@ -163,7 +163,7 @@ def inspect(
     Args:
         sample: documents looked at of each source, at most.
         shown: documents shown as the model sees them.
-        rows: packed rows from which fill and epochs are reckoned, at most.
+        rows: packed rows from which fill and epochs are estimated, at most.
         seed: of the order of the data, as a trial's.
         threads: that decode images.
         report: called with (what is done, how many are done, of how many).
@@ -281,7 +281,7 @@ def _packed(
     connector = experiment.model.connector
     image_tokens = {content.name: content.image_tokens for content in contents}
     in_all = experiment.training.steps * experiment.training.batch_rows
-    # What sampling has told already would otherwise stop the look at the rows in the middle: here nothing is trained.
+    # Without limits: too much bad data is reported from the sample, and nothing is trained here.
     packed = open_packed_rows(data, tokenizer, seed, limited=False)
     documents: list[TokenisedDocument] = []
     tokens, rows = 0.0, 0
@@ -291,7 +291,7 @@ def _packed(
         documents += row
         tokens += sum(text_tokens(document.segments) + len(document.images) * image_tokens[document.source] for document in row)
     account = packed.accounting.account()
-    # Windows are drawn whole, so what was drawn is reckoned against what lies in the rows handed out.
+    # Windows are drawn whole, so what was drawn is compared with what lies in the rows handed out.
     drawn = {name: 0 for name in account}
     for document in documents:
         drawn[document.source] += document.piece == 1

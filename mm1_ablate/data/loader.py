@@ -23,7 +23,8 @@ from mm1_ablate.config.data import Data
 from mm1_ablate.data.accounting import Accounting, TooMuchBadData
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.packing import PackedRow, Segment, TokenisedDocument, fill_of, open_packed_rows
+from mm1_ablate.data.joining import Segment
+from mm1_ablate.data.packing import PackedRow, TokenisedDocument, fill_of, open_packed_rows
 from mm1_ablate.data.tokenizer import Tokenizer
 
 NEED_THEIR_IMAGES = ("captioned", "synthetic_captioned")
@@ -134,7 +135,7 @@ def load_images(
 
 
 def without_images(document: TokenisedDocument, lost: set[int]) -> TokenisedDocument | None:
-    """A document without some of its images, by place among them; nothing if nothing to learn from is left."""
+    """A document without some of its images, by place among them; None if no text is left to learn from."""
     if not lost:
         return document
     if document.data_type in NEED_THEIR_IMAGES:
@@ -209,7 +210,7 @@ class BatchLoader:
         seed: of the order of documents.
         steps: batches in all.
         batch_rows: packed rows of one step, of all ranks together.
-        micro_batch_rows: rows of one micro-batch; nothing: all of them.
+        micro_batch_rows: rows of one micro-batch; None: all of them.
         rank, ranks: which of how many processes this is; each has its own rows of every step.
         threads: that prepare steps ahead of the caller; 0: each step is prepared when it is asked for.
 

@@ -168,7 +168,7 @@ class Mixture:
         return max(self._weights, key=lambda name: self._weights[name] * self._total_tokens - self._tokens[name] * self._whole)
 
     def _next_usable(self, name: str) -> Document | None:
-        """The next document in a source's order that can be used, or nothing if the source is used up."""
+        """The next document in a source's order that can be used, or None if the source is used up."""
         counts, in_vain, last = self.accounting[name], 0, self._last_place[name]
         # So many places in a row hold a whole epoch, wherever they begin.
         patience = min(2 * self._lengths[name] - 1, IN_VAIN)
@@ -189,7 +189,7 @@ class Mixture:
         return None
 
     def _usable(self, name: str, index: int) -> Document | None:
-        """A document, or nothing if it cannot be used, which is then counted."""
+        """A document, or None if it cannot be used, which is then counted."""
         counts = self.accounting[name]
         try:
             document = self._sources[name][index]
@@ -220,7 +220,7 @@ class Mixture:
         return permuted(key("order", self._seed, name, epoch), index, length)
 
     def _last_places(self, max_epochs: Mapping[str, float | None]) -> dict[str, int | None]:
-        """The places of each source's order that may be read; nothing: all there are."""
+        """The places of each source's order that may be read; None: all there are."""
         last: dict[str, int | None] = {}
         for name, length in self._lengths.items():
             epochs = max_epochs.get(name)

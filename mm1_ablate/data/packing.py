@@ -60,7 +60,7 @@ def tokenise(document: Document, tokenizer: Tokenizer, nominal_image_tokens: int
 
 
 def why_dropped(document: TokenisedDocument, packing: Packing) -> str | None:
-    """Why no row can hold a document, in pieces if it may be cut; nothing if it can."""
+    """Why no row can hold a document, in pieces if it may be cut; None if it can."""
     may_cut = packing.long_documents == "split"
     if document.images and packing.nominal_image_tokens > packing.row_tokens:
         return "an image longer than a row"

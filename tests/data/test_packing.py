@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mm1_ablate.config.data import Data, Packing, Source
 from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.documents import Document, Image
-from mm1_ablate.data.packing import PACKERS, Segment, TokenisedDocument, open_packed_rows, pack, pieces, tokenise, why_dropped
+from mm1_ablate.data.joining import Segment
+from mm1_ablate.data.packing import PACKERS, TokenisedDocument, open_packed_rows, pack, pieces, tokenise, why_dropped
 from mm1_ablate.data.tokenizer import load_tokenizer
 
 PICTURE = Image("picture", lambda: np.zeros((48, 48, 3), np.uint8))

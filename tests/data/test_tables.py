@@ -234,5 +234,5 @@ def test_files_that_are_no_parquet_or_have_no_rows_are_refused(tmp_path: Path):
     with pytest.raises(Misfit, match="hold no images; expected parquet"):
         ImageTextTable(files=f"{tmp_path}/a.jsonl").check()
     write(tmp_path / "b.parquet", [], pa.schema([("image", pa.binary()), ("caption", pa.string())]))
-    with pytest.raises(Misfit, match=r"'b\.parquet' holds nothing"):
+    with pytest.raises(Misfit, match=r"'b\.parquet' has no rows"):
         ImageTextTable(files=f"{tmp_path}/b.parquet").check()

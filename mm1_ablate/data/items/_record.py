@@ -40,9 +40,9 @@ class Shape(Settings):
     """What of a row is what: Jinja expressions over its fields, as in lm-evaluation-harness's records."""
 
     id: Expression | None = None
-    """What tells an item from all others of its file. Nothing: a digest of the row."""
+    """What tells an item from all others of its file. None: a digest of the row."""
     group: Expression | None = None
-    """Demonstrations of a query come from its own group. Nothing: all items are of one group."""
+    """Demonstrations of a query come from its own group. None: all items are of one group."""
     fields: dict[str, Expression] | None = None
     """What the templates of the task can name."""
     references: Expression | None = None
@@ -55,20 +55,20 @@ class Shape(Settings):
     """The image's file name, with fields in braces: `coco/val2014/COCO_val2014_{image_id:012d}.jpg`. It may be in a .zip or .tar of its
     folder's name."""
     image_key: NameTemplate | None = None
-    """What the picture is called in all tasks that show it, so that it is encoded once. Nothing: its file, with the folder."""
+    """What the picture is called in all tasks that show it, so that it is encoded once. None: its file, with the folder."""
 
 
 class Join(Settings):
     """Rows of another list that belong to a row. A row to which none belongs is bad data."""
 
     file: Patterns | None = None
-    """Nothing: the file of the rows themselves."""
+    """None: the file of the rows themselves."""
     rows: str = ""
     """Dotted path of the list in a JSON file."""
     on: Expression
     """Over a row of this list: what it belongs to."""
     to: Expression | None = None
-    """Over a row that it may belong to; nothing: the same expression."""
+    """Over a row that it may belong to; None: the same expression."""
 
 
 class ItemFiles(Shape):
@@ -76,7 +76,7 @@ class ItemFiles(Shape):
 
     file: Patterns
     rows: str = ""
-    """Dotted path of the list of rows in a JSON file; a mapping of ids is one too. Nothing: the file is the list."""
+    """Dotted path of the list of rows in a JSON file; a mapping of ids is one too. None: the file is the list."""
     join: dict[str, Join] = {}
     """Lists of rows that belong to a row, each under a name of its own for expressions."""
     where: Expression | None = None
@@ -84,7 +84,7 @@ class ItemFiles(Shape):
     merge: bool = False
     """Rows with one id are one item, with the references of all. If not, only the first counts and the others are bad data."""
     count: PositiveInt | None = None
-    """Items at most, drawn. Nothing: all queries, and 2048 candidates for demonstrations."""
+    """Items at most, drawn. None: all queries, and 2048 candidates for demonstrations."""
 
 
 Alternatives = Annotated[
@@ -101,15 +101,15 @@ class Record(Shape, ItemSource):
     folder: Annotated[str, AfterValidator(_from_record), HowItRuns] = f"${{{BENCHMARKS}}}"
     """Where names of files start. Relative to the record, if it is not absolute."""
     published: Annotated[str, HowItRuns] = ""
-    """Where the files are to be had; told where they are missing."""
+    """Where the files can be downloaded; named in the message where they are missing."""
     archives: Annotated[Patterns | None, HowItRuns] = None
     """Further .zip or .tar files in which the images are, if they are neither unpacked nor in one of their folder's name."""
     queries: Alternatives
     """What is asked for a report."""
     demonstrations: Alternatives | None = None
-    """What may be shown before a question. Nothing: the task is asked without any."""
+    """What may be shown before a question. None: the task is asked without any."""
     development: Alternatives | None = None
-    """What is asked of a recipe that is being tuned. Nothing: a tenth of the pictures (or rows) of the demonstrations, which are then
+    """What is asked of a recipe that is being tuned. None: a tenth of the pictures (or rows) of the demonstrations, which are then
     never shown."""
 
     @model_validator(mode="after")

@@ -106,7 +106,7 @@ def chunks(file: DataFile, add: BytesAdded = lambda count: None) -> Iterator[byt
     """The bytes of a file in chunks of up to `CHUNK`; of a compressed one, decompressed.
 
     Args:
-        add: told of the bytes of the file that were read since it was told before.
+        add: called with the number of bytes of the file that were read since its last call.
 
     Raises:
         Damaged: after all that could be had of a compressed file.

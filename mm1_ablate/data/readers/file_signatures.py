@@ -19,7 +19,7 @@ MAGIC = {
 OTHERS = {
     b"version https://git-lfs.github.com/spec/": "a git-lfs pointer instead of the file; fetch the file with `git lfs pull`",
     b"PK\x03\x04": "a zip archive; unpack it",
-    b"PK\x05\x06": "a zip archive of nothing",
+    b"PK\x05\x06": "an empty zip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
     b"Rar!": "a rar archive; unpack it",
     b"PAR1": "parquet",
@@ -38,7 +38,7 @@ NO_BYTES = "a file of 0 bytes"
 
 
 def compression_by(head: bytes) -> str | None:
-    """What a file is compressed with, by its first bytes; nothing if it is not."""
+    """What a file is compressed with, by its first bytes; None if it is not."""
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
 
 
@@ -56,7 +56,7 @@ def what_it_is(head: bytes, size: int) -> str:
         return "a tar"
     if compression := compression_by(head):
         return f"compressed with {compression}; unpack it"
-    return "" if any(head) else "nothing but zeros, as a download leaves that has not come to its end"
+    return "" if any(head) else "all zeros, as an unfinished download leaves"
 
 
 def compression_of(file: DataFile) -> str | None:

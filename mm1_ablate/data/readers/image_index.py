@@ -53,7 +53,7 @@ class ImageIndex:
         patterns: of picture files, of tars, or of both.
         by: what a picture is looked up by: the path that its name has in a tar or from the folder where a pattern's wildcards begin;
             the last part of it; the url that img2dataset wrote into the JSON beside it; or the SHA-256 of the url, as its name.
-        report: told how far the making of the index is.
+        report: called with the progress of the index.
 
     Raises:
         Misfit: at `image_files`, there are none.
@@ -188,7 +188,7 @@ def _is_archive(file: DataFile) -> bool:
 
 
 def _wrong_picture(file: DataFile) -> str:
-    """What is wrong with a picture file, by its name and its first bytes; empty if nothing is."""
+    """What is wrong with a picture file, by its name and its first bytes; empty if all is well."""
     named = _wrong_name(file) or what_it_is(ends_of(file)[0], file.size)
     return "" if named.endswith("image") else named
 

@@ -90,7 +90,7 @@ def open_json_lines(files: Sequence[DataFile], report: ProgressCallback | None =
     """Rows of JSON lines; the first time, after reading all of the files once.
 
     Args:
-        report: told how far that is.
+        report: called with the progress.
 
     Raises:
         NotEnoughSpace: unpacked copies do not fit in the cache.
@@ -331,7 +331,7 @@ class Head:
 
 def head_of_lines(file: DataFile) -> Head:
     """What the beginning of a file shows; remembered in the cache."""
-    return Head(**json.loads(cached_text("heads of lines 1", file, lambda: json.dumps(asdict(_head(file))))))
+    return Head(**json.loads(cached_text("heads of lines 2", file, lambda: json.dumps(asdict(_head(file))))))
 
 
 def _head(file: DataFile) -> Head:

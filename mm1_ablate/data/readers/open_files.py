@@ -69,7 +69,7 @@ def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: Progres
 
     Args:
         columns: those that are needed. Rows of JSON lines have all.
-        report: told how far the making of indices and converted copies is.
+        report: called with the progress of indices and converted copies.
 
     Raises:
         Misfit: the names of the files say neither, or both; or not one of them can be read.
@@ -80,7 +80,7 @@ def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: Progres
 # ---------------------------------------------------------------- looking when a plan is made
 def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
     """What files have: column to the kind of what it holds ("text", "lists of bytes", ...). Where files differ, what at least half of
-    the rows have (of lines: of the files); a file without those columns is told of as lost (see `glance`).
+    the rows have (of lines: of the files); a file without those columns counts as lost (see `quick_check`).
 
     Raises:
         Misfit: at `files`, none is readable, or all are empty.
@@ -101,7 +101,7 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
     if first is not None:
         others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
         raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
-    raise Misfit("files", f"'{files[0].name}' holds nothing" if len(files) == 1 else f"all {len(files)} files hold nothing")
+    raise Misfit("files", f"'{files[0].name}' has no rows" if len(files) == 1 else f"none of the {len(files)} files has a row")
 
 
 def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
@@ -114,7 +114,7 @@ def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
         for column, kind in one.columns.items() if weight else ():
             kinds.setdefault(column, Counter())[kind] += weight
     usual = {column: counts for column, counts in kinds.items() if 2 * counts.total() >= in_all}
-    # A column of nothing in some files is what it is in the others.
+    # A column of nulls in some files is what it is in the others.
     return {column: max(counts, key=lambda kind: (kind != NULL, counts[kind])) for column, counts in usual.items()}
 
 

@@ -133,7 +133,7 @@ def open_parquet(files: Sequence[DataFile], columns: Sequence[str], report: Prog
 
     Args:
         columns: those that are needed.
-        report: told how far the copying is.
+        report: called with the progress of the copies.
 
     Raises:
         NotEnoughSpace: the copies do not fit in the cache.
@@ -197,7 +197,7 @@ def _without_dictionary(kind: pa.DataType) -> pa.DataType:
 
 
 def _sizes(file: DataFile) -> dict[str, int]:
-    """Bytes of each column, not compressed; nothing of a file that cannot be read."""
+    """Bytes of each column, not compressed; empty for a file that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -238,7 +238,7 @@ class Footer:
 
 def footer_of(file: DataFile) -> Footer:
     """What a parquet file says of itself; remembered in the cache."""
-    return Footer(**json.loads(cached_text("footers 1", file, lambda: json.dumps(asdict(_footer(file))))))
+    return Footer(**json.loads(cached_text("footers 2", file, lambda: json.dumps(asdict(_footer(file))))))
 
 
 def _footer(file: DataFile) -> Footer:
@@ -276,7 +276,7 @@ def _empty(metadata: pq.FileMetaData, columns: Mapping[str, str]) -> list[str]:
 
 
 def columns_of_parquet(file: DataFile) -> dict[str, str]:
-    """Columns, and what they hold; nothing if there are no rows.
+    """Columns, and what they hold; empty if there are no rows.
 
     Raises:
         Unreadable: it is no parquet.

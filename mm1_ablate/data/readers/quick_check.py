@@ -1,7 +1,7 @@
 """Files of a source in, what of them cannot be read out, as far as sizes, first and last bytes and parquet's footers tell.
 
 Done when a plan is made, so it reads a little of every file and never a whole one. What only an index can tell (a tar that is damaged in
-the middle) is known once there is one. How many documents files hold is reckoned from the beginnings of those that can be read.
+the middle) is known once there is one. How many documents files hold is estimated from the beginnings of those that can be read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mm1_ablate.data.readers.tar import first_samples, indexed_tars, is_compress
 from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, is_header
 
 SAMPLES = 20
-"""First samples of a tar, from which it is reckoned how many the others hold."""
+"""First samples of a tar, from which the number in the others is estimated."""
 EMPTY = 10_240
-"""Bytes that tar makes of nothing."""
+"""Bytes of an empty tar."""
 
 Needed = Mapping[str, Sequence[str]]
 """Columns that a source reads, each with the kinds that will do."""
@@ -50,7 +50,7 @@ BROKEN = "truncated tar"
 
 
 def wrong_tar(file: DataFile) -> str:
-    """What is wrong with a tar, by its first and last bytes; empty if nothing is."""
+    """What is wrong with a tar, by its first and last bytes; empty if all is well."""
     if file.size == 0:
         return NO_BYTES
     head, tail = ends_of(file)
@@ -65,7 +65,7 @@ def wrong_tar(file: DataFile) -> str:
 
 
 def _wrong_header(head: bytes, size: int) -> str:
-    """What is wrong with the first header of a tar. Nothing but zeros is a tar of nothing, if it is small."""
+    """What is wrong with the first header of a tar. Zeros alone are an empty tar, if they are few."""
     if is_header(head) or (not any(head) and size <= EMPTY):
         return ""
     named = what_it_is(head, size or len(head))

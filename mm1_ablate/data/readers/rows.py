@@ -1,7 +1,7 @@
 """What files of JSON lines and of parquet share: rows by number, and what their values are called.
 
-A part of a file that cannot be read stands as one row at its end: whoever asks for that row is told why (`Unreadable`), so broken
-files are counted where everything else is.
+A part of a file that cannot be read stands as one row at its end, and reading that row raises `Unreadable`: so broken files are counted
+where everything else is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mm1_ablate.data.files import DataFile, digest_file
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
 
 BYTE_ORDER_MARK = "\ufeff"
-NUMBER, TEXT, BYTES, OBJECT, NULL = "numbers", "text", "bytes", "objects", "nothing"
+NUMBER, TEXT, BYTES, OBJECT, NULL = "numbers", "text", "bytes", "objects", "nulls"
 """Kinds of values that a column holds, as messages name them."""
 
 
@@ -28,7 +28,7 @@ class Rows:
     Args:
         files: in their order.
         counts: rows of each.
-        damage: what is wrong with each file, or nothing. Damage takes one row more.
+        damage: what is wrong with each file, or None. Damage takes one row more.
         read: of each file what was read of it, for `losses`.
 
     Raises:
@@ -46,7 +46,7 @@ class Rows:
         self._first = [0, *accumulate(count + (bad is not None) for count, bad in zip(counts, damage, strict=True))]
         self._digests: dict[int, str] = {}
         if self.bad and not any(counts):
-            raise Misfit("files", f"nothing in them can be read; the first: {self.bad[0]}")
+            raise Misfit("files", f"none of them can be read; the first: {self.bad[0]}")
 
     @property
     def bad(self) -> list[Unreadable]:
@@ -109,19 +109,19 @@ def text_of(value: Any, what: str, called: str = "text") -> str:
             raise Unreadable("invalid UTF-8", what) from None
     if not isinstance(value, str):
         raise Unreadable(f"no {called}", what)
-    value = value.removeprefix(BYTE_ORDER_MARK)
-    if not value or value.isspace():
+    text: str = value.removeprefix(BYTE_ORDER_MARK)
+    if not text or text.isspace():
         raise Unreadable(f"empty {called}", what)
-    if not value.isascii():
+    if not text.isascii():
         try:
-            value.encode("utf-8")
+            text.encode("utf-8")
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
             raise Unreadable("invalid Unicode", what) from None
-    return value
+    return text
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value is a text of nothing but white space, with a byte-order mark or without."""
+    """Whether a value is a text of white space alone, with a byte-order mark or without."""
     return isinstance(value, str) and not value.removeprefix(BYTE_ORDER_MARK).strip()
 
 

@@ -127,7 +127,7 @@ def _read(file: DataFile, offset: int, length: int) -> bytes:
 
 
 def _mapped(path: Path) -> Any:
-    """A view of a memory-mapped array: it hands out an integer several times faster than the array does. Nothing cannot be mapped."""
+    """A view of a memory-mapped array: it hands out an integer several times faster than the array does. An empty one cannot be mapped."""
     return memoryview(np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path))
 
 
@@ -136,7 +136,7 @@ def open_tars(files: Sequence[DataFile], report: ProgressCallback | None = None)
     """The samples of these tars, in their order. What the cache does not have yet is indexed (and unpacked) first.
 
     Args:
-        report: told how many bytes of the tars are done.
+        report: called with the progress, in bytes of the tars.
 
     Raises:
         NotEnoughSpace: compressed tars do not fit into the cache.
@@ -161,7 +161,7 @@ def open_tars(files: Sequence[DataFile], report: ProgressCallback | None = None)
 
 
 def indexed_tars(files: Sequence[DataFile]) -> TarSamples | None:
-    """The same, where the cache has all of it; otherwise nothing."""
+    """The same, where the cache has all of it; otherwise None."""
     digests = map_files(files, digest_file)
     if not all(is_built(UNPACKED, digest) for file, digest in zip(files, digests, strict=True) if is_compressed(file)):
         return None

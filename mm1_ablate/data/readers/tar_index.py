@@ -129,7 +129,7 @@ def index_of(file: DataFile) -> dict[str, Any]:
 def _rest(read: Read, place: int, size: int) -> str:
     """What is wrong with what follows the last entry of a tar: it should be zeros, and not many. Empty if all is well."""
     if size - place > LONGEST_PADDING:
-        damage = "zeros where its end should be, as a download leaves that has not come to its end"
+        damage = "zeros where its end should be, as an unfinished download leaves"
     else:
         damage = ""
     while place < size:

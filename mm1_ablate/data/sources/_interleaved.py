@@ -53,7 +53,7 @@ class InterleavedFiles(InterleavedSource):
     url_sha256 (pictures are called by the SHA-256 of their url)."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenInterleaved:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return self._opened(name or self.type)
 
     def losses(self) -> list[Losses]:
@@ -93,7 +93,7 @@ class InterleavedFiles(InterleavedSource):
 
         Args:
             images: with their images; else their texts alone.
-            report: told how far the making of indices and copies is.
+            report: called with the progress of indices and copies.
         """
         raise NotImplementedError
 
@@ -183,7 +183,7 @@ class OpenInterleaved:
         pair = index - int(self._firsts[number])
         page = self.pages[number]
         pairs = pairs_of(page.parts)
-        # What a page lacks is told once, with its first pair.
+        # What a page lacks is counted once, with its first pair.
         return self._document(f"{page.key}#{pair}", page, pairs[pair], page.damage if pair == 0 else ())
 
     def _document(self, key: str, page: Page, parts: Parts, damage: tuple[Unreadable, ...]) -> Document:
@@ -229,7 +229,7 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
 
     Args:
         identity: of what the pages hold, and of the settings that shape them.
-        report: told how far the counting is, the first time.
+        report: called with the progress of the counting, the first time.
     """
 
     def build(folder: Path, report: ProgressCallback) -> None:

@@ -34,12 +34,12 @@ class ImageTextTable(Source):
     files: Files
     """Patterns of the parquet files."""
     image: str | None = None
-    """The column with the image: bytes, or {bytes, path}. Nothing: the first there is of image, jpg, png, webp."""
+    """The column with the image: bytes, or {bytes, path}. None: the first there is of image, jpg, png, webp."""
     caption: str | None = None
-    """The column with the caption. Nothing: the first there is of caption, txt, text."""
+    """The column with the caption. None: the first there is of caption, txt, text."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenImageTextTable:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenImageTextTable(self, name or self.type)
 
     def check(self) -> None:
@@ -67,7 +67,7 @@ class ImageTextTable(Source):
         """What cannot be read, where captions come from elsewhere.
 
         Args:
-            caption: kinds of what the column of captions may hold; nothing: it does not matter.
+            caption: kinds of what the column of captions may hold; None: it does not matter.
         """
         image, text = self.columns(columns_of(self._found()))
         kept = dict(kept_columns(self.keep).values())
@@ -190,7 +190,7 @@ class OpenImageTextTable:
 
 
 def bytes_of(value: pa.Scalar) -> Callable[[], bytes] | None:
-    """What reads the bytes of an image, given as such or as {bytes, path}; nothing where there are none, or something else."""
+    """What reads the bytes of an image, given as such or as {bytes, path}; None where there are none, or something else."""
     import pyarrow as pa
 
     if isinstance(value, pa.StructScalar) and value.is_valid:

@@ -18,7 +18,7 @@ class Miniature(InterleavedSource):
     type: Literal["miniature"] = "miniature"
     content: Literal["alt_text", "synthetic_captions", "interleaved", "text"]
     documents: PositiveInt | None = None
-    """Documents of one epoch; nothing: a caption for each of 20,000 images, 40,000 interleaved documents or texts."""
+    """Documents of one epoch; None: a caption for each of 20,000 images, 40,000 interleaved documents or texts."""
     world_seed: int = 0
     """Another seed is another world: other images, other documents."""
 
@@ -29,7 +29,7 @@ class Miniature(InterleavedSource):
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenMiniature:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenMiniature(self, name or self.type)
 
     def texts_after_images(self, most: int) -> list[str]:

@@ -64,7 +64,7 @@ class Mmc4(InterleavedFiles):
         return places
 
     def sentence_of(self, info: Any, sentences: int, what: str) -> int | None:
-        """The number of the sentence that an image matches; nothing if it is not similar enough (or too similar) to be kept."""
+        """The number of the sentence that an image matches; None if it is not similar enough (or too similar) to be kept."""
         place = info.get("matched_text_index") if isinstance(info, Mapping) else None
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < sentences:
             raise Unreadable("image that matches no sentence", what)

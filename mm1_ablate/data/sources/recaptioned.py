@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import model_validator
@@ -33,6 +33,7 @@ REPORTED = 10_000
 """Values between two reports of progress."""
 
 
+@runtime_checkable
 class ImageSettings(Protocol):
     """What the settings of a source need besides, to be recaptioned."""
 
@@ -72,7 +73,7 @@ class Recaptioned(Source):
     joined_by: str = "key"
     """What of the images the table names: 'key' (of a sample in a tar) or a field of its JSON, such as url; of parquet any column."""
     key: str | None = None
-    """The table's column that holds it. Nothing: it is called the same."""
+    """The table's column that holds it. None: it is called the same."""
 
     @model_validator(mode="after")
     def _kept_as_a_whole(self) -> Recaptioned:
@@ -81,7 +82,7 @@ class Recaptioned(Source):
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenRecaptioned:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenRecaptioned(self, name or self.type, seed)
 
     def check(self) -> None:
@@ -143,9 +144,9 @@ class Recaptioned(Source):
         """The settings of the images, such that documents carry these columns."""
         return self.images.model_copy(update={"keep": Keep(columns=columns)})
 
-    def _joinable(self, images: Any) -> ImageSettings:
-        if not hasattr(images, "join_columns"):
-            raise Misfit("", f"documents of type '{images.type}' have nothing to join captions to; expected webdataset or image_text_table")
+    def _joinable(self, images: Source) -> ImageSettings:
+        if not isinstance(images, ImageSettings):
+            raise Misfit("", f"documents of type '{images.type}' cannot be joined to captions; expected webdataset or image_text_table")
         return images
 
 

@@ -24,7 +24,7 @@ class Text(Source):
     """The field (of JSON) or column (of parquet) with the text."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenText:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenText(self, name or self.type)
 
     def check(self) -> None:

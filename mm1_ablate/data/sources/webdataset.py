@@ -69,7 +69,7 @@ class WebDataset(Source):
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenWebDataset:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenWebDataset(self, name or self.type)
 
     def check(self) -> None:
@@ -144,7 +144,7 @@ class OpenWebDataset:
     Args:
         settings: what is read.
         name: that documents carry.
-        image: makes an image of its key, what reads its bytes, and what it is called; nothing: one that is decoded.
+        image: makes an image of its key, what reads its bytes, and what it is called; None: one that is decoded.
     """
 
     def __init__(self, settings: WebDataset, name: str, image: Callable[[str, Callable[[], bytes], str], Image] | None = None) -> None:
@@ -233,7 +233,7 @@ def metadata_of(members: Mapping[str, Any], what: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- looking at the beginning
 def _first_samples(files: list[DataFile], count: int = LOOKED_AT) -> dict[str, dict[str, bytes]]:
     why = ""
-    # Damaged tars are told of by `losses`, as long as there are others.
+    # Damaged tars are reported by `losses`, as long as there are others.
     for file in files:
         try:
             if samples := first_samples(file, count):
@@ -256,8 +256,8 @@ def _longer_names(samples: dict[str, dict[str, bytes]]) -> str:
     if not longer:
         return ""
     which = max(longer, key=longer.count)
-    told = f". A name is split at its first dot: what stands before it is the key of the sample, and '{which}' is one of its entries"
-    return f"{told}. Rename the files where the dot belongs to the key, or write image_field: {which} if that is each sample's image"
+    split = f". A name is split at its first dot: what stands before it is the key of the sample, and '{which}' is one of its entries"
+    return f"{split}. Rename the files where the dot belongs to the key, or write image_field: {which} if that is each sample's image"
 
 
 def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:
