@@ -18,7 +18,7 @@ from mm1_ablate.config.identity.data_digests import identity_of
 from mm1_ablate.config.sweep.expand import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
-from mm1_ablate.data.lost_documents import plain
+from mm1_ablate.data.lost_documents import losses_to_json
 from mm1_ablate.report.data_page import data_page, percent, spread
 
 
@@ -213,5 +213,10 @@ def _source_json(source: SourceContent) -> dict[str, Any]:
     for name, value in vars(source).items():
         if name not in ("name", "bad", "lost"):
             values[name] = vars(value) if isinstance(value, Spread) else value
-    reasons = {"lost": plain(source.lost), "bad": dict(source.bad.bad), "examples": source.bad.examples, "bad_share": source.bad_share}
+    reasons = {
+        "lost": losses_to_json(source.lost),
+        "bad": dict(source.bad.bad),
+        "examples": source.bad.examples,
+        "bad_share": source.bad_share,
+    }
     return {**values, "text_tokens_in_all": source.text_tokens_in_all, "images_in_all": source.images_in_all, **reasons}

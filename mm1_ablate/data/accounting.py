@@ -14,7 +14,7 @@ from math import ceil, inf, sqrt
 from typing import Any
 
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.lost_documents import Losses, plain, share_of
+from mm1_ablate.data.lost_documents import Losses, losses_to_json, share_of
 
 EXAMPLES = 3
 """Examples that are named for each reason: the first ones."""
@@ -194,7 +194,7 @@ class Accounting:
 
     def account(self) -> dict[str, dict[str, Any]]:
         """Of each source, in plain values: documents, images, tokens, drawn, epochs, bad (by reason), bad_share, left_out (by reason),
-        split, pieces, dropped (by reason), examples (by reason of `bad`), lost (see `Losses.plain`; only where files cannot be read)."""
+        split, pieces, dropped (by reason), examples (by reason of `bad`), lost (see `Losses.to_json`; only where files cannot be read)."""
         return {name: self._account(name) for name in self.sources}
 
     def _account(self, name: str) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class Accounting:
             "pieces": counts.pieces,
             "dropped": dict(counts.dropped.most_common()),
             "examples": deepcopy(counts.examples),
-            **({"lost": plain(self.losses[name])} if name in self.losses else {}),
+            **({"lost": losses_to_json(self.losses[name])} if name in self.losses else {}),
         }
 
 

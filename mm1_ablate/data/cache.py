@@ -121,7 +121,7 @@ def _folder(kind: str, identity: str) -> Path:
 
 
 def _silent(what: str, done: int, in_all: int) -> None:
-    """Nobody wants to know."""
+    """For callers that show no progress."""
 
 
 # ---------------------------------------------------------------- one from each of many files

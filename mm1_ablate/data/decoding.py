@@ -33,7 +33,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def encoded_image(key: str, read: Callable[[], bytes], what: str = "") -> Image:
-    """An image that is read and decoded when somebody looks at it.
+    """An image that is read and decoded when its pixels are needed.
 
     Args:
         key: unique identity of the picture.

@@ -154,7 +154,7 @@ def without_images(document: TokenisedDocument, lost: set[int]) -> TokenisedDocu
     return replace(document, segments=tuple(segments), images=tuple(images)) if segments else None
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """Where a loader stands after a step."""
 
     step: int
@@ -247,7 +247,7 @@ class BatchLoader:
         self._micro_batch_rows = micro_batch_rows or batch_rows
         self._rank, self._ranks = rank, ranks
         self._threads = threads
-        self._at = _Place(0, self.rows.state(), self.rows.counts)
+        self._at = _Position(0, self.rows.state(), self.rows.counts)
         self._loaded = self._no_counts()
         self._work: _Prefetcher | None = None
 
@@ -323,7 +323,7 @@ class BatchLoader:
         """
         self._stop()
         self.rows.restore(state["rows"])
-        self._at = _Place(state["step"], state["rows"], self.rows.counts)
+        self._at = _Position(state["step"], state["rows"], self.rows.counts)
         self._loaded = self._no_counts()
         self._loaded.restore(state["loaded"])
 
@@ -334,7 +334,7 @@ class BatchLoader:
             self._work = None
             self.rows.restore(self._at.rows)
 
-    def _draw(self, step: int) -> tuple[_Place, list[PackedRow]]:
+    def _draw(self, step: int) -> tuple[_Position, list[PackedRow]]:
         """This rank's rows of a step. Every rank draws all, which costs no decoding, and so knows where the others stand."""
         rows = [row for _, row in zip(range(self._batch_rows), self.rows, strict=False)]
         if len(rows) < self._batch_rows:
@@ -342,9 +342,9 @@ class BatchLoader:
             raise DataUsedUp(
                 f"the data is used up at step {step} of {self.steps}: raise max_epochs of data.sources ({names}), or train for fewer steps"
             )
-        return _Place(step, self.rows.state(), self.rows.counts), rows[self._rank :: self._ranks]
+        return _Position(step, self.rows.state(), self.rows.counts), rows[self._rank :: self._ranks]
 
-    def _collate(self, drawn: tuple[_Place, list[PackedRow]]) -> tuple[_Place, list[Batch], Accounting]:
+    def _collate(self, drawn: tuple[_Position, list[PackedRow]]) -> tuple[_Position, list[Batch], Accounting]:
         place, rows = drawn
         accounting = self._no_counts()
         parts = [rows[start : start + self._micro_batch_rows] for start in range(0, len(rows), self._micro_batch_rows)]

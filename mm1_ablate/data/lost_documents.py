@@ -102,7 +102,7 @@ class Losses:
         named = "; ".join(f"{lost.what}: {lost.reason}" for lost in self.lost[:NAMED]) + (f"; and {rest:,} more" if rest > 0 else "")
         return f"{' and '.join(sentences)}; lost are {amount}. {'The first: ' if rest > 0 else ''}{named}"
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values, for the account of a trial and for JSON."""
         first = [f"{lost.what}: {lost.reason}" for lost in self.lost[:NAMED]]
         files = sum(lost.is_what != "entries" for lost in self.lost)
@@ -189,5 +189,5 @@ def losses_in(opened: Any) -> list[Losses]:
     return list(getattr(opened, "losses", ()))
 
 
-def plain(losses: Iterable[Losses]) -> list[Mapping[str, Any]]:
-    return [one.plain() for one in losses]
+def losses_to_json(losses: Iterable[Losses]) -> list[Mapping[str, Any]]:
+    return [one.to_json() for one in losses]

@@ -25,7 +25,7 @@ from mm1_ablate.data.counter_based_random import key, permuted
 from mm1_ablate.data.documents import Document, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.sources import OpenSource
 
-IN_VAIN = 100_000
+MOST_UNUSABLE = 100_000
 """Documents of a large source that may be unusable in a row; of a small one, as many as hold a whole epoch."""
 
 
@@ -169,12 +169,12 @@ class Mixture:
 
     def _next_usable(self, name: str) -> Document | None:
         """The next document in a source's order that can be used, or None if the source is used up."""
-        counts, in_vain, last = self.accounting[name], 0, self._last_place[name]
+        counts, unusable, last = self.accounting[name], 0, self._last_place[name]
         # So many places in a row hold a whole epoch, wherever they begin.
-        patience = min(2 * self._lengths[name] - 1, IN_VAIN)
+        most_unusable = min(2 * self._lengths[name] - 1, MOST_UNUSABLE)
         while last is None or self._places[name] < last:
-            if in_vain == patience:
-                raise ValueError(f"none of the next {in_vain:,} documents of source '{name}' can be used: {describe_unused(counts)}")
+            if unusable == most_unusable:
+                raise ValueError(f"none of the next {unusable:,} documents of source '{name}' can be used: {describe_unused(counts)}")
             index = self._index(name, self._places[name])
             self._places[name] += 1
             counts.drawn += 1
@@ -183,9 +183,9 @@ class Mixture:
                 counts.documents += 1
                 counts.images += len(document.images)
                 return document
-            in_vain += 1
+            unusable += 1
         if not self._drawn[name]:
-            raise ValueError(f"none of the {in_vain:,} documents of source '{name}' can be used: {describe_unused(counts)}")
+            raise ValueError(f"none of the {unusable:,} documents of source '{name}' can be used: {describe_unused(counts)}")
         return None
 
     def _usable(self, name: str, index: int) -> Document | None:

@@ -42,7 +42,7 @@ def compression_by(head: bytes) -> str | None:
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
 
 
-def what_it_is(head: bytes, size: int) -> str:
+def describe_format(head: bytes, size: int) -> str:
     """What a file is that is none of the formats that samples come in, with what to do about it; empty where nobody can say."""
     if size == 0:
         return NO_BYTES
@@ -61,7 +61,7 @@ def what_it_is(head: bytes, size: int) -> str:
 
 def compression_of(file: DataFile) -> str | None:
     """What a file of text is compressed with, gzip or zstd: its first bytes say so, its name only where they say nothing."""
-    head, _ = ends_of(file)
+    head, _ = head_and_tail(file)
     if (found := compression_by(head)) in (GZIP, ZSTD):
         return found
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
@@ -77,7 +77,7 @@ def without_compression(name: str) -> str:
     return name
 
 
-def ends_of(file: DataFile) -> tuple[bytes, bytes]:
+def head_and_tail(file: DataFile) -> tuple[bytes, bytes]:
     """The first and the last bytes of a file, `HEAD` of each. Of files far away they are remembered."""
 
     def read() -> str:

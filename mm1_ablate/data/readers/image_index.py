@@ -22,7 +22,7 @@ from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, describe_format, head_and_tail
 from mm1_ablate.data.readers.image_names import IMAGES, ImagesBy, images_of, looked_up_by, name_in_index, url_in
 from mm1_ablate.data.readers.open_files import found_files
 from mm1_ablate.data.readers.quick_check import lost_tars
@@ -189,7 +189,7 @@ def _is_archive(file: DataFile) -> bool:
 
 def _wrong_picture(file: DataFile) -> str:
     """What is wrong with a picture file, by its name and its first bytes; empty if all is well."""
-    named = _wrong_name(file) or what_it_is(ends_of(file)[0], file.size)
+    named = _wrong_name(file) or describe_format(head_and_tail(file)[0], file.size)
     return "" if named.endswith("image") else named
 
 

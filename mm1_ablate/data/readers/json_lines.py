@@ -21,7 +21,7 @@ from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import ENDS, DataFile, cached_text, digest_file, map_files
 from mm1_ablate.data.lost_documents import FileRead
 from mm1_ablate.data.readers.compression import Damaged, chunks, compressed_size, decompressed_head
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, compression_by, compression_of, ends_of, what_it_is
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, compression_by, compression_of, describe_format, head_and_tail
 from mm1_ablate.data.readers.rows import NULL, NUMBER, OBJECT, TEXT, Rows
 
 VERSION = "3"
@@ -126,7 +126,7 @@ def _index(file: DataFile, folder: Path, add: BytesAdded) -> None:
     compression = compression_of(file)
     lines = _Lines(folder)
     damage: str | None = None
-    read, named = file.size, "" if compression and file.size else what_it_is(ends_of(file)[0], file.size)
+    read, named = file.size, "" if compression and file.size else describe_format(head_and_tail(file)[0], file.size)
     try:
         if compression is None:
             for chunk in chunks(file, add):
@@ -247,7 +247,7 @@ def columns_of_lines(file: DataFile) -> dict[str, str]:
     if lines and not columns:
         if lines[0].lstrip().startswith(b"["):
             raise Unreadable(ONE_LIST, file.name)
-        named = what_it_is(ends_of(file)[0], file.size)
+        named = describe_format(head_and_tail(file)[0], file.size)
         found = named or repr(lines[0][:60].decode(errors="replace"))
         raise Unreadable(f"expected a JSON object in each line, found {found}", file.name)
     return columns
@@ -300,7 +300,7 @@ def _first_lines(file: DataFile) -> Iterator[bytes]:
 
 
 def _said(file: DataFile, error: Damaged) -> str:
-    named = what_it_is(ends_of(file)[0], file.size)
+    named = describe_format(head_and_tail(file)[0], file.size)
     return f"it is {named}" if named and "compressed with" not in named else str(error)
 
 
@@ -341,7 +341,7 @@ def _head(file: DataFile) -> Head:
     content, used, damage = (packed, len(packed), "") if compression is None else decompressed_head(packed, compression)
     whole = used == file.size
     if damage:
-        named = what_it_is(packed, file.size) if compression_by(packed) is None else ""
+        named = describe_format(packed, file.size) if compression_by(packed) is None else ""
         return Head(damage=named or damage)
     *lines, rest = content.removeprefix(BYTE_ORDER_MARK).split(b"\n")
     lines = [line for line in ([*lines, rest] if whole else lines) if line.strip()]
@@ -353,5 +353,5 @@ def _head(file: DataFile) -> Head:
         # A line that does not end in here may be one all the same.
         if begins and (lines or not begins.startswith(b"{")):
             found = f"no JSON object in its first lines, but {(lines or [begins])[0][:60].decode(errors='replace')!r}"
-            return Head(damage=what_it_is(content, file.size) or found)
+            return Head(damage=describe_format(content, file.size) or found)
     return Head(columns, used / len(lines) if lines else 0.0)

@@ -24,7 +24,7 @@ from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, cached_text, digest_file
 from mm1_ablate.data.lost_documents import FileRead
 from mm1_ablate.data.readers.compression import Damaged, WatchedFile, reading
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, describe_format, head_and_tail
 from mm1_ablate.data.readers.rows import BYTES, NULL, NUMBER, OBJECT, TEXT, Rows
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def _footer(file: DataFile) -> Footer:
             columns = {column.name: _kind(column.type) for column in parquet.schema_arrow}
             return Footer(parquet.metadata.num_rows, columns, _empty(parquet.metadata, columns))
     except Damaged as error:
-        named = what_it_is(ends_of(file)[0], file.size)
+        named = describe_format(head_and_tail(file)[0], file.size)
         why = f"not parquet, but {named}" if named and named != "parquet" else f"parquet that cannot be read: {str(error).splitlines()[0]}"
         return Footer(damage=why)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mm1_ablate.data.files import DataFile, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
 from mm1_ablate.data.readers.compression import gunzipped
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, describe_format, head_and_tail
 from mm1_ablate.data.readers.json_lines import head_of_lines
 from mm1_ablate.data.readers.open_files import are_tables
 from mm1_ablate.data.readers.parquet import Footer, footer_of
@@ -53,7 +53,7 @@ def wrong_tar(file: DataFile) -> str:
     """What is wrong with a tar, by its first and last bytes; empty if all is well."""
     if file.size == 0:
         return NO_BYTES
-    head, tail = ends_of(file)
+    head, tail = head_and_tail(file)
     if is_compressed(file):
         content = gunzipped(head)
         if content is None:
@@ -68,7 +68,7 @@ def _wrong_header(head: bytes, size: int) -> str:
     """What is wrong with the first header of a tar. Zeros alone are an empty tar, if they are few."""
     if is_header(head) or (not any(head) and size <= EMPTY):
         return ""
-    named = what_it_is(head, size or len(head))
+    named = describe_format(head, size or len(head))
     return f"not a tar, but {named}" if named else "not a tar"
 
 

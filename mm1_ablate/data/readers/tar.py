@@ -27,7 +27,7 @@ from mm1_ablate.data.cache import ProgressCallback, build_once, check_space, is_
 from mm1_ablate.data.documents import KnownLoss, Unreadable
 from mm1_ablate.data.files import DataFile, digest_file, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, Lost, losses_of
-from mm1_ablate.data.readers.file_signatures import GZIP, compression_by, ends_of, what_it_is
+from mm1_ablate.data.readers.file_signatures import GZIP, compression_by, describe_format, head_and_tail
 from mm1_ablate.data.readers.tar_headers import DamagedTar, tar_entries
 from mm1_ablate.data.readers.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Read, indexed, join, refused_for
 
@@ -179,7 +179,7 @@ def _identities(files: Sequence[DataFile], digests: Sequence[str]) -> tuple[list
 
 def is_compressed(file: DataFile) -> bool:
     """Whether a tar is compressed with gzip: its first bytes say so, whatever it is called."""
-    return compression_by(ends_of(file)[0]) == GZIP
+    return compression_by(head_and_tail(file)[0]) == GZIP
 
 
 def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: ProgressCallback | None) -> list[DataFile]:
@@ -224,8 +224,8 @@ def _unpacked(file: DataFile, digest: str, size: int, report: ProgressCallback |
 def _losses(tars: Sequence[Mapping[str, Any]], plain: Sequence[DataFile], packed: Sequence[DataFile]) -> list[Losses]:
     files, lost = [], []
     for tar, unpacked, file in zip(tars, plain, packed, strict=True):
-        head, _ = ends_of(file) if tar["damage"] else (b"", b"")
-        named = what_it_is(head, file.size) if tar["damage"] and not tar["samples"] and not is_compressed(file) else ""
+        head, _ = head_and_tail(file) if tar["damage"] else (b"", b"")
+        named = describe_format(head, file.size) if tar["damage"] and not tar["samples"] and not is_compressed(file) else ""
         damage = f"not a tar, but {named}" if named else tar["damage"]
         # Of a compressed tar that breaks off nobody knows how far it was read; images shrink little.
         read = min(tar["read"], file.size) if tar["damage"] or unpacked is file else file.size
