@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from tiny import tiny_experiment
+from tiny import SWEEP, TINY, tiny_experiment
 
 if TYPE_CHECKING:
     from s3_server import Machine, Server
@@ -25,23 +25,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A process knows one mode for good, and clusters of both kinds would refuse each other; tokens are tested in processes of their own.
 os.environ["RAY_AUTH_MODE"] = "disabled"
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-TINY = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
-"""As little evaluation as there can be."""
-
-SWEEP = """\
-sweep: tiny
-experiment: ../experiments/tiny.yaml
-seeds: [0, 1]
-ablations:
-  without:
-    remove_each: [data.mixture.interleaved, data.mixture.text]
-compare:
-  primary: shot_0/average
-  metrics: [shot_0/average]
-"""
 
 
 @pytest.fixture

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 CAPTIONED = {"type": "miniature", "data_type": "captioned", "content": "synthetic_captions", "documents": 64}
 TEXT = {"type": "miniature", "data_type": "text", "content": "text", "documents": 64}
 INTERLEAVED = {"type": "miniature", "data_type": "interleaved", "content": "interleaved", "documents": 64}
+
+
+TINY = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
+"""As little evaluation as there can be."""
+
+SWEEP = """\
+sweep: tiny
+experiment: ../experiments/tiny.yaml
+seeds: [0, 1]
+ablations:
+  without:
+    remove_each: [data.mixture.interleaved, data.mixture.text]
+compare:
+  primary: shot_0/average
+  metrics: [shot_0/average]
+"""
 
 
 def tiny_experiment(changes: dict[str, Any] | None = None, prepared: bool = False) -> Experiment:
