@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
-from tiny import SWEEP, TINY, tiny_experiment
+from tiny import write_tiny_sweep
 
 if TYPE_CHECKING:
     from s3_server import Machine, Server
@@ -30,11 +29,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 @pytest.fixture
 def tiny_sweep(tmp_path: Path) -> Path:
     """A sweep of a baseline and two arms with two seeds, its experiment beside it. Tests edit the text as they need."""
-    experiment = yaml.safe_dump(tiny_experiment(TINY).model_dump(mode="json"))
-    for folder, text in (("experiments", experiment), ("sweeps", SWEEP)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "tiny.yaml").write_text(text)
-    return tmp_path / "sweeps" / "tiny.yaml"
+    return write_tiny_sweep(tmp_path)
 
 
 @pytest.fixture(scope="module")

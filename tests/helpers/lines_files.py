@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from config_files import EXPERIMENT, write_experiment
-from tiny import SWEEP, TINY, tiny_experiment
+from tiny import TINY, tiny_experiment, write_tiny_sweep
 
 LINES = {"type": "lines_source.Lines", "data_type": "text", "files": "data/*.txt"}
 
@@ -39,11 +39,9 @@ def write_lines_study(folder: Path) -> Path:
 
 def write_lines_sweep(folder: Path) -> Path:
     """The tiny sweep, its text from 40 lines in a file of their own."""
+    path = write_tiny_sweep(folder)
     write_data(folder / "experiments" / "data", first=WORDS)
     tree: dict[str, Any] = tiny_experiment(TINY).model_dump(mode="json")
     tree["data"]["sources"]["text"] = {**LINES, "max_bad_share": 1.0}
     write_experiment(folder / "experiments", yaml.safe_dump(tree, sort_keys=False), "tiny.yaml")
-    (folder / "sweeps").mkdir()
-    path = folder / "sweeps" / "tiny.yaml"
-    path.write_text(SWEEP)
     return path

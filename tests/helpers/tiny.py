@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mm1_ablate.config.experiment import Experiment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -84,3 +86,12 @@ def tiny_experiment(changes: dict[str, Any] | None = None, prepared: bool = Fals
             section = section[parent]
         section[last] = value
     return Experiment.model_validate(declared)
+
+
+def write_tiny_sweep(folder: Path) -> Path:
+    """A sweep of a baseline and two arms with two seeds, in `sweeps/` of a folder, and its experiment in `experiments/`."""
+    experiment = yaml.safe_dump(tiny_experiment(TINY).model_dump(mode="json"))
+    for name, text in (("experiments", experiment), ("sweeps", SWEEP)):
+        (folder / name).mkdir()
+        (folder / name / "tiny.yaml").write_text(text)
+    return folder / "sweeps" / "tiny.yaml"
