@@ -1,6 +1,6 @@
 """What `mm1-ablate plan` asks for beside the plan: machines to reckon with, and steps that are really run.
 
-In: what the command line says. Out: `Machines`, and measurements in the store; problems end the command with a sentence.
+In: what the command line says. Out: `GpuAssumptions`, and measurements in the store; problems end the command with a sentence.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from difflib import get_close_matches
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, say, stop
 from mm1_ablate.config.gpus import GPUS
-from mm1_ablate.plan.cost import Machines
+from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.plan import Plan
 from mm1_ablate.store.store import Store
 
 
-def machines_named(gpus: Sequence[str] | None, utilisation: float | None) -> Machines:
+def gpus_named(gpus: Sequence[str] | None, utilisation: float | None) -> GpuAssumptions:
     """The GPUs of the command line; ends the command with 2 where one is not known."""
     for name in gpus or ():
         if name not in GPUS:
             near = get_close_matches(name, GPUS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             stop(FILE_IS_WRONG, f"--gpu {name}: plans know {', '.join(GPUS)}{hint}")
-    return Machines(tuple(gpus or ()), utilisation)
+    return GpuAssumptions(tuple(gpus or ()), utilisation)
 
 
 def probe_arms(planned: Plan, store: Store, address: str | None, made_up: bool) -> None:
@@ -32,7 +32,7 @@ def probe_arms(planned: Plan, store: Store, address: str | None, made_up: bool) 
         address: of a Ray cluster, one of whose nodes measures; nothing: this machine does.
         made_up: whether random documents stand in for the data.
     """
-    from mm1_ablate.run.benchmark_trials import ProbeFailed, measure_arms
+    from mm1_ablate.run.probe import ProbeFailed, measure_arms
 
     try:
         measured = measure_arms(planned, store, address, made_up, say)

@@ -17,20 +17,21 @@ from mm1_ablate.config.data import Source
 from mm1_ablate.config.identity.data_digests import Place, identity_of
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.data.lost_documents import limited_sources, losses_in, what_to_say
-from mm1_ablate.plan.plan import TO_BE_DONE, TRAINED, Plan
+from mm1_ablate.plan.plan import Plan
 
 
 def sources_to_be_read(study: Study, planned: Plan) -> dict[str, tuple[Place, Source]]:
     """Distinct sources of what is to be done, each with a place that names it: to train on, to judge by, to prepare parts with. Of each
     `max_bad_share` is filled in."""
-    statuses = {row.fingerprint: row.status for row in planned.to_do}
+    to_do = {row.fingerprint: row for row in planned.to_do}
     preparing = any(preparation.status == "run" for preparation in planned.preparations)
     found: dict[str, tuple[Place, Source]] = {}
     for trial in study.trials:
-        status = statuses.get(trial.fingerprint)
-        training = status is not None and status not in TRAINED
-        staged = training and any(stage.status in TO_BE_DONE for stage in planned.stages)
-        needed = {"starts_from": staged, "data": training, "model": training and preparing, "evaluation": status not in (None, "rescore")}
+        row = to_do.get(trial.fingerprint)
+        training = row is not None and row.to_train
+        staged = training and any(stage.to_do for stage in planned.stages)
+        evaluating = row is not None and row.status != "rescore"
+        needed = {"starts_from": staged, "data": training, "model": training and preparing, "evaluation": evaluating}
         for place, source, limit in limited_sources(trial.experiment):
             if needed[str(place[0])]:
                 found.setdefault(f"{identity_of(source)} {limit}", (place, source.model_copy(update={"max_bad_share": limit})))

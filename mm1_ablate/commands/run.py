@@ -29,7 +29,7 @@ from mm1_ablate.commands.prepare_data import make_ready
 from mm1_ablate.commands.tables import summary
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
-from mm1_ablate.plan.plan import TRAINED, Plan, plan
+from mm1_ablate.plan.plan import Plan, plan
 from mm1_ablate.store.failure_cause import traceback_of
 from mm1_ablate.store.store import Store
 from mm1_ablate.store.trial_registry import no_longer_named, remember
@@ -52,7 +52,7 @@ def run_sweep(
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
     if not evaluate_only:
         store.write_warnings(study)
-    to_do = [row for row in planned.to_do if row.status in TRAINED or not evaluate_only]
+    to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
     if to_do:
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)

@@ -14,9 +14,10 @@ from mm1_ablate.commands.arms import arms_in_words
 from mm1_ablate.config.gpus import GIB
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.sweep.expand import Study, Trial
-from mm1_ablate.plan.calibration import MeasuredCost
 from mm1_ablate.plan.cost import in_gib
-from mm1_ablate.plan.plan import TO_BE_DONE, Plan, PlanRow
+from mm1_ablate.plan.estimate import MeasuredCost
+from mm1_ablate.plan.plan import Plan
+from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.store.failure_cause import failed_folder, traceback_of
 from mm1_ablate.store.store import Store, TrialState
 from mm1_ablate.store.trial_registry import no_longer_named
@@ -125,7 +126,7 @@ def summary(plan: Plan) -> list[str]:
     lines.append(", ".join(f"{number} {status}" for status, number in states.items()))
     if plan.stages:
         trained = sum(stage.status == "done" for stage in plan.stages)
-        to_train = sum(stage.status in TO_BE_DONE for stage in plan.stages)
+        to_train = sum(stage.to_do for stage in plan.stages)
         lines.append(f"earlier stages that trials start from: {trained} trained, {to_train} to be trained first")
     if plan.preparations:
         made = sum(preparation.status == "done" for preparation in plan.preparations)
@@ -143,7 +144,7 @@ def summary(plan: Plan) -> list[str]:
             lines.append(f"to be done: about {hours(plan.cost.cpu_hours)} of one CPU core")
         lines[-1] += f" ({plan.cost.basis})"
         lines += [line for cost in plan.measured for line in measured_in_words(cost)]
-    lines += plan.not_reckoned
+    lines += plan.not_estimated
     lines += costs_in_words(plan)
     if not all(row.rows_measured for row in [*plan.rows, *plan.stages]):
         lines.append("tokens are as declared where the data cannot be opened here, or not before it is indexed")

@@ -25,10 +25,9 @@ from mm1_ablate.evaluation.precision import keep_in
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.part_cost import Part
-from mm1_ablate.plan.cost import Machines, does_not_fit
-from mm1_ablate.plan.evaluation_memory import evaluation_memory
+from mm1_ablate.plan.cost import GpuAssumptions, does_not_fit
 from mm1_ablate.plan.flops import Parts
-from mm1_ablate.plan.memory import fitting_rows, training_memory
+from mm1_ablate.plan.memory import evaluation_memory, fitting_rows, training_memory
 from mm1_ablate.plan.model_statistics import Sizes
 from mm1_ablate.training.optimisation import build_optimizers
 
@@ -202,9 +201,9 @@ def test_a_share_of_a_gpu_is_a_share_of_its_memory():
 
 
 def test_hours_are_operations_over_peak_and_utilisation():
-    machines = Machines(("H100",), 0.5)
-    assert machines.hours(989e12 * 3600, "bf16-mixed") == {"H100": pytest.approx(2.0)}
-    assert machines.hours(67e12 * 3600, "32-true") == {"H100": pytest.approx(2.0)}
+    gpus = GpuAssumptions(("H100",), 0.5)
+    assert gpus.hours(989e12 * 3600, "bf16-mixed") == {"H100": pytest.approx(2.0)}
+    assert gpus.hours(67e12 * 3600, "32-true") == {"H100": pytest.approx(2.0)}
 
 
 # ---------------------------------------------------------------- while it is evaluated

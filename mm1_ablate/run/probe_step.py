@@ -20,10 +20,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.plan.calibration import CPU
-from mm1_ablate.plan.flops import reads_features
+from mm1_ablate.plan.estimate import CPU
+from mm1_ablate.plan.flops import reads_features, views_at_most
 from mm1_ablate.plan.memory import micro_batch_rows
-from mm1_ablate.plan.row_statistics import views_at_most
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch
