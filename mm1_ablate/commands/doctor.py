@@ -150,8 +150,7 @@ def check_ray(address: str | None, store: Path | str | None = None) -> Check:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    from mm1_ablate.run.cluster import examine_nodes, grows
-    from mm1_ablate.run.connection import join
+    from mm1_ablate.run.cluster import check_every_node, has_autoscaler, join
 
     address = address or os.environ.get("RAY_ADDRESS")
     try:
@@ -172,8 +171,8 @@ def check_ray(address: str | None, store: Path | str | None = None) -> Check:
         found = f"{ray.__version__}, starts here" if not address else f"{ray.__version__} at {address}: {len(nodes)} nodes"
         if address:
             found += f", {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-            found += ", and grows" if grows() else ""
-            wrong = [f"{node.name} {node.problem}" for node in examine_nodes(Store(store).address) if node.problem] if store else []
+            found += ", and has_autoscaler" if has_autoscaler() else ""
+            wrong = [f"{node.name} {node.problem}" for node in check_every_node(Store(store).address) if node.problem] if store else []
             if wrong:
                 return Check(
                     "ray",

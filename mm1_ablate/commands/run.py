@@ -82,21 +82,22 @@ def tell_plan(planned: Plan, store: Store) -> None:
         tell(line)
     (study,) = planned.studies
     for folder, name in no_longer_named(study, store).items():
-        tell(f"no longer in the file, left alone: {name} ({store.where(folder)})")
+        tell(f"no longer in the file, not touched: {name} ({store.where(folder)})")
 
 
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
     """Run what is missing, with a live table, mirrored into MLflow as it ends."""
-    from mm1_ablate.run.cluster import ClusterUnfit
-    from mm1_ablate.run.progress_view import watch
-    from mm1_ablate.run.scheduler import ResourcesMissing, run_study
+    from mm1_ablate.run.cluster import ClusterUnusable
+    from mm1_ablate.run.progress_view import show_progress
+    from mm1_ablate.run.scheduler import RunOptions, run_study
+    from mm1_ablate.run.worker_group import ResourcesMissing
     from mm1_ablate.store.disk_full import NoRoom
     from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, mirroring
 
     remember(study, store)
     try:
-        with watch(study, store, console()) as view, mirroring(study, store, say):
-            return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
+        with show_progress(study, store, console()) as view, mirroring(study, store, say):
+            return run_study(study, store, RunOptions(address, cpus, retry, evaluate_only), on_event=view.event)
     except NoRoom as error:
         # MLflow may be on another disk, and is where people look who are not at the terminal.
         with contextlib.suppress(MirrorFailed):
@@ -104,7 +105,7 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
         raise
     except ResourcesMissing as error:
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
-    except (ConnectionError, ClusterUnfit) as error:
+    except (ConnectionError, ClusterUnusable) as error:
         stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection, and what every node can do with the store")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GIB, GPUS, UTILISATION
+from mm1_ablate.config.gpus import GPUS, UTILISATION
 from mm1_ablate.config.sweep.declaration import Resources, Strategy
 from mm1_ablate.config.training import Precision
 from mm1_ablate.plan.flops import Flops, Parts, is_checkpointed
@@ -21,6 +21,7 @@ from mm1_ablate.plan.memory import (
     TrainingMemory,
     evaluation_memory,
     fitting_rows,
+    in_gib,
     micro_batch_rows,
     training_memory,
 )
@@ -99,12 +100,12 @@ def does_not_fit(experiment: Experiment, parts: Parts, resources: Resources, gpu
         if not evaluation.fits(capacity):
             remedies = _remedies_of_evaluation(experiment, parts, workers, strategy, capacity)
             helps = f"fits with {remedies}" if remedies else f"neither smaller batches nor fsdp over {SHARDED_OVER[-1]} would help"
-            lines.append(f"{where} while it is evaluated {how} ({_mostly(evaluation)}); {helps}")
+            lines.append(f"{where} in evaluation {how} ({_mostly(evaluation)}); {helps}")
     return lines
 
 
 def _mostly(memory: MemoryByPart) -> str:
-    return f"about {in_gib(memory.total)}, {memory.largest} {in_gib(getattr(memory, memory.largest))} of it"
+    return f"about {in_gib(memory.total)}, {memory.largest_in_words} of it"
 
 
 def _remedies_of_evaluation(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
@@ -171,7 +172,3 @@ def weights_on_host(parts: Parts) -> float:
 
 def _article(name: str) -> str:
     return "an" if name[0] in "AHL" else "a"
-
-
-def in_gib(amount: float) -> str:
-    return f"{amount / GIB:,.3g} GiB" if amount >= 0.5 * GIB else f"{amount / 2**20:,.3g} MiB"

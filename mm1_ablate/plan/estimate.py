@@ -66,7 +66,7 @@ def estimate_gpu(hours: Sequence[dict[str, float]], utilisation: float) -> Estim
     if hours and not names:
         fastest = [min(each, key=lambda name: each[name]) for each in hours]
         total = {" and ".join(sorted(set(fastest))): sum(each[name] for each, name in zip(hours, fastest, strict=True))}
-    return Estimate(None, total, f"an estimate: operations over the GPU's peak at {utilisation:.0%} utilisation")
+    return Estimate(None, total, f"an estimate: FLOPs over the GPU's peak at {utilisation:.0%} utilisation")
 
 
 def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus: float = 1) -> Estimate:
@@ -79,7 +79,9 @@ def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus:
     if finished and sum(done for done, _ in finished) > 0:
         seconds = flops * sum(spent for _, spent in finished) / sum(done for done, _ in finished) * cpus
         return Estimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")
-    return Estimate(flops / CPU_RATE / 3600, {}, f"rough: no finished trial to go by, {CPU_RATE:.0e} operations a second and core")
+    return Estimate(
+        flops / CPU_RATE / 3600, {}, f"a rough estimate: no trial has finished yet, so {CPU_RATE:.0e} FLOPs a second and core are assumed"
+    )
 
 
 def training_seconds(trial: Trial, store: Store) -> float | None:
@@ -290,10 +292,8 @@ def not_estimated(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
     budgets = {study.name: study.sweep.budget for study in studies if study.sweep.budget != Budget()}
     if not budgets:
         return ()
-    lines = [
-        "budgets are held against training and preparation: evaluation, reading of data and what workers tell each other are not in it"
-    ]
+    lines = ["budgets cover training and preparation; evaluation, loading of data and communication between workers are not estimated"]
     if not cost.gpu_hours:
         names = [name for name, budget in budgets.items() if budget.gpu_hours is not None]
-        lines += [f"{name}: gpu_hours of the budget is held against nothing, for its trials ask for no GPU" for name in names]
+        lines += [f"{name}: gpu_hours of the budget has no effect, because its trials ask for no GPU" for name in names]
     return tuple(lines)

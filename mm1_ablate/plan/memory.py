@@ -55,6 +55,15 @@ SCORES_AT_ONCE, SCORES_AT_ONCE_ON_CORES = 1 << 28, 1 << 20
 """As `evaluation/shared_attention.py` has it: attention scores that are computed together, if those of one head are no more."""
 
 
+PARTS_IN_WORDS = {"contexts": "keys and values", "copies": "copies of weights", "optimizer": "optimiser states"}
+"""What people read in the place of a field's name."""
+
+
+def in_gib(amount: float) -> str:
+    """Bytes as people read them."""
+    return f"{amount / GIB:,.3g} GiB" if amount >= 0.5 * GIB else f"{amount / 2**20:,.3g} MiB"
+
+
 @dataclass(frozen=True)
 class MemoryByPart:
     """Bytes of one process at their highest, in fields by part."""
@@ -68,6 +77,11 @@ class MemoryByPart:
         """The part that takes most."""
         by_part: dict[str, float] = asdict(self)
         return max(by_part, key=lambda name: by_part[name])
+
+    @property
+    def largest_in_words(self) -> str:
+        """The part that takes most, and how much: 'activations 21 GiB'."""
+        return f"{PARTS_IN_WORDS.get(self.largest, self.largest)} {in_gib(getattr(self, self.largest))}"
 
     def to_json(self) -> dict[str, float | str]:
         return {**asdict(self), "total": self.total, "largest": self.largest}

@@ -16,19 +16,19 @@ from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.plan.cost import in_gib
 from mm1_ablate.plan.estimate import MeasuredStep, Measurements, step_key
-from mm1_ablate.plan.memory import micro_batch_rows, training_memory
+from mm1_ablate.plan.memory import in_gib, micro_batch_rows, training_memory
 from mm1_ablate.plan.model_statistics import Sizes
 from mm1_ablate.plan.plan import Plan
 from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.run.child_process import share_of_machine
+from mm1_ablate.run.cluster import connected
 from mm1_ablate.store.store import Store
 
 STEPS, WARM_UP = 5, 2
 """Steps that are timed (twice as many where a step has several micro-batches), and steps before them that are not."""
 LAST_WORDS = 500
-"""Characters of a failed probe's last line that are shown."""
+"""Characters shown of a failed probe's last line."""
 
 
 class ProbeFailed(Exception):
@@ -36,11 +36,11 @@ class ProbeFailed(Exception):
 
 
 def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool, say: Callable[[str], None]) -> list[MeasuredStep]:
-    """Measure the cheapest and the dearest arm that is to be trained, by operations of a step.
+    """Measure the cheapest and the most expensive arm that is to be trained, by operations of a step.
 
     Args:
-        address: of a Ray cluster; nothing: this machine.
-        made_up: whether random documents stand in for the data.
+        address: of a Ray cluster; None: this machine.
+        made_up: whether random documents take the place of the data.
         say: gets a line for people before each measurement.
 
     Raises:
@@ -112,30 +112,24 @@ def in_process(request: dict[str, Any], environment: dict[str, str]) -> dict[str
         if ended.returncode:
             lines = [line for line in ended.stderr.strip().splitlines() if line.strip()]
             raise ProbeFailed(lines[-1][:LAST_WORDS] if lines else f"exit code {ended.returncode}")
-        return json.loads(answer.read_text())
+        measured: dict[str, Any] = json.loads(answer.read_text())
+        return measured
 
 
 def _on_cluster(address: str, request: dict[str, Any], resources: Resources) -> dict[str, Any]:
     """On a node of a Ray cluster that has what a worker needs."""
     import ray
 
-    from mm1_ablate.run.scheduler import QUIET, _connect
-
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    attached = ray.is_initialized()
-    if not attached:
-        _connect(address, None)
-    try:
-        share = {"num_cpus": resources.worker_cpus, "num_gpus": resources.worker_gpus, "max_retries": 0}
-        reference = ray.remote(_in_worker).options(**share).remote(request, resources.worker_cpus, resources.worker_gpus)
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise ProbeFailed(str(error.cause)) from error
-    except ray.exceptions.RayError as error:
-        raise ProbeFailed(f"its worker was lost: {type(error).__name__}") from error
-    finally:
-        if not attached:
-            ray.shutdown()
+    with connected(address):
+        try:
+            share = {"num_cpus": resources.worker_cpus, "num_gpus": resources.worker_gpus, "max_retries": 0}
+            reference = ray.remote(_in_worker).options(**share).remote(request, resources.worker_cpus, resources.worker_gpus)
+            answer: dict[str, Any] = ray.get(reference)
+            return answer
+        except ray.exceptions.RayTaskError as error:
+            raise ProbeFailed(str(error.cause)) from error
+        except ray.exceptions.RayError as error:
+            raise ProbeFailed(f"its worker was lost: {type(error).__name__}") from error
 
 
 def _in_worker(request: dict[str, Any], cpus: float, gpus: float) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 In: a request (an experiment and how it is to be run) as a mapping of plain values. Out: seconds of a step and the highest memory.
 The model is the declared one with random weights, whose steps take as long; nothing is downloaded, prepared or kept. A step of many
-micro-batches is reckoned from steps of one and of two: what a micro-batch takes, and what a step takes beside them.
+micro-batches is estimated from steps of one and of two: what a micro-batch takes, and what a step takes beside them.
 """
 
 from __future__ import annotations

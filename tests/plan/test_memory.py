@@ -206,7 +206,7 @@ def test_hours_are_operations_over_peak_and_utilisation():
     assert gpus.hours(67e12 * 3600, "32-true") == {"H100": pytest.approx(2.0)}
 
 
-# ---------------------------------------------------------------- while it is evaluated
+# ---------------------------------------------------------------- in evaluation
 HUGE = Parts(Part(1_000), Part(1_000), Part(30 * 10**9, blocks=60, largest_block=5 * 10**8, width=6656, vocabulary=50_000, cache=745_000))
 ASKED = {"evaluation.shots": [0, 8], "evaluation.items": 1000, "training.batch_rows": 64}
 
@@ -218,8 +218,8 @@ def test_a_sharded_model_is_evaluated_in_shards_and_a_block() -> None:
     assert fsdp.weights == pytest.approx(ddp.weights / 8, rel=1e-3)
     assert fsdp.gathered == 4 * 2 * 5 * 10**8, "the block that computes, and the next one"
     assert (fsdp.contexts, fsdp.logits, fsdp.activations) == (ddp.contexts, ddp.logits, ddp.activations)
-    (line,) = (line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8), ["H100"]) if "evaluated" in line)
-    assert "does not fit an H100 while it is evaluated with ddp over 8 workers (about 11" in line and line.endswith(", or with fsdp over 8")
+    (line,) = (line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8), ["H100"]) if "in evaluation" in line)
+    assert "does not fit an H100 in evaluation with ddp over 8 workers (about 11" in line and line.endswith(", or with fsdp over 8")
     assert not [line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8, strategy="fsdp"), ["H100"]) if "evalu" in line]
 
 
@@ -227,7 +227,7 @@ def test_an_evaluation_that_does_not_fit_is_told_the_batch_and_the_precision_tha
     many, resources = {**ASKED, "evaluation.batch_items": 256}, Resources(workers=64, gpus=64, strategy="fsdp")
     (line,) = does_not_fit(experiment_with(many), HUGE, resources, ["H100"])
     few = int(line.split("evaluation.batch_items: ")[1].split(",")[0])
-    assert "contexts" in line and "evaluation.precision: bf16-mixed" in line and few < 256
+    assert "keys and values" in line and "evaluation.precision: bf16-mixed" in line and few < 256
     assert does_not_fit(experiment_with({**many, "evaluation.batch_items": few}), HUGE, resources, ["H100"]) == []
     assert does_not_fit(experiment_with({**many, "evaluation.batch_items": 2 * few}), HUGE, resources, ["H100"]) != []
     assert does_not_fit(experiment_with({**many, "evaluation.precision": "bf16-mixed"}), HUGE, resources, ["H100"]) == []

@@ -210,7 +210,7 @@ def test_gpu_hours_are_operations_over_peak_and_utilisation(study: Study, store:
     assert set(faster.cost.gpu_hours) == {"H100", "H200"} and "80%" in faster.cost.basis
 
 
-def test_gpus_that_are_asked_about_are_reckoned_for_a_study_that_has_none(study: Study, store: Store):
+def test_gpus_that_are_asked_about_are_estimated_for_a_study_that_has_none(study: Study, store: Store):
     planned = plan_together([study], store, gpus=GpuAssumptions(("L40S",)))
     assert planned.cost.gpu_hours["L40S"] > 0 and planned.rows[0].cost.gpu_hours["L40S"] > 0
     assert plan(study, store).cost.gpu_hours == {}
@@ -219,8 +219,8 @@ def test_gpus_that_are_asked_about_are_reckoned_for_a_study_that_has_none(study:
 def test_what_a_study_without_gpus_would_take_on_one_is_said_to_be_instead_of_its_cores(study: Study, store: Store):
     from mm1_ablate.commands.tables import summary
 
-    named = [line for line in summary(plan_together([study], store, gpus=GpuAssumptions(("H100",)))) if "to be done" in line]
-    asked = [line for line in summary(plan(with_two_gpus(study), store)) if "to be done" in line]
+    named = [line for line in summary(plan_together([study], store, gpus=GpuAssumptions(("H100",)))) if "remaining: " in line]
+    asked = [line for line in summary(plan(with_two_gpus(study), store)) if "remaining: " in line]
     assert ", or without a GPU " in named[0] and " and " not in named[0]
     assert ", and " in asked[0] and "of CPU cores" in asked[0]
 
@@ -251,7 +251,7 @@ def test_what_a_plan_says_of_a_gpu_that_is_too_small(study: Study, store: Store,
     lines = summary(plan_together([study], store, gpus=GpuAssumptions(("H100",))))
     trained, evaluated = [line for line in lines if "does not fit" in line]
     assert trained.startswith("baseline/seed-0, baseline/seed-1 and 4 others: does not fit an H100 in one process")
-    assert "while it is evaluated" in evaluated
+    assert "in evaluation" in evaluated
 
 
 def test_a_gpu_that_nobody_knows_is_an_error_with_those_that_are():
@@ -408,6 +408,6 @@ def test_a_budget_of_cpu_hours_holds_whatever_gpu_is_named_on_the_command_line(s
     assert len(plan_together([limited], store, gpus=GpuAssumptions(("H100",))).over_budget) == 1
 
 
-def test_a_budget_of_gpu_hours_without_gpus_is_said_to_be_held_against_nothing(study: Study, store: Store):
+def test_a_budget_of_gpu_hours_without_gpus_is_said_to_have_no_effect(study: Study, store: Store):
     planned = plan(replace(study, sweep=study.sweep.model_copy(update={"budget": Budget(gpu_hours=1)})), store)
-    assert not planned.over_budget and any("held against nothing" in line for line in planned.not_estimated)
+    assert not planned.over_budget and any("has no effect" in line for line in planned.not_estimated)

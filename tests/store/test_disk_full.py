@@ -14,7 +14,7 @@ from study_helpers import study
 from test_child_process import job
 
 from mm1_ablate.run import child_process
-from mm1_ablate.run.worker_group import Fault, run_together
+from mm1_ablate.run.worker_group import WorkerFailure, run_together
 from mm1_ablate.store.disk_full import FULL, NoRoom, is_no_room, noticed
 from mm1_ablate.store.store import Store
 
@@ -47,13 +47,13 @@ PROGRAM = """
 import os, sys
 from study_helpers import study
 from mm1_ablate.store.disk_full import NoRoom
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.store import Store
 
 def run():
     store = Store(sys.argv[1])
     try:
-        outcome = run_study(study(), store, cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch"))
+        outcome = run_study(study(), store, RunOptions(cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch")))
     except NoRoom as error:
         print("no room:", error)
     else:
@@ -126,7 +126,7 @@ def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path
             replace(job("", tmp_path / "log.txt", folder=str(tmp_path), rank=rank), function="full_disk_helpers:lose_or_fill")
             for rank in range(3)
         ]
-        assert run_together(folder, asked) == Fault(1, child_process.Ended(FULL, None))
+        assert run_together(folder, asked) == WorkerFailure(1, child_process.ChildExit(FULL, None))
 
 
 def test_a_word_of_torchs_in_somebody_elses_error_is_no_full_disk() -> None:
