@@ -36,9 +36,9 @@ COLOURS = {
 
 
 NAME_WIDTH = 20
-"""Columns that a name and a reason get at least; names are broken at it where they do not fit."""
+"""Least width of the columns for names and reasons; longer names are folded at it."""
 MUCH = 64 * GIB
-"""Of a node's memory for the weights of one model: more is said."""
+"""Memory of a node for the weights of one model above which the plan mentions it."""
 NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
 """Widths of a terminal from which on a plan has room for whole names, memory and hours, the sizes of the model's parts, and tokens."""
 
@@ -78,8 +78,8 @@ def folded(name: str, width: int) -> str:
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Every trial with what will become of it and why; then what the arms change, and the sums. Where it is narrow, sizes give way to names
-    and reasons."""
+    """Every trial with its status and the reason; then what the arms change, and the sums. On a narrow terminal sizes are left out before
+    names and reasons."""
     numbers: dict[str, Callable[[PlanRow], str]] = {}
     if console.width >= PARAMETERS_FIT:
         numbers["encoder"] = lambda row: count(row.parameters["image_encoder"])
@@ -102,7 +102,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     table.add_column("", no_wrap=True)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold", min_width=NAME_WIDTH)
+    table.add_column("reason", overflow="fold", min_width=NAME_WIDTH)
     for row in [*plan.stages, *plan.rows]:
         name = row.name if console.width >= NAMES_FIT else folded(row.name, NAME_WIDTH)
         table.add_row(Text(name), short(row.fingerprint), coloured(row.status), *(show(row) for show in numbers.values()), Text(row.reason))
@@ -198,7 +198,7 @@ def measured_in_words(cost: MeasuredCost) -> list[str]:
 
 
 def unreadable(store: Store, trial: Trial) -> dict[str, int]:
-    """By source, how much bad data a trial has skipped; only sources that have any."""
+    """By source, how much unreadable data a trial has skipped; only sources that have any."""
     counts = {source: sum(account.get("bad", {}).values()) for source, account in store.data_account(trial).items()}
     return {source: count for source, count in counts.items() if count}
 

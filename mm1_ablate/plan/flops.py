@@ -128,7 +128,8 @@ class Flops:
 
     @property
     def total(self) -> float:
-        return sum(asdict(self).values())
+        by_part: dict[str, float] = asdict(self)
+        return sum(by_part.values())
 
     def __mul__(self, times: float) -> Flops:
         return Flops(**{name: value * times for name, value in asdict(self).items()})

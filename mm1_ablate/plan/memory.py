@@ -70,7 +70,8 @@ class MemoryByPart:
 
     @property
     def total(self) -> float:
-        return sum(asdict(self).values())
+        by_part: dict[str, float] = asdict(self)
+        return sum(by_part.values())
 
     @property
     def largest(self) -> str:

@@ -80,17 +80,17 @@ class Detectable:
         if self.in_deviations is None:
             return "one seed cannot show whether a difference is due to an arm or to chance: declare three or more"
         corrected = self.in_deviations_after_holm is not None and self.in_deviations_after_holm > self.in_deviations
-        found = f"found with {POWER:.0%} probability"
+        after = "after Holm's correction over the arms of a sweep"
         if self.pilot and self.in_points is not None:
-            points = f"{self.in_points:.1f} points"
-            after = f" ({self.in_points_after_holm:.1f} after Holm's correction over the arms of a sweep)" if corrected else ""
-            return f"{self.seeds} seeds: a difference of {points} is {found}{after}; estimated from {self.pilot.in_words()}"
-        times = f"{self.in_deviations:.1f} times as large as its standard deviation over seeds"
-        after = f" ({self.in_deviations_after_holm:.1f} times after Holm's correction over the arms of a sweep)" if corrected else ""
-        more = [f"with {seeds} seeds {times:.1f} times" for seeds, times in self.with_more_seeds.items()]
-        compared = f"; {', '.join(more)}" if more else ""
-        unknown = "how many points that is, is unknown until trials have finished"
-        return f"{self.seeds} seeds: a difference {times} is {found}{after}, a smaller one often is not{compared}; {unknown}"
+            holm = f"; {self.in_points_after_holm:.1f} {after}" if corrected else ""
+            found = f"differences of {self.in_points:.1f} points or more are found ({POWER:.0%} power{holm})"
+            return f"{self.seeds} seeds: {found}, estimated from {self.pilot.in_words()}"
+        holm = f"; {self.in_deviations_after_holm:.1f} times {after}" if corrected else ""
+        found = (
+            f"differences of {self.in_deviations:.1f} times their standard deviation over seeds or more are found ({POWER:.0%} power{holm})"
+        )
+        more = "".join(f"; {seeds} seeds: {times:.1f} times" for seeds, times in self.with_more_seeds.items())
+        return f"{self.seeds} seeds: {found}{more}; what that is in points is unknown until trials have finished"
 
 
 def detectable(study: Study, store: Store) -> Detectable:

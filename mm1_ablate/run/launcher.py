@@ -129,8 +129,12 @@ class Launcher:
             self._record_failure(folder, failure, self.workers)
 
     def _wait_for_store(self, store: Store, record: Path) -> None:
-        """Make sure that this node shares the store, by a file that the driver wrote there before it asked for anything; and have the
-        folder's records here, and its log, which goes on."""
+        """Wait until this node sees a file that the driver wrote to the store, then download the folder's records and its log, which is
+        continued.
+
+        Raises:
+            StoreNotVisible: the file is not seen in time.
+        """
         until = time.monotonic() + self.mounted_within
         store.refresh(record.parent)
         while not record.exists():

@@ -36,8 +36,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Run the steps.
 
     Args:
-        request: `experiment`; `workers` that a step is dealt to, of which one is measured; `made_up`, whether random documents stand in
-            for the data; `steps` that are timed, after `warm_up` that are not.
+        request: `experiment`; `workers` that a step is dealt to, of which one is measured; `made_up`, whether random documents replace
+            the data; `steps` that are timed, after `warm_up` that are not.
     """
     import torch
 

@@ -116,7 +116,7 @@ def scored_by(server: Path, folder: Path, experiment: Experiment, ranks: int, fa
     timer = threading.Timer(PATIENCE, theirs.close)
     timer.start()
     try:
-        return run_together(server, jobs_of(job, Share(0, ranks, ranks, "127.0.0.1", free_port())), enough=ours)
+        return run_together(server, jobs_of(job, Share(0, ranks, ranks, "127.0.0.1", free_port())), stop=ours)
     finally:
         timer.cancel()
         ours.close()

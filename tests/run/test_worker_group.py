@@ -134,13 +134,11 @@ def test_all_workers_are_ended_when_somebody_has_enough_or_the_run_ends(tmp_path
         with child_process.server(preload=[]) as folder:
             asked = jobs("end_or_wait", tmp_path / "log.txt", 2, answer=str(tmp_path / "pid"), how={})
 
-            enough = ours if closes else None
+            stop = ours if closes else None
 
-            def ask(
-                folder: Path = folder, asked: list[child_process.Job] = asked, raised: list[type] = raised, enough: Any = enough
-            ) -> None:
+            def ask(folder: Path = folder, asked: list[child_process.Job] = asked, raised: list[type] = raised, stop: Any = stop) -> None:
                 try:
-                    run_together(folder, asked, [], enough=enough)
+                    run_together(folder, asked, [], stop=stop)
                 except child_process.Stopped as error:
                     raised.append(type(error))
 
