@@ -60,8 +60,7 @@ class RowContent:
         documents of one image each where they are captioned, and otherwise in one document."""
         packing = experiment.data.packing
         weights = {name: weight for name, weight in experiment.data.mixture.items() if weight}
-        most = packing.row_tokens // packing.nominal_image_tokens
-        most = min(most, packing.max_images if packing.max_images is not None else most)
+        most = most_images(experiment)
         text_tokens = images = supervised = text_text = text_images = images_images = 0.0
         for data_type, weight in weights.items():
             share = weight / sum(weights.values())
@@ -95,6 +94,13 @@ def trial_tokens(experiment: Experiment, row: RowContent) -> TrialTokens:
     rows = experiment.training.steps * experiment.training.batch_rows
     images = round(rows * row.images)
     return TrialTokens(round(rows * row.text_tokens), images, images * experiment.model.image_tokens_at_most)
+
+
+def most_images(experiment: Experiment) -> int:
+    """Images that a packed row holds at most."""
+    packing = experiment.data.packing
+    most = packing.row_tokens // packing.nominal_image_tokens
+    return most if packing.max_images is None else min(most, packing.max_images)
 
 
 def views_at_most(experiment: Experiment) -> int:

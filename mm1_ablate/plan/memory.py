@@ -35,7 +35,7 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.gpus import GIB
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.config.training import Muon
-from mm1_ablate.plan.flops import Parts, is_checkpointed, reads_features, views_at_most
+from mm1_ablate.plan.flops import Parts, is_checkpointed, most_images, reads_features, views_at_most
 
 FLOAT = 4
 HALF = 2
@@ -53,8 +53,6 @@ LOGITS_AT_ONCE = 8192
 """Whose logits there are at a time: as many as held-out documents have in one pass (`evaluation/held_out_loss.py`)."""
 SCORES_AT_ONCE, SCORES_AT_ONCE_ON_CORES = 1 << 28, 1 << 20
 """As `evaluation/shared_attention.py` has it: attention scores that are computed together, if those of one head are no more."""
-
-
 PARTS_IN_WORDS = {"contexts": "keys and values", "copies": "copies of weights", "optimizer": "optimiser states"}
 """What people read in the place of a field's name."""
 
@@ -152,8 +150,7 @@ def fitting_rows(experiment: Experiment, parts: Parts, capacity: float, workers:
 def _largest_rows(experiment: Experiment) -> list[_LargeRow]:
     """The rows that take most: full of images, and full of text, as far as the mixture has them."""
     packing, model = experiment.data.packing, experiment.model
-    most = packing.row_tokens // packing.nominal_image_tokens
-    most = min(most, packing.max_images if packing.max_images is not None else most)
+    most = most_images(experiment)
     types = {name for name, weight in experiment.data.mixture.items() if weight}
     found = []
     if types - {"text"}:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.plan.estimate import CPU
-from mm1_ablate.plan.flops import reads_features, views_at_most
+from mm1_ablate.plan.flops import most_images, reads_features, views_at_most
 from mm1_ablate.plan.memory import micro_batch_rows
 
 if TYPE_CHECKING:
@@ -199,8 +199,7 @@ def _made_up(experiment: Experiment, rows: int, together: int) -> Iterator[list[
 
     packing, encoder, sub_images = experiment.data.packing, experiment.model.image_encoder, experiment.model.sub_images
     tokenizer, random = load_tokenizer(experiment.model.language_model.tokenizer), np.random.default_rng(0)
-    most = packing.row_tokens // packing.nominal_image_tokens
-    most = min(most, packing.max_images if packing.max_images is not None else most)
+    most = most_images(experiment)
     side = encoder.image_size * (1 + isqrt(sub_images.at_most - 1) if sub_images is not None else 1)
     pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
     picture = Image("made-up", lambda: pixels)

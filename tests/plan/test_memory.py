@@ -5,6 +5,7 @@ Bytes that are kept for the backward pass are compared within 15 %: kernels of a
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from torch.nn.functional import cross_entropy
 from mm1_ablate.config.gpus import GIB, GPUS
 from mm1_ablate.config.sweep.declaration import Resources, Strategy
 from mm1_ablate.config.training import Precision
+from mm1_ablate.evaluation import embedding, held_out_loss, shared_attention
 from mm1_ablate.evaluation.evaluate import judging
 from mm1_ablate.evaluation.kv_cache import Context, read_on
 from mm1_ablate.evaluation.precision import keep_in
+from mm1_ablate.model import multimodal
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.part_cost import Part
+from mm1_ablate.plan import memory as planned_memory
 from mm1_ablate.plan.cost import GpuAssumptions, does_not_fit
 from mm1_ablate.plan.flops import Parts
 from mm1_ablate.plan.memory import evaluation_memory, fitting_rows, training_memory
@@ -268,3 +272,11 @@ def test_weights_and_what_is_kept_of_a_token_are_as_planned(kind: str, precision
         context, _ = read_on(model, Context.nothing(1, model.device), embeddings, valid, valid)
     kept = sum(one.nbytes for layer in context.layers for one in layer) / 5
     assert kept == Sizes(tmp_path).parts(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)
+
+
+def test_the_batch_sizes_that_are_assumed_are_those_that_are_used() -> None:
+    assert planned_memory.IMAGES_AT_ONCE == multimodal.IMAGES_AT_ONCE
+    assert inspect.signature(embedding.PromptEmbedder).parameters["batch_images"].default == planned_memory.ENCODED_AT_ONCE
+    assert planned_memory.LOGITS_AT_ONCE == held_out_loss.TOKENS_AT_ONCE
+    assert planned_memory.SCORES_AT_ONCE == shared_attention.DEVICE_SCORES
+    assert planned_memory.SCORES_AT_ONCE_ON_CORES == shared_attention.CPU_SCORES
