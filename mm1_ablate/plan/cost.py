@@ -73,14 +73,14 @@ def cost_of(experiment: Experiment, parts: Parts, flops: Flops, resources: Resou
     Args:
         gpus: to give hours for, also where the trial asks for none; with none named, hours are given only where it asks for GPUs.
     """
-    on_gpu = bool(resources.gpus or gpus.names)
+    on_gpu, host = bool(resources.gpus or gpus.names), weights_on_host(parts)
     memory = training_memory(experiment, parts, resources.workers, resources.strategy)
     evaluation = evaluation_memory(experiment, parts, resources.workers, resources.strategy, on_gpu)
     if not on_gpu:
-        return TrialCost(memory, evaluation, weights_on_host(parts))
+        return TrialCost(memory, evaluation, host)
     gpus = gpus.of(resources)
     hours = gpus.hours(flops.total, experiment.training.precision)
-    return TrialCost(memory, evaluation, weights_on_host(parts), hours, tuple(does_not_fit(experiment, parts, resources, gpus.names)))
+    return TrialCost(memory, evaluation, host, hours, tuple(does_not_fit(experiment, parts, resources, gpus.names)))
 
 
 def does_not_fit(experiment: Experiment, parts: Parts, resources: Resources, gpus: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.model import LanguageModel
@@ -94,6 +95,29 @@ def trial_tokens(experiment: Experiment, row: RowContent) -> TrialTokens:
     rows = experiment.training.steps * experiment.training.batch_rows
     images = round(rows * row.images)
     return TrialTokens(round(rows * row.text_tokens), images, images * experiment.model.image_tokens_at_most)
+
+
+def epochs_read(experiment: Experiment, row: RowContent) -> dict[str, float]:
+    """By source, how often a training reads it, about; no more than `max_epochs`."""
+    sources = experiment.data.sources
+    return {name: min(epochs, sources[name].max_epochs or epochs) for name, epochs in _epochs_needed(experiment, row).items()}
+
+
+def used_up(experiment: Experiment, row: RowContent) -> str | None:
+    """A sentence about data none of which lasts for the training; None where some does."""
+    sources, needed = experiment.data.sources, _epochs_needed(experiment, row)
+    if not needed or any(epochs < (sources[name].max_epochs or inf) for name, epochs in needed.items()):
+        return None
+    return (
+        f"the data is used up before step {experiment.training.steps:,}: raise max_epochs of data.sources ({', '.join(needed)}),"
+        " or train for fewer steps"
+    )
+
+
+def _epochs_needed(experiment: Experiment, row: RowContent) -> dict[str, float]:
+    """Epochs of each source that a training needs, whatever `max_epochs` says."""
+    training = experiment.training
+    return {name: share * training.steps * training.batch_rows for name, share in row.epochs.items()}
 
 
 def most_images(experiment: Experiment) -> int:

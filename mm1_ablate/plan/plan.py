@@ -119,8 +119,8 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
     pricing = Pricing(store, sizes, gpus, some_on_gpus=any(trial.resources.gpus for trial in trials), retry=retry)
     by_key = {trial.trial.evaluation_fingerprint: pricing.row(trial) for trial in trials}
     rows, stages = tuple(by_key.values()), tuple(pricing.stage_row(stage, by_key) for stage in earlier)
-    preparations = _preparations((*rows, *stages), store)
     sizes.save()
+    preparations = _preparations((*rows, *stages), store)
 
     # By training fingerprint: a model that is evaluated in two ways is trained once. In one order always, so that sums are the same.
     to_train = {row.fingerprint: row for row in (*rows, *stages) if row.to_train}
@@ -139,9 +139,9 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         row_count=sum(study.row_count for study in studies),
         preparations=preparations,
         cost=cost,
-        detectable={study.name: detectable(study, store) for study in studies},
         over_budget=over_budget(studies, cost, measured),
         not_estimated=not_estimated(studies, cost),
+        detectable={study.name: detectable(study, store) for study in studies},
         repeats=tuple(line for study in studies for line in _repeats(study, studies, by_key)),
         problems=tuple(sizes.problems),
         measured=measured,

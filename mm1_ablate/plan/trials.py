@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import Any
 
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.plan.cost import GpuAssumptions, TrialCost, cost_of
-from mm1_ablate.plan.flops import Flops, RowContent, TrialTokens, training_flops, trial_tokens
+from mm1_ablate.plan.flops import Flops, RowContent, TrialTokens, epochs_read, training_flops, trial_tokens, used_up
 from mm1_ablate.plan.model_statistics import Sizes
 from mm1_ablate.store.predictions import what_is_to_be_done
 from mm1_ablate.store.store import Store
@@ -161,13 +160,13 @@ class Pricing:
         trial, resources = candidate.trial, candidate.resources
         # Beside trials on GPUs those that ask for none stay on cores, whatever GPU is named: each is in one sum.
         gpus = self.gpus if resources.gpus or not self.some_on_gpus else GpuAssumptions()
-        content: RowContent = self.sizes.row(trial.experiment)
-        parameters, parts = self.sizes.parameters(trial.experiment), self.sizes.parts(trial.experiment)
         status, reason = _status(trial, self.store, self.retry)
-        if status in ("run", "resume") and (problem := _used_up(trial, content)):
-            self.sizes.problems.setdefault(f"{candidate.name}: {problem}")
         if len(candidate.arms) > 1:
             reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in candidate.arms[1:])}"
+        content: RowContent = self.sizes.row(trial.experiment)
+        parameters, parts = self.sizes.parameters(trial.experiment), self.sizes.parts(trial.experiment)
+        if status in ("run", "resume") and (problem := used_up(trial.experiment, content)):
+            self.sizes.problems.setdefault(f"{candidate.name}: {problem}")
         flops = training_flops(trial.experiment, parts, content)
         return PlanRow(
             name=candidate.name,
@@ -179,10 +178,10 @@ class Pricing:
             parameters=parameters,
             tokens=trial_tokens(trial.experiment, content),
             flops_by_part=flops,
-            cost=cost_of(trial.experiment, parts, flops, resources, gpus),
             rows_measured=content.measured,
             flops_counted=parts.counted,
-            epochs=_epochs(trial, content),
+            epochs=epochs_read(trial.experiment, content),
+            cost=cost_of(trial.experiment, parts, flops, resources, gpus),
         )
 
     def stage_row(self, stage: Candidate, trials: Mapping[str, PlanRow]) -> PlanRow:
@@ -211,25 +210,3 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
         return status, why if state.status == "missing" else f"{reason}; {why}"
     resumable = store.has(store.trial_folder(trial.fingerprint) / "last.ckpt")
     return ("resume" if resumable else "run"), reason
-
-
-def _epochs(trial: Trial, content: RowContent) -> dict[str, float]:
-    sources = trial.experiment.data.sources
-    return {name: min(epochs, sources[name].max_epochs or epochs) for name, epochs in _asked_for(trial, content).items()}
-
-
-def _asked_for(trial: Trial, content: RowContent) -> dict[str, float]:
-    """Epochs of each source that the training asks for, whatever `max_epochs` says."""
-    training = trial.experiment.training
-    return {name: share * training.steps * training.batch_rows for name, share in content.epochs.items()}
-
-
-def _used_up(trial: Trial, content: RowContent) -> str | None:
-    """A sentence about data none of which lasts for the training; None where some does."""
-    sources, asked_for = trial.experiment.data.sources, _asked_for(trial, content)
-    if not asked_for or any(epochs < (sources[name].max_epochs or inf) for name, epochs in asked_for.items()):
-        return None
-    return (
-        f"the data is used up before step {trial.experiment.training.steps:,}: raise max_epochs of data.sources ({', '.join(asked_for)}),"
-        " or train for fewer steps"
-    )
