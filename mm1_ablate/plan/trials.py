@@ -15,7 +15,7 @@ from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.plan.cost import GpuAssumptions, TrialCost, cost_of
 from mm1_ablate.plan.flops import Flops, RowContent, TrialTokens, epochs_read, training_flops, trial_tokens, used_up
 from mm1_ablate.plan.model_statistics import Sizes
-from mm1_ablate.store.predictions import what_is_to_be_done
+from mm1_ablate.store.predictions import evaluation_to_do
 from mm1_ablate.store.store import Store
 
 TO_DO = ("run", "resume", "evaluate", "rescore")
@@ -206,7 +206,7 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
     if state.status in ("done", "running"):
         return state.status, reason
     if state.trained:
-        status, why = what_is_to_be_done(trial, store)
+        status, why = evaluation_to_do(trial, store)
         return status, why if state.status == "missing" else f"{reason}; {why}"
     resumable = store.has(store.trial_folder(trial.fingerprint) / "last.ckpt")
     return ("resume" if resumable else "run"), reason

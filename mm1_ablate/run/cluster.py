@@ -1,9 +1,7 @@
 """Ray clusters: started on this machine or joined at an address, and whether their nodes can do the work of a run.
 
 In: an address as people give it, and the place of a store. Out: a connection for the length of a block, or a sentence on why there is none;
-and for each node what is wrong with it, if anything. A store is a folder for all: what one node writes the others read, and a folder that
-one node has locked no other can lock. So each node is asked to do just that; and where the store is on object storage, to write there, also
-on conditions, to read and to delete.
+and for each node what is wrong with it, if anything: each is asked to use the store, at the same time as the driver (`store/health.py`).
 
 Ray itself tries for minutes where nobody answers, and of a token that is not accepted it says only that it cannot connect.
 """
@@ -11,22 +9,20 @@ Ray itself tries for minutes where nobody answers, and of a token that is not ac
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import signal
 import socket
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mm1_ablate.run.signals import interrupt_handled
-from mm1_ablate.store.bucket.object_store import Remote, is_address
+from mm1_ablate.store.health import HealthCheck, Probe, probing
+from mm1_ablate.store.store import Store, is_address
 
 LOCAL = "local"
 """The address of a cluster of our own, on this machine alone."""
@@ -231,13 +227,13 @@ def check_every_node(store: Path | str) -> list[NodeCheck]:
     from mm1_ablate import __version__
 
     nodes = usable_nodes()
-    with nullcontext(None) if is_address(store) else _test_folder(Path(store)) as folder:
-        look = ray.remote(_check_store_here)
+    with probing(store) as probe:
+        look = ray.remote(_problem_there)
         asked = {}
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             placed = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-            asked[look.options(**placed).remote(str(folder or store), node["NodeID"])] = node
+            asked[look.options(**placed).remote(probe, node["NodeID"])] = node
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWERED_WITHIN) if asked else ([], [])
         # A node that died a moment ago counts as living until it has been missed for a while.
         living = {node["NodeID"] for node in usable_nodes()}
@@ -253,7 +249,7 @@ def check_every_node(store: Path | str) -> list[NodeCheck]:
                     problem, theirs = _task_error(error), __version__
                 if problem is None and theirs != __version__:
                     problem = WRONG_VERSION.format(theirs=theirs, ours=__version__)
-                if problem is None and folder is not None and not (folder / node["NodeID"]).exists():
+                if problem is None and not probe.is_seen_from(node["NodeID"]):
                     problem = f"writes {store}, but it is not seen here: the folder is not shared"
             found.append(NodeCheck(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", problem))
     return found
@@ -271,66 +267,11 @@ def require_usable_nodes(store: Path | str) -> None:
         raise ClusterUnusable(f"nothing was started: {'; '.join(unusable[:5])}{more}")
 
 
-@contextlib.contextmanager
-def _test_folder(store_root: Path) -> Iterator[Path]:
-    """A folder in the store, with a file in it and another that is locked, for the length of a block."""
-    folder = store_root / "probe" / uuid.uuid4().hex[:12]
-    there = store_root.exists()
-    folder.mkdir(parents=True)
-    try:
-        (folder / "written").write_text(folder.name)
-        with open(folder / "locked", "a+b") as locked:
-            fcntl.lockf(locked, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        for file in folder.iterdir():
-            file.unlink(missing_ok=True)
-        for made in (folder, folder.parent, *([] if there else [store_root])):
-            with contextlib.suppress(OSError):
-                made.rmdir()
-
-
-def _check_store_here(folder: str, own: str) -> tuple[str | None, str]:
-    """Runs on the node: what is wrong with the folder or the address there, and the version of this package."""
+def _problem_there(probe: Probe, node: str) -> tuple[str | None, str]:
+    """Runs on the node: what is wrong with the store there, and the version of this package."""
     from mm1_ablate import __version__
 
-    if is_address(folder):
-        try:
-            Remote(folder).check()
-        except OSError as error:
-            return f"cannot use the store: {error}", __version__
-        return None, __version__
-    return folder_problem(Path(folder), own), __version__
-
-
-def folder_problem(folder: Path, own: str) -> str | None:
-    """What is wrong with the test folder of a driver as this process sees it.
-
-    Args:
-        own: name of the file to write.
-    """
-    root = folder.parent.parent
-    try:
-        if (folder / "written").read_text() != folder.name:
-            return f"reads something else in {root}"
-    except FileNotFoundError:
-        return f"does not see {root}: the store must be on storage that all nodes share, at the same path"
-    except OSError as error:
-        return f"cannot read {root}: {error.strerror}"
-    try:
-        beside = folder / f".{own}"
-        beside.write_text(own)
-        beside.rename(folder / own)
-    except OSError as error:
-        return f"cannot write {root}: {error.strerror}"
-    try:
-        with open(folder / "locked", "a+b") as locked:
-            fcntl.lockf(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        return f"cannot lock files in {root} ({error.strerror}): the storage must be mounted with POSIX locks"
-    return f"does not see locks in {root}: two nodes could train the same trial; mount the storage with locks that all nodes see"
+    return probe.problem(node), __version__
 
 
 def _task_error(error: Exception) -> str:
@@ -361,3 +302,45 @@ def has_types(report: Mapping[str, Any]) -> bool:
     """Whether nodes have types in what the autoscaler reports."""
     types = {*report.get("active_nodes", {}), *(report.get("pending_launches") or {})}
     return any(not name.startswith("node_") for name in types)
+
+
+# ---------------------------------------------------------------- health
+def check_ray(address: str | None, store: Path | str | None = None) -> HealthCheck:
+    """Start a Ray of this machine's own, or attach to the one that is named: what does it offer, and do its nodes share the store?"""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            join(address)
+        else:
+            ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        remedy = (
+            "check the address, that it can be reached from here, and that every node runs the same Ray"
+            if address
+            else "see that /tmp or RAY_TMPDIR is writable, and whether a Ray of yours is half alive here and has to be ended "
+            "(not by `ray stop` where others use this machine: it ends everybody's Ray)"
+        )
+        return HealthCheck("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes = [node for node in all_nodes() if node["Alive"]]
+        found = f"{ray.__version__}, starts here" if not address else f"{ray.__version__} at {address}: {len(nodes)} nodes"
+        if address:
+            found += f", {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+            found += ", and grows" if has_autoscaler() else ""
+            wrong = [f"{node.name} {node.problem}" for node in check_every_node(Store(store).address) if node.problem] if store else []
+            if wrong:
+                return HealthCheck(
+                    "ray",
+                    False,
+                    f"{found}; {'; '.join(wrong)}",
+                    "give every node the same store, at the same place, and this package",
+                )
+            what = "read and write, also on conditions," if is_address(store) else "read, write and lock"
+            found += f"; all that hold trials {what} {store}" if store else ""
+        return HealthCheck("ray", True, found)
+    finally:
+        ray.shutdown()

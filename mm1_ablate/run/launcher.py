@@ -22,7 +22,7 @@ from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.run import child_process
 from mm1_ablate.run.fork_server import PRELOADED
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
-from mm1_ablate.store.disk_full import FULL, NoRoom, noticed, sentence
+from mm1_ablate.store.disk_full import FULL, DiskFull, full_disk_message
 from mm1_ablate.store.store import HELD, RUN, Store
 
 RUN_TRIAL = "mm1_ablate.run.trial:run_trial"
@@ -88,11 +88,11 @@ class Launcher:
         """Do a preparation.
 
         Raises:
-            NoRoom, ServerLost, StoreNotVisible, Stopped: as `train_and_evaluate` does.
+            DiskFull, ServerLost, StoreNotVisible, Stopped: as `train_and_evaluate` does.
         """
         store = Store(self.store_root)
         folder = store.prepared_folder(fingerprint)
-        with noticed(store, folder):
+        with store.noticing_full_disk(folder):
             self._wait_for_store(store, folder / "preparation.json")
             job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
             self._record_failure(folder, WorkerFailure(0, child_process.run(self.server_folder, job, self.preload)), workers=1)
@@ -101,14 +101,14 @@ class Launcher:
         """Do a trial, by one worker or several.
 
         Raises:
-            NoRoom: a disk of this node or of one beside it is full.
+            DiskFull: a disk of this node or of one beside it is full.
             ServerLost: a node or its fork server was lost.
             StoreNotVisible: this node does not see the store.
             Stopped: the run was stopped.
         """
         store = Store(self.store_root)
         folder = store.trial_folder(fingerprint)
-        with noticed(store, folder):
+        with store.noticing_full_disk(folder):
             self._train_and_evaluate(store, folder, {"fingerprint": fingerprint, "evaluations": evaluations})
 
     def _train_and_evaluate(self, store: Store, folder: Path, arguments: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Launcher:
                 raise StoreNotVisible(_this_node(), why)
             time.sleep(0.5)
             store.refresh(record.parent)
-        store.bring_folder(record.parent, "log")
+        store.download_folder(record.parent, "log")
 
     def _attempt(self, folder: Path, arguments: dict[str, Any]) -> WorkerFailure | None:
         if self.workers == 1:
@@ -210,8 +210,8 @@ class Launcher:
         """Record why work failed, where its process could not do that itself."""
         store, ended = Store(self.store_root), failure.exit
         if ended.code == FULL:
-            raise NoRoom(sentence(store))
-        store.let_go_of_the_dead()
+            raise DiskFull(full_disk_message(store.root))
+        store.release_dead()
         who = f"worker {failure.rank} of {workers} " if workers > 1 else ""
         if ended.signal is not None:
             hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
@@ -242,9 +242,9 @@ def _run_remote_share(launcher: Launcher, folder: Path, arguments: dict[str, Any
     finally:
         logs = [folder / f"log-{rank}.txt" for rank in range(share.first, share.first + share.count)]
         with contextlib.suppress(OSError):  # of the storage, or there is none
-            store.publish(*(log for log in logs if log.exists()))
+            store.upload(*(log for log in logs if log.exists()))
     if failure is not None and failure.exit.code == FULL:
-        raise NoRoom(sentence(store))
+        raise DiskFull(full_disk_message(store.root))
     return failure
 
 
@@ -276,12 +276,12 @@ class _RemoteWorkers:
         """The first failure of all workers, those of this node included.
 
         Raises:
-            NoRoom: a disk of another node is full.
+            DiskFull: a disk of another node is full.
             ServerLost: workers on another node were lost, and none failed.
             StoreNotVisible: another node does not see the store.
         """
         causes = [getattr(error, "cause", None) for error in self._lost]
-        if full := next((cause for cause in causes if isinstance(cause, NoRoom)), None):
+        if full := next((cause for cause in causes if isinstance(cause, DiskFull)), None):
             raise full
         if here is None and self._lost and not self._failures:
             if isinstance(causes[0], StoreNotVisible):

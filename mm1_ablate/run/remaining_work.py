@@ -14,9 +14,9 @@ from functools import partial
 
 from mm1_ablate.config.preparation import Preparation, preparations_of
 from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.run.evaluate_trial import score_trial
 from mm1_ablate.run.trial import recording_failure
-from mm1_ablate.store.bucket.leases import lease_seconds
-from mm1_ablate.store.predictions import missing_parts, score_trial
+from mm1_ablate.store.predictions import missing_parts
 from mm1_ablate.store.store import AlreadyRunning, Store
 
 
@@ -99,12 +99,12 @@ def score_saved_predictions(study: Study, store: Store, say: Callable[[str], Non
 def wait_for_ending_children(study: Study, store: Store) -> None:
     """Wait for children of a run that was killed a moment ago: they live on for a second or two, and hold their trials; on object storage
     those of another machine do until their leases have expired, or a heartbeat shows that they are alive."""
-    until = time.monotonic() + (lease_seconds() + 3 if store.mirror else 3)
+    until = time.monotonic() + store.lease_seconds + 3
     folders = {store.trial_folder(one): one for trial in study.trials for one in (*trial.earlier, trial)}
     store.refresh()
-    before = {folder: store.sign_of_life(folder) for folder in folders}
+    before = {folder: store.heartbeat(folder) for folder in folders}
     while time.monotonic() < until and any(
-        store.status(trial).status == "running" and store.sign_of_life(folder) == before[folder] for folder, trial in folders.items()
+        store.status(trial).status == "running" and store.heartbeat(folder) == before[folder] for folder, trial in folders.items()
     ):
         time.sleep(0.2)
         store.refresh(at_most_every=1)

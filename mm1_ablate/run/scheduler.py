@@ -37,7 +37,7 @@ from mm1_ablate.run.remaining_work import (
 )
 from mm1_ablate.run.signals import interrupt_handled, interruptible
 from mm1_ablate.run.worker_group import ResourcesMissing, assign_workers, node_shares
-from mm1_ablate.store.disk_full import NoRoom, is_no_room, noticed
+from mm1_ablate.store.disk_full import DiskFull, is_disk_full
 from mm1_ablate.store.store import Store
 
 LOST_NODE_RETRIES = 2
@@ -95,9 +95,9 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     Raises:
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
         ClusterUnusable: nodes of the cluster cannot use the store.
-        NoRoom: a disk is full. Work in progress is left as it is where a run is interrupted.
+        DiskFull: a disk is full. Work in progress is left as it is where a run is interrupted.
         ConnectionError: there is no cluster at the address, or it requires another token.
-        RemoteError: a store on object storage cannot be used.
+        StorageError: a store on object storage cannot be used.
     """
     options, say = options or RunOptions(), on_event or (lambda line: None)
     store.write_study(study)
@@ -119,15 +119,15 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     store.check()
     interrupted = False
     try:
-        with noticed(store), interruptible():
+        with store.noticing_full_disk(), interruptible():
             _run_on_ray(study, store, remaining, launcher, options, say)
     except KeyboardInterrupt:
         interrupted = True
-    except NoRoom:
+    except DiskFull:
         with contextlib.suppress(Exception):  # that takes room too
-            store.let_go_of_the_dead()
+            store.release_dead()
         raise
-    store.let_go_of_the_dead()
+    store.release_dead()
     return _outcome(study, store, started, interrupted)
 
 
@@ -257,10 +257,10 @@ class _Driver:
                         running[begin(preparation)] = preparation
                     else:
                         self.store.fail(folder, str(getattr(error, "cause", error)))
-                except NoRoom as error:
-                    raise NoRoom(str(getattr(error, "cause", error))) from None
+                except DiskFull as error:
+                    raise DiskFull(str(getattr(error, "cause", error))) from None
                 except ray.exceptions.RayError as error:
-                    if is_no_room(error):
+                    if is_disk_full(error):
                         raise
                     self.store.fail(folder, f"its worker was lost: {type(error).__name__}")
 
@@ -307,7 +307,7 @@ class _Driver:
                 if fingerprint is not None and unseen is not None:
                     not_begun[fingerprint] = unseen
                 continue
-            if is_no_room(result.error):
+            if is_disk_full(result.error):
                 raise result.error
             folder = self.store.trial_folder(fingerprint) if fingerprint is not None else None
             if folder is not None and self.store.recorded(folder) in ("missing", "running"):
@@ -325,7 +325,7 @@ def _tune_results(work: list[TrialWork], launcher: Launcher, unusable: set[str],
     """The result grid of a Tune run, whose files are removed at its end.
 
     Raises:
-        NoRoom: a disk is full.
+        DiskFull: a disk is full.
     """
     from ray import tune
 
@@ -350,7 +350,7 @@ def _tune_results(work: list[TrialWork], launcher: Launcher, unusable: set[str],
         return tuner.fit()
     except tune.TuneError:
         if full:
-            raise NoRoom(full[0]) from None
+            raise DiskFull(full[0]) from None
         raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
@@ -368,7 +368,7 @@ def _trainable(work: list[TrialWork], launcher: Launcher) -> Callable[[dict[str,
             launcher.train_and_evaluate(fingerprints[config["trial"]], evaluations[config["trial"]])
         except StoreNotVisible as error:  # not the trial's failure: Tune would only repeat it there
             return {"finished": 0, "unseen": (error.node, str(error))}
-        except NoRoom as error:
+        except DiskFull as error:
             return {"finished": 0, "full": str(error)}
         return {"finished": 1}
 
@@ -387,7 +387,7 @@ def _stop_where_full(full: list[str]) -> Any:
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
             if "full" in result:
                 full.append(result["full"])
-                raise NoRoom(full[0])
+                raise DiskFull(full[0])
 
     return StopWhereFull()
 

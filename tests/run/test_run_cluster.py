@@ -22,12 +22,12 @@ from pathlib import Path
 import pytest
 from study_helpers import CHECKPOINT_EVERY, stepping_trial, study
 
-from mm1_ablate.commands import doctor
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.run import child_process
-from mm1_ablate.run.cluster import ClusterUnusable, check_every_node, folder_problem, has_types, join, require_usable_nodes
+from mm1_ablate.run.cluster import ClusterUnusable, check_every_node, check_ray, has_types, join, require_usable_nodes
 from mm1_ablate.run.launcher import Launcher, StoreNotVisible
 from mm1_ablate.run.scheduler import ResourcesMissing, RunOptions, run_study
+from mm1_ablate.store.health import problem_with
 from mm1_ablate.store.store import Store
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -125,10 +125,10 @@ def test_the_cluster_of_ray_address_does_the_trials_and_the_doctor_sees_its_node
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     store, events = Store(tmp_path / "store"), []
     until = time.monotonic() + 300
-    check = doctor.check_ray(None, tmp_path / "new")
+    check = check_ray(None, tmp_path / "new")
     while "3 nodes" not in check.found and time.monotonic() < until:
         time.sleep(1)  # a node that another test has killed is missed after a while only
-        check = doctor.check_ray(None, tmp_path / "new")
+        check = check_ray(None, tmp_path / "new")
     assert len(run_study(study(), store, RunOptions(**QUICK), on_event=events.append).done) == 2
     assert events[0] == f"starting Ray ({cluster.address})"
     assert not (store.root / "probe").exists() and not (store.root / "ray").exists()
@@ -170,16 +170,16 @@ def test_a_node_that_is_lost_while_it_is_asked_hinders_nothing(cluster, tmp_path
 
 def test_what_is_wrong_with_a_store_on_a_node_is_told_apart(tmp_path: Path) -> None:
     folder = tmp_path / "probe" / "abc"
-    assert "does not see" in (folder_problem(folder, "node") or "")
+    assert "does not see" in (problem_with(folder, "node") or "")
     folder.mkdir(parents=True)
     (folder / "written").write_text("xyz")
-    assert "something else" in (folder_problem(folder, "node") or "")
+    assert "something else" in (problem_with(folder, "node") or "")
     (folder / "written").write_text("abc")
-    assert "does not see locks" in (folder_problem(folder, "node") or "")
+    assert "does not see locks" in (problem_with(folder, "node") or "")
     holding = "import fcntl, sys; file = open(sys.argv[1], 'a+b'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", holding, folder / "locked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:
         assert driver.stdout is not None and driver.stdout.readline()
-        assert folder_problem(folder, "node") is None and (folder / "node").read_text() == "node"
+        assert problem_with(folder, "node") is None and (folder / "node").read_text() == "node"
         driver.communicate()
 
 
