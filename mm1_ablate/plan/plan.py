@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.config.yaml_file import FileProblem, in_order
@@ -264,8 +264,9 @@ def _earlier(trials: Mapping[str, Trial]) -> tuple[dict[str, Trial], dict[str, l
 def _row(
     trial: Trial, name: str, arms: tuple[str, ...], store: Store, sizes: Sizes, retry: bool, resources: Resources, machines: Machines
 ) -> PlanRow:
-    content: RowContent = sizes.row(trial.experiment)
-    parameters, parts = sizes.parameters(trial.experiment), sizes.parts(trial.experiment)
+    with trial.snapshot.active():
+        content: RowContent = sizes.row(trial.experiment)
+        parameters, parts = sizes.parameters(trial.experiment), sizes.parts(trial.experiment)
     tokens = trial_tokens(trial.experiment, content)
     status, reason = _status(trial, store, retry)
     if status in ("run", "resume") and (problem := _used_up(trial, content)):
@@ -351,7 +352,7 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
 def _preparations(trials: dict[str, Trial], waiting: set[str], store: Store, sizes: Sizes) -> tuple[PreparationRow, ...]:
     needed: dict[str, tuple[Preparation, list[str]]] = {}
     for key, trial in trials.items():
-        for preparation in preparations_of(trial.experiment, trial.seed):
+        for preparation in trial.preparations:
             needed.setdefault(preparation.fingerprint, (preparation, []))[1].append(key)
     rows = []
     for fingerprint, (preparation, users) in needed.items():

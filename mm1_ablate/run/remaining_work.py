@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.run.trial import recording_failure
 from mm1_ablate.store.bucket.leases import lease_seconds
@@ -86,7 +86,7 @@ def let_the_dying_go(study: Study, store: Store) -> None:
 def forget_failures(study: Study, store: Store) -> None:
     for trial in (one for named in study.trials for one in (*named.earlier, named)):
         store.retry(store.trial_folder(trial))
-        for preparation in preparations_of(trial.experiment, trial.seed):
+        for preparation in trial.preparations:
             store.retry(store.prepared_folder(preparation))
 
 
@@ -96,6 +96,6 @@ def preparations_to_do(work: list[Work], store: Store) -> list[Preparation]:
     for entry in work:
         trial = entry.trials[0]
         if not store.status(trial).trained:
-            for preparation in preparations_of(trial.experiment, trial.seed):
+            for preparation in trial.preparations:
                 needed.setdefault(preparation.fingerprint, preparation)
     return [preparation for preparation in needed.values() if store.preparation_status(preparation).status not in ("done", "failed")]

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 def evaluation_record(trial: Trial) -> dict[str, Any]:
     """All that carrying out an evaluation takes: nobody looks again at which files its items are in, or at the user's own records."""
+    with trial.snapshot.active():
+        return _record_of(trial)
+
+
+def _record_of(trial: Trial) -> dict[str, Any]:
     evaluation = trial.experiment.evaluation
     tasks = {name: task_settings(task) for name, task in zip(task_names(evaluation), evaluation.tasks, strict=True)}
     return {
@@ -53,8 +58,9 @@ def evaluation_of(folder: Path) -> Evaluation:
 
 
 def parts_of_trial(trial: Trial) -> list[Part]:
-    """The parts of a trial's evaluation, by what its tasks' records and files are now."""
-    return once(f"parts {trial.evaluation_fingerprint}", lambda: parts_of(trial.experiment, trial.fingerprint))
+    """The parts of a trial's evaluation, by what its tasks' records and files were when its study was loaded."""
+    with trial.snapshot.active():
+        return once(f"parts {trial.evaluation_fingerprint}", lambda: parts_of(trial.experiment, trial.fingerprint))
 
 
 def recorded_parts(folder: Path) -> list[Part]:

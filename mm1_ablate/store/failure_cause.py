@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.sweep.expand import Trial
 from mm1_ablate.store.store import Store
 
@@ -18,7 +17,7 @@ def failed_folder(trial: Trial, store: Store) -> Path:
     own = store.trial_folder(trial)
     if store.recorded(own) == "failed":
         return own
-    for preparation in preparations_of(trial.experiment, trial.seed):
+    for preparation in trial.preparations:
         if store.preparation_status(preparation).status == "failed":
             return store.prepared_folder(preparation)
     for stage in trial.earlier[-1:]:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import to_be_recorded
 from mm1_ablate.config.identity.fingerprint import short
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing
 from mm1_ablate.store.evaluation_manifest import evaluation_of, evaluation_record, write_records
 from mm1_ablate.store.layout import Places
@@ -36,7 +35,7 @@ class Records(Places):
         folder = self.trial_folder(trial.fingerprint)
         declared = trial.experiment.model_dump(mode="json")
         # Whoever trains it is told what it starts from: a fingerprint may hold the contents of files, which are not looked at again.
-        prepared = {part.kind: part.fingerprint for part in preparations_of(trial.experiment, trial.seed)}
+        prepared = {part.kind: part.fingerprint for part in trial.preparations}
         record = {"fingerprint": trial.fingerprint, "seed": trial.seed, "name": trial.name, "experiment": declared, "prepared": prepared}
         if trial.earlier:
             record["starts_from"] = trial.earlier[-1].fingerprint
@@ -63,7 +62,7 @@ class Records(Places):
         folder = self.study_folder(study)
         if study.path.exists():
             self.write(folder / "sweep.yaml", study.path.read_bytes())
-        if contents := to_be_recorded():
+        if contents := study.snapshot.to_record():
             self.write_json(folder / "contents.json", contents)
         return folder
 

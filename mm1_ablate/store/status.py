@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.data.atomic_files import read_json_or_nothing
 from mm1_ablate.store.code_version import code_version
 from mm1_ablate.store.manifests import Records, check_fingerprint
@@ -78,7 +78,7 @@ class States(Records):
             return TrialState("failed", record["reason"], trained, record.get("stage"), **times)
         if trained:
             return TrialState("missing", "trained; to be evaluated only", trained)
-        for preparation in preparations_of(trial.experiment, trial.seed):
+        for preparation in trial.preparations:
             state = self.preparation_status(preparation)
             if state.status == "failed":
                 return TrialState("failed", f"its preparation '{preparation.name}' failed: {state.reason}", stage="prepare")
