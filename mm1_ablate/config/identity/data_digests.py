@@ -55,7 +55,7 @@ class DataSnapshot:
         self.digests: dict[str, str] = {}
         self.findings: dict[str, tuple[Finding, ...]] = {}
         self.names: dict[str, dict[str, str]] = {}
-        """The two names under which a digest is recorded: with the declared paths of files, and with paths relative to the study's folder."""
+        """Its two names in a record: with the declared paths of files, and with paths relative to the study's folder."""
         self.cache: dict[str, Any] = {}
         """Results of `once`."""
 
