@@ -11,7 +11,7 @@ import yaml
 from config_files import EXPERIMENT, write_experiment, write_sweep
 
 from mm1_ablate.config.sweep.expand import FileErrors, Study, load_experiment, load_study
-from mm1_ablate.store.evaluation_manifest import evaluation_record
+from mm1_ablate.store.manifests import evaluation_record
 from mm1_ablate.store.store import Store
 
 LINES = {"type": "lines_source.Lines", "data_type": "text", "files": "${LINES}/*.txt"}
