@@ -11,16 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from config_files import EXPERIMENT, write_experiment, write_sweep
 from PIL import Image
-from typer.testing import CliRunner
 
 import mm1_ablate
-from mm1_ablate.cli import app
-
-
-def call(*arguments: object):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

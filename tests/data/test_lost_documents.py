@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_tars import documents, picture, plain_tar
+from tar_files import documents, picture, plain_tar
 
 from mm1_ablate.config.data import Data
 from mm1_ablate.data.accounting import Accounting, SourceCounts, TooMuchBadData
@@ -130,7 +130,7 @@ def test_a_lost_file_changes_neither_the_order_of_documents_nor_is_it_counted_tw
 def test_entries_that_are_links_count_once_for_each_sample_and_never_with_it(tmp_path: Path) -> None:
     import tarfile
 
-    from test_tars import add
+    from tar_files import add
 
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for number in range(20):
@@ -195,7 +195,7 @@ def test_damaged_pages_and_their_pictures_are_losses_also_of_pairs(tmp_path: Pat
 
 
 def test_recaptions_lose_with_either_side(tmp_path: Path) -> None:
-    from test_tars import as_img2dataset_writes
+    from tar_files import as_img2dataset_writes
 
     from mm1_ablate.data.sources.recaptioned import Recaptioned
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import ValidationError
-from test_tars import as_img2dataset_writes, documents, picture, plain_tar
+from tar_files import as_img2dataset_writes, documents, picture, plain_tar
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.filters import open_source

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from interleaved_files import png, switched, write_obelics, write_pictures
 from pydantic import ValidationError
-from test_tars import documents, picture, plain_tar, source
+from tar_files import documents, picture, plain_tar, source
 
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.settings import Misfit

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
+from staged_study import staged
 from study_helpers import quick_preparation, quick_trial, study, trial
-from test_run_stages import LITTLE, staged
-from tiny import tiny_experiment
+from tiny import TINY, tiny_experiment
 
 from mm1_ablate.commands.run import say_failures
 from mm1_ablate.commands.tables import show_status, status_json
@@ -29,7 +29,7 @@ from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
 
 def chains() -> Study:
     """Two arms of 30 and 31 steps that start from stages of 20 and 21 steps, and one of 32 that starts from the first of these."""
-    first = tiny_experiment({"training.steps": 20, "experiment": "first", **LITTLE}, prepared=True)
+    first = tiny_experiment({"training.steps": 20, "experiment": "first", **TINY}, prepared=True)
     second = staged(21, first, experiment="second")
     experiments = {"baseline": staged(30, second), "other": staged(31, second), "short chain": staged(32, first)}
     return replace(

@@ -16,8 +16,8 @@ import pandas
 import pytest
 import torch
 import yaml
-from test_commands_plan import call
-from test_tasks import ROWS, write_task
+from command_line import call
+from task_files import ROWS, write_task
 from tiny import TEXT, tiny_experiment
 
 from mm1_ablate.config.sweep.expand import Study, Trial, load_study

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import call
 from fsspec.registry import _registry
 from s3_server import BUCKET, Server, serving
 from study_helpers import study
-from test_commands_plan import call
 
 from mm1_ablate.run.scheduler import run_study
 from mm1_ablate.store.bucket.object_store import ObjectStore
