@@ -158,9 +158,6 @@ def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
 
 def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, dict[str, int | float | str]]:
     """What each arm takes, saw and answered, so that the report can name in what arms differ more than was declared."""
-    from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, short
-    from mm1_ablate.config.tasks import task_identities
-
     costs: dict[str, dict[str, int | float | str]] = {}
     (study,) = planned.studies
     answered = answered_items(items)
@@ -178,7 +175,7 @@ def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) ->
                     "rows of a batch": experiment.training.batch_rows,
                     **seen(study, store, name),
                     **epochs_read(study, store, name),
-                    "evaluation": short(digest(evaluation_identity(experiment, "", task_identities(experiment.evaluation)))),
+                    "evaluation": study.evaluation_digest(name),
                     **({"evaluation items": answered[name]} if name in answered else {}),
                     **trained_by(study, store, name),
                 },
