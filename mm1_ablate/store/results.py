@@ -64,7 +64,7 @@ class Results:
         ]
 
     def data_account(self, trial: Trial) -> dict[str, dict[str, Any]]:
-        """What became of a trial's data so far, by source: see `data.accounting.Tally.account`. Empty before its first checkpoint."""
+        """What became of a trial's data so far, by source: see `data.accounting.Accounting.account`. Empty before its first checkpoint."""
         return read_json_or_nothing(self._layout.trial_folder(trial) / "data.json")
 
     def curve(self, trial: Trial) -> pandas.DataFrame:

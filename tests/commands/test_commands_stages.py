@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import call
+from staged_study import write_chain
 from study_helpers import quick_trial
-from test_run_stages import write_chain
-from typer.testing import CliRunner
 
-from mm1_ablate.cli import app
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.store.store import Store
-
-
-def call(*arguments: object):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

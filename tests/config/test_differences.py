@@ -19,7 +19,7 @@ from mm1_ablate.cli import app
 from mm1_ablate.config.data import DataType
 from mm1_ablate.config.errors import validated
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import look_anew
+from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.paths import Node, plain
 from mm1_ablate.config.settings import component_names
 from mm1_ablate.config.study import Study
@@ -83,7 +83,11 @@ def nested(edit: Edit, depth: int) -> Edit:
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_an_arm_differs_from_its_baseline_in_what_is_told_and_in_nothing_else(path: Path, data: st.DataObject) -> None:
-    look_anew("nowhere", path.parent)
+    with DataSnapshot("nowhere", path.parent).active():
+        check(path, data)
+
+
+def check(path: Path, data: st.DataObject) -> None:
     baseline = shipped(path)
     tree = plain(baseline)
     node = Node(Experiment, tree)

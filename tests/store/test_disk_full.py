@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from child_helpers import job
 from s3_server import ADDRESS, Server, environment
 from study_helpers import study
-from test_child_process import job
 
 from mm1_ablate.run import child_process
-from mm1_ablate.run.worker_group import Fault, run_together
+from mm1_ablate.run.worker_group import WorkerFailure, run_together
 from mm1_ablate.store.disk_full import FULL, DiskFull, is_disk_full
 from mm1_ablate.store.store import Store
 
@@ -47,13 +46,13 @@ PROGRAM = """
 import os, sys
 from study_helpers import study
 from mm1_ablate.store.disk_full import DiskFull
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.store import Store
 
 def run():
     store = Store(sys.argv[1])
     try:
-        outcome = run_study(study(), store, cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch"))
+        outcome = run_study(study(), store, RunOptions(cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch")))
     except DiskFull as error:
         print("no room:", error)
     else:
@@ -115,18 +114,15 @@ def test_the_terminal_and_mlflow_say_that_the_disk_is_full(tiny_sweep: Path, tmp
 def test_a_child_that_meets_a_full_disk_says_so_by_its_exit_code(tmp_path: Path) -> None:
     with child_process.server(preload=["pandas", "mm1_ablate.training.checkpoint"]) as folder:
         for what, log in (("model", tmp_path / "log.txt"), ("items", tmp_path / "log.txt"), ("log", Path("/dev/full"))):
-            asked = replace(job("", log, what=what, folder=str(tmp_path)), function="full_disk_helpers:fill")
+            asked = job("full_disk_helpers:fill", log, what=what, folder=str(tmp_path))
             assert child_process.run(folder, asked).code == FULL, what
 
 
 def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path) -> None:
     """The others may have noticed sooner that they lost it."""
     with child_process.server(preload=[]) as folder:
-        asked = [
-            replace(job("", tmp_path / "log.txt", folder=str(tmp_path), rank=rank), function="full_disk_helpers:lose_or_fill")
-            for rank in range(3)
-        ]
-        assert run_together(folder, asked) == Fault(1, child_process.Ended(FULL, None))
+        asked = [job("full_disk_helpers:lose_or_fill", tmp_path / "log.txt", folder=str(tmp_path), rank=rank) for rank in range(3)]
+        assert run_together(folder, asked) == WorkerFailure(1, child_process.ChildExit(FULL, None))
 
 
 def test_a_word_of_torchs_in_somebody_elses_error_is_no_full_disk() -> None:

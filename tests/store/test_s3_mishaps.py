@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from s3_server import ADDRESS, Machine, Server, replica_of, serving, whole, write_checkpoint
 from study_helpers import study, trial
-from test_commands_plan import call
 from tiny import tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
