@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.sweep.declaration import Compare, Sweep
 from mm1_ablate.config.sweep.expand import Arm, Study, Trial
 from mm1_ablate.report.cells import BETTER, WORSE
 from mm1_ablate.report.comparison import Comparison, compare
-from mm1_ablate.report.metric_info import LOSSES
+from mm1_ablate.report.scores import suites
 
 DRAWS = 100
 System = tuple[str, int]
@@ -149,11 +150,7 @@ def _of_metric(items: pd.DataFrame | None, metric: str) -> pd.DataFrame | None:
     """The lines that a metric is made of, so that the others need not be looked at a hundred times."""
     if items is None or items.empty:
         return None
-    suite, _, _ = metric.partition("/")
-    text = items["family"] == "text"
-    if suite in LOSSES:
-        return items[(items["family"] == "loss") & (items["metric"] == suite)]
-    return items[text] if suite == "text_core" else items[~text & ("shot_" + items["shots"].astype(str) == suite)]
+    return items[suites(items) == MetricName.parse(metric).suite]
 
 
 def _pretended(declared: Compare, template: Trial, per_side: int, paired: bool) -> Study:

@@ -163,7 +163,7 @@ def compare(
     Args:
         results: columns arm, seed, metric, value; one line for each score, on a scale of 0 to 100.
         holes: (arm, seed, reason) of trials that gave no scores. What is missing in the results without being named is a hole too.
-        items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `item_scores.py`); makes
+        items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `scores.py`); makes
             intervals cover the luck of the evaluation items.
         costs: by arm, what it took: parameters, image tokens, tokens seen, an identity of the evaluation items. What differs from the
             baseline's is named in the table, so that a reader sees what was held constant.

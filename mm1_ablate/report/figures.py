@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mm1_ablate.config.metric_name import AVERAGE, MetricName, metric_title
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.formats import bracketed, metric_title, percent, short_name, signed
+from mm1_ablate.report.formats import bracketed, percent, short_name, signed
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"
@@ -233,7 +233,8 @@ def effects(comparison: Comparison) -> Figure | None:
 # ---------------------------------------------------------------- scores by shots
 def shots(comparison: Comparison) -> Figure | None:
     """Average score against the number of shots, a panel for each group of arms; None without scores at two numbers of shots."""
-    found = {int(match[1]): metric for metric in comparison.all_metrics if (match := re.fullmatch(r"shot_(\d+)/average", metric))}
+    parsed = [(metric, MetricName.parse(metric)) for metric in comparison.all_metrics]
+    found = {one.shots: metric for metric, one in parsed if one.shots is not None and one.name == AVERAGE}
     if len(found) < 2 or all(row.cells[metric].n == 0 for row in comparison.rows for metric in found.values()):
         return None
     counts = sorted(found)

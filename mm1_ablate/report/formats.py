@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 from mm1_ablate.report.cells import Cell, Row
 from mm1_ablate.report.metric_info import PERCENT, Scale
@@ -12,14 +11,6 @@ from mm1_ablate.report.statistics import Estimate
 NOTHING = "–"
 BELOW_FLOOR = "▾"
 """Marks scores that are worse than what needs no image and no question."""
-
-
-def metric_title(metric: str) -> str:
-    """'8-shot' for shot_8/average, 'TextCore' for text_core/average, '8-shot vqa' for shot_8/vqa."""
-    family, _, name = metric.partition("/")
-    shots = re.fullmatch(r"shot_(\d+)", family)
-    title = f"{shots[1]}-shot" if shots else "TextCore" if family == "text_core" else family
-    return title if name in ("average", "") else f"{title} {name.replace('_', ' ')}"
 
 
 def decimals(value: float, scale: Scale = PERCENT) -> int:

@@ -16,10 +16,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mm1_ablate.config.metric_name import MetricName, metric_title
 from mm1_ablate.report import figures
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, metric_title, number, probability, short_name, signed
+from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
 from mm1_ablate.report.paper_comparison import HEADING, about_published, beside_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
@@ -38,7 +39,7 @@ def html(comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("mm1_ablate.report") / "report.html.jinja").read_text(encoding="utf-8"))
     drawn = figures.drawn(comparison, curves)
-    per_task = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and "." not in metric.partition("/")[2]]
+    per_task = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and not MetricName.parse(metric).rule]
     further = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and metric not in per_task]
     return template.render(
         comparison=comparison,

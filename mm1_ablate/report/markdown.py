@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.report.cells import Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.effects import Effect
 from mm1_ablate.report.expectations import Judgement
-from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, bracketed, interval, metric_title, number, signed
+from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, bracketed, interval, number, signed
 from mm1_ablate.report.metric_info import Scale
 from mm1_ablate.report.paper_comparison import HEADING, about_published, beside_tables
 from mm1_ablate.report.task_table import about_tasks, task_lines, task_titles, unasked_lines

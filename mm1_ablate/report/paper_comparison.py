@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts, results
 from mm1_ablate.report.cells import Row
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.formats import metric_title, number, signed
+from mm1_ablate.report.formats import number, signed
 
 HEADING = "Beside the paper"
 

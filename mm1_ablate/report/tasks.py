@@ -16,6 +16,7 @@ import pandas as pd
 
 from mm1_ablate import __version__
 from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, floor
@@ -23,7 +24,7 @@ from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
 from mm1_ablate.evaluation.task import Task
-from mm1_ablate.report.metric_info import Scale, column_of, scale_of
+from mm1_ablate.report.metric_info import Scale, scale_of
 
 KEYS = ["family", "shots", "task", "metric", "primary"]
 NAMED = 3
@@ -145,7 +146,7 @@ def task_scores(study: Study, items: pd.DataFrame | None, remembered: MutableMap
     columns = {}
     for key, by_arm in fewest.items():
         family, shots, task, rule, primary = str(key[0]), int(key[1]), str(key[2]), str(key[3]), bool(key[4])
-        name = column_of(family, shots, task, rule, primary)
+        name = str(MetricName.of_task(family, shots, task, rule, primary))
         own = dict(sorted(by_arm.items(), key=lambda entry: order.get(entry[0], len(order))))
         scale = scale_of(family, rule)
         columns[name] = TaskScore(name, family, task, shots, rule, primary, scale, own, bounds.get((family, shots, task, rule), {}))

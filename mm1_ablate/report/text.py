@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import (
@@ -25,7 +26,6 @@ from mm1_ablate.report.formats import (
     bracketed,
     decimals,
     interval,
-    metric_title,
     number,
     percent,
     plus_minus,
