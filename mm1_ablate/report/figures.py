@@ -215,11 +215,11 @@ def effects(comparison: Comparison) -> Figure | None:
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", visible=True)
         for position, (effect, estimate) in enumerate(shown):
-            clear = comparison.clear_effect(effect)
+            significant = comparison.is_significant(effect)
             colour = ORANGE if effect.is_interaction else BLUE
             if estimate.known:
                 axes.plot((estimate.low, estimate.high), (position, position), color=colour, linestyle="-" if effect.complete else ":")
-            marker, face = "D" if effect.is_interaction else "o", colour if clear else "white"
+            marker, face = "D" if effect.is_interaction else "o", colour if significant else "white"
             axes.plot(estimate.difference, position, marker, color=colour, markerfacecolor=face, markeredgewidth=1.4)
         axes.set_yticks(range(len(shown)), titles)
         axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -283,7 +283,7 @@ def _binned(rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
 
 def _panels(comparison: Comparison, draw: Draw, across: str, up: str, footnote: str, top: float | None = None) -> Figure:
     """A panel for each group: its baseline in black, its arms in colours."""
-    groups = _merged(comparison)
+    groups = comparison.sections() or [("baseline", list(comparison.rows))]
     columns = 2 if len(groups) == 4 else min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
     with matplotlib.rc_context(STYLE):
@@ -304,20 +304,3 @@ def _panels(comparison: Comparison, draw: Draw, across: str, up: str, footnote: 
         for line in all_axes:
             line[0].set_ylabel(f"{up}\n({footnote})", multialignment="center")
         return figure
-
-
-def _merged(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """Groups with their baseline in front; groups of a single arm share a panel as long as they share a baseline."""
-    panels: list[tuple[str, list[Row]]] = []
-    single: dict[str, list[Row]] = {}
-    for group, rows in comparison.groups.items():
-        if len(rows) == 1:
-            if rows[0].baseline not in single:
-                single[rows[0].baseline] = [comparison.row(rows[0].baseline)]
-                panels.append((group, single[rows[0].baseline]))
-            single[rows[0].baseline] += rows
-        else:
-            panels.append((group, [comparison.row(rows[0].baseline), *rows]))
-    several = [rows for rows in single.values() if len(rows) > 2]
-    titled = [("single changes" if any(rows is own for own in several) else title, rows) for title, rows in panels]
-    return titled or [("baseline", list(comparison.rows))]

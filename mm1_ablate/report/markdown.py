@@ -78,7 +78,7 @@ def markdown(comparison: Comparison, pictures: Mapping[str, str] = {}) -> str:
     if comparison.false_verdicts:
         lines += ["", "## False verdicts", "", comparison.false_verdicts.in_words()]
     if comparison.holes:
-        lines += ["", "## Holes", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
+        lines += ["", "## Missing trials", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
     lines += _tasks(comparison)
     lines += _data_losses(comparison)
     lines += _held_constant(comparison)
@@ -120,21 +120,9 @@ def _ours(judgement: Judgement, scale: Scale) -> str:
 
 
 def _sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """A table for each group, under its baseline; groups of a single arm stand together, and so does all that is small."""
-    if len(comparison.rows) <= 10 and len(comparison.groups) < 2:
-        return [("", list(comparison.rows))]
-    sections: list[tuple[str, list[Row]]] = []
-    single: dict[str, list[Row]] = {}
-    for group, rows in comparison.groups.items():
-        baseline = comparison.row(rows[0].baseline)
-        if len(rows) > 1:
-            sections.append((group, [baseline, *rows]))
-        else:
-            if not single.get(baseline.name):
-                single[baseline.name] = [baseline]
-                sections.append(("Single changes", single[baseline.name]))
-            single[baseline.name] += rows
-    return sections or [("", list(comparison.rows))]
+    """A table for each group, under its baseline; all that is small stands in one."""
+    is_small = len(comparison.rows) <= 10 and len(comparison.groups) < 2
+    return [("", list(comparison.rows))] if is_small else comparison.sections()
 
 
 def _table(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
@@ -152,7 +140,7 @@ def _cell(row: Row, metric: str, comparison: Comparison) -> str:
     if cell.estimate is None:
         return mean
     difference = signed(cell.estimate.difference, cell.scale)
-    return f"{mean}<br>{f'**{difference}**' if comparison.clear(cell) else difference} {interval(cell)}"
+    return f"{mean}<br>{f'**{difference}**' if comparison.is_significant(cell) else difference} {interval(cell)}"
 
 
 def _published(comparison: Comparison) -> list[str]:
@@ -171,7 +159,7 @@ def _effects(comparison: Comparison) -> list[str]:
     intro = (
         f"Contrasts on {metric_title(comparison.primary)}, taken within each seed: a main effect is the mean difference of a level from "
         "the axis's first, over the points of the grid that both were run at; an interaction is how much such a difference changes along "
-        "another axis, zero where the axes add up. Exploratory: bold ones hold at the false discovery rate of the other columns."
+        "another axis, zero where the axes add up. Exploratory: bold ones are significant at the false discovery rate of the other columns."
     )
     lines = ["", "## Effects in grids", "", intro, "", _pipes(["grid", "effect", "points", "difference"]), "|---|---|--:|--:|"]
     for effect in comparison.effects:
@@ -184,8 +172,8 @@ def _effect(effect: Effect, comparison: Comparison) -> str:
         return NOTHING
     scale = comparison.scale(comparison.primary)
     difference = signed(effect.estimate.difference, scale)
-    bold = f"**{difference}**" if comparison.clear_effect(effect) else difference
-    return f"{bold} {bracketed(effect.estimate, scale)}" + ("" if effect.complete else " (a hole)")
+    bold = f"**{difference}**" if comparison.is_significant(effect) else difference
+    return f"{bold} {bracketed(effect.estimate, scale)}" + ("" if effect.complete else " (trials missing)")
 
 
 def _tasks(comparison: Comparison) -> list[str]:
@@ -210,7 +198,7 @@ def _tasks(comparison: Comparison) -> list[str]:
 def _data_losses(comparison: Comparison) -> list[str]:
     if not comparison.data_losses:
         return []
-    lines = ["", "## Data that was not used as it is", "", DATA_LOSSES, ""]
+    lines = ["", "## Data that was skipped or cut", "", DATA_LOSSES, ""]
     lines += [_pipes(["source", "what", "reason", "number", "of documents drawn", "first ones"]), "|---|---|---|--:|--:|---|"]
     for loss in comparison.data_losses:
         examples = ", ".join(f"`{example}`" for example in loss.examples)
@@ -222,8 +210,8 @@ def _held_constant(comparison: Comparison) -> list[str]:
     lines = ["", "## What was altered, and what was held constant", ""]
     if comparison.held_constant:
         lines += [f"As in the baseline, in every arm: {', '.join(comparison.held_constant)}.", ""]
-    lines += [_pipes(["arm", "altered", "⚑ what came along with it", "notes"]), "|---|---|---|---|"]
+    lines += [_pipes(["arm", "altered", "⚑ also changed", "notes"]), "|---|---|---|---|"]
     for row in comparison.rows:
         if not row.is_baseline or row.notes or row.changes:
-            lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.brought_along), "; ".join(row.notes)]))
+            lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.also_changed), "; ".join(row.notes)]))
     return lines

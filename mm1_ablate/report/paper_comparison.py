@@ -19,7 +19,7 @@ from mm1_ablate.report.cells import Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import number, signed
 
-HEADING = "Beside the paper"
+HEADING = "Compared with the paper"
 
 
 @dataclass(frozen=True)

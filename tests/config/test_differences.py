@@ -133,7 +133,7 @@ def test_an_arm_differs_from_its_baseline_in_what_is_told_and_in_nothing_else(pa
 def test_a_setting_that_is_equal_in_both_arms_is_not_named(tmp_path: Path) -> None:
     study = study_of(tmp_path, "a: {alter: {training.optimizer.rest.learning_rate: 1e-4}}")
     assert in_words(study.arm("a")) == "training.optimizer.rest.learning_rate 0.003 → 0.0001"
-    assert compared(study).row("a").brought_along == ()
+    assert compared(study).row("a").also_changed == ()
 
 
 def test_what_follows_from_a_setting_is_named_as_it_is_resolved(tmp_path: Path) -> None:
