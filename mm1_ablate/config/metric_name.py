@@ -5,12 +5,12 @@ In: text such as `shot_8/average` or `8-shot`. Out: a `MetricName`, whose `str` 
 | canonical                  | for people             | what it is                                                              |
 |----------------------------|------------------------|-------------------------------------------------------------------------|
 | `shot_8/average`           | `8-shot`               | mean of the primary metrics of image tasks at 8 shots                   |
-| `shot_8/vqa_v2`            | `8-shot vqa v2`        | an image task's primary metric; or the mean over a group of that name   |
+| `shot_8/vqav2`             | `8-shot vqav2`         | an image task's primary metric; or the mean over a group of that name   |
 | `shot_8/coco.cider_raw`    | `8-shot coco.cider raw`| another metric of the task                                              |
-| `text_core/average`        | `TextCore`             | mean over text tasks; `text_core/<name>` as above                       |
+| `text_core/average`        | `TextCore`             | mean over text tasks; `text_core/arc_easy`: `TextCore arc easy`         |
 | `loss/web`                 | `loss web`             | loss per token of held-out documents; `bits_per_byte/web` per byte      |
 
-`parse` takes both spellings, and the second with a slash too, as MLflow has it: `8-shot/vqa_v2`.
+`parse` takes both spellings, and the second with a slash too, as MLflow has it: `8-shot/vqav2`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts
 from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.config.sweep.differences import declared_in_words
@@ -269,7 +270,7 @@ def _evidence(expected: Expectation, study: Study, scores: Scores, lacking: Coll
     if expected.arm in lacking or reference in lacking:
         return estimate, "trials are missing"
     if estimate is None:
-        return None, f"no scores for {expected.metric}"
+        return None, f"no scores for {metric_title(expected.metric)}"
     if estimate.seeds < LEAST_SEEDS:
         return estimate, "no verdict from one seed" if estimate.seeds < 2 else "no verdict from two seeds"
     return estimate, ""

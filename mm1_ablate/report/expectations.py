@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.report.statistics import Estimate, equivalence, holm
 
@@ -41,9 +42,9 @@ class Judgement:
         expected = self.expectation
         than = expected.than or "its baseline"
         if expected.is_ == "within":
-            return f"{expected.arm} within {expected.by:g} of {than} on {expected.metric}"
+            return f"{expected.arm} within {expected.by:g} of {than} on {metric_title(expected.metric)}"
         by = f" by at least {expected.by:g}" if expected.by else ""
-        return f"{expected.arm} {expected.is_} {than}{by} on {expected.metric}"
+        return f"{expected.arm} {expected.is_} {than}{by} on {metric_title(expected.metric)}"
 
     def to_json(self) -> dict[str, Any]:
         expected, estimate = self.expectation, self.estimate

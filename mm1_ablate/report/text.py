@@ -112,13 +112,13 @@ def how_measured(comparison: Comparison) -> str:
     holm = f"Holm over {sizes} comparison{'s' if sizes != '1' else ''}" + (
         f" of one sweep file; there are {families}" if families > 1 else ""
     )
-    scale = comparison.scale(comparison.primary)
+    scale, title = comparison.scale(comparison.primary), metric_title(comparison.primary)
     on = ", on a scale of 0 to 100" if scale.in_percent else ""
-    on += "" if scale.higher_is_better else f"; of {comparison.primary}, lower is better"
+    on += "" if scale.higher_is_better else f"; of {title}, lower is better"
     return (
         f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}{on}; each difference from the baseline has its "
-        f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {comparison.primary} alone, at a "
-        f"family-wise error rate of {error} ({holm}; “no difference” by two one-sided tests against ±{comparison.margin:g}). The other "
+        f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {title} alone, at a family-wise "
+        f"error rate of {error} ({holm}; “no difference” by two one-sided tests against ±{comparison.margin:g}). The other "
         f"columns are exploratory: bold differences there are significant at a false discovery rate of {error} (Benjamini-Hochberg)."
     )
 

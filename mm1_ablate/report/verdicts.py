@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.sweep.declaration import Compare
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Hole, Row, no_difference
@@ -175,7 +176,9 @@ def remarks_on(study: Study, rows: Sequence[Row], metrics: Sequence[str]) -> tup
         found = [(metric, row.cells[metric].estimate) for metric in metrics for row in rows]
         without = dict.fromkeys(metric for metric, estimate in found if estimate and not estimate.with_items)
         if without:
-            remarks.append(f"Intervals of {', '.join(without)} cover training seeds only: matching scores of items are missing.")
+            remarks.append(
+                f"Intervals of {', '.join(map(metric_title, without))} cover training seeds only: matching scores of items are missing."
+            )
     models = [arm.experiment.model for arm in study.arms if arm.experiment.model.preparation_seed is not None]
     if any(model.image_encoder.preparation or model.language_model.preparation for model in models):
         remarks.append(

@@ -139,9 +139,7 @@ def test_a_setting_that_is_equal_in_both_arms_is_not_named(tmp_path: Path) -> No
 def test_what_follows_from_a_setting_is_named_as_it_is_resolved(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT + "  demonstrations: per_query\n")
     study = study_of(tmp_path, "a: {alter: {evaluation.protocol: openflamingo}}")
-    assert in_words(study.arm("a")) == (
-        "evaluation.protocol mm1 → openflamingo; came along with it: added evaluation.zero_shot: text_only 2"
-    )
+    assert in_words(study.arm("a")) == ("evaluation.protocol mm1 → openflamingo; also changed: added evaluation.zero_shot: text_only 2")
 
 
 def test_long_values_are_cut_so_that_the_difference_is_seen(tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ def test_an_arm_can_be_held_against_another_than_its_baseline() -> None:
     against_bad, baseline, ghost = comparison.expectations
     assert against_bad.verdict == baseline.verdict == "confirmed" and ghost.reason == "no such arm"
     assert against_bad.estimate is not None and against_bad.estimate.difference == pytest.approx(30.0)
-    assert against_bad.claim == "good above bad by at least 25 on shot_8/average"
+    assert against_bad.claim == "good above bad by at least 25 on 8-shot"
     told = against_bad.to_json()
     assert (told["than"], told["paper"]) == ("bad", "62.7 against 58.7")
     assert "62.7 against 58.7" in markdown(comparison) and "62.7 against 58.7" in html(comparison)

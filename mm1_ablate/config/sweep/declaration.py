@@ -129,8 +129,8 @@ class Compare(Settings):
     """What the report is about."""
 
     primary: DeclaredMetric = "shot_8/average"
-    """The metric of the verdicts; all others are exploratory. A metric is named as in results, shot_8/average or text_core/arc, or as in
-    tables: 8-shot, TextCore arc."""
+    """The metric of the verdicts; all others are exploratory. A metric is named as in results, shot_8/average or text_core/arc_easy, or as
+    in tables: 8-shot, TextCore arc easy."""
     smallest_difference_of_interest: PositiveFloat = 1.0
     """In points of the primary metric: differences that are surely smaller are called equivalent."""
     metrics: Annotated[list[DeclaredMetric], Field(min_length=1)] = [
