@@ -128,7 +128,7 @@ def compare_study(study: Study, store: Store) -> Comparison:
     """The arms of a study, by what its store has."""
     from mm1_ablate.report.aa_check import with_false_verdicts
     from mm1_ablate.report.comparison import compare
-    from mm1_ablate.report.tasks import task_scores
+    from mm1_ablate.report.task_scores import task_scores
 
     results, items = store.results(study), item_scores(study, store)
     accounts = [store.data_account(trial) for trial in study.trials]
@@ -141,7 +141,7 @@ def compare_study(study: Study, store: Store) -> Comparison:
 
 @contextlib.contextmanager
 def remembering(path: Path) -> Iterator[dict[str, Any]]:
-    """What takes seconds to reckon and follows from its key, kept beside the report; written again where something was added."""
+    """What takes seconds to compute and follows from its key, kept beside the report; written again where something was added."""
     remembered = read_json_or_nothing(path)
     known = len(remembered)
     yield remembered
@@ -159,6 +159,8 @@ def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
 
 def measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, tuple[Measure, ...]]:
     """What each arm took, saw and answered, so that the report can name in what arms differ more than was declared."""
+    from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, short
+    from mm1_ablate.config.tasks import task_identities
     from mm1_ablate.report.confounds import answered_items, measures
 
     (study,) = planned.studies
@@ -168,14 +170,15 @@ def measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None)
         for arm in row.arms:
             if arm in found:
                 continue
-            trials = study.trials_of(arm)
+            trials, experiment = study.trials_of(arm), study.arm(arm).experiment
             found[arm] = measures(
-                study.arm(arm).experiment,
+                experiment,
                 parameters=row.parameters["total"],
                 flops_per_token=row.flops / max(row.tokens.total, 1),
                 curves=[store.curve(trial) for trial in trials],
                 accounts=[account for trial in trials if store.status(trial).trained and (account := store.data_account(trial))],
                 answered=answered.get(arm),
+                evaluation=short(digest(evaluation_identity(experiment, "", task_identities(experiment.evaluation)))),
                 codes={code for trial in trials if store.has_scores(trial) and (code := store.code(trial))},
             )
     return found

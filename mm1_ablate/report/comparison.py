@@ -28,7 +28,7 @@ from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, scales
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
-from mm1_ablate.report.tasks import TaskScores
+from mm1_ablate.report.task_scores import TaskScores
 from mm1_ablate.report.verdicts import FalseVerdicts, distinct_comparisons, family_sizes, remarks_on, with_verdicts
 
 SINGLE_CHANGES = "Single changes"
@@ -180,7 +180,7 @@ def compare(
         costs: by arm, what it took, saw and answered (see `confounds.measures`). What differs from the baseline's is named in the table,
             so that a reader sees what was held constant.
         accounts: of each trial, what became of its data (see `lost_data.py`).
-        tasks: what the score of each task stands on (see `tasks.py`).
+        tasks: what the score of each task stands on (see `task_scores.py`).
         warnings: what was said before the run, a line each with its place in a file.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()

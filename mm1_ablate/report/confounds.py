@@ -15,10 +15,8 @@ from typing import Any
 import pandas as pd
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, short
 from mm1_ablate.config.sweep.differences import undeclared_in_words
 from mm1_ablate.config.sweep.expand import Arm
-from mm1_ablate.config.tasks import task_identities
 from mm1_ablate.report.cells import Confound, Measure, Row, amount
 
 TOLERANCE = 0.02
@@ -34,6 +32,7 @@ def measures(
     curves: Sequence[pd.DataFrame],
     accounts: Sequence[Mapping[str, Mapping[str, Any]]],
     answered: str | None,
+    evaluation: str,
     codes: Collection[str],
 ) -> tuple[Measure, ...]:
     """What an arm took, saw and answered, in the order of the table.
@@ -42,10 +41,10 @@ def measures(
         curves: of each trial (see `Store.curve`); those that do not reach the last step are skipped.
         accounts: of each trained trial, what became of its data, by source.
         answered: an identity of the items that it answered (`answered_items`).
+        evaluation: a digest of how it was evaluated.
         codes: versions of the code that trained its scored trials.
     """
     training, packing = experiment.training, experiment.data.packing
-    identity = evaluation_identity(experiment, "", task_identities(experiment.evaluation))
     return (
         Measure("parameters", parameters),
         Measure("image tokens", experiment.model.connector.image_tokens),
@@ -55,7 +54,7 @@ def measures(
         Measure("rows of a batch", training.batch_rows),
         *_seen(experiment, curves),
         *_epochs(accounts),
-        Measure("evaluation", short(digest(identity))),
+        Measure("evaluation", evaluation),
         *([Measure("evaluation items", answered)] if answered else []),
         *([Measure("code", ", ".join(sorted({part for code in codes for part in code.split(", ")})))] if codes else []),
     )

@@ -33,7 +33,7 @@ def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str], j
 
 
 def percent(share: float) -> str:
-    """A share as people read it; a small one that is not nothing does not look like nothing."""
+    """A share as people read it; one above 0 is never shown as 0."""
     if 0 < share < 0.0005:
         return "< 0.1 %"
     return f"{100 * share:.1f} %"

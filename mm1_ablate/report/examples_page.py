@@ -28,7 +28,7 @@ class Shown:
     """What the item source says of an item, beside the scores.
 
     Attributes:
-        picture: its image, as a `data:` address; nothing where it has none.
+        picture: its image, as a `data:` address; None where it has none.
         small: whether the picture is to be enlarged.
         choices: what could be chosen from.
         correct: the place of the right one.
@@ -76,7 +76,7 @@ def examples_page(
         ],
         shown=shown,
         several_seeds=len({example.evaluation_seed for example in examples}) > 1,
-        nothing=Shown(),
+        missing=Shown(),
         number=number,
         signed=signed,
         margin=margin,

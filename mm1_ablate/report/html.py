@@ -24,7 +24,7 @@ from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
 from mm1_ablate.report.page import page
-from mm1_ablate.report.paper_comparison import HEADING, about_published, beside_tables
+from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how_judged, how_measured
 
@@ -56,9 +56,9 @@ def html(comparison: Comparison, pictures: Mapping[str, bytes] = {}, sweep_text:
         about_tasks=about_tasks(comparison),
         unasked=unasked_lines(comparison),
         below_floor=BELOW_FLOOR,
-        beside_heading=HEADING,
-        about_published=about_published(),
-        beside=beside_tables(comparison),
+        paper_heading=HEADING,
+        about_paper=about_paper(),
+        paper_tables=paper_tables(comparison),
         costs=list(dict.fromkeys(key for row in comparison.rows for key in row.costs)),
         sweep_text=sweep_text,
         title=metric_title,

@@ -15,9 +15,9 @@ from mm1_ablate.report.cells import Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.effects import Effect
 from mm1_ablate.report.expectations import Judgement
-from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, bracketed, interval, number, signed
+from mm1_ablate.report.formats import BELOW_FLOOR, DASH, bracketed, interval, number, signed
 from mm1_ablate.report.metric_info import Scale
-from mm1_ablate.report.paper_comparison import HEADING, about_published, beside_tables
+from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import DATA_LOSSES, detectable, headline, how_judged, how_measured
 
@@ -108,14 +108,14 @@ def _lessons(comparison: Comparison) -> list[str]:
                 expected = judgement.expectation
                 verdict = f"**{judgement.verdict}**: {judgement.reason}"
                 ours = _ours(judgement, comparison.scale(expected.metric))
-                lines.append(_pipes([expected.because, *([expected.paper or NOTHING] if papers else []), ours, verdict]))
+                lines.append(_pipes([expected.because, *([expected.paper or DASH] if papers else []), ours, verdict]))
     words = f"Written down before the run. Differences have their intervals. {how_judged(comparison)}"
     return [*lines, "", words]
 
 
 def _ours(judgement: Judgement, scale: Scale) -> str:
     estimate, metric = judgement.estimate, metric_title(judgement.expectation.metric)
-    difference = f"{metric} {signed(estimate.difference, scale)} {bracketed(estimate, scale)}" if estimate else f"{metric} {NOTHING}"
+    difference = f"{metric} {signed(estimate.difference, scale)} {bracketed(estimate, scale)}" if estimate else f"{metric} {DASH}"
     return f"{difference.strip()}<br>expected: {judgement.claim}"
 
 
@@ -144,8 +144,8 @@ def _cell(row: Row, metric: str, comparison: Comparison) -> str:
 
 
 def _published(comparison: Comparison) -> list[str]:
-    tables = beside_tables(comparison)
-    lines = ["", f"## {HEADING}", "", about_published()] if tables else []
+    tables = paper_tables(comparison)
+    lines = ["", f"## {HEADING}", "", about_paper()] if tables else []
     for table in tables:
         lines += ["", f"### {table.title}", *(["", f"{table.about[0].upper()}{table.about[1:]}."] if table.about else [])]
         lines += ["", _pipes(table.titles), "|---|---" + "|--:" * len(table.metrics) + "|"]
@@ -169,7 +169,7 @@ def _effects(comparison: Comparison) -> list[str]:
 
 def _effect(effect: Effect, comparison: Comparison) -> str:
     if effect.estimate is None:
-        return NOTHING
+        return DASH
     scale = comparison.scale(comparison.primary)
     difference = signed(effect.estimate.difference, scale)
     bold = f"**{difference}**" if comparison.is_significant(effect) else difference

@@ -55,7 +55,7 @@ class Estimate:
 
     difference: float
     errors: tuple[Student, ...]
-    """Ways of reckoning the error; the most cautious counts. Empty where nothing is known of it."""
+    """Ways of estimating the error; the most cautious counts. Empty where it is unknown."""
     confidence: float
     seeds: int
     """Seeds that it rests on: pairs of the paired t, the smaller side of Welch."""

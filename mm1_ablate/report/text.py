@@ -22,7 +22,7 @@ from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Ro
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import (
     BELOW_FLOOR,
-    NOTHING,
+    DASH,
     bracketed,
     decimals,
     interval,
@@ -35,7 +35,7 @@ from mm1_ablate.report.formats import (
 )
 from mm1_ablate.report.lost_data import LOST, UNREADABLE
 from mm1_ablate.report.metric_info import Scale
-from mm1_ablate.report.paper_comparison import print_published
+from mm1_ablate.report.paper_comparison import print_paper_tables
 from mm1_ablate.report.statistics import LEAST_SEEDS
 from mm1_ablate.report.task_table import print_tasks
 from mm1_ablate.report.verdicts import is_significant_uncorrected
@@ -187,7 +187,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if judgement.expectation.paper:
             line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
         console.print(Padding(line, (0, 0, 0, 2)))
-    print_published(comparison, console)
+    print_paper_tables(comparison, console)
     _print_effects(comparison, console)
     print_tasks(comparison, console)
     _print_unreadable(comparison, console)
@@ -216,7 +216,7 @@ def _print_effects(comparison: Comparison, console: Console) -> None:
     console.print(f"\n[bold]Effects in grids[/] [dim]on {title}, means over the other axes; exploratory (Benjamini-Hochberg)[/]")
     shown = [effect for effect in comparison.effects if not effect.is_interaction or comparison.is_significant(effect)]
     for effect in shown:
-        difference = f"{signed(effect.estimate.difference, scale)} {bracketed(effect.estimate, scale)}" if effect.estimate else NOTHING
+        difference = f"{signed(effect.estimate.difference, scale)} {bracketed(effect.estimate, scale)}" if effect.estimate else DASH
         significant = comparison.is_significant(effect)
         line = Text(f"{effect.group}: {effect.title}: ")
         line.append(difference, style="bold" if significant else "")

@@ -36,8 +36,8 @@ from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.metric_info import LOSS, PERCENT, scales
+from mm1_ablate.report.task_scores import task_scores
 from mm1_ablate.report.task_table import task_lines
-from mm1_ablate.report.tasks import task_scores
 from mm1_ablate.report.text import print_comparison
 from mm1_ablate.store.store import Store
 

@@ -16,7 +16,7 @@ from mm1_ablate.config.paper_results import Counterparts, results
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
-from mm1_ablate.report.paper_comparison import beside_tables
+from mm1_ablate.report.paper_comparison import paper_tables
 from mm1_ablate.report.text import print_comparison
 
 SHORT = "short: {alter: {training.steps: 300}}"
@@ -92,7 +92,7 @@ FOUR = "average_pool,224 px 64 tokens"
 
 
 def test_scores_stand_above_the_papers_with_differences_where_both_have_them(comparison: Comparison) -> None:
-    five, four = beside_tables(comparison)
+    five, four = paper_tables(comparison)
     assert [row.label for row in five.rows] == ["100/0", "50/50"]
     assert five.titles == ["arm", "in the paper", "TextCore", "0-shot", "4-shot", "8-shot"]
     one, baseline = ({title: cell for title, cell in zip(five.titles[2:], row.cells, strict=True)} for row in five.rows)

@@ -33,7 +33,7 @@ NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Between what a task's score lies. Nothing: it is not known, or there is no such thing.
+    """Between what a task's score lies. None: it is unknown, or there is no such thing.
 
     Attributes:
         floor: what needs no image and no question; on the scale of tables, as the ceiling.
@@ -132,7 +132,7 @@ def task_scores(study: Study, items: pd.DataFrame | None, remembered: MutableMap
     Args:
         items: item scores of all arms and seeds, in the columns of `evaluation.scores.COLUMNS` with arm and seed. What older or made-up
             tables lack is not told.
-        remembered: floors and ceilings by what they follow from; what is reckoned anew is added.
+        remembered: floors and ceilings by what they follow from; what is computed is added.
     """
     if items is None or items.empty or not {*KEYS, "arm", "seed", "item", "score"} <= set(items.columns):
         return TaskScores()
@@ -191,7 +191,7 @@ def _bounds(study: Study, items: pd.DataFrame, remembered: MutableMapping[str, A
         asked = [*rows["item"], *rows["reference"], *rows["log_likelihoods"].str.count(",").astype(str), *map(str, _correct(rows))]
         key = (_evaluation(evaluation), str(task_name), str(rule), _digest(asked))
         if key not in by_items:
-            by_items[key] = _reckoned(metric, task, evaluation, rows, remembered)
+            by_items[key] = _computed(metric, task, evaluation, rows, remembered)
         found.setdefault((str(family), int(shots), str(task_name), str(rule)), {})[str(arm)] = by_items[key]
     return found
 
@@ -213,8 +213,8 @@ def _evaluation(evaluation: Evaluation) -> str:
     return evaluation.model_dump_json()
 
 
-def _reckoned(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataFrame, remembered: MutableMapping[str, Any]) -> Bounds:
-    """The bounds of items: remembered, or reckoned and remembered from now on."""
+def _computed(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataFrame, remembered: MutableMapping[str, Any]) -> Bounds:
+    """The bounds of items: remembered, or computed and added to what is remembered."""
     chooses = task.kind == "choose"
     predictions = [
         _choice(str(item), reference, likelihoods, correct) if chooses else Prediction(str(item), "", references_of(reference))
@@ -240,7 +240,7 @@ def _reckoned(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataF
 
 
 def _correct(rows: pd.DataFrame) -> list[int | None]:
-    """The place of the right choice of each item; nothing where there are no choices, or in tables of earlier versions."""
+    """The place of the right choice of each item; None where there are no choices, or in tables of earlier versions."""
     if "correct" not in rows:
         return [None] * len(rows)
     return [None if pd.isna(value) else int(value) for value in rows["correct"]]
