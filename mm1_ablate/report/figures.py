@@ -144,7 +144,7 @@ def forest(comparison: Comparison) -> Figure | None:
                 weight = "bold" if line.verdict in (BETTER, WORSE) else "normal"
                 columns[1].text(0, position, line.verdict, va="center", color=INK if colour == MUTED else colour, fontweight=weight)
         axes.set_title(f"{metric_title(comparison.primary)}: difference from the baseline{_in_points(comparison)}", pad=8)
-        shading = f"shaded: ±{comparison.margin:g}, smaller than is of interest"
+        shading = f"shaded: ±{comparison.margin:g}, the smallest difference of interest"
         axes.set_xlabel(f"{percent(comparison.confidence)} intervals; {shading}", color=MUTED, fontsize=8)
         return figure
 

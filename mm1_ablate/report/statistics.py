@@ -46,7 +46,7 @@ class Student(NamedTuple):
 
 
 LEAST_SEEDS = 3
-"""Fewer seeds have an interval, but bear no verdict: one degree of freedom tells a spread from luck by chance only."""
+"""Fewer seeds have an interval, but no verdict: with one degree of freedom a small spread is often chance."""
 
 
 @dataclass(frozen=True)
