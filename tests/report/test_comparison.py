@@ -194,7 +194,7 @@ def test_items_that_the_results_are_not_the_mean_of_are_left_out_and_said_so() -
     comparison = compare(study, results, items=items)
     estimate = comparison.row("arm").cells["shot_4/average"].estimate
     assert estimate is not None and not estimate.with_items
-    assert any("shot_4/average" in remark for remark in comparison.remarks)
+    assert any("4-shot" in remark for remark in comparison.remarks)
 
 
 def test_secondary_metrics_of_a_task_stay_out_of_averages() -> None:
@@ -272,7 +272,7 @@ def test_expectations_about_holes_and_single_seeds_are_undecided_with_the_reason
     full = compare(study, scores(study, {"baseline": BASE, "arm": CLEARLY_WORSE})).expectations
     single = compared({"arm": [10.0]}, expect=[expectation("below")]).expectations
     assert (hole[0].verdict, hole[0].reason) == ("undecided", "trials are missing")
-    assert (full[1].verdict, full[1].reason) == ("undecided", "no scores for shot_8/unheard_of")
+    assert (full[1].verdict, full[1].reason) == ("undecided", "no scores for 8-shot unheard of")
     assert (full[2].verdict, full[2].reason) == ("undecided", "no such arm")
     assert (single[0].verdict, single[0].reason) == ("undecided", "no verdict from one seed")
 
