@@ -218,12 +218,12 @@ def test_a_report_without_losses_has_no_section_for_them(sweep: Path, finished: 
 def test_what_became_of_the_data_is_in_mlflow(sweep: Path, finished: Store):
     from mlflow import MlflowClient
 
-    from mm1_ablate.tracking.mlflow_runs import mirror, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
 
     study = load_study(sweep)
-    mirrored = mirror(study, finished)
+    tracked = track(study, finished)
     client = MlflowClient(tracking_uri(finished))
-    run = mirrored.trial_runs[study.trials[0].evaluation_fingerprint]
+    run = tracked.trial_runs[study.trials[0].evaluation_fingerprint]
     assert [file.path for file in client.list_artifacts(run)] == ["data.json"]
     assert json.loads(Path(client.download_artifacts(run, "data.json")).read_text())["text"]["bad"] == {"line that begins with BAD": 1}
 

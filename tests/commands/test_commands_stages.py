@@ -13,7 +13,6 @@ from study_helpers import quick_trial
 
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.store.store import Store
-from mm1_ablate.store.trial_registry import remember
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def test_an_earlier_stage_that_is_edited_after_it_was_trained_is_another_one(fol
     for one in (*before.stages, *before.trials):
         store.write_trial(one)
         quick_trial(str(store.root), one.fingerprint, [one.evaluation_fingerprint] if one.evaluation_fingerprint else [])
-    remember(before, store)
+    store.register_trials(before)
     assert json.loads(call("status", "chain.yaml", "--json").stdout)["stage_counts"] == {"done": 2}
     text = (folder / "first.yaml").read_text()
     (folder / "first.yaml").write_text(text.replace("steps: 40", "steps: 41"))

@@ -95,7 +95,7 @@ def test_a_run_writes_down_what_was_lost_with_files_and_the_report_and_mlflow_sa
 
     from mm1_ablate.config.sweep.expand import load_study
     from mm1_ablate.store.store import Store
-    from mm1_ablate.tracking.mlflow_runs import mirror, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
     from mm1_ablate.training.fit import fit
 
     twenty_tars(folder, broken=2)
@@ -117,8 +117,8 @@ def test_a_run_writes_down_what_was_lost_with_files_and_the_report_and_mlflow_sa
     assert [(loss["kind"], loss["count"]) for loss in losses] == [("lost with files", 400)]
     status = call("status", sweep, "--store", store.root)
     assert "about 400 documents lost with files of synthetic_captions" in " ".join(status.stdout.split()), status.stdout
-    mirrored = mirror(study, store)
-    run = MlflowClient(tracking_uri(store)).get_run(mirrored.trial_runs[trial.evaluation_fingerprint])
+    tracked = track(study, store)
+    run = MlflowClient(tracking_uri(store)).get_run(tracked.trial_runs[trial.evaluation_fingerprint])
     assert re.search(said, run.data.tags["lost data"])
 
 

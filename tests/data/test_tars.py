@@ -20,7 +20,7 @@ from mm1_ablate.data.cache import NotEnoughSpace
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import find_files
 from mm1_ablate.data.readers.tar import TarSamples, open_tars
-from mm1_ablate.data.readers.tar_headers import entries
+from mm1_ablate.data.readers.tar_headers import tar_entries
 from mm1_ablate.data.sources.webdataset import WebDataset
 
 
@@ -93,7 +93,7 @@ def test_headers_say_what_the_standard_library_reads_from_them(files: list[tuple
     buffer.seek(0)
     with tarfile.open(fileobj=buffer) as tar:
         expected = [(entry.name, entry.offset_data, entry.size) for entry in tar]
-    found = [(entry.name, entry.offset, entry.size) for entry in entries(lambda at, length: data[at : at + length], len(data))]
+    found = [(entry.name, entry.offset, entry.size) for entry in tar_entries(lambda at, length: data[at : at + length], len(data))]
     assert found == expected
 
 
@@ -102,7 +102,7 @@ def test_sizes_beyond_eight_gigabytes_are_read_in_both_ways_of_writing_them() ->
         large = tarfile.TarInfo("large.jpg")
         large.size = 9 << 30
         header = large.tobuf(kind)
-        walk = entries(lambda at, length, header=header: header[at : at + length], len(header) + large.size)  # type: ignore[misc]
+        walk = tar_entries(lambda at, length, header=header: header[at : at + length], len(header) + large.size)  # type: ignore[misc]
         entry = next(walk)
         assert (entry.name, entry.offset, entry.size) == ("large.jpg", len(header), 9 << 30)
 
