@@ -12,13 +12,12 @@ TESTS = Path(__file__).parent
 
 def test_no_test_file_imports_another() -> None:
     """Children of tests do, by name; what tests share is in tests/helpers."""
-    imported = [
-        f"{path.relative_to(TESTS)} imports {name}"
-        for path in sorted(TESTS.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
-        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in getattr(node, "names", [])])
-        if isinstance(node, ast.Import | ast.ImportFrom) and name.startswith("test_")
-    ]
+    imported: list[str] = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            imported += [f"{path.relative_to(TESTS)} imports {name}" for name in names if name.startswith("test_")]
     assert not imported
 
 
