@@ -81,7 +81,8 @@ def _only(both: pandas.DataFrame, column: str, wanted: Any, what: str, suggest: 
     if wanted not in there:
         hint = suggest(wanted, there) or f"there are: {', '.join(map(str, there)) or 'none'}"
         stop(FILE_IS_WRONG, f"no {what} '{wanted}' that both arms were asked; {hint}")
-    return both[both[column] == wanted]
+    kept: pandas.DataFrame = both[both[column] == wanted]
+    return kept
 
 
 def _trials(study: Study, store: Store, arms: tuple[str, str], seed: int | None) -> tuple[Trial, Trial]:

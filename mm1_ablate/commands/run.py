@@ -273,7 +273,7 @@ def _digest(value: object) -> str:
 
 def _says(stamp: Path, content: object) -> bool:
     try:
-        return json.loads(stamp.read_text()) == content
+        return bool(json.loads(stamp.read_text()) == content)
     except (OSError, ValueError):
         return False
 

@@ -22,6 +22,7 @@ from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 if TYPE_CHECKING:
     import numpy
+    import numpy.typing
 
     from mm1_ablate.config.evaluation import Evaluation, Group
     from mm1_ablate.evaluation.task import Task
@@ -248,7 +249,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, Group] | None = None
     return scores
 
 
-Value = TypeVar("Value", float, "numpy.ndarray")
+Value = TypeVar("Value", float, "numpy.typing.NDArray[numpy.float64]")
 
 
 def group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, Value]) -> Value | None:
@@ -263,4 +264,9 @@ def group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, Valu
         value = group_mean(member, groups, values) if member in groups else values.get(member)
         if value is not None:
             found.append((group.weights.get(member, 1.0), value))
-    return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found) if found else None
+    if not found:
+        return None
+    total = found[0][0] * found[0][1]
+    for weight, value in found[1:]:
+        total = total + weight * value
+    return total / sum(weight for weight, _ in found)

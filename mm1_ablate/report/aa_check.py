@@ -90,7 +90,8 @@ def _of_metric(items: pd.DataFrame | None, metric: str) -> pd.DataFrame | None:
     """The lines that a metric is made of, so that the others need not be looked at a hundred times."""
     if items is None or items.empty:
         return None
-    return items[suites(items) == MetricName.parse(metric).suite]
+    of_suite: pd.DataFrame = items[suites(items) == MetricName.parse(metric).suite]
+    return of_suite
 
 
 def _pretended(declared: Compare, template: Trial, per_side: int, paired: bool) -> Study:

@@ -109,7 +109,8 @@ def _contrasts(grid: Grid, places: tuple[int, ...]) -> Iterator[Contrast]:
 
 def _sign(corner: tuple[str, ...], first: tuple[str, ...]) -> int:
     """-1 for each axis that is at its first level."""
-    return (-1) ** sum(level == reference for level, reference in zip(corner, first, strict=True))
+    at_first = sum(level == reference for level, reference in zip(corner, first, strict=True))
+    return -1 if at_first % 2 else 1
 
 
 def _arms(

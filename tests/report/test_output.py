@@ -13,12 +13,14 @@ import pytest
 from made_up import made_up_study, noisy_results
 from rich.console import Console
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.figures import curves, drawn, forest, png, shots, svg
+from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html, write_report
 from mm1_ablate.report.markdown import markdown, write_markdown
-from mm1_ablate.report.text import metric_title, number, print_comparison, signed, wide_table, wrapped
+from mm1_ablate.report.text import print_comparison, wide_table, wrapped
 
 LONG = "model.connector.c_abstractor-16"
 TRUTH = {"baseline": 50.0, "leave-one-out/interleaved": 20.0, "leave-one-out/text": 50.0, f"connector/{LONG}"[:30]: 55.0, "alone": 30.0}
