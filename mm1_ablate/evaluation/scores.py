@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pandas
 
@@ -248,7 +248,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, Group] | None = None
     return scores
 
 
-Value = TypeVar("Value", float, "numpy.ndarray")
+Value = TypeVar("Value", float, "numpy.ndarray[Any, Any]")
 
 
 def group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, Value]) -> Value | None:
@@ -263,4 +263,7 @@ def group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, Valu
         value = group_mean(member, groups, values) if member in groups else values.get(member)
         if value is not None:
             found.append((group.weights.get(member, 1.0), value))
-    return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found) if found else None
+    if not found:
+        return None
+    mean: Any = sum(weight * value for weight, value in found) / sum(weight for weight, _ in found)
+    return cast(Value, mean)
