@@ -117,8 +117,7 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
     preparation = settings.preparation
     assert preparation is not None
     tokenizer = load_tokenizer(preparation.tokenizer)
-    # An encoder learns from whole pictures; sub-images are the whole model's.
-    pipeline = ImagePipeline(settings.image_size)
+    pipeline = ImagePipeline.of(settings)
     objectives = {"contrastive": ContrastiveObjective, "reconstructive": ReconstructiveObjective}
     with random_state(seed, "image_encoder"):
         encoder = build_image_encoder(settings)
@@ -180,7 +179,7 @@ def _prepare_language_model(settings: LanguageModel, seed: int, folder: Path, re
         data,
         tokenizer,
         image_tokens=1,
-        image_pipeline=ImagePipeline(1),  # of texts alone
+        image_pipeline=ImagePipeline.of(None),
         seed=seed + 1_000_003,
         steps=preparation.steps,
         batch_rows=preparation.batch_rows,
