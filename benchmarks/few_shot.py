@@ -25,7 +25,7 @@ from mm1_ablate.data.documents import Image, Item, ItemSet
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
-from mm1_ablate.evaluation.evaluate import judging, predict, prepare
+from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.requests import Question
 from mm1_ablate.model.multimodal import MultimodalModel, build
@@ -137,7 +137,7 @@ def main() -> None:
     def encode_again(images: Sequence[Image]) -> list[Tensor]:
         return list(model.encode_images(pipeline.load(images).to(model.device)))
 
-    with judging(model):
+    with evaluating(model):
         predict(model, experiment(folder, 2, [0]), tokenizer, pipeline)  # whatever is slow the first time
         for shots in SHOTS:
             declared = experiment(folder, items, [shots])

@@ -28,11 +28,11 @@ from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
 from mm1_ablate.evaluation.kv_cache import Context, needs_equal_lengths
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
-from mm1_ablate.evaluation.precision import computing_in
+from mm1_ablate.evaluation.precision import autocast_in
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.requests import ContextOverflow, Prepared, Question, check_context, needs, prepare
 from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
-from mm1_ablate.evaluation.sharded_lockstep import in_step
+from mm1_ablate.evaluation.sharded_lockstep import in_lockstep
 
 if TYPE_CHECKING:
     from mm1_ablate.config.experiment import Experiment
@@ -206,12 +206,12 @@ def _batches(prepared: Prepared, size: int, image_tokens: int) -> list[list[Ques
 
 
 @contextmanager
-def judging(model: MultimodalModel, precision: Precision = "32-true") -> Iterator[None]:
+def evaluating(model: MultimodalModel, precision: Precision = "32-true") -> Iterator[None]:
     """Dropout off and no gradients; the model is left as it was. Workers that share a sharded model all enter and leave this."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), computing_in(model, precision), in_step(model):
+        with torch.no_grad(), autocast_in(model, precision), in_lockstep(model):
             yield
     finally:
         model.train(training)
@@ -271,7 +271,7 @@ def predict(
 
     tables = []
     for asker, share in zip(askers, shares, strict=True):
-        with judging(model, evaluation.precision):
+        with evaluating(model, evaluation.precision):
             asked = list(asker.ask(share, progress))
         if rank == 0:
             asked += _left_out(asker.prepared, wanted)
@@ -317,7 +317,7 @@ def evaluate(
     tasks = load_tasks(evaluation)
     held_out = prepare_documents(model, experiment, tokenizer)
     predictions = predict(model, experiment, tokenizer, pipeline, report, rank, ranks)
-    with judging(model, evaluation.precision):
+    with evaluating(model, evaluation.precision):
         documents = measure(model, held_out, tokenizer, pipeline, rank, ranks)
     if ranks > 1:
         gather = gather or gathered

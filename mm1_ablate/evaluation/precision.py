@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def computing_in(model: MultimodalModel, precision: Precision) -> Iterator[None]:
+def autocast_in(model: MultimodalModel, precision: Precision) -> Iterator[None]:
     """Forward passes in a precision, the head's in float32."""
     if precision == "32-true":
         yield
@@ -43,7 +43,7 @@ def computing_in(model: MultimodalModel, precision: Precision) -> Iterator[None]
         del head.forward
 
 
-def keep_in(model: MultimodalModel, precision: Precision) -> None:
+def cast_weights(model: MultimodalModel, precision: Precision) -> None:
     """Keep the weights of a model, with values or without, as a precision needs them: no longer to be trained. Buffers, norms, embeddings
     and the head stay in float32."""
     if precision == "32-true":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def in_step(model: MultimodalModel) -> Iterator[None]:
+def in_lockstep(model: MultimodalModel) -> Iterator[None]:
     """Call a model's language model as often as all other workers do. Does nothing for a model that is whole."""
     if not is_sharded(model.language_model):
         yield

@@ -6,22 +6,20 @@ import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.model import Part, frozen_parts
+from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.context_length import context_length_of
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.meta_initialisation import parameters_without_values
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.loader import Batch
 
 IMAGES_AT_ONCE = 512
 """Images that go through a frozen encoder in one call: bounds the memory of a batch with many."""
@@ -125,6 +123,29 @@ class MultimodalModel(nn.Module):
                 inputs_embeds=embeddings[None], position_ids=batch.positions[None], logits_to_keep=batch.supervised, **arguments
             )
         return output.logits[0]
+
+
+def language_model_blocks(model: MultimodalModel) -> list[nn.Module]:
+    """The transformer blocks of the language model, before any of them is sharded."""
+    # transformers' models name the classes of their blocks for whoever shards them.
+    language_model = model.language_model
+    names = set(getattr(language_model, "_no_split_modules", None) or ())
+    named = [part for part in language_model.modules() if type(part).__name__ in names]
+    # A few do not; theirs is the list with one for each layer.
+    lists = (part for part in language_model.modules() if isinstance(part, nn.ModuleList))
+    return named or list(next((part for part in lists if len(part) == language_model.config.num_hidden_layers), ()))
+
+
+def transformer_blocks(model: MultimodalModel, frozen: bool = True) -> list[nn.Module]:
+    """The transformer blocks of the language model and the encoder.
+
+    Args:
+        frozen: those of a frozen encoder too.
+    """
+    blocks = language_model_blocks(model)
+    if frozen or not model.encoder_is_frozen:
+        blocks += list(getattr(getattr(model.encoder, "vision", None), "blocks", ()))
+    return blocks
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from mm1_ablate.store.store import HELD, AlreadyRunning, Store
 if TYPE_CHECKING:
     from mm1_ablate.config.training import Precision
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.training.distributed import Workers
+    from mm1_ablate.training.workers import Workers
 
 KINDS = {"TooMuchBadData": ("bad data", 1000)}
 """Failures that people know by another name than the exception's, and how much of their message a line of reason takes."""
@@ -73,8 +73,8 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
         report = ProgressFile(folder) if leads else _unheard
         if leads:
             store.start(folder, "train")
-        from mm1_ablate.training.distributed import Workers
-        from mm1_ablate.training.fit import Trained, fit, load_trained
+        from mm1_ablate.training.fit import TrainedModel, fit, load_trained
+        from mm1_ablate.training.workers import Workers
 
         with contextlib.ExitStack() as stack:
             workers = _joined(stack, store, folder, Workers(rank, ranks, strategy))
@@ -87,17 +87,17 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
                     _await(store, folder / "model.pt")
                 return load_trained(experiment, seed, folder, workers, precision)
 
-            model = Trained(load)
-            if not workers.agreed(store.has(folder / "model.pt")):
+            model = TrainedModel(load)
+            if not workers.broadcast(store.has(folder / "model.pt")):
                 _bring_checkpoint(store, folder / "last.ckpt")
                 # What one worker replaces now another one of its machine must not fetch once more.
-                workers.wait_for_all()
+                workers.barrier()
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
                 _make_ready(experiment, "data")
                 parts = prepared.get("image_encoder"), prepared.get("language_model")
                 start = store.read_start(fingerprint) if reads else None
-                model = Trained(load, fit(experiment, seed, *parts, folder, report, workers, start))
+                model = TrainedModel(load, fit(experiment, seed, *parts, folder, report, workers, start))
             for evaluation in evaluations:
                 if leads:
                     store.start(folder, "evaluate", evaluation)
@@ -117,15 +117,15 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
 def _joined(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Workers) -> Workers:
     """Join the other workers of a trial, and see to it that those on other machines have what this one writes."""
     stack.enter_context(workers.joined())
-    homes = workers.gathered(store.home)
+    homes = workers.all_gather(store.home)
     first = homes.index(store.home)
     if first:
         from mm1_ablate.store.bucket.upload import insist
 
-        workers = replace(workers, first_here=first, give=lambda *files: insist(lambda: store.publish(*files)))
+        workers = replace(workers, first_here=first, share_files=lambda *files: insist(lambda: store.publish(*files)))
         if workers.leads_here:
             stack.enter_context(store.helping(folder))
-    workers.wait_for_all()
+    workers.barrier()
     return workers
 
 
@@ -133,7 +133,7 @@ def _bring_checkpoint(store: Store, checkpoint: Path) -> None:
     """Have a checkpoint here, if there is one, with the shards that it names."""
     store.bring(checkpoint)
     if store.mirror and checkpoint.exists():
-        from mm1_ablate.training.sharding import shards_of
+        from mm1_ablate.training.checkpoint import shards_of
 
         if shards := shards_of(checkpoint):
             store.bring_folder(checkpoint.with_name(shards))

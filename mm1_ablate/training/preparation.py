@@ -30,8 +30,8 @@ from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import MultimodalModel, random_state
 from mm1_ablate.training.checkpoint import save_atomically
-from mm1_ablate.training.fit import quiet_trainer, train
-from mm1_ablate.training.image_text_batches import NAME, CaptionedImages
+from mm1_ablate.training.fit import lightning_trainer, train
+from mm1_ablate.training.image_text_batches import NAME, ImageTextBatches
 from mm1_ablate.training.optimisation import learning_rate_share
 
 FEATURES_OF_DOCUMENTS, FEATURE_BYTES = 50_000, 2_000_000_000
@@ -122,8 +122,8 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
     with random_state(seed, "image_encoder"):
         encoder = build_image_encoder(settings)
         objective = objectives[preparation.objective](encoder, tokenizer.vocabulary_size)
-        data = CaptionedImages(preparation, tokenizer, pipeline, seed)
-        quiet_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
+        data = ImageTextBatches(preparation, tokenizer, pipeline, seed)
+        lightning_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
     (folder / "data.json").write_text(json.dumps(data.tally.account(), indent=2) + "\n")
     # Whether a trial freezes the encoder is not part of the artifact, so the features are there for whichever does.
     write_features(encoder.eval(), preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")

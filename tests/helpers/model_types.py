@@ -25,12 +25,11 @@ from mm1_ablate.evaluation.kv_cache import Context, last_of, needs_equal_lengths
 from mm1_ablate.evaluation.read_check import unreadable_models
 from mm1_ablate.evaluation.shared_attention import can_share
 from mm1_ablate.model.language_model import build_language_model, shape_of_language_model
-from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel, language_model_blocks
 from mm1_ablate.model.packed_attention import DocumentLayout, packed, packed_throughout
 from mm1_ablate.model.parts_check import facts_about, wrong_parts
 from mm1_ablate.model.profile import rehearse_language_model
-from mm1_ablate.training.activation_checkpointing import economical
-from mm1_ablate.training.distributed import language_blocks
+from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
 from mm1_ablate.training.optimisation import build_optimizers
 
 TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -271,7 +270,7 @@ def check_recomputing(model: MultimodalModel, batch: Batch) -> None:
         torch.manual_seed(1)
         model.zero_grad(set_to_none=True)
         settings = Training(steps=2, warmup_steps=0, activation_checkpointing=again)
-        with economical(model.train(), settings), packed_throughout(model.language_model):
+        with checkpointed_and_compiled(model.train(), settings), packed_throughout(model.language_model):
             model(batch).float().square().mean().backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -289,7 +288,7 @@ def check(settings: LanguageModel) -> None:
         check_recomputing(model, batch)
     check_asking(model)
     assert rehearse_language_model(settings, *IDS, "32-true").cache > 0
-    assert language_blocks(model)
+    assert language_model_blocks(model)
 
 
 # ---------------------------------------------------------------- the table

@@ -21,8 +21,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from mm1_ablate.store.store import Store
-from mm1_ablate.training.checkpoint import save_atomically
-from mm1_ablate.training.sharding import shards_of
+from mm1_ablate.training.checkpoint import save_atomically, shards_of
 
 BUCKET = "ablations"
 ADDRESS = f"s3://{BUCKET}/some/prefix"
