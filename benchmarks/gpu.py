@@ -36,7 +36,7 @@ from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare
+from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare_requests
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
@@ -196,7 +196,7 @@ def measure_few_shot(experiment: Experiment, arguments: argparse.Namespace) -> l
             predict(model, asking(2, arguments.shots[-1]), tokenizer, pipeline)  # whatever is slow the first time
             for shots in arguments.shots:
                 settings = asking(arguments.items, shots)
-                questions = prepare(load_tasks(settings.evaluation)[0], settings.evaluation, tokenizer).questions
+                questions = prepare_requests(load_tasks(settings.evaluation)[0], settings.evaluation, tokenizer).requests
                 kept: dict[str, Tensor] = {}
 
                 def encode(images: Sequence[Image], kept: dict[str, Tensor] = kept) -> list[Tensor]:

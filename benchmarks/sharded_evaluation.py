@@ -55,10 +55,10 @@ def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
     with workers.joined():
         whole, sharded = (load_trained(experiment, 0, Path(folder), Workers(rank, ranks, how)) for how in ("ddp", "fsdp"))  # type: ignore[arg-type]
 
-        def timed(model: MultimodalModel, own: bool, in_lockstep: bool = True) -> tuple[float, pandas.DataFrame]:
+        def timed(model: MultimodalModel, own: bool, in_step: bool = True) -> tuple[float, pandas.DataFrame]:
             workers.barrier()
             began = time.process_time()
-            with nullcontext() if in_lockstep else patch.object(sharded_lockstep, "is_sharded", lambda language_model: False):
+            with nullcontext() if in_step else patch.object(sharded_lockstep, "is_sharded", lambda language_model: False):
                 share = predict(model, experiment, tokenizer, pipeline, rank=rank if own else 0, ranks=ranks if own else 1)
             return workers.all_reduce([time.process_time() - began])[0], share
 
@@ -66,7 +66,7 @@ def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
         for turn in range(TURNS + 1):  # the first is not counted
             found = {
                 "whole": timed(whole, False),
-                "sharded": timed(sharded, False, in_lockstep=False),
+                "sharded": timed(sharded, False, in_step=False),
                 "in step": timed(sharded, False),
                 "shared": timed(sharded, True),
             }

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mm1_ablate.data.documents import Image, Unreadable
+from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.evaluation.prompts import TokenisedPrompt
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Image, Unreadable
-    from mm1_ablate.data.images import ImagePipeline
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel
 
 KEPT_BYTES = 1 << 30
 
@@ -44,7 +41,7 @@ class PromptEmbedder:
         self._bytes = 0
         self._lengths: dict[str, int] = {}
 
-    def look_at(self, images: Sequence[Image]) -> None:
+    def encode(self, images: Sequence[Image]) -> None:
         """Encode images that are not kept yet; those that cannot be read are remembered in `unreadable`."""
         self._encoded([image for image in images if image.key not in self.unreadable])
 

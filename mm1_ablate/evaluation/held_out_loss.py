@@ -12,26 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas
 import torch
 
-from mm1_ablate.data.documents import Image, LeftOut, Unreadable
+from mm1_ablate.config.evaluation import HeldOut
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
+from mm1_ablate.data.images import ImagePipeline, Views
 from mm1_ablate.data.loader import lay_out
 from mm1_ablate.data.packing import TokenisedDocument, pieces, tokenise, why_dropped
+from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.likelihood import token_log_likelihoods
 from mm1_ablate.evaluation.loss_scores import LOSS_COLUMNS
 from mm1_ablate.evaluation.requests import ContextOverflow
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.evaluation import HeldOut
-    from mm1_ablate.config.experiment import Experiment
-    from mm1_ablate.data.documents import Document
-    from mm1_ablate.data.images import ImagePipeline, Views
-    from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel
 
 TOKENS_AT_ONCE = 8192
 """Of one forward pass, unless a single document has more."""

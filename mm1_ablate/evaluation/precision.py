@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from mm1_ablate.config.training import Precision
-
-if TYPE_CHECKING:
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Asked:
     Attributes:
         place: the item's number in its task.
         demonstration_set: ids of the demonstrations, in order, with a space between (`ids_in_line`).
-        set_number: which of several sets that is: see `demonstrations.dealt`.
+        set_number: which of several sets that is: see `demonstrations.assigned_sets`.
         replaced: demonstrations that could not be shown and why, with '; ' between.
         prompt: the question as people read it, without its demonstrations.
         problem: why it could not be asked; empty where there is a prediction.

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import distributed
 
-if TYPE_CHECKING:
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel
 
 
 @contextmanager

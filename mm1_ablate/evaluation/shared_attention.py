@@ -183,7 +183,7 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: [1, heads, N, size] each to [1, N, heads, value size]."""
     if reading is None:
-        raise ValueError(f"{NAME} attention needs what is read; use `context.read_on`")
+        raise ValueError(f"{NAME} attention needs what is read; use `kv_cache.extend_cache`")
     if unknown := [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if more.get(name) is not None]:
         raise ValueError(f"{NAME} attention has no {', '.join(unknown)}, which {type(module).__name__} asks for")
     return reading.attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling).contiguous(), None

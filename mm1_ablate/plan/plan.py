@@ -275,8 +275,8 @@ def _row(
     flops = training_flops(trial.experiment, parts, content)
     memory = training_memory(trial.experiment, parts, resources.workers, resources.strategy)
     on_gpu = bool(resources.gpus or machines.gpus)
-    evaluating = evaluation_memory(trial.experiment, parts, resources.workers, resources.strategy, on_gpu)
-    cost = TrialCost(memory, evaluating, weights_on_host(parts))
+    judging = evaluation_memory(trial.experiment, parts, resources.workers, resources.strategy, on_gpu)
+    cost = TrialCost(memory, judging, weights_on_host(parts))
     if on_gpu:
         with_gpus = machines.of(resources)
         misfits = does_not_fit(trial.experiment, parts, resources, with_gpus.gpus)

@@ -313,7 +313,7 @@ def test_of_several_archives_the_one_whose_member_has_more_of_the_name_is_read(f
 
 
 def test_a_name_that_several_archives_have_is_no_picture(folder: Path) -> None:
-    """TrainedModel and asked on another picture, nobody would see it."""
+    """Trained and asked on another picture, nobody would see it."""
     for name, colour in (("train", 40), ("val", 200)):
         pack_as(folder / f"{name}-images.zip", "{}.jpg", colour)
     with pytest.raises(Misfit, match="several images of one name"):

@@ -20,7 +20,7 @@ from mm1_ablate.config.gpus import GIB, GPUS
 from mm1_ablate.config.sweep.declaration import Resources, Strategy
 from mm1_ablate.config.training import Precision
 from mm1_ablate.evaluation.evaluate import evaluating
-from mm1_ablate.evaluation.kv_cache import Context, read_on
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache
 from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build
@@ -266,6 +266,6 @@ def test_weights_and_what_is_kept_of_a_token_are_as_planned(kind: str, precision
         assert planned.weights == pytest.approx(sum(parameter.nbytes for parameter in model.parameters()), rel=0.03)
     with evaluating(model, precision):
         embeddings, valid = model.embed(torch.arange(5)[None]), torch.ones(1, 5, dtype=torch.bool)
-        context, _ = read_on(model, Context.nothing(1, model.device), embeddings, valid, valid)
+        context, _ = extend_cache(model, KVCache.empty(1, model.device), embeddings, valid, valid)
     kept = sum(one.nbytes for layer in context.layers for one in layer) / 5
     assert kept == Sizes(tmp_path).parts(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)

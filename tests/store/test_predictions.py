@@ -145,7 +145,7 @@ def test_kept_predictions_give_the_items_of_an_evaluation_in_one_go(store: Store
 
 
 def test_an_evaluation_that_is_killed_keeps_what_it_has_asked(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # TrainedModel before: a child that is forked from a process that has trained cannot train.
+    # Trained before: a child that is forked from a process that has trained cannot train.
     do(store, study(tmp_path, tasks=["miniature_captions"], shots=[0], items=2))
     declared = study(tmp_path, tasks=["miniature_vqa", "miniature_facts", "miniature_sums"], shots=[0, 2], items=5)
     (trial,) = declared.trials
