@@ -58,10 +58,11 @@ class PromptEmbedder:
             if not readable:
                 continue
             # Sub-images follow one another, so an image's tokens are those of its views end to end.
-            tokens = self.model.encode_images(loaded.to(self.device)).flatten(0, 1).split([self.model.image_tokens * own for own in views])
+            encoded = self.model.encode_images(loaded.to(self.device)).flatten(0, 1)
+            by_image = torch.split(encoded, [self.model.image_tokens * own for own in views])
             self.encoded += len(readable)
             # A copy of each: else one kept image would hold its whole batch in memory.
-            found.update((image.key, own.clone()) for image, own in zip(readable, tokens, strict=True))
+            found.update((image.key, own.clone()) for image, own in zip(readable, by_image, strict=True))
         for key, tokens in found.items():
             if key not in self._kept:
                 self._bytes += tokens.nbytes

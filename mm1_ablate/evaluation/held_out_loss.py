@@ -167,7 +167,7 @@ def _batches(documents: Sequence[_Held], image_tokens: int) -> Iterator[list[_He
 
 
 def _measured(model: MultimodalModel, batch: Sequence[_Held], tokenizer: Tokenizer, pipeline: Any) -> list[_Measured]:
-    """Of each document; of one without pieces nothing."""
+    """The sums of each document; zeros for one without pieces."""
     found = [_Measured() for _ in batch]
     owners = [number for number, one in enumerate(batch) for _ in one.pieces]
     parts = [piece for one in batch for piece in one.pieces]
@@ -181,7 +181,7 @@ def _measured(model: MultimodalModel, batch: Sequence[_Held], tokenizer: Tokeniz
     piece_of = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(laid_out.document_lengths))
     lengths = piece_of[laid_out.supervised.cpu()].bincount(minlength=len(parts)).tolist()
     # The end token closes the document, so it is the last target of its last piece.
-    for number, (owner, piece, own) in enumerate(zip(owners, parts, nats.split(lengths), strict=True)):
+    for number, (owner, piece, own) in enumerate(zip(owners, parts, torch.split(nats, lengths), strict=True)):
         closes = number + 1 == len(parts) or owners[number + 1] != owner
         text = own[:-1] if closes else own
         found[owner].nats -= own.sum().item()

@@ -35,7 +35,7 @@ def token_log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     """Log-likelihood in nats of each target [N], float64, and whether it is the likeliest [N], from logits [N, V]."""
     nats, greedy = [], []
     rows = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    for part, own in zip(logits.split(rows), targets.split(rows), strict=True):
+    for part, own in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
         chosen = part.gather(1, own[:, None])[:, 0].double()
         nats.append(chosen - part.float().logsumexp(-1).double())
         greedy.append(part.argmax(-1) == own)
@@ -68,7 +68,7 @@ def answer_likelihoods(
         targets = torch.tensor([token for number in longer for token in flat[number][1:]], device=embedder.device)
         more, likeliest = token_log_likelihoods(logits, targets)
         lengths = [len(flat[number]) - 1 for number in longer]
-        for number, own, own_greedy in zip(longer, more.split(lengths), likeliest.split(lengths), strict=True):
+        for number, own, own_greedy in zip(longer, torch.split(more, lengths), torch.split(likeliest, lengths), strict=True):
             nats[number] += own.sum().item()
             greedy[number] = greedy[number] and bool(own_greedy.all())
     found = iter([Likelihood(*one) for one in zip(nats, greedy, map(len, flat), strict=True)])

@@ -201,7 +201,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     """Draw the items of a task (see `protocols.as_asked`) and their demonstrations, and tokenise them.
 
     Raises:
-        ValueError: where there are too few demonstrations, or nothing to ask.
+        ValueError: where there are too few demonstrations, or no item can be asked.
     """
     own = evaluation.overrides.get(task.task)
     count = own.items if own and own.items else evaluation.items
@@ -243,7 +243,7 @@ def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer
         raise Incomplete(item, "no reference", "")
     asked = [question(task.prompt, item, choice) for choice in (item.choices if by_choice else (None,))]
     if not all(parts for parts, _ in asked):
-        raise ValueError(f"task {task.task}, item {item.id}: nothing stands before the answer, so there is nothing to ask")
+        raise ValueError(f"task {task.task}, item {item.id}: the prompt before the answer is empty, so there is no question to ask")
     answers: Sequence[str] = ()
     if task.kind != "generate":
         answers = item.references[:1] * len(asked) if by_choice or task.kind == "likelihood" else item.choices

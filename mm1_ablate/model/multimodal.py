@@ -68,7 +68,7 @@ class MultimodalModel(nn.Module):
         return [part for name, part in parts.items() if name in self.frozen]
 
     def train(self, mode: bool = True) -> MultimodalModel:
-        """As torch's, but that frozen parts go on as in evaluation: they drop nothing and remember nothing of what they see."""
+        """As torch's, but that frozen parts go on as in evaluation: no dropout, no statistics of what they see."""
         super().train(mode)
         for part in self._frozen_modules():
             part.eval()
@@ -85,7 +85,8 @@ class MultimodalModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.language_model.device
+        device: torch.device = self.language_model.device
+        return device
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Image tokens [images, image_tokens, width] of images or of views, from uint8 pixels [images, 3, size, size] or from the
@@ -93,14 +94,16 @@ class MultimodalModel(nn.Module):
         if images.dtype == torch.uint8:
             if self.encoder_is_frozen:
                 with torch.no_grad():
-                    images = torch.cat([self.encoder(part) for part in images.split(IMAGES_AT_ONCE)])
+                    images = torch.cat([self.encoder(part) for part in torch.split(images, IMAGES_AT_ONCE)])
             else:
                 images = self.encoder(images)
-        return self.connector(images)
+        tokens: Tensor = self.connector(images)
+        return tokens
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings [..., T, width] of tokens [..., T], scaled as declared."""
-        return self.language_model.get_input_embeddings()(tokens) * self.embedding_scale
+        embeddings: Tensor = self.language_model.get_input_embeddings()(tokens)
+        return embeddings * self.embedding_scale
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [S, vocabulary] at the supervised positions of a flat batch, attention inside documents only.
@@ -122,7 +125,8 @@ class MultimodalModel(nn.Module):
             output = self.language_model(
                 inputs_embeds=embeddings[None], position_ids=batch.positions[None], logits_to_keep=batch.supervised, **arguments
             )
-        return output.logits[0]
+        logits: Tensor = output.logits
+        return logits[0]
 
 
 def language_model_blocks(model: MultimodalModel) -> list[nn.Module]:

@@ -58,7 +58,7 @@ def _checkpointed(model: MultimodalModel) -> Iterator[None]:
 def _compiled(model: MultimodalModel) -> Iterator[None]:
     blocks = transformer_blocks(model)
     # It depends on how many documents are in a row and how long they are: nothing to compile anew in every step.
-    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
+    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
     for block in blocks:
         # Rows differ in length from step to step.
         block.compile(dynamic=True)

@@ -119,7 +119,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(checkpoint_path)
         # One that is whole is not read but where a worker takes its part of it.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         assert self.model is not None
         if SHARDS in checkpoint:
             _load_shards(path.with_name(checkpoint[SHARDS]), self.model, self.optimizers)
@@ -156,7 +156,7 @@ def _distributed(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
 
 
 def make_whole(path: Path, module: Any) -> None:
-    """Put whole weights in the place of shards, for processes that do not shard. Does nothing to a checkpoint that is whole.
+    """Put whole weights in the place of shards, for processes that do not shard. A checkpoint that is whole stays as it is.
 
     Args:
         module: the Lightning module, not trained yet; loses its weights to those of the checkpoint.
@@ -172,9 +172,10 @@ def make_whole(path: Path, module: Any) -> None:
 
 
 def shards_of(checkpoint: Path | BinaryIO) -> str | None:
-    """The name of the folder of shards that a checkpoint names; nothing where it is whole."""
-    # Of a large one next to nothing is read.
-    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=isinstance(checkpoint, Path)).get(SHARDS)
+    """The name of the folder of shards that a checkpoint names; None where it is whole."""
+    # With mmap, hardly anything of a large one is read.
+    read: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=isinstance(checkpoint, Path))
+    return read.get(SHARDS)
 
 
 def step_of(shards: str) -> int:
@@ -183,5 +184,5 @@ def step_of(shards: str) -> int:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The whole weights of a sharded model, on the CPU of the process that leads; the others, which all call this too, get nothing."""
+    """The whole weights of a sharded model, on the CPU of the process that leads; the others, which call this too, get an empty dict."""
     return dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))  # type: ignore[arg-type]

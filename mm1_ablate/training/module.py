@@ -47,7 +47,7 @@ class PackedTraining(lightning.LightningModule):
     Attributes:
         tokens, images, documents: seen so far by all processes, image tokens included.
         last_loss: loss of this process in the latest step, in nats per token that all processes predict in it; a tensor, so that the
-            step waits for nothing.
+            step does not wait for the device.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PackedTraining(lightning.LightningModule):
         """
         Args:
             weights: gives what the parameters of a model without values start from, by name; called by the process that leads alone.
-                Nothing: they have values, or a checkpoint will give them some.
+                None: they have values, or a checkpoint gives them some.
         """
         super().__init__()
         self.automatic_optimization = False

@@ -107,7 +107,7 @@ class EncoderTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self.objective(*batch)
+        loss: Tensor = self.objective(*batch)
         if (batch_idx + 1) % 20 == 0 or batch_idx + 1 == self.settings.steps:
             self.report(Progress(stage="prepare", step=batch_idx + 1, steps=self.settings.steps, loss=float(loss.detach())))
         return loss

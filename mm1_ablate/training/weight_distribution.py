@@ -43,7 +43,7 @@ def allocate(model: nn.Module, device: torch.device) -> None:
         if parameter.is_meta:
             # In place, so that what several modules share stays shared.
             memory = nn.Parameter(torch.empty_like(parameter, device=device), parameter.requires_grad)
-            torch.utils.swap_tensors(parameter, memory)
+            torch.utils.swap_tensors(parameter, memory)  # type: ignore[no-untyped-call]
     model.to(device)
 
 

@@ -302,7 +302,7 @@ MIXTRAL = {**LLAMA, "num_key_value_heads": 2, "num_local_experts": 4}
     [
         ({"model_type": "mixtral", "configuration": {**MIXTRAL, "router_aux_loss_coef": 0.1}}, "0.1", "has no effect"),
         ({"model_type": "mixtral", "configuration": {**MIXTRAL, "output_router_logits": True}}, "true", "has no effect"),
-        ({"model_type": "mixtral", "configuration": MIXTRAL, "initialisation": "fan_in"}, "fan_in", "of which fan_in knows nothing"),
+        ({"model_type": "mixtral", "configuration": MIXTRAL, "initialisation": "fan_in"}, "fan_in", "which fan_in does not cover"),
         ({"model_type": "roberta", "configuration": {"is_decoder": True}}, "roberta", "from their padding token's"),
     ],
 )
