@@ -1,7 +1,8 @@
 """How well a model predicts documents that it was not trained on: loss per token and bits per byte, which tell small models apart
 earlier than answers do.
 
-In: a model and `evaluation.losses`. Out: for each document the sums that its loss is made of (`loss_scores` makes item scores of them).
+In: a model and `evaluation.losses`. Out: for each document the sums that its loss is made of, of which
+`scores.loss_items` makes item scores.
 
 The loss is that of training, in nats per predicted token, the end of the document included, images as context. Bits per byte count
 text only: no end token, and of a document that begins with text its first token is not predicted and not counted. Documents are cut
@@ -26,8 +27,8 @@ from mm1_ablate.data.loader import lay_out
 from mm1_ablate.data.packing import TokenisedDocument, pieces, tokenise, why_dropped
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.likelihood import token_log_likelihoods
-from mm1_ablate.evaluation.loss_scores import LOSS_COLUMNS
 from mm1_ablate.evaluation.requests import ContextOverflow
+from mm1_ablate.evaluation.scores import LOSS_COLUMNS
 from mm1_ablate.model.multimodal import MultimodalModel
 
 TOKENS_AT_ONCE = 8192
