@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from mm1_ablate.config.evaluation import Demonstrations, Sets
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Item
+from mm1_ablate.data.documents import Item
 
 
 def _random_order(generator: random.Random, count: int) -> Iterator[int]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.config.evaluation import Demonstrations, Evaluation
+from mm1_ablate.data.documents import Image, Item, Unreadable
+from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.prompts import (
     CHOICE,
@@ -23,12 +25,7 @@ from mm1_ablate.evaluation.prompts import (
     template_fields,
     tokenise,
 )
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.evaluation import Demonstrations, Evaluation
-    from mm1_ablate.data.documents import Image, Item
-    from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.evaluation.task import Task
+from mm1_ablate.evaluation.task import Task
 
 
 class Need(NamedTuple):
