@@ -14,11 +14,11 @@ from mm1_ablate.commands.common import FILE_IS_WRONG, read_study, stop
 from mm1_ablate.commands.prepare_data import bar, ready
 from mm1_ablate.commands.tables import count
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import identity_of
+from mm1_ablate.config.identity.data_digests import DataSnapshot, identity_of
 from mm1_ablate.config.sweep.expand import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
-from mm1_ablate.data.lost_documents import plain
+from mm1_ablate.data.lost_documents import losses_to_json
 from mm1_ablate.report.data_page import data_page, percent, spread
 
 
@@ -42,30 +42,33 @@ class Stage:
     number: int
     """From 1."""
     stages: int
+    snapshot: DataSnapshot
+    """Of the study's data."""
 
 
-def stage_of(arm: Arm, asked: str | None) -> Stage:
+def stage_of(arm: Arm, asked: str | None, snapshot: DataSnapshot) -> Stage:
     """The stage of a name or a number, or the last one; ends the command with 2 where there is none."""
     stages = dict(enumerate([*arm.experiment.earlier, arm.experiment], 1))
     numbers = [number for number in stages if str(number) == (asked or str(len(stages)))]
     numbers = numbers or [number for number, stage in stages.items() if stage.experiment == asked]
     if len(numbers) != 1:
         there = ", ".join(f"{number}: {stage.experiment}" for number, stage in stages.items())
-        told = f"there is no stage '{asked}'"
+        problem = f"there is no stage '{asked}'"
         if numbers:
-            told = f"stages {' and '.join(map(str, numbers))} are all called '{asked}', give a number"
-        stop(FILE_IS_WRONG, f"--stage: {told}; the stages of {arm.name} are {there}")
+            problem = f"stages {' and '.join(map(str, numbers))} are all called '{asked}', give a number"
+        stop(FILE_IS_WRONG, f"--stage: {problem}; the stages of {arm.name} are {there}")
     (number,) = numbers
     stage = stages[number]
     name = f"{arm.name}, stage {number}: {stage.experiment}" if len(stages) > 1 else arm.name
-    return Stage(name, stage, number, len(stages))
+    return Stage(name, stage, number, len(stages), snapshot)
 
 
 def look_at_data(
     path: Path, arm_name: str | None, stage_name: str | None, sample: int, shown: int, seed: int, console: Console
 ) -> tuple[Stage, Inspection]:
     """Look at the data of a stage of an arm, with a bar; ends the command with 2 where it cannot be read."""
-    stage = stage_of(arm_of(read_study(path), arm_name), stage_name)
+    study = read_study(path)
+    stage = stage_of(arm_of(study, arm_name), stage_name, study.snapshot)
     data = stage.experiment.data
     place = ("starts_from",) * (stage.stages - stage.number)
     ready({identity_of(data.sources[name]): ((*place, "data", "sources", name), data.sources[name]) for name in data.shares()}, console)
@@ -88,55 +91,57 @@ def asked_by(stage: Stage) -> dict[str, str]:
     from mm1_ablate.evaluation.fit_check import asked
 
     experiment = stage.experiment
-    return {task: facts.asked for task, facts in asked(experiment.evaluation, experiment.model.language_model.tokenizer).facts.items()}
+    with stage.snapshot.active():
+        tasks = asked(experiment.evaluation, experiment.model.language_model.tokenizer).facts
+    return {task: facts.asked for task, facts in tasks.items()}
 
 
 def facts(stage: Stage, inspection: Inspection) -> list[str]:
     """Sentences on the whole."""
     experiment = stage.experiment
     training, packing = experiment.training, experiment.data.packing
-    told = [f"Stage {stage.number} of {stage.stages}, {experiment.experiment}; --stage shows another one."] if stage.stages > 1 else []
-    told += [
+    sentences = [f"Stage {stage.number} of {stage.stages}, {experiment.experiment}; --stage shows another one."] if stage.stages > 1 else []
+    sentences += [
         f"{training.steps:,} steps of {training.batch_rows:,} rows of {packing.row_tokens:,} nominal tokens:"
         f" {count(inspection.tokens)} tokens in all."
         f" Rows are filled to {percent(inspection.fill)} ({inspection.rows_packed} packed to see)."
     ]
     repeated = [f"{source.name} ({source.epochs:.2f} times)" for source in inspection.sources if source.epochs > 1]
     if repeated:
-        told.append(f"Read more than once in this training: {', '.join(repeated)}.")
+        sentences.append(f"Read more than once in this training: {', '.join(repeated)}.")
     used_up = [
         source.name for source in inspection.sources if (most := experiment.data.sources[source.name].max_epochs) and source.epochs >= most
     ]
     if len(used_up) == len(inspection.sources):
         rows = inspection.rows_that_the_data_makes
         when = "before the training's last step" if rows is None else f"at step {rows // training.batch_rows + 1:,} of {training.steps:,}"
-        told.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
+        sentences.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
     elif used_up:
-        told.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
+        sentences.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
     if inspection.never_read:
         named = ", ".join(f"{name} ({data_type})" for name, data_type in inspection.never_read.items())
-        told.append(f"Never read, because the data type has no share in the mixture: {named}.")
+        sentences.append(f"Never read, because the data type has no share in the mixture: {named}.")
     if inspection.split:
-        told.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
+        sentences.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
     for name, reasons in inspection.dropped.items():
-        told.append(f"Left out of {name}, because no row can hold them: {_listed(reasons)}, of the rows packed.")
+        sentences.append(f"Left out of {name}, because no row can hold them: {_listed(reasons)}, of the rows packed.")
     for source in inspection.sources:
-        told += [f"{source.name}: {one.in_words()}" for one in source.lost]
+        sentences += [f"{source.name}: {one.in_words()}" for one in source.lost]
         if source.unmatched:
-            told.append(f"{source.name} was joined without {_listed(source.unmatched)}.")
+            sentences.append(f"{source.name} was joined without {_listed(source.unmatched)}.")
     limits = {name: source.max_bad_share for name, source in experiment.data.sources.items()}
     for source in inspection.sources:
         own = limits[source.name]
         limit = experiment.data.max_bad_share if own is None else own
         if source.bad_share > limit:
             would = "would" if source.bad.is_too_bad(limit, source.documents, source.lost_share) else "may"
-            told_of = [describe_bad(source.bad)] if source.bad.bad else []
-            why = "; ".join((["files that cannot be read"] if source.lost else []) + told_of)
-            told.append(
+            reasons_of_documents = [describe_bad(source.bad)] if source.bad.bad else []
+            why = "; ".join((["files that cannot be read"] if source.lost else []) + reasons_of_documents)
+            sentences.append(
                 f"A run {would} stop: {percent(source.bad_share)} of {source.name} cannot be read, {percent(limit)} is allowed"
                 f" ({why}). Repair the files, or raise data.sources.{source.name}.max_bad_share."
             )
-    return told
+    return sentences
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -213,5 +218,10 @@ def _source_json(source: SourceContent) -> dict[str, Any]:
     for name, value in vars(source).items():
         if name not in ("name", "bad", "lost"):
             values[name] = vars(value) if isinstance(value, Spread) else value
-    reasons = {"lost": plain(source.lost), "bad": dict(source.bad.bad), "examples": source.bad.examples, "bad_share": source.bad_share}
+    reasons = {
+        "lost": losses_to_json(source.lost),
+        "bad": dict(source.bad.bad),
+        "examples": source.bad.examples,
+        "bad_share": source.bad_share,
+    }
     return {**values, "text_tokens_in_all": source.text_tokens_in_all, "images_in_all": source.images_in_all, **reasons}

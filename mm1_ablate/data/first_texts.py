@@ -18,7 +18,7 @@ DOCUMENTS, READ = 16, 64
 
 
 def first_texts(source: Source) -> list[str] | None:
-    """Texts of the first documents, of one file where there are several; nothing where every file is too large for a look.
+    """Texts of the first documents, of one file where there are several; None where every file is too large for a look.
 
     Raises:
         Exception: whatever keeps the source from being read.

@@ -21,7 +21,7 @@ LONGEST_SILENCE = 10.0
 
 @contextmanager
 def hub_if_reachable(name: str) -> Iterator[None]:
-    """Within, a hub that cannot be reached is not asked; of a path nothing is.
+    """Within, a hub that cannot be reached is not asked, and for a path no hub is.
 
     Libraries raise OSError of what is neither here nor to be fetched.
     """

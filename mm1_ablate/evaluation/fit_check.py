@@ -24,7 +24,7 @@ from mm1_ablate.config.local_path import local
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.config.tasks import task_settings
-from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.cache import ProgressCallback, build_once
 from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.evaluation.prediction_shards import asked_identity
@@ -223,11 +223,11 @@ def _kept_length(settings: LanguageModel) -> int:
 def kept(identity: str, make: Callable[[], Any]) -> Any:
     """Plain values from the cache, or made and kept there; a cache that cannot be written costs time, no more."""
 
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         (folder / "kept.json").write_text(json.dumps(make()))
 
     try:
-        return json.loads((made("context", identity, 1 << 16, build) / "kept.json").read_text())
+        return json.loads((build_once("context", identity, 1 << 16, build) / "kept.json").read_text())
     except OSError:
         return make()
 

@@ -23,7 +23,7 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
 from mm1_ablate.data.images import ImagePipeline, Views
-from mm1_ablate.data.loader import lay_out
+from mm1_ablate.data.loader import collate
 from mm1_ablate.data.packing import TokenisedDocument, pieces, tokenise, why_dropped
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.likelihood import token_log_likelihoods
@@ -174,7 +174,7 @@ def _measured(model: MultimodalModel, batch: Sequence[_Held], tokenizer: Tokeniz
     parts = [piece for one in batch for piece in one.pieces]
     if not parts:
         return found
-    laid_out = lay_out(parts, model.image_tokens, tokenizer.padding, pipeline)
+    laid_out = collate(parts, model.image_tokens, tokenizer.padding, pipeline)
     if len(laid_out.documents) < len(parts):
         return found  # some image is unreadable: the caller leaves its document out and asks again
     laid_out = laid_out.to(model.device)

@@ -24,8 +24,7 @@ from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.model.part_cost import Part
-from mm1_ablate.plan.flops import Parts
-from mm1_ablate.plan.row_statistics import RowContent
+from mm1_ablate.plan.flops import Parts, RowContent
 
 Value = TypeVar("Value")
 MOST_READ = 200_000_000
@@ -195,13 +194,13 @@ def count_rows(experiment: Experiment) -> RowContent:
         TooMuchToRead: it would take long to make the data ready.
     """
     from mm1_ablate.data.documents import Image
-    from mm1_ablate.data.packing import open_rows
+    from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
     data = experiment.data
     for name in data.shares():
         data.sources[name].make_ready(_not_too_much)
-    rows = open_rows(data, load_tokenizer(experiment.model.language_model.tokenizer), 0)
+    rows = open_packed_rows(data, load_tokenizer(experiment.model.language_model.tokenizer), 0)
     packed = list(islice(rows, ROWS_COUNTED))
     if not packed:
         raise ValueError("no row can be made of the data")
@@ -213,7 +212,7 @@ def count_rows(experiment: Experiment) -> RowContent:
     # Nothing in a document comes before its first token, so nothing predicts it.
     unpredicted = sum(1 for document in documents if document.segments and not isinstance(document.segments[0], Image))
     # The packer reads ahead: of what was read, only so much is in these rows.
-    read = sum(account["tokens"] for account in rows.tally.account().values())
+    read = sum(account["tokens"] for account in rows.accounting.account().values())
     part = sum(document.nominal_length for document in documents) / read / len(packed) if read else 0.0
     return RowContent(
         text_tokens=text / len(packed),

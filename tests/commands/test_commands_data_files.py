@@ -9,36 +9,20 @@ from typing import Any
 import pandas
 import pytest
 import yaml
-from conftest import SWEEP, TINY
+from command_line import call
+from lines_files import WORDS, write_lines_sweep
 from lines_source import Lines
-from test_config_data_files import LINES, write_data
-from tiny import tiny_experiment
-from typer.testing import CliRunner
 
-from mm1_ablate.cli import app
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.data.cache import NotEnoughSpace
 from mm1_ablate.store.store import Store
-
-WORDS = "the goat is in the barn .\nevery plane is a sort of vehicle .\neva gave the page to tom .\nthe capital of iraq is baghdad .\n" * 10
-
-
-def call(*arguments: object, **environment: str):
-    return CliRunner(env={"COLUMNS": "200", **environment}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny sweep, its text from 40 lines in a file of their own."""
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    write_data(tmp_path / "experiments" / "data", first=WORDS)
-    tree: dict[str, Any] = tiny_experiment(TINY).model_dump(mode="json")
-    tree["data"]["sources"]["text"] = {**LINES, "max_bad_share": 1.0}
-    (tmp_path / "experiments" / "tiny.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    (tmp_path / "sweeps").mkdir()
-    path = tmp_path / "sweeps" / "tiny.yaml"
-    path.write_text(SWEEP)
-    return path
+    return write_lines_sweep(tmp_path)
 
 
 def data_of(sweep: Path) -> Path:
@@ -114,7 +98,7 @@ def test_a_plan_says_which_arms_read_again_what_the_baseline_reads_once(sweep: P
 def test_a_plan_says_of_what_trials_would_fail(sweep: Path, tmp_path: Path):
     data_of(sweep).write_text(WORDS + "words that nobody knows\n" * 100)
     done = call("plan", sweep, "--store", tmp_path / "store")
-    assert done.exit_code == 0 and "trials will fail of their data: words that the miniature tokenizer does not know" in done.stdout
+    assert done.exit_code == 0 and "trials will fail because of their data: words that the miniature tokenizer does not know" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "run"])
@@ -136,7 +120,7 @@ def test_a_plan_says_that_data_will_not_last(sweep: Path, tmp_path: Path):
     experiment.write_text(yaml.safe_dump(tree, sort_keys=False))
     done = call("plan", sweep, "--store", tmp_path / "store")
     assert done.exit_code == 0, done.output
-    assert "trials will fail of their data: baseline/seed-0: the data is used up before step 4,000" in " ".join(done.stdout.split())
+    assert "trials will fail because of their data: baseline/seed-0: the data is used up before step 4,000" in " ".join(done.stdout.split())
 
 
 # ------------------------------------------------------------- made ready
@@ -153,7 +137,7 @@ def test_run_makes_data_ready_once_before_trials_start(sweep: Path, tmp_path: Pa
     done = call("run", sweep, "--store", tmp_path / "store")
     assert done.exit_code == 2 and len(made) == 1
     assert "indexing first.txt: 20 MB" in done.stdout
-    assert "data.sources.text cannot be made ready: index needs about" in done.stderr and "MM1_ABLATE_CACHE" in done.stderr
+    assert "data.sources.text cannot be prepared: index needs about" in done.stderr and "MM1_ABLATE_CACHE" in done.stderr
     assert "nothing was started" in done.stderr and not (tmp_path / "store" / "trials").exists()
 
 
@@ -212,7 +196,7 @@ def test_the_report_lists_bad_data_and_flags_data_that_is_repeated(sweep: Path, 
     assert bad in done.stdout and flag in done.stdout
     folder = finished.study_folder(load_study(sweep)) / "report"
     for text in ((folder / "report.md").read_text(), (folder / "report.html").read_text(), (tmp_path / "written.md").read_text()):
-        assert "Data that was not used as it is" in text and "line 17" in text and "too many images" in text and flag in text
+        assert "Data that was skipped or cut" in text and "line 17" in text and "too many images" in text and flag in text
     content = json.loads(call("report", sweep, "--store", finished.root, "--json").stdout)
     arms = {arm["name"]: arm for arm in content["arms"]}
     assert any("repeats data: text" in line for line in arms["without/interleaved"]["brought_along"])
@@ -228,18 +212,18 @@ def test_a_report_without_losses_has_no_section_for_them(sweep: Path, finished: 
         path.unlink()
     assert call("report", sweep, "--store", finished.root).exit_code == 0
     folder = finished.study_folder(load_study(sweep)) / "report"
-    assert "not used as it is" not in (folder / "report.md").read_text() + (folder / "report.html").read_text()
+    assert "skipped or cut" not in (folder / "report.md").read_text() + (folder / "report.html").read_text()
 
 
 def test_what_became_of_the_data_is_in_mlflow(sweep: Path, finished: Store):
     from mlflow import MlflowClient
 
-    from mm1_ablate.tracking.mlflow_runs import mirror, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
 
     study = load_study(sweep)
-    mirrored = mirror(study, finished)
+    tracked = track(study, finished)
     client = MlflowClient(tracking_uri(finished))
-    run = mirrored.trial_runs[study.trials[0].evaluation_fingerprint]
+    run = tracked.trial_runs[study.trials[0].evaluation_fingerprint]
     assert [file.path for file in client.list_artifacts(run)] == ["data.json"]
     assert json.loads(Path(client.download_artifacts(run, "data.json")).read_text())["text"]["bad"] == {"line that begins with BAD": 1}
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from mlflow import MlflowClient
+from staged_study import chains, staged, write_chain
 from study_helpers import study, trial
-from tiny import tiny_experiment
+from tiny import TINY, tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.plan.plan import plan
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.store import Store
 from mm1_ablate.training.fit import load_earlier_stage, load_trained
 
@@ -32,24 +32,6 @@ QUICK: dict[str, Any] = {
     "preload": ("pandas",),
 }
 STEPPING = QUICK | {"run_trial": "study_helpers:stepping_trial"}
-LITTLE = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
-
-
-def staged(steps: int, earlier: Experiment, **changes: Any) -> Experiment:
-    tree = tiny_experiment({"training.steps": steps, "experiment": f"of {steps} steps", **LITTLE, **changes}).model_dump(mode="json")
-    return Experiment.model_validate({**tree, "starts_from": earlier.model_dump(mode="json")})
-
-
-def chains() -> Study:
-    """Two arms that share a first stage of 20 steps, one of which has a second stage of 21, and the first stage as an arm of its own."""
-    first = tiny_experiment({"training.steps": 20, "experiment": "first", **LITTLE}, prepared=True)
-    second = staged(21, first)
-    experiments = {"baseline": staged(30, first), "longer chain": staged(31, second), "first alone": first}
-    return replace(
-        study(),
-        arms=tuple(Arm(name, "group", experiment, "baseline") for name, experiment in experiments.items()),
-        trials=tuple(trial(name, 0, experiment) for name, experiment in experiments.items()),
-    )
 
 
 def trainings(store: Store) -> dict[int, int]:
@@ -75,7 +57,7 @@ def test_stages_are_trained_once_before_what_starts_from_them(tmp_path: Path) ->
     assert planned.cost.cpu_hours and planned.cost.cpu_hours > (plan(only_trials, store).cost.cpu_hours or 0)
 
     events: list[str] = []
-    outcome = run_study(two, store, cpus=2, on_event=events.append, **QUICK)
+    outcome = run_study(two, store, RunOptions(cpus=2, **QUICK), on_event=events.append)
     assert outcome.done == tuple(one.name for one in two.trials) and not outcome.failed
     assert trainings(store) == {20: 1, 21: 1, 30: 1, 31: 1}
     assert [event.split()[0] for event in events] == ["starting", "preparing", "training", "training", "running"]
@@ -92,26 +74,26 @@ def test_stages_are_trained_once_before_what_starts_from_them(tmp_path: Path) ->
     # As an arm of its own it is judged, and not trained again.
     rows = {row.name: row.status for row in plan(whole, store).rows}
     assert rows["first alone/seed-0"] == "evaluate" and not [row for row in plan(whole, store).stages if "first" in row.name]
-    assert len(run_study(whole, store, cpus=2, **QUICK).done) == 3 and trainings(store)[20] == 1
+    assert len(run_study(whole, store, RunOptions(cpus=2, **QUICK)).done) == 3 and trainings(store)[20] == 1
 
 
 def test_a_stage_that_fails_is_the_failure_of_what_starts_from_it(tmp_path: Path) -> None:
     whole, store = chains(), Store(tmp_path / "store")
     store.root.mkdir()
     (store.root / "fail-21").touch()
-    outcome = run_study(whole, store, cpus=2, **QUICK)
+    outcome = run_study(whole, store, RunOptions(cpus=2, **QUICK))
     assert (len(outcome.done), outcome.failed) == (2, ("longer chain/seed-0",))
     reason = store.status(whole.trials[1]).reason
     assert reason == "its earlier stage 'of 21 steps' failed: ArithmeticError: no trial of 21 steps ever works"
-    assert run_study(whole, store, cpus=2, **QUICK).failed == ("longer chain/seed-0",), "without --retry"
+    assert run_study(whole, store, RunOptions(cpus=2, **QUICK)).failed == ("longer chain/seed-0",), "without --retry"
     (store.root / "fail-21").unlink()
-    assert not run_study(whole, store, cpus=2, retry=True, **QUICK).failed
+    assert not run_study(whole, store, RunOptions(cpus=2, retry=True, **QUICK)).failed
     assert trainings(store) == {20: 1, 21: 1, 30: 1, 31: 1}
 
 
 def sharing(last: str, steps: int) -> Study:
     """One arm, whose first stage of 20 steps is that of every such study."""
-    first = tiny_experiment({"training.steps": 20, "experiment": "first", **LITTLE})
+    first = tiny_experiment({"training.steps": 20, "experiment": "first", **TINY})
     experiment = staged(steps, first)
     return replace(study(), name=last, arms=(Arm(last, "", experiment, last),), trials=(trial(last, 0, experiment),))
 
@@ -119,7 +101,7 @@ def sharing(last: str, steps: int) -> Study:
 def driver(study: str, store: Store) -> subprocess.Popen[str]:
     """A run of a study in a process of its own, which prints what it begins with and at its end how many trials it has done."""
     options = "cpus=1, on_event=lambda line: print(line, flush=True), **STEPPING"
-    program = f"from test_run_stages import *; print(len(run_study({study}, Store({str(store.root)!r}), {options}).done))"
+    program = f"from test_run_stages import *; print(len(run_study({study}, Store({str(store.root)!r}), RunOptions({options})).done))"
     paths = os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])
     return subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
 
@@ -160,7 +142,7 @@ def test_two_runs_at_once_train_a_stage_that_they_share_once_though_one_of_them_
                 running.wait()
     first, second = dict.fromkeys(pid for pid, _ in steps())
     assert steps() == [(first, step) for step in range(1, 7)] + [(second, step) for step in range(5, 21)], "from its last checkpoint on"
-    rest = run_study(sharing("one", 30), store, cpus=1, **STEPPING)
+    rest = run_study(sharing("one", 30), store, RunOptions(cpus=1, **STEPPING))
     assert len(rest.done) == 1 and len(steps()) == 22, "nothing is trained again for the one that was killed"
 
 
@@ -180,27 +162,6 @@ def test_weights_of_another_resolution_are_resampled_and_others_refused(tmp_path
 
 
 # ---------------------------------------------------------------- the real thing
-def write_chain(folder: Path, first_steps: int) -> None:
-    files = {
-        "first": tiny_experiment({"training.steps": first_steps, "experiment": "first", "training.checkpoint_every_steps": 20, **LITTLE}),
-        "last": tiny_experiment({"training.steps": 3, "experiment": "last", "model.image_encoder.image_size": 48, **LITTLE}),
-    }
-    for name, experiment in files.items():
-        tree = experiment.model_dump(mode="json") | ({"starts_from": "first.yaml"} if name == "last" else {})
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
-    sweep = {
-        "sweep": "chain",
-        "experiment": "last.yaml",
-        "seeds": [0],
-        "ablations": {
-            "without text at last": {"remove": "data.mixture.text"},
-            "without text at first": {"remove": "starts_from.data.mixture.text"},
-        },
-        "compare": {"primary": "shot_0/average"},
-    }
-    (folder / "chain.yaml").write_text(yaml.safe_dump(sweep))
-
-
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mm1_ablate", *arguments]
 

@@ -17,18 +17,17 @@ from typing import Any
 import pandas
 import pytest
 import torch
-from s3_server import ADDRESS, Machine, Server, wait_for, watched, write_checkpoint
+from s3_server import ADDRESS, Machine, Server, replica_of, wait_for, watched, write_checkpoint
 from study_helpers import trial
 from tiny import tiny_experiment
 
 from mm1_ablate.config.study import Trial
 from mm1_ablate.run import child_process
-from mm1_ablate.run.launcher import Placement
-from mm1_ablate.run.launcher import _run_share as placement_share
+from mm1_ablate.run.launcher import Launcher, _run_remote_share
 from mm1_ablate.run.trial import run_trial
-from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
+from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 from mm1_ablate.store.bucket import leases, upload
-from mm1_ablate.store.bucket.object_store import Remote
+from mm1_ablate.store.bucket.object_store import ObjectStore
 from mm1_ablate.store.store import HELD, Store
 from mm1_ablate.training import sharding
 from mm1_ablate.training.checkpoint import remove_checkpoint
@@ -82,7 +81,7 @@ class Crew:
     def __init__(self, forks: Path, folder: Path, trials: list[Trial]) -> None:
         self.forks, self.folder, self.trials = forks, folder, trials
 
-    def run(self, *machines: str, store: str = ADDRESS, strategy: str = "fsdp", stop_at: str = "") -> Fault | None:
+    def run(self, *machines: str, store: str = ADDRESS, strategy: str = "fsdp", stop_at: str = "") -> WorkerFailure | None:
         evaluations = [one.evaluation_fingerprint for one in self.trials]
         arguments = {"store_root": store, "fingerprint": self.trials[0].fingerprint, "evaluations": evaluations, "stop_at": stop_at}
         threads, environment = child_process.share_of_machine(1, 0)
@@ -96,11 +95,11 @@ class Crew:
 
     def go_on(self, *machines: str, strategy: str = "fsdp") -> None:
         """Run to the end, as soon as the lease of those who were killed has run out."""
-        faults: list[Fault | None] = []
+        faults: list[WorkerFailure | None] = []
 
         def is_begun() -> bool:
             faults.append(self.run(*machines, strategy=strategy))
-            return faults[-1] is None or faults[-1].ended.code != HELD
+            return faults[-1] is None or faults[-1].exit.code != HELD
 
         wait_for(is_begun)
         assert faults[-1] is None, self.said()
@@ -110,7 +109,7 @@ class Crew:
 
     def killed(self, *machines: str, stop_at: str, when: Any) -> None:
         """Run until something is so, and kill all workers at once."""
-        faults: list[Fault | None] = []
+        faults: list[WorkerFailure | None] = []
         thread = threading.Thread(target=lambda: faults.append(self.run(*machines, stop_at=stop_at)))
         thread.start()
         try:
@@ -192,10 +191,10 @@ def test_shards_that_others_are_bringing_stay_and_older_ones_go(server: Server, 
     for name in ("last.ckpt.2-former", "last.ckpt.4-killed", "last.ckpt.6-coming"):
         (helped / name).mkdir(parents=True)
         (helped / name / "__1_0.distcp").write_bytes(b"shard")
-        helper.publish(helped / name / "__1_0.distcp")
-    lease = leases.Lease(Remote(ADDRESS), f"trials/{folder.name}/lease.json", "first")
-    assert lease.take() and holder.mirror
-    publication = upload.Publication(holder.mirror, folder, lease)
+        helper.upload(helped / name / "__1_0.distcp")
+    lease = leases.Lease(ObjectStore(ADDRESS), f"trials/{folder.name}/lease.json", "first")
+    assert lease.take()
+    publication = upload.FolderUpload(replica_of(holder), folder, lease)
     publication.round()
     assert {"former", "killed", "coming"} <= shards_in(server), "there is no checkpoint yet, and one may be coming"
     write_checkpoint(folder, 4)
@@ -217,14 +216,14 @@ def test_a_machine_that_helps_sees_how_its_trial_stands(server: Server, machine:
     one = trial("baseline", 0, tiny_experiment())
     holder, helper = machine("first"), machine("second")
     folder, helped = holder.write_trial(one), helper.trial_folder(one)
-    with holder.hold(folder), helper.helping(helped):
+    with holder.hold(folder), helper.help(helped):
         holder.start(folder, "train")
         (folder / "progress.json").write_text('{"stage": "train", "step": 3, "steps": 8, "time": 0, "stage_started": 0}')
         wait_for(lambda: server.has("progress.json") and server.has("status.json"))
         helper.refresh()
         assert helper.status(one).status == "running" and "3 of 8" in str(helper.status(one))
     # Killed while it helped: what it had not given away is forgotten, and the holder's lease is left alone.
-    with holder.hold(folder), contextlib.suppress(KeyboardInterrupt), helper.helping(helped):
+    with holder.hold(folder), contextlib.suppress(KeyboardInterrupt), helper.help(helped):
         (helped / "last.ckpt.2").mkdir()
         (helped / "last.ckpt.2" / "__1_0.distcp").write_bytes(b"half")
         raise KeyboardInterrupt
@@ -238,10 +237,10 @@ def test_logs_of_workers_elsewhere_come_to_the_bucket(server: Server, machine: M
     driver, one = machine("driver"), trial("baseline", 0, tiny_experiment())
     driver.write_trial(one)
     machine("second")
-    placement = Placement(ADDRESS, forks, 1, 0, run_trial=f"{__name__}:talk", shares=(1, 1), import_paths=(*sys.path, HERE))
+    placement = Launcher(ADDRESS, forks, 1, 0, run_trial=f"{__name__}:talk", shares=(1, 1), import_paths=(*sys.path, HERE))
     arguments = {"fingerprint": one.fingerprint, "evaluations": []}
     for times in (1, 2):
-        assert placement_share(placement, driver.trial_folder(one), arguments, Share(1, 1, 2, "127.0.0.1", free_port())) is None
+        assert _run_remote_share(placement, driver.trial_folder(one), arguments, Share(1, 1, 2, "127.0.0.1", free_port())) is None
         assert next(content for name, content in server.content().items() if name.endswith("/log-1.txt")).count(b"worker 1 of 2") == times
         machine("third")
 
