@@ -30,7 +30,7 @@ from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompt_facts import Facts, facts_of
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
-from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, needs, prepare
+from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, needs, prepare_requests
 from mm1_ablate.evaluation.task import Task
 from mm1_ablate.model.context_length import context_length_of
 
@@ -88,7 +88,7 @@ def context_needs(evaluation: Evaluation, tokenizer: str) -> dict[str, list[Need
         LookupError, ValueError, OSError: a task that cannot be opened, or of which nothing can be asked.
     """
     loaded = load_tokenizer(tokenizer)
-    return {task.task: needs(prepare(task, evaluation, loaded)) for task in load_tasks(evaluation)}
+    return {task.task: needs(prepare_requests(task, evaluation, loaded)) for task in load_tasks(evaluation)}
 
 
 def check_fits(experiment: Experiment, needed: Mapping[str, Sequence[Need]] | None = None) -> None:
@@ -172,7 +172,7 @@ def _kept_prompts(task: Task, evaluation: Evaluation, tokenizer: str) -> tuple[l
 
     def look_at_prompts() -> tuple[list[Need], Facts]:
         loaded = tokenizer_here(tokenizer)
-        prepared = prepare(task, evaluation, loaded)
+        prepared = prepare_requests(task, evaluation, loaded)
         return needs(prepared), facts_of(prepared, loaded)
 
     taken, facts = kept(identity, look_at_prompts)

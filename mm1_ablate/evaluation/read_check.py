@@ -1,8 +1,8 @@
 """Whether a language model can be asked as this package asks: demonstrations that are read once, questions that go on from them.
 
-In: an experiment. Out: what is wrong, by place. The model is run without values, as `context.read_on` runs it, on what an evaluation may
-give it: demonstrations of several lengths, others after them, questions after a prefix that they share, a token after that. What was found
-right is remembered. Models that are read with the cache of transformers are left to it.
+In: an experiment. Out: what is wrong, by place. The model is run without values, as `kv_cache.extend_cache` runs it, on what an evaluation
+may give it: demonstrations of several lengths, others after them, questions after a prefix that they share, a token after that. What was
+found right is remembered. Models that are read with the cache of transformers are left to it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def check_readable(language_model: Any) -> None:
     """
     import torch
 
-    from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
+    from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions
     from mm1_ablate.evaluation.shared_attention import can_share
 
     if not can_share(language_model):
@@ -93,16 +93,16 @@ def check_readable(language_model: Any) -> None:
     model: Any = SimpleNamespace(language_model=language_model)
     width = language_model.config.hidden_size
 
-    def read(context: Context, *lengths: int) -> Context:
+    def read(context: KVCache, *lengths: int) -> KVCache:
         valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         embeddings = torch.empty(len(lengths), max(lengths), width, device="meta")
-        context, logits = read_on(model, context, embeddings, valid, last_of(valid))
+        context, logits = extend_cache(model, context, embeddings, valid, last_positions(valid))
         if logits.ndim != 2 or len(logits) != len(lengths):
             raise ValueError(f"of {len(lengths)} tokens it gives logits of shape {list(logits.shape)}")
         return context
 
     with torch.no_grad():
-        demonstrations = read(Context.nothing(2, torch.device("cpu")), 7, 5)
+        demonstrations = read(KVCache.empty(2, torch.device("cpu")), 7, 5)
         further = read(demonstrations.branch(torch.tensor([1, 0])), 3, 6)
         shared = read(demonstrations.branch(torch.tensor([0, 1, 1])), 2, 9, 4)
         read(shared, 1, 1, 1)

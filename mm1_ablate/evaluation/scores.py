@@ -17,7 +17,6 @@ import pandas
 
 from mm1_ablate.config.metric_name import AVERAGE, MetricName, suite_of
 from mm1_ablate.config.settings import find_component
-from mm1_ablate.evaluation.loss_scores import loss_items
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ COLUMNS = [
     "task", "family", "shots", "evaluation_seed", "item", "group", "demonstration_set", "set_number", "replaced", "prompt", "problem",
     "prediction", "log_likelihoods", "reference", "correct", "metric", "primary", "score",
 ]  # fmt: skip
+LOSS_COLUMNS = ["loss", "place", "document", "data_type", "nats", "tokens", "text_nats", "bytes", "problem"]
+"""Of measured held-out documents, a row each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Asked:
     Attributes:
         place: the item's number in its task.
         demonstration_set: ids of the demonstrations, in order, with a space between (`ids_in_line`).
-        set_number: which of several sets that is: see `demonstrations.dealt`.
+        set_number: which of several sets that is: see `demonstrations.assigned_sets`.
         replaced: demonstrations that could not be shown and why, with '; ' between.
         prompt: the question as people read it, without its demonstrations.
         problem: why it could not be asked; empty where there is a prediction.
@@ -143,13 +144,51 @@ def scored(predictions: pandas.DataFrame, tasks: Sequence[Task], evaluation: Eva
 def item_scores(
     predictions: pandas.DataFrame, documents: pandas.DataFrame, tasks: Sequence[Task], evaluation: Evaluation
 ) -> pandas.DataFrame:
-    """Item scores of predictions (`scored`), then those of held-out documents as `held_out.measure` has them; columns as in `COLUMNS`."""
+    """Item scores of predictions (`scored`), then those of measured held-out documents (`loss_items`); columns as in `COLUMNS`."""
     items = scored(predictions, tasks, evaluation)
     if documents.empty:
         return items
     empty = {column: "" for column in COLUMNS if items[column].dtype == object or pandas.api.types.is_string_dtype(items[column])}
     losses = loss_items(documents, evaluation.evaluation_seeds[0]).reindex(columns=COLUMNS).fillna({**empty, "set_number": 0})
     return pandas.concat([items, losses.astype({"set_number": int})], ignore_index=True)
+
+
+def loss_items(documents: pandas.DataFrame, evaluation_seed: int) -> pandas.DataFrame:
+    """Item scores of documents that `held_out_loss.measure` measured, in columns of `COLUMNS`, family "loss".
+
+    The metrics are `loss`, in nats per token, and `bits_per_byte`.
+
+    A score is a document's sum over the mean length of all documents, so that the mean of scores is the sum of all over the length of all.
+    """
+    tables = []
+    for name, rows in documents.groupby("loss", sort=False):
+        rows = rows.sort_values("place", kind="stable")
+        measured = rows["problem"] == ""
+        if not measured.any():
+            raise ValueError(f"evaluation.losses.{name}: no document could be read: {'; '.join(rows['problem'].drop_duplicates()[:3])}")
+        for metric, sums, lengths in (
+            ("loss", rows["nats"], rows["tokens"]),
+            ("bits_per_byte", rows["text_nats"] / math.log(2), rows["bytes"]),
+        ):
+            if not lengths[measured].sum():
+                continue
+            tables.append(
+                pandas.DataFrame(
+                    {
+                        "task": name,
+                        "family": "loss",
+                        "shots": 0,
+                        "evaluation_seed": evaluation_seed,
+                        "item": rows["document"],
+                        "group": rows["data_type"],
+                        "problem": rows["problem"],
+                        "metric": metric,
+                        "primary": True,
+                        "score": (sums / lengths[measured].mean()).where(measured),
+                    }
+                )
+            )
+    return pandas.concat(tables, ignore_index=True) if tables else pandas.DataFrame()
 
 
 def split_references(task: Task, evaluation: Evaluation) -> References:

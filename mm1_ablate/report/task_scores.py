@@ -19,7 +19,7 @@ from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.yaml_file import FileErrors
-from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, floor
+from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, chance_baseline
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
@@ -231,7 +231,7 @@ def _computed(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataF
         key = _digest([settings, *sorted(told), *of_split])
         if key not in remembered:
             split = split_references(task, evaluation) if metric.wants_split_references else None
-            least = floor(metric, predictions, split)
+            least = chance_baseline(metric, predictions, split)
             highest = ceiling(metric, predictions, split)
             remembered[key] = {"floor": least.value if least else None, "answer": least.answer if least else "", "ceiling": highest}
     except (OSError, ValueError, LookupError):

@@ -84,7 +84,7 @@ def _adjusted(
         margin: smallest difference of interest.
         lacking: arms with a hole; they are not judged, but still count in the size of the family.
     """
-    first = {comparison: name for name, comparison in reversed(list(comparisons.items()))}
+    first = {comparison: name for name, comparison in reversed([*comparisons.items()])}
     numbers = sorted(first, key=lambda key: key.number)
     cells = {row.name: dict(row.cells) for row in rows}
     baselines = {row.name: row.baseline for row in rows}
