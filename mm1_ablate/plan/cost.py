@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.gpus import GIB, GPUS, UTILISATION
 from mm1_ablate.config.sweep.declaration import Resources
+from mm1_ablate.model.profile import ModelProfile
 from mm1_ablate.plan.evaluation_memory import EvaluationMemory, evaluation_memory
-from mm1_ablate.plan.flops import Parts, is_checkpointed
+from mm1_ablate.plan.flops import is_checkpointed
 from mm1_ablate.plan.memory import FLOAT, Amounts, Memory, Strategy, fitting_rows, micro_batch_rows, training_memory
 
 CPU_RATE = 2e10
@@ -47,7 +48,7 @@ class Machines:
         return {name: flops / (GPUS[name].peak(precision) * (self.utilisation or UTILISATION)) / 3600 for name in self.gpus}
 
 
-def does_not_fit(experiment: Experiment, parts: Parts, resources: Resources, gpus: Sequence[str]) -> list[str]:
+def does_not_fit(experiment: Experiment, parts: ModelProfile, resources: Resources, gpus: Sequence[str]) -> list[str]:
     """Which of the GPUs cannot hold a worker of a trial, what takes most there, and what would help; nothing where all can."""
     workers, strategy = resources.workers, resources.strategy
     training, evaluation = (reckon(experiment, parts, workers, strategy) for reckon in (training_memory, evaluation_memory))
@@ -72,7 +73,7 @@ def _mostly(memory: Amounts) -> str:
     return f"about {in_gib(memory.total)}, {memory.largest} {in_gib(getattr(memory, memory.largest))} of it"
 
 
-def _remedies_of_evaluation(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
+def _remedies_of_evaluation(experiment: Experiment, parts: ModelProfile, workers: int, strategy: Strategy, capacity: float) -> str:
     """What makes an evaluation fit, the least change first."""
     evaluation = experiment.evaluation
     batch, found = evaluation.batch_items, []
@@ -105,7 +106,7 @@ def _remedies_of_evaluation(experiment: Experiment, parts: Parts, workers: int, 
     return ", or with ".join(found)
 
 
-def _remedies(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
+def _remedies(experiment: Experiment, parts: ModelProfile, workers: int, strategy: Strategy, capacity: float) -> str:
     """What makes a trial fit, the least change first."""
     found = []
     if rows := fitting_rows(experiment, parts, capacity, workers, strategy):
@@ -129,7 +130,7 @@ def _remedies(experiment: Experiment, parts: Parts, workers: int, strategy: Stra
     return ", or with ".join(found)
 
 
-def weights_on_host(parts: Parts) -> float:
+def weights_on_host(parts: ModelProfile) -> float:
     """Bytes of a whole model where it is made or read."""
     return FLOAT * sum(part.parameters for part in (parts.image_encoder, parts.connector, parts.language_model))
 

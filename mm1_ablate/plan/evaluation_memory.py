@@ -1,6 +1,6 @@
 """Memory of one process while a trial is evaluated, by part: an estimate, and rather too much than too little.
 
-In: an experiment, its rehearsed parts, and over how many processes it is spread how. Out: bytes by part. What is reckoned with:
+In: an experiment, the profile of its model, and over how many processes it is spread how. Out: bytes by part. What is reckoned with:
 
 * weights in float32; with `evaluation.precision: bf16-mixed` half of it, but for embeddings and the head. fsdp shares out the blocks of
   the language model over the workers and gathers a block at a time, beside the one that computes; all else is whole on each worker;
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from mm1_ablate.config.evaluation import Sets
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.sweep.declaration import Strategy
-from mm1_ablate.plan.flops import Parts
+from mm1_ablate.model.profile import ModelProfile
 from mm1_ablate.plan.memory import FLOAT, HALF, Amounts
 from mm1_ablate.plan.row_statistics import views_at_most
 
@@ -48,7 +48,7 @@ class EvaluationMemory(Amounts):
 
 
 def evaluation_memory(
-    experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", on_gpu: bool = True
+    experiment: Experiment, parts: ModelProfile, workers: int = 1, strategy: Strategy = "ddp", on_gpu: bool = True
 ) -> EvaluationMemory:
     """Bytes of each worker."""
     evaluation, language, encoder = experiment.evaluation, parts.language_model, parts.image_encoder

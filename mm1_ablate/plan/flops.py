@@ -1,8 +1,8 @@
 """Operations of training, by part, as the trial really does them.
 
-In: an experiment, its parts as rehearsed without computing (`model/profile.py`), and what its packed rows hold. Out: operations of
+In: an experiment, the profile of its model (`model/profiler.py`), and what its packed rows hold. Out: operations of
 the image encoder, the connector, the language model's blocks, its head, and attention inside the packed documents, forward and
-backward. They are what `torch.utils.flop_counter` counts of the same step, so a utilisation reckoned with them is that of the
+backward. They are what `torch.utils.flop_counter` counts of the same step, so a utilisation computed with them is that of the
 hardware: what is done twice counts twice.
 
 * An encoder that is trained runs forward and backward; a frozen one forward only; one that was prepared and is frozen not at all,
@@ -24,20 +24,8 @@ from dataclasses import asdict, dataclass, fields
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.model.part_cost import Part
+from mm1_ablate.model.profile import ModelProfile
 from mm1_ablate.plan.row_statistics import RowContent, views_at_most
-
-
-@dataclass(frozen=True)
-class Parts:
-    image_encoder: Part
-    connector: Part
-    language_model: Part
-
-    @property
-    def counted(self) -> bool:
-        """Whether all of them were rehearsed, none taken by its parameters."""
-        return self.image_encoder.counted and self.connector.counted and self.language_model.counted
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,7 @@ class Flops:
 
     @property
     def total(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum(float(getattr(self, field.name)) for field in fields(self))
 
     def __mul__(self, times: float) -> Flops:
         return Flops(**{name: value * times for name, value in asdict(self).items()})
@@ -65,7 +53,7 @@ class Flops:
 
 def is_checkpointed(experiment: Experiment) -> bool:
     """Whether activations are computed again in the backward pass instead of being kept."""
-    return bool(getattr(experiment.training, "activation_checkpointing", False))
+    return experiment.training.activation_checkpointing
 
 
 def reads_features(experiment: Experiment) -> bool:
@@ -74,7 +62,7 @@ def reads_features(experiment: Experiment) -> bool:
     return encoder.frozen and encoder.preparation is not None and experiment.model.sub_images is None
 
 
-def row_flops(experiment: Experiment, parts: Parts, row: RowContent) -> Flops:
+def row_flops(experiment: Experiment, parts: ModelProfile, row: RowContent) -> Flops:
     """Operations of training on one average packed row."""
     model = experiment.model
     again = 1 if is_checkpointed(experiment) else 0
@@ -94,7 +82,7 @@ def row_flops(experiment: Experiment, parts: Parts, row: RowContent) -> Flops:
     )
 
 
-def training_flops(experiment: Experiment, parts: Parts, row: RowContent) -> Flops:
+def training_flops(experiment: Experiment, parts: ModelProfile, row: RowContent) -> Flops:
     """Operations of training one trial from start to end."""
     return row_flops(experiment, parts, row) * (experiment.training.steps * experiment.training.batch_rows)
 

@@ -1,12 +1,12 @@
 """Memory of one GPU while a trial trains, by part: an estimate, and rather too much than too little.
 
-In: an experiment, its rehearsed parts, and over how many processes it is spread how. Out: bytes by part, and how many rows a
+In: an experiment, the profile of its model, and over how many processes it is spread how. Out: bytes by part, and how many rows a
 micro-batch may have on a GPU that is named. What is reckoned with:
 
 * weights, gradients and optimiser states in float32 (AdamW: two for each trained parameter; Muon: one for each matrix of the language
   model's blocks); fsdp shares them out over the workers and gathers a block at a time, ddp has a copy of the gradients to send;
 * half-precision copies of weights, which mixed precision keeps until the backward pass is through;
-* activations as rehearsed on a micro-batch of the rows that take most: all images that the packing allows, or all text. With
+* activations as profiled on a micro-batch of the rows that take most: all images that the packing allows, or all text. With
   activation checkpointing only what goes into each block of a trained part, and one block's own;
 * logits of supervised positions in float32: themselves, their normalised form or gradient, and in mixed precision a half copy;
 * images of all micro-batches of a step, which are on the GPU together: bytes, or float32 features where a frozen encoder's are kept;
@@ -22,7 +22,8 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.gpus import GIB
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.config.training import Muon
-from mm1_ablate.plan.flops import Parts, is_checkpointed, reads_features
+from mm1_ablate.model.profile import ModelProfile
+from mm1_ablate.plan.flops import is_checkpointed, reads_features
 from mm1_ablate.plan.row_statistics import views_at_most
 
 FLOAT = 4
@@ -88,7 +89,9 @@ def micro_batch_rows(experiment: Experiment, workers: int = 1) -> int:
     return min(experiment.training.micro_batch_rows or own, own)
 
 
-def training_memory(experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", rows: int | None = None) -> Memory:
+def training_memory(
+    experiment: Experiment, parts: ModelProfile, workers: int = 1, strategy: Strategy = "ddp", rows: int | None = None
+) -> Memory:
     """Bytes of each worker.
 
     Args:
@@ -99,7 +102,7 @@ def training_memory(experiment: Experiment, parts: Parts, workers: int = 1, stra
     return max(found, key=lambda memory: memory.total)
 
 
-def fitting_rows(experiment: Experiment, parts: Parts, capacity: float, workers: int = 1, strategy: Strategy = "ddp") -> int:
+def fitting_rows(experiment: Experiment, parts: ModelProfile, capacity: float, workers: int = 1, strategy: Strategy = "ddp") -> int:
     """The most rows of a micro-batch that a GPU of so many bytes holds; 0 where not even one fits."""
     fitting, too_many = 0, ceil(experiment.training.batch_rows / workers) + 1
     while too_many - fitting > 1:
@@ -126,7 +129,7 @@ def _rows(experiment: Experiment) -> list[_Row]:
     return found
 
 
-def _with_row(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, rows: int, row: _Row) -> Memory:
+def _with_row(experiment: Experiment, parts: ModelProfile, workers: int, strategy: Strategy, rows: int, row: _Row) -> Memory:
     model, checkpointed, features = experiment.model, is_checkpointed(experiment), reads_features(experiment)
     mixed = experiment.training.precision == "bf16-mixed"
     sharded = workers if strategy == "fsdp" else 1

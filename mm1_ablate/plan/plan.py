@@ -22,7 +22,7 @@ from mm1_ablate.plan.estimate import estimate, measured_costs, not_reckoned, ove
 from mm1_ablate.plan.evaluation_memory import evaluation_memory
 from mm1_ablate.plan.flops import Flops, preparation_flops, training_flops
 from mm1_ablate.plan.memory import training_memory
-from mm1_ablate.plan.model_statistics import Sizes
+from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.power import Detectable, detectable
 from mm1_ablate.plan.row_statistics import RowContent, TrialTokens, trial_tokens
 from mm1_ablate.store.predictions import what_is_to_be_done
@@ -55,7 +55,9 @@ class PlanRow:
     rows_measured: bool
     """Whether tokens were counted on packed rows of the data itself, or taken as declared."""
     flops_counted: bool = True
-    """Whether operations were counted one by one for every part of the model, or taken by its parameters."""
+    """Whether operations were counted one by one for every part of the model, or estimated from its parameters."""
+    flops_not_counted: Mapping[str, str] = field(default_factory=dict)
+    """The parts whose operations are estimated, and why."""
     epochs: Mapping[str, float] = field(default_factory=dict)
     """By source, how often it is read, about; empty where the data was not opened."""
 
@@ -180,7 +182,7 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, m
         machines: GPUs and utilisation to reckon with; nothing: what the sweeps say.
     """
     machines = machines or Machines()
-    sizes = Sizes(store.root, look=not any(study.provisional or study.from_record for study in studies))
+    sizes = ModelStatistics(store.root, look=not any(study.provisional or study.from_record for study in studies))
     label: Callable[[Study, str], str] = (lambda study, name: name) if len(studies) == 1 else (lambda study, name: f"{study.name}: {name}")
     trials: dict[str, Trial] = {}
     names: dict[str, str] = {}
@@ -262,10 +264,17 @@ def _earlier(trials: Mapping[str, Trial]) -> tuple[dict[str, Trial], dict[str, l
 
 
 def _row(
-    trial: Trial, name: str, arms: tuple[str, ...], store: Store, sizes: Sizes, retry: bool, resources: Resources, machines: Machines
+    trial: Trial,
+    name: str,
+    arms: tuple[str, ...],
+    store: Store,
+    sizes: ModelStatistics,
+    retry: bool,
+    resources: Resources,
+    machines: Machines,
 ) -> PlanRow:
     content: RowContent = sizes.row(trial.experiment)
-    parameters, parts = sizes.parameters(trial.experiment), sizes.parts(trial.experiment)
+    parameters, parts = sizes.parameters(trial.experiment), sizes.profile(trial.experiment)
     tokens = trial_tokens(trial.experiment, content)
     status, reason = _status(trial, store, retry)
     if status in ("run", "resume") and (problem := _used_up(trial, content)):
@@ -294,7 +303,8 @@ def _row(
         flops_by_part=flops,
         cost=cost,
         rows_measured=content.measured,
-        flops_counted=parts.counted,
+        flops_counted=not parts.not_counted,
+        flops_not_counted=parts.not_counted,
         epochs=_epochs(trial, content),
     )
 
@@ -348,7 +358,7 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
     return ("resume" if resumable else "run"), reason
 
 
-def _preparations(trials: dict[str, Trial], waiting: set[str], store: Store, sizes: Sizes) -> tuple[PreparationRow, ...]:
+def _preparations(trials: dict[str, Trial], waiting: set[str], store: Store, sizes: ModelStatistics) -> tuple[PreparationRow, ...]:
     needed: dict[str, tuple[Preparation, list[str]]] = {}
     for key, trial in trials.items():
         for preparation in preparations_of(trial.experiment, trial.seed):

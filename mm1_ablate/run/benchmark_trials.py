@@ -20,7 +20,7 @@ from mm1_ablate.config.sweep.expand import Trial
 from mm1_ablate.plan.calibration import Measured, Measurements, step_key
 from mm1_ablate.plan.cost import in_gib
 from mm1_ablate.plan.memory import micro_batch_rows, training_memory
-from mm1_ablate.plan.model_statistics import Sizes
+from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.plan import Plan, PlanRow
 from mm1_ablate.run.child_process import share_of_machine
 from mm1_ablate.store.store import Store
@@ -50,7 +50,7 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
     rows = sorted((row for row in planned.rows if row.status in ("run", "resume")), key=lambda row: _step(planned, row))
     if not rows:
         return []
-    sizes, measurements, found = Sizes(store.root), Measurements(store.root, store.write_json), []
+    sizes, measurements, found = ModelStatistics(store.root), Measurements(store.root, store.write_json), []
     for row in {row.fingerprint: row for row in (rows[0], rows[-1])}.values():
         trial, resources = _declared(planned, row)
         say(f"measuring {STEPS} steps of {row.name}" + (f" on {address}" if address else " on this machine"))
@@ -62,7 +62,7 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
             "warm_up": WARM_UP,
         }
         alone = _in_one_process(trial.experiment, resources.workers)
-        expected = training_memory(alone, sizes.parts(trial.experiment)).total
+        expected = training_memory(alone, sizes.profile(trial.experiment)).total
         answer = _on_cluster(address, request, resources) if address else _here(request, resources, expected)
         measured = Measured(
             name=row.name,

@@ -29,7 +29,7 @@ from mm1_ablate.evaluation.precision import keep_in
 from mm1_ablate.evaluation.sharded_lockstep import is_sharded
 from mm1_ablate.model.image_encoder import PatchEncoder
 from mm1_ablate.model.multimodal import MultimodalModel, build, build_without_values, random_state
-from mm1_ablate.model.resample_position_embedding import resampled
+from mm1_ablate.model.weight_conversion import resample_positions
 from mm1_ablate.training.activation_checkpointing import economical
 from mm1_ablate.training.checkpoint import AtomicCheckpointIO, remove_checkpoint, save_atomically
 from mm1_ablate.training.distributed import SharedLoader, Workers, shard_for_evaluation
@@ -109,7 +109,7 @@ def read_earlier(model: MultimodalModel, folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: they are of a model with other parts.
     """
-    weights = resampled(read_weights(folder), model)
+    weights = resample_positions(read_weights(folder), model)
     own = model.state_dict()
     # One that takes its features from an earlier block than the stage before it has no use for the blocks behind.
     behind = [name for name in weights if name not in own and _is_behind_features(name, model)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mm1_ablate.model.resample_position_embedding import misfit
+from mm1_ablate.model.weight_conversion import state_dict_mismatch
 
 if TYPE_CHECKING:
     from mm1_ablate.training.distributed import Workers
@@ -36,7 +36,7 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, whose: str) -> No
 
 
 def _check(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]], whose: str) -> None:
-    if wrong := misfit(there, here):
+    if wrong := state_dict_mismatch(there, here):
         raise ValueError(f"{whose} do not fit: {wrong}")
 
 

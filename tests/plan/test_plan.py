@@ -15,9 +15,8 @@ from mm1_ablate.config.sweep.declaration import Budget, Resources
 from mm1_ablate.config.sweep.expand import Study, load_study
 from mm1_ablate.plan.calibration import Measured, Measurements, step_key
 from mm1_ablate.plan.cost import Machines
-from mm1_ablate.plan.model_statistics import count_rows
 from mm1_ablate.plan.plan import Plan, plan, plan_together
-from mm1_ablate.plan.row_statistics import trial_tokens
+from mm1_ablate.plan.row_statistics import count_rows, trial_tokens
 from mm1_ablate.store.store import Store
 
 
@@ -150,9 +149,8 @@ def test_counted_rows_agree_with_what_training_sees(study: Study):
 
 def test_sizes_are_counted_once_and_remembered(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
     first = plan(study, store)
-    monkeypatch.setattr("mm1_ablate.model.size.count_parameters", lambda experiment: pytest.fail("counted again"))
     monkeypatch.setattr("mm1_ablate.plan.model_statistics.count_rows", lambda experiment: pytest.fail("counted again"))
-    monkeypatch.setattr("mm1_ablate.model.profile.rehearse_connector", lambda *settings: pytest.fail("rehearsed again"))
+    monkeypatch.setattr("mm1_ablate.model.profiler.profile_connector", lambda *settings: pytest.fail("profiled again"))
     assert [row.flops for row in plan(study, store).rows] == [row.flops for row in first.rows]
 
 

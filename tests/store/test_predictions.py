@@ -22,7 +22,7 @@ from tiny import TEXT, tiny_experiment
 
 from mm1_ablate.config.sweep.expand import Study, Trial, load_study
 from mm1_ablate.evaluation.prediction_shards import parts_of
-from mm1_ablate.model.parts_check import wrong_parts
+from mm1_ablate.model.preflight import wrong_parts
 from mm1_ablate.plan.plan import plan
 from mm1_ablate.run.scheduler import run_study
 from mm1_ablate.run.trial import run_trial

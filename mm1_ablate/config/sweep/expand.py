@@ -31,11 +31,11 @@ from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
 from mm1_ablate.config.sweep.blame import blamed, nothing_changed, touching
 from mm1_ablate.config.sweep.compare import comparison, expectations
-from mm1_ablate.config.sweep.data_check import Check, WrongData, never_read, unread_sources, wrong_data
 from mm1_ablate.config.sweep.declaration import Group, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
+from mm1_ablate.config.sweep.preflight import Check, Preflight, never_read, unread_sources, wrong_data
 from mm1_ablate.config.sweep.trials import Identity, trials_of
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
@@ -113,7 +113,7 @@ class _Expansion:
         self.recorded = recorded
         self.file: SweepFile
         """The file whose groups are being expanded."""
-        self.wrong = WrongData(checks)
+        self.wrong = Preflight(checks)
         self.problems = self.wrong.problems
         """Of experiments; those of sweep files are with the file."""
         self.arms: dict[str, Arm] = {}

@@ -17,14 +17,14 @@ from official_files import IMAGE_TASKS, jpeg, write_lines
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
-from mm1_ablate.commands.common import checks
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.yaml_file import FileProblem
 from mm1_ablate.data.joining import segments, spelled
 from mm1_ablate.data.packing import tokenise
 from mm1_ablate.data.sources._interleaved import InterleavedFiles
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.items_check import wrong_items
+from mm1_ablate.evaluation.preflight_items import wrong_items
+from mm1_ablate.plan.preflight import CHECKS, preflight
 
 CAPTIONS = ["A dog runs on grass.", "Two men ride a horse.", " The red house by the sea\n"]
 CORPUS = [*CAPTIONS, "Question: What colour is it? Short answer: red\n", "A photo of a scene."]
@@ -119,7 +119,7 @@ def declare(folder: Path, source: str = "{type: webdataset, files: captions.tar}
 
 
 def warned(folder: Path, look: Any = "check") -> list[FileProblem]:
-    others = [check for check in checks() if check is not wrong_items]  # which has tests of its own
+    others = [check for check in CHECKS if check is not wrong_items]  # which has tests of its own
     return list(load_study(folder / "experiment.yaml", look, others).warnings)
 
 
@@ -154,7 +154,7 @@ def test_commands_warn_of_it_and_end_well(folder: Path, command: str):
 
 def test_a_tokenizer_that_sees_no_spaces_is_not_warned_of(folder: Path):
     path = write_experiment(folder)  # the miniature's own: its tasks have a space after the image, and its tokenizer takes words
-    assert not load_study(path, "check", checks()).warnings
+    assert not preflight(path).warnings
 
 
 def test_without_data_nothing_is_said_of_it(folder: Path):
@@ -279,7 +279,7 @@ def test_an_arm_that_asks_so_is_warned_of_at_its_edit(folder: Path):
         f"spaced: {{alter: {{evaluation.overrides.mine.prompt: '{SPACED}'}}}}",
         COMPARE,
     )
-    (warning,) = load_study(path, "check", checks()).warnings
+    (warning,) = preflight(path).warnings
     assert warning.file.endswith("sweep.yaml") and "spaced" in warning.path
 
 
@@ -377,7 +377,7 @@ def test_a_model_trained_from_nothing_needs_no_begin_token(folder: Path):
         ({"answers": ["red."], "stop": ["\n", "."]}, None),
         ({"prompt": "{image}Question: {question}\n{answer}"}, "prompt: the white space before {answer} holds the stop string '\\n'"),
         ({"separator": ";"}, "separator: a demonstration ends with ';', which holds no stop string ('\\n')"),
-        ({"separator": ""}, "separator: nothing ends a demonstration"),
+        ({"separator": ""}, "separator: a demonstration has no end"),
         ({"max_new_tokens": 2, "answers": ["a long answer of many words"]}, "max_new_tokens: 20 of 20 items have only references of more"),
         ({"question": "What colour is it? "}, "items: 24 of 24 items have a space at an end of 'question' beside the space of the prompt"),
         ({"answers": [" red"]}, "items: 24 of 24 items have a space at an end of 'answer'"),
@@ -393,8 +393,8 @@ def test_a_stop_string_that_the_tokenizer_cannot_write_is_warned_of(folder: Path
     tree = yaml.safe_load(EXPERIMENT)
     tree["evaluation"] = {"tasks": ["miniature_vqa"], "overrides": {"miniature_vqa": {"stop": ["\n", "."]}}}
     path = write_experiment(folder, yaml.safe_dump(tree))
-    (warning,) = load_study(path, "check", checks()).warnings
-    assert warning.path == "evaluation.overrides.miniature_vqa.stop" and "the stop string '\\n' never comes" in warning.message
+    (warning,) = preflight(path).warnings
+    assert warning.path == "evaluation.overrides.miniature_vqa.stop" and "the stop string '\\n' never appears" in warning.message
 
 
 def test_an_answer_that_grows_together_with_its_question_is_warned_of(folder: Path):
@@ -405,7 +405,10 @@ def test_an_answer_that_grows_together_with_its_question_is_warned_of(folder: Pa
     merged = models.BPE({**letters, ":r": len(letters), "<|endoftext|>": len(letters) + 1}, [(":", "r")])
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(merged), eos_token="<|endoftext|>").save_pretrained(folder / "tokenizer")
     write_task(folder, prompt="{image}Question: {question} Short answer:{answer}", max_new_tokens=40)
-    assert "prompt: in 10 of 20 items the tokenizer makes one token of the question's end and the answer's beginning" in messages(folder)
+    assert (
+        "prompt: in 10 of 20 items the tokenizer merges the end of the question and the beginning of the answer into one token"
+        in messages(folder)
+    )
 
 
 # ---------------------------------------------------------------- the rule

@@ -10,10 +10,10 @@ import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 from step_helpers import batch_of, experiment_with
 
-from mm1_ablate.commands.common import checks
 from mm1_ablate.config.sweep.expand import FileErrors, load_study
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.training.context_check import longest_document, too_long_documents
+from mm1_ablate.plan.preflight import CHECKS
+from mm1_ablate.training.preflight import longest_document, too_long_documents
 
 
 def experiment(row: int = 128, context: int | None = 128, tokens: int = 4, **others: Any) -> str:
@@ -65,7 +65,7 @@ def test_an_arm_is_told_at_what_it_alters(tmp_path: Path):
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith("model.connector.image_tokens: 16") or pointed_at(problem).startswith("16")
     assert "data.packing.row_tokens: a document may be 320 tokens long" in problem.message
-    assert too_long_documents in checks()
+    assert too_long_documents in CHECKS
 
 
 def test_the_bound_holds_for_every_document_of_real_rows():
