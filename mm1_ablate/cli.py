@@ -6,15 +6,31 @@ Nothing heavy is imported until a command needs it, so that `--help` answers at 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, store_place, tell, using_store
 
+
+class Command(TyperCommand):
+    """A command whose help shows arguments as people write them: SWEEP, not {SWEEP} <path>."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        for argument in params:
+            if isinstance(argument, TyperArgument):
+                argument.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+        return params
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "").replace("......", "...") for piece in super().collect_usage_pieces(ctx)]
+
+
 app = typer.Typer(
     name="mm1-ablate",
-    help="Which part of a multimodal training recipe matters? A sweep file in, a comparison with error bars out.",
+    help="Which part of a multimodal training recipe matters? Give a sweep file, get a comparison with error bars.",
     epilog="Exit codes: 0 done, 1 some trials failed, 2 the file is wrong, 3 the budget forbids it, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,19 +47,19 @@ StorePlace = Annotated[
         envvar="MM1_ABLATE_STORE",
         metavar="PLACE",
         parser=store_place,
-        help="Where trials and their scores are kept: a folder, or s3://BUCKET/PREFIX.",
+        help="Where trials and scores are kept: a folder, or s3://BUCKET/PREFIX.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 WithoutData = Annotated[
-    bool, typer.Option("--without-data", help="Look at no data: for a machine that lacks it. Identities of trials are provisional then.")
+    bool, typer.Option("--without-data", help="Do not look at data, on a machine that lacks it. Fingerprints are provisional then.")
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Try failed trials again.")]
 Address = Annotated[
     str | None,
-    typer.Option(envvar="RAY_ADDRESS", metavar="ADDRESS", help="A Ray cluster; by default this machine alone.", show_default=False),
+    typer.Option(envvar="RAY_ADDRESS", metavar="ADDRESS", help="Address of a Ray cluster.", show_default="this machine alone"),
 ]
-Cpus = Annotated[int | None, typer.Option(min=1, help="CPU cores to use on this machine; by default all.", show_default=False)]
+Cpus = Annotated[int | None, typer.Option(min=1, metavar="CORES", help="CPU cores to use on this machine.", show_default="all")]
 DEFAULT_STORE = "ablations"
 
 
@@ -62,8 +78,8 @@ def options(
     """Declared ablations of multimodal models, trained, scored and compared."""
 
 
-@app.command()
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, made if need be.")] = Path(".")) -> None:
+@app.command(cls=Command)
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; made if it is missing.")] = Path(".")) -> None:
     """Write a commented sweep to start from."""
     from mm1_ablate.commands.init import write_sweep
 
@@ -78,9 +94,11 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, m
     say(f"next: mm1-ablate plan {written[0]}")
 
 
-@app.command()
+@app.command(cls=Command)
 def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJson = False) -> None:
-    """Check sweep files, and that the data that they name is there; all errors are shown at once."""
+    """Check sweep files and the data that they name.
+
+    All errors are shown at once, with line and column; then warnings, and what each arm changes."""
     from mm1_ablate.commands.validate import validate as check
 
     reports = [check(path, without_data) for path in sweeps]
@@ -95,27 +113,28 @@ def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJ
         raise typer.Exit(FILE_IS_WRONG)
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     sweeps: SweepFiles,
     store: StorePlace = DEFAULT_STORE,
     retry: Retry = False,
     without_data: WithoutData = False,
     gpu: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A GPU to reckon hours and memory for; may be repeated.", show_default=False)
+        list[str] | None, typer.Option(metavar="NAME", help="Estimate hours and memory for this GPU; may be repeated.", show_default=False)
     ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Share of the GPU's peak that training reaches.", show_default="0.4")
+        float | None,
+        typer.Option(min=0.01, max=1, metavar="SHARE", help="Share of its peak that a GPU reaches in training.", show_default="0.4"),
     ] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Run a few steps of the cheapest and the dearest arm, and correct the hours.")
+        bool, typer.Option("--probe", help="Time a few steps of the cheapest and the most expensive arm, and correct the estimates.")
     ] = False,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would run and why, and what it would cost.
+    """Show what would run, why, and what it would cost.
 
-    Trains nothing, but for the few steps of --probe, which leaves its measurements in the store and nothing else."""
+    Nothing is trained, except for the few steps of --probe, whose timings are kept in the store."""
     from mm1_ablate.commands.common import console, read_studies
     from mm1_ablate.commands.plan import machines_named, probe_arms
     from mm1_ablate.commands.tables import show_plan
@@ -136,7 +155,7 @@ def plan(
         stop(BUDGET_FORBIDS, *planned.over_budget)
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     sweep: SweepFile,
     store: StorePlace = DEFAULT_STORE,
@@ -145,9 +164,9 @@ def run(
     retry: Retry = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
-    """Train and score what is missing, then compare.
+    """Train and evaluate what is missing, then compare.
 
-    Run again after an edit: only what is new is done."""
+    Run it again after you edit the file: only what is new is done."""
     if dry_run:
         return plan([sweep], store, retry)
     from mm1_ablate.commands.run import run_sweep
@@ -156,32 +175,34 @@ def run(
         raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, retry=retry))
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, address: Address = None, cpus: Cpus = None) -> None:
-    """Score kept models whose evaluation is missing.
+    """Evaluate saved models on newly added tasks.
 
-    Trains nothing: for a task that was added to a finished study, or an evaluation that was altered."""
+    Nothing is trained. Use it after tasks, shots or seeds of the evaluation were added or changed in a finished study."""
     from mm1_ablate.commands.run import run_sweep
 
     with using_store(store) as records:
         raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, evaluate_only=True))
 
 
-@app.command()
+@app.command(cls=Command)
 def data(
     sweep: SweepFile,
     arm: Annotated[str | None, typer.Option(metavar="ARM", help="An arm of the sweep.", show_default="the baseline")] = None,
     stage: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="Of stages in a chain, one by its name, or by its number from 1.", show_default="the last"),
+        typer.Option(metavar="STAGE", help="A stage of a chain, by name or by number from 1.", show_default="the last"),
     ] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Documents looked at of each source, at most.")] = 500,
-    documents: Annotated[int, typer.Option(min=0, help="Documents shown on the page.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of the order of the data, as a trial's.")] = 0,
-    to: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("data.html"),
+    sample: Annotated[int, typer.Option(min=1, metavar="N", help="Look at no more than N documents of each source.")] = 500,
+    documents: Annotated[int, typer.Option(min=0, metavar="N", help="Show N documents on the page.")] = 12,
+    seed: Annotated[int, typer.Option(metavar="SEED", help="Seed of the data order, as in a trial.")] = 0,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Write the page to FILE.")] = Path("data.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Look at the data: what each source holds, how often it is read, what cannot be read, and documents as the model sees them."""
+    """Show what the data of an experiment holds.
+
+    What each source holds, how often it is read, what cannot be read, and documents as the model sees them."""
     from mm1_ablate.commands.common import console
     from mm1_ablate.commands.data import look_at_data, show_data, to_json, write_page
 
@@ -194,9 +215,9 @@ def data(
     tell(f"{len(inspection.shown)} documents as the model sees them: {to}")
 
 
-@app.command()
+@app.command(cls=Command)
 def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Show what the store knows of each trial."""
+    """Show the status of each trial."""
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.tables import show_status, status_json
 
@@ -208,18 +229,18 @@ def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson 
             show_status(study, records, console())
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     sweep: SweepFile,
     store: StorePlace = DEFAULT_STORE,
     as_json: AsJson = False,
     to: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write Markdown and pictures too: a folder, or a .md file.", show_default=False)
+        Path | None, typer.Option(metavar="PATH", help="Also write Markdown and pictures: to a folder, or a .md file.", show_default=False)
     ] = None,
 ) -> None:
-    """Compare the arms by what is in the store.
+    """Compare the arms by the results in the store.
 
-    Also in the middle of a run, or after a partial one; what is missing is named."""
+    It works in the middle of a run, too: missing results are named."""
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.run import compare_and_write, write_document
     from mm1_ablate.report.text import print_comparison
@@ -243,20 +264,22 @@ def report(
     tell(f"report: {folder / 'report.html'}")
 
 
-@app.command()
+@app.command(cls=Command)
 def examples(
     sweep: SweepFile,
     first: Annotated[str, typer.Argument(metavar="ARM", help="An arm of the sweep.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="ARM", help="Another one.", show_default=False)],
-    task: Annotated[str | None, typer.Option(metavar="TASK", help="One task.", show_default="all")] = None,
-    shots: Annotated[int | None, typer.Option(min=0, metavar="K", help="One number of shots.", show_default="all")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the trials.", show_default="the first that both have")] = None,
-    number: Annotated[int, typer.Option(min=0, help="Items shown on the page, at most.")] = 40,
-    to: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("examples.html"),
+    second: Annotated[str, typer.Argument(metavar="OTHER_ARM", help="Another arm of the sweep.", show_default=False)],
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="Show this task only.", show_default="all")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, metavar="SHOTS", help="Show this number of shots only.", show_default="all")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="SEED", help="Seed of both trials.", show_default="the first that both have")] = None,
+    number: Annotated[int, typer.Option(min=0, metavar="N", help="Show no more than N items on the page.")] = 40,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Write the page to FILE.")] = Path("examples.html"),
     store: StorePlace = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Show items that two arms answered differently, with image, question, both answers and what is right."""
+    """Show items that two arms answered differently.
+
+    Each with its image, question, both answers and the reference."""
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.examples import look_for_differences, show_counts, write_page
 
@@ -271,25 +294,25 @@ def examples(
     tell(f"{len(differences.examples)} items that they answered differently: {to}")
 
 
-@app.command()
+@app.command(cls=Command)
 def ui(
     sweep: Annotated[
-        Path | None, typer.Argument(metavar="[SWEEP]", help="A sweep file, to be shown its study.", show_default=False)
+        Path | None, typer.Argument(metavar="SWEEP", help="Open MLflow at the study of this sweep file.", show_default=False)
     ] = None,
     store: StorePlace = DEFAULT_STORE,
-    port: Annotated[int, typer.Option(help="Port of the server on this machine.")] = 5000,
-    browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    port: Annotated[int, typer.Option(metavar="PORT", help="Port of the server on this machine.")] = 5000,
+    browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
 ) -> None:
-    """Start MLflow at the study and print its address."""
+    """Start MLflow and print the address of the study."""
     from mm1_ablate.commands.run import open_ui
 
     with using_store(store) as records:
         raise typer.Exit(open_ui(sweep, records, port, browser))
 
 
-@app.command()
-def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, made if need be.")] = Path("schemas")) -> None:
-    """Write JSON Schemas of the files, for the editor."""
+@app.command(cls=Command)
+def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; made if it is missing.")] = Path("schemas")) -> None:
+    """Write JSON Schemas for editors."""
     from mm1_ablate.config.schema import write_schemas
 
     try:
@@ -300,7 +323,7 @@ def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder,
         tell(str(path))
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(store: StorePlace = DEFAULT_STORE, address: Address = None) -> None:
     """Check that this machine can run a study."""
     from mm1_ablate.commands.doctor import examine

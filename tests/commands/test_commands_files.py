@@ -46,6 +46,18 @@ def test_help_of_every_command_names_its_options():
         assert ("--json" in shown.output) == (command in ("validate", "plan", "status", "report"))
 
 
+def help_of(*command: str):
+    return CliRunner(env={"COLUMNS": "80"}).invoke(app, [*command, "--help"])
+
+
+def test_help_shows_arguments_as_people_write_them_and_whole_sentences():
+    overview = help_of().output
+    assert not [line for line in overview.splitlines() if line.endswith("...") and "Usage" not in line], "a summary is cut off"
+    for command in (line.split()[0] for line in overview.partition("Commands:")[2].partition("Exit codes")[0].splitlines() if line.strip()):
+        shown = help_of(command).output
+        assert not set("<>{}") & set(shown.replace("<=", "").replace(">=", "")), shown
+
+
 def test_validate_reads_a_sweep_without_heavy_imports_once_its_model_was_found_right(tiny_sweep: Path):
     assert call("validate", tiny_sweep).exit_code == 0
     assert imported_by("validate", tiny_sweep, folder=tiny_sweep.parent) == set()
