@@ -183,10 +183,10 @@ def costs_in_words(plan: Plan) -> list[str]:
         lines.append(f"{', '.join(names[:2] if others else names)}{others}: {line}")
     not_counted: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        for part in row.flops_not_counted.items():
-            not_counted.setdefault(part, []).append(row.name)
-    for (part, why), names in not_counted.items():
-        lines.append(f"operations of the {part.replace('_', ' ')} are estimated from its parameters ({why}): {', '.join(names)}")
+        for reason in row.flops_not_counted.items():
+            not_counted.setdefault(reason, []).append(row.name)
+    for (section, why), names in not_counted.items():
+        lines.append(f"operations of the {section.replace('_', ' ')} are estimated from its parameters ({why}): {', '.join(names)}")
     return lines
 
 

@@ -45,9 +45,12 @@ def remember(key: str, answer: Any) -> None:
 
 def remembered(key: str, find: Callable[[], Any]) -> Any:
     """The answer under a fingerprint, found now where there is none; tuples are lists in it, as in JSON. What `find` raises is not kept."""
-    if key not in _answers():
-        remember(key, json.loads(json.dumps(find())))
-    return _answers()[key]
+    answers = _answers()
+    if key in answers:
+        return answers[key]
+    answer = json.loads(json.dumps(find()))
+    remember(key, answer)
+    return answer
 
 
 def _answers() -> dict[str, Any]:
@@ -57,9 +60,9 @@ def _answers() -> dict[str, Any]:
 def _read() -> dict[str, Any]:
     try:
         content = json.loads((cache_folder() / "checks.json").read_text())
-    except (OSError, ValueError):
+        answers: dict[str, Any] = dict(content["answers"]) if content["versions"] == _versions() else {}
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
         return {}
-    answers: dict[str, Any] = content["answers"] if content.get("versions") == _versions() else {}
     return answers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pandas
@@ -73,7 +74,8 @@ def test_a_task_of_which_nothing_can_be_asked_is_an_error(model, tokenizer, tmp_
         run(model, experiment_on([record(tmp_path, toy(corrupt=[f"d{number}" for number in range(8)]))]), tokenizer)
 
 
-def test_prompts_that_do_not_fit_are_found_without_a_model(tmp_path) -> None:
+def test_prompts_that_do_not_fit_are_found_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     path = record(tmp_path, GENERATE)
 
     def declared(length: int, **changes: Any) -> Experiment:

@@ -118,7 +118,8 @@ def test_prompts_take_as_many_tokens_as_their_images_do() -> None:
     assert len(predict(model, experiment, tokenizer, pipeline)) > 0
 
 
-def test_the_context_must_hold_the_most_that_images_can_take() -> None:
+def test_the_context_must_hold_the_most_that_images_can_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     asked = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0, 4]}
     configuration = {**tiny_experiment().model.language_model.configuration, "max_position_embeddings": 100}
     longer = {"model.language_model.configuration": configuration}
