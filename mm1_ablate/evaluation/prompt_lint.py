@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mm1_ablate.data.documents import after_images
+from mm1_ablate.data.documents import Image, Item, after_images
 from mm1_ablate.data.joining import leading_space, segments, spelled
-from mm1_ablate.data.tokenizer import UnknownWords
+from mm1_ablate.data.tokenizer import Tokenizer, UnknownWords
 from mm1_ablate.evaluation.prompts import (
     ANSWER,
     CHOICE,
@@ -29,12 +29,8 @@ from mm1_ablate.evaluation.prompts import (
     template_fields,
     template_pieces,
 )
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Image, Item
-    from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.evaluation.requests import Prepared
-    from mm1_ablate.evaluation.task import Task
+from mm1_ablate.evaluation.requests import Prepared
+from mm1_ablate.evaluation.task import Task
 
 SAMPLE = 128
 """Questions looked at, and demonstrations."""

@@ -200,7 +200,9 @@ def told(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
         ({CONNECTOR: {"type": "halved.Halved", "image_tokens": 4}}, "", "not image tokens of shape [2, 4, 96]"),
     ],
 )
-def test_the_message_says_what_to_change(settings: dict[str, Any], at: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_message_says_what_to_change(
+    settings: dict[str, Any], at: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "halved.py").write_text(HALVED)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "halved", raising=False)
@@ -306,13 +308,13 @@ MIXTRAL = {**LLAMA, "num_key_value_heads": 2, "num_local_experts": 4}
         ({"model_type": "roberta", "configuration": {"is_decoder": True}}, "roberta", "from their padding token's"),
     ],
 )
-def test_settings_that_would_have_no_effect_are_refused(settings: dict[str, Any], at: str, words: str, tmp_path: Path):
+def test_settings_that_would_have_no_effect_are_refused(settings: dict[str, Any], at: str, words: str, tmp_path: Path) -> None:
     declared = {**yaml.safe_load(TEXT)["model"]["language_model"], "initialisation": "transformers", **settings}
     line, message = told(tmp_path, {LANGUAGE: declared})
     assert line.startswith(at) and words in message
 
 
-def test_a_document_may_be_as_long_as_positions_are_turned_one_way(tmp_path: Path):
+def test_a_document_may_be_as_long_as_positions_are_turned_one_way(tmp_path: Path) -> None:
     """Phi-3 with 128k tokens turns all positions of a row otherwise if one of its documents is longer than the context it began with."""
     language_model = {**yaml.safe_load(TEXT)["model"]["language_model"], "model_type": "phi3", "configuration": PHI3}
     experiment = load_study(write_experiment(tmp_path, TEXT)).trials[0].experiment
@@ -340,13 +342,13 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 )
 def test_models_that_packed_documents_would_be_mixed_by_are_refused(
     model_type: str, configuration: dict[str, Any] | None, words: str, tmp_path: Path
-):
+) -> None:
     settings = {"model_type": model_type, "configuration": {} if configuration is None else {**SMALL, **configuration}}
     line, message = told(tmp_path, {LANGUAGE: {**yaml.safe_load(TEXT)["model"]["language_model"], **settings}})
     assert line.startswith(model_type) and words in message and message.endswith("choose another kind of model")
 
 
-def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mm1_ablate.model.profiler import count_parameters
 
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
@@ -370,7 +372,7 @@ def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: 
         of(num_attention_heads=5)
 
 
-def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     path = write_experiment(tmp_path, TEXT)
     program = (
