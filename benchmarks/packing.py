@@ -18,15 +18,15 @@ import numpy as np
 from mm1_ablate.config.data import Data, Packing
 from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.documents import Image
-from mm1_ablate.data.packing import Row, TokenisedDocument, open_rows, pack, pack_balanced, pieces, tokenise
+from mm1_ablate.data.packing import PackedRow, TokenisedDocument, open_packed_rows, pack, pack_balanced, pieces, tokenise
 from mm1_ablate.data.tokenizer import load_tokenizer
 
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "miniature.yaml"
 PICTURE = Image("picture", lambda: np.zeros((1, 1, 3), np.uint8))
-Packer = Callable[[Sequence[TokenisedDocument], int, int | None], list[Row]]
+Packer = Callable[[Sequence[TokenisedDocument], int, int | None], list[PackedRow]]
 
 
-def first_fit(documents: Sequence[TokenisedDocument], row_tokens: int, max_images: int | None) -> list[Row]:
+def first_fit(documents: Sequence[TokenisedDocument], row_tokens: int, max_images: int | None) -> list[PackedRow]:
     """Each document, as it comes, into the first row that takes it."""
     rows: list[list[TokenisedDocument]] = []
     space: list[int] = []
@@ -51,7 +51,7 @@ def miniature(count: int) -> list[TokenisedDocument]:
     """The first documents of the shipped mixture."""
     data: Data = load_experiment(EXPERIMENT).data
     tokenizer = load_tokenizer()
-    mixture = open_rows(data, tokenizer, seed=0).mixture
+    mixture = open_packed_rows(data, tokenizer, seed=0).mixture
     return [tokenise(next(mixture), tokenizer, data.packing.nominal_image_tokens) for _ in range(count)]
 
 

@@ -15,7 +15,7 @@ from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.loader import Batch, lay_out
+from mm1_ablate.data.loader import Batch, collate
 from mm1_ablate.data.packing import TokenisedDocument
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.image_encoder import build_image_encoder
@@ -88,7 +88,7 @@ def random_rows(experiment: Experiment, rows: int, vocabulary: int, seed: int) -
             pieces: list[Any] = [tokens[: len(tokens) - len(tokens) // 2]]
             pieces += [*pictures, tokens[len(tokens) - len(tokens) // 2 :]] if len(tokens) > 1 else pictures
             documents.append(TokenisedDocument(f"{row}/{place}", "random", tuple(pieces), tuple(pictures), 0, "interleaved"))
-    return lay_out(documents, experiment.model.connector.image_tokens, 0, ImagePipeline(size))
+    return collate(documents, experiment.model.connector.image_tokens, 0, ImagePipeline(size))
 
 
 def now() -> float:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
-from tiny import tiny_experiment
+from tiny import write_tiny_sweep
 
 if TYPE_CHECKING:
     from s3_server import Machine, Server
@@ -26,32 +25,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A process knows one mode for good, and clusters of both kinds would refuse each other; tokens are tested in processes of their own.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-TINY = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
-"""As little evaluation as there can be."""
-
-SWEEP = """\
-sweep: tiny
-experiment: ../experiments/tiny.yaml
-seeds: [0, 1]
-ablations:
-  without:
-    remove_each: [data.mixture.interleaved, data.mixture.text]
-compare:
-  primary: shot_0/average
-  metrics: [shot_0/average]
-"""
-
 
 @pytest.fixture
 def tiny_sweep(tmp_path: Path) -> Path:
     """A sweep of a baseline and two arms with two seeds, its experiment beside it. Tests edit the text as they need."""
-    experiment = yaml.safe_dump(tiny_experiment(TINY).model_dump(mode="json"))
-    for folder, text in (("experiments", experiment), ("sweeps", SWEEP)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "tiny.yaml").write_text(text)
-    return tmp_path / "sweeps" / "tiny.yaml"
+    return write_tiny_sweep(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ BELOW = {
 }
 """Which rooms, or single modules of a room, a room may import from."""
 TRAINS = {"torch", "torchvision", "lightning", "transformers", "timm"}
-NOT_IN = {room: {"ray", "mlflow"} for room in BELOW if room != "commands"}
+NOT_IN = {room: {"ray", "mlflow"} for room in BELOW}
 NOT_IN["config"] |= {*TRAINS, "pandas"}
 NOT_IN["run"] = {"mlflow"}
 NOT_IN["tracking"] = {"ray"}
@@ -113,6 +113,12 @@ def test_a_room_leaves_heavy_libraries_to_those_above_it(imports: dict[str, set[
         if room(module) == name and other.partition(".")[0] in NOT_IN[name]
     ]
     assert wrong == []
+
+
+def test_object_storage_is_known_to_nobody_outside_the_store() -> None:
+    """Not for types alone either, nor by a string."""
+    outside = {name: path.read_text() for name, path in modules().items() if room(name) != "store"}
+    assert [name for name, text in outside.items() if "store.bucket" in text or "store import bucket" in text] == []
 
 
 def test_what_computes_a_comparison_imports_nothing_that_shows_it(imports: dict[str, set[str]]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from mm1_ablate.store.bucket.object_store import RemoteError, is_address
+from mm1_ablate.store.files import StorageError, is_address
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,19 +89,19 @@ def using_store(place: str) -> Iterator[Store]:
 
     try:
         store = Store(place)
-    except OSError as error:  # of a mirror's folder, which nothing else makes
+    except OSError as error:  # of a replica's folder, which nothing else makes
         stop(FILE_IS_WRONG, f"the store {place} cannot be used: {error.filename}: {error.strerror}; set MM1_ABLATE_CACHE to another folder")
     try:
         store.refresh()
         yield store
     except Exception as error:
         from mm1_ablate.plan.model_statistics import ModelUnavailable
-        from mm1_ablate.store.disk_full import NoRoom, is_no_room, sentence
+        from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 
-        if isinstance(error, RemoteError | ModelUnavailable):
+        if isinstance(error, StorageError | ModelUnavailable):
             stop(FILE_IS_WRONG, str(error))
-        if is_no_room(error):
-            stop(FILE_IS_WRONG, str(error) if isinstance(error, NoRoom) else sentence(store))
+        if is_disk_full(error):
+            stop(FILE_IS_WRONG, str(error) if isinstance(error, DiskFull) else full_disk_message(store.root))
         if not isinstance(error, OSError):
             raise
         root, file = store.root, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None

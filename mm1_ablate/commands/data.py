@@ -18,7 +18,7 @@ from mm1_ablate.config.identity.data_digests import identity_of
 from mm1_ablate.config.sweep.expand import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
-from mm1_ablate.data.lost_documents import plain
+from mm1_ablate.data.lost_documents import losses_to_json
 from mm1_ablate.report.data_page import data_page, percent, spread
 
 
@@ -51,10 +51,10 @@ def stage_of(arm: Arm, asked: str | None) -> Stage:
     numbers = numbers or [number for number, stage in stages.items() if stage.experiment == asked]
     if len(numbers) != 1:
         there = ", ".join(f"{number}: {stage.experiment}" for number, stage in stages.items())
-        told = f"there is no stage '{asked}'"
+        problem = f"there is no stage '{asked}'"
         if numbers:
-            told = f"stages {' and '.join(map(str, numbers))} are all called '{asked}', give a number"
-        stop(FILE_IS_WRONG, f"--stage: {told}; the stages of {arm.name} are {there}")
+            problem = f"stages {' and '.join(map(str, numbers))} are all called '{asked}', give a number"
+        stop(FILE_IS_WRONG, f"--stage: {problem}; the stages of {arm.name} are {there}")
     (number,) = numbers
     stage = stages[number]
     name = f"{arm.name}, stage {number}: {stage.experiment}" if len(stages) > 1 else arm.name
@@ -95,48 +95,48 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
     """Sentences on the whole."""
     experiment = stage.experiment
     training, packing = experiment.training, experiment.data.packing
-    told = [f"Stage {stage.number} of {stage.stages}, {experiment.experiment}; --stage shows another one."] if stage.stages > 1 else []
-    told += [
+    sentences = [f"Stage {stage.number} of {stage.stages}, {experiment.experiment}; --stage shows another one."] if stage.stages > 1 else []
+    sentences += [
         f"{training.steps:,} steps of {training.batch_rows:,} rows of {packing.row_tokens:,} nominal tokens:"
         f" {count(inspection.tokens)} tokens in all."
         f" Rows are filled to {percent(inspection.fill)} ({inspection.rows_packed} packed to see)."
     ]
     repeated = [f"{source.name} ({source.epochs:.2f} times)" for source in inspection.sources if source.epochs > 1]
     if repeated:
-        told.append(f"Read more than once in this training: {', '.join(repeated)}.")
+        sentences.append(f"Read more than once in this training: {', '.join(repeated)}.")
     used_up = [
         source.name for source in inspection.sources if (most := experiment.data.sources[source.name].max_epochs) and source.epochs >= most
     ]
     if len(used_up) == len(inspection.sources):
         rows = inspection.rows_that_the_data_makes
         when = "before the training's last step" if rows is None else f"at step {rows // training.batch_rows + 1:,} of {training.steps:,}"
-        told.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
+        sentences.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
     elif used_up:
-        told.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
+        sentences.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
     if inspection.never_read:
         named = ", ".join(f"{name} ({data_type})" for name, data_type in inspection.never_read.items())
-        told.append(f"Never read, because the data type has no share in the mixture: {named}.")
+        sentences.append(f"Never read, because the data type has no share in the mixture: {named}.")
     if inspection.split:
-        told.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
+        sentences.append(f"Documents too long for a row, cut into pieces: {_listed(inspection.split)}, of the rows packed.")
     for name, reasons in inspection.dropped.items():
-        told.append(f"Left out of {name}, because no row can hold them: {_listed(reasons)}, of the rows packed.")
+        sentences.append(f"Left out of {name}, because no row can hold them: {_listed(reasons)}, of the rows packed.")
     for source in inspection.sources:
-        told += [f"{source.name}: {one.in_words()}" for one in source.lost]
+        sentences += [f"{source.name}: {one.in_words()}" for one in source.lost]
         if source.unmatched:
-            told.append(f"{source.name} was joined without {_listed(source.unmatched)}.")
+            sentences.append(f"{source.name} was joined without {_listed(source.unmatched)}.")
     limits = {name: source.max_bad_share for name, source in experiment.data.sources.items()}
     for source in inspection.sources:
         own = limits[source.name]
         limit = experiment.data.max_bad_share if own is None else own
         if source.bad_share > limit:
             would = "would" if source.bad.is_too_bad(limit, source.documents, source.lost_share) else "may"
-            told_of = [describe_bad(source.bad)] if source.bad.bad else []
-            why = "; ".join((["files that cannot be read"] if source.lost else []) + told_of)
-            told.append(
+            reasons_of_documents = [describe_bad(source.bad)] if source.bad.bad else []
+            why = "; ".join((["files that cannot be read"] if source.lost else []) + reasons_of_documents)
+            sentences.append(
                 f"A run {would} stop: {percent(source.bad_share)} of {source.name} cannot be read, {percent(limit)} is allowed"
                 f" ({why}). Repair the files, or raise data.sources.{source.name}.max_bad_share."
             )
-    return told
+    return sentences
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -213,5 +213,10 @@ def _source_json(source: SourceContent) -> dict[str, Any]:
     for name, value in vars(source).items():
         if name not in ("name", "bad", "lost"):
             values[name] = vars(value) if isinstance(value, Spread) else value
-    reasons = {"lost": plain(source.lost), "bad": dict(source.bad.bad), "examples": source.bad.examples, "bad_share": source.bad_share}
+    reasons = {
+        "lost": losses_to_json(source.lost),
+        "bad": dict(source.bad.bad),
+        "examples": source.bad.examples,
+        "bad_share": source.bad_share,
+    }
     return {**values, "text_tokens_in_all": source.text_tokens_in_all, "images_in_all": source.images_in_all, **reasons}

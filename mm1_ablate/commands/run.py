@@ -1,4 +1,4 @@
-"""From a sweep file to its comparison: plan, budget, trials, report, mirror. Each of them is the work of a room below.
+"""From a sweep file to its comparison: plan, budget, trials, report, MLflow. Each of them is the work of a room below.
 
 In: what the command line says. Out: exit codes, and on the terminal what happened; the record is in the store.
 """
@@ -30,9 +30,7 @@ from mm1_ablate.commands.tables import summary
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.plan.plan import TRAINED, Plan, plan
-from mm1_ablate.store.failure_cause import traceback_of
 from mm1_ablate.store.store import Store
-from mm1_ablate.store.trial_registry import no_longer_named, remember
 
 if TYPE_CHECKING:
     import pandas
@@ -64,12 +62,13 @@ def run_sweep(
         store.write_study(study)
         what = "no evaluation is missing" if evaluate_only else "all trials have been run"
         if elsewhere := [row.name for row in planned.rows if row.status == "running"]:
-            ends = "; if its machine was lost, that is seen when its lease has run out: run this again in a minute" if store.mirror else ""
+            after = f"; if its machine was lost, its lease runs out within {store.lease_seconds:g} seconds: then run this again"
+            ends = after if store.lease_seconds else ""
             what = f"another run works on {', '.join(elsewhere)}{ends}"
         tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
     if not any(store.has_scores(trial) for trial in study.trials):
         tell("no trial has scores yet: there is nothing to compare")
-        mirror_what_ended(study, store)
+        track_what_ended(study, store)
     else:
         show_comparison(study, store, path)
     failed = say_failures(study, store)
@@ -81,26 +80,26 @@ def tell_plan(planned: Plan, store: Store) -> None:
     for line in summary(planned):
         tell(line)
     (study,) = planned.studies
-    for folder, name in no_longer_named(study, store).items():
+    for folder, name in store.unlisted_trials(study).items():
         tell(f"no longer in the file, left alone: {name} ({store.where(folder)})")
 
 
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
-    """Run what is missing, with a live table, mirrored into MLflow as it ends."""
+    """Run what is missing, with a live table, shown in MLflow as it ends."""
     from mm1_ablate.run.cluster import ClusterUnfit
     from mm1_ablate.run.progress_view import watch
     from mm1_ablate.run.scheduler import ResourcesMissing, run_study
-    from mm1_ablate.store.disk_full import NoRoom
-    from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, mirroring
+    from mm1_ablate.store.disk_full import DiskFull
+    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, track
 
-    remember(study, store)
+    store.register_trials(study)
     try:
-        with watch(study, store, console()) as view, mirroring(study, store, say):
+        with watch(study, store, console()) as view, keep_tracking(study, store, say):
             return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
-    except NoRoom as error:
+    except DiskFull as error:
         # MLflow may be on another disk, and is where people look who are not at the terminal.
-        with contextlib.suppress(MirrorFailed):
-            mirror(study, store, verdict=f"Stopped: {error}")
+        with contextlib.suppress(TrackingFailed):
+            track(study, store, verdict=f"Stopped: {error}")
         raise
     except ResourcesMissing as error:
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
@@ -115,7 +114,7 @@ def say_failures(study: Study, store: Store) -> int:
         state = store.status(trial)
         if state.status == "failed":
             failed += 1
-            traceback = traceback_of(trial, store)
+            traceback = store.traceback_file(trial)
             say(f"failed: {trial.name}: {state.reason}" + (f" ({store.where(traceback)})" if traceback else ""))
     if failed:
         say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again")
@@ -240,7 +239,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
     if not (folder / "report.html").exists() or not _says(stamp, content):
         write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)
-        store.publish(*sorted(path for path in folder.rglob("*") if path.is_file()))
+        store.upload(*sorted(path for path in folder.rglob("*") if path.is_file()))
     return comparison, folder
 
 
@@ -258,42 +257,43 @@ def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Pat
 
 
 def show_comparison(study: Study, store: Store, path: Path) -> None:
-    """Write the report, bring the mirror up to it, print the table and where to see more."""
+    """Write the report, bring MLflow up to it, print the table and where to see more."""
     from mm1_ablate.report.text import print_comparison
 
     comparison, folder = compare_and_write(study, store)
-    mirror_study(study, store, comparison, folder)
+    track_study(study, store, comparison, folder)
     print_comparison(comparison, console())
-    tell(f"report: {folder / 'report.html'}" + (f" ({store.where(folder / 'report.html')})" if store.mirror else ""))
+    page = folder / "report.html"
+    tell(f"report: {page}" + (f" ({where})" if (where := store.where(page)) != str(page) else ""))
     tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(store)}")
 
 
-def mirror_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
-    """Mirror the study and its report, unless just this is there already. MLflow that fails spoils nothing: it can be written anew."""
+def track_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
+    """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
     from mm1_ablate.report.markdown import markdown
     from mm1_ablate.report.text import wide_table
-    from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, track, tracking_uri
 
     stamp = store.study_folder(study) / "mirrored.json"
     content = {"address": tracking_uri(store), "report": _digest((folder / "report.html").read_text()), "trials": _states(study, store)}
     if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
         return
     try:
-        mirror(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
-    except MirrorFailed as error:
+        track(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
+    except TrackingFailed as error:
         say(f"{error} (everything is in the store; the next run writes it again)")
     else:
         write_json(stamp, content)
 
 
-def mirror_what_ended(study: Study, store: Store) -> None:
-    """Mirror the failures and the earlier stages of a study that has no scores, if it has any."""
-    from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror
+def track_what_ended(study: Study, store: Store) -> None:
+    """Show the failures and the earlier stages of a study that has no scores in MLflow, if it has any."""
+    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, track
 
     if any(store.status(one).status in ("done", "failed") for one in (*study.stages, *study.trials)):
         try:
-            mirror(study, store)
-        except MirrorFailed as error:
+            track(study, store)
+        except TrackingFailed as error:
             say(f"{error} (everything is in the store; the next run writes it again)")
 
 
@@ -321,26 +321,24 @@ def _says(stamp: Path, content: object) -> bool:
 def _store_option(store: Store) -> str:
     """The option that a printed command needs to find the same store."""
     folder = Path(store.address)
-    if store.mirror is None and folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())
-    place = store.address if store.mirror else str(folder)
+    place = str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else store.address
     return "" if place == "ablations" else f" --store {shlex.quote(place)}"
 
 
 def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
     """Serve MLflow until interrupted; returns the exit code."""
-    from mm1_ablate.tracking.mlflow_runs import MirrorFailed
+    from mm1_ablate.tracking.mlflow_runs import TrackingFailed
     from mm1_ablate.tracking.ui import serve
 
     study = read_finished(path, store) if path is not None else None
-    if store.mirror:
+    if str(store.root) != store.address:
         tell(f"MLflow reads {store.root}, which is made from {store.address}")
     if not store.root.is_dir():
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):
         comparison, folder = compare_and_write(study, store)
-        mirror_study(study, store, comparison, folder)
+        track_study(study, store, comparison, folder)
     try:
         return serve(store, study, port, browser)
-    except (MirrorFailed, RuntimeError) as error:
+    except (TrackingFailed, RuntimeError) as error:
         stop(SOME_FAILED, str(error))

@@ -17,9 +17,7 @@ from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.plan.calibration import MeasuredCost
 from mm1_ablate.plan.cost import in_gib
 from mm1_ablate.plan.plan import TO_BE_DONE, Plan, PlanRow
-from mm1_ablate.store.failure_cause import failed_folder, traceback_of
 from mm1_ablate.store.store import Store, TrialState
-from mm1_ablate.store.trial_registry import no_longer_named
 
 COLOURS = {
     "done": "green",
@@ -226,13 +224,13 @@ def status_json(study: Study, store: Store) -> dict[str, Any]:
             _state_json(stage, state, store) | {"trials": [trial.name for trial in study.starting_from(stage)]} for stage, state in stages
         ],
         "trials": [_state_json(trial, state, store) for trial, state in trials],
-        "no_longer_named": [{"name": name, "folder": store.where(folder)} for folder, name in no_longer_named(study, store).items()],
+        "no_longer_named": [{"name": name, "folder": store.where(folder)} for folder, name in store.unlisted_trials(study).items()],
     }
 
 
 def _state_json(trial: Trial, state: TrialState, store: Store) -> dict[str, Any]:
     """Where a trial or an earlier stage stands."""
-    error = traceback_of(trial, store) if state.status == "failed" else None
+    error = store.traceback_file(trial) if state.status == "failed" else None
     return {
         "name": trial.name,
         "arms": list(trial.arms),
@@ -258,7 +256,7 @@ def show_status(study: Study, store: Store, console: Console) -> None:
     for name in ("trial", "fingerprint", "", "what is known", "folder"):
         table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
     for trial, one in zip([*known["stages"], *known["trials"]], (*study.stages, *study.trials), strict=True):
-        folder = {"missing": "", "failed": store.where(failed_folder(one, store))}.get(trial["status"], trial["folder"])
+        folder = {"missing": "", "failed": store.where(store.failed_folder(one))}.get(trial["status"], trial["folder"])
         told = [f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items()]
         for source, lost in trial["lost_with_files"].items():
             told += [f"about {count:,} {of} lost with files of {source}" for of, count in lost.items()]

@@ -14,7 +14,7 @@ from math import ceil, inf, sqrt
 from typing import Any
 
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.lost_documents import Losses, plain, share_of
+from mm1_ablate.data.lost_documents import Losses, losses_to_json, share_of
 
 EXAMPLES = 3
 """Examples that are named for each reason: the first ones."""
@@ -28,7 +28,7 @@ class TooMuchBadData(ValueError):
     """More of a source cannot be read than the settings allow.
 
     Args:
-        counts: state of the tally that says so.
+        counts: state of the accounting that says so.
     """
 
     def __init__(self, message: str, counts: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ class TooMuchBadData(ValueError):
 
 
 @dataclass(slots=True)
-class SourceTally:
+class SourceCounts:
     """What became of one source's documents."""
 
     drawn: int = 0
@@ -76,9 +76,9 @@ class SourceTally:
         if len(examples) < EXAMPLES and error.what:
             examples.append(error.what)
 
-    def __add__(self, other: SourceTally) -> SourceTally:
-        both = SourceTally()
-        for name in SourceTally.__slots__:
+    def __add__(self, other: SourceCounts) -> SourceCounts:
+        both = SourceCounts()
+        for name in SourceCounts.__slots__:
             mine, others = getattr(self, name), getattr(other, name)
             if name != "examples":
                 setattr(both, name, mine + others)
@@ -130,8 +130,8 @@ class SourceTally:
         return (self.bad_documents, self.drawn), (self.missing_images, named), (self.unreadable_images, self.loaded_images)
 
 
-class Tally:
-    """The tally of all sources of a mixture.
+class Accounting:
+    """The accounting of all sources of a mixture.
 
     Args:
         lengths: documents of one epoch of each source.
@@ -148,14 +148,14 @@ class Tally:
         self.lengths = dict(lengths)
         self.limits = dict(limits or {})
         self.losses = {name: list(found) for name, found in (losses or {}).items() if found}
-        self.sources = {name: SourceTally() for name in sorted(lengths)}
+        self.sources = {name: SourceCounts() for name in sorted(lengths)}
 
-    def __getitem__(self, name: str) -> SourceTally:
+    def __getitem__(self, name: str) -> SourceCounts:
         return self.sources[name]
 
-    def anew(self) -> Tally:
+    def anew(self) -> Accounting:
         """One of the same sources in which nothing is counted yet."""
-        return Tally(self.lengths, self.limits, self.losses)
+        return Accounting(self.lengths, self.limits, self.losses)
 
     def lost_share(self, name: str) -> float:
         """The share of a source's documents that are lost with files. Pictures beside documents are counted when documents miss them."""
@@ -168,25 +168,25 @@ class Tally:
             TooMuchBadData: naming the source, its share, the reasons and the first examples.
         """
         for name, limit in self.limits.items():
-            tally, lost = self.sources[name], self.lost_share(name)
-            if tally.is_too_bad(limit, self.lengths[name], lost):
-                told = [one.in_words() for one in self.losses.get(name, ())] + ([describe_bad(tally)] if tally.bad else [])
+            counts, lost = self.sources[name], self.lost_share(name)
+            if counts.is_too_bad(limit, self.lengths[name], lost):
+                sentences = [one.in_words() for one in self.losses.get(name, ())] + ([describe_bad(counts)] if counts.bad else [])
                 raise TooMuchBadData(
-                    f"{tally.bad_share(lost):.1%} of source '{name}' cannot be read (of {tally.drawn:,} documents drawn), more than the "
-                    f"{limit:.1%} allowed: {'; '.join(told)}. Repair or remove these files, or allow more with "
+                    f"{counts.bad_share(lost):.1%} of source '{name}' cannot be read (of {counts.drawn:,} documents drawn), more than the "
+                    f"{limit:.1%} allowed: {'; '.join(sentences)}. Repair or remove these files, or allow more with "
                     f"data.sources.{name}.max_bad_share (or data.max_bad_share for all sources)",
                     self.state(),
                 )
 
-    def __add__(self, other: Tally) -> Tally:
+    def __add__(self, other: Accounting) -> Accounting:
         """The counts of both; the examples of this one come first."""
         both = self.anew()
-        both.sources = {name: tally + other[name] for name, tally in self.sources.items()}
+        both.sources = {name: counts + other[name] for name, counts in self.sources.items()}
         return both
 
     def state(self) -> dict[str, Any]:
         """The counts as plain numbers and names, from which `restore` goes on. A copy."""
-        return {name: _plain(tally) for name, tally in self.sources.items()}
+        return {name: _plain(counts) for name, counts in self.sources.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state` was taken. Sources that it does not name begin anew."""
@@ -194,51 +194,51 @@ class Tally:
 
     def account(self) -> dict[str, dict[str, Any]]:
         """Of each source, in plain values: documents, images, tokens, drawn, epochs, bad (by reason), bad_share, left_out (by reason),
-        split, pieces, dropped (by reason), examples (by reason of `bad`), lost (see `Losses.plain`; only where files cannot be read)."""
+        split, pieces, dropped (by reason), examples (by reason of `bad`), lost (see `Losses.to_json`; only where files cannot be read)."""
         return {name: self._account(name) for name in self.sources}
 
     def _account(self, name: str) -> dict[str, Any]:
-        tally = self.sources[name]
+        counts = self.sources[name]
         return {
-            "documents": tally.documents,
-            "images": tally.images,
-            "tokens": tally.tokens,
-            "drawn": tally.drawn,
-            "epochs": tally.drawn / self.lengths[name] if self.lengths[name] else 0.0,
-            "bad": dict(tally.bad.most_common()),
-            "bad_share": tally.bad_share(self.lost_share(name)),
-            "left_out": dict(tally.left_out.most_common()),
-            "split": tally.split,
-            "pieces": tally.pieces,
-            "dropped": dict(tally.dropped.most_common()),
-            "examples": deepcopy(tally.examples),
-            **({"lost": plain(self.losses[name])} if name in self.losses else {}),
+            "documents": counts.documents,
+            "images": counts.images,
+            "tokens": counts.tokens,
+            "drawn": counts.drawn,
+            "epochs": counts.drawn / self.lengths[name] if self.lengths[name] else 0.0,
+            "bad": dict(counts.bad.most_common()),
+            "bad_share": counts.bad_share(self.lost_share(name)),
+            "left_out": dict(counts.left_out.most_common()),
+            "split": counts.split,
+            "pieces": counts.pieces,
+            "dropped": dict(counts.dropped.most_common()),
+            "examples": deepcopy(counts.examples),
+            **({"lost": losses_to_json(self.losses[name])} if name in self.losses else {}),
         }
 
 
-def describe_bad(tally: SourceTally) -> str:
+def describe_bad(counts: SourceCounts) -> str:
     """The bad data of a source in a few words, the most frequent reasons first."""
     described = []
-    for reason, count in tally.bad.most_common():
-        examples = tally.examples.get(reason)
+    for reason, count in counts.bad.most_common():
+        examples = counts.examples.get(reason)
         described.append(f"{count:,} {reason}" + (f" (first: {', '.join(examples)})" if examples else ""))
-    return "; ".join(described) or "nothing"
+    return "; ".join(described) or "no reason was counted"
 
 
-def describe_unused(tally: SourceTally) -> str:
+def describe_unused(counts: SourceCounts) -> str:
     """Why documents of a source were not used, in a few words."""
-    others = [f"{count:,} {reason}" for reason, count in (tally.left_out + tally.dropped).most_common()]
-    return "; ".join([*([describe_bad(tally)] if tally.bad else []), *others]) or "nothing"
+    others = [f"{count:,} {reason}" for reason, count in (counts.left_out + counts.dropped).most_common()]
+    return "; ".join([*([describe_bad(counts)] if counts.bad else []), *others]) or "no reason was counted"
 
 
-def _plain(tally: SourceTally) -> dict[str, Any]:
+def _plain(counts: SourceCounts) -> dict[str, Any]:
     """What is not zero, so that the state of clean data stays small."""
-    values = {name: getattr(tally, name) for name in SourceTally.__slots__}
+    values = {name: getattr(counts, name) for name in SourceCounts.__slots__}
     return {name: deepcopy(dict(value) if isinstance(value, dict) else value) for name, value in values.items() if value}
 
 
-def _of_plain(values: Mapping[str, Any]) -> SourceTally:
-    tally = SourceTally()
+def _of_plain(values: Mapping[str, Any]) -> SourceCounts:
+    counts = SourceCounts()
     for name, value in values.items():
-        setattr(tally, name, Counter(value) if isinstance(getattr(tally, name), Counter) else deepcopy(value))
-    return tally
+        setattr(counts, name, Counter(value) if isinstance(getattr(counts, name), Counter) else deepcopy(value))
+    return counts

@@ -41,6 +41,7 @@ def read_json(path: Path) -> Any:
 def read_json_or_nothing(path: Path) -> dict[str, Any]:
     """An empty record where there is no file."""
     try:
-        return read_json(path)
+        record: dict[str, Any] = read_json(path)
+        return record
     except FileNotFoundError:
         return {}

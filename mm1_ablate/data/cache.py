@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from mm1_ablate import __version__
@@ -19,8 +22,12 @@ from mm1_ablate import __version__
 if TYPE_CHECKING:
     import numpy as np
 
-Report = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """How far something is: called with (what is done, bytes done, bytes in all)."""
+
+
+BytesAdded = Callable[[int], None]
+"""How far something is: called with the bytes that were done since the last call."""
 
 
 class NotEnoughSpace(OSError):
@@ -48,7 +55,9 @@ def cache_folder() -> Path:
     return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "mm1-ablate"
 
 
-def made(kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, Report], None], report: Report | None = None) -> Path:
+def build_once(
+    kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, ProgressCallback], None], report: ProgressCallback | None = None
+) -> Path:
     """The folder with what `build` makes; made at the first call, by one process, and complete whenever it exists.
 
     Args:
@@ -56,7 +65,7 @@ def made(kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, 
         identity: what it is made from, such as a digest of a file, and how: another identity is another folder.
         estimated_bytes: what will be written, at most.
         build: called with an empty folder to write to, and `report`.
-        report: told how far it is.
+        report: called with the progress.
 
     Raises:
         NotEnoughSpace: before anything is written if the estimate does not fit, or when the disk fills up.
@@ -89,13 +98,13 @@ def made(kind: str, identity: str, estimated_bytes: int, build: Callable[[Path, 
     return folder
 
 
-def is_made(kind: str, identity: str) -> bool:
-    """Whether `made` would return at once."""
+def is_built(kind: str, identity: str) -> bool:
+    """Whether `build_once` would return at once."""
     return _folder(kind, identity).exists()
 
 
 def check_space(kind: str, estimated_bytes: int) -> None:
-    """Whether the disk takes what several calls of `made` are going to write.
+    """Whether the disk takes what several calls of `build_once` are going to write.
 
     Raises:
         NotEnoughSpace: it does not.
@@ -112,12 +121,65 @@ def _folder(kind: str, identity: str) -> Path:
 
 
 def _silent(what: str, done: int, in_all: int) -> None:
-    """Nobody wants to know."""
+    """For callers that show no progress."""
 
 
-def mapped(path: Path) -> np.ndarray:
+# ---------------------------------------------------------------- one from each of many files
+class BytesDone:
+    """How many bytes of many files are done; several threads may add to it."""
+
+    def __init__(self, what: str, in_all: int, report: ProgressCallback | None) -> None:
+        self._what, self._in_all, self._report = what, in_all, report
+        self._done = 0
+        self._lock = Lock()
+
+    def add(self, count: int) -> None:
+        """So many bytes more."""
+        if self._report is not None and count:
+            with self._lock:
+                self._done += count
+                self._report(self._what, min(self._done, self._in_all), self._in_all)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What is to be made once from one file."""
+
+    identity: str
+    size: int
+    """Bytes of the file."""
+    estimate: Callable[[], int]
+    """Bytes that it will take in the cache."""
+    build: Callable[[Path, BytesAdded], None]
+    """Called with an empty folder, and a function to call with the number of bytes read."""
+
+
+def build_all(kind: str, what: str, conversions: Sequence[Conversion], report: ProgressCallback | None) -> list[Path]:
+    """The folders that conversions make, a few at a time. None begins if the disk cannot take all of them.
+
+    Args:
+        kind: the folder that all of them share.
+        what: is done, for the report.
+
+    Raises:
+        NotEnoughSpace: what is not there yet does not fit.
+    """
+    missing = [conversion for conversion in conversions if not is_built(kind, conversion.identity)]
+    estimates = {conversion.identity: conversion.estimate() for conversion in missing}
+    check_space(kind, sum(estimates.values()))
+    done = BytesDone(what, sum(conversion.size for conversion in missing), report)
+
+    def make(conversion: Conversion) -> Path:
+        estimate = estimates.get(conversion.identity, 0)
+        return build_once(kind, conversion.identity, estimate, lambda folder, _: conversion.build(folder, done.add))
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(make, conversions))
+
+
+def memory_mapped(path: Path) -> np.ndarray:
     """An array of a .npy file that all processes share. A plain one, which is quicker to search than numpy's memmap."""
     import numpy as np
 
-    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # nothing cannot be mapped
+    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # an empty array cannot be mapped
     return np.asarray(array)

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image as pil
-from PIL import ImageFile
+from PIL import ImageFile, UnidentifiedImageError
 
 from mm1_ablate.data.documents import Image, Unreadable
 
@@ -33,12 +33,12 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def encoded_image(key: str, read: Callable[[], bytes], what: str = "") -> Image:
-    """An image that is read and decoded when somebody looks at it.
+    """An image that is read and decoded when its pixels are needed.
 
     Args:
         key: unique identity of the picture.
         read: the bytes of the image file. May raise Unreadable.
-        what: names the image in reports; nothing: its key.
+        what: names the image in reports; None: its key.
     """
     return Image(key, partial(_load, read, what or key), partial(_size, read, what or key))
 
@@ -99,7 +99,7 @@ def _open(data: bytes | IO[bytes], what: str) -> _Header:
         image = pil.open(file, formats=FORMATS)
     except (pil.DecompressionBombError, pil.DecompressionBombWarning):
         raise _too_large(what) from None
-    except pil.UnidentifiedImageError:
+    except UnidentifiedImageError:
         begun = any(accept is not None and accept(beginning) is True for _, accept in map(pil.OPEN.__getitem__, FORMATS))
         raise Unreadable("damaged image" if begun else "not an image", what) from None
     except Exception as error:  # a broken header makes PIL's readers stumble in any way
@@ -142,7 +142,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _jpeg(data: bytes, what: str) -> np.ndarray | None:
-    """Through torchvision; nothing where it cannot, so that PIL has its turn."""
+    """Through torchvision; None where it cannot, so that PIL has its turn."""
     import torch
 
     try:
@@ -150,7 +150,8 @@ def _jpeg(data: bytes, what: str) -> np.ndarray | None:
     except ImportError:  # torchvision means to leave decoding to torchcodec
         return None
     try:
-        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+        decoded: torch.Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        return decoded.permute(1, 2, 0).numpy()
     except RuntimeError as error:
         if "truncated" in str(error):
             raise Unreadable("truncated image", what) from None

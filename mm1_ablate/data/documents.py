@@ -43,7 +43,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture that is loaded when somebody looks at it."""
+    """A picture that is loaded when its pixels are needed."""
 
     key: str
     """Unique identity of the picture: two images with one key have the same pixels."""

@@ -86,7 +86,8 @@ class DataFile:
         if self.is_local:
             return open(self.address, "rb")
         filesystem, path = _filesystem(self.address)
-        return filesystem.open(path, "rb")
+        opened: BinaryIO = filesystem.open(path, "rb")
+        return opened
 
     def read(self, offset: int, length: int) -> bytes:
         """Some bytes of the middle; fewer where the file ends. Any number of threads and forked processes may read at once.
@@ -100,7 +101,8 @@ class DataFile:
         if length <= 0:
             return b""
         filesystem, path = _filesystem(self.address)
-        return filesystem.cat_file(path, start=offset, end=min(offset + length, self.size))
+        content: bytes = filesystem.cat_file(path, start=offset, end=min(offset + length, self.size))
+        return content
 
 
 class _Descriptor:
@@ -131,7 +133,8 @@ def _filesystem(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the path in it. fsspec keeps the file systems, for each process its own."""
     import fsspec
 
-    return fsspec.core.url_to_fs(address)
+    filesystem, path = fsspec.core.url_to_fs(address)
+    return filesystem, str(path)
 
 
 # ---------------------------------------------------------------- finding
@@ -277,7 +280,7 @@ def digest_files(files: Sequence[DataFile]) -> str:
 
     What a file holds is remembered in the cache by its address, size and stamp, so that only files that changed are read again.
     """
-    digests = of_each(files, digest_file)
+    digests = map_files(files, digest_file)
     whole = sha256()
     for file, digest in sorted(zip(files, digests, strict=True), key=lambda pair: pair[0].name):
         whole.update(f"{file.name}\0{file.size}\0{digest}\n".encode())
@@ -295,10 +298,10 @@ def digest_file(file: DataFile) -> str:
             contents.update(file.read(start, file.size - start))
         return contents.hexdigest()
 
-    return remembered("digests", file, digest)
+    return cached_text("digests", file, digest)
 
 
-def remembered(kind: str, file: DataFile, make: Callable[[], str]) -> str:
+def cached_text(kind: str, file: DataFile, make: Callable[[], str]) -> str:
     """What `make` says of a file, asked once for each of its stamps and kept in the cache: for what costs a request or more.
 
     Args:
@@ -318,7 +321,7 @@ def remembered(kind: str, file: DataFile, make: Callable[[], str]) -> str:
     return made
 
 
-def of_each(files: Sequence[DataFile], look: Callable[[DataFile], Value]) -> list[Value]:
+def map_files(files: Sequence[DataFile], look: Callable[[DataFile], Value]) -> list[Value]:
     """What a function says of each file, several at a time: where files are far away, each look is a request or two."""
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(look, files))

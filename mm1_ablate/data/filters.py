@@ -26,7 +26,7 @@ def open_source(settings: Source, seed: int = 0, name: str = "") -> OpenSource:
         name: that its documents carry.
     """
     source: OpenSource = settings.open(seed, name)
-    return Selected(source, settings.keep) if binds(settings.keep) else source
+    return Filtered(source, settings.keep) if binds(settings.keep) else source
 
 
 def binds(keep: Keep) -> bool:
@@ -34,8 +34,8 @@ def binds(keep: Keep) -> bool:
     return bool(keep.columns) or keep.text_characters.binds or keep.images.binds or keep.image_side.binds
 
 
-class Selected:
-    """A source of the same length whose documents obey `keep`; those that do not are told by `LeftOut`."""
+class Filtered:
+    """A source of the same length whose documents obey `keep`; those that do not raise `LeftOut`."""
 
     def __init__(self, source: OpenSource, keep: Keep) -> None:
         self.source = source

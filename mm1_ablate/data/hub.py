@@ -25,7 +25,7 @@ class Unavailable(Exception):
 
 @contextmanager
 def hub_if_reachable(name: str) -> Iterator[None]:
-    """Within, a hub that cannot be reached is not asked; of a path nothing is.
+    """Within, a hub that cannot be reached is not asked, and for a path no hub is.
 
     Libraries raise OSError of what is neither here nor to be fetched.
     """

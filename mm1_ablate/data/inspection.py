@@ -17,7 +17,7 @@ import numpy as np
 from mm1_ablate.config.data import Data
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.model import Model
-from mm1_ablate.data.accounting import SourceTally
+from mm1_ablate.data.accounting import SourceCounts
 from mm1_ablate.data.counter_based_random import Draws, key, permuted
 from mm1_ablate.data.documents import Document, Image, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
@@ -25,7 +25,7 @@ from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.joining import example
 from mm1_ablate.data.loader import load_images
 from mm1_ablate.data.lost_documents import Losses, losses_in, share_of
-from mm1_ablate.data.packing import TokenisedDocument, open_rows, text_tokens
+from mm1_ablate.data.packing import TokenisedDocument, open_packed_rows, text_tokens
 from mm1_ablate.data.sources import OpenSource
 from mm1_ablate.data.sub_images import views_in
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
@@ -78,7 +78,7 @@ class SourceContent:
     """The most frequent sizes (width x height) of the images looked at."""
     image_tokens: float
     """That an image takes in the model, on average of the images looked at: with sub-images it depends on their sizes."""
-    bad: SourceTally
+    bad: SourceCounts
     """Reasons and examples of what cannot be read; of documents and of images."""
     left_out: dict[str, int]
     unmatched: dict[str, int] = field(default_factory=dict)
@@ -88,18 +88,18 @@ class SourceContent:
     joined: str = ""
     """One of the documents, with an image if any has one, as tokens: how texts and images are joined."""
     epochs: float = 0.0
-    """How often the training reads the source, reckoned from the rows packed."""
+    """How often the training reads the source, estimated from the rows packed."""
     read_documents: int = 0
     """Documents that the training asks the source for."""
 
     @property
     def text_tokens_in_all(self) -> float:
-        """Of one epoch, reckoned from the sample."""
+        """Of one epoch, estimated from the sample."""
         return self.documents * self.usable / self.sampled * self.text_tokens.mean if self.text_tokens else 0.0
 
     @property
     def images_in_all(self) -> float:
-        """Of one epoch, reckoned from the sample."""
+        """Of one epoch, estimated from the sample."""
         return self.documents * self.usable / self.sampled * self.images_per_document.mean if self.images_per_document else 0.0
 
     @property
@@ -137,7 +137,7 @@ class Inspection:
     """Rows that were packed to see how they fill."""
     fill: float
     rows_that_the_data_makes: int | None
-    """All there are, where they end (`max_epochs`) before the training does and among the rows packed; else nothing."""
+    """All there are, where they end (`max_epochs`) before the training does and among the rows packed; else None."""
     tokens: float
     """Of the whole training: what the model reads, image tokens as the connector makes them."""
     split: dict[str, int] = field(default_factory=dict)
@@ -163,7 +163,7 @@ def inspect(
     Args:
         sample: documents looked at of each source, at most.
         shown: documents shown as the model sees them.
-        rows: packed rows from which fill and epochs are reckoned, at most.
+        rows: packed rows from which fill and epochs are estimated, at most.
         seed: of the order of the data, as a trial's.
         threads: that decode images.
         report: called with (what is done, how many are done, of how many).
@@ -196,7 +196,7 @@ def _look_at(
     """A seeded sample of a source's documents."""
     length = len(opened)
     number = min(sample, length)
-    tally = SourceTally()
+    counts = SourceCounts()
     left_out: dict[str, int] = {}
     shown: Document | None = None
     texts: list[int] = []
@@ -204,34 +204,34 @@ def _look_at(
     sides: list[tuple[int, int]] = []
     for place in range(number):
         report(f"looking at {name}", place + 1, number)
-        tally.drawn += 1
+        counts.drawn += 1
         try:
             document: Document = opened[permuted(key("sample", seed, name), place, length)]
         except KnownLoss:
             continue
         except Unreadable as error:
-            tally.bad_documents += 1
-            tally.add_bad(error)
+            counts.bad_documents += 1
+            counts.add_bad(error)
             continue
         except LeftOut as error:
             left_out[error.reason] = left_out.get(error.reason, 0) + 1
             continue
-        tally.documents += 1
+        counts.documents += 1
         if shown is None or (document.images and not shown.images):
             shown = document
         for damage in document.damage:
-            tally.missing_images += 1
-            tally.add_bad(damage)
+            counts.missing_images += 1
+            counts.add_bad(damage)
         texts.append(sum(len(tokenizer.ids(part)) for part in document.parts if isinstance(part, str)))
         images.append(len(document.images))
-        tally.images += len(document.images)
+        counts.images += len(document.images)
         for image in document.images[:IMAGES_LOOKED_AT]:
-            tally.loaded_images += 1
+            counts.loaded_images += 1
             try:
                 height, width = image.load().shape[:2]
             except Unreadable as error:
-                tally.unreadable_images += 1
-                tally.add_bad(error)
+                counts.unreadable_images += 1
+                counts.add_bad(error)
             else:
                 sides.append((width, height))
     frequent: dict[str, int] = {}
@@ -243,14 +243,14 @@ def _look_at(
         share=share,
         documents=length,
         sampled=number,
-        usable=tally.documents,
+        usable=counts.documents,
         text_tokens=Spread.of(texts),
         images_per_document=Spread.of(images),
-        images_looked_at=tally.loaded_images,
+        images_looked_at=counts.loaded_images,
         shorter_side=Spread.of([min(size) for size in sides]),
         sides=dict(sorted(frequent.items(), key=lambda pair: -pair[1])[:5]),
         image_tokens=_image_tokens(sides, model),
-        bad=tally,
+        bad=counts,
         left_out=left_out,
         unmatched=getattr(getattr(opened, "source", opened), "unmatched", {}),  # also where `keep` stands before it
         lost=losses_in(opened),
@@ -281,8 +281,8 @@ def _packed(
     connector = experiment.model.connector
     image_tokens = {content.name: content.image_tokens for content in contents}
     in_all = experiment.training.steps * experiment.training.batch_rows
-    # What sampling has told already would otherwise stop the look at the rows in the middle: here nothing is trained.
-    packed = open_rows(data, tokenizer, seed, limited=False)
+    # Without limits: too much bad data is reported from the sample, and nothing is trained here.
+    packed = open_packed_rows(data, tokenizer, seed, limited=False)
     documents: list[TokenisedDocument] = []
     tokens, rows = 0.0, 0
     for row, _ in zip(packed, range(min(most_rows, in_all)), strict=False):
@@ -290,8 +290,8 @@ def _packed(
         report("packing rows", rows, min(most_rows, in_all))
         documents += row
         tokens += sum(text_tokens(document.segments) + len(document.images) * image_tokens[document.source] for document in row)
-    account = packed.tally.account()
-    # Windows are drawn whole, so what was drawn is reckoned against what lies in the rows handed out.
+    account = packed.accounting.account()
+    # Windows are drawn whole, so what was drawn is compared with what lies in the rows handed out.
     drawn = {name: 0 for name in account}
     for document in documents:
         drawn[document.source] += document.piece == 1

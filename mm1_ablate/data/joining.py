@@ -68,14 +68,14 @@ def example(document: Document, tokenizer: Tokenizer) -> str:
 def spelled(parts: Sequence[Segment], tokenizer: Tokenizer) -> str:
     """Tokens in brackets, spaces and line ends visible, images between them: `<image> [A] [␣dog] … [.]`. Of long texts the tokens next
     to images and to the ends, of long documents the beginning."""
-    told = []
+    shown = []
     for part in parts[:SHOWN]:
         if isinstance(part, Image):
-            told.append("<image>")
+            shown.append("<image>")
             continue
         tokens = [f"[{_visible(tokenizer.token_text(token))}]" for token in part]
-        told += tokens if len(tokens) <= BEFORE + AFTER + 1 else [*tokens[:AFTER], "…", *tokens[-BEFORE:]]
-    return " ".join([*told, *(["…"] if len(parts) > SHOWN else [])])
+        shown += tokens if len(tokens) <= BEFORE + AFTER + 1 else [*tokens[:AFTER], "…", *tokens[-BEFORE:]]
+    return " ".join([*shown, *(["…"] if len(parts) > SHOWN else [])])
 
 
 def _visible(text: str) -> str:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from mm1_ablate.config.data import Data
-from mm1_ablate.data.accounting import Tally, TooMuchBadData
+from mm1_ablate.data.accounting import Accounting, TooMuchBadData
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.packing import Row, Segment, TokenisedDocument, fill_of, open_rows
+from mm1_ablate.data.joining import Segment
+from mm1_ablate.data.packing import PackedRow, TokenisedDocument, fill_of, open_packed_rows
 from mm1_ablate.data.tokenizer import Tokenizer
 
 NEED_THEIR_IMAGES = ("captioned", "synthetic_captioned")
@@ -62,15 +63,15 @@ class Batch:
         return replace(self, **moved)
 
 
-def lay_out(
-    documents: Sequence[TokenisedDocument], image_tokens: int, padding: int, pipeline: ImagePipeline, tally: Tally | None = None
+def collate(
+    documents: Sequence[TokenisedDocument], image_tokens: int, padding: int, pipeline: ImagePipeline, accounting: Accounting | None = None
 ) -> Batch:
     """A batch of these documents, every image as `image_tokens` positions for each of its views (one, without sub-images).
 
-    What cannot be decoded is left out, and counted in the tally if there is one: a captioned document with its image, an image alone
+    What cannot be decoded is left out, and counted in the accounting if there is one: a captioned document with its image, an image alone
     of an interleaved one.
     """
-    documents, images, counts = load_images(documents, pipeline, tally)
+    documents, images, counts = load_images(documents, pipeline, accounting)
     views = iter(counts)
     tokens: list[int] = []
     positions: list[int] = []
@@ -107,7 +108,7 @@ def lay_out(
 
 
 def load_images(
-    documents: Sequence[TokenisedDocument], pipeline: ImagePipeline, tally: Tally | None = None
+    documents: Sequence[TokenisedDocument], pipeline: ImagePipeline, accounting: Accounting | None = None
 ) -> tuple[Sequence[TokenisedDocument], Tensor, list[int]]:
     """The documents without what cannot be decoded, the views [I, ...] of their images in order, and how many views each image has."""
     images, views, unreadable = pipeline.load_views([image for document in documents for image in document.images])
@@ -117,11 +118,11 @@ def load_images(
     for document in documents:
         count = len(document.images)
         lost = {other - place for other in range(place, place + count) if other in unreadable}
-        if tally is not None and count:
-            tally[document.source].loaded_images += count
-            tally[document.source].unreadable_images += len(lost)
+        if accounting is not None and count:
+            accounting[document.source].loaded_images += count
+            accounting[document.source].unreadable_images += len(lost)
             for other in sorted(lost):
-                tally[document.source].add_bad(unreadable[place + other])
+                accounting[document.source].add_bad(unreadable[place + other])
         if rest := without_images(document, lost):
             readable.append(rest)
             rows += range(row, row + count - len(lost))
@@ -134,7 +135,7 @@ def load_images(
 
 
 def without_images(document: TokenisedDocument, lost: set[int]) -> TokenisedDocument | None:
-    """A document without some of its images, by place among them; nothing if nothing to learn from is left."""
+    """A document without some of its images, by place among them; None if no text is left to learn from."""
     if not lost:
         return document
     if document.data_type in NEED_THEIR_IMAGES:
@@ -153,17 +154,17 @@ def without_images(document: TokenisedDocument, lost: set[int]) -> TokenisedDocu
     return replace(document, segments=tuple(segments), images=tuple(images)) if segments else None
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """Where a loader stands after a step."""
 
     step: int
     rows: dict[str, Any]
     """State of the rows."""
     counts: dict[str, Any]
-    """State of the tally of documents."""
+    """State of the accounting of documents."""
 
 
-class _WorkAhead:
+class _Prefetcher:
     """Two stages of work, done in order by the caller (no threads) or ahead of the caller; the first stage one at a time.
 
     With one thread it does both stages; with more, one draws and the others lay out, several steps at once.
@@ -173,18 +174,18 @@ class _WorkAhead:
         self.depth = threads + 1
         """Pieces of work that wait to be taken, at most."""
         self._drawing = ThreadPoolExecutor(1, "mm1-ablate-draw") if threads else None
-        self._laying = self._drawing if threads < 2 else ThreadPoolExecutor(threads - 1, "mm1-ablate-lay-out")
+        self._collating = self._drawing if threads < 2 else ThreadPoolExecutor(threads - 1, "mm1-ablate-collate")
         self._asked: deque[Callable[[], Any]] = deque()
 
     def __len__(self) -> int:
         return len(self._asked)
 
-    def ask(self, draw: Callable[[], Any], lay_out: Callable[[Any], Any]) -> None:
-        if self._drawing is None or self._laying is None:
-            self._asked.append(lambda: lay_out(draw()))
+    def ask(self, draw: Callable[[], Any], collate: Callable[[Any], Any]) -> None:
+        if self._drawing is None or self._collating is None:
+            self._asked.append(lambda: collate(draw()))
             return
         drawn = self._drawing.submit(draw)
-        self._asked.append(self._laying.submit(lambda: lay_out(drawn.result())).result)
+        self._asked.append(self._collating.submit(lambda: collate(drawn.result())).result)
 
     def take(self) -> Any:
         """What was asked for first. Raises what the work raised."""
@@ -193,7 +194,7 @@ class _WorkAhead:
     def close(self) -> None:
         """Drop what has not begun, and wait for what has."""
         self._asked.clear()
-        for pool in (self._drawing, self._laying):
+        for pool in (self._drawing, self._collating):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -209,7 +210,7 @@ class BatchLoader:
         seed: of the order of documents.
         steps: batches in all.
         batch_rows: packed rows of one step, of all ranks together.
-        micro_batch_rows: rows of one micro-batch; nothing: all of them.
+        micro_batch_rows: rows of one micro-batch; None: all of them.
         rank, ranks: which of how many processes this is; each has its own rows of every step.
         threads: that prepare steps ahead of the caller; 0: each step is prepared when it is asked for.
 
@@ -234,7 +235,7 @@ class BatchLoader:
     ) -> None:
         if not 0 <= rank < ranks <= batch_rows:
             raise ValueError(f"rank {rank} of {ranks} has no rows of the {batch_rows} of a step; use at most {batch_rows} ranks")
-        self.rows = open_rows(data, tokenizer, seed)
+        self.rows = open_packed_rows(data, tokenizer, seed)
         self.steps = steps
         self.waiting_seconds = 0.0
         """How long the caller has waited for batches."""
@@ -246,9 +247,9 @@ class BatchLoader:
         self._micro_batch_rows = micro_batch_rows or batch_rows
         self._rank, self._ranks = rank, ranks
         self._threads = threads
-        self._at = _Place(0, self.rows.state(), self.rows.counts)
+        self._at = _Position(0, self.rows.state(), self.rows.counts)
         self._loaded = self._no_counts()
-        self._work: _WorkAhead | None = None
+        self._work: _Prefetcher | None = None
 
     def __len__(self) -> int:
         return self.steps
@@ -256,14 +257,14 @@ class BatchLoader:
     def __iter__(self) -> Iterator[list[Batch]]:
         """The micro-batches of each step that is left. Another iterator, or another state, ends the one before."""
         self._stop()
-        work = self._work = _WorkAhead(self._threads)
+        work = self._work = _Prefetcher(self._threads)
         asked = self.step
         try:
             while self.step < self.steps and work is self._work:
                 began = perf_counter()
                 while asked < self.steps and len(work) < work.depth:
                     asked += 1
-                    work.ask(lambda step=asked: self._draw(step), self._lay_out)  # type: ignore[misc]
+                    work.ask(lambda step=asked: self._draw(step), self._collate)  # type: ignore[misc]
                 try:
                     place, batches, loaded = work.take()
                 except TooMuchBadData as error:
@@ -271,8 +272,10 @@ class BatchLoader:
                     self._at = self._at._replace(counts=error.counts)
                     raise
                 self._at, self._loaded = place, self._loaded + loaded
-                if any("bad" in counts for counts in place.counts.values()) or any(tally.bad for tally in loaded.sources.values()):
-                    self.tally.check()
+                if any("bad" in counts for counts in place.counts.values()) or any(
+                    accounting.bad for accounting in loaded.sources.values()
+                ):
+                    self.accounting.check()
                 if self.step == self.steps:
                     # Whoever knows how many steps there are does not ask for another one.
                     work.close()
@@ -287,7 +290,7 @@ class BatchLoader:
         return self._at.step
 
     @property
-    def tally(self) -> Tally:
+    def accounting(self) -> Accounting:
         """What became of every document up to the last step handed out, the window that it was packed in included; of images, what
         this rank decoded."""
         drawn = self._no_counts()
@@ -295,8 +298,8 @@ class BatchLoader:
         return drawn + self._loaded
 
     def account(self) -> dict[str, dict[str, Any]]:
-        """The tally in plain values, by source: see `Tally.account`."""
-        return self.tally.account()
+        """The accounting in plain values, by source: see `Accounting.account`."""
+        return self.accounting.account()
 
     @property
     def fill(self) -> float:
@@ -320,7 +323,7 @@ class BatchLoader:
         """
         self._stop()
         self.rows.restore(state["rows"])
-        self._at = _Place(state["step"], state["rows"], self.rows.counts)
+        self._at = _Position(state["step"], state["rows"], self.rows.counts)
         self._loaded = self._no_counts()
         self._loaded.restore(state["loaded"])
 
@@ -331,7 +334,7 @@ class BatchLoader:
             self._work = None
             self.rows.restore(self._at.rows)
 
-    def _draw(self, step: int) -> tuple[_Place, list[Row]]:
+    def _draw(self, step: int) -> tuple[_Position, list[PackedRow]]:
         """This rank's rows of a step. Every rank draws all, which costs no decoding, and so knows where the others stand."""
         rows = [row for _, row in zip(range(self._batch_rows), self.rows, strict=False)]
         if len(rows) < self._batch_rows:
@@ -339,17 +342,17 @@ class BatchLoader:
             raise DataUsedUp(
                 f"the data is used up at step {step} of {self.steps}: raise max_epochs of data.sources ({names}), or train for fewer steps"
             )
-        return _Place(step, self.rows.state(), self.rows.counts), rows[self._rank :: self._ranks]
+        return _Position(step, self.rows.state(), self.rows.counts), rows[self._rank :: self._ranks]
 
-    def _lay_out(self, drawn: tuple[_Place, list[Row]]) -> tuple[_Place, list[Batch], Tally]:
+    def _collate(self, drawn: tuple[_Position, list[PackedRow]]) -> tuple[_Position, list[Batch], Accounting]:
         place, rows = drawn
-        tally = self._no_counts()
+        accounting = self._no_counts()
         parts = [rows[start : start + self._micro_batch_rows] for start in range(0, len(rows), self._micro_batch_rows)]
-        return place, [self._batch(part, tally) for part in parts], tally
+        return place, [self._batch(part, accounting) for part in parts], accounting
 
-    def _batch(self, rows: Sequence[Row], tally: Tally) -> Batch:
+    def _batch(self, rows: Sequence[PackedRow], accounting: Accounting) -> Batch:
         documents = [document for row in rows for document in row]
-        return lay_out(documents, self._image_tokens, self._tokenizer.padding, self._pipeline, tally)
+        return collate(documents, self._image_tokens, self._tokenizer.padding, self._pipeline, accounting)
 
-    def _no_counts(self) -> Tally:
-        return self.rows.tally.anew()
+    def _no_counts(self) -> Accounting:
+        return self.rows.accounting.anew()

@@ -34,7 +34,7 @@ class FileRead:
     name: str
     size: int
     documents: float
-    """How many it gave, or is reckoned to hold."""
+    """How many it gave, or is estimated to hold."""
     read: int
     """Bytes of it that hold them."""
     damage: str = ""
@@ -93,16 +93,16 @@ class Losses:
 
         numbers = Counter(lost.is_what for lost in self.lost)
         of = f"of {self.files:,} file{'s' if self.files != 1 else ''}"
-        told = [f"{numbers['file']:,} {of} cannot be read"] if numbers["file"] else []
-        told += [f"{numbers['part']:,} {of} can be read only in part"] if numbers["part"] else []
-        told += [f"entries {of} are not read"] if numbers["entries"] else []
+        sentences = [f"{numbers['file']:,} {of} cannot be read"] if numbers["file"] else []
+        sentences += [f"{numbers['part']:,} {of} can be read only in part"] if numbers["part"] else []
+        sentences += [f"entries {of} are not read"] if numbers["entries"] else []
         documents, in_all = self.documents, round(self.documents + self.there)
         amount = f"{decimal(self.bytes)} of {decimal(self.size)}, about {documents:,} of {in_all:,} {self.of} ({self.share:.1%})"
         rest = len(self.lost) - NAMED
         named = "; ".join(f"{lost.what}: {lost.reason}" for lost in self.lost[:NAMED]) + (f"; and {rest:,} more" if rest > 0 else "")
-        return f"{' and '.join(told)}; lost are {amount}. {'The first: ' if rest > 0 else ''}{named}"
+        return f"{' and '.join(sentences)}; lost are {amount}. {'The first: ' if rest > 0 else ''}{named}"
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values, for the account of a trial and for JSON."""
         first = [f"{lost.what}: {lost.reason}" for lost in self.lost[:NAMED]]
         files = sum(lost.is_what != "entries" for lost in self.lost)
@@ -116,7 +116,7 @@ class Losses:
 
 
 def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = (), field: str = "files") -> list[Losses]:
-    """What is lost of files: one `Losses`, or none if nothing is.
+    """What is lost of files: one `Losses`, or none if all is well.
 
     Args:
         entries: what is lost of files that can be read besides.
@@ -189,5 +189,5 @@ def losses_in(opened: Any) -> list[Losses]:
     return list(getattr(opened, "losses", ()))
 
 
-def plain(losses: Iterable[Losses]) -> list[Mapping[str, Any]]:
-    return [one.plain() for one in losses]
+def losses_to_json(losses: Iterable[Losses]) -> list[Mapping[str, Any]]:
+    return [one.to_json() for one in losses]

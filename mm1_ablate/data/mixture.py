@@ -20,12 +20,12 @@ from fractions import Fraction
 from math import lcm
 from typing import Any, Literal
 
-from mm1_ablate.data.accounting import Tally, describe_unused
+from mm1_ablate.data.accounting import Accounting, describe_unused
 from mm1_ablate.data.counter_based_random import key, permuted
 from mm1_ablate.data.documents import Document, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.sources import OpenSource
 
-IN_VAIN = 100_000
+MOST_UNUSABLE = 100_000
 """Documents of a large source that may be unusable in a row; of a small one, as many as hold a whole epoch."""
 
 
@@ -40,11 +40,11 @@ class Mixture:
         measure: tokens of a document; needed when they are counted.
         max_epochs: how often a source is read at most; a source that is not named: as often as need be.
         refuse: says why a document cannot be used, where it cannot; it is then counted as dropped.
-        tally: counts what becomes of every document.
+        accounting: counts what becomes of every document.
 
     Raises:
         ValueError: if a source is empty, or nothing is left to draw from; while drawing, if a source has no usable document.
-        TooMuchBadData: while drawing, if more of a source is bad than the tally allows.
+        TooMuchBadData: while drawing, if more of a source is bad than the accounting allows.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Mixture:
         measure: Callable[[Document], int] | None = None,
         max_epochs: Mapping[str, float | None] | None = None,
         refuse: Callable[[Document], str | None] | None = None,
-        tally: Tally | None = None,
+        accounting: Accounting | None = None,
     ) -> None:
         if not shares:
             raise ValueError("a mixture needs at least one source with a positive share")
@@ -75,7 +75,7 @@ class Mixture:
         self._measure = measure if count != "documents" else None
         self._last_place = self._last_places(max_epochs or {})
         self._refuse = refuse
-        self.tally = tally or Tally(self._lengths)
+        self.accounting = accounting or Accounting(self._lengths)
         self._places = dict.fromkeys(shares, 0)
         self._drawn = dict.fromkeys(shares, 0)
         self._position = 0
@@ -129,7 +129,7 @@ class Mixture:
             "drawn": dict(self._drawn),
             "counted": dict(self._counted),
             "tokens": dict(self._tokens),
-            "tally": self.tally.state(),
+            "tally": self.accounting.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -145,7 +145,7 @@ class Mixture:
         self._begin({name: weight for name, weight in self._all_weights.items() if name in state["counted"]})
         self._counted, self._tokens = dict(state["counted"]), dict(state["tokens"])
         self._total, self._total_tokens = sum(self._counted.values()), sum(self._tokens.values())
-        self.tally.restore(state["tally"])
+        self.accounting.restore(state["tally"])
 
     def _begin(self, weights: dict[str, int]) -> None:
         """Count anew among these sources."""
@@ -168,48 +168,48 @@ class Mixture:
         return max(self._weights, key=lambda name: self._weights[name] * self._total_tokens - self._tokens[name] * self._whole)
 
     def _next_usable(self, name: str) -> Document | None:
-        """The next document in a source's order that can be used, or nothing if the source is used up."""
-        tally, in_vain, last = self.tally[name], 0, self._last_place[name]
+        """The next document in a source's order that can be used, or None if the source is used up."""
+        counts, unusable, last = self.accounting[name], 0, self._last_place[name]
         # So many places in a row hold a whole epoch, wherever they begin.
-        patience = min(2 * self._lengths[name] - 1, IN_VAIN)
+        most_unusable = min(2 * self._lengths[name] - 1, MOST_UNUSABLE)
         while last is None or self._places[name] < last:
-            if in_vain == patience:
-                raise ValueError(f"none of the next {in_vain:,} documents of source '{name}' can be used: {describe_unused(tally)}")
+            if unusable == most_unusable:
+                raise ValueError(f"none of the next {unusable:,} documents of source '{name}' can be used: {describe_unused(counts)}")
             index = self._index(name, self._places[name])
             self._places[name] += 1
-            tally.drawn += 1
+            counts.drawn += 1
             document = self._usable(name, index)
             if document is not None:
-                tally.documents += 1
-                tally.images += len(document.images)
+                counts.documents += 1
+                counts.images += len(document.images)
                 return document
-            in_vain += 1
+            unusable += 1
         if not self._drawn[name]:
-            raise ValueError(f"none of the {in_vain:,} documents of source '{name}' can be used: {describe_unused(tally)}")
+            raise ValueError(f"none of the {unusable:,} documents of source '{name}' can be used: {describe_unused(counts)}")
         return None
 
     def _usable(self, name: str, index: int) -> Document | None:
-        """A document, or nothing if it cannot be used, which is then counted."""
-        tally = self.tally[name]
+        """A document, or None if it cannot be used, which is then counted."""
+        counts = self.accounting[name]
         try:
             document = self._sources[name][index]
         except KnownLoss:
             return None
         except Unreadable as error:
-            tally.bad_documents += 1
-            tally.add_bad(error)
-            self.tally.check()
+            counts.bad_documents += 1
+            counts.add_bad(error)
+            self.accounting.check()
             return None
         except LeftOut as error:
-            tally.left_out[error.reason] += 1
+            counts.left_out[error.reason] += 1
             return None
         for damage in document.damage:
-            tally.missing_images += 1
-            tally.add_bad(damage)
+            counts.missing_images += 1
+            counts.add_bad(damage)
         if document.damage:
-            self.tally.check()
+            self.accounting.check()
         if self._refuse and (reason := self._refuse(document)):
-            tally.dropped[reason] += 1
+            counts.dropped[reason] += 1
             return None
         return document
 
@@ -220,7 +220,7 @@ class Mixture:
         return permuted(key("order", self._seed, name, epoch), index, length)
 
     def _last_places(self, max_epochs: Mapping[str, float | None]) -> dict[str, int | None]:
-        """The places of each source's order that may be read; nothing: all there are."""
+        """The places of each source's order that may be read; None: all there are."""
         last: dict[str, int | None] = {}
         for name, length in self._lengths.items():
             epochs = max_epochs.get(name)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mm1_ablate.config.data import Data, Packing
-from mm1_ablate.data.accounting import Tally
+from mm1_ablate.data.accounting import Accounting
 from mm1_ablate.data.counter_based_random import Draws, key
 from mm1_ablate.data.documents import Document, Image
 from mm1_ablate.data.joining import Segment, segments
@@ -45,7 +45,7 @@ class TokenisedDocument:
     """Which piece of a document this is; 1 also where it is whole."""
 
 
-Row = tuple[TokenisedDocument, ...]
+PackedRow = tuple[TokenisedDocument, ...]
 
 
 def tokenise(document: Document, tokenizer: Tokenizer, nominal_image_tokens: int) -> TokenisedDocument:
@@ -60,7 +60,7 @@ def tokenise(document: Document, tokenizer: Tokenizer, nominal_image_tokens: int
 
 
 def why_dropped(document: TokenisedDocument, packing: Packing) -> str | None:
-    """Why no row can hold a document, in pieces if it may be cut; nothing if it can."""
+    """Why no row can hold a document, in pieces if it may be cut; None if it can."""
     may_cut = packing.long_documents == "split"
     if document.images and packing.nominal_image_tokens > packing.row_tokens:
         return "an image longer than a row"
@@ -126,7 +126,7 @@ def text_tokens(segments: Iterable[Segment]) -> int:
     return sum(len(segment) for segment in segments if isinstance(segment, tuple))
 
 
-def pack(documents: Sequence[TokenisedDocument], row_tokens: int, max_images: int | None) -> list[Row]:
+def pack(documents: Sequence[TokenisedDocument], row_tokens: int, max_images: int | None) -> list[PackedRow]:
     """Best-fit-decreasing: longest documents first, each into the fullest row that takes it. Every document must fit in a row."""
     rows: list[list[TokenisedDocument]] = []
     images: list[int] = []
@@ -148,7 +148,7 @@ def pack(documents: Sequence[TokenisedDocument], row_tokens: int, max_images: in
     return [tuple(row) for row in rows]
 
 
-def pack_balanced(documents: Sequence[TokenisedDocument], row_tokens: int, max_images: int | None) -> list[Row]:
+def pack_balanced(documents: Sequence[TokenisedDocument], row_tokens: int, max_images: int | None) -> list[PackedRow]:
     """Row by row: the longest document, then always the one after which the space that is left, in tokens and in images, comes nearest
     to the ratio of what is left to pack. Best-fit-decreasing where that takes no more rows.
 
@@ -161,7 +161,7 @@ def pack_balanced(documents: Sequence[TokenisedDocument], row_tokens: int, max_i
     tokens = np.array([document.nominal_length for document in documents], np.int64)
     images = np.array([len(document.images) for document in documents], np.int64)
     left = np.ones(len(documents), bool)
-    balanced: list[Row] = []
+    balanced: list[PackedRow] = []
     while left.any():
         row: list[TokenisedDocument] = []
         space, room = row_tokens, max_images
@@ -185,7 +185,7 @@ class PackedRows:
     Its state is the mixture's at the start of the window and the number of rows used since: the window is packed again on restore.
 
     Args:
-        mixture: of documents that rows can hold, in pieces if need be (`open_rows` makes it so).
+        mixture: of documents that rows can hold, in pieces if need be (`open_packed_rows` makes it so).
         tokenizer: of the language model.
         packing: what a row is.
         seed: of the order of the rows of a window.
@@ -196,17 +196,17 @@ class PackedRows:
         self._tokenizer = tokenizer
         self._packing = packing
         self._seed = seed
-        self._rows: list[Row] = []
+        self._rows: list[PackedRow] = []
         self._used = 0
         self._rows_given = self._tokens_given = 0
         self._start = mixture.state()
         self.counts = self._start["tally"]
-        """State of the tally after the window that the last row was of."""
+        """State of the accounting after the window that the last row was of."""
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[PackedRow]:
         return self
 
-    def __next__(self) -> Row:
+    def __next__(self) -> PackedRow:
         if self._used == len(self._rows):
             self._next_window()
         row = self._rows[self._used]
@@ -216,9 +216,9 @@ class PackedRows:
         return row
 
     @property
-    def tally(self) -> Tally:
+    def accounting(self) -> Accounting:
         """What became of every document so far, the window being packed included."""
-        return self.mixture.tally
+        return self.mixture.accounting
 
     @property
     def fill(self) -> float:
@@ -246,18 +246,18 @@ class PackedRows:
         for _, document in zip(range(self._packing.buffer_documents), self.mixture, strict=False):
             tokenised = tokenise(document, self._tokenizer, self._packing.nominal_image_tokens)
             parts = pieces(tokenised, self._packing)
-            tally = self.tally[document.source]
-            tally.tokens += tokenised.nominal_length
+            counts = self.accounting[document.source]
+            counts.tokens += tokenised.nominal_length
             if len(parts) > 1:
-                tally.split += 1
-                tally.pieces += len(parts)
+                counts.split += 1
+                counts.pieces += len(parts)
             fitting += parts
         if not fitting:
             raise StopIteration
         rows = PACKERS[self._packing.policy](fitting, self._packing.row_tokens, self._packing.max_images)
         self._rows = Draws(key("rows", self._seed), position).sample(rows, len(rows))
         self._used = 0
-        self._start, self.counts = start, self.tally.state()
+        self._start, self.counts = start, self.accounting.state()
 
 
 def fill_of(state: Mapping[str, Any], packing: Packing) -> float:
@@ -265,7 +265,7 @@ def fill_of(state: Mapping[str, Any], packing: Packing) -> float:
     return state["tokens"] / (state["rows"] * packing.row_tokens) if state["rows"] else 0.0
 
 
-def open_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True) -> PackedRows:
+def open_packed_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True) -> PackedRows:
     """The rows that an experiment's data gives with a seed: its sources opened, mixed and packed as declared.
 
     Args:
@@ -281,8 +281,8 @@ def open_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True)
     shares, packing = data.shares(), data.packing
     opened = {name: open_source(data.sources[name], seed, name) for name in shares}
     lengths = {name: len(source) for name, source in opened.items()}
-    tally = Tally(lengths, data_limits(data) if limited else {}, {name: losses_in(source) for name, source in opened.items()})
-    tally.check()
+    accounting = Accounting(lengths, data_limits(data) if limited else {}, {name: losses_in(source) for name, source in opened.items()})
+    accounting.check()
 
     def tokenised(document: Document) -> TokenisedDocument:
         # Asked for up to three times of each document; the tokenizer remembers its texts.
@@ -302,7 +302,7 @@ def open_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True)
         measure,
         max_epochs={name: data.sources[name].max_epochs for name in shares},
         refuse=(lambda document: why_dropped(tokenised(document), packing)) if refuses else None,
-        tally=tally,
+        accounting=accounting,
     )
     return PackedRows(mixture, tokenizer, packing, seed)
 

@@ -34,7 +34,8 @@ def resize_to(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     if before == (height, width):
         return picture
     if before[0] == before[1] <= DRAWN and height == width and before[0] % height == 0:
-        return _averaged(picture[None], before[0] // height)[0]
+        averaged: np.ndarray = _averaged(picture[None], before[0] // height)[0]
+        return averaged
     return _bicubic(picture, height, width)
 
 

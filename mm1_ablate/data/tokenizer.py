@@ -118,10 +118,12 @@ def _of_transformers(name: str) -> Tokenizer:
 
     def encode(text: str) -> list[int]:
         # Text that happens to spell the end of a document, as web pages about language models do, is text.
-        return loaded.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids: list[int] = loaded.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return ids
 
     def decode(tokens: Sequence[int]) -> str:
-        return loaded.decode(tokens, skip_special_tokens=True)
+        text: str = loaded.decode(tokens, skip_special_tokens=True)
+        return text
 
     def token_text(token: int) -> str:
         text = str(loaded.convert_ids_to_tokens(token))

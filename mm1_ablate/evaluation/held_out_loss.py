@@ -19,7 +19,7 @@ import torch
 
 from mm1_ablate.data.documents import Image, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
-from mm1_ablate.data.loader import lay_out
+from mm1_ablate.data.loader import collate
 from mm1_ablate.data.packing import TokenisedDocument, pieces, tokenise, why_dropped
 from mm1_ablate.evaluation.likelihood import token_log_likelihoods
 from mm1_ablate.evaluation.loss_scores import LOSS_COLUMNS
@@ -176,7 +176,7 @@ def _measured(model: MultimodalModel, batch: Sequence[_Held], tokenizer: Tokeniz
     parts = [piece for one in batch for piece in one.pieces]
     if not parts:
         return found
-    laid_out = lay_out(parts, model.image_tokens, tokenizer.padding, pipeline)
+    laid_out = collate(parts, model.image_tokens, tokenizer.padding, pipeline)
     if len(laid_out.documents) < len(parts):
         return found  # some image is unreadable: the caller leaves its document out and asks again
     laid_out = laid_out.to(model.device)

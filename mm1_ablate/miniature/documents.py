@@ -48,7 +48,8 @@ def images_of(world_seed: int, indices: np.ndarray) -> np.ndarray:
     """How many images interleaved documents have: half of them 9, as many as an 8-shot prompt, the others 3 to 8."""
     draws = hashed(key("interleaved lengths", world_seed), indices, 0)
     count = below(draws, 2 * (MOST_IMAGES - FEWEST_IMAGES)) + FEWEST_IMAGES
-    return np.minimum(count, MOST_IMAGES)
+    images: np.ndarray = np.minimum(count, MOST_IMAGES)
+    return images
 
 
 @lru_cache(maxsize=8)

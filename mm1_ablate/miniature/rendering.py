@@ -63,23 +63,27 @@ def _noise(world_seed: int) -> np.ndarray:
     draws = hashed(key("miniature noise", world_seed), np.arange(NOISE + SIDE * SIDE * 3), 0)
     # The sum of eight bytes is close enough to a normal distribution.
     total = draws.view(np.uint8).reshape(-1, 8).sum(1, dtype=np.float32)
-    return ((total - 1020.0) * (6.0 / 209.0)).astype(np.float32)
+    noise: np.ndarray = ((total - 1020.0) * (6.0 / 209.0)).astype(np.float32)
+    return noise
 
 
 def _inside(shape: int, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Distance to the edge in pixels, positive inside. dx [N, 1, 48], dy [N, 48, 1], radius [N, 1, 1] give [N, 48, 48]."""
     across, along = np.abs(dx), np.abs(dy)
+    distance: np.ndarray
     if shape == 0:
-        return radius - np.sqrt(dx * dx + dy * dy)
-    if shape == 1:
-        return 0.88 * radius - np.maximum(across, along)
-    if shape == 2:
-        return np.minimum(0.8 * radius - dy, 0.56 * (dy + radius) - across)
-    if shape == 3:
-        return np.minimum(radius - np.maximum(across, along), 0.34 * radius - np.minimum(across, along))
-    if shape == 4:
-        return 0.26 * radius - np.abs(np.sqrt(dx * dx + dy * dy) - 0.78 * radius)
-    return 0.72 * (1.15 * radius - across - along)
+        distance = radius - np.sqrt(dx * dx + dy * dy)
+    elif shape == 1:
+        distance = 0.88 * radius - np.maximum(across, along)
+    elif shape == 2:
+        distance = np.minimum(0.8 * radius - dy, 0.56 * (dy + radius) - across)
+    elif shape == 3:
+        distance = np.minimum(radius - np.maximum(across, along), 0.34 * radius - np.minimum(across, along))
+    elif shape == 4:
+        distance = 0.26 * radius - np.abs(np.sqrt(dx * dx + dy * dy) - 0.78 * radius)
+    else:
+        distance = 0.72 * (1.15 * radius - across - along)
+    return distance
 
 
 def render(world_seed: int, split: str, indices: np.ndarray) -> np.ndarray:
@@ -128,7 +132,8 @@ def _block(world_seed: int, split: str, number: int) -> np.ndarray:
 
 
 def _load(world_seed: int, split: str, index: int) -> np.ndarray:
-    return _block(world_seed, split, index // BLOCK)[index % BLOCK]
+    picture: np.ndarray = _block(world_seed, split, index // BLOCK)[index % BLOCK]
+    return picture
 
 
 def image(world_seed: int, split: str, index: int) -> Image:

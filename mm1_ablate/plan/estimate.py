@@ -129,7 +129,7 @@ def training_seconds(trial: Trial, store: Store) -> float | None:
     folder = store.trial_folder(trial.fingerprint)
     if not store.has(folder / "model.pt"):
         return None
-    store.bring(folder / "curve.jsonl")
+    store.download(folder / "curve.jsonl")
     try:
         return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
     except (OSError, LookupError, ValueError):

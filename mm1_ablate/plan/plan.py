@@ -25,7 +25,7 @@ from mm1_ablate.plan.memory import training_memory
 from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.power import Detectable, detectable
 from mm1_ablate.plan.row_statistics import RowContent, TrialTokens, trial_tokens
-from mm1_ablate.store.predictions import what_is_to_be_done
+from mm1_ablate.store.predictions import evaluation_to_do
 from mm1_ablate.store.store import Store
 
 TO_BE_DONE = ("run", "resume", "evaluate", "rescore")
@@ -352,7 +352,7 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
     if state.status in ("done", "running"):
         return state.status, reason
     if state.trained:
-        status, why = what_is_to_be_done(trial, store)
+        status, why = evaluation_to_do(trial, store)
         return status, why if state.status == "missing" else f"{reason}; {why}"
     resumable = store.has(store.trial_folder(trial.fingerprint) / "last.ckpt")
     return ("resume" if resumable else "run"), reason

@@ -104,13 +104,13 @@ def count_rows(experiment: Experiment) -> RowContent:
         TooMuchToRead: it would take long to make the data ready.
     """
     from mm1_ablate.data.documents import Image
-    from mm1_ablate.data.packing import open_rows
+    from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
     data = experiment.data
     for name in data.shares():
         data.sources[name].make_ready(_not_too_much)
-    rows = open_rows(data, load_tokenizer(experiment.model.language_model.tokenizer), 0)
+    rows = open_packed_rows(data, load_tokenizer(experiment.model.language_model.tokenizer), 0)
     packed = list(islice(rows, ROWS_COUNTED))
     if not packed:
         raise ValueError("no row can be made of the data")
@@ -122,7 +122,7 @@ def count_rows(experiment: Experiment) -> RowContent:
     # Nothing in a document comes before its first token, so nothing predicts it.
     unpredicted = sum(1 for document in documents if document.segments and not isinstance(document.segments[0], Image))
     # The packer reads ahead: of what was read, only so much is in these rows.
-    read = sum(account["tokens"] for account in rows.tally.account().values())
+    read = sum(account["tokens"] for account in rows.accounting.account().values())
     part = sum(document.nominal_length for document in documents) / read / len(packed) if read else 0.0
     return RowContent(
         text_tokens=text / len(packed),

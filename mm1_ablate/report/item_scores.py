@@ -60,7 +60,7 @@ class ItemScores:
                 self._primary.setdefault(key[:2], key)
 
     def _tables_of(self, metric: str) -> list[pd.DataFrame]:
-        """Tables whose unweighted mean is the metric; none where it is no mean of items."""
+        """ParquetRows whose unweighted mean is the metric; none where it is no mean of items."""
         if metric not in self._looked_up:
             shares = self._shares(metric)
             # Of weights in a group: the tables are multiplied by them, so that an unweighted mean is left to be taken.

@@ -1,6 +1,6 @@
 """Data that was asked for and not used as it is: unreadable, not kept, cut, too long. Nothing of it is hidden.
 
-In: the account of each trial's data (see `mm1_ablate.data.accounting.Tally.account`). Out: one line for each source and reason. Trials read
+In: the account of each trial's data (see `data.accounting.Accounting.account`). Out: one line for each source and reason. Trials read
 the same data in the same order, so counts of several trials are not summed: what is told is the trial that met most of it.
 """
 

@@ -194,7 +194,7 @@ def _made_up(experiment: Experiment, rows: int, together: int) -> Iterator[list[
 
     from mm1_ablate.data.documents import Image
     from mm1_ablate.data.images import ImagePipeline
-    from mm1_ablate.data.loader import lay_out
+    from mm1_ablate.data.loader import collate
     from mm1_ablate.data.packing import TokenisedDocument
     from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -229,7 +229,7 @@ def _made_up(experiment: Experiment, rows: int, together: int) -> Iterator[list[
                 chosen = max(owed, key=lambda name: owed[name])
                 owed[chosen] -= 1
                 documents += row(chosen)
-            step.append(lay_out(documents, experiment.model.connector.image_tokens, tokenizer.padding, pipeline))
+            step.append(collate(documents, experiment.model.connector.image_tokens, tokenizer.padding, pipeline))
         yield step
 
 

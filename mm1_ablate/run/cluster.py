@@ -1,23 +1,22 @@
 """What a Ray cluster of several nodes must give a run: nodes that share the store's folder and this package, and word of whether it grows.
 
-In: a connection to Ray and the place of a store. Out: per node what is wrong with it, if anything. A store is a folder for all:
-what one node writes the others read, and a folder that one node has locked no other can lock. So each node is asked to do just that;
-and where the store is on object storage, to write there, also on conditions, to read and to delete.
+In: a connection to Ray and the place of a store. Out: per node what is wrong with it, if anything: each is asked to use the store, at the
+same time as the driver (`store/health.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.store.bucket.object_store import Remote, is_address
+from mm1_ablate.run.connection import join
+from mm1_ablate.store.health import HealthCheck, Probe, probing
+from mm1_ablate.store.store import Store, is_address
 
 PATIENCE = 60.0
 """Seconds that a node has to answer: starting a worker and importing this package from a slow disk takes a while."""
@@ -69,13 +68,13 @@ def examine_nodes(store: Path | str) -> list[Node]:
     from mm1_ablate import __version__
 
     nodes = holding_work(ray.nodes())
-    with nullcontext(None) if is_address(store) else _probe(Path(store)) as folder:
-        look = ray.remote(_look_from_there)
+    with probing(store) as probe:
+        look = ray.remote(_problem_there)
         asked = {}
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             placed = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-            asked[look.options(**placed).remote(str(folder or store), node["NodeID"])] = node
+            asked[look.options(**placed).remote(probe, node["NodeID"])] = node
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE) if asked else ([], [])
         # A node that died a moment ago counts as living until it has been missed for a while.
         living = {node["NodeID"] for node in holding_work(ray.nodes())}
@@ -91,7 +90,7 @@ def examine_nodes(store: Path | str) -> list[Node]:
                     problem, theirs = _in_a_line(error), __version__
                 if problem is None and theirs != __version__:
                     problem = WRONG_VERSION.format(theirs=theirs, ours=__version__)
-                if problem is None and folder is not None and not (folder / node["NodeID"]).exists():
+                if problem is None and not probe.is_seen_from(node["NodeID"]):
                     problem = f"writes {store}, but it is not seen here: the folder is not shared"
             found.append(Node(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", problem))
     return found
@@ -109,66 +108,11 @@ def check_nodes(store: Path | str) -> None:
         raise ClusterUnfit(f"nothing was started: {'; '.join(unfit[:5])}{more}")
 
 
-@contextlib.contextmanager
-def _probe(store_root: Path) -> Iterator[Path]:
-    """A folder in the store, with a file in it and another that is locked, for the length of a block."""
-    folder = store_root / "probe" / uuid.uuid4().hex[:12]
-    there = store_root.exists()
-    folder.mkdir(parents=True)
-    try:
-        (folder / "written").write_text(folder.name)
-        with open(folder / "locked", "a+b") as locked:
-            fcntl.lockf(locked, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        for file in folder.iterdir():
-            file.unlink(missing_ok=True)
-        for made in (folder, folder.parent, *([] if there else [store_root])):
-            with contextlib.suppress(OSError):
-                made.rmdir()
-
-
-def _look_from_there(folder: str, own: str) -> tuple[str | None, str]:
-    """Runs on the node: what is wrong with the folder or the address there, and the version of this package."""
+def _problem_there(probe: Probe, node: str) -> tuple[str | None, str]:
+    """Runs on the node: what is wrong with the store there, and the version of this package."""
     from mm1_ablate import __version__
 
-    if is_address(folder):
-        try:
-            Remote(folder).check()
-        except OSError as error:
-            return f"cannot use the store: {error}", __version__
-        return None, __version__
-    return problem_with(Path(folder), own), __version__
-
-
-def problem_with(folder: Path, own: str) -> str | None:
-    """What is wrong with a driver's probe as it is seen by this process.
-
-    Args:
-        own: name of the file to write.
-    """
-    root = folder.parent.parent
-    try:
-        if (folder / "written").read_text() != folder.name:
-            return f"reads something else in {root}"
-    except FileNotFoundError:
-        return f"does not see {root}: the store must be on storage that all nodes share, at the same path"
-    except OSError as error:
-        return f"cannot read {root}: {error.strerror}"
-    try:
-        beside = folder / f".{own}"
-        beside.write_text(own)
-        beside.rename(folder / own)
-    except OSError as error:
-        return f"cannot write {root}: {error.strerror}"
-    try:
-        with open(folder / "locked", "a+b") as locked:
-            fcntl.lockf(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        return f"cannot lock files in {root} ({error.strerror}): the storage must be mounted with POSIX locks"
-    return f"does not see locks in {root}: two nodes could train the same trial; mount the storage with locks that all nodes see"
+    return probe.problem(node), __version__
 
 
 def _in_a_line(error: Exception) -> str:
@@ -200,3 +144,43 @@ def has_types(report: Mapping[str, Any]) -> bool:
     """Whether nodes have types in what the autoscaler reports."""
     types = {*report.get("active_nodes", {}), *(report.get("pending_launches") or {})}
     return any(not name.startswith("node_") for name in types)
+
+
+def check_ray(address: str | None, store: Path | str | None = None) -> HealthCheck:
+    """Start a Ray of this machine's own, or attach to the one that is named: what does it offer, and do its nodes share the store?"""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            join(address)
+        else:
+            ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        remedy = (
+            "check the address, that it can be reached from here, and that every node runs the same Ray"
+            if address
+            else "see that /tmp or RAY_TMPDIR is writable, and whether a Ray of yours is half alive here and has to be ended "
+            "(not by `ray stop` where others use this machine: it ends everybody's Ray)"
+        )
+        return HealthCheck("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
+    try:
+        resources, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
+        found = f"{ray.__version__}, starts here" if not address else f"{ray.__version__} at {address}: {len(nodes)} nodes"
+        if address:
+            found += f", {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+            found += ", and grows" if grows() else ""
+            wrong = [f"{node.name} {node.problem}" for node in examine_nodes(Store(store).address) if node.problem] if store else []
+            if wrong:
+                return HealthCheck(
+                    "ray",
+                    False,
+                    f"{found}; {'; '.join(wrong)}",
+                    "give every node the same store, at the same place, and this package",
+                )
+            what = "read and write, also on conditions," if is_address(store) else "read, write and lock"
+            found += f"; all that hold trials {what} {store}" if store else ""
+        return HealthCheck("ray", True, found)
+    finally:
+        ray.shutdown()

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.store.disk_full import FULL, is_no_room
+from mm1_ablate.store.disk_full import FULL, is_disk_full
 
 PRELOADED = (
     "torch",
@@ -133,7 +133,7 @@ class ForkServer:
                 self.become_child(connection)
                 code = in_child(job)
             except BaseException as error:
-                code = FULL if is_no_room(error) else 1
+                code = FULL if is_disk_full(error) else 1
                 with contextlib.suppress(OSError):  # the log's disk is full too
                     traceback.print_exc()
             finally:

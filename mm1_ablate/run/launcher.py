@@ -23,7 +23,7 @@ from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.run import child_process
 from mm1_ablate.run.fork_server import PRELOADED
 from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
-from mm1_ablate.store.disk_full import FULL, NoRoom, noticed, sentence
+from mm1_ablate.store.disk_full import FULL, DiskFull, full_disk_message
 from mm1_ablate.store.store import HELD, RUN, Store
 
 RUN_TRIAL = "mm1_ablate.run.trial:run_trial"
@@ -88,11 +88,11 @@ class Placement:
         """Do a preparation.
 
         Raises:
-            NoRoom, ServerLost, StoreUnseen, Stopped: as `train_and_evaluate` does.
+            DiskFull, ServerLost, StoreUnseen, Stopped: as `train_and_evaluate` does.
         """
         store = Store(self.store_root)
         folder = store.prepared_folder(fingerprint)
-        with noticed(store, folder):
+        with store.noticing_full_disk(folder):
             self._make_ready(store, folder / "preparation.json")
             job = self._job(self.run_preparation, folder, {"fingerprint": fingerprint})
             self._tell(folder, Fault(0, child_process.run(self.server_folder, job, self.preload)), workers=1)
@@ -101,14 +101,14 @@ class Placement:
         """Do a trial, by one worker or several.
 
         Raises:
-            NoRoom: a disk of this node or of one beside it is full.
+            DiskFull: a disk of this node or of one beside it is full.
             ServerLost: a node or its fork server was lost.
             StoreUnseen: this node does not see the store.
             Stopped: the run was stopped.
         """
         store = Store(self.store_root)
         folder = store.trial_folder(fingerprint)
-        with noticed(store, folder):
+        with store.noticing_full_disk(folder):
             self._train_and_evaluate(store, folder, {"fingerprint": fingerprint, "evaluations": evaluations})
 
     def _train_and_evaluate(self, store: Store, folder: Path, arguments: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class Placement:
                 raise StoreUnseen(_own_node(), why)
             time.sleep(0.5)
             store.refresh(record.parent)
-        store.bring_folder(record.parent, "log")
+        store.download_folder(record.parent, "log")
 
     def _once(self, folder: Path, arguments: dict[str, Any]) -> Fault | None:
         if self.workers == 1:
@@ -192,7 +192,7 @@ class Placement:
                     raise
             if here is not None:
                 end()
-        if full := next((cause for error in lost if isinstance(cause := getattr(error, "cause", None), NoRoom)), None):
+        if full := next((cause for error in lost if isinstance(cause := getattr(error, "cause", None), DiskFull)), None):
             raise full
         if here is None and lost and not faults:
             if isinstance(unseen := getattr(lost[0], "cause", None), StoreUnseen):
@@ -204,8 +204,8 @@ class Placement:
         """If what did not end well could not say itself why, that is said here."""
         store, ended = Store(self.store_root), fault.ended
         if ended.code == FULL:
-            raise NoRoom(sentence(store))
-        store.let_go_of_the_dead()
+            raise DiskFull(full_disk_message(store.root))
+        store.release_dead()
         who = f"worker {fault.rank} of {workers} " if workers > 1 else ""
         if ended.signal is not None:
             hint = "; often: out of memory" if ended.signal == signal.SIGKILL else ""
@@ -236,9 +236,9 @@ def _run_share(placement: Placement, folder: Path, arguments: dict[str, Any], sh
     finally:
         logs = [folder / f"log-{rank}.txt" for rank in range(share.first, share.first + share.count)]
         with contextlib.suppress(OSError):  # of the storage, or there is none
-            store.publish(*(log for log in logs if log.exists()))
+            store.upload(*(log for log in logs if log.exists()))
     if fault is not None and fault.ended.code == FULL:
-        raise NoRoom(sentence(store))
+        raise DiskFull(full_disk_message(store.root))
     return fault
 
 

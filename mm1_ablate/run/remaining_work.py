@@ -12,9 +12,9 @@ from functools import partial
 
 from mm1_ablate.config.preparation import Preparation, preparations_of
 from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.run.evaluate_trial import score_trial
 from mm1_ablate.run.trial import recording_failure
-from mm1_ablate.store.bucket.leases import lease_seconds
-from mm1_ablate.store.predictions import missing_parts, score_trial
+from mm1_ablate.store.predictions import missing_parts
 from mm1_ablate.store.store import AlreadyRunning, Store
 
 
@@ -72,12 +72,12 @@ def score_kept(study: Study, store: Store, say: Callable[[str], None]) -> None:
 def let_the_dying_go(study: Study, store: Store) -> None:
     """Children of a run that was killed a moment ago live on for a second or two, and hold their trials; on object storage those of
     another machine do until their leases have run out, or they have given a sign of life."""
-    until = time.monotonic() + (lease_seconds() + 3 if store.mirror else 3)
+    until = time.monotonic() + store.lease_seconds + 3
     folders = {store.trial_folder(one): one for trial in study.trials for one in (*trial.earlier, trial)}
     store.refresh()
-    before = {folder: store.sign_of_life(folder) for folder in folders}
+    before = {folder: store.heartbeat(folder) for folder in folders}
     while time.monotonic() < until and any(
-        store.status(trial).status == "running" and store.sign_of_life(folder) == before[folder] for folder, trial in folders.items()
+        store.status(trial).status == "running" and store.heartbeat(folder) == before[folder] for folder, trial in folders.items()
     ):
         time.sleep(0.2)
         store.refresh(at_most_every=1)

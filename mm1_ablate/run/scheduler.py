@@ -32,7 +32,7 @@ from mm1_ablate.run.launcher import RUN_PREPARATION, RUN_TRIAL, Placement, Store
 from mm1_ablate.run.remaining_work import Work, forget_failures, let_the_dying_go, preparations_to_do, score_kept, stages_to_do, to_do
 from mm1_ablate.run.signals import calm_down, interruptible
 from mm1_ablate.run.worker_layout import ResourcesMissing, deal, shares_of
-from mm1_ablate.store.disk_full import NoRoom, is_no_room, noticed
+from mm1_ablate.store.disk_full import DiskFull, is_disk_full
 from mm1_ablate.store.store import Store
 
 OBJECT_STORE_BYTES = 100_000_000
@@ -84,9 +84,9 @@ def run_study(
     Raises:
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
         ClusterUnfit: nodes of the cluster cannot use the store.
-        NoRoom: a disk is full. What was under way is left as it is where a run is interrupted.
+        DiskFull: a disk is full. What was under way is left as it is where a run is interrupted.
         ConnectionError: there is no cluster at the address, or it wants another token.
-        RemoteError: a store on object storage cannot be used.
+        StorageError: a store on object storage cannot be used.
     """
     resources = study.sweep.resources
     say = on_event or (lambda line: None)
@@ -125,7 +125,7 @@ def run_study(
     store.check()
     interrupted = False
     try:
-        with noticed(store), interruptible():
+        with store.noticing_full_disk(), interruptible():
             say(f"starting Ray ({'on this machine' if address == 'local' else address})")
             with _cluster(address, cpus, placement):
                 placement = replace(placement, shares=_shares(resources, say))
@@ -143,11 +143,11 @@ def run_study(
                     _run_trials(work, store, placement, say)
     except KeyboardInterrupt:
         interrupted = True
-    except NoRoom:
+    except DiskFull:
         with contextlib.suppress(Exception):  # that takes room too
-            store.let_go_of_the_dead()
+            store.release_dead()
         raise
-    store.let_go_of_the_dead()
+    store.release_dead()
     return _outcome(study, store, started, interrupted)
 
 
@@ -277,10 +277,10 @@ def _run_preparations(preparations: list[Preparation], store: Store, placement: 
                     running[begin(part)] = part
                 else:
                     store.fail(store.prepared_folder(part), str(getattr(error, "cause", error)))
-            except NoRoom as error:
-                raise NoRoom(str(getattr(error, "cause", error))) from None
+            except DiskFull as error:
+                raise DiskFull(str(getattr(error, "cause", error))) from None
             except ray.exceptions.RayError as error:
-                if is_no_room(error):
+                if is_disk_full(error):
                     raise
                 store.fail(store.prepared_folder(part), f"its worker was lost: {type(error).__name__}")
 
@@ -321,7 +321,7 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
             placement.train_and_evaluate(fingerprints[config["trial"]], evaluations[config["trial"]])
         except StoreUnseen as error:  # no failure of the trial's: Tune would only have it repeated there
             return {"finished": 0, "unseen": (error.node, str(error))}
-        except NoRoom as error:
+        except DiskFull as error:
             return {"finished": 0, "full": str(error)}
         return {"finished": 1}
 
@@ -331,7 +331,7 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
             if "full" in result:
                 full.append(result["full"])
-                raise NoRoom(full[0])
+                raise DiskFull(full[0])
 
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -353,7 +353,7 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
         results = tuner.fit()
     except tune.TuneError:
         if full:
-            raise NoRoom(full[0]) from None
+            raise DiskFull(full[0]) from None
         raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
@@ -364,7 +364,7 @@ def _tune(work: list[Work], store: Store, placement: Placement, unfit: set[str])
     for result in (results[index] for index in range(len(results))):
         trial = fingerprints[result.config["trial"]] if result.config else None
         said = (result.metrics or {}).get("unseen")
-        if result.error is not None and is_no_room(result.error):
+        if result.error is not None and is_disk_full(result.error):
             raise result.error
         if trial is not None and result.error is None and said is not None:
             unseen[trial] = said

@@ -21,10 +21,9 @@ from mm1_ablate.config.identity.data_digests import sources_of
 from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.data.atomic_files import write_json
-from mm1_ablate.store.bucket.object_store import RemoteError
-from mm1_ablate.store.disk_full import is_no_room
-from mm1_ablate.store.predictions import evaluate_trial
-from mm1_ablate.store.store import HELD, AlreadyRunning, Store
+from mm1_ablate.run.evaluate_trial import evaluate_trial
+from mm1_ablate.store.disk_full import is_disk_full
+from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
 
 if TYPE_CHECKING:
     from mm1_ablate.config.training import Precision
@@ -89,7 +88,7 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
 
             model = Trained(load)
             if not workers.agreed(store.has(folder / "model.pt")):
-                _bring_checkpoint(store, folder / "last.ckpt")
+                store.download_checkpoint(folder / "last.ckpt")
                 # What one worker replaces now another one of its machine must not fetch once more.
                 workers.wait_for_all()
                 prepared = store.read_prepared(fingerprint)
@@ -120,34 +119,22 @@ def _joined(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Wo
     homes = workers.gathered(store.home)
     first = homes.index(store.home)
     if first:
-        from mm1_ablate.store.bucket.upload import insist
-
-        workers = replace(workers, first_here=first, give=lambda *files: insist(lambda: store.publish(*files)))
+        workers = replace(workers, first_here=first, give=partial(store.upload, wait=True))
         if workers.leads_here:
-            stack.enter_context(store.helping(folder))
+            stack.enter_context(store.help(folder))
     workers.wait_for_all()
     return workers
-
-
-def _bring_checkpoint(store: Store, checkpoint: Path) -> None:
-    """Have a checkpoint here, if there is one, with the shards that it names."""
-    store.bring(checkpoint)
-    if store.mirror and checkpoint.exists():
-        from mm1_ablate.training.sharding import shards_of
-
-        if shards := shards_of(checkpoint):
-            store.bring_folder(checkpoint.with_name(shards))
 
 
 def _await(store: Store, file: Path) -> None:
     """Have a file here that a worker on another machine may just be publishing."""
     until = time.monotonic() + PUBLISHED_WITHIN
-    store.bring(file)
+    store.download(file)
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.5)
-        with contextlib.suppress(RemoteError):
+        with contextlib.suppress(StorageError):
             store.refresh(file.parent)
-            store.bring(file)
+            store.download(file)
 
 
 def _end_of_a_lost_one() -> None:
@@ -200,7 +187,7 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
     try:
         work()
     except Exception as error:
-        if is_no_room(error):
+        if is_disk_full(error):
             raise
         traceback.print_exc()
         if (leads and alone) or not store.has_failed(folder):

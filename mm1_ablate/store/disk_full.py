@@ -1,71 +1,55 @@
 """A disk that is full stops a run, once: it is no trial's own failure, and to try again at once changes nothing.
 
-In: an error, and the store that was worked on. Out: whether that error means it, and a sentence that says where, how full and what to do.
-A child in which it happens ends with an exit code of its own and records nothing: its work counts as interrupted, and is gone on with.
+In: an error, and the folder of the store that was worked on. Out: whether that error means it, and a sentence that says where, how full
+and what to do. A child in which it happens ends with an exit code of its own and records nothing: its work counts as interrupted, and is
+gone on with.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mm1_ablate.data.cache import cache_folder
-
-if TYPE_CHECKING:
-    from mm1_ablate.store.store import Store
 
 FULL = 76
 """Exit code of a child that a full disk has stopped."""
 WORDS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "database or disk is full", "] . unexpected pos ")
 """Of the system, of SQLite, and of torch, whose writer does not say why it could not write."""
-ALMOST_NOTHING = 1_000_000
-"""Bytes: a disk with less than that is the one that is full."""
+FULL_BELOW = 1_000_000
+"""Bytes that are free: a disk with less is the one that is full."""
 
 
-class NoRoom(Exception):
+class DiskFull(Exception):
     """A disk is full; the message is the sentence."""
 
 
-def is_no_room(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one that it came of, is that a disk or somebody's share of it is full."""
     one: BaseException | None = error
     while one is not None:
         # As text: torch.distributed.checkpoint keeps no more than that of what happened to its workers.
-        if isinstance(one, NoRoom) or any(word in str(one) for word in WORDS):
+        if isinstance(one, DiskFull) or any(word in str(one) for word in WORDS):
             return True
         one = one.__cause__ or one.__context__
     return False
 
 
-def sentence(store: Store) -> str:
-    """Which disk of this machine is full, by how much, and what to do."""
+def full_disk_message(root: Path) -> str:
+    """Which disk of this machine is full, by how much, and what to do.
+
+    Args:
+        root: the folder of the store.
+    """
     from rich.filesize import decimal
 
-    free = {place: shutil.disk_usage(place).free for place in (store.root, cache_folder(), Path(tempfile.gettempdir())) if place.is_dir()}
-    # What did not fit may have been taken away again: then it was something large, of the store's.
-    place = next((place for place in free if free[place] < ALMOST_NOTHING), store.root)
+    free = {place: shutil.disk_usage(place).free for place in (root, cache_folder(), Path(tempfile.gettempdir())) if place.is_dir()}
+    # What did not fit may have been removed again: then it was something large, of the store's.
+    place = next((place for place in free if free[place] < FULL_BELOW), root)
     larger = " or set MM1_ABLATE_CACHE to a folder on a larger disk" if place.is_relative_to(cache_folder()) else ""
     left = f"{decimal(free.get(place, 0))} free on that disk; a quota may leave less"
     return f"{socket.gethostname()} has no room for more in {place} ({left}): make room there{larger}, and the same command goes on"
-
-
-@contextlib.contextmanager
-def noticed(store: Store, *folders: Path) -> Iterator[None]:
-    """Work on folders of trials or preparations. Where a disk turns out to be full that is a `NoRoom`, and nobody's failure."""
-    try:
-        yield
-    except Exception as error:
-        if not is_no_room(error):
-            raise
-        with contextlib.suppress(Exception):  # of several workers others may have recorded that they lost the one that met it
-            for folder in folders:
-                store.refresh(folder)
-                store.retry(folder)
-        raise error if isinstance(error, NoRoom) else NoRoom(sentence(store)) from error

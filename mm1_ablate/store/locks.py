@@ -1,6 +1,6 @@
 """Locks on folders of a file system, that end with their process, however it ends. In: a folder. Out: whether somebody works on it.
 
-Where a store is on object storage these locks are its mirror's, and tell processes of one machine from each other.
+Where a store is on object storage these locks are those of its replica, and tell processes of one machine from each other.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def is_held(folder: Path) -> bool:
         except BlockingIOError:
             return True
         except OSError:
-            # A file system without locks: take recent progress for a sign of life.
+            # A file system without locks: take recent progress for a heartbeat.
             progress = folder / "progress.json"
             return progress.exists() and time.time() - progress.stat().st_mtime < 60
         return False

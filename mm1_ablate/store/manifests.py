@@ -1,31 +1,43 @@
-"""What is to be done: records of trials, preparations and studies, for machines that have only the store.
+"""What is to be done: records of trials, evaluations, preparations and studies, for machines that have only the store.
 
 In: studies and their trials. Out: records, and what they say, to whoever does the work.
+
+    trials/<12>/trial.json                          settings of a trial, what it starts from
+    trials/<12>/evaluations/<12>/evaluation.json    an evaluation, its parts and metrics
+    trials/<12>/evaluations/<12>/task-<n>.yaml      the user's own tasks, as they were when the study was started
+    prepared/<12>/preparation.json                  settings of a preparation
+    studies/<name>/                                 sweep.yaml, contents.json, warnings.json, and trials.json: all trials that it ever had,
+                                                    because the other folders do not say which studies they were made for
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import to_be_recorded
-from mm1_ablate.config.identity.fingerprint import short
+from mm1_ablate.config.identity.data_digests import once, to_be_recorded
+from mm1_ablate.config.identity.fingerprint import canonical
 from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.tasks import is_own, task_names, task_settings
 from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing
-from mm1_ablate.store.evaluation_manifest import evaluation_of, evaluation_record, write_records
-from mm1_ablate.store.layout import Places
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.evaluation.prediction_shards import Part, parts_of
+from mm1_ablate.store.files import Files
+from mm1_ablate.store.layout import Layout
 
 
 class FingerprintCollision(Exception):
     """Two fingerprints share their first 12 digits. They stand for different trials: use another store for one of them."""
 
 
-class Records(Places):
-    """The records of a store."""
+class Manifests:
+    """What is recorded in a store of what is to be done."""
+
+    def __init__(self, layout: Layout, files: Files) -> None:
+        self._layout, self._files = layout, files
 
     def write_trial(self, trial: Trial) -> Path:
         """Record what a trial is and how it is to be run now; returns its folder.
@@ -33,7 +45,7 @@ class Records(Places):
         Raises:
             FingerprintCollision: the folder is another trial's.
         """
-        folder = self.trial_folder(trial.fingerprint)
+        folder = self._layout.trial_folder(trial.fingerprint)
         declared = trial.experiment.model_dump(mode="json")
         # Whoever trains it is told what it starts from: a fingerprint may hold the contents of files, which are not looked at again.
         prepared = {part.kind: part.fingerprint for part in preparations_of(trial.experiment, trial.seed)}
@@ -46,83 +58,115 @@ class Records(Places):
         self._write_record(folder / "trial.json", record)
         if not trial.evaluation_fingerprint:
             return folder
-        record = evaluation_record(trial)
-        self._write_record(self.evaluation_folder(trial) / "evaluation.json", record)
-        write_records(record, self.evaluation_folder(trial), self.write)
+        evaluation, beside = evaluation_record(trial), self._layout.evaluation_folder(trial)
+        self._write_record(beside / "evaluation.json", evaluation)
+        for number, settings in enumerate(evaluation["records"].values()):
+            self._write_task(beside / f"task-{number}.yaml", settings)
         return folder
 
     def write_preparation(self, preparation: Preparation) -> Path:
         """Record what a preparation is; returns its folder."""
-        folder = self.prepared_folder(preparation)
+        folder = self._layout.prepared_folder(preparation)
         record = {"fingerprint": preparation.fingerprint, "name": preparation.name, "preparation": preparation.model_dump(mode="json")}
         self._write_record(folder / "preparation.json", record)
         return folder
 
     def write_study(self, study: Study) -> Path:
         """Keep a copy of the sweep file, and what its data is, for machines without it; returns the study's folder."""
-        folder = self.study_folder(study)
+        folder = self._layout.study_folder(study)
         if study.path.exists():
-            self.write(folder / "sweep.yaml", study.path.read_bytes())
+            self._files.write(folder / "sweep.yaml", study.path.read_bytes())
         if contents := to_be_recorded():
-            self.write_json(folder / "contents.json", contents)
+            self._write_json(folder / "contents.json", contents)
         return folder
 
     def write_warnings(self, study: Study) -> None:
         """Keep what a study was warned of when it was run, for its report."""
-        self.write_json(self.study_folder(study) / "warnings.json", [warning.in_one_line() for warning in study.warnings])
+        self._write_json(self._layout.study_folder(study) / "warnings.json", [warning.in_one_line() for warning in study.warnings])
 
     def warnings(self, study: Study) -> list[str]:
         """What was warned of before the last run of a study; empty where there was none."""
-        path = self.study_folder(study) / "warnings.json"
+        path = self._layout.study_folder(study) / "warnings.json"
         return read_json(path) if path.exists() else []
 
     def recorded_contents(self, study: str) -> dict[str, str]:
         """What the last run of a study of this name saw of its data, for `config.identity.data_digests`; empty where there was none."""
         try:
-            return read_json_or_nothing(self._study_folder(study) / "contents.json")
+            return read_json_or_nothing(self._layout.study_folder(study) / "contents.json")
         except OSError:  # no folder at all: whoever reads the store next says so
             return {}
 
+    # ------------------------------------------------------------ trials that a study ever had
+    def register_trials(self, study: Study) -> None:
+        """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name."""
+        known = self._registered(study)
+        now = known | {one.fingerprint: one.name for one in (*study.stages, *study.trials)}
+        if now != known:
+            self._write_json(self._registry(study), now)
+
+    def unlisted_trials(self, study: Study) -> dict[Path, str]:
+        """Trials that the study once had, that its file no longer lists and that still lie in the store: folder to name. After several
+        edits some share a name."""
+        listed = {one.fingerprint for trial in study.trials for one in (*trial.earlier, trial)}
+        gone = {self._layout.trial_folder(one): name for one, name in self._registered(study).items() if one not in listed}
+        return {folder: name for folder, name in gone.items() if folder.exists()}
+
+    def _registry(self, study: Study) -> Path:
+        return self._layout.study_folder(study) / "trials.json"
+
+    def _registered(self, study: Study) -> dict[str, str]:
+        return read_json_or_nothing(self._registry(study))
+
+    # ------------------------------------------------------------ read by whoever does the work
     def read_trial(self, fingerprint: str, evaluation: str | None = None) -> tuple[Experiment, int]:
         """A trial's experiment and seed, with the evaluation of a fingerprint; the user's own tasks as they were when that was recorded."""
-        folder = self.trial_folder(fingerprint)
         record = read_json(self._record_of(fingerprint))
         experiment = Experiment.model_validate(record["experiment"])
         if evaluation is not None:
-            experiment = experiment.model_copy(update={"evaluation": evaluation_of(folder / "evaluations" / short(evaluation))})
+            recorded = evaluation_of(self._layout.evaluation_folder_of(fingerprint, evaluation))
+            experiment = experiment.model_copy(update={"evaluation": recorded})
         return experiment, record["seed"]
 
     def read_prepared(self, fingerprint: str) -> dict[str, Path]:
         """The folders of what a trial starts from, by kind; with their files."""
-        folders = {kind: self.prepared_folder(part) for kind, part in read_json(self._record_of(fingerprint))["prepared"].items()}
+        folders = {kind: self._layout.prepared_folder(part) for kind, part in read_json(self._record_of(fingerprint))["prepared"].items()}
         for folder in folders.values():
-            self.bring_folder(folder, "weights.pt", "features")
+            self._files.download_folder(folder, "weights.pt", "features")
         return folders
 
     def read_start(self, fingerprint: str) -> Path | None:
-        """A folder with the `model.pt` of the earlier stage whose weights a trial starts from; nothing where there is none."""
+        """A folder with the `model.pt` of the earlier stage whose weights a trial starts from; None where there is none."""
         earlier = read_json(self._record_of(fingerprint)).get("starts_from")
         if earlier is None:
             return None
-        return self.borrow(self.trial_folder(earlier) / "model.pt", self.trial_folder(fingerprint)).parent
+        return self._files.download_for(self._layout.trial_folder(fingerprint), self._layout.trial_folder(earlier) / "model.pt").parent
 
     def _record_of(self, fingerprint: str) -> Path:
-        return self._record(self.trial_folder(fingerprint) / "trial.json")
+        return self._record(self._layout.trial_folder(fingerprint) / "trial.json")
 
     def read_preparation(self, fingerprint: str) -> Preparation:
-        record = read_json(self._record(self.prepared_folder(fingerprint) / "preparation.json"))
+        record = read_json(self._record(self._layout.prepared_folder(fingerprint) / "preparation.json"))
         return Preparation.model_validate(record["preparation"])
 
     def _record(self, path: Path) -> Path:
         """A record that another machine may just have written."""
         if not path.exists():
-            self.refresh(path.parent)
+            self._files.refresh(path.parent)
         return path
 
     def _write_record(self, path: Path, record: dict[str, Any]) -> None:
         """Written again where it differs: settings of how a trial is run, which no fingerprint holds, may have been edited."""
         if check_fingerprint(path, record["fingerprint"]) != record:
-            self.write_json(path, record)
+            self._write_json(path, record)
+
+    def _write_task(self, path: Path, settings: dict[str, Any]) -> None:
+        """Put one of the user's own tasks beside an evaluation: it may be edited, and is not on every node."""
+        content = json.dumps(settings, ensure_ascii=False, indent=1).encode()  # which is YAML too
+        if not path.exists() or path.read_bytes() != content:
+            self._files.write(path, content)
+
+    def _write_json(self, path: Path, value: Any) -> None:
+        self._files.write(path, json.dumps(value, indent=1).encode())
 
 
 def check_fingerprint(path: Path, fingerprint: str) -> dict[str, Any]:
@@ -131,3 +175,35 @@ def check_fingerprint(path: Path, fingerprint: str) -> dict[str, Any]:
     if record.get("fingerprint") not in (None, fingerprint):
         raise FingerprintCollision(f"{path.parent} belongs to {record['fingerprint']}, not to {fingerprint}")
     return record
+
+
+# ---------------------------------------------------------------- evaluations
+def evaluation_record(trial: Trial) -> dict[str, Any]:
+    """All that carrying out an evaluation takes: nobody looks again at which files its items are in, or at the user's own records."""
+    evaluation = trial.experiment.evaluation
+    tasks = {name: task_settings(task) for name, task in zip(task_names(evaluation), evaluation.tasks, strict=True)}
+    return {
+        "fingerprint": trial.evaluation_fingerprint,
+        "evaluation": evaluation.model_dump(mode="json"),
+        "parts": [part.to_json() for part in parts_of_trial(trial)],
+        "metrics": {name: canonical(task.metrics) for name, task in tasks.items()},
+        "records": {task: task_settings(task).model_dump(mode="json") for task in evaluation.tasks if is_own(task)},
+    }
+
+
+def evaluation_of(folder: Path) -> Evaluation:
+    """The evaluation that is recorded in a folder, the user's own tasks as they were then."""
+    record = read_json(folder / "evaluation.json")
+    own = {task: str(folder / f"task-{number}.yaml") for number, task in enumerate(record.get("records", {}))}
+    tasks = [own.get(task, task) for task in record["evaluation"]["tasks"]]
+    return Evaluation.model_validate({**record["evaluation"], "tasks": tasks})
+
+
+def parts_of_trial(trial: Trial) -> list[Part]:
+    """The parts of a trial's evaluation, by what its tasks' records and files are now."""
+    return once(f"parts {trial.evaluation_fingerprint}", lambda: parts_of(trial.experiment, trial.fingerprint))
+
+
+def recorded_parts(folder: Path) -> list[Part]:
+    """The parts of an evaluation, as they were when it was recorded."""
+    return [Part.from_json(part) for part in read_json(folder / "evaluation.json")["parts"]]

@@ -5,23 +5,28 @@ In: a store. Out: a `TrialState`; and what whoever works on a folder says of it:
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from mm1_ablate import __version__
 from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.study import Trial
 from mm1_ablate.data.atomic_files import read_json_or_nothing
-from mm1_ablate.store.code_version import code_version
-from mm1_ablate.store.manifests import Records, check_fingerprint
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.sweep.expand import Trial
+from mm1_ablate.store.files import Files
+from mm1_ablate.store.layout import Layout
+from mm1_ablate.store.manifests import check_fingerprint
 
 Status = Literal["missing", "running", "interrupted", "done", "failed"]
 
+CODE_ROOMS = ("miniature", "data", "model", "training", "evaluation")
+"""What shapes a trial's scores. How trials are declared, placed and reported does not."""
 RUN = "MM1_ABLATE_RUN"
 """Environment variable of children: which run they work for."""
 
@@ -40,7 +45,7 @@ class TrialState:
     steps: int = 0
     loss: float | None = None
     started: float | None = None
-    """Seconds since the epoch; nothing if it never ran."""
+    """Seconds since the epoch; None if it never ran."""
     finished: float | None = None
     stage_started: float | None = None
 
@@ -52,8 +57,11 @@ class TrialState:
         return (self.finished or time.time()) - self.started
 
 
-class States(Records):
+class Statuses:
     """The states of a store's trials and preparations."""
+
+    def __init__(self, layout: Layout, files: Files) -> None:
+        self._layout, self._files = layout, files
 
     def status(self, trial: Trial) -> TrialState:
         """Where a trial stands, for its own evaluation; an earlier stage, which has none, is done when it is trained.
@@ -61,10 +69,10 @@ class States(Records):
         Raises:
             FingerprintCollision: its folder is another trial's.
         """
-        folder = self.trial_folder(trial.fingerprint)
-        self.look(folder)
+        folder = self._layout.trial_folder(trial.fingerprint)
+        self._files.look(folder)
         check_fingerprint(folder / "trial.json", trial.fingerprint)
-        trained = self.has(folder / "model.pt")
+        trained = self._files.has(folder / "model.pt")
         record = read_json_or_nothing(folder / "status.json")
         times: dict[str, Any] = {"started": record.get("started"), "finished": record.get("finished")}
         if self.has_scores(trial):
@@ -77,7 +85,7 @@ class States(Records):
         if record.get("status") == "failed" and failed_here:
             return TrialState("failed", record["reason"], trained, record.get("stage"), **times)
         if trained:
-            return TrialState("missing", "trained; to be evaluated only", trained)
+            return TrialState("missing", "trained, not evaluated", trained)
         for preparation in preparations_of(trial.experiment, trial.seed):
             state = self.preparation_status(preparation)
             if state.status == "failed":
@@ -94,13 +102,13 @@ class States(Records):
         """Whether a trial has been evaluated as it is declared."""
         if not trial.evaluation_fingerprint:
             return False
-        folder = self.evaluation_folder(trial)
-        return self.has(folder / "scores.json") and self.has(folder / "items.parquet")
+        folder = self._layout.evaluation_folder(trial)
+        return self._files.has(folder / "scores.json") and self._files.has(folder / "items.parquet")
 
     def preparation_status(self, preparation: Preparation) -> TrialState:
         """Where a preparation stands."""
-        folder = self.prepared_folder(preparation)
-        self.look(folder)
+        folder = self._layout.prepared_folder(preparation)
+        self._files.look(folder)
         check_fingerprint(folder / "preparation.json", preparation.fingerprint)
         record = read_json_or_nothing(folder / "status.json")
         status = record.get("status", "missing")
@@ -113,7 +121,7 @@ class States(Records):
         progress = read_json_or_nothing(folder / "progress.json")
         step, steps = progress.get("step", 0), progress.get("steps", 0)
         reached = f"{progress['stage']} {step} of {steps}" if progress else "started"
-        live = self.is_held(folder)
+        live = self._files.is_held(folder)
         return TrialState(
             "running" if live else "interrupted",
             reached if live else f"stopped at {reached}",
@@ -127,6 +135,30 @@ class States(Records):
             stage_started=progress.get("stage_started"),
         )
 
+    # ------------------------------------------------------------ why something failed
+    def failed_folder(self, trial: Trial) -> Path:
+        """The folder of what a failed trial failed of: its own, a preparation's, or its earlier stage's, which may have failed likewise."""
+        own = self._layout.trial_folder(trial)
+        if self.recorded(own) == "failed":
+            return own
+        for preparation in preparations_of(trial.experiment, trial.seed):
+            if self.preparation_status(preparation).status == "failed":
+                return self._layout.prepared_folder(preparation)
+        for stage in trial.earlier[-1:]:
+            if self.status(stage).status == "failed":
+                return self.failed_folder(stage)
+        return own
+
+    def traceback_file(self, trial: Trial) -> Path | None:
+        """The file with the traceback of a failed trial's cause; None if that left none."""
+        path = self.failed_folder(trial) / "error.txt"
+        return path if self._files.has(path) else None
+
+    def error(self, folder: Path) -> str | None:
+        """The traceback of a failure in a folder."""
+        path = folder / "error.txt"
+        return path.read_text() if path.exists() else None
+
     # ------------------------------------------------------------ said by whoever does the work
     def start(self, folder: Path, stage: str, evaluation: str | None = None) -> None:
         """Say that a held folder is being worked on."""
@@ -139,30 +171,28 @@ class States(Records):
             (folder / "progress.json").unlink(missing_ok=True)
         record = {"status": "running", "stage": stage, "evaluation": evaluation, "started": started}
         code = {"code": self._code_of(folder, previous)}
-        self.write_json(folder / "status.json", record | code | process | {"run": os.environ.get(RUN)})
+        self._write(folder, record | code | process | {"run": os.environ.get(RUN)})
 
     def finish(self, folder: Path) -> None:
         """Say that a folder's work is done."""
         record = read_json_or_nothing(folder / "status.json")
-        self.write_json(folder / "status.json", record | {"status": "done", "finished": time.time()})
+        self._write(folder, record | {"status": "done", "finished": time.time()})
 
     def fail(self, folder: Path, reason: str) -> None:
         """Say in a line why a folder's work failed."""
         record = read_json_or_nothing(folder / "status.json")
-        self.write_json(folder / "status.json", record | {"status": "failed", "reason": reason, "finished": time.time()})
+        self._write(folder, record | {"status": "failed", "reason": reason, "finished": time.time()})
 
     def recorded(self, folder: Path) -> str:
         """The status that a folder's record has, whether or not it still holds."""
-        return read_json_or_nothing(folder / "status.json").get("status", "missing")
+        return str(read_json_or_nothing(folder / "status.json").get("status", "missing"))
 
     def has_failed(self, folder: Path) -> bool:
         """Whether one of the workers of a trial, on whatever machine, has recorded that it failed."""
-        if self.mirror is None or self.recorded(folder) == "failed":
-            return self.recorded(folder) == "failed"
+        if self.recorded(folder) == "failed":
+            return True
         try:
-            self.refresh(folder)
-            # Of a folder that is held here nothing is fetched, and a worker on another machine has told the bucket only.
-            return self.mirror.read_json(folder / "status.json").get("status") == "failed"
+            return self._files.read_latest(folder / "status.json").get("status") == "failed"
         except OSError:
             return False
 
@@ -175,17 +205,33 @@ class States(Records):
         """Let a failure be tried again. What code trained it so far stays known."""
         record = read_json_or_nothing(folder / "status.json")
         if record.get("status") == "failed":
-            self.write_json(folder / "status.json", {"status": "missing", "code": record.get("code")})
+            self._write(folder, {"status": "missing", "code": record.get("code")})
 
     def code(self, trial: Trial) -> str | None:
-        """The version of the code that trained a trial, several joined if it was gone on with; nothing if that is not known."""
-        return read_json_or_nothing(self.trial_folder(trial) / "status.json").get("code")
+        """The version of the code that trained a trial, several joined if it was resumed by another; None if unknown."""
+        return read_json_or_nothing(self._layout.trial_folder(trial) / "status.json").get("code")
 
     def _code_of(self, folder: Path, previous: dict[str, Any]) -> str | None:
         """The code that what a folder holds was, and is now to be, trained by."""
         before = previous.get("code")
-        if self.has(folder / "model.pt"):
+        if self._files.has(folder / "model.pt"):
             return before
-        if self.has(folder / "last.ckpt"):
+        if self._files.has(folder / "last.ckpt"):
             return ", ".join(sorted({*before.split(", "), code_version()})) if before else None
         return code_version()
+
+    def _write(self, folder: Path, record: dict[str, Any]) -> None:
+        self._files.write(folder / "status.json", json.dumps(record, indent=1).encode())
+
+
+@functools.cache
+def code_version() -> str:
+    """Which code trains and scores here, such as '0.1.0+1f00ba47': the version, and the first 8 hex digits of a hash over the names and
+    contents of these rooms' .py files, so that two states of one version differ."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    sources = [path for room in CODE_ROOMS for path in (package / room).rglob("*.py")]
+    for name, path in sorted((path.relative_to(package).as_posix(), path) for path in sources):
+        content = path.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return f"{__version__}+{digest.hexdigest()[:8]}"

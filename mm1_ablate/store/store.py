@@ -1,43 +1,103 @@
 """The record of truth: what every trial is, how far it has come, what it scored. Everything else can be rebuilt from here.
 
-In: studies and their trials. Out: states, scores, items, curves and holes; `layout.py`, `manifests.py`, `status.py` and `results.py` each
-give a part of that. A folder for each trial, named by the first 12 digits of its training fingerprint and holding all of them; scores in a
-folder for each evaluation fingerprint, so that a changed evaluation scores the kept model again and trains nothing.
+In: studies and their trials. Out: states, scores, items, curves and holes. A folder for each trial, named by the first 12 digits of its
+training fingerprint and holding all of them; scores in a folder for each evaluation fingerprint, so that a changed evaluation scores the
+kept model again and trains nothing.
 
     trials/<12>/    trial.json, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
                     data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
-    studies/<name>/ sweep.yaml, contents.json, report/
+    studies/<name>/ sweep.yaml, contents.json, trials.json, report/
 
 Whoever works on a folder holds a lock on it that ends with its process, however that ends: a folder that says "running" without
 a holder was interrupted. Files are written beside their place and moved there, so that none is ever half there.
 
-A store may also be on object storage, which has neither locks nor renames: then a lease does for the lock, and what is done in a mirror
-on this machine is published in an order that leaves the store of one piece at any moment (`bucket/`).
+A store may also be on object storage, which has neither locks nor renames: then a lease does for the lock, and what is done in a replica
+on this machine is uploaded in an order that leaves the store of one piece at any moment (`bucket/`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-from mm1_ablate.store.locks import AlreadyRunning, is_held, locked
-from mm1_ablate.store.manifests import FingerprintCollision
+from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
+from mm1_ablate.store.files import Files, LocalFiles, StorageError, is_address
+from mm1_ablate.store.layout import Layout
+from mm1_ablate.store.locks import AlreadyRunning, is_held
+from mm1_ablate.store.manifests import FingerprintCollision, Manifests
 from mm1_ablate.store.results import Results
-from mm1_ablate.store.status import RUN, TrialState
+from mm1_ablate.store.status import RUN, Statuses, TrialState
 
-__all__ = ["HELD", "RUN", "AlreadyRunning", "FingerprintCollision", "Store", "TrialState", "is_held"]
+__all__ = ["HELD", "RUN", "AlreadyRunning", "FingerprintCollision", "StorageError", "Store", "TrialState", "is_address", "is_held"]
 
 HELD = 75
 """Exit code of a child whose folder another process holds."""
 
 
-class Store(Results):
-    """A store in a local (or shared) folder, or on object storage."""
+class Store:
+    """A store in a local (or shared) folder, or on object storage.
 
-    @contextlib.contextmanager
-    def hold(self, folder: Path, wait: bool = False, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
+    Its parts are a layout, files, manifests, statuses and results; their methods go by their own names here.
+
+    Args:
+        place: a folder, or an address such as s3://bucket/prefix.
+    """
+
+    def __init__(self, place: Path | str) -> None:
+        self.files = files = _files(place)
+        self.root, self.address = files.root, files.address
+        layout = Layout(files.root)
+        manifests = Manifests(layout, files)
+        statuses = Statuses(layout, files)
+        results = Results(layout, files, statuses)
+
+        # layout.py: where everything has its place
+        self.trial_folder, self.evaluation_folder = layout.trial_folder, layout.evaluation_folder
+        self.evaluation_folder_of = layout.evaluation_folder_of
+        self.prepared_folder, self.study_folder = layout.prepared_folder, layout.study_folder
+        # files.py: what others have done, what is here, who works on what
+        self.check, self.where, self.refresh, self.has = files.check, files.where, files.refresh, files.has
+        self.download, self.download_folder, self.download_checkpoint = files.download, files.download_folder, files.download_checkpoint
+        self.write, self.upload, self.help = files.write, files.upload, files.help
+        self.is_held, self.heartbeat, self.release_dead = files.is_held, files.heartbeat, files.release_dead
+        # manifests.py: what is to be done
+        self.write_trial, self.write_preparation = manifests.write_trial, manifests.write_preparation
+        self.write_study, self.recorded_contents = manifests.write_study, manifests.recorded_contents
+        self.write_warnings, self.warnings = manifests.write_warnings, manifests.warnings
+        self.register_trials, self.unlisted_trials = manifests.register_trials, manifests.unlisted_trials
+        self.read_trial, self.read_preparation = manifests.read_trial, manifests.read_preparation
+        self.read_prepared, self.read_start = manifests.read_prepared, manifests.read_start
+        # status.py: how far it has come
+        self.status, self.preparation_status, self.has_scores = statuses.status, statuses.preparation_status, statuses.has_scores
+        self.start, self.finish, self.fail, self.retry = statuses.start, statuses.finish, statuses.fail, statuses.retry
+        self.recorded, self.has_failed, self.holder = statuses.recorded, statuses.has_failed, statuses.holder
+        self.failed_folder, self.traceback_file, self.error = statuses.failed_folder, statuses.traceback_file, statuses.error
+        self.code = statuses.code
+        # results.py: what came out
+        self.write_evaluation, self.scores, self.items = results.write_evaluation, results.scores, results.items
+        self.results, self.holes, self.data_account = results.results, results.holes, results.data_account
+        self.curve, self.curves = results.curve, results.curves
+
+    @property
+    def home(self) -> str:
+        """The same for all processes that see the same files."""
+        return self.files.home
+
+    @property
+    def lease_seconds(self) -> float:
+        """After how long without a heartbeat a holder counts as dead; 0 where locks end with their process."""
+        return self.files.lease_seconds
+
+    def write_json(self, file: Path, value: Any) -> None:
+        """As `write`, of a JSON value."""
+        self.write(file, json.dumps(value, indent=1).encode())
+
+    def hold(self, folder: Path, wait: bool = False, lost: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Be the one that works on a trial's or preparation's folder, until the block or the process ends.
 
         Args:
@@ -49,30 +109,26 @@ class Store(Results):
             AlreadyRunning: another process holds it.
             LeaseLost: another machine has taken it over meanwhile.
         """
-        with locked(folder, wait):
-            if self.mirror is None:
-                yield
-            else:
-                with self.mirror.holding(folder, wait, lost):
-                    yield
+        return self.files.hold(folder, wait, lost)
 
     @contextlib.contextmanager
-    def helping(self, folder: Path) -> Iterator[None]:
-        """Work on a folder that a worker on another machine holds, as the first of those on this one, which does not share its files."""
-        assert self.mirror is not None, "what is in a folder all workers share"
-        with locked(folder, wait=True), self.mirror.helping(folder):
+    def noticing_full_disk(self, *folders: Path) -> Iterator[None]:
+        """Work on folders of trials or preparations. Where a disk turns out to be full that is a `DiskFull`, and nobody's failure."""
+        try:
             yield
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            with contextlib.suppress(Exception):  # of several workers others may have recorded that they lost the one that met it
+                for folder in folders:
+                    self.refresh(folder)
+                    self.retry(folder)
+            raise error if isinstance(error, DiskFull) else DiskFull(full_disk_message(self.root)) from error
 
-    def let_go_of_the_dead(self) -> None:
-        """Free what children of this machine held that are gone, so that other machines need not wait until their leases have run out."""
-        if self.mirror:
-            self.mirror.let_go_of_the_dead()
 
-    def check(self) -> None:
-        """Whether a store on object storage can be used, by using it.
+def _files(place: Path | str) -> Files:
+    if not is_address(place):
+        return LocalFiles(Path(place))
+    from mm1_ablate.store.bucket.files import BucketFiles
 
-        Raises:
-            RemoteError: saying why not, and what to do.
-        """
-        if self.mirror:
-            self.mirror.remote.check()
+    return BucketFiles(str(place))

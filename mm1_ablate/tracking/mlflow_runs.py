@@ -1,12 +1,12 @@
-"""A study's store mirrored into MLflow, for people to look at. Can be rebuilt from the store at any time.
+"""A study's store shown in MLflow, for people to look at. Can be written again from the store at any time.
 
 In: a study, its store, and the report's files if there are any. Out: in MLflow an experiment for the study, a run for each trial
 (settings, curve, scores, arms), one of kind 'stage' for each earlier stage that trials start from, a parent run with the comparison, and
 a view of the trials grouped by arm. Only the driver writes. A second call writes what is new, and nothing twice: runs are found by the
 fingerprint that they are tagged with. Runs of trials that the study no longer has stay, as kind 'earlier', and out of the view.
 
-Without MLFLOW_TRACKING_URI the mirror is a SQLite file in the store, and for a store on object storage in its folder on this machine.
-It holds absolute places of artifacts: that of a store which was moved or copied is put aside and written anew.
+Without MLFLOW_TRACKING_URI MLflow's database is a SQLite file in the store, and for a store on object storage in its folder on this
+machine. It holds absolute places of artifacts: experiments of a store which was moved or copied are deleted and written anew.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import json
 import logging
 import os
 import re
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +28,12 @@ from urllib.parse import unquote, urlparse
 from mm1_ablate.config.settings import Settings, is_identity
 from mm1_ablate.config.sweep.differences import in_words
 from mm1_ablate.config.sweep.expand import Arm, Study, Trial
-from mm1_ablate.store.failure_cause import failed_folder
 from mm1_ablate.store.store import Store, TrialState
 
 if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Metric, Run
 
 VIEW = "by-arm"
 """Key of the view that the printed address opens."""
@@ -48,15 +46,15 @@ SHOWN_DECIMALS = 2
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "GIT_PYTHON_REFRESH": "quiet"}
 SILENT["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""A server that does not answer holds up no study: MLflow itself would try for minutes, and the next mirroring writes it all."""
+"""A server that does not answer holds up no study: MLflow itself would try for minutes, and the next call writes it all."""
 
 
-class MirrorFailed(Exception):
+class TrackingFailed(Exception):
     """MLflow could not be written. The store has everything all the same."""
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class Tracked:
     """Where a study is in MLflow."""
 
     tracking_uri: str
@@ -81,7 +79,7 @@ class Mirrored:
 
 
 def tracking_uri(store: Store) -> str:
-    """Where the mirror of a store is: MLFLOW_TRACKING_URI, or else its own SQLite file."""
+    """Where a store is shown in MLflow: MLFLOW_TRACKING_URI, or else its own SQLite file."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.root / 'mlflow.db'}"
 
 
@@ -96,14 +94,14 @@ def short_metric(name: str) -> str:
     return _allowed(suite if task in ("", "average") else f"{suite}/{task}")
 
 
-def mirror(
+def track(
     study: Study,
     store: Store,
     *,
     report: Path | None = None,
     table: pandas.DataFrame | None = None,
     verdict: str = "",
-) -> Mirrored:
+) -> Tracked:
     """Bring MLflow up to the store.
 
     Args:
@@ -112,32 +110,25 @@ def mirror(
         verdict: the comparison in words, its conclusion first, in markdown.
 
     Raises:
-        MirrorFailed: with what MLflow said.
+        TrackingFailed: with what MLflow said.
     """
     try:
-        return _mirror(study, store, report, table, verdict)
+        client = _client(store)
+        experiment = _experiment(client, study, store)
+        runs = _StudyRuns(client, experiment, study, store)
+        written = 0
+        ids: dict[str, dict[str, str]] = {"trial": {}, "stage": {}}
+        for trial in (*study.stages, *study.trials):
+            state = store.status(trial)
+            if state.status in ("done", "failed"):
+                ids[_kind(trial)][_key(trial)], is_new = runs.write_trial(trial, state)
+                written += is_new
+        runs.retag_earlier()
+        runs.write_comparison(report, table, verdict)
+        return Tracked(tracking_uri(store), experiment, runs.comparison, ids["trial"], ids["stage"], written)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0][:300]
-        raise MirrorFailed(f"MLflow at {tracking_uri(store)} could not be written: {type(error).__name__}: {first}") from error
-
-
-def _mirror(study: Study, store: Store, report: Path | None, table: pandas.DataFrame | None, verdict: str) -> Mirrored:
-    _set_aside_if_moved(store)
-    client = _client(store)
-    experiment = _experiment(client, study, store)
-    runs = _runs(client, experiment)
-    comparison = runs.get("comparison")
-    parent = comparison.info.run_id if comparison else _new_comparison(client, experiment, study)
-    written = 0
-    ids: dict[str, dict[str, str]] = {"trial": {}, "stage": {}}
-    for trial in (*study.stages, *study.trials):
-        state, kind, key = store.status(trial), _kind(trial), _key(trial)
-        if state.status in ("done", "failed"):
-            ids[kind][key], new = _write_trial(client, experiment, parent, runs.get(key), trial, state, study, store)
-            written += new
-    _retag_earlier(client, runs, study, store)
-    _write_comparison(client, parent, study, store, report, table, verdict)
-    return Mirrored(tracking_uri(store), experiment, parent, ids["trial"], ids["stage"], written)
+        raise TrackingFailed(f"MLflow at {tracking_uri(store)} could not be written: {type(error).__name__}: {first}") from error
 
 
 def _kind(trial: Trial) -> str:
@@ -150,21 +141,6 @@ def _key(trial: Trial) -> str:
 
 
 # ---------------------------------------------------------------- MLflow
-def _set_aside_if_moved(store: Store) -> None:
-    """Rename the store's own database to `mlflow.db.moved` if its artifacts are to go to another place than this store."""
-    database = store.root / "mlflow.db"
-    if "MLFLOW_TRACKING_URI" in os.environ or not database.exists():
-        return
-    # One that cannot be read is left for MLflow to complain of.
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened:
-        rows = opened.execute("SELECT artifact_location FROM experiments WHERE name LIKE 'mm1-ablate/%'").fetchall()
-        root = store.root.resolve()
-        if not all(Path(unquote(urlparse(place).path)).resolve().is_relative_to(root) for (place,) in rows):
-            os.replace(database, database.with_name("mlflow.db.moved"))
-            for beside in ("mlflow.db-wal", "mlflow.db-shm"):
-                database.with_name(beside).unlink(missing_ok=True)
-
-
 def _client(store: Store) -> MlflowClient:
     for name, value in (SILENT | IMPATIENT).items():
         os.environ.setdefault(name, value)
@@ -180,14 +156,18 @@ def _experiment(client: MlflowClient, study: Study, store: Store) -> str:
     """The study's experiment, made if need be, with its description and its view."""
     name = f"mm1-ablate/{study.name}"
     there = client.get_experiment_by_name(name)
+    if there is not None and there.lifecycle_stage == "deleted":
+        client.restore_experiment(there.experiment_id)
+    if there is not None and _was_moved(there, store):
+        client.rename_experiment(there.experiment_id, f"{name}, of a store that was moved ({there.experiment_id})")
+        client.delete_experiment(there.experiment_id)
+        there = None
     if there is None:
         local = not tracking_uri(store).startswith(("http", "databricks"))
         places = store.root / "mlartifacts" / store.study_folder(study).name
         experiment = client.create_experiment(name, artifact_location=places.as_uri() if local else None)
     else:
         experiment = there.experiment_id
-        if there.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment)
     tags = there.tags if there else {}
     wanted = {
         "mlflow.note.content": f"{study.sweep.description or study.name}\n\nTrials of the study '{study.name}'; see the run 'comparison'.",
@@ -199,6 +179,12 @@ def _experiment(client: MlflowClient, study: Study, store: Store) -> str:
         if tags.get(key) != value:
             client.set_experiment_tag(experiment, key, value)
     return experiment
+
+
+def _was_moved(experiment: Experiment, store: Store) -> bool:
+    """Whether an experiment in the store's own database would put artifacts into another place than the store."""
+    place = Path(unquote(urlparse(experiment.artifact_location).path))
+    return "MLFLOW_TRACKING_URI" not in os.environ and not place.resolve().is_relative_to(store.root.resolve())
 
 
 def _view(study: Study) -> dict[str, Any]:
@@ -232,69 +218,122 @@ def _runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
             return found
 
 
-# ---------------------------------------------------------------- trials
-def _write_trial(
-    client: MlflowClient, experiment: str, parent: str, there: Run | None, trial: Trial, state: TrialState, study: Study, store: Store
-) -> tuple[str, bool]:
-    """The run of one trial or earlier stage; returns its id and whether it was written now. A run of an earlier outcome is replaced."""
-    from mlflow.entities import Metric, Param
+# ---------------------------------------------------------------- runs
+class _StudyRuns:
+    """The runs of a study in its experiment: one for each trial and earlier stage, below that of the comparison."""
 
-    kind = _kind(trial)
-    scores = store.scores(trial) if state.status == "done" and kind == "trial" else {}
-    outcome = hashlib.sha256(json.dumps([state.status, state.reason, scores]).encode()).hexdigest()[:16]
-    fed = [study.arm(name) for name in trial.arms]
-    arms = {
-        "kind": kind,
-        "arm": trial.arms[0],
-        "arms": ", ".join(trial.arms)[:8000],
-        "mlflow.runName": trial.name,
-        "mlflow.parentRunId": parent,
-    }
-    if kind == "trial":
-        arms |= {"group": fed[0].group, "changes": _changes(fed)}
-    if there is not None and there.data.tags.get("outcome") == outcome:
-        for key, value in arms.items():
-            if there.data.tags.get(key) != value:
-                client.set_tag(there.info.run_id, key, value)
-        return there.info.run_id, False
-    if there is not None:
-        client.delete_run(there.info.run_id)
-    tags = arms | {
-        "study": study.name,
-        "seed": str(trial.seed),
-        "fingerprint": _key(trial),
-        "training_fingerprint": trial.fingerprint,
-        "folder": str(store.trial_folder(trial)),
-    }
-    if kind == "stage":
-        tags["stage"] = f"{len(trial.earlier) + 1}: {trial.experiment.experiment}"
-    if trial.earlier:
-        tags["starts_from"] = trial.earlier[-1].fingerprint
-    if state.status == "failed":
-        error = store.error(failed_folder(trial, store)) or ""
-        tags["mlflow.note.content"] = f"Failed: {state.reason}\n\n```\n{error[-6000:]}\n```"
-    began = int((state.started or state.finished or 0) * 1000)
-    run = client.create_run(experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
-    parameters = [Param(key, value) for key, value in (parameters_of(trial) | {"seed": str(trial.seed)}).items()]
-    for start in range(0, len(parameters), 100):
-        client.log_batch(run, params=parameters[start : start + 100])
-    metrics = _curve_metrics(store.curve(trial), began)
-    ended = int((state.finished or 0) * 1000) or began
-    metrics += [Metric(short_metric(name), round(value, SHOWN_DECIMALS), ended, 0) for name, value in scores.items()]
-    for start in range(0, len(metrics), 1000):
-        client.log_batch(run, metrics=metrics[start : start + 1000])
-    account = store.trial_folder(trial) / "data.json"
-    lost = [f"{source}: {one['in_words']}" for source, counts in store.data_account(trial).items() for one in counts.get("lost", ())]
-    if lost:
-        client.set_tag(run, "lost data", "; ".join(lost)[:8000])
-    if account.exists():
-        client.log_artifact(run, str(account))
-    client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
-    # Last: a run without its outcome was cut short, and is written again.
-    client.set_tag(run, "outcome", outcome)
-    return run, True
+    def __init__(self, client: MlflowClient, experiment: str, study: Study, store: Store) -> None:
+        self.client, self.experiment, self.study, self.store = client, experiment, study, store
+        self.there = _runs(client, experiment)
+        """Those that were there before, by `_key`."""
+        comparison = self.there.get("comparison")
+        tags = {"kind": "comparison", "study": study.name}
+        found = comparison or client.create_run(experiment, tags=tags, run_name="comparison")
+        self.comparison: str = found.info.run_id
+
+    def write_trial(self, trial: Trial, state: TrialState) -> tuple[str, bool]:
+        """The run of a trial or earlier stage that has ended; returns its id and whether it was written now. A run of an earlier outcome is
+        replaced."""
+        scores = self.store.scores(trial) if state.status == "done" and _kind(trial) == "trial" else {}
+        outcome = hashlib.sha256(json.dumps([state.status, state.reason, scores]).encode()).hexdigest()[:16]
+        there, arms = self.there.get(_key(trial)), self._arm_tags(trial)
+        if there is not None and there.data.tags.get("outcome") == outcome:
+            for key, value in arms.items():
+                if there.data.tags.get(key) != value:
+                    self.client.set_tag(there.info.run_id, key, value)
+            return there.info.run_id, False
+        if there is not None:
+            self.client.delete_run(there.info.run_id)
+        began = int((state.started or state.finished or 0) * 1000)
+        ended = int((state.finished or 0) * 1000) or began
+        tags = arms | self._trial_tags(trial, state)
+        run: str = self.client.create_run(self.experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
+        self._log_parameters(run, parameters_of(trial) | {"seed": str(trial.seed)})
+        self._log_metrics(run, _curve_metrics(self.store.curve(trial), began) + _score_metrics(scores, ended))
+        self._log_data(run, trial)
+        self.client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
+        # Last: a run without its outcome was cut short, and is written again.
+        self.client.set_tag(run, "outcome", outcome)
+        return run, True
+
+    def _arm_tags(self, trial: Trial) -> dict[str, str]:
+        """What may change when the study is edited."""
+        arms = [self.study.arm(name) for name in trial.arms]
+        tags = {
+            "kind": _kind(trial),
+            "arm": trial.arms[0],
+            "arms": ", ".join(trial.arms)[:8000],
+            "mlflow.runName": trial.name,
+            "mlflow.parentRunId": self.comparison,
+        }
+        return tags | ({"group": arms[0].group, "changes": _changes(arms)} if _kind(trial) == "trial" else {})
+
+    def _trial_tags(self, trial: Trial, state: TrialState) -> dict[str, str]:
+        """What a trial is, and what it failed of."""
+        tags = {
+            "study": self.study.name,
+            "seed": str(trial.seed),
+            "fingerprint": _key(trial),
+            "training_fingerprint": trial.fingerprint,
+            "folder": str(self.store.trial_folder(trial)),
+        }
+        if _kind(trial) == "stage":
+            tags["stage"] = f"{len(trial.earlier) + 1}: {trial.experiment.experiment}"
+        if trial.earlier:
+            tags["starts_from"] = trial.earlier[-1].fingerprint
+        if state.status == "failed":
+            error = self.store.error(self.store.failed_folder(trial)) or ""
+            tags["mlflow.note.content"] = f"Failed: {state.reason}\n\n```\n{error[-6000:]}\n```"
+        return tags
+
+    def _log_parameters(self, run: str, parameters: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        logged = [Param(key, value) for key, value in parameters.items()]
+        for start in range(0, len(logged), 100):
+            self.client.log_batch(run, params=logged[start : start + 100])
+
+    def _log_metrics(self, run: str, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(run, metrics=metrics[start : start + 1000])
+
+    def _log_data(self, run: str, trial: Trial) -> None:
+        """What became of the trial's data."""
+        sources = self.store.data_account(trial)
+        lost = [f"{source}: {one['in_words']}" for source, counts in sources.items() for one in counts.get("lost", ())]
+        if lost:
+            self.client.set_tag(run, "lost data", "; ".join(lost)[:8000])
+        account = self.store.trial_folder(trial) / "data.json"
+        if account.exists():
+            self.client.log_artifact(run, str(account))
+
+    def retag_earlier(self) -> None:
+        """Take runs that this store wrote for trials which the study no longer has out of the view, whose means they would spoil. Likewise
+        earlier stages that no trial starts from any more, or that are trials now."""
+        current = {_key(trial) for trial in (*self.study.stages, *self.study.trials)}
+        for key, run in self.there.items():
+            tags = run.data.tags
+            ours = tags.get("study") == self.study.name and Path(tags.get("folder", "/")).is_relative_to(self.store.root)
+            if tags["kind"] in ("trial", "stage") and key not in current and ours:
+                self.client.set_tag(run.info.run_id, "kind", "earlier")
+
+    def write_comparison(self, report: Path | None, table: pandas.DataFrame | None, verdict: str) -> None:
+        """The parent run: means of the arms as metrics, the table, the report, the verdict as its description."""
+        run = self.comparison
+        self._log_metrics(run, _mean_metrics(self.store.results(self.study), self.study))
+        if table is not None:
+            # As `log_table` does it, which would append to what an earlier call wrote.
+            self.client.log_dict(run, json.loads(table.to_json(orient="split", index=False)), "comparison.json")
+            self.client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "comparison.json", "type": "table"}]))
+        if report is not None and report.exists():
+            self.client.log_artifacts(run, str(report), "report")
+        if verdict:
+            self.client.set_tag(run, "mlflow.note.content", verdict[:8000])
+        states = {self.store.status(trial).status for trial in self.study.trials}
+        self.client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
 
 
+# ---------------------------------------------------------------- what runs hold
 def _changes(arms: Sequence[Arm]) -> str:
     """All in which the arms of a trial differ from their baselines; of several that differ in other things, each with its name."""
     told = {arm.name: in_words(arm) for arm in arms}
@@ -328,7 +367,7 @@ def parameters_of(trial: Trial) -> dict[str, str]:
     return flat
 
 
-def _curve_metrics(curve: pandas.DataFrame, began: int) -> list[Any]:
+def _curve_metrics(curve: pandas.DataFrame, began: int) -> list[Metric]:
     from mlflow.entities import Metric
 
     stride = max(1, -(-len(curve) // MOST_POINTS))
@@ -342,47 +381,21 @@ def _curve_metrics(curve: pandas.DataFrame, began: int) -> list[Any]:
     return metrics
 
 
-def _retag_earlier(client: MlflowClient, runs: dict[str, Run], study: Study, store: Store) -> None:
-    """Take runs that this store wrote for trials which the study no longer has out of the view, whose means they would spoil; and say so of
-    earlier stages that no trial starts from any more, or that are trials now."""
-    current = {_key(trial) for trial in (*study.stages, *study.trials)}
-    for key, run in runs.items():
-        tags = run.data.tags
-        ours = tags.get("study") == study.name and Path(tags.get("folder", "/")).is_relative_to(store.root)
-        if tags["kind"] in ("trial", "stage") and key not in current and ours:
-            client.set_tag(run.info.run_id, "kind", "earlier")
-
-
-# ---------------------------------------------------------------- comparison
-def _new_comparison(client: MlflowClient, experiment: str, study: Study) -> str:
-    tags = {"kind": "comparison", "study": study.name}
-    return client.create_run(experiment, tags=tags, run_name="comparison").info.run_id
-
-
-def _write_comparison(
-    client: MlflowClient, run: str, study: Study, store: Store, report: Path | None, table: pandas.DataFrame | None, verdict: str
-) -> None:
-    """The parent run: means of the arms as metrics, the table, the report, the verdict as its description."""
+def _score_metrics(scores: Mapping[str, float], at: int) -> list[Metric]:
     from mlflow.entities import Metric
 
-    results = store.results(study)
+    return [Metric(short_metric(name), round(value, SHOWN_DECIMALS), at, 0) for name, value in scores.items()]
+
+
+def _mean_metrics(results: pandas.DataFrame, study: Study) -> list[Metric]:
+    """The arms' means of the compared metrics."""
+    from mlflow.entities import Metric
+
     now = int(time.time() * 1000)
     wanted = results[results["metric"].isin(study.sweep.compare.metrics)]
     means = wanted.groupby(["arm", "metric"], sort=False)["value"].mean().reset_index()
     rows = zip(means["arm"], means["metric"], means["value"], strict=True)
-    metrics = [Metric(_allowed(f"{short_metric(metric)} {arm}"), round(float(mean), SHOWN_DECIMALS), now, 0) for arm, metric, mean in rows]
-    for start in range(0, len(metrics), 1000):
-        client.log_batch(run, metrics=metrics[start : start + 1000])
-    if table is not None:
-        # As `log_table` does it, which would append to what an earlier call wrote.
-        client.log_dict(run, json.loads(table.to_json(orient="split", index=False)), "comparison.json")
-        client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "comparison.json", "type": "table"}]))
-    if report is not None and report.exists():
-        client.log_artifacts(run, str(report), "report")
-    if verdict:
-        client.set_tag(run, "mlflow.note.content", verdict[:8000])
-    states = {store.status(trial).status for trial in study.trials}
-    client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
+    return [Metric(_allowed(f"{short_metric(metric)} {arm}"), round(float(mean), SHOWN_DECIMALS), now, 0) for arm, metric, mean in rows]
 
 
 def _allowed(name: str) -> str:
@@ -392,8 +405,8 @@ def _allowed(name: str) -> str:
 
 # ---------------------------------------------------------------- while a study runs
 @contextlib.contextmanager
-def mirroring(study: Study, store: Store, say: Callable[[str], None], interval: float = 20.0) -> Iterator[None]:
-    """Mirror what ends while a block runs, every so many seconds. If MLflow fails, that is said once; it may come back meanwhile."""
+def keep_tracking(study: Study, store: Store, say: Callable[[str], None], interval: float = 20.0) -> Iterator[None]:
+    """Show in MLflow what ends while a block runs, every so many seconds. If MLflow fails, that is said once; it may come back."""
     ended = threading.Event()
 
     def loop() -> None:
@@ -404,14 +417,14 @@ def mirroring(study: Study, store: Store, say: Callable[[str], None], interval: 
                 count = sum(store.has_scores(trial) for trial in study.trials)
                 count += sum(store.status(stage).status in ("done", "failed") for stage in study.stages)
                 if count != done:
-                    mirror(study, store)
+                    track(study, store)
                     done, failing = count, False
             except Exception as error:
                 if not failing:
-                    say(f"{error}; the study goes on without the mirror")
+                    say(f"{error}; the study goes on without MLflow")
                 failing = True
 
-    thread = threading.Thread(target=loop, name="mirror", daemon=True)
+    thread = threading.Thread(target=loop, name="mlflow", daemon=True)
     thread.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The MLflow server of a store, opened at a study. In: a store and a study. Out: addresses to look at, until Ctrl-C."""
+"""The MLflow server of a store, opened at a study, and whether MLflow works. In: a store and a study. Out: addresses, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ import time
 import urllib.request
 import webbrowser
 from collections.abc import Callable
+from pathlib import Path
 
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.run.signals import calm_down, interruptible
+from mm1_ablate.store.health import HealthCheck
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import SILENT, mirror, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import SILENT, track, tracking_uri
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
 
 
 def ui_command(store: Store, port: int = 5000) -> list[str]:
-    """The command that serves a store's mirror on this machine."""
+    """The command that serves on this machine what MLflow has of a store."""
     destination = store.root / "mlartifacts"
     places = ["--backend-store-uri", tracking_uri(store), "--artifacts-destination", str(destination)]
     return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *places]
 
 
 def addresses(study: Study, store: Store, base: str) -> list[str]:
-    """Where a study is to be seen on a server, in lines for people. Brings the mirror up to the store first.
+    """Where a study is to be seen on a server, in lines for people. Brings MLflow up to the store first.
 
     Raises:
-        MirrorFailed: with what MLflow said.
+        TrackingFailed: with what MLflow said.
     """
-    mirrored = mirror(study, store)
-    lines = [f"{study.name}: trials by arm    {base}{mirrored.view}"]
+    tracked = track(study, store)
+    lines = [f"{study.name}: trials by arm    {base}{tracked.view}"]
     if (store.study_folder(study) / "report").exists():
-        lines.append(f"{study.name}: the comparison   {base}{mirrored.report}")
+        lines.append(f"{study.name}: the comparison   {base}{tracked.report}")
     return lines
 
 
 def serve(
     store: Store, study: Study | None = None, port: int = 5000, open_browser: bool = False, say: Callable[[str], None] = print
 ) -> int:
-    """Serve a store's mirror until interrupted, and say where to look. A server that MLFLOW_TRACKING_URI names is only pointed to.
+    """Serve MLflow until interrupted, and say where to look. For a server that MLFLOW_TRACKING_URI names only its address is said.
 
     Raises:
-        MirrorFailed: the mirror could not be written.
+        TrackingFailed: MLflow could not be written.
         RuntimeError: the server did not start.
     """
     remote = tracking_uri(store)
@@ -135,4 +137,28 @@ def port_from(port: int) -> int:
             probe.bind((HOST, port))
         except OSError:
             probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+# ---------------------------------------------------------------- whether it can be used
+def check_mlflow(place: Path | str) -> HealthCheck:
+    """The store's database of MLflow opens; a server named by MLFLOW_TRACKING_URI answers."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+    from mlflow import MlflowClient
+
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    database = Store(place).root / "mlflow.db"
+    if address is None and not database.exists():
+        return HealthCheck("mlflow", True, f"{mlflow.__version__}, {database} will be made")
+    address = address or f"sqlite:///{database}"
+    remedy = (
+        "start the server or unset MLFLOW_TRACKING_URI"
+        if "://" in address and not address.startswith("sqlite")
+        else (f"move {database} away; `mm1-ablate ui SWEEP` writes it anew from the store")
+    )
+    try:
+        experiments = MlflowClient(tracking_uri=address).search_experiments(max_results=100)
+    except Exception as error:
+        return HealthCheck("mlflow", False, f"{address}: {str(error).strip().splitlines()[0]}", remedy)
+    return HealthCheck("mlflow", True, f"{mlflow.__version__}, {address} opens, {len(experiments)} experiments")

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mm1_ablate.config.sweep.declaration import Strategy
-from mm1_ablate.data.accounting import Tally
+from mm1_ablate.data.accounting import Accounting
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch, BatchLoader
@@ -277,8 +277,8 @@ class SharedLoader:
         return iter(self.loader)
 
     def account(self) -> dict[str, dict[str, Any]]:
-        """What became of the data of all processes: see `Tally.account`."""
-        return (self.loader.tally + self._loaded_by_others()).account()
+        """What became of the data of all processes: see `Accounting.account`."""
+        return (self.loader.accounting + self._loaded_by_others()).account()
 
     def state_dict(self) -> dict[str, Any]:
         """From where any number of processes can go on."""
@@ -289,12 +289,12 @@ class SharedLoader:
         """Go on: what all have loaded so far is counted by the one that leads."""
         self.loader.load_state_dict(state if self.workers.leads else {**state, "loaded": {}})
 
-    def _counts(self, state: dict[str, Any]) -> Tally:
-        counts = self.loader.tally.anew()
+    def _counts(self, state: dict[str, Any]) -> Accounting:
+        counts = self.loader.accounting.anew()
         counts.restore(state)
         return counts
 
-    def _loaded_by_others(self) -> Tally:
+    def _loaded_by_others(self) -> Accounting:
         total = self._counts({})
         for rank, state in enumerate(self.workers.gathered(self.loader.state_dict()["loaded"])):
             if rank != self.workers.rank:

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from mm1_ablate.config.data import Data
 from mm1_ablate.config.image_encoder import EncoderPreparation
-from mm1_ablate.data.accounting import Tally, TooMuchBadData, describe_bad, describe_unused
+from mm1_ablate.data.accounting import Accounting, TooMuchBadData, describe_bad, describe_unused
 from mm1_ablate.data.counter_based_random import key, permuted
 from mm1_ablate.data.documents import Image, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
@@ -38,7 +38,7 @@ class CaptionedImages(IterableDataset):
         self.source = open_source(settings.source, seed, NAME)
         self.settings, self.tokenizer, self.pipeline, self.seed = settings, tokenizer, pipeline, seed
         self.order = np.random.default_rng([seed, 20210103])
-        self.tally = Tally({NAME: len(self.source)}, losses={NAME: losses_in(self.source)})
+        self.accounting = Accounting({NAME: len(self.source)}, losses={NAME: losses_in(self.source)})
         """What became of the documents."""
         self._unusable: dict[int, Unreadable | LeftOut] = {}
         limit = settings.source.max_bad_share
@@ -73,13 +73,13 @@ class CaptionedImages(IterableDataset):
                     self._set_aside(index, unreadable[number])
                 else:
                     texts.append(text)
-            self.tally[NAME].documents += len(loaded)
-            self.tally[NAME].images += len(loaded)
+            self.accounting[NAME].documents += len(loaded)
+            self.accounting[NAME].images += len(loaded)
             parts.append(loaded)
             self._check()
         if not texts:
             raise ValueError(
-                f"none of the {length:,} documents can be used to prepare an image encoder: {describe_unused(self.tally[NAME])}. "
+                f"none of the {length:,} documents can be used to prepare an image encoder: {describe_unused(self.accounting[NAME])}. "
                 "See model.image_encoder.preparation.source"
             )
         # Fewer documents than a batch has: some come twice.
@@ -88,9 +88,9 @@ class CaptionedImages(IterableDataset):
 
     def _documents(self, indices: Iterable[int]) -> Iterator[tuple[int, Image, str]]:
         """Index, first image and text of each document that can be used, as far as is known before its image is decoded."""
-        tally = self.tally[NAME]
+        counts = self.accounting[NAME]
         for index in indices:
-            tally.drawn += 1
+            counts.drawn += 1
             if index in self._unusable:
                 self._set_aside(index, self._unusable[index])
                 continue
@@ -105,20 +105,20 @@ class CaptionedImages(IterableDataset):
 
     def _set_aside(self, index: int, error: Unreadable | LeftOut) -> None:
         self._unusable[index] = error.with_traceback(None)  # whose frames would hold the image file
-        tally = self.tally[NAME]
+        counts = self.accounting[NAME]
         if isinstance(error, LeftOut):
-            tally.left_out[error.reason] += 1
+            counts.left_out[error.reason] += 1
         elif not isinstance(error, KnownLoss):
-            tally.bad_documents += 1
-            tally.add_bad(error)
+            counts.bad_documents += 1
+            counts.add_bad(error)
 
     def _check(self) -> None:
-        tally, lost = self.tally[NAME], self.tally.lost_share(NAME)
-        if tally.is_too_bad(self._max_bad_share, len(self.source), lost):
-            told = [one.in_words() for one in self.tally.losses.get(NAME, ())] + ([describe_bad(tally)] if tally.bad else [])
+        counts, lost = self.accounting[NAME], self.accounting.lost_share(NAME)
+        if counts.is_too_bad(self._max_bad_share, len(self.source), lost):
+            told = [one.in_words() for one in self.accounting.losses.get(NAME, ())] + ([describe_bad(counts)] if counts.bad else [])
             raise TooMuchBadData(
-                f"{tally.bad_share(lost):.1%} of the documents that prepare an image encoder cannot be read, more than the "
+                f"{counts.bad_share(lost):.1%} of the documents that prepare an image encoder cannot be read, more than the "
                 f"{self._max_bad_share:.1%} allowed: {'; '.join(told)}. Repair or remove these files, or allow more with "
                 "model.image_encoder.preparation.source.max_bad_share",
-                self.tally.state(),
+                self.accounting.state(),
             )

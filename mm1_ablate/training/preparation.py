@@ -125,7 +125,7 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
         objective = objectives[preparation.objective](encoder, tokenizer.vocabulary_size)
         data = CaptionedImages(preparation, tokenizer, pipeline, seed)
         quiet_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
-    (folder / "data.json").write_text(json.dumps(data.tally.account(), indent=2) + "\n")
+    (folder / "data.json").write_text(json.dumps(data.accounting.account(), indent=2) + "\n")
     # Whether a trial freezes the encoder is not part of the artifact, so the features are there for whichever does.
     write_features(encoder.eval(), preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
     save_atomically(encoder.state_dict(), folder / "weights.pt")

@@ -11,16 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from config_files import EXPERIMENT, write_experiment, write_sweep
 from PIL import Image
-from typer.testing import CliRunner
 
 import mm1_ablate
-from mm1_ablate.cli import app
-
-
-def call(*arguments: object):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -64,13 +59,13 @@ def test_epochs_are_those_that_the_training_would_read(tmp_path: Path):
     found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
 
     from mm1_ablate.config.sweep.expand import load_experiment
-    from mm1_ablate.data.packing import open_rows
+    from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
-    rows = open_rows(load_experiment(path).data, load_tokenizer(), seed=0)
+    rows = open_packed_rows(load_experiment(path).data, load_tokenizer(), seed=0)
     for _ in range(500 * 8):
         next(rows)
-    assert found["sources"]["text"]["epochs"] == pytest.approx(rows.tally.account()["text"]["epochs"], rel=0.1)
+    assert found["sources"]["text"]["epochs"] == pytest.approx(rows.accounting.account()["text"]["epochs"], rel=0.1)
     assert found["fill"] == pytest.approx(rows.fill, abs=0.02)
 
 
@@ -217,13 +212,13 @@ def test_epochs_are_counted_whatever_keys_end_in(tmp_path: Path, monkeypatch: py
     found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
 
     from mm1_ablate.config.sweep.expand import load_experiment
-    from mm1_ablate.data.packing import open_rows
+    from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
-    rows = open_rows(load_experiment(path).data, load_tokenizer(), seed=0)
+    rows = open_packed_rows(load_experiment(path).data, load_tokenizer(), seed=0)
     for _ in range(500 * 8):
         next(rows)
-    epochs = rows.tally.account()[name]["epochs"]
+    epochs = rows.accounting.account()[name]["epochs"]
     assert epochs > 1 and found["sources"][name]["epochs"] == pytest.approx(epochs, rel=0.1)
 
 

@@ -9,36 +9,20 @@ from typing import Any
 import pandas
 import pytest
 import yaml
-from conftest import SWEEP, TINY
+from command_line import call
+from lines_files import WORDS, write_lines_sweep
 from lines_source import Lines
-from test_config_data_files import LINES, write_data
-from tiny import tiny_experiment
-from typer.testing import CliRunner
 
-from mm1_ablate.cli import app
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.data.cache import NotEnoughSpace
 from mm1_ablate.store.store import Store
-
-WORDS = "the goat is in the barn .\nevery plane is a sort of vehicle .\neva gave the page to tom .\nthe capital of iraq is baghdad .\n" * 10
-
-
-def call(*arguments: object, **environment: str):
-    return CliRunner(env={"COLUMNS": "200", **environment}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny sweep, its text from 40 lines in a file of their own."""
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    write_data(tmp_path / "experiments" / "data", first=WORDS)
-    tree: dict[str, Any] = tiny_experiment(TINY).model_dump(mode="json")
-    tree["data"]["sources"]["text"] = {**LINES, "max_bad_share": 1.0}
-    (tmp_path / "experiments" / "tiny.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    (tmp_path / "sweeps").mkdir()
-    path = tmp_path / "sweeps" / "tiny.yaml"
-    path.write_text(SWEEP)
-    return path
+    return write_lines_sweep(tmp_path)
 
 
 def data_of(sweep: Path) -> Path:
@@ -234,12 +218,12 @@ def test_a_report_without_losses_has_no_section_for_them(sweep: Path, finished: 
 def test_what_became_of_the_data_is_in_mlflow(sweep: Path, finished: Store):
     from mlflow import MlflowClient
 
-    from mm1_ablate.tracking.mlflow_runs import mirror, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
 
     study = load_study(sweep)
-    mirrored = mirror(study, finished)
+    tracked = track(study, finished)
     client = MlflowClient(tracking_uri(finished))
-    run = mirrored.trial_runs[study.trials[0].evaluation_fingerprint]
+    run = tracked.trial_runs[study.trials[0].evaluation_fingerprint]
     assert [file.path for file in client.list_artifacts(run)] == ["data.json"]
     assert json.loads(Path(client.download_artifacts(run, "data.json")).read_text())["text"]["bad"] == {"line that begins with BAD": 1}
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from tiny import REPOSITORY
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app

@@ -11,14 +11,11 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
-from typer.testing import CliRunner
+from command_line import call
 
-from mm1_ablate.cli import app
-from mm1_ablate.commands import doctor
-
-
-def call(*arguments: object, **environment: str):
-    return CliRunner(env={"COLUMNS": "200", **environment}).invoke(app, [str(argument) for argument in arguments])
+from mm1_ablate.run.cluster import check_ray
+from mm1_ablate.store import health
+from mm1_ablate.tracking.ui import check_mlflow
 
 
 def test_plan_shows_every_trial_and_what_seeds_can_detect(tiny_sweep: Path, tmp_path: Path):
@@ -115,7 +112,7 @@ def test_ui_without_a_store_says_what_to_do(tmp_path: Path):
 
 
 def test_doctor_has_a_line_for_each_thing_and_a_remedy_for_each_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor, "LEAST_DISK", 1e18)
+    monkeypatch.setattr(health, "LEAST_DISK", 1e18)
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     done = call("doctor", "--store", blocked / "store")
@@ -134,9 +131,9 @@ def test_doctor_gives_advice_that_helps_and_hurts_nobody(tmp_path: Path, monkeyp
         raise RuntimeError("no")
 
     monkeypatch.setattr(ray, "init", refuse)
-    assert "--force" not in doctor.check_ray(None).remedy and "everybody's Ray" in doctor.check_ray(None).remedy
+    assert "--force" not in check_ray(None).remedy and "everybody's Ray" in check_ray(None).remedy
     (tmp_path / "mlflow.db").write_text("no database")
-    check = doctor.check_mlflow(tmp_path)
+    check = check_mlflow(tmp_path)
     assert not check.ok and "mm1-ablate ui SWEEP" in check.remedy
 
 

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import call
+from staged_study import write_chain
 from study_helpers import quick_trial
-from test_run_stages import write_chain
-from typer.testing import CliRunner
 
-from mm1_ablate.cli import app
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.store.store import Store
-from mm1_ablate.store.trial_registry import remember
-
-
-def call(*arguments: object):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -85,7 +79,7 @@ def test_an_earlier_stage_that_is_edited_after_it_was_trained_is_another_one(fol
     for one in (*before.stages, *before.trials):
         store.write_trial(one)
         quick_trial(str(store.root), one.fingerprint, [one.evaluation_fingerprint] if one.evaluation_fingerprint else [])
-    remember(before, store)
+    store.register_trials(before)
     assert json.loads(call("status", "chain.yaml", "--json").stdout)["stage_counts"] == {"done": 2}
     text = (folder / "first.yaml").read_text()
     (folder / "first.yaml").write_text(text.replace("steps: 40", "steps: 41"))

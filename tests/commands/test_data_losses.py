@@ -12,19 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import SWEEP, TINY
-from test_tars import picture, plain_tar
-from tiny import tiny_experiment
-from typer.testing import CliRunner
-
-from mm1_ablate.cli import app
+from command_line import call
+from tar_files import picture, plain_tar
+from tiny import SWEEP, TINY, tiny_experiment
 
 PAGE = b"<!DOCTYPE html><html><body>403 Forbidden</body></html>" * 20
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 123456\n"
-
-
-def call(*arguments: object):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 def captioned_tar(path: Path, count: int, first: int = 0) -> Path:
@@ -102,7 +95,7 @@ def test_a_run_writes_down_what_was_lost_with_files_and_the_report_and_mlflow_sa
 
     from mm1_ablate.config.sweep.expand import load_study
     from mm1_ablate.store.store import Store
-    from mm1_ablate.tracking.mlflow_runs import mirror, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
     from mm1_ablate.training.fit import fit
 
     twenty_tars(folder, broken=2)
@@ -124,8 +117,8 @@ def test_a_run_writes_down_what_was_lost_with_files_and_the_report_and_mlflow_sa
     assert [(loss["kind"], loss["count"]) for loss in losses] == [("lost with files", 400)]
     status = call("status", sweep, "--store", store.root)
     assert "about 400 documents lost with files of synthetic_captions" in " ".join(status.stdout.split()), status.stdout
-    mirrored = mirror(study, store)
-    run = MlflowClient(tracking_uri(store)).get_run(mirrored.trial_runs[trial.evaluation_fingerprint])
+    tracked = track(study, store)
+    run = MlflowClient(tracking_uri(store)).get_run(tracked.trial_runs[trial.evaluation_fingerprint])
     assert re.search(said, run.data.tags["lost data"])
 
 
@@ -313,7 +306,7 @@ def test_an_archive_of_pictures_that_is_not_read_is_refused_by_what_it_is(folder
 
 def test_files_are_what_their_first_bytes_say(folder: Path):
     """gzip called .tar, .TGZ in capitals, a plain tar called .tgz; gzip called .jsonl, plain lines called .jsonl.gz."""
-    from test_tars import documents, source
+    from tar_files import documents, source
 
     from mm1_ablate.data.sources.text import Text
 
@@ -350,7 +343,7 @@ def test_many_names_full_of_dots_are_read(folder: Path):
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(folder: Path):
-    from test_tars import documents, source
+    from tar_files import documents, source
 
     from mm1_ablate.data.sources.mmc4 import Mmc4
     from mm1_ablate.data.sources.text import Text

@@ -12,22 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from official_files import vqav2
 from PIL import Image
 from scored_study import Said, write_scores
-from typer.testing import CliRunner
 
-from mm1_ablate.cli import app
 from mm1_ablate.config.sweep.expand import Trial
 from mm1_ablate.data.documents import Item, Unreadable
 from mm1_ablate.evaluation.task import Task
 
 FIRST, SECOND = "baseline", "without/text"
 LIKELY, UNLIKELY = -0.5, -4.0
-
-
-def call(*arguments: object):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 def answer(trial: Trial, task: Task, shots: int, place: int, item: Item) -> Said:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY
+from command_line import call
 from step_helpers import experiment_with
-from test_commands_plan import call
-from tiny import tiny_experiment
+from tiny import TINY, tiny_experiment
 
 from mm1_ablate.config.gpus import GPUS, UTILISATION, gpu_of
 from mm1_ablate.config.sweep.expand import load_study

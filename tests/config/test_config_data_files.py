@@ -11,37 +11,19 @@ from typing import Any
 import pytest
 import yaml
 from config_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
+from lines_files import LINES, write_data, write_lines_experiment, write_lines_study
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.fingerprint import fingerprint, training_identity
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.sweep.expand import FileErrors, Study, load_experiment, load_study
 
-LINES = {"type": "lines_source.Lines", "data_type": "text", "files": "data/*.txt"}
-
-
-def write_data(folder: Path, **files: str) -> Path:
-    """Files of lines in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / f"{name}.txt").write_text(text)
-    return folder
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data/ and an experiment whose text comes from there; remembered digests stay out of the user's cache."""
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    study = tmp_path / "study"
-    write_data(study / "data", first="one\ntwo\n", second="three\n")
-    write_lines_experiment(study)
-    return study
-
-
-def write_lines_experiment(folder: Path, **source: Any) -> Path:
-    tree = yaml.safe_load(EXPERIMENT)
-    tree["data"]["sources"]["text"] = LINES | source
-    return write_experiment(folder, yaml.safe_dump(tree, sort_keys=False))
+    return write_lines_study(tmp_path / "study")
 
 
 def identity(study: Study, arm: str = "baseline") -> str:

@@ -3,7 +3,6 @@ what a score is; prompts that do not fit told before anything is trained."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,44 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, pointed_at, problems_of, study_of, write_experiment, write_sweep
-from test_commands_plan import call
+from command_line import call
+from config_files import pointed_at, problems_of, study_of, write_experiment, write_sweep
+from task_files import RECORD, ROWS, write_evaluation, write_task
 
 from mm1_ablate.config.errors import Finding
 from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study, load_experiment, load_study
 from mm1_ablate.evaluation.preflight import unaskable_tasks
-
-RECORD: dict[str, Any] = {
-    "task": "colours",
-    "family": "text",
-    "kind": "choose",
-    "items": {
-        "type": "records",
-        "folder": "data",
-        "id": "name",
-        "fields": {"question": "text"},
-        "choices": "labels",
-        "correct": "right",
-        "queries": {"file": "test.jsonl"},
-    },
-    "prompt": "{question} {answer}",
-    "metrics": ["choice_accuracy"],
-}
-ROWS = [{"name": str(number), "text": "shape : circle colour :", "labels": ["red", "green"], "right": number % 2} for number in range(4)]
-
-
-def write_task(folder: Path, name: str = "colours", rows: Any = ROWS, **changes: Any) -> str:
-    """A record, and its annotation file in `data/` beside it; returns the record's name."""
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    (folder / "data" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump({**RECORD, **changes}))
-    return f"{name}.yaml"
-
-
-def write_evaluation(folder: Path, **evaluation: Any) -> Path:
-    """The small experiment with another evaluation."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_experiment(folder, yaml.safe_dump({**yaml.safe_load(EXPERIMENT), "evaluation": evaluation}))
 
 
 @pytest.fixture

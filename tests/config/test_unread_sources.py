@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import call
 from config_files import EXPERIMENT, pointed_at, study_of, write_experiment, write_sweep
-from test_commands_data import call
 
 UNREAD = "    recaptions: {type: miniature, data_type: synthetic_captioned, content: synthetic_captions}\n"
 DECLARED = EXPERIMENT.replace("    interleaved: {type", UNREAD + "    interleaved: {type")

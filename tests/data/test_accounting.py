@@ -1,4 +1,4 @@
-"""The tally: everything that is not used is counted, shares mean what they say, and too much bad data stops with a clear error."""
+"""The accounting: everything that is not used is counted, shares mean what they say, and too much bad data stops with a clear error."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mm1_ablate.data.accounting import SourceTally, Tally, TooMuchBadData
+from mm1_ablate.data.accounting import Accounting, SourceCounts, TooMuchBadData
 from mm1_ablate.data.counter_based_random import Draws
 from mm1_ablate.data.documents import Unreadable
 
 COUNTS = st.integers(0, 1000)
 NAMED = st.dictionaries(st.sampled_from(["truncated JPEG", "empty caption", "longer than a row"]), st.integers(1, 99))
 TALLIES = st.builds(
-    lambda counts, bad, left_out: _tally(counts, bad, left_out),
+    lambda counts, bad, left_out: _accounting(counts, bad, left_out),
     st.fixed_dictionaries({name: COUNTS for name in ("drawn", "documents", "images", "tokens", "bad_documents", "loaded_images", "split")}),
     NAMED,
     NAMED,
 )
 
 
-def _tally(counts: dict[str, Any], bad: dict[str, int], left_out: dict[str, int]) -> SourceTally:
-    tally = SourceTally(**counts)
-    tally.left_out.update(left_out)
+def _accounting(counts: dict[str, Any], bad: dict[str, int], left_out: dict[str, int]) -> SourceCounts:
+    accounting = SourceCounts(**counts)
+    accounting.left_out.update(left_out)
     for reason, count in bad.items():
         for place in range(count):
-            tally.add_bad(Unreadable(reason, f"{reason} {place}"))
-    return tally
+            accounting.add_bad(Unreadable(reason, f"{reason} {place}"))
+    return accounting
 
 
-def bad_documents(bad: int, drawn: int, length: int, limit: float) -> Tally:
-    tally = Tally({"laion": length}, {"laion": limit})
-    tally["laion"].drawn, tally["laion"].bad_documents = drawn, bad
+def bad_documents(bad: int, drawn: int, length: int, limit: float) -> Accounting:
+    accounting = Accounting({"laion": length}, {"laion": limit})
+    accounting["laion"].drawn, accounting["laion"].bad_documents = drawn, bad
     for place in range(bad):
-        tally["laion"].add_bad(Unreadable("empty caption", f"00001.tar/{place:09}"))
-    return tally
+        accounting["laion"].add_bad(Unreadable("empty caption", f"00001.tar/{place:09}"))
+    return accounting
 
 
 def test_too_much_bad_data_is_an_error_that_names_source_share_reasons_examples_and_what_to_do():
-    tally = bad_documents(bad=30, drawn=1000, length=10**6, limit=0.01)
-    tally["laion"].add_bad(Unreadable("truncated JPEG", "00002.tar/7"))
+    accounting = bad_documents(bad=30, drawn=1000, length=10**6, limit=0.01)
+    accounting["laion"].add_bad(Unreadable("truncated JPEG", "00002.tar/7"))
     with pytest.raises(TooMuchBadData) as raised:
-        tally.check()
+        accounting.check()
     assert str(raised.value) == (
         "3.0% of source 'laion' cannot be read (of 1,000 documents drawn), more than the 1.0% allowed: 30 empty caption "
         "(first: 00001.tar/000000000, 00001.tar/000000001, 00001.tar/000000002); 1 truncated JPEG (first: 00002.tar/7). Repair or remove "
         "these files, or allow more with data.sources.laion.max_bad_share (or data.max_bad_share for all sources)"
     )
-    assert raised.value.counts == tally.state()
+    assert raised.value.counts == accounting.state()
 
 
 @pytest.mark.parametrize(
@@ -75,92 +75,95 @@ def test_too_much_bad_data_is_an_error_that_names_source_share_reasons_examples_
     ],
 )
 def test_a_share_is_too_large_where_that_is_certain_or_no_matter_of_chance(bad: int, drawn: int, length: int, limit: float, stops: bool):
-    tally = bad_documents(bad, drawn, length, limit)
+    accounting = bad_documents(bad, drawn, length, limit)
     if stops:
         with pytest.raises(TooMuchBadData):
-            tally.check()
+            accounting.check()
     else:
-        tally.check()
+        accounting.check()
 
 
 @pytest.mark.parametrize("rate", [0.005, 0.008, 0.01])
 def test_a_source_within_its_limit_is_not_stopped_by_bad_luck(rate: float):
     stopped = 0
     for seed in range(200):
-        tally = bad_documents(0, 0, 10**6, 0.01)
+        accounting = bad_documents(0, 0, 10**6, 0.01)
         draws = Draws(seed, 0)
         try:
             for _ in range(2000):
-                tally["laion"].drawn += 1
+                accounting["laion"].drawn += 1
                 if draws.chance(rate):
-                    tally["laion"].bad_documents += 1
-                    tally["laion"].add_bad(Unreadable("truncated image"))
-                    tally.check()
+                    accounting["laion"].bad_documents += 1
+                    accounting["laion"].add_bad(Unreadable("truncated image"))
+                    accounting.check()
         except TooMuchBadData:
             stopped += 1
     assert stopped <= 6
 
 
 def test_one_page_without_its_images_says_nothing_yet_of_a_source_of_pages():
-    tally = SourceTally(drawn=1, documents=1, missing_images=3)
-    assert not tally.is_too_bad(0.01, 80)
-    assert SourceTally(drawn=45, documents=45, missing_images=79).is_too_bad(0.01, 80)
-    assert not SourceTally(drawn=80, documents=80, images=297, missing_images=3).is_too_bad(0.01, 80)
-    assert SourceTally(drawn=80, documents=80, images=296, missing_images=4).is_too_bad(0.01, 80)
+    accounting = SourceCounts(drawn=1, documents=1, missing_images=3)
+    assert not accounting.is_too_bad(0.01, 80)
+    assert SourceCounts(drawn=45, documents=45, missing_images=79).is_too_bad(0.01, 80)
+    assert not SourceCounts(drawn=80, documents=80, images=297, missing_images=3).is_too_bad(0.01, 80)
+    assert SourceCounts(drawn=80, documents=80, images=296, missing_images=4).is_too_bad(0.01, 80)
 
 
 def test_two_of_forty_captioned_images_are_too_many():
-    tally = SourceTally(drawn=40, documents=40, images=40, loaded_images=30, unreadable_images=2)
-    assert tally.is_too_bad(0.01, 40) and not tally.is_too_bad(0.05, 40)
+    accounting = SourceCounts(drawn=40, documents=40, images=40, loaded_images=30, unreadable_images=2)
+    assert accounting.is_too_bad(0.01, 40) and not accounting.is_too_bad(0.05, 40)
 
 
 def test_a_source_all_of_which_may_be_bad_is_never_stopped():
-    tally = bad_documents(900, 1000, 1000, 1.0)
-    tally["laion"].loaded_images = tally["laion"].unreadable_images = 100
-    tally["laion"].add_bad(Unreadable("not an image"))
-    tally.check()
-    assert tally["laion"].bad_share() == 1
+    accounting = bad_documents(900, 1000, 1000, 1.0)
+    accounting["laion"].loaded_images = accounting["laion"].unreadable_images = 100
+    accounting["laion"].add_bad(Unreadable("not an image"))
+    accounting.check()
+    assert accounting["laion"].bad_share() == 1
 
 
 def test_a_source_without_a_limit_may_be_as_bad_as_it_likes():
-    tally = bad_documents(900, 1000, 10**6, 0.01)
-    tally.limits.clear()
-    tally.check()
+    accounting = bad_documents(900, 1000, 10**6, 0.01)
+    accounting.limits.clear()
+    accounting.check()
 
 
 def test_shares_of_each_stage_add_up():
-    tally = SourceTally(drawn=100, bad_documents=2, images=380, missing_images=20, loaded_images=50, unreadable_images=1)
-    assert tally.bad_share() == pytest.approx(2 / 100 + 20 / 400 + 1 / 50)
-    assert SourceTally().bad_share() == 0
+    accounting = SourceCounts(drawn=100, bad_documents=2, images=380, missing_images=20, loaded_images=50, unreadable_images=1)
+    assert accounting.bad_share() == pytest.approx(2 / 100 + 20 / 400 + 1 / 50)
+    assert SourceCounts().bad_share() == 0
 
 
 def test_the_first_examples_of_each_reason_are_kept():
-    tally = _tally({}, {"truncated JPEG": 7, "empty caption": 1}, {})
-    assert tally.bad == {"truncated JPEG": 7, "empty caption": 1}
-    assert tally.examples == {"truncated JPEG": [f"truncated JPEG {place}" for place in range(3)], "empty caption": ["empty caption 0"]}
+    accounting = _accounting({}, {"truncated JPEG": 7, "empty caption": 1}, {})
+    assert accounting.bad == {"truncated JPEG": 7, "empty caption": 1}
+    assert accounting.examples == {
+        "truncated JPEG": [f"truncated JPEG {place}" for place in range(3)],
+        "empty caption": ["empty caption 0"],
+    }
 
 
 @given(TALLIES, TALLIES)
-def test_counts_survive_being_written_down_and_added(first: SourceTally, second: SourceTally):
-    tallies = []
+def test_counts_survive_being_written_down_and_added(first: SourceCounts, second: SourceCounts):
+    accountings = []
     for counts in (first, second):
-        tally = Tally({"source": 50, "other": 7})
-        tally.sources["source"] = counts
-        written = Tally({"source": 50, "other": 7})
-        written.restore(json.loads(json.dumps(tally.state())))
-        assert written.account() == tally.account() and written.state() == tally.state()
-        tallies.append(written)
-    both = tallies[0] + tallies[1]
+        accounting = Accounting({"source": 50, "other": 7})
+        accounting.sources["source"] = counts
+        written = Accounting({"source": 50, "other": 7})
+        written.restore(json.loads(json.dumps(accounting.state())))
+        assert written.account() == accounting.account() and written.state() == accounting.state()
+        accountings.append(written)
+    both = accountings[0] + accountings[1]
     assert both["source"].drawn == first.drawn + second.drawn and both["source"].bad == first.bad + second.bad
     assert both.account()["source"]["epochs"] == (first.drawn + second.drawn) / 50
     # A copy: what is counted later does not change what was written before.
     state = both.state()
     both["source"].add_bad(Unreadable("truncated JPEG", "later"))
-    assert state != both.state() and tallies[0]["source"].bad == first.bad
+    assert state != both.state() and accountings[0]["source"].bad == first.bad
 
 
 def test_the_state_of_clean_data_is_small():
-    assert Tally({"source": 5}).state() == {"source": {}}
+    assert Accounting({"source": 5}).state() == {"source": {}}
 
 
 def test_an_account_can_be_written_as_json():

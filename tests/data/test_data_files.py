@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mm1_ablate.config.settings import Settings, is_identity
-from mm1_ablate.data.cache import NotEnoughSpace, cache_folder, made
+from mm1_ablate.data.cache import NotEnoughSpace, build_once, cache_folder
 from mm1_ablate.data.files import DataFile, Files, NoFiles, digest_files, find_files
 
 
@@ -187,14 +187,14 @@ def test_a_remote_file_is_found_and_read_like_a_local_one() -> None:
 def test_what_two_processes_want_at_once_is_made_once(tmp_path: Path) -> None:
     code = f"""
 import time
-from mm1_ablate.data.cache import made
+from mm1_ablate.data.cache import build_once
 def build(folder, report):
     with open("{tmp_path}/builds", "a") as file:
         file.write("built\\n")
     (folder / "half").write_text("1")
     time.sleep(1)
     (folder / "whole").write_text("1")
-print(sorted(path.name for path in made("things", "one", 10, build).iterdir()))
+print(sorted(path.name for path in build_once("things", "one", 10, build).iterdir()))
 """
     surroundings = os.environ | {"MM1_ABLATE_CACHE": str(tmp_path / "cache")}
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=surroundings) for _ in range(2)]
@@ -207,7 +207,7 @@ def test_threads_of_one_process_make_it_once_as_well(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path))
     builds: list[Path] = []
     with ThreadPoolExecutor(8) as pool:
-        folders = set(pool.map(lambda _: made("things", "one", 10, lambda folder, report: builds.append(folder)), range(8)))
+        folders = set(pool.map(lambda _: build_once("things", "one", 10, lambda folder, report: builds.append(folder)), range(8)))
     assert len(builds) == len(folders) == 1
 
 
@@ -219,15 +219,15 @@ def test_what_failed_halfway_is_not_there_and_is_made_anew(tmp_path: Path, monke
         raise RuntimeError("the power went out")
 
     with pytest.raises(RuntimeError):
-        made("things", "one", 10, fails)
-    folder = made("things", "one", 10, lambda folder, report: (folder / "whole").write_text("1") and None)
+        build_once("things", "one", 10, fails)
+    folder = build_once("things", "one", 10, lambda folder, report: (folder / "whole").write_text("1") and None)
     assert [path.name for path in folder.iterdir()] == ["whole"]
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(NotEnoughSpace, match=r"needs about 1.0 EB.* are free; make room, or set MM1_ABLATE_CACHE") as refused:
-        made("tables", "large", 10**18, lambda folder, report: pytest.fail("nothing may be written"))
+        build_once("tables", "large", 10**18, lambda folder, report: pytest.fail("nothing may be written"))
     assert refused.value.needed == 10**18 > refused.value.free
     assert not list((tmp_path / "cache").rglob("*.partial"))
 

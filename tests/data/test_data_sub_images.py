@@ -16,7 +16,7 @@ from transformers.image_processing_utils import select_best_resolution
 from mm1_ablate.config.model import SubImages
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
-from mm1_ablate.data.loader import lay_out
+from mm1_ablate.data.loader import collate
 from mm1_ablate.data.packing import TokenisedDocument
 from mm1_ablate.data.sub_images import GREY, fitted, grid_of, views_of
 
@@ -148,7 +148,7 @@ def test_tokens_of_sub_images_follow_one_another_in_reading_order() -> None:
     small, large, wide = image(20, 20), image(48, 48, 1), image(24, 72, 2)
     pipeline = ImagePipeline(SIZE, sub_images=SubImages(overview="last"))
     documents = [document("one", (5,), large, (6, 7), small, (1,)), document("two", wide, (8, 1))]
-    batch = lay_out(documents, image_tokens=2, padding=0, pipeline=pipeline)
+    batch = collate(documents, image_tokens=2, padding=0, pipeline=pipeline)
     assert batch.document_lengths == [1 + 10 + 2 + 2 + 1, 8 + 2]
     assert batch.tokens.tolist() == [5, *[0] * 10, 6, 7, *[0] * 2, 1, *[0] * 8, 8, 1]
     assert batch.image_positions.tolist() == [*range(1, 11), 13, 14, *range(16, 24)]
@@ -167,7 +167,7 @@ def test_an_unreadable_image_goes_with_all_its_crops_and_no_others() -> None:
     half = document("page", image(48, 24, 3), (6,), Image("bad", broken), (7, 1))
     both = image(96, 24, 4), Image("bad", broken)
     lost = TokenisedDocument("lost", "pairs", (*both, (9, 1)), both, 0, "captioned")
-    batch = lay_out([lost, half, captioned], 1, 0, pipeline)
+    batch = collate([lost, half, captioned], 1, 0, pipeline)
     assert batch.documents == ["page", "pair"] and batch.document_lengths == [3 + 3, 5 + 2]
     expected = [views_of(photograph(48, 24, 3), SIZE, SubImages()), views_of(photograph(48, 48), SIZE, SubImages())]
     assert torch.equal(batch.images, torch.from_numpy(np.concatenate(expected)).permute(0, 3, 1, 2))

@@ -15,7 +15,7 @@ from interleaved_files import png, read, switched, write_mmc4, write_obelics, wr
 
 from mm1_ablate.config.data import Data
 from mm1_ablate.data.documents import Image, LeftOut, Unreadable
-from mm1_ablate.data.packing import open_rows
+from mm1_ablate.data.packing import open_packed_rows
 from mm1_ablate.data.sources._interleaved import OpenInterleaved, Page, joined, pairs_of
 from mm1_ablate.data.sources.mmc4 import Mmc4
 from mm1_ablate.data.sources.obelics import Obelics
@@ -155,9 +155,9 @@ def test_removing_the_images_of_pages_of_which_many_are_pictures_alone_trains(tm
             "packing": {"row_tokens": 16, "nominal_image_tokens": 4, "buffer_documents": 8},
         }
     )
-    rows = open_rows(data, load_tokenizer(), seed=0)
+    rows = open_packed_rows(data, load_tokenizer(), seed=0)
     assert len([row for row, _ in zip(rows, range(20), strict=False)]) == 20
-    account = rows.tally.account()["pages"]
+    account = rows.accounting.account()["pages"]
     assert not account["bad"] and account["left_out"]["no text beside its images"] > 0
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from question_files import ids, row, said, source, write_questions
 
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.items import _rows
+from mm1_ablate.data.readers import annotation_files
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +168,7 @@ def test_what_is_drawn_from_large_files_is_kept_until_they_change(folder: Path, 
         official_files.write_image(folder / f"images/{number}.jpg")
     declared = source(folder, image="images/{id}.jpg")
     plain = said(declared.open(count=9))
-    monkeypatch.setattr(_rows, "QUICK_BYTES", 0)
+    monkeypatch.setattr(annotation_files, "QUICK_BYTES", 0)
     drawn = declared.open(count=9)
     again = declared.open(count=9)
     assert said(drawn) == said(again) == plain and again.queries[0].image and again.queries[0].image.load().shape == (6, 8, 3)

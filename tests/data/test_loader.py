@@ -13,7 +13,7 @@ from flawed import PIPELINE, flawed, of, same
 
 from mm1_ablate.config.data import Data
 from mm1_ablate.data.documents import Image
-from mm1_ablate.data.loader import BatchLoader, DataUsedUp, lay_out
+from mm1_ablate.data.loader import BatchLoader, DataUsedUp, collate
 from mm1_ablate.data.packing import TokenisedDocument
 from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -39,7 +39,7 @@ def test_text_and_end_are_predicted_images_and_first_tokens_are_not():
     picture = Image("picture", lambda: np.zeros((12, 12, 3), np.uint8))
     first = TokenisedDocument("first", "source", (picture, (7, 8), picture, (9, 1)), (picture, picture), 0)
     second = TokenisedDocument("second", "source", ((5, 6), (4, 1)), (), 0)
-    batch = lay_out([first, second], image_tokens=2, padding=0, pipeline=PIPELINE)
+    batch = collate([first, second], image_tokens=2, padding=0, pipeline=PIPELINE)
     assert batch.tokens.tolist() == [0, 0, 7, 8, 0, 0, 9, 1, 5, 6, 4, 1]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
     assert batch.document_lengths == [8, 4]

@@ -48,9 +48,9 @@ def test_ranks_count_together_what_one_process_counts():
     whole, parts = of(declared), [of(declared, rank=rank, ranks=2) for rank in range(2)]
     for each in (whole, *parts):
         assert list(each)
-    for name, counts in whole.tally.sources.items():
-        assert counts.unreadable_images == sum(part.tally[name].unreadable_images for part in parts)
-        assert counts.documents == parts[0].tally[name].documents == parts[1].tally[name].documents
+    for name, counts in whole.accounting.sources.items():
+        assert counts.unreadable_images == sum(part.accounting[name].unreadable_images for part in parts)
+        assert counts.documents == parts[0].accounting[name].documents == parts[1].accounting[name].documents
 
 
 def test_more_ranks_than_rows_are_an_error():

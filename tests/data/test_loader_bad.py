@@ -11,21 +11,21 @@ import torch
 from flawed import FLAWS, PIPELINE, flawed, of, same
 from tiny import tiny_experiment
 
-from mm1_ablate.data.accounting import Tally, TooMuchBadData
+from mm1_ablate.data.accounting import Accounting, TooMuchBadData
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.data.loader import BatchLoader, lay_out
-from mm1_ablate.data.packing import TokenisedDocument, open_rows
+from mm1_ablate.data.loader import BatchLoader, collate
+from mm1_ablate.data.packing import TokenisedDocument, open_packed_rows
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.training.fit import train
 
 
 def test_what_cannot_be_decoded_is_left_out_and_the_rest_of_the_batch_is_as_if_it_had_never_been_there():
-    rows = open_rows(flawed(**FLAWS), load_tokenizer(), 0)
+    rows = open_packed_rows(flawed(**FLAWS), load_tokenizer(), 0)
     documents = [document for _ in range(40) for document in next(rows)]
-    tally = Tally({name: 60 for name in ("some_captioned", "some_synthetic_captioned", "some_interleaved", "some_text")})
-    batch = lay_out(documents, 3, 0, PIPELINE, tally)
+    accounting = Accounting({name: 60 for name in ("some_captioned", "some_synthetic_captioned", "some_interleaved", "some_text")})
+    batch = collate(documents, 3, 0, PIPELINE, accounting)
     expected: list[TokenisedDocument] = []
     unreadable: Counter[str] = Counter()
     for document in documents:
@@ -36,9 +36,9 @@ def test_what_cannot_be_decoded_is_left_out_and_the_rest_of_the_batch_is_as_if_i
         segments = tuple(segment for segment in document.segments if not isinstance(segment, Image) or segment in readable)
         if segments:
             expected.append(TokenisedDocument(document.key, document.source, segments, tuple(readable), 0))
-    assert same(batch, lay_out(expected, 3, 0, PIPELINE))
-    assert all(unreadable[name] for name in tally.sources if name != "some_text")
-    for name, counts in tally.sources.items():
+    assert same(batch, collate(expected, 3, 0, PIPELINE))
+    assert all(unreadable[name] for name in accounting.sources if name != "some_text")
+    for name, counts in accounting.sources.items():
         assert counts.unreadable_images == counts.bad["truncated JPEG"] == unreadable[name]
         assert counts.loaded_images == sum(len(document.images) for document in documents if document.source == name)
 

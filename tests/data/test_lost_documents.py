@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_tars import documents, picture, plain_tar
+from tar_files import documents, picture, plain_tar
 
 from mm1_ablate.config.data import Data
-from mm1_ablate.data.accounting import SourceTally, Tally, TooMuchBadData
+from mm1_ablate.data.accounting import Accounting, SourceCounts, TooMuchBadData
 from mm1_ablate.data.documents import KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.lost_documents import FileRead, limited_sources, losses_of, share_of, what_to_say
-from mm1_ablate.data.packing import open_rows
+from mm1_ablate.data.packing import open_packed_rows
 from mm1_ablate.data.sources.webdataset import WebDataset
 from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -71,22 +71,22 @@ def test_more_than_is_allowed_is_an_error_and_less_a_warning() -> None:
 
 def test_what_is_lost_with_files_and_what_was_drawn_add_up_to_one_share() -> None:
     losses = losses_of([*(whole(str(number)) for number in range(99)), broken()])
-    tally = Tally({"web": 9900}, {"web": 0.02}, {"web": losses})
-    tally.check()
-    tally["web"].drawn, tally["web"].bad_documents = 9900, 90
-    tally.check()
-    tally["web"].bad_documents = 110
+    accounting = Accounting({"web": 9900}, {"web": 0.02}, {"web": losses})
+    accounting.check()
+    accounting["web"].drawn, accounting["web"].bad_documents = 9900, 90
+    accounting.check()
+    accounting["web"].bad_documents = 110
     with pytest.raises(TooMuchBadData, match=r"2\.1% of source 'web' .* 1 of 100 files cannot be read"):
-        tally.check()
-    assert tally.account()["web"]["bad_share"] == pytest.approx(0.01 + 110 / 9900)
-    assert tally.account()["web"]["lost"][0]["documents"] == 100 and tally.anew().account()["web"]["lost"]
+        accounting.check()
+    assert accounting.account()["web"]["bad_share"] == pytest.approx(0.01 + 110 / 9900)
+    assert accounting.account()["web"]["lost"][0]["documents"] == 100 and accounting.anew().account()["web"]["lost"]
 
 
 def test_beyond_chance_is_judged_by_what_the_lost_files_leave() -> None:
-    counts = SourceTally(drawn=1000, bad_documents=18)
+    counts = SourceCounts(drawn=1000, bad_documents=18)
     assert not counts.is_too_bad(0.01, 10**6)
-    assert counts.is_too_bad(0.01, 10**6, lost=0.009) and SourceTally().is_too_bad(0.01, 10**6, lost=0.011)
-    assert not SourceTally().is_too_bad(0.01, 10**6, lost=0.01) and not counts.is_too_bad(1.0, 10**6, lost=1.0)
+    assert counts.is_too_bad(0.01, 10**6, lost=0.009) and SourceCounts().is_too_bad(0.01, 10**6, lost=0.011)
+    assert not SourceCounts().is_too_bad(0.01, 10**6, lost=0.01) and not counts.is_too_bad(1.0, 10**6, lost=1.0)
 
 
 def tars(folder: Path) -> None:
@@ -109,17 +109,17 @@ def test_too_much_lost_stops_before_the_first_document(tmp_path: Path) -> None:
     with pytest.raises(
         TooMuchBadData, match=r"10\.0% of source 'web' cannot be read \(of 0 documents drawn\), more than the 1\.0% allowed"
     ):
-        open_rows(declared(tmp_path), load_tokenizer(), 0)
+        open_packed_rows(declared(tmp_path), load_tokenizer(), 0)
     with pytest.raises(TooMuchBadData):  # also behind `keep`
-        open_rows(declared(tmp_path, keep={"text_characters": {"at_least": 1}}), load_tokenizer(), 0)
+        open_packed_rows(declared(tmp_path, keep={"text_characters": {"at_least": 1}}), load_tokenizer(), 0)
 
 
 def test_a_lost_file_changes_neither_the_order_of_documents_nor_is_it_counted_twice(tmp_path: Path) -> None:
     tars(tmp_path)
-    rows = open_rows(declared(tmp_path, max_bad_share=0.2), load_tokenizer(), 0)
+    rows = open_packed_rows(declared(tmp_path, max_bad_share=0.2), load_tokenizer(), 0)
     for _ in range(40):
         next(rows)
-    account = rows.tally.account()["web"]
+    account = rows.accounting.account()["web"]
     assert account["drawn"] > 91 and account["bad"] == {} and account["bad_share"] == pytest.approx(0.1)
     opened = declared(tmp_path).sources["web"].open(0, "web")
     assert len(opened) == 91
@@ -130,7 +130,7 @@ def test_a_lost_file_changes_neither_the_order_of_documents_nor_is_it_counted_tw
 def test_entries_that_are_links_count_once_for_each_sample_and_never_with_it(tmp_path: Path) -> None:
     import tarfile
 
-    from test_tars import add
+    from tar_files import add
 
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for number in range(20):
@@ -195,7 +195,7 @@ def test_damaged_pages_and_their_pictures_are_losses_also_of_pairs(tmp_path: Pat
 
 
 def test_recaptions_lose_with_either_side(tmp_path: Path) -> None:
-    from test_tars import as_img2dataset_writes
+    from tar_files import as_img2dataset_writes
 
     from mm1_ablate.data.sources.recaptioned import Recaptioned
 
@@ -218,7 +218,7 @@ def test_recaptions_lose_with_either_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_lines_of_a_file_are_reckoned_from_its_beginning(tmp_path: Path, suffix: str) -> None:
     from mm1_ablate.data.files import find_files
-    from mm1_ablate.data.readers.json_lines_head import head_of_lines
+    from mm1_ablate.data.readers.json_lines import head_of_lines
 
     packed = {"": bytes, ".gz": gzip.compress, ".zst": lambda content: pa.compress(content, "zstd", asbytes=True)}[suffix]
     noise = np.random.default_rng(0)

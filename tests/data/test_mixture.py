@@ -137,10 +137,10 @@ def test_what_cannot_be_used_is_counted_and_the_rest_keeps_its_order(lengths: li
     clean = mixture_of([1], [1] * len(lengths))
     usable = [key for key in (next(clean).key for _ in range(40 * len(lengths))) if lengths[int(key.split("/")[1])] > 0]
     assert drawn == usable[:40]
-    tally = mixture.tally["source-0"]
-    assert (tally.documents, tally.drawn) == (40, 40 + tally.bad_documents + tally.left_out.total())
-    assert tally.bad_documents == tally.bad["empty text"]
-    assert mixture.epochs["source-0"] == tally.drawn / len(lengths)
+    accounting = mixture.accounting["source-0"]
+    assert (accounting.documents, accounting.drawn) == (40, 40 + accounting.bad_documents + accounting.left_out.total())
+    assert accounting.bad_documents == accounting.bad["empty text"]
+    assert mixture.epochs["source-0"] == accounting.drawn / len(lengths)
 
 
 @pytest.mark.parametrize("max_epochs", [[], [0.5], [3]])
@@ -160,7 +160,7 @@ def test_a_refused_document_is_dropped_for_the_reason_given():
     refuse = lambda document: "too long" if words(document) > 2 else None  # noqa: E731
     mixture = Mixture({"source": Fraction(1)}, {"source": source}, refuse=refuse)
     assert {next(mixture).key for _ in range(8)} == {"source/0", "source/1"}
-    assert mixture.tally["source"].dropped["too long"] >= 3
+    assert mixture.accounting["source"].dropped["too long"] >= 3
 
 
 # ---------------------------------------------------------------- sources that may not be repeated for ever
@@ -227,7 +227,7 @@ def test_a_mixture_restored_past_rejections_and_used_up_sources_continues_exactl
     drawn(whole, position)
     fresh.restore(json.loads(json.dumps(whole.state())))
     assert drawn(fresh, 60) == drawn(whole, 60)
-    assert fresh.tally.account() == whole.tally.account() and fresh.used_up == whole.used_up
+    assert fresh.accounting.account() == whole.accounting.account() and fresh.used_up == whole.used_up
 
 
 # ---------------------------------------------------------------- what is declared

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mm1_ablate.config.data import Data, Packing, Source
 from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.documents import Document, Image
-from mm1_ablate.data.packing import PACKERS, Segment, TokenisedDocument, open_rows, pack, pieces, tokenise, why_dropped
+from mm1_ablate.data.joining import Segment
+from mm1_ablate.data.packing import PACKERS, TokenisedDocument, open_packed_rows, pack, pieces, tokenise, why_dropped
 from mm1_ablate.data.tokenizer import load_tokenizer
 
 PICTURE = Image("picture", lambda: np.zeros((48, 48, 3), np.uint8))
@@ -155,22 +156,22 @@ class OpenMoreAndMore:
 
 
 def test_documents_longer_than_a_row_are_left_out_and_counted():
-    rows = open_rows(texts(row_tokens=10), load_tokenizer(), seed=0)
+    rows = open_packed_rows(texts(row_tokens=10), load_tokenizer(), seed=0)
     kept = {document.key for _ in range(30) for document in next(rows)}
     # Two image tokens, one to twelve words and the end: up to seven words fit.
     assert kept == {f"text/{index}" for index in range(7)}
-    account = rows.tally.account()["texts"]
+    account = rows.accounting.account()["texts"]
     assert account["dropped"].keys() == {"longer than a row"}
     assert account["drawn"] == account["documents"] + account["dropped"]["longer than a row"]
     assert account["split"] == account["bad_share"] == 0 and not account["bad"]
 
 
 def test_documents_longer_than_a_row_are_cut_and_counted():
-    rows = open_rows(texts("split", row_tokens=10), load_tokenizer(), seed=0)
+    rows = open_packed_rows(texts("split", row_tokens=10), load_tokenizer(), seed=0)
     packed = [next(rows) for _ in range(12)]
     keys = {document.key for row in packed for document in row}
     assert {"text/0", "text/7", "text/7#2", "text/11", "text/11#2"} <= keys and "text/6#2" not in keys
-    account = rows.tally.account()["texts"]
+    account = rows.accounting.account()["texts"]
     assert (account["documents"], account["split"], account["pieces"], account["dropped"]) == (12, 5, 10, {})
     assert account["tokens"] == sum(2 + words + 1 for words in range(1, 13)) and account["images"] == 12
     assert rows.fill == pytest.approx(sum(document.nominal_length for row in packed for document in row) / 120)
@@ -181,13 +182,13 @@ def test_documents_longer_than_a_row_are_cut_and_counted():
 )
 def test_rows_that_nothing_fits_in_are_an_error(packing: dict[str, Any], reason: str):
     with pytest.raises(ValueError, match=rf"none of the .* documents of source 'texts' can be used: \d+ {reason}"):
-        next(open_rows(texts(**packing), load_tokenizer(), seed=0))
+        next(open_packed_rows(texts(**packing), load_tokenizer(), seed=0))
 
 
 def test_rows_of_a_window_do_not_come_sorted_by_length():
     lengths = []
     for seed in range(5):
-        rows = open_rows(texts(row_tokens=16), load_tokenizer(), seed)
+        rows = open_packed_rows(texts(row_tokens=16), load_tokenizer(), seed)
         lengths.append([sum(document.nominal_length for document in next(rows)) for _ in range(5)])
     assert len({tuple(each) for each in lengths}) > 1
 
@@ -195,27 +196,27 @@ def test_rows_of_a_window_do_not_come_sorted_by_length():
 def test_rows_end_where_the_data_ends_with_nothing_lost():
     data = texts("split", row_tokens=10)
     once = data.model_copy(update={"sources": {"texts": data.sources["texts"].model_copy(update={"max_epochs": 2})}})
-    rows = list(open_rows(once, load_tokenizer(), seed=0))
+    rows = list(open_packed_rows(once, load_tokenizer(), seed=0))
     keys = Counter(document.key for row in rows for document in row)
     assert set(keys.values()) == {2} and len(keys) == 12 + 5
 
 
 @pytest.mark.parametrize("used", [0, 1, 3, 4, 5, 9, 10, 23])
 def test_rows_restored_anywhere_continue_exactly_pieces_included(used: int):
-    whole, fresh = (open_rows(texts("split", row_tokens=10, buffer_documents=5), load_tokenizer(), seed=0) for _ in range(2))
+    whole, fresh = (open_packed_rows(texts("split", row_tokens=10, buffer_documents=5), load_tokenizer(), seed=0) for _ in range(2))
     for _ in range(used):
         next(whole)
     fresh.restore(json.loads(json.dumps(whole.state())))
     assert fresh.fill == whole.fill
     assert [next(fresh) for _ in range(30)] == [next(whole) for _ in range(30)]
-    assert fresh.tally.account() == whole.tally.account() and fresh.fill == whole.fill
+    assert fresh.accounting.account() == whole.accounting.account() and fresh.fill == whole.fill
 
 
 def test_the_miniature_fills_its_rows_with_and_without_a_cap_on_images():
     data = load_experiment(Path(__file__).parents[2] / "experiments" / "miniature.yaml").data
     for max_images in (None, 16):
         packing = data.packing.model_copy(update={"max_images": max_images})
-        rows = open_rows(data.model_copy(update={"packing": packing}), load_tokenizer(), seed=0)
+        rows = open_packed_rows(data.model_copy(update={"packing": packing}), load_tokenizer(), seed=0)
         for _ in range(400):
             next(rows)
         assert rows.fill >= 0.95

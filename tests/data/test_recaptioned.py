@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import ValidationError
-from test_tars import as_img2dataset_writes, documents, picture, plain_tar
+from tar_files import as_img2dataset_writes, documents, picture, plain_tar
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.filters import open_source
@@ -144,7 +144,7 @@ def test_the_join_is_made_once_and_anew_when_either_side_changes(folder: Path) -
         ({"key": "key"}, "key", "no column 'key'"),
         ({"joined_by": "uid", "key": "id"}, "joined_by", "the images have no 'uid'; they have caption, key, similarity, status, url"),
         ({"images": {"type": "webdataset", "files": "nowhere/*.tar"}}, "images.files", "no file matches"),
-        ({"images": {"type": "miniature", "content": "alt_text", "data_type": "captioned"}}, "images", "nothing to join captions to"),
+        ({"images": {"type": "miniature", "content": "alt_text", "data_type": "captioned"}}, "images", "cannot be joined to captions"),
     ],
 )
 def test_what_is_not_as_declared_is_an_error_of_the_plan_at_its_field(folder: Path, change: dict[str, Any], at: str, says: str) -> None:

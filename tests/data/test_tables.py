@@ -15,7 +15,7 @@ from PIL import Image as pil
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import LeftOut, Unreadable
 from mm1_ablate.data.files import find_files
-from mm1_ablate.data.readers.table import open_tables
+from mm1_ablate.data.readers.parquet import open_parquet
 from mm1_ablate.data.sources.image_text_table import ImageTextTable
 
 
@@ -113,10 +113,10 @@ def test_dictionaries_large_types_and_empty_row_groups_are_read(tmp_path: Path):
 
 def test_several_files_are_one_table_and_their_copies_hold_only_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("mm1_ablate.data.readers.table.BATCH_BYTES", 256)  # so that copies have several batches
+    monkeypatch.setattr("mm1_ablate.data.readers.parquet.BATCH_BYTES", 256)  # so that copies have several batches
     for shard, count in enumerate([4, 1, 6]):
         write(tmp_path / f"{shard}.parquet", [{"n": 100 * shard + row, "much": "x" * 100_000} for row in range(count)])
-    table = open_tables(find_files([f"{tmp_path}/*.parquet"]), ["n"])
+    table = open_parquet(find_files([f"{tmp_path}/*.parquet"]), ["n"])
     assert [table[index]["n"] for index in range(len(table))] == [0, 1, 2, 3, 100, 200, 201, 202, 203, 204, 205]
     assert table.place(4) == "1.parquet, row 1"
     assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()) < 50_000
@@ -193,7 +193,7 @@ def test_a_shard_whose_column_holds_something_else_is_bad_data_and_no_crash(tmp_
 
 
 def test_of_a_damaged_column_the_rows_before_the_damage_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mm1_ablate.data.readers.table.BATCH_ROWS", 5)
+    monkeypatch.setattr("mm1_ablate.data.readers.parquet.BATCH_ROWS", 5)
     path = write(tmp_path / "a.parquet", rows(40), row_group_size=10, compression="zstd", use_dictionary=False)
     group = pq.ParquetFile(path).metadata.row_group(2)
     content = bytearray(path.read_bytes())
@@ -234,5 +234,5 @@ def test_files_that_are_no_parquet_or_have_no_rows_are_refused(tmp_path: Path):
     with pytest.raises(Misfit, match="hold no images; expected parquet"):
         ImageTextTable(files=f"{tmp_path}/a.jsonl").check()
     write(tmp_path / "b.parquet", [], pa.schema([("image", pa.binary()), ("caption", pa.string())]))
-    with pytest.raises(Misfit, match=r"'b\.parquet' holds nothing"):
+    with pytest.raises(Misfit, match=r"'b\.parquet' has no rows"):
         ImageTextTable(files=f"{tmp_path}/b.parquet").check()

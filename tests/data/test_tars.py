@@ -4,64 +4,24 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as pil
+from tar_files import add, as_img2dataset_writes, documents, picture, plain_tar, source
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.cache import NotEnoughSpace
-from mm1_ablate.data.documents import Document, Unreadable
+from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import find_files
 from mm1_ablate.data.readers.tar import TarSamples, open_tars
-from mm1_ablate.data.readers.tar_headers import entries
-from mm1_ablate.data.sources.webdataset import OpenWebDataset, WebDataset
-
-
-def picture(shade: int) -> bytes:
-    """A PNG of 6 x 4 pixels of one shade."""
-    buffer = io.BytesIO()
-    pil.new("RGB", (6, 4), (shade, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes = b"", **fields: object) -> None:
-    """An entry of a tar."""
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    for field, value in fields.items():
-        setattr(entry, field, value)
-    tar.addfile(entry, io.BytesIO(content))
-
-
-def plain_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
-    """A tar of files in the standard library's format."""
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            add(tar, name, content)
-    return path
-
-
-def as_img2dataset_writes(path: Path, first: int, count: int) -> Path:
-    """Its layout: 000000012.jpg, .txt and .json, by webdataset's own writer."""
-    with webdataset.TarWriter(str(path)) as writer:
-        for number in range(first, first + count):
-            buffer = io.BytesIO()
-            pil.new("RGB", (64, 48), (number % 256, 0, 0)).save(buffer, "JPEG", quality=95)
-            known = {"url": f"https://images/{number}", "caption": f"image {number}", "similarity": number / 100, "status": "success"}
-            writer.write(
-                {"__key__": f"{number:09}", "jpg": buffer.getvalue(), "json": json.dumps(known).encode(), "txt": f"image {number}\n"}
-            )
-    return path
+from mm1_ablate.data.readers.tar_headers import tar_entries
+from mm1_ablate.data.sources.webdataset import WebDataset
 
 
 def read_all(samples: TarSamples) -> list[tuple[str, dict[str, bytes]]]:
@@ -73,21 +33,6 @@ def read_all(samples: TarSamples) -> list[tuple[str, dict[str, bytes]]]:
 
 def reasons(samples: TarSamples) -> list[str]:
     return [bad.reason for bad in samples.bad]
-
-
-def source(files: object, **settings: object) -> OpenWebDataset:
-    return WebDataset.model_validate({"files": str(files), **settings}).open(name="web")
-
-
-def documents(opened: OpenWebDataset) -> tuple[list[Document], list[str]]:
-    """The documents that can be read, and the reasons of those that cannot."""
-    good, bad = [], []
-    for index in range(len(opened)):
-        try:
-            good.append(opened[index])
-        except Unreadable as error:
-            bad.append(error.reason)
-    return good, bad
 
 
 # ---------------------------------------------------------------- formats
@@ -148,7 +93,7 @@ def test_headers_say_what_the_standard_library_reads_from_them(files: list[tuple
     buffer.seek(0)
     with tarfile.open(fileobj=buffer) as tar:
         expected = [(entry.name, entry.offset_data, entry.size) for entry in tar]
-    found = [(entry.name, entry.offset, entry.size) for entry in entries(lambda at, length: data[at : at + length], len(data))]
+    found = [(entry.name, entry.offset, entry.size) for entry in tar_entries(lambda at, length: data[at : at + length], len(data))]
     assert found == expected
 
 
@@ -157,7 +102,7 @@ def test_sizes_beyond_eight_gigabytes_are_read_in_both_ways_of_writing_them() ->
         large = tarfile.TarInfo("large.jpg")
         large.size = 9 << 30
         header = large.tobuf(kind)
-        walk = entries(lambda at, length, header=header: header[at : at + length], len(header) + large.size)  # type: ignore[misc]
+        walk = tar_entries(lambda at, length, header=header: header[at : at + length], len(header) + large.size)  # type: ignore[misc]
         entry = next(walk)
         assert (entry.name, entry.offset, entry.size) == ("large.jpg", len(header), 9 << 30)
 

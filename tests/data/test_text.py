@@ -106,7 +106,7 @@ def test_any_text_survives_any_line_ends_and_blank_lines(tmp_path: Path, content
 
 
 def test_lines_that_cross_the_blocks_that_are_read_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mm1_ablate.data.readers.json_lines.CHUNK", 7)
+    monkeypatch.setattr("mm1_ablate.data.readers.compression.CHUNK", 7)
     for suffix in ("jsonl", "jsonl.zst"):
         assert texts(Text(files=str(write(tmp_path, suffix)))) == [document["text"] for document in DOCUMENTS]
 
@@ -213,8 +213,8 @@ def test_a_field_that_is_not_there_is_refused_at_its_place(tmp_path: Path, suffi
 @pytest.mark.parametrize(
     ("name", "contents", "said"),
     [
-        ("a.jsonl", b"", "holds nothing"),
-        ("a.jsonl", b"\n\n", "holds nothing"),
+        ("a.jsonl", b"", "has no rows"),
+        ("a.jsonl", b"\n\n", "has no rows"),
         ("a.json", json.dumps(DOCUMENTS).encode(), "begins like one JSON list"),
         ("a.jsonl", b"just words\n", "expected a JSON object in each line, found 'just words'"),
         ("a.json.gz", b"{}", "'a.json.gz' cannot be used"),
@@ -238,7 +238,7 @@ def test_files_that_are_not_there_and_mixed_formats_are_refused(tmp_path: Path):
 
 def test_a_source_of_nothing_but_damage_does_not_open(tmp_path: Path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(Misfit, match=r"nothing in them can be read; the first: damaged file: a\.parquet"):
+    with pytest.raises(Misfit, match=r"none of them can be read; the first: damaged file: a\.parquet"):
         Text(files=f"{tmp_path}/*.parquet").open()
 
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from interleaved_files import png, switched, write_obelics, write_pictures
 from pydantic import ValidationError
-from test_tars import documents, picture, plain_tar, source
+from tar_files import documents, picture, plain_tar, source
 
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import LeftOut, Unreadable
-from mm1_ablate.data.sources._image_files import ImageFiles
+from mm1_ablate.data.readers.image_index import ImageIndex
 from mm1_ablate.data.sources.image_text_table import ImageTextTable
 from mm1_ablate.data.sources.obelics import Obelics
 from mm1_ablate.data.sources.recaptioned import Recaptioned
@@ -145,9 +145,9 @@ def test_a_mask_is_not_found_under_the_url_of_a_picture(tmp_path: Path) -> None:
     (tmp_path / "c" / f"{name}.json").write_bytes(b"{}")
     for files, by in (("a.tar", "url"), ("b.tar", "url_sha256"), ("c/*", "url_sha256")):
         with pytest.raises(Unreadable, match="missing image"):
-            ImageFiles([f"{tmp_path}/{files}"], by).find(url, "it")  # type: ignore[arg-type]
+            ImageIndex([f"{tmp_path}/{files}"], by).find(url, "it")  # type: ignore[arg-type]
     (tmp_path / "c" / f"{name}.png").write_bytes(picture(5))
-    assert ImageFiles([f"{tmp_path}/c/*"], "url_sha256").find(url, "it").load()[0, 0, 0] == 5
+    assert ImageIndex([f"{tmp_path}/c/*"], "url_sha256").find(url, "it").load()[0, 0, 0] == 5
 
 
 # ---------------------------------------------------------------- parquet

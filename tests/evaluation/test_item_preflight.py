@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from config_files import pointed_at
 from official_files import write_image
-from test_tasks import RECORD, ROWS, write_evaluation, write_task
+from task_files import RECORD, ROWS, write_evaluation, write_task
 
 from mm1_ablate.commands.validate import validate
 from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_study

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.tasks import shipped_tasks
 from mm1_ablate.data.documents import Item
-from mm1_ablate.data.items._expressions import Row, evaluate
+from mm1_ablate.data.items._expressions import AnnotationRow, evaluate
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompts import demonstration, question, shown
@@ -233,7 +233,7 @@ def _harness_preprocess(text: str) -> str:
 def test_hellaswags_texts_are_cleaned_as_the_harness_cleans_them(texts: list[str]) -> None:
     source = load_task("hellaswag").items
     label, first, second, ending = texts
-    row = Row({"activity_label": label, "ctx_a": first, "ctx_b": second, "endings": [ending, label]}, 0)
+    row = AnnotationRow({"activity_label": label, "ctx_a": first, "ctx_b": second, "endings": [ending, label]}, 0)
     assert evaluate(source.fields["context"], row, "") == _harness_preprocess(f"{label}: {first} {second.capitalize()}")
     assert evaluate(source.choices, row, "") == [_harness_preprocess(ending), _harness_preprocess(label)]
 

@@ -11,7 +11,7 @@ import pandas
 from study_helpers import score
 
 from mm1_ablate.run.trial import recording_failure
-from mm1_ablate.store.store import Store
+from mm1_ablate.store.store import Store, is_address
 
 MORE_THAN_IS_LEFT = 200_000
 """Bytes."""
@@ -59,14 +59,14 @@ def filling_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> 
         store.start(folder, "train")
         steps = store.read_trial(fingerprint)[0].training.steps
         checkpoint = folder / "last.ckpt"
-        store.bring(checkpoint)
+        store.download(checkpoint)
         with open(folder / "begun", "a") as begun:
             begun.write(f"{checkpoint.exists()}\n")
         save_atomically({"weights": torch.zeros(10)}, checkpoint)
         filler = Path(os.environ["FILLER"])
         while filler.exists() and (steps == 11 or len(list(store.root.glob("trials/*/last.ckpt"))) < 2):
             time.sleep(0.05)
-        if store.mirror is None:
+        if not is_address(store.address):
             shards.save({"weights": torch.zeros(MORE_THAN_IS_LEFT // 4)}, checkpoint_id=folder / "last.ckpt.1", no_dist=True)
         save_atomically({"weights": torch.zeros(MORE_THAN_IS_LEFT // 4)}, folder / "model.pt")
         items = pandas.DataFrame({"task": ["miniature_vqa"], "shots": [8], "item": ["a"], "score": [1.0]})

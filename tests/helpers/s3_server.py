@@ -20,6 +20,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from mm1_ablate.store.bucket.files import BucketFiles
+from mm1_ablate.store.bucket.replica import Replica
 from mm1_ablate.store.store import Store
 from mm1_ablate.training.checkpoint import save_atomically
 from mm1_ablate.training.sharding import shards_of
@@ -162,6 +164,12 @@ def write_checkpoint(folder: Path, step: int, ranks: int = 1) -> Path:
     time.sleep(0.02)
     save_atomically({"shards": shards.name}, folder / "last.ckpt")
     return shards
+
+
+def replica_of(store: Store) -> Replica:
+    """Of a store on object storage."""
+    assert isinstance(store.files, BucketFiles)
+    return store.files.replica
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 300) -> None:

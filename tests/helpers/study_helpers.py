@@ -119,7 +119,7 @@ def stepping_trial(store_root: str, fingerprint: str, evaluations: list[str]) ->
         store.start(folder, "train")
         settings, seed = store.read_trial(fingerprint)
         checkpoint = folder / "last.ckpt"
-        store.bring(checkpoint)
+        store.download(checkpoint)
         step, state = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, seed)
         while step < settings.training.steps:
             step, state = step + 1, (state * 31 + step) % 1009

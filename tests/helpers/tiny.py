@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mm1_ablate.config.experiment import Experiment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 CAPTIONED = {"type": "miniature", "data_type": "captioned", "content": "synthetic_captions", "documents": 64}
 TEXT = {"type": "miniature", "data_type": "text", "content": "text", "documents": 64}
 INTERLEAVED = {"type": "miniature", "data_type": "interleaved", "content": "interleaved", "documents": 64}
+
+
+TINY = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
+"""As little evaluation as there can be."""
+
+SWEEP = """\
+sweep: tiny
+experiment: ../experiments/tiny.yaml
+seeds: [0, 1]
+ablations:
+  without:
+    remove_each: [data.mixture.interleaved, data.mixture.text]
+compare:
+  primary: shot_0/average
+  metrics: [shot_0/average]
+"""
 
 
 def tiny_experiment(changes: dict[str, Any] | None = None, prepared: bool = False) -> Experiment:
@@ -65,3 +86,12 @@ def tiny_experiment(changes: dict[str, Any] | None = None, prepared: bool = Fals
             section = section[parent]
         section[last] = value
     return Experiment.model_validate(declared)
+
+
+def write_tiny_sweep(folder: Path) -> Path:
+    """A sweep of a baseline and two arms with two seeds, in `sweeps/` of a folder, and its experiment in `experiments/`."""
+    experiment = yaml.safe_dump(tiny_experiment(TINY).model_dump(mode="json"))
+    for name, text in (("experiments", experiment), ("sweeps", SWEEP)):
+        (folder / name).mkdir()
+        (folder / name / "tiny.yaml").write_text(text)
+    return folder / "sweeps" / "tiny.yaml"

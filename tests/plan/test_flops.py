@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from step_helpers import batch_of, content_of, experiment_with
-from tiny import tiny_experiment
+from tiny import REPOSITORY, tiny_experiment
 from torch.nn.functional import conv2d, cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -318,8 +318,7 @@ def test_one_seed_can_detect_nothing(tiny_sweep: Path, store: Store):
 
 def test_preparations_are_shared_and_listed(tiny_sweep: Path, store: Store):
     import yaml
-    from conftest import TINY
-    from tiny import tiny_experiment
+    from tiny import TINY, tiny_experiment
 
     experiment = tiny_experiment(TINY, prepared=True)
     (tiny_sweep.parent.parent / "experiments" / "tiny.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))

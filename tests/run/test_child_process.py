@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import child_helpers
 import pytest
+from child_helpers import gone_within, wait_for_pids
 
 from mm1_ablate.run import child_process
 
@@ -59,22 +61,7 @@ def server() -> Iterator[Path]:
 
 
 def job(function: str, log: Path, cpus: float = 1, **arguments: object) -> child_process.Job:
-    threads, environment = child_process.share_of_machine(cpus, 0)
-    return child_process.Job(f"test_child_process:{function}", arguments, str(log), threads, environment, import_paths=(*sys.path, HERE))
-
-
-def wait_for(path: Path, seconds: float = 300) -> list[int]:
-    until = time.monotonic() + seconds
-    while not (path.exists() and path.read_text()) and time.monotonic() < until:
-        time.sleep(0.02)
-    return [int(word) for word in path.read_text().split()]
-
-
-def gone_within(pids: list[int], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while any(child_process.is_alive(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not any(child_process.is_alive(pid) for pid in pids)
+    return child_helpers.job(f"test_child_process:{function}", log, cpus, **arguments)
 
 
 def test_every_child_starts_afresh_in_a_main_thread_with_its_share_of_the_machine(server: Path, tmp_path: Path) -> None:
@@ -105,7 +92,7 @@ def test_a_child_and_what_it_started_are_gone_within_seconds_of_a_killed_parent(
     )
     parent = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": os.pathsep.join([HERE, *sys.path])})
     try:
-        pids = wait_for(tmp_path / "pids")
+        pids = wait_for_pids(tmp_path / "pids")
         assert all(child_process.is_alive(pid) for pid in pids)
     finally:
         parent.kill()
@@ -131,7 +118,7 @@ def waiting_child(folder: Path, tmp_path: Path) -> tuple[threading.Thread, list[
 def test_children_are_gone_when_their_server_is_stopped_and_that_is_not_their_failure(tmp_path: Path) -> None:
     with child_process.server(preload=[]) as folder:
         thread, raised = waiting_child(folder, tmp_path)
-        pids = wait_for(tmp_path / "pids")
+        pids = wait_for_pids(tmp_path / "pids")
     thread.join(120)
     assert gone_within(pids, 30)
     assert [type(error) for error in raised] == [child_process.Stopped]
@@ -140,7 +127,7 @@ def test_children_are_gone_when_their_server_is_stopped_and_that_is_not_their_fa
 def test_a_killed_server_takes_its_children_with_it_and_a_new_one_is_started(tmp_path: Path) -> None:
     with child_process.server(preload=[]) as folder:
         thread, raised = waiting_child(folder, tmp_path)
-        pids = wait_for(tmp_path / "pids")
+        pids = wait_for_pids(tmp_path / "pids")
         os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
         thread.join(120)
         assert [type(error) for error in raised] == [child_process.ServerLost]
@@ -156,7 +143,7 @@ def test_a_server_ends_with_its_owner_even_while_it_imports(tmp_path: Path) -> N
     parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     folder = Path(parent.stdout.readline().strip())
-    pids = wait_for(folder / "pid")
+    pids = wait_for_pids(folder / "pid")
     parent.kill()
     parent.wait()
     assert gone_within(pids, 30) and not folder.exists()

@@ -22,13 +22,13 @@ from pathlib import Path
 import pytest
 from study_helpers import CHECKPOINT_EVERY, stepping_trial, study
 
-from mm1_ablate.commands import doctor
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.run import child_process
-from mm1_ablate.run.cluster import ClusterUnfit, check_nodes, examine_nodes, has_types, problem_with
+from mm1_ablate.run.cluster import ClusterUnfit, check_nodes, check_ray, examine_nodes, has_types
 from mm1_ablate.run.connection import join
 from mm1_ablate.run.launcher import Placement, StoreUnseen
 from mm1_ablate.run.scheduler import ResourcesMissing, run_study
+from mm1_ablate.store.health import problem_with
 from mm1_ablate.store.store import Store
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -126,10 +126,10 @@ def test_the_cluster_of_ray_address_does_the_trials_and_the_doctor_sees_its_node
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     store, events = Store(tmp_path / "store"), []
     until = time.monotonic() + 300
-    check = doctor.check_ray(None, tmp_path / "new")
+    check = check_ray(None, tmp_path / "new")
     while "3 nodes" not in check.found and time.monotonic() < until:
         time.sleep(1)  # a node that another test has killed is missed after a while only
-        check = doctor.check_ray(None, tmp_path / "new")
+        check = check_ray(None, tmp_path / "new")
     assert len(run_study(study(), store, on_event=events.append, **QUICK).done) == 2
     assert events[0] == f"starting Ray ({cluster.address})"
     assert not (store.root / "probe").exists() and not (store.root / "ray").exists()

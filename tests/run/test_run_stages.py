@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from mlflow import MlflowClient
+from staged_study import chains, staged, write_chain
 from study_helpers import study, trial
-from tiny import tiny_experiment
+from tiny import TINY, tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.study import Arm, Study
@@ -32,24 +32,6 @@ QUICK: dict[str, Any] = {
     "preload": ("pandas",),
 }
 STEPPING = QUICK | {"run_trial": "study_helpers:stepping_trial"}
-LITTLE = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0], "evaluation.items": 4}
-
-
-def staged(steps: int, earlier: Experiment, **changes: Any) -> Experiment:
-    tree = tiny_experiment({"training.steps": steps, "experiment": f"of {steps} steps", **LITTLE, **changes}).model_dump(mode="json")
-    return Experiment.model_validate({**tree, "starts_from": earlier.model_dump(mode="json")})
-
-
-def chains() -> Study:
-    """Two arms that share a first stage of 20 steps, one of which has a second stage of 21, and the first stage as an arm of its own."""
-    first = tiny_experiment({"training.steps": 20, "experiment": "first", **LITTLE}, prepared=True)
-    second = staged(21, first)
-    experiments = {"baseline": staged(30, first), "longer chain": staged(31, second), "first alone": first}
-    return replace(
-        study(),
-        arms=tuple(Arm(name, "group", experiment, "baseline") for name, experiment in experiments.items()),
-        trials=tuple(trial(name, 0, experiment) for name, experiment in experiments.items()),
-    )
 
 
 def trainings(store: Store) -> dict[int, int]:
@@ -111,7 +93,7 @@ def test_a_stage_that_fails_is_the_failure_of_what_starts_from_it(tmp_path: Path
 
 def sharing(last: str, steps: int) -> Study:
     """One arm, whose first stage of 20 steps is that of every such study."""
-    first = tiny_experiment({"training.steps": 20, "experiment": "first", **LITTLE})
+    first = tiny_experiment({"training.steps": 20, "experiment": "first", **TINY})
     experiment = staged(steps, first)
     return replace(study(), name=last, arms=(Arm(last, "", experiment, last),), trials=(trial(last, 0, experiment),))
 
@@ -180,27 +162,6 @@ def test_weights_of_another_resolution_are_resampled_and_others_refused(tmp_path
 
 
 # ---------------------------------------------------------------- the real thing
-def write_chain(folder: Path, first_steps: int) -> None:
-    files = {
-        "first": tiny_experiment({"training.steps": first_steps, "experiment": "first", "training.checkpoint_every_steps": 20, **LITTLE}),
-        "last": tiny_experiment({"training.steps": 3, "experiment": "last", "model.image_encoder.image_size": 48, **LITTLE}),
-    }
-    for name, experiment in files.items():
-        tree = experiment.model_dump(mode="json") | ({"starts_from": "first.yaml"} if name == "last" else {})
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
-    sweep = {
-        "sweep": "chain",
-        "experiment": "last.yaml",
-        "seeds": [0],
-        "ablations": {
-            "without text at last": {"remove": "data.mixture.text"},
-            "without text at first": {"remove": "starts_from.data.mixture.text"},
-        },
-        "compare": {"primary": "shot_0/average"},
-    }
-    (folder / "chain.yaml").write_text(yaml.safe_dump(sweep))
-
-
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mm1_ablate", *arguments]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
+from staged_study import staged
 from study_helpers import quick_preparation, quick_trial, study, trial
-from test_run_stages import LITTLE, staged
-from tiny import tiny_experiment
+from tiny import TINY, tiny_experiment
 
 from mm1_ablate.commands.run import say_failures
 from mm1_ablate.commands.tables import show_status, status_json
@@ -24,13 +24,12 @@ from mm1_ablate.report.markdown import markdown
 from mm1_ablate.run.progress_view import View, headline, time_left
 from mm1_ablate.run.trial import ProgressFile
 from mm1_ablate.store.store import Store
-from mm1_ablate.store.trial_registry import no_longer_named, remember
-from mm1_ablate.tracking.mlflow_runs import mirror, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
 
 
 def chains() -> Study:
     """Two arms of 30 and 31 steps that start from stages of 20 and 21 steps, and one of 32 that starts from the first of these."""
-    first = tiny_experiment({"training.steps": 20, "experiment": "first", **LITTLE}, prepared=True)
+    first = tiny_experiment({"training.steps": 20, "experiment": "first", **TINY}, prepared=True)
     second = staged(21, first, experiment="second")
     experiments = {"baseline": staged(30, second), "other": staged(31, second), "short chain": staged(32, first)}
     return replace(
@@ -142,10 +141,10 @@ def test_the_report_names_the_failed_stage_as_the_cause_of_the_hole(failed: Stud
 
 def test_stages_are_runs_of_their_own_in_mlflow_shared_ones_once(failed: Study, store: Store) -> None:
     first, second = failed.stages
-    mirrored = mirror(failed, store)
+    tracked = track(failed, store)
     client = MlflowClient(tracking_uri(store))
-    assert set(mirrored.stage_runs) == {first.fingerprint, second.fingerprint} and mirrored.written == 5
-    run = client.get_run(mirrored.stage_runs[first.fingerprint])
+    assert set(tracked.stage_runs) == {first.fingerprint, second.fingerprint} and tracked.written == 5
+    run = client.get_run(tracked.stage_runs[first.fingerprint])
     assert run.info.status == "FINISHED" and run.info.run_name == "baseline/seed-0 stage 1: first"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 21))
     tags = {name: run.data.tags[name] for name in ("kind", "stage", "arms", "fingerprint", "mlflow.parentRunId")}
@@ -154,22 +153,22 @@ def test_stages_are_runs_of_their_own_in_mlflow_shared_ones_once(failed: Study, 
         "stage": "1: first",
         "arms": "baseline, other, short chain",
         "fingerprint": first.fingerprint,
-        "mlflow.parentRunId": mirrored.comparison_run,
+        "mlflow.parentRunId": tracked.comparison_run,
     }
     assert run.data.params["training.steps"] == "20"
-    failing = client.get_run(mirrored.stage_runs[second.fingerprint])
+    failing = client.get_run(tracked.stage_runs[second.fingerprint])
     assert failing.info.status == "FAILED" and failing.data.tags["starts_from"] == first.fingerprint
-    later = client.get_run(mirrored.trial_runs[failed.trials[0].evaluation_fingerprint])
+    later = client.get_run(tracked.trial_runs[failed.trials[0].evaluation_fingerprint])
     assert later.data.tags["starts_from"] == second.fingerprint
     for one in (failing, later):
         assert "Traceback" in one.data.tags["mlflow.note.content"] and "no trial of 21 steps" in one.data.tags["mlflow.note.content"]
 
-    assert mirror(failed, store).written == 0, "nothing twice"
+    assert track(failed, store).written == 0, "nothing twice"
     (store.root / "fail-21").unlink()
     store.retry(store.trial_folder(second))
     do(store, second, *failed.trials[:2])
-    assert mirror(failed, store).written == 3
-    kept = {run.info.run_name for run in client.search_runs([mirrored.experiment_id], "tags.kind = 'stage'")}
+    assert track(failed, store).written == 3
+    kept = {run.info.run_name for run in client.search_runs([tracked.experiment_id], "tags.kind = 'stage'")}
     assert kept == {"baseline/seed-0 stage 1: first", "baseline/seed-0 stage 2: second"}
 
     # A stage that becomes an arm is a trial from then on.
@@ -177,8 +176,8 @@ def test_stages_are_runs_of_their_own_in_mlflow_shared_ones_once(failed: Study, 
     arm = Arm("first alone", "group", first.experiment, "baseline")
     do(store, alone)
     grown = replace(failed, arms=(*failed.arms, arm), trials=(*failed.trials, alone))
-    assert set(mirror(grown, store).stage_runs) == {second.fingerprint}
-    assert [run.info.run_name for run in client.search_runs([mirrored.experiment_id], "tags.kind = 'stage'")] == [
+    assert set(track(grown, store).stage_runs) == {second.fingerprint}
+    assert [run.info.run_name for run in client.search_runs([tracked.experiment_id], "tags.kind = 'stage'")] == [
         "baseline/seed-0 stage 2: second"
     ]
 
@@ -209,6 +208,6 @@ def test_the_live_table_counts_stages_and_reckons_their_time_by_what_they_train_
 def test_a_stage_that_no_arm_starts_from_any_more_is_told_with_what_the_file_no_longer_names(store: Store) -> None:
     chained = chains()
     do(store, *chained.stages, *chained.trials)
-    remember(chained, store)
+    store.register_trials(chained)
     shorter = replace(chained, arms=chained.arms[2:], trials=chained.trials[2:])
-    assert set(no_longer_named(shorter, store).values()) == {"baseline/seed-0 stage 2: second", "baseline/seed-0", "other/seed-0"}
+    assert set(store.unlisted_trials(shorter).values()) == {"baseline/seed-0 stage 2: second", "baseline/seed-0", "other/seed-0"}

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from child_helpers import gone_within, job, wait_for_pids
 from pydantic import ValidationError
 from study_helpers import study, trial
-from test_child_process import gone_within, wait_for
 from tiny import tiny_experiment
 
 from mm1_ablate.config.sweep.declaration import Resources
@@ -94,10 +94,9 @@ def server() -> Iterator[Path]:
 
 
 def jobs(function: str, log: Path, ranks: int, gpus: str = "", **arguments: Any) -> list[child_process.Job]:
-    threads, environment = child_process.share_of_machine(1, 0)
-    environment["CUDA_VISIBLE_DEVICES"] = gpus
-    job = child_process.Job(f"test_worker_group:{function}", arguments, str(log), threads, environment, import_paths=(*sys.path, HERE))
-    return jobs_of(job, Share(0, ranks, ranks, "127.0.0.1", free_port()))
+    one = job(f"test_worker_group:{function}", log, **arguments)
+    one.environment["CUDA_VISIBLE_DEVICES"] = gpus
+    return jobs_of(one, Share(0, ranks, ranks, "127.0.0.1", free_port()))
 
 
 def test_workers_meet_and_each_sees_a_gpu_of_its_own(server: Path, tmp_path: Path) -> None:
@@ -145,7 +144,7 @@ def test_all_workers_are_ended_when_somebody_has_enough_or_the_run_ends(tmp_path
 
             thread = threading.Thread(target=ask)
             thread.start()
-            pids = [pid for rank in range(2) for pid in wait_for(tmp_path / f"pid-{rank}")]
+            pids = [pid for rank in range(2) for pid in wait_for_pids(tmp_path / f"pid-{rank}")]
             assert all(map(child_process.is_alive, pids))
             if closes:
                 closes()
@@ -285,7 +284,7 @@ def test_a_trial_that_lost_a_node_is_ended_on_the_others_and_done_again_when_the
         quick: dict[str, Any] = {"run_trial": "test_worker_group:work_of_several", "preload": ("torch", "pandas")}
         thread = threading.Thread(target=lambda: outcomes.append(run_study(tiny, store, address=cluster.address, **quick)))
         thread.start()
-        pids = [pid for rank in range(2) for pid in wait_for(folder / f"tries-{rank}", 300)]
+        pids = [pid for rank in range(2) for pid in wait_for_pids(folder / f"tries-{rank}", 300)]
         cluster.remove_node(second, allow_graceful=False)
         assert gone_within(pids, 20), "the worker on the node that is left too"
         (store.root / "wait").unlink()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from child_helpers import job
 from s3_server import ADDRESS, Server, environment
 from study_helpers import study
-from test_child_process import job
 
 from mm1_ablate.run import child_process
 from mm1_ablate.run.worker_group import Fault, run_together
-from mm1_ablate.store.disk_full import FULL, NoRoom, is_no_room, noticed
+from mm1_ablate.store.disk_full import FULL, DiskFull, is_disk_full
 from mm1_ablate.store.store import Store
 
 NAMESPACE = ("unshare", "--map-root-user", "--mount")
@@ -46,7 +45,7 @@ def on_a_small_disk(folder: Path, program: str, *arguments: object) -> subproces
 PROGRAM = """
 import os, sys
 from study_helpers import study
-from mm1_ablate.store.disk_full import NoRoom
+from mm1_ablate.store.disk_full import DiskFull
 from mm1_ablate.run.scheduler import run_study
 from mm1_ablate.store.store import Store
 
@@ -54,14 +53,14 @@ def run():
     store = Store(sys.argv[1])
     try:
         outcome = run_study(study(), store, cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch"))
-    except NoRoom as error:
+    except DiskFull as error:
         print("no room:", error)
     else:
         print(outcome)
     store.refresh()
     for one in study().trials:
         folder = store.trial_folder(one)
-        store.bring_folder(folder)
+        store.download_folder(folder)
         print(store.status(one).status, (folder / "begun").read_text().split(), sorted(path.name for path in folder.glob(".*.pt*")))
 
 run()
@@ -73,7 +72,7 @@ run()
 
 # ---------------------------------------------------------------- runs
 @small_disks
-@pytest.mark.parametrize("on_s3", [False, True], ids=["a folder", "a mirror"])
+@pytest.mark.parametrize("on_s3", [False, True], ids=["a folder", "a bucket"])
 def test_a_run_that_meets_a_full_disk_ends_once_and_the_same_command_goes_on(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, on_s3: bool
 ) -> None:
@@ -115,28 +114,25 @@ def test_the_terminal_and_mlflow_say_that_the_disk_is_full(tiny_sweep: Path, tmp
 def test_a_child_that_meets_a_full_disk_says_so_by_its_exit_code(tmp_path: Path) -> None:
     with child_process.server(preload=["pandas", "mm1_ablate.training.checkpoint"]) as folder:
         for what, log in (("model", tmp_path / "log.txt"), ("items", tmp_path / "log.txt"), ("log", Path("/dev/full"))):
-            asked = replace(job("", log, what=what, folder=str(tmp_path)), function="full_disk_helpers:fill")
+            asked = job("full_disk_helpers:fill", log, what=what, folder=str(tmp_path))
             assert child_process.run(folder, asked).code == FULL, what
 
 
 def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path) -> None:
     """The others may have noticed sooner that they lost it."""
     with child_process.server(preload=[]) as folder:
-        asked = [
-            replace(job("", tmp_path / "log.txt", folder=str(tmp_path), rank=rank), function="full_disk_helpers:lose_or_fill")
-            for rank in range(3)
-        ]
+        asked = [job("full_disk_helpers:lose_or_fill", tmp_path / "log.txt", folder=str(tmp_path), rank=rank) for rank in range(3)]
         assert run_together(folder, asked) == Fault(1, child_process.Ended(FULL, None))
 
 
 def test_a_word_of_torchs_in_somebody_elses_error_is_no_full_disk() -> None:
-    assert not is_no_room(ValueError("unexpected position ids"))
+    assert not is_disk_full(ValueError("unexpected position ids"))
 
 
 def test_what_others_recorded_who_only_lost_that_worker_is_no_failure(tmp_path: Path) -> None:
     store, one = Store(tmp_path / "store"), study().trials[0]
     folder = store.write_trial(one)
-    with pytest.raises(NoRoom, match=f"no room for more in {store.root}"), noticed(store, folder):
+    with pytest.raises(DiskFull, match=f"no room for more in {store.root}"), store.noticing_full_disk(folder):
         store.fail(folder, "RuntimeError: connection closed by peer")
         with open("/dev/full", "w") as full:
             full.write("a checkpoint")

@@ -16,12 +16,13 @@ import pandas
 import pytest
 import torch
 import yaml
-from test_commands_plan import call
-from test_tasks import ROWS, write_task
+from command_line import call
+from task_files import ROWS, write_task
 from tiny import TEXT, tiny_experiment
 
 from mm1_ablate.config.sweep.expand import Study, Trial, load_study
 from mm1_ablate.evaluation.prediction_shards import parts_of
+from mm1_ablate.evaluation.preflight import unaskable_models
 from mm1_ablate.model.preflight import wrong_parts
 from mm1_ablate.plan.plan import plan
 from mm1_ablate.run.scheduler import run_study
@@ -79,21 +80,21 @@ def test_tasks_shots_seeds_and_documents_that_are_added_are_all_that_is_asked(st
     weights = (store.trial_folder(trial) / "model.pt").stat().st_mtime_ns
     losses = {"losses": {"words": {"source": TEXT | {"world_seed": 1}, "documents": 3}}}
     added: list[tuple[dict[str, Any], set[Any], str]] = [
-        ({"tasks": ["miniature_vqa", "miniature_facts"]}, {("miniature_facts", 0, (0,))}, "task miniature_facts, which is new"),
-        ({"shots": [0, 2, 3]}, {("miniature_vqa", 3, (0,))}, "3 shots, which are new"),
-        ({"seeds": [0, 7]}, {("miniature_vqa", 2, (7,)), ("miniature_vqa", 3, (7,))}, "evaluation seed 7, which is new"),
-        (losses, {("words", 0, (0, 7))}, "held-out documents words, which is new"),
+        ({"tasks": ["miniature_vqa", "miniature_facts"]}, {("miniature_facts", 0, (0,))}, "task miniature_facts (new)"),
+        ({"shots": [0, 2, 3]}, {("miniature_vqa", 3, (0,))}, "3 shots (new)"),
+        ({"seeds": [0, 7]}, {("miniature_vqa", 2, (7,)), ("miniature_vqa", 3, (7,))}, "evaluation seed 7 (new)"),
+        (losses, {("words", 0, (0, 7))}, "held-out documents words (new)"),
         (
             {"overrides": {"miniature_facts": {"items": 4}}},
             {("miniature_facts", 0, (0, 7))},
-            "task miniature_facts, of which items changed",
+            "task miniature_facts (items changed)",
         ),
     ]
     evaluation: dict[str, Any] = dict(VQA)
     for change, expected, reason in added:
         evaluation |= change
         now = study(tmp_path, **evaluation)
-        assert planned(store, now) == ("evaluate", f"trained; to be asked: {reason}")
+        assert planned(store, now) == ("evaluate", f"trained; to evaluate: {reason}")
         do(store, now)
         after = asked(store, trial)
         new = {part for part in after if part not in before or after[part] != before[part]}
@@ -168,7 +169,7 @@ def test_an_evaluation_that_is_killed_keeps_what_it_has_asked(store: Store, tmp_
     before = asked(store, trial)
     assert {name for name, _, _ in before} == {"miniature_captions", "miniature_vqa", "miniature_facts"}
     status, reason = planned(store, declared)
-    assert status == "evaluate" and reason.startswith("stopped at evaluate") and reason.endswith("task miniature_sums, which is new")
+    assert status == "evaluate" and reason.startswith("stopped at evaluate") and reason.endswith("task miniature_sums (new)")
     do(store, declared)
     after = asked(store, trial)
     assert {part: after[part] for part in before} == before and set(after) - set(before) == {("miniature_sums", 0, (0,))}
@@ -183,7 +184,7 @@ def test_a_record_that_is_edited_meanwhile_is_asked_as_it_was_planned(store: Sto
     assert run_trial(str(store.root), trial.fingerprint, [trial.evaluation_fingerprint]) == 0
     assert set(store.items(trial).query("task == 'colours'")["prompt"]) == {"shape : circle colour : ="}
     status, reason = planned(store, load_study(declared.path))
-    assert (status, reason) == ("evaluate", "trained; to be asked: task colours, of which prompt changed")
+    assert (status, reason) == ("evaluate", "trained; to evaluate: task colours (prompt changed)")
 
 
 # ------------------------------------------------------------- scoring again
@@ -202,12 +203,12 @@ def test_metrics_and_groups_are_scored_again_without_a_model(store: Store, tmp_p
         (lambda: declared([{**slots, "slots": {"shape": ["ring", "cross"]}}]), "metrics of captions changed", "shot_0/captions"),
         (lambda: declared([slots, "cider_raw"], groups=groups), "metrics of captions changed, groups changed", "shot_2/both"),
         (lambda: study(tmp_path, tasks=["miniature_vqa"], shots=[2], items=5), "groups changed", "shot_2/average"),
-        (lambda: study(tmp_path, tasks=["miniature_vqa"], shots=[0, 2], items=5), "but which of them are wanted", "shot_0/average"),
+        (lambda: study(tmp_path, tasks=["miniature_vqa"], shots=[0, 2], items=5), "their selection changed", "shot_0/average"),
     ]
     for make, reason, metric in again:
         now = make()
         status, why = planned(store, now)
-        assert status == "rescore" and why.startswith("its predictions are kept; ") and why.endswith(reason), why
+        assert status == "rescore" and why.startswith("predictions are saved; ") and why.endswith(reason), why
         outcome = run_study(now, store, evaluate_only=True)
         assert (outcome.done, outcome.started) == (("baseline/seed-0",), 1)
         scores = store.scores(now.trials[0])
@@ -225,7 +226,7 @@ def test_the_command_scores_again_without_torch_or_ray(tmp_path: Path):
     trial = do(store, declared)
     first = store.scores(trial)
     for each in declared.trials:  # as `run` does first of all; from now on the model is known to be right, and its size too
-        assert not wrong_parts(each.experiment)
+        assert not wrong_parts(each.experiment) and not unaskable_models(each.experiment)
     assert planned(store, declared)[0] == "done"
     (tmp_path / "captions.yaml").write_text(yaml.safe_dump({**CAPTIONS, "metrics": ["cider_raw"]}))
     program = (

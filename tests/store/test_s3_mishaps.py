@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import ADDRESS, Machine, Server, serving, whole, write_checkpoint
+from command_line import call
+from s3_server import ADDRESS, Machine, Server, replica_of, serving, whole, write_checkpoint
 from study_helpers import study, trial
-from test_commands_plan import call
 from tiny import tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
@@ -24,8 +24,8 @@ from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.run.trial import recording_failure
 from mm1_ablate.store.bucket import leases
-from mm1_ablate.store.bucket.object_store import Remote
-from mm1_ablate.store.bucket.upload import Publication
+from mm1_ablate.store.bucket.object_store import ObjectStore
+from mm1_ablate.store.bucket.upload import FolderUpload
 from mm1_ablate.store.store import Store
 from mm1_ablate.training.checkpoint import remove_checkpoint, remove_shards
 
@@ -51,9 +51,9 @@ def test_shards_stay_while_the_bucket_names_them_where_a_checkpoint_is_replaced_
     def checkpoint(step: int) -> None:
         remove_shards(folder / "last.ckpt", but=write_checkpoint(folder, step).name)
 
-    lease = leases.Lease(Remote(ADDRESS), f"trials/{folder.name}/lease.json", "first")
-    assert lease.take() and store.mirror
-    publication = Publication(store.mirror, folder, lease)
+    lease = leases.Lease(ObjectStore(ADDRESS), f"trials/{folder.name}/lease.json", "first")
+    assert lease.take()
+    publication = FolderUpload(replica_of(store), folder, lease)
     checkpoint(1)
     publication.round()
     checkpoint(2)
@@ -94,22 +94,22 @@ def test_what_a_killed_holder_was_uploading_does_not_stay_on_the_disk(
         "import time; from study_helpers import study; from mm1_ablate.store.bucket import object_store, upload\n"
         "from mm1_ablate.store.store import Store\n"
         "upload.EVERY = 0.1; upload.SMALL = 3\n"
-        "object_store.Remote.upload = lambda *all: (print(flush=True), time.sleep(100))\n"
+        "object_store.ObjectStore.upload = lambda *all: (print(flush=True), time.sleep(100))\n"
         f"store = Store({ADDRESS!r}); folder = store.trial_folder(study().trials[0])\n"
         "with store.hold(folder): (folder / 'last.ckpt').write_bytes(b'large'); time.sleep(100)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *(path for path in sys.path if path)])}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdout.readline()
-        assert store.mirror and list(store.mirror.own.glob("pinned/**/*"))
+        assert list(replica_of(store).own.glob("pinned/**/*"))
         os.kill(child.pid, signal.SIGKILL)
-    halves = store.mirror.own / "new"
+    halves = replica_of(store).own / "new"
     halves.mkdir(exist_ok=True)
     for name, age in (("abandoned", 7200), ("being-fetched", 0)):
         (halves / name).touch()
         os.utime(halves / name, (time.time() - age,) * 2)
     store.refresh()
-    assert not [path for path in store.mirror.own.glob("pinned/**/*") if path.is_file()]
+    assert not [path for path in replica_of(store).own.glob("pinned/**/*") if path.is_file()]
     with store.hold(folder):
         assert [path.name for path in halves.iterdir()] == ["being-fetched"]
 
@@ -118,7 +118,7 @@ def test_what_a_killed_holder_was_uploading_does_not_stay_on_the_disk(
 def test_what_could_not_be_published_is_not_done_here_either(server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     store, one = machine("first"), study().trials[0]
     folder = store.write_trial(one)
-    monkeypatch.setattr(Publication, "round", lambda self: (_ for _ in ()).throw(OSError("the disk is full")))
+    monkeypatch.setattr(FolderUpload, "round", lambda self: (_ for _ in ()).throw(OSError("the disk is full")))
     with pytest.raises(OSError, match="disk is full"), store.hold(folder):
         store.start(folder, "train")
         (folder / "model.pt").write_bytes(b"weights")
@@ -175,7 +175,7 @@ def test_the_worker_that_failed_first_says_why_also_where_workers_share_no_folde
         assert "no such picture" in (store.error(store.trial_folder(one)) or "")
 
 
-# ---------------------------------------------------------------- machines that share a mirror
+# ---------------------------------------------------------------- machines that share a replica
 def test_a_stage_is_not_taken_away_from_who_starts_from_it(server: Server, machine: Machine) -> None:
     """An earlier stage that is an arm too is evaluated while the trials that start from it begin, on the same machine."""
     first = tiny_experiment({"training.steps": 4, "experiment": "first"})
@@ -188,7 +188,7 @@ def test_a_stage_is_not_taken_away_from_who_starts_from_it(server: Server, machi
     with store.hold(earlier):
         (earlier / "model.pt").write_bytes(b"weights")
     with store.hold(earlier):
-        store.bring(earlier / "model.pt")
+        store.download(earlier / "model.pt")
         start = Store(ADDRESS).read_start(one.fingerprint)
     assert start is not None and not (earlier / "model.pt").exists()
     assert (start / "model.pt").read_bytes() == b"weights"
@@ -198,7 +198,7 @@ def test_a_stage_is_not_taken_away_from_who_starts_from_it(server: Server, machi
     with store.hold(folder):
         (folder / "model.pt").write_bytes(b"others")
     assert not start.exists(), "it leaves with the trial that borrowed it"
-    assert store.mirror and not list(store.mirror.own.glob("new/*"))
+    assert not list(replica_of(store).own.glob("new/*"))
 
 
 # ---------------------------------------------------------------- clocks
@@ -208,28 +208,27 @@ def test_a_clock_that_is_put_forward_makes_nobody_dead(server: Server, machine: 
     with store.hold(folder):
         store.start(folder, "train")
         other = machine("second")
-        assert other.mirror
-        other.mirror.remote.now()
+        replica_of(other).objects.now()
         before = time.time
         monkeypatch.setattr(time, "time", lambda: before() + 3600)
-        assert abs(other.mirror.remote.now() - before()) < 5
-        assert not leases.Lease(other.mirror.remote, f"trials/{folder.name}/lease.json", "second").take()
+        assert abs(replica_of(other).objects.now() - before()) < 5
+        assert not leases.Lease(replica_of(other).objects, f"trials/{folder.name}/lease.json", "second").take()
         monkeypatch.undo()
 
 
 def test_a_lease_counts_from_when_it_was_written_not_from_the_answer(
     server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lease = leases.Lease(Remote(ADDRESS), "a/lease.json", "first", seconds=30)
+    lease = leases.Lease(ObjectStore(ADDRESS), "a/lease.json", "first", seconds=30)
     assert lease.take()
-    before, asked = Remote.replace, []
+    before, asked = ObjectStore.replace, []
 
     def slow(*arguments: Any) -> str | None:
         asked.append(before(*arguments))
         monkeypatch.setattr(leases, "_counting", lambda: now + 12)
         return asked[-1]
 
-    monkeypatch.setattr(Remote, "replace", slow)
+    monkeypatch.setattr(ObjectStore, "replace", slow)
     now = leases._counting()
     lease._beat()
     lease.confirm()

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import call
 from fsspec.registry import _registry
 from s3_server import BUCKET, Server, serving
 from study_helpers import study
-from test_commands_plan import call
 
-from mm1_ablate.commands import doctor
 from mm1_ablate.run.scheduler import run_study
-from mm1_ablate.store.bucket.object_store import Remote, RemoteError
-from mm1_ablate.store.store import Store
+from mm1_ablate.store.bucket.object_store import ObjectStore
+from mm1_ablate.store.health import check_store
+from mm1_ablate.store.store import StorageError, Store
 
 ADDRESS = f"s3://{BUCKET}/prefix"
 
@@ -38,7 +38,7 @@ def test_without_s3fs_the_line_that_installs_it_is_said(server: Server, tiny_swe
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)  # which remembers what it has imported
     assert "pip install 'mm1-ablate[s3]'" in refused(tiny_sweep)
-    assert "pip install 'mm1-ablate[s3]'" in doctor.check_store(ADDRESS).found
+    assert "pip install 'mm1-ablate[s3]'" in check_store(ADDRESS).found
 
 
 def test_without_credentials_it_is_said_where_they_are_looked_for(
@@ -52,7 +52,7 @@ def test_without_credentials_it_is_said_where_they_are_looked_for(
 
 def test_a_bucket_that_is_not_there_is_named(server: Server, tiny_sweep: Path) -> None:
     assert "there is no bucket 'not-made' for the store s3://not-made/x" in refused(tiny_sweep, "s3://not-made/x")
-    assert not doctor.check_store("s3://not-made/x").ok
+    assert not check_store("s3://not-made/x").ok
 
 
 def test_a_server_that_nobody_answers_for_is_named(tiny_sweep: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,37 +65,37 @@ def test_a_server_that_nobody_answers_for_is_named(tiny_sweep: Path, server: Ser
 
 def test_rights_that_lack_are_said_with_those_that_it_takes(server: Server, tiny_sweep: Path, tmp_path: Path) -> None:
     server.forbids = {"PUT"}
-    check = doctor.check_store(ADDRESS)
+    check = check_store(ADDRESS)
     assert not check.ok and "no right to write in the store" in check.found and "s3:PutObject" in check.found
-    with pytest.raises(RemoteError, match="no right to write"):
+    with pytest.raises(StorageError, match="no right to write"):
         run_study(study(), Store(ADDRESS), cpus=1)
     assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no right to write"
     server.forbids = {"DELETE"}
-    assert "no right to delete" in doctor.check_store(ADDRESS).found
+    assert "no right to delete" in check_store(ADDRESS).found
     server.forbids = {"GET", "HEAD"}
     assert "no right to list" in refused(tiny_sweep)
 
 
 def test_a_server_without_conditional_writes_is_told_apart_before_a_run_and_by_the_doctor(server: Server, tmp_path: Path) -> None:
-    assert doctor.check_store(ADDRESS).found == f"{ADDRESS}: read, written, also on conditions, and deleted"
+    assert check_store(ADDRESS).found == f"{ADDRESS}: read, written, also on conditions, and deleted"
     assert server.names() == []
     server.ignores_conditions = True
-    check = doctor.check_store(ADDRESS)
+    check = check_store(ADDRESS)
     assert not check.ok and "two machines could train the same trial" in check.found and "a folder that all nodes share" in check.found
-    with pytest.raises(RemoteError, match="conditional writes, or a folder that all nodes share"):
+    with pytest.raises(StorageError, match="conditional writes, or a folder that all nodes share"):
         run_study(study(), Store(ADDRESS), cpus=1)
     assert not server.has("model.pt") and not [name for name in server.names() if "probe" in name]
 
 
 def test_an_address_of_nothing_that_is_known_is_refused(tiny_sweep: Path, server: Server) -> None:
     assert "cannot be used" in refused(tiny_sweep, "nosuch://bucket/x")
-    with pytest.raises(RemoteError, match="nosuch"):
-        Remote("nosuch://bucket/x").list()
+    with pytest.raises(StorageError, match="nosuch"):
+        ObjectStore("nosuch://bucket/x").list()
 
 
 def test_other_storage_of_fsspec_with_conditional_writes_passes_the_same_check() -> None:
     """Not promised, but nothing but the conditions is S3's own."""
-    remote = Remote("memory://bucket/x")
+    remote = ObjectStore("memory://bucket/x")
     remote.check()
     tag = remote.create("a", b"1")
     assert tag and remote.create("a", b"2") is None and remote.replace("a", b"2", "other") is None

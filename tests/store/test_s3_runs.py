@@ -16,8 +16,8 @@ from typing import Any
 import pandas
 import pytest
 from s3_server import BUCKET, Server, serving
+from staged_study import chains
 from study_helpers import study
-from test_run_stages import chains
 
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.config.sweep.expand import load_study

@@ -17,7 +17,7 @@ from typing import Any
 import pandas
 import pytest
 import torch
-from s3_server import ADDRESS, Machine, Server, wait_for, watched, write_checkpoint
+from s3_server import ADDRESS, Machine, Server, replica_of, wait_for, watched, write_checkpoint
 from study_helpers import trial
 from tiny import tiny_experiment
 
@@ -28,7 +28,7 @@ from mm1_ablate.run.launcher import _run_share as placement_share
 from mm1_ablate.run.trial import run_trial
 from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
 from mm1_ablate.store.bucket import leases, upload
-from mm1_ablate.store.bucket.object_store import Remote
+from mm1_ablate.store.bucket.object_store import ObjectStore
 from mm1_ablate.store.store import HELD, Store
 from mm1_ablate.training import sharding
 from mm1_ablate.training.checkpoint import remove_checkpoint
@@ -192,10 +192,10 @@ def test_shards_that_others_are_bringing_stay_and_older_ones_go(server: Server, 
     for name in ("last.ckpt.2-former", "last.ckpt.4-killed", "last.ckpt.6-coming"):
         (helped / name).mkdir(parents=True)
         (helped / name / "__1_0.distcp").write_bytes(b"shard")
-        helper.publish(helped / name / "__1_0.distcp")
-    lease = leases.Lease(Remote(ADDRESS), f"trials/{folder.name}/lease.json", "first")
-    assert lease.take() and holder.mirror
-    publication = upload.Publication(holder.mirror, folder, lease)
+        helper.upload(helped / name / "__1_0.distcp")
+    lease = leases.Lease(ObjectStore(ADDRESS), f"trials/{folder.name}/lease.json", "first")
+    assert lease.take()
+    publication = upload.FolderUpload(replica_of(holder), folder, lease)
     publication.round()
     assert {"former", "killed", "coming"} <= shards_in(server), "there is no checkpoint yet, and one may be coming"
     write_checkpoint(folder, 4)
@@ -217,14 +217,14 @@ def test_a_machine_that_helps_sees_how_its_trial_stands(server: Server, machine:
     one = trial("baseline", 0, tiny_experiment())
     holder, helper = machine("first"), machine("second")
     folder, helped = holder.write_trial(one), helper.trial_folder(one)
-    with holder.hold(folder), helper.helping(helped):
+    with holder.hold(folder), helper.help(helped):
         holder.start(folder, "train")
         (folder / "progress.json").write_text('{"stage": "train", "step": 3, "steps": 8, "time": 0, "stage_started": 0}')
         wait_for(lambda: server.has("progress.json") and server.has("status.json"))
         helper.refresh()
         assert helper.status(one).status == "running" and "3 of 8" in str(helper.status(one))
     # Killed while it helped: what it had not given away is forgotten, and the holder's lease is left alone.
-    with holder.hold(folder), contextlib.suppress(KeyboardInterrupt), helper.helping(helped):
+    with holder.hold(folder), contextlib.suppress(KeyboardInterrupt), helper.help(helped):
         (helped / "last.ckpt.2").mkdir()
         (helped / "last.ckpt.2" / "__1_0.distcp").write_bytes(b"half")
         raise KeyboardInterrupt

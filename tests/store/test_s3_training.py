@@ -73,7 +73,7 @@ def test_preparations_stages_and_trials_on_four_machines_come_to_what_one_comes_
             f"some/prefix/trials/{store.trial_folder(one).name}/evaluations/{one.evaluation_fingerprint[:12]}/{name}"
         ).delete()
     store = somebody()
-    assert store.status(one).reason == "trained; to be evaluated only"
+    assert store.status(one).reason == "trained, not evaluated"
     assert run_trial(store.address, one.fingerprint, [one.evaluation_fingerprint]) == 0
     pandas.testing.assert_frame_equal(store.items(one), alone.items(one))
     assert not server.asked("GET", "model.pt")

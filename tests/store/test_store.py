@@ -186,19 +186,17 @@ def test_the_code_that_trained_a_trial_is_kept_whatever_code_evaluates_it(store:
 
 def test_a_code_version_is_the_version_and_a_digest() -> None:
     from mm1_ablate import __version__
-    from mm1_ablate.store.code_version import code_version
+    from mm1_ablate.store.status import code_version
 
     version, _, digest = code_version().rpartition("+")
     assert version == __version__ and len(digest) == 8 and int(digest, 16) >= 0
 
 
 def test_trials_of_one_name_that_two_edits_left_behind_are_both_listed(store: Store) -> None:
-    from mm1_ablate.store.trial_registry import no_longer_named, remember
-
     names = ("baseline", "longer", "longest")
     versions = [replace(study(arms=names), trials=(replace(trial, name="baseline/seed-0"),)) for trial in study(arms=names).trials]
     for version in versions:
         store.write_trial(version.trials[0])
-        remember(version, store)
+        store.register_trials(version)
     left = {store.trial_folder(version.trials[0]): "baseline/seed-0" for version in versions[:2]}
-    assert no_longer_named(versions[2], store) == left
+    assert store.unlisted_trials(versions[2]) == left

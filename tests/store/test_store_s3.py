@@ -15,15 +15,15 @@ from typing import Any
 
 import pandas
 import pytest
-from s3_server import ADDRESS, BUCKET, Machine, Server, environment, wait_for, watched, whole, write_checkpoint
+from s3_server import ADDRESS, BUCKET, Machine, Server, environment, replica_of, wait_for, watched, whole, write_checkpoint
 from study_helpers import quick_preparation, quick_trial, study
 
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.study import Trial
 from mm1_ablate.store.bucket import leases
-from mm1_ablate.store.bucket.object_store import Remote, RemoteError
-from mm1_ablate.store.bucket.upload import Publication
-from mm1_ablate.store.store import HELD, AlreadyRunning, Store
+from mm1_ablate.store.bucket.object_store import ObjectStore
+from mm1_ablate.store.bucket.upload import FolderUpload
+from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
 from mm1_ablate.training.checkpoint import remove_shards
 
 
@@ -74,7 +74,7 @@ def test_a_changed_evaluation_is_done_by_another_machine_and_trains_nothing(serv
     store = machine("first")
     store.refresh()
     assert store.status(after).status == store.status(before).status == "done"
-    store.bring(store.trial_folder(after) / "trainings")
+    store.download(store.trial_folder(after) / "trainings")
     assert (store.trial_folder(after) / "trainings").read_text() == "once\n"
 
 
@@ -100,7 +100,7 @@ def test_of_two_machines_one_holds_a_trial_and_the_other_sees_it_running(server:
     folder = first.write_trial(one)
     with first.hold(folder):
         first.start(folder, "train")
-        first.mirror.refresh()
+        replica_of(first).refresh()
         wait_for(lambda: server.has("status.json"))
         second = machine("second")
         second.refresh()
@@ -115,7 +115,7 @@ def test_of_two_machines_one_holds_a_trial_and_the_other_sees_it_running(server:
 
 
 def test_a_lease_lasts_while_its_holder_lives_and_is_anothers_when_it_has_run_out(server: Server, machine: Machine) -> None:
-    remote = Remote(ADDRESS)
+    remote = ObjectStore(ADDRESS)
     lost: list[str] = []
     first = leases.Lease(remote, "trials/a/lease.json", "first", lambda: lost.append("first"), seconds=6)
     second = leases.Lease(remote, "trials/a/lease.json", "second", seconds=6)
@@ -140,10 +140,10 @@ def test_a_lease_lasts_while_its_holder_lives_and_is_anothers_when_it_has_run_ou
 
 
 def test_of_many_that_want_a_dead_holders_lease_one_gets_it(server: Server, machine: Machine) -> None:
-    remote = Remote(ADDRESS)
+    remote = ObjectStore(ADDRESS)
     remote.write("a/lease.json", json.dumps({"holder": "dead", "mirror": "gone", "seconds": 0, "host": "gone"}).encode())
     time.sleep(1.1)
-    wanting = [leases.Lease(remote, "a/lease.json", f"mirror-{number}") for number in range(8)]
+    wanting = [leases.Lease(remote, "a/lease.json", f"replica-{number}") for number in range(8)]
     took: list[int] = []
     threads = [threading.Thread(target=lambda n=n: took.append(n) if wanting[n].take() else None) for n in range(8)]
     for thread in threads:
@@ -221,7 +221,7 @@ def test_a_storage_that_is_away_for_a_while_costs_nothing(server: Server, machin
         (folder / "model.pt").write_bytes(b"weights")
         store.write_evaluation(one.fingerprint, one.evaluation_fingerprint, pandas.DataFrame({"score": [1.0]}), {"a": 1.0})
         watching.refresh(at_most_every=0.001)
-        with pytest.raises(RemoteError, match="away"):
+        with pytest.raises(StorageError, match="away"):
             watching.refresh()
         back.start()
     assert machine("second").status(one).status == "done"
@@ -231,12 +231,12 @@ def test_what_a_killed_process_left_unpublished_is_forgotten_here_too(server: Se
     store, one = machine("first"), study().trials[0]
     folder = store.write_trial(one)
     program = (
-        "import time; from study_helpers import study; from mm1_ablate.store.bucket import upload\n"
+        "import time; from s3_server import replica_of; from study_helpers import study; from mm1_ablate.store.bucket import upload\n"
         "from mm1_ablate.store.store import Store\n"
         f"upload.EVERY = 1000; store = Store({ADDRESS!r}); one = study().trials[0]; folder = store.trial_folder(one)\n"
         "with store.hold(folder):\n"
         "    store.start(folder, 'train'); (folder / 'last.ckpt').write_bytes(b'first')\n"
-        "    while not store.mirror.remote.entry(store.mirror.path_of(folder / 'last.ckpt')): time.sleep(0.1)\n"
+        "    while not replica_of(store).objects.entry(replica_of(store).path_of(folder / 'last.ckpt')): time.sleep(0.1)\n"
         # From now on nothing is published, not even a new checkpoint; a look that was under way is over after a second.
         "    upload.LOOK = 1000; time.sleep(1.5)\n"
         "    (folder / 'last.ckpt').write_bytes(b'second'); (folder / 'model.pt').write_bytes(b'weights')\n"
@@ -253,7 +253,7 @@ def test_what_a_killed_process_left_unpublished_is_forgotten_here_too(server: Se
     assert not server.has("lease.json") and not (folder / "model.pt").exists() and not (folder / "last.ckpt").exists()
     with store.hold(folder):
         assert store.has(folder / "last.ckpt")
-        store.bring_folder(folder, "last.ckpt")
+        store.download_folder(folder, "last.ckpt")
         assert (folder / "last.ckpt").read_bytes() == b"first"
 
 
@@ -272,9 +272,9 @@ def test_publication_reads_what_names_others_first(server: Server, machine: Mach
     """Items that were written after their summary was looked for come with the next round; never the summary without them."""
     store, one = machine("first"), study().trials[0]
     folder = store.write_trial(one)
-    lease = leases.Lease(Remote(ADDRESS), f"trials/{folder.name}/lease.json", "first")
-    assert lease.take() and store.mirror
-    publication = Publication(store.mirror, folder, lease)
+    lease = leases.Lease(ObjectStore(ADDRESS), f"trials/{folder.name}/lease.json", "first")
+    assert lease.take()
+    publication = FolderUpload(replica_of(store), folder, lease)
     pinned = publication._pin
 
     def pin(path: str, before: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The mirror in MLflow: complete, written once, rebuilt from the store, and never in the way."""
+"""A study in MLflow: complete, written once, written again from the store, and never in the way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from study_helpers import quick_trial, study
 
 from mm1_ablate.config.sweep.expand import Change, Study
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, mirroring, parameters_of, short_metric, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, parameters_of, short_metric, track, tracking_uri
 from mm1_ablate.tracking.ui import addresses, port_from, start_server, stop
 
 
@@ -44,26 +44,26 @@ def test_trials_have_runs_with_settings_curves_and_scores_under_the_comparison(s
     report.mkdir()
     (report / "report.html").write_text("<h1>verdict</h1>")
     table = pandas.DataFrame({"arm": ["baseline"], "8-shot": [10.0]})
-    mirrored = mirror(tiny, store, report=report, table=table, verdict="**As expected.**")
+    tracked = track(tiny, store, report=report, table=table, verdict="**As expected.**")
     client = MlflowClient(tracking_uri(store))
-    assert len(mirrored.trial_runs) == mirrored.written == 4
+    assert len(tracked.trial_runs) == tracked.written == 4
 
-    run = client.get_run(mirrored.trial_runs[tiny.trials[0].evaluation_fingerprint])
+    run = client.get_run(tracked.trial_runs[tiny.trials[0].evaluation_fingerprint])
     assert run.info.status == "FINISHED" and run.info.run_name == "baseline/seed-0"
     assert run.data.metrics["8-shot"] == 10.0 and run.data.metrics["8-shot/vqa"] == 10.0 and run.data.metrics["TextCore"] == 50.0
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 11))
     assert run.data.params["training.steps"] == "10" and run.data.params["seed"] == "0"
     assert (run.data.tags["arm"], run.data.tags["arms"], run.data.tags["study"]) == ("baseline", "baseline, failing", "test")
-    assert run.data.tags["mlflow.parentRunId"] == mirrored.comparison_run
+    assert run.data.tags["mlflow.parentRunId"] == tracked.comparison_run
 
-    failed = client.get_run(mirrored.trial_runs[tiny.trials[2].evaluation_fingerprint])
+    failed = client.get_run(tracked.trial_runs[tiny.trials[2].evaluation_fingerprint])
     assert failed.info.status == "FAILED" and "no trial of 11 steps ever works" in failed.data.tags["mlflow.note.content"]
 
-    parent = client.get_run(mirrored.comparison_run)
+    parent = client.get_run(tracked.comparison_run)
     assert parent.info.status == "FAILED" and parent.data.tags["mlflow.note.content"].startswith("**As expected.**")
     assert parent.data.metrics["8-shot baseline"] == pytest.approx(10.05)
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"comparison.json", "report"}
-    view = json.loads(client.get_experiment(mirrored.experiment_id).tags["mlflow.sharedViewState.by-arm"])
+    view = json.loads(client.get_experiment(tracked.experiment_id).tags["mlflow.sharedViewState.by-arm"])
     assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "arm"}]
     assert "metrics.`8-shot`" in view["selectedColumns"]
 
@@ -81,7 +81,7 @@ def test_a_trial_is_tagged_with_all_in_which_its_arm_differs(store: Store) -> No
     client = MlflowClient(tracking_uri(store))
 
     def tagged(study: Study) -> list[str]:
-        runs = mirror(study, store).trial_runs
+        runs = track(study, store).trial_runs
         return [client.get_run(runs[trial.evaluation_fingerprint]).data.tags["changes"] for trial in study.trials]
 
     words = (
@@ -97,15 +97,15 @@ def test_a_trial_is_tagged_with_all_in_which_its_arm_differs(store: Store) -> No
     assert 7000 < len(long) <= 8000 and long.endswith(".weight 1 → 2; and more")
 
 
-def test_a_second_mirror_writes_only_what_is_new_and_a_retried_trial_once(store: Store) -> None:
+def test_a_second_call_writes_only_what_is_new_and_a_retried_trial_once(store: Store) -> None:
     tiny = study(arms=("baseline", "failing"))
     (store.root / "fail-11").touch()
     do(store, tiny)
-    first = mirror(tiny, store)
-    assert mirror(tiny, store).written == 0
+    first = track(tiny, store)
+    assert track(tiny, store).written == 0
     (store.root / "fail-11").unlink()
     do(store, tiny)
-    second = mirror(tiny, store)
+    second = track(tiny, store)
     good, retried = (trial.evaluation_fingerprint for trial in tiny.trials)
     assert second.written == 1 and second.trial_runs[good] == first.trial_runs[good]
     client = MlflowClient(tracking_uri(store))
@@ -115,35 +115,35 @@ def test_a_second_mirror_writes_only_what_is_new_and_a_retried_trial_once(store:
 
     shared = replace(tiny.trials[0], arms=("baseline", "twin"))
     edited = replace(tiny, arms=(*tiny.arms, replace(tiny.arms[0], name="twin")), trials=(shared, tiny.trials[1]))
-    assert mirror(edited, store).written == 0
+    assert track(edited, store).written == 0
     assert client.get_run(first.trial_runs[good]).data.tags["arms"] == "baseline, twin"
 
 
-def test_the_mirror_is_rebuilt_from_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_deleted_is_written_again_from_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = study()
     do(store, tiny)
-    mirror(tiny, store)
+    track(tiny, store)
     client = MlflowClient(tracking_uri(store))
-    client.delete_experiment(mirror(tiny, store).experiment_id)
-    again = mirror(tiny, store)
+    client.delete_experiment(track(tiny, store).experiment_id)
+    again = track(tiny, store)
     assert len(again.trial_runs) == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store.root}/another.db")
-    assert mirror(tiny, store).written == 2
+    assert track(tiny, store).written == 2
 
 
 def test_runs_of_trials_that_a_study_no_longer_has_leave_the_view_and_come_back(store: Store) -> None:
     tiny, edited = study(), study(tasks=("miniature_facts",))
     do(store, tiny)
-    old = mirror(tiny, store)
+    old = track(tiny, store)
     do(store, edited)
-    new = mirror(edited, store)
+    new = track(edited, store)
     client = MlflowClient(tracking_uri(store))
 
     def shown() -> set[str]:
         return {run.info.run_id for run in client.search_runs([new.experiment_id], filter_string="tags.kind = 'trial'")}
 
     assert shown() == set(new.trial_runs.values())
-    back = mirror(tiny, store)
+    back = track(tiny, store)
     assert back.written == 0 and back.trial_runs == old.trial_runs and shown() == set(old.trial_runs.values())
 
 
@@ -152,14 +152,14 @@ def test_a_moved_store_writes_into_its_own_place(store: Store, tmp_path: Path) -
     report.mkdir()
     (report / "report.html").write_text("<h1>verdict</h1>")
     do(store, tiny)
-    mirror(tiny, store, report=report)
+    track(tiny, store, report=report)
     same = tmp_path / "link"
     same.symlink_to(store.root)
-    assert mirror(tiny, Store(same)).written == 0, "the same place by another name"
+    assert track(tiny, Store(same)).written == 0, "the same place by another name"
     copy = Store(shutil.copytree(store.root, tmp_path / "a copy"))
     shutil.rmtree(store.root)
-    mirrored = mirror(tiny, copy, report=report)
-    assert mirrored.written == 1 and not store.root.exists()
+    tracked = track(tiny, copy, report=report)
+    assert tracked.written == 1 and not store.root.exists()
     assert list((copy.root / "mlartifacts").rglob("report.html"))
 
 
@@ -168,13 +168,13 @@ def test_a_broken_mlflow_is_a_word_and_no_traceback(store: Store, monkeypatch: p
     do(store, tiny)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/such/folder/mlflow.db")
     said: list[str] = []
-    with mirroring(tiny, store, said.append, interval=0.01):
+    with keep_tracking(tiny, store, said.append, interval=0.01):
         until = time.monotonic() + 300
         while not said and time.monotonic() < until:
             time.sleep(0.02)
-    assert len(said) == 1 and "goes on without the mirror" in said[0]
-    with pytest.raises(MirrorFailed, match="could not be written"):
-        mirror(tiny, store)
+    assert len(said) == 1 and "goes on without MLflow" in said[0]
+    with pytest.raises(TrackingFailed, match="could not be written"):
+        track(tiny, store)
 
 
 def test_metric_names_are_short_and_allowed() -> None:
@@ -199,15 +199,15 @@ def test_the_server_shows_the_study_and_its_report_and_leaves_no_process(store: 
     report = store.study_folder(tiny) / "report"
     report.mkdir(parents=True)
     (report / "report.html").write_text("<h1>verdict</h1>")
-    mirrored = mirror(tiny, store, report=report)
+    tracked = track(tiny, store, report=report)
     port = port_from(5000)
     server = start_server(store, port)
     try:
         base = f"http://127.0.0.1:{port}"
         lines = addresses(tiny, store, base)
-        assert f"{base}/#/experiments/{mirrored.experiment_id}/runs?viewStateShareKey=by-arm" in lines[0]
-        assert lines[1].endswith(f"/runs/{mirrored.comparison_run}/artifacts/report/report.html?workflowType=machine_learning")
-        with urllib.request.urlopen(f"{base}/get-artifact?path=report/report.html&run_uuid={mirrored.comparison_run}") as answer:
+        assert f"{base}/#/experiments/{tracked.experiment_id}/runs?viewStateShareKey=by-arm" in lines[0]
+        assert lines[1].endswith(f"/runs/{tracked.comparison_run}/artifacts/report/report.html?workflowType=machine_learning")
+        with urllib.request.urlopen(f"{base}/get-artifact?path=report/report.html&run_uuid={tracked.comparison_run}") as answer:
             assert answer.read() == b"<h1>verdict</h1>"
         assert port_from(port) != port
     finally:
@@ -231,7 +231,7 @@ def test_a_dashboard_that_is_told_to_end_takes_its_server_along(tmp_path: Path) 
 def test_a_browser_opens_the_view_of_the_trials(store: Store, tmp_path: Path) -> None:
     tiny = study(seeds=(0, 1))
     do(store, tiny)
-    view = mirror(tiny, store).view
+    view = track(tiny, store).view
     port = port_from(5300)
     server = start_server(store, port)
     try:

@@ -22,7 +22,7 @@ from study_helpers import quick_trial, study
 
 from mm1_ablate.config.study import Trial
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import MirrorFailed, mirror, mirroring, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, track, tracking_uri
 from mm1_ablate.tracking.ui import port_from, stop, ui_command
 
 
@@ -86,26 +86,26 @@ def test_what_a_server_missed_while_it_was_away_it_gets_in_the_same_run_or_the_n
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client, said = MlflowClient(tracking_uri(store)), []
     start()
-    with mirroring(tiny, store, said.append, interval=0.05):
+    with keep_tracking(tiny, store, said.append, interval=0.05):
         do(store, first)
         wait_for(lambda: [status for _, status in runs(client, "test")] == ["FINISHED"] * 2)
         end()
         do(store, second)
         wait_for(lambda: said)
-        with pytest.raises(MirrorFailed, match=f"{address} could not be written"):
-            mirror(tiny, store, report=report)
+        with pytest.raises(TrackingFailed, match=f"{address} could not be written"):
+            track(tiny, store, report=report)
         start()
         wait_for(lambda: [status for _, status in runs(client, "test")] == ["FINISHED"] * 3)
         end()
         do(store, *rest)
-    assert len(said) <= 2 and all("goes on without the mirror" in line for line in said), "said once each time"
+    assert len(said) <= 2 and all("goes on without MLflow" in line for line in said), "said once each time"
     start()
-    mirrored = mirror(tiny, store, report=report, table=pandas.DataFrame({"arm": ["baseline"]}), verdict="**As expected.**")
-    assert len(mirrored.trial_runs) == 4 and [status for _, status in runs(client, "test")] == ["FINISHED"] * 5
-    run = client.get_run(mirrored.trial_runs[tiny.trials[0].evaluation_fingerprint])
-    assert run.data.tags["mlflow.parentRunId"] == mirrored.comparison_run and run.data.metrics["8-shot"] == 10.0
-    assert {file.path for file in client.list_artifacts(mirrored.comparison_run)} == {"comparison.json", "report"}
-    fetched = client.download_artifacts(mirrored.comparison_run, "report/report.html", str(tmp_path))
+    tracked = track(tiny, store, report=report, table=pandas.DataFrame({"arm": ["baseline"]}), verdict="**As expected.**")
+    assert len(tracked.trial_runs) == 4 and [status for _, status in runs(client, "test")] == ["FINISHED"] * 5
+    run = client.get_run(tracked.trial_runs[tiny.trials[0].evaluation_fingerprint])
+    assert run.data.tags["mlflow.parentRunId"] == tracked.comparison_run and run.data.metrics["8-shot"] == 10.0
+    assert {file.path for file in client.list_artifacts(tracked.comparison_run)} == {"comparison.json", "report"}
+    fetched = client.download_artifacts(tracked.comparison_run, "report/report.html", str(tmp_path))
     assert Path(fetched).read_text() == "<h1>verdict</h1>"
     assert not (store.root / "mlflow.db").exists() and "View run" not in capsys.readouterr().out
 
@@ -171,10 +171,10 @@ def test_a_request_or_an_answer_that_is_lost_leaves_nothing_half_and_nothing_twi
                 monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", again)
                 between.lost, between.arrives = (path, number), arrives
                 one = replace(tiny, name=case)
-                with contextlib.suppress(MirrorFailed):
-                    mirror(one, store)
+                with contextlib.suppress(TrackingFailed):
+                    track(one, store)
                 assert between.lost[1] < 0, f"{case}: it was never asked for"
-                mirror(one, store)
+                track(one, store)
                 there = runs(MlflowClient(tracking_uri(store)), case)
                 assert there == [("baseline/seed-0", "FINISHED"), ("comparison", "FINISHED")], case
     between.shutdown()

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from lines_files import LINES, write_data
 from study_helpers import trial
-from test_config_data_files import LINES, write_data
-from tiny import tiny_experiment
+from tiny import TINY, tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.run.trial import run_trial

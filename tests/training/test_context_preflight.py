@@ -71,11 +71,11 @@ def test_an_arm_is_told_at_what_it_alters(tmp_path: Path) -> None:
 def test_the_bound_holds_for_every_document_of_real_rows() -> None:
     from itertools import islice
 
-    from mm1_ablate.data.packing import open_rows
+    from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
     settings = experiment_with({"data.packing.nominal_image_tokens": 1, "data.packing.row_tokens": 40})
-    rows = islice(open_rows(settings.data, load_tokenizer("miniature"), 0), 60)
+    rows = islice(open_packed_rows(settings.data, load_tokenizer("miniature"), 0), 60)
     lengths = [
         sum(len(part) if isinstance(part, tuple) else settings.model.connector.image_tokens for part in document.segments)
         for row in rows

@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_replaced_and_the_rest_of_the_order_stays():
 def test_everything_that_is_skipped_is_counted():
     data = captioned_images(batch_images=100, steps=1, documents=108, max_bad_share=0.2, **BAD)
     batches = drawn(data)
-    account = data.tally.account()[NAME]
+    account = data.accounting.account()[NAME]
     assert account["bad"] == {"not an image": 3, "empty caption": 2}
     examples = {reason: sorted(names) for reason, names in account["examples"].items()}
     assert examples == {"not an image": ["3", "50", "51"], "empty caption": ["document 7", "document 90"]}

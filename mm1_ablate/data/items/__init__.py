@@ -24,13 +24,13 @@ class ItemSource(Component):
 
         Args:
             split: which queries; the two share none. Demonstrations come from training material in both.
-            count: queries at most; nothing: as many as the task usually has.
+            count: queries at most; None: as many as the task usually has.
             seed: draws queries and demonstrations.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is opened")
 
     def field_names(self) -> Collection[str] | None:
-        """What templates can name of the items, besides image, answer and choice. Nothing: it is not known before they are opened."""
+        """What templates can name of the items, besides image, answer and choice. None: it is not known before they are opened."""
         return None
 
     def check(self, split: EvaluationSplit = "report") -> None:

@@ -1,4 +1,4 @@
-"""Settings of `records` in, candidates out: the files of each part, their rows with what is joined to them, and an id for each.
+"""Settings of `records` in, candidates out: the files that a split reads, their rows with what is joined to them, and an id for each.
 
 Which of the candidates become items is drawn later (`_drawing`): so a row's image and answers are looked at only if it is drawn.
 """
@@ -12,24 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
-from mm1_ablate.data.items._expressions import Row, evaluate
-from mm1_ablate.data.items._rows import WrongShape, rows_of
+from mm1_ablate.data.items._expressions import AnnotationRow, evaluate
+from mm1_ablate.data.items._record import ItemFiles, Record, Shape
+from mm1_ablate.data.readers.annotation_files import WrongShape, rows_of
 
-if TYPE_CHECKING:
-    from mm1_ablate.data.items.records import Part, RecordItems, Shape
-
-Files = Mapping[str, Sequence[DataFile]]
-"""The files of a part: of its rows under an empty name, of what is joined under the name of the join."""
+FoundFiles = Mapping[str, Sequence[DataFile]]
+"""The files that were found: of the rows under an empty name, of what is joined under the name of the join."""
 
 
 # ---------------------------------------------------------------- which files
-def used_parts(source: RecordItems, split: str) -> dict[str, tuple[Part, ...]]:
-    """The parts that a split reads, by name; alternatives beside each other.
+def declared_files(source: Record, split: str) -> dict[str, tuple[ItemFiles, ...]]:
+    """What a split reads as it is declared, by purpose; alternatives beside each other.
 
     Raises:
         Misfit: there is no such split.
@@ -44,30 +42,30 @@ def used_parts(source: RecordItems, split: str) -> dict[str, tuple[Part, ...]]:
     return demonstrations
 
 
-def chosen_parts(source: RecordItems, split: str) -> dict[str, tuple[Part, Files]]:
-    """The parts that a split reads and their files; of alternatives the first that is there.
+def chosen_files(source: Record, split: str) -> dict[str, tuple[ItemFiles, FoundFiles]]:
+    """What a split reads and the files of it, by purpose; of alternatives the first that is there.
 
     Raises:
         Misfit: files are missing.
     """
-    return {name: _chosen(source, name, alternatives) for name, alternatives in used_parts(source, split).items()}
+    return {name: _chosen(source, name, alternatives) for name, alternatives in declared_files(source, split).items()}
 
 
-def _chosen(source: RecordItems, name: str, alternatives: Sequence[Part]) -> tuple[Part, Files]:
+def _chosen(source: Record, name: str, alternatives: Sequence[ItemFiles]) -> tuple[ItemFiles, FoundFiles]:
     problems = []
-    for number, part in enumerate(alternatives):
+    for number, declared in enumerate(alternatives):
         at = f"{name}.{number}" if len(alternatives) > 1 else name
         try:
-            rows = _found(source, part.file)
+            rows = _found(source, declared.file)
         except NoFiles as error:
             problems.append(str(error))
             continue
-        return part, {"": rows, **dict(_joined_files(source, at, part))}
+        return declared, {"": rows, **dict(_joined_files(source, at, declared))}
     raise missing(source, f"{name}.file" if len(alternatives) == 1 else name, "; ".join(problems))
 
 
-def _joined_files(source: RecordItems, at: str, part: Part) -> Iterator[tuple[str, list[DataFile]]]:
-    for name, join in part.join.items():
+def _joined_files(source: Record, at: str, declared: ItemFiles) -> Iterator[tuple[str, list[DataFile]]]:
+    for name, join in declared.join.items():
         if join.file is not None:
             try:
                 yield name, _found(source, join.file)
@@ -75,12 +73,12 @@ def _joined_files(source: RecordItems, at: str, part: Part) -> Iterator[tuple[st
                 raise missing(source, f"{at}.join.{name}.file", str(error)) from None
 
 
-def _found(source: RecordItems, names: Iterable[str]) -> list[DataFile]:
+def _found(source: Record, names: Iterable[str]) -> list[DataFile]:
     folder = source.base()
     return find_files(name if "://" in name or name.startswith(("/", "${")) else posixpath.join(folder, name) for name in names)
 
 
-def archives(source: RecordItems) -> list[DataFile]:
+def archives(source: Record) -> list[DataFile]:
     """Further archives with images.
 
     Raises:
@@ -92,7 +90,7 @@ def archives(source: RecordItems) -> list[DataFile]:
         raise missing(source, "archives", str(error)) from None
 
 
-def missing(source: RecordItems, at: str, problem: str) -> Misfit:
+def missing(source: Record, at: str, problem: str) -> Misfit:
     """That something is not there, and where names start and files are to be had."""
     where = f"; names start at the folder {source.base()}" + (f" ({source.folder})" if source.folder.startswith("${") else "")
     return Misfit(at, problem + where + (f"; the files are published at {source.published}" if source.published else ""))
@@ -104,12 +102,12 @@ class Candidate:
     """An item that may be drawn: the rows of its id."""
 
     id: str
-    rows: list[Row]
+    rows: list[AnnotationRow]
 
 
 @dataclass
 class Pool:
-    """All candidates of a part."""
+    """All candidates for one purpose."""
 
     shape: Shape
     candidates: list[Candidate] = field(default_factory=list)
@@ -117,21 +115,21 @@ class Pool:
     """Rows that cannot even be candidates."""
 
 
-def pool_of(source: RecordItems, name: str, part: Part, files: Files, first: int | None = None) -> Pool:
-    """The candidates of a part, in the order of the file; of its first rows only, if so many are enough.
+def pool_of(source: Record, name: str, declared: ItemFiles, files: FoundFiles, first: int | None = None) -> Pool:
+    """The candidates for one purpose, in the order of the file; of its first rows only, if so many are enough.
 
     Raises:
         Misfit: the files are not what the record says.
     """
-    pool = Pool(source.shape(part))
+    pool = Pool(source.shape(declared))
     known: dict[str, Candidate] = {}
     times: dict[str, int] = defaultdict(int)
     try:
-        for row in islice(_rows(part, files), first):
+        for row in islice(_rows(declared, files), first):
             try:
                 if isinstance(row, Unreadable):
                     raise row
-                identity = as_text(evaluate(pool.shape.id, row, "id")) if pool.shape.id else _digest(row, part.join)
+                identity = as_text(evaluate(pool.shape.id, row, "id")) if pool.shape.id else _digest(row, declared.join)
             except Unreadable as problem:
                 pool.bad.append(problem)
                 continue
@@ -142,44 +140,44 @@ def pool_of(source: RecordItems, name: str, part: Part, files: Files, first: int
             if identity not in known:
                 known[identity] = Candidate(identity, [row])
                 pool.candidates.append(known[identity])
-            elif part.merge:
+            elif declared.merge:
                 known[identity].rows.append(row)
             else:
                 pool.bad.append(Unreadable("an id occurs twice", identity))
     except WrongShape as error:
-        raise Misfit(f"{name}.rows" if part.rows else name, str(error)) from None
+        raise Misfit(f"{name}.rows" if declared.rows else name, str(error)) from None
     except Unreadable as error:  # in a list that is joined
         raise Misfit(f"{name}.join", str(error)) from None
     if not pool.candidates and first is None:
-        raise Misfit(name, f"{', '.join(part.file)} has no row that counts" + (f"; {pool.bad[0]}" if pool.bad else ""))
+        raise Misfit(name, f"{', '.join(declared.file)} has no row that counts" + (f"; {pool.bad[0]}" if pool.bad else ""))
     return pool
 
 
-def _rows(part: Part, files: Files) -> Iterator[Row | Unreadable]:
+def _rows(declared: ItemFiles, files: FoundFiles) -> Iterator[AnnotationRow | Unreadable]:
     """Rows that count, with the rows of other lists that belong to them.
 
     Raises:
         Unreadable: a row of another list does not say what it belongs to.
     """
-    tables: dict[str, dict[str, list[Row]]] = {}
-    for name, join in part.join.items():
-        tables[name] = defaultdict(list)
-        for other in rows_of(files.get(name, files[""]), join.rows):
+    others: dict[str, dict[str, list[AnnotationRow]]] = {}
+    for name, join in declared.join.items():
+        others[name] = defaultdict(list)
+        for other in _numbered(rows_of(files.get(name, files[""]), join.rows)):
             if not isinstance(other, Unreadable):
-                tables[name][as_text(evaluate(join.on, other, f"join.{name}.on"))].append(other)
-    for row in rows_of(files[""], part.rows):
+                others[name][as_text(evaluate(join.on, other, f"join.{name}.on"))].append(other)
+    for row in _numbered(rows_of(files[""], declared.rows)):
         if isinstance(row, Unreadable):
             yield row
             continue
         try:
-            if part.where is not None and not evaluate(part.where, row, "where"):
+            if declared.where is not None and not evaluate(declared.where, row, "where"):
                 continue
             belonging = {}
-            for name, join in part.join.items():
+            for name, join in declared.join.items():
                 wanted = as_text(evaluate(join.to or join.on, row, f"join.{name}.to"))
-                if wanted not in tables[name]:
+                if wanted not in others[name]:
                     raise Unreadable(f"no {name}", wanted)
-                belonging[name] = tables[name][wanted]
+                belonging[name] = others[name][wanted]
             row.update(belonging)
         except Unreadable as problem:
             yield problem
@@ -187,12 +185,17 @@ def _rows(part: Part, files: Files) -> Iterator[Row | Unreadable]:
         yield row
 
 
+def _numbered(rows: Iterable[dict[str, Any] | Unreadable]) -> Iterator[AnnotationRow | Unreadable]:
+    for number, fields in enumerate(rows):
+        yield fields if isinstance(fields, Unreadable) else AnnotationRow(fields, number)
+
+
 def as_text(value: Any) -> str:
     """An id as text: 7 and 7.0 and "7" are one."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _digest(row: Row, joined: Iterable[str]) -> str:
+def _digest(row: AnnotationRow, joined: Iterable[str]) -> str:
     """12 hexadecimal digits of what a row itself says, whatever the order of its fields."""
     own = {name: value for name, value in row.items() if name not in set(joined)}
     return sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:12]

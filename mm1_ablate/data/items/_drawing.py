@@ -13,21 +13,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.cache import ProgressCallback, build_once
 from mm1_ablate.data.counter_based_random import key
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.data.files import digest_files
-from mm1_ablate.data.items._candidates import Candidate, Files, Pool, archives, as_text, chosen_parts, missing, pool_of
+from mm1_ablate.data.items._candidates import Candidate, FoundFiles, Pool, archives, as_text, chosen_files, missing, pool_of
 from mm1_ablate.data.items._expressions import evaluate, file_name
-from mm1_ablate.data.items._pictures import MISSING, Pictures
-from mm1_ablate.data.items._rows import is_quick
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.items.records import Part, RecordItems, Shape
+from mm1_ablate.data.items._record import ItemFiles, Record, Shape
+from mm1_ablate.data.readers.annotation_files import is_quick
+from mm1_ablate.data.readers.image_folder import MISSING, ImageFolder
 
 HELD_OUT = 10
 """One of so many pictures of the demonstrations is for development."""
@@ -39,7 +37,7 @@ RULE = 3
 
 # ---------------------------------------------------------------- one item
 @dataclass
-class Drawn:
+class DrawnItem:
     """An item as plain values, which can be kept; its image by name."""
 
     id: str
@@ -51,7 +49,7 @@ class Drawn:
     image: str | None = None
     image_key: str | None = None
 
-    def item(self, pictures: Pictures) -> Item:
+    def item(self, pictures: ImageFolder) -> Item:
         """Raises Unreadable where there is no such image."""
         image = None
         if self.image is not None:
@@ -63,7 +61,7 @@ class Drawn:
         return Item(self.id, self.group, image, self.fields, tuple(self.references), tuple(self.choices), self.correct)
 
 
-def _drawn(candidate: Candidate, shape: Shape, prefix: str) -> Drawn:
+def _draw_item(candidate: Candidate, shape: Shape, prefix: str) -> DrawnItem:
     """Raises Unreadable where a row lacks something."""
     row = candidate.rows[0]
     fields = {name: _text(evaluate(source, row, f"field '{name}'"), f"field '{name}'") for name, source in (shape.fields or {}).items()}
@@ -77,7 +75,7 @@ def _drawn(candidate: Candidate, shape: Shape, prefix: str) -> Drawn:
     image = file_name(shape.image, row, "image") if shape.image else None
     group = as_text(evaluate(shape.group, row, "group")) if shape.group else "all"
     image_key = file_name(shape.image_key, row, "image_key") if shape.image and shape.image_key else None
-    return Drawn(prefix + candidate.id, group, fields, references, choices, correct, image, image_key)
+    return DrawnItem(prefix + candidate.id, group, fields, references, choices, correct, image, image_key)
 
 
 def _picture_key(candidate: Candidate, shape: Shape) -> str | None:
@@ -122,22 +120,22 @@ def _ranked(candidates: Sequence[Candidate], purpose: str, seed: int) -> list[Ca
     return sorted(candidates, key=lambda candidate: (key(purpose, seed, candidate.id), candidate.id))
 
 
-def _take(
-    candidates: Iterable[Candidate], shape: Shape, count: int | None, pictures: Pictures, prefix: str = "", shown: bool = False
-) -> tuple[list[Drawn], list[Unreadable]]:
-    """The first `count` good items, and what is wrong with those that were passed over.
+def _first_good(
+    candidates: Iterable[Candidate], shape: Shape, count: int | None, pictures: ImageFolder, prefix: str = "", shown: bool = False
+) -> tuple[list[DrawnItem], list[Unreadable]]:
+    """The first `count` good items, and what is wrong with those that were skipped.
 
     Args:
         prefix: of the items' ids.
         shown: whether they are demonstrations, whose first reference must say something.
     """
-    taken: list[Drawn] = []
+    taken: list[DrawnItem] = []
     bad: list[Unreadable] = []
     for candidate in candidates:
         if len(taken) == count:
             break
         try:
-            one = _drawn(candidate, shape, prefix)
+            one = _draw_item(candidate, shape, prefix)
             if shown and not one.references[0].strip():
                 raise Unreadable("no answer to show")
             one.item(pictures)
@@ -149,7 +147,7 @@ def _take(
 
 
 def _is_held_out(candidate: Candidate, shape: Shape) -> bool:
-    """Whether a candidate of the demonstrations is for development: by its picture, so that no picture is on both sides."""
+    """Whether a candidate of the demonstrations is for development: by its picture, so that no picture is in both splits."""
     try:
         what = _picture_key(candidate, shape) or candidate.id
     except Unreadable:
@@ -164,117 +162,117 @@ def _usual(bad: Sequence[Unreadable]) -> Unreadable:
 
 
 @dataclass
-class _Sides:
-    queries: list[Drawn]
-    demonstrations: list[Drawn]
+class _DrawnItems:
+    queries: list[DrawnItem]
+    demonstrations: list[DrawnItem]
     bad: list[Unreadable]
     bad_demonstrations: list[Unreadable]
 
 
-def _draw(source: RecordItems, parts: dict[str, tuple[Part, Files]], split: str, count: int | None, seed: int) -> _Sides:
-    pictures = Pictures(source.base(), archives(source))
+def _draw(source: Record, chosen: dict[str, tuple[ItemFiles, FoundFiles]], split: str, count: int | None, seed: int) -> _DrawnItems:
+    pictures = ImageFolder(source.base(), archives(source))
     asked = "queries" if split == "report" else "development"
-    sides = _Sides([], [], [], [])
+    items = _DrawnItems([], [], [], [])
 
     def ask(name: str, pool: Pool, candidates: Iterable[Candidate], most: int | None) -> None:
         wanted = count if most is None else min(most, count or most)
-        sides.queries, bad = _take(candidates, pool.shape, wanted, pictures)
-        sides.bad += bad
-        if not sides.queries:
-            raise Misfit(name, "no item can be asked" + (f"; {_usual(sides.bad)}" if sides.bad else ""))
+        items.queries, bad = _first_good(candidates, pool.shape, wanted, pictures)
+        items.bad += bad
+        if not items.queries:
+            raise Misfit(name, "no item can be asked" + (f"; {_usual(items.bad)}" if items.bad else ""))
 
-    if asked in parts:
-        part, files = parts[asked]
-        pool = pool_of(source, asked, part, files)
-        sides.bad += pool.bad
-        ask(asked, pool, _ranked(pool.candidates, "queries", seed), part.count)
+    if asked in chosen:
+        declared, files = chosen[asked]
+        pool = pool_of(source, asked, declared, files)
+        items.bad += pool.bad
+        ask(asked, pool, _ranked(pool.candidates, "queries", seed), declared.count)
         del pool  # large: not to be held beside the next
-    if "demonstrations" in parts:
-        part, files = parts["demonstrations"]
-        pool = pool_of(source, "demonstrations", part, files)
-        sides.bad_demonstrations += pool.bad
+    if "demonstrations" in chosen:
+        declared, files = chosen["demonstrations"]
+        pool = pool_of(source, "demonstrations", declared, files)
+        items.bad_demonstrations += pool.bad
         shape = pool.shape
-        if asked not in parts:
+        if asked not in chosen:
             held_out = (one for one in _ranked(pool.candidates, "queries", seed) if _is_held_out(one, shape))
             ask("demonstrations", pool, held_out, POOL)
         shown: Iterable[Candidate] = _ranked(pool.candidates, "demonstrations", seed)
         if source.development is None:
             shown = (one for one in shown if not _is_held_out(one, shape))
         # Ids of one file are one thing; of another file another, even where both count from 0.
-        prefix = "" if asked in parts and parts[asked][0].file == part.file else "demonstration/"
-        sides.demonstrations, bad = _take(shown, shape, part.count or POOL, pictures, prefix, shown=True)
-        sides.bad_demonstrations += bad
-    return sides
+        prefix = "" if asked in chosen and chosen[asked][0].file == declared.file else "demonstration/"
+        items.demonstrations, bad = _first_good(shown, shape, declared.count or POOL, pictures, prefix, shown=True)
+        items.bad_demonstrations += bad
+    return items
 
 
-def draw(source: RecordItems, split: str, count: int | None, seed: int) -> ItemSet:
+def draw(source: Record, split: str, count: int | None, seed: int) -> ItemSet:
     """The items of a split.
 
     Raises:
         Misfit: files are missing or not what the record says, or no item can be asked.
     """
-    parts = chosen_parts(source, split)
-    every = [file for _, files in parts.values() for group in files.values() for file in group]
+    chosen = chosen_files(source, split)
+    every = [file for _, files in chosen.values() for found in files.values() for file in found]
     if is_quick(every):
-        return _item_set(source, _draw(source, parts, split, count, seed))
+        return _item_set(source, _draw(source, chosen, split, count, seed))
     identity = fingerprint([RULE, source, digest_files(every), split, count, seed])
 
-    def build(folder: Path, report: Report) -> None:
-        sides = _draw(source, parts, split, count, seed)
-        if any(problem.reason == MISSING for problem in [*sides.bad, *sides.bad_demonstrations]):
-            raise _NotToBeKept(sides)
-        _keep(folder, sides)
+    def build(folder: Path, report: ProgressCallback) -> None:
+        items = _draw(source, chosen, split, count, seed)
+        if any(problem.reason == MISSING for problem in [*items.bad, *items.bad_demonstrations]):
+            raise _Incomplete(items)
+        _save(folder, items)
 
     try:
-        return _item_set(source, _kept(made("items", identity, 1 << 26, build)))
-    except _NotToBeKept as drawn:
-        return _item_set(source, drawn.sides)
+        return _item_set(source, _load(build_once("items", identity, 1 << 26, build)))
+    except _Incomplete as drawn:
+        return _item_set(source, drawn.items)
     except Unreadable:  # an image has gone since they were drawn
-        return _item_set(source, _draw(source, parts, split, count, seed))
+        return _item_set(source, _draw(source, chosen, split, count, seed))
 
 
-def _item_set(source: RecordItems, sides: _Sides) -> ItemSet:
-    pictures = Pictures(source.base(), archives(source))
+def _item_set(source: Record, items: _DrawnItems) -> ItemSet:
+    pictures = ImageFolder(source.base(), archives(source))
     return ItemSet(
-        [one.item(pictures) for one in sides.queries],
-        [one.item(pictures) for one in sides.demonstrations],
-        sides.bad,
-        sides.bad_demonstrations,
+        [one.item(pictures) for one in items.queries],
+        [one.item(pictures) for one in items.demonstrations],
+        items.bad,
+        items.bad_demonstrations,
     )
 
 
-class _NotToBeKept(Exception):
+class _Incomplete(Exception):
     """What was drawn lacks images, which may come."""
 
-    def __init__(self, sides: _Sides) -> None:
-        self.sides = sides
+    def __init__(self, items: _DrawnItems) -> None:
+        self.items = items
 
 
-def _keep(folder: Path, sides: _Sides) -> None:
-    items = {name: [vars(one) for one in getattr(sides, name)] for name in ("queries", "demonstrations")}
-    bad = {name: [(problem.reason, problem.what) for problem in getattr(sides, name)] for name in ("bad", "bad_demonstrations")}
-    (folder / "items.json").write_text(json.dumps({**items, **bad}))
+def _save(folder: Path, items: _DrawnItems) -> None:
+    drawn = {name: [vars(one) for one in getattr(items, name)] for name in ("queries", "demonstrations")}
+    bad = {name: [(problem.reason, problem.what) for problem in getattr(items, name)] for name in ("bad", "bad_demonstrations")}
+    (folder / "items.json").write_text(json.dumps({**drawn, **bad}))
 
 
-def _kept(folder: Path) -> _Sides:
+def _load(folder: Path) -> _DrawnItems:
     plain = json.loads((folder / "items.json").read_text())
-    queries, demonstrations = ([Drawn(**one) for one in plain[name]] for name in ("queries", "demonstrations"))
+    queries, demonstrations = ([DrawnItem(**one) for one in plain[name]] for name in ("queries", "demonstrations"))
     bad, bad_demonstrations = ([Unreadable(*problem) for problem in plain[name]] for name in ("bad", "bad_demonstrations"))
-    return _Sides(queries, demonstrations, bad, bad_demonstrations)
+    return _DrawnItems(queries, demonstrations, bad, bad_demonstrations)
 
 
 # ---------------------------------------------------------------- looking beforehand
-def check(source: RecordItems, split: str) -> None:
+def check(source: Record, split: str) -> None:
     """Look whether the files are there, and at the first rows where that is quick.
 
     Raises:
         Misfit: at the field that is wrong.
     """
-    pictures = Pictures(source.base(), archives(source))
-    for name, (part, files) in chosen_parts(source, split).items():
+    pictures = ImageFolder(source.base(), archives(source))
+    for name, (declared, files) in chosen_files(source, split).items():
         if all(is_quick(each) for each in files.values()):
-            pool = pool_of(source, name, part, files, first=20)
-            taken, bad = _take(pool.candidates, pool.shape, 1, pictures)
+            pool = pool_of(source, name, declared, files, first=20)
+            taken, bad = _first_good(pool.candidates, pool.shape, 1, pictures)
             if not taken:
                 first = next(iter([*bad, *pool.bad]), None)
                 raise missing(source, name, f"none of the first rows can be used: {first}" if first else "no row counts")

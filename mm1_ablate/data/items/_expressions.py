@@ -55,7 +55,7 @@ def without_longer(values: Iterable[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------- expressions
-class Row(dict[str, Any]):
+class AnnotationRow(dict[str, Any]):
     """One row: its fields. Expressions see them, and besides the whole as `row` and its place in the file, from 0, as `number`."""
 
     __slots__ = ("number",)
@@ -82,7 +82,7 @@ def _compiled(source: str) -> Callable[..., Any]:
     return _environment().compile_expression(source, undefined_to_none=False)
 
 
-def evaluate(source: str, row: Row, field: str) -> Any:
+def evaluate(source: str, row: AnnotationRow, field: str) -> Any:
     """The value of an expression over a row.
 
     Args:
@@ -98,12 +98,12 @@ def evaluate(source: str, row: Row, field: str) -> Any:
     try:
         value = _compiled(source)({"row": row, "number": row.number, **row})
         if isinstance(value, Undefined):
-            value._fail_with_undefined_error()  # so that a missing field is told like one further inside
+            value._fail_with_undefined_error()  # so that a missing field gives the message of one further inside
     except UndefinedError as error:
         raise Unreadable(f"no {field}: {error.message}") from None
     except Exception as error:  # whatever an expression does to a value that it was not written for
         raise Unreadable(f"no {field}: {type(error).__name__} in {source}", str(error)) from error
-    # Filters such as `map` are lazy; what they fail at is to be told here.
+    # Filters such as `map` are lazy; they are evaluated here, so that they fail here.
     if not isinstance(value, str | bytes | Mapping) and isinstance(value, Iterable):
         try:
             return list(value)

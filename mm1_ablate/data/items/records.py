@@ -6,140 +6,17 @@ user's own is a record in YAML, without Python. `docs/tasks.md` tells how.
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Collection
-from typing import Annotated, Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, WithJsonSchema, model_validator
-
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
 from mm1_ablate.data.documents import ItemSet
-from mm1_ablate.data.items import EvaluationSplit, ItemSource
-from mm1_ablate.data.items._expressions import Expression, NameTemplate
-
-BENCHMARKS = "MM1_ABLATE_BENCHMARKS"
-"""The environment variable that names the folder of the user's benchmarks."""
+from mm1_ablate.data.items import EvaluationSplit
+from mm1_ablate.data.items._record import Record
 
 
-def _from_record(folder: str, info: ValidationInfo) -> str:
-    if "://" in folder or folder.startswith("${"):
-        return folder
-    return os.path.join(os.path.abspath(str((info.context or {}).get("folder") or os.getcwd())), os.path.expanduser(folder))
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str | dict | Settings) else value
-
-
-Patterns = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
-    BeforeValidator(_as_tuple),
-    Field(min_length=1),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-]
-"""One name or several, all of them read; braces and globs as for other files. Relative ones start at the record's `folder`."""
-
-
-class Shape(Settings):
-    """What of a row is what: Jinja expressions over its fields, as in lm-evaluation-harness's records."""
-
-    id: Expression | None = None
-    """What tells an item from all others of its file. Nothing: a digest of the row."""
-    group: Expression | None = None
-    """Demonstrations of a query come from its own group. Nothing: all items are of one group."""
-    fields: dict[str, Expression] | None = None
-    """What the templates of the task can name."""
-    references: Expression | None = None
-    """Right answers: a text or a list of texts. Demonstrations answer with the first."""
-    choices: Expression | None = None
-    """A list of texts to choose from."""
-    correct: Expression | None = None
-    """Which choice is right, from 0."""
-    image: NameTemplate | None = None
-    """The image's file name, with fields in braces: `coco/val2014/COCO_val2014_{image_id:012d}.jpg`. It may be in a .zip or .tar of its
-    folder's name."""
-    image_key: NameTemplate | None = None
-    """What the picture is called in all tasks that show it, so that it is encoded once. Nothing: its file, with the folder."""
-
-
-class Join(Settings):
-    """Rows of another list that belong to a row. A row to which none belongs is bad data."""
-
-    file: Patterns | None = None
-    """Nothing: the file of the rows themselves."""
-    rows: str = ""
-    """Dotted path of the list in a JSON file."""
-    on: Expression
-    """Over a row of this list: what it belongs to."""
-    to: Expression | None = None
-    """Over a row that it may belong to; nothing: the same expression."""
-
-
-class Part(Shape):
-    """The rows of one purpose, and what is otherwise with them than the source says."""
-
-    file: Patterns
-    rows: str = ""
-    """Dotted path of the list of rows in a JSON file; a mapping of ids is one too. Nothing: the file is the list."""
-    join: dict[str, Join] = {}
-    """Lists of rows that belong to a row, each under a name of its own for expressions."""
-    where: Expression | None = None
-    """Which rows count."""
-    merge: bool = False
-    """Rows with one id are one item, with the references of all. If not, only the first counts and the others are bad data."""
-    count: PositiveInt | None = None
-    """Items at most, drawn. Nothing: all queries, and 2048 candidates for demonstrations."""
-
-
-Parts = Annotated[
-    tuple[Part, ...],
-    BeforeValidator(_as_tuple, json_schema_input_type=Part | list[Part]),
-    Field(min_length=1),
-]
-"""One part, or alternatives in order of preference: the first whose files exist is read."""
-
-
-class RecordItems(Shape, ItemSource):
+class RecordItems(Record):
     """Items from annotation files, as the record describes them."""
 
     type: Literal["records"] = "records"
-    folder: Annotated[str, AfterValidator(_from_record), HowItRuns] = f"${{{BENCHMARKS}}}"
-    """Where names of files start. Relative to the record, if it is not absolute."""
-    published: Annotated[str, HowItRuns] = ""
-    """Where the files are to be had; told where they are missing."""
-    archives: Annotated[Patterns | None, HowItRuns] = None
-    """Further .zip or .tar files in which the images are, if they are neither unpacked nor in one of their folder's name."""
-    queries: Parts
-    """What is asked for a report."""
-    demonstrations: Parts | None = None
-    """What may be shown before a question. Nothing: the task is asked without any."""
-    development: Parts | None = None
-    """What is asked of a recipe that is being tuned. Nothing: a tenth of the pictures (or rows) of the demonstrations, which are then
-    never shown."""
-
-    @model_validator(mode="after")
-    def _says_what_is_right(self) -> RecordItems:
-        for name in ("queries", "demonstrations", "development"):
-            parts = getattr(self, name) or ()
-            for index, part in enumerate(parts):
-                shape, place = self.shape(part), f"{name}.{index}" if len(parts) > 1 else name
-                if shape.references is None and (shape.choices is None or shape.correct is None):
-                    raise Misfit(place, "says neither 'references' nor 'choices' and which is 'correct'")
-                if (shape.choices is None) != (shape.correct is None):
-                    raise Misfit(place, "'choices' and 'correct' go together")
-        return self
-
-    def field_names(self) -> Collection[str]:
-        parts = [part for name in ("queries", "demonstrations", "development") for part in getattr(self, name) or ()]
-        return {name for part in parts for name in self.shape(part).fields or ()}
-
-    def shape(self, part: Part) -> Shape:
-        """What of a row of a part is what."""
-        names = Shape.model_fields
-        return Shape.model_construct(
-            **{name: getattr(self, name) if getattr(part, name) is None else getattr(part, name) for name in names}
-        )
 
     def check(self, split: EvaluationSplit = "report") -> None:
         from mm1_ablate.data.items._drawing import check
@@ -148,10 +25,10 @@ class RecordItems(Shape, ItemSource):
 
     def contents(self, split: EvaluationSplit = "report") -> str:
         from mm1_ablate.data.files import digest_files
-        from mm1_ablate.data.items._candidates import chosen_parts
+        from mm1_ablate.data.items._candidates import chosen_files
 
-        parts = chosen_parts(self, split).values()
-        return digest_files(list(dict.fromkeys(file for _, files in parts for group in files.values() for file in group)))
+        chosen = chosen_files(self, split).values()
+        return digest_files(list(dict.fromkeys(file for _, files in chosen for found in files.values() for file in found)))
 
     def open(self, split: EvaluationSplit = "report", count: int | None = None, seed: int = 0) -> ItemSet:
         from mm1_ablate.data.items._drawing import draw
@@ -159,20 +36,3 @@ class RecordItems(Shape, ItemSource):
         if split not in get_args(EvaluationSplit):
             raise ValueError(f"no evaluation split '{split}' (there are: {', '.join(get_args(EvaluationSplit))})")
         return draw(self, split, count, seed)
-
-    def base(self) -> str:
-        """The folder, its variables replaced.
-
-        Raises:
-            Misfit: a variable is not set.
-        """
-
-        def value(match: re.Match[str]) -> str:
-            if match[1] not in os.environ:
-                needed = ", ".join(self.queries[0].file)
-                published = f" (published at {self.published})" if self.published else ""
-                what = f"the environment variable {match[1]} is not set; set it to the folder of your benchmarks, which holds {needed}"
-                raise Misfit("folder", what + published)
-            return os.environ[match[1]]
-
-        return os.path.expanduser(re.sub(r"\$\{(\w+)\}", value, self.folder)).rstrip("/")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
-
-from mm1_ablate.data.files import DataFile, remembered
-from mm1_ablate.data.readers.rows import COMPRESSIONS
+from mm1_ablate.data.files import DataFile, cached_text
 
 HEAD = 512
 """Bytes of the beginning, and of the end, that are looked at."""
 GZIP, ZSTD = "gzip", "zstd"
+COMPRESSIONS = {".gz": GZIP, ".zst": ZSTD, ".zstd": ZSTD}
+"""Endings of names of compressed files."""
 MAGIC = {
     b"\x1f\x8b": GZIP,
     b"\x28\xb5\x2f\xfd": ZSTD,
@@ -20,7 +19,7 @@ MAGIC = {
 OTHERS = {
     b"version https://git-lfs.github.com/spec/": "a git-lfs pointer instead of the file; fetch the file with `git lfs pull`",
     b"PK\x03\x04": "a zip archive; unpack it",
-    b"PK\x05\x06": "a zip archive of nothing",
+    b"PK\x05\x06": "an empty zip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
     b"Rar!": "a rar archive; unpack it",
     b"PAR1": "parquet",
@@ -39,11 +38,11 @@ NO_BYTES = "a file of 0 bytes"
 
 
 def compression_by(head: bytes) -> str | None:
-    """What a file is compressed with, by its first bytes; nothing if it is not."""
+    """What a file is compressed with, by its first bytes; None if it is not."""
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
 
 
-def what_it_is(head: bytes, size: int) -> str:
+def describe_format(head: bytes, size: int) -> str:
     """What a file is that is none of the formats that samples come in, with what to do about it; empty where nobody can say."""
     if size == 0:
         return NO_BYTES
@@ -57,12 +56,12 @@ def what_it_is(head: bytes, size: int) -> str:
         return "a tar"
     if compression := compression_by(head):
         return f"compressed with {compression}; unpack it"
-    return "" if any(head) else "nothing but zeros, as a download leaves that has not come to its end"
+    return "" if any(head) else "all zeros, as an unfinished download leaves"
 
 
 def compression_of(file: DataFile) -> str | None:
     """What a file of text is compressed with, gzip or zstd: its first bytes say so, its name only where they say nothing."""
-    head, _ = ends_of(file)
+    head, _ = head_and_tail(file)
     if (found := compression_by(head)) in (GZIP, ZSTD):
         return found
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
@@ -70,19 +69,19 @@ def compression_of(file: DataFile) -> str | None:
     return next((name for suffix, name in COMPRESSIONS.items() if file.name.lower().endswith(suffix)), None)
 
 
-def ends_of(file: DataFile) -> tuple[bytes, bytes]:
+def without_compression(name: str) -> str:
+    """The name of a file in lower case without the ending of a compression."""
+    name = name.lower()
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def head_and_tail(file: DataFile) -> tuple[bytes, bytes]:
     """The first and the last bytes of a file, `HEAD` of each. Of files far away they are remembered."""
 
     def read() -> str:
         return f"{file.read(0, HEAD).hex()} {file.read(max(0, file.size - HEAD), HEAD).hex()}"
 
-    head, _, tail = (read() if file.is_local else remembered("ends", file, read)).partition(" ")
+    head, _, tail = (read() if file.is_local else cached_text("ends", file, read)).partition(" ")
     return bytes.fromhex(head), bytes.fromhex(tail)
-
-
-def gunzipped(head: bytes) -> bytes | None:
-    """What the first bytes of a gzip file stand for, as far as they go; nothing if they cannot be unpacked."""
-    try:
-        return zlib.decompressobj(wbits=31).decompress(head)
-    except zlib.error:
-        return None

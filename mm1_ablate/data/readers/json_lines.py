@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -16,23 +16,31 @@ from typing import Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Report
+from mm1_ablate.data.cache import BytesAdded, Conversion, ProgressCallback, build_all
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, digest_file, of_each
+from mm1_ablate.data.files import ENDS, DataFile, cached_text, digest_file, map_files
 from mm1_ablate.data.lost_documents import FileRead
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, compression_of, ends_of, what_it_is
-from mm1_ablate.data.readers.rows import NOTHING, NUMBER, OBJECT, TEXT, Damaged, Progress, Rows, Task, make_all, reading
+from mm1_ablate.data.readers.compression import Damaged, chunks, compressed_size, decompressed_head
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, compression_by, compression_of, describe_format, head_and_tail
+from mm1_ablate.data.readers.rows import NULL, NUMBER, OBJECT, TEXT, Rows
 
 VERSION = "3"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
-CHUNK = 1 << 20
-"""Bytes that are read at once."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 128 << 20
 """Bytes in which the first line should end."""
 ONE_LIST = "it begins like one JSON list; expected an object in each line (`jq -c '.[]'` makes that of it)"
 LOOKED_AT = 64
 """Lines that tell what columns there are."""
+
+
+def parse_line(line: bytes) -> Any:
+    """The value of a line.
+
+    Raises:
+        UnicodeDecodeError, ValueError, RecursionError: it is not UTF-8, no JSON, or nested too deeply.
+    """
+    return json.loads(line.decode("utf-8-sig"))
 
 
 # ---------------------------------------------------------------- rows
@@ -62,7 +70,7 @@ class JsonLines(Rows):
             starts = self._starts[file] = _mapped(self._folders[file] / "starts")
         begin = int(starts[row])
         try:
-            value = json.loads(self._texts[file].read(begin, int(starts[row + 1]) - begin).decode("utf-8-sig"))
+            value = parse_line(self._texts[file].read(begin, int(starts[row + 1]) - begin))
         except UnicodeDecodeError:
             raise Unreadable("invalid UTF-8", self.place(index)) from None
         except (ValueError, RecursionError) as error:
@@ -78,19 +86,19 @@ class JsonLines(Rows):
         return f"{self.files[file].name}, line {row + 1}"
 
 
-def open_json_lines(files: Sequence[DataFile], report: Report | None = None) -> JsonLines:
+def open_json_lines(files: Sequence[DataFile], report: ProgressCallback | None = None) -> JsonLines:
     """Rows of JSON lines; the first time, after reading all of the files once.
 
     Args:
-        report: told how far that is.
+        report: called with the progress.
 
     Raises:
         NotEnoughSpace: unpacked copies do not fit in the cache.
     """
-    compressed = any(of_each(files, compression_of))
+    compressed = any(map_files(files, compression_of))
     estimate = cache(lambda: _estimate(files))
-    tasks = [Task(_identity(file), file.size, partial(_estimated, estimate, file), partial(_index, file)) for file in files]
-    return JsonLines(files, make_all("lines", "unpacking" if compressed else "finding lines", tasks, report))
+    indices = [Conversion(_identity(file), file.size, partial(_estimated, estimate, file), partial(_index, file)) for file in files]
+    return JsonLines(files, build_all("lines", "unpacking" if compressed else "finding lines", indices, report))
 
 
 def _identity(file: DataFile) -> str:
@@ -113,19 +121,19 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- index
-def _index(file: DataFile, folder: Path, progress: Progress) -> None:
+def _index(file: DataFile, folder: Path, add: BytesAdded) -> None:
     """Write `starts` (uint64 offsets of lines that are not blank, and of the end), and the unpacked file if there is need of one."""
     compression = compression_of(file)
     lines = _Lines(folder)
     damage: str | None = None
-    read, named = file.size, "" if compression and file.size else what_it_is(ends_of(file)[0], file.size)
+    read, named = file.size, "" if compression and file.size else describe_format(head_and_tail(file)[0], file.size)
     try:
         if compression is None:
-            for chunk in _plain(file, progress):
+            for chunk in chunks(file, add):
                 lines.add(chunk)
         else:
             with (folder / "lines.jsonl").open("wb") as copy:
-                for chunk in _decompressed(file, compression, progress):
+                for chunk in chunks(file, add):
                     copy.write(chunk)
                     lines.add(chunk)
     except Damaged as error:
@@ -193,58 +201,14 @@ class _Lines:
         self._numbers.write(numbers.astype("<u8").tobytes())
 
 
-# ---------------------------------------------------------------- reading
-def _plain(file: DataFile, progress: Progress | None = None) -> Iterator[bytes]:
-    with file.open() as opened:
-        while chunk := opened.read(CHUNK):
-            yield chunk
-            if progress is not None:
-                progress.add(len(chunk))
-
-
-def _decompressed(file: DataFile, compression: str, progress: Progress | None = None) -> Iterator[bytes]:
-    """What is packed in a file.
-
-    Raises:
-        Damaged: after all that could be had.
-    """
-    import pyarrow as pa
-
-    done = packed = 0
-    if file.size == 0:
-        raise Damaged(NO_BYTES)
-    try:
-        with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-            while chunk := stream.read(CHUNK):
-                done += len(chunk)
-                yield chunk
-                before, packed = packed, raw.tell()
-                if progress is not None:
-                    progress.add(packed - before)
-        return
-    except Damaged as error:
-        damage = Damaged(str(error), packed)
-    # The read that failed took with it what it had so far: the same way again, and the last stretch in small steps.
-    rest = bytearray()
-    with suppress(Damaged), reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-        while done:
-            done -= len(stream.read(min(done, CHUNK)))
-        while chunk := stream.read(64):
-            rest += chunk
-    yield bytes(rest)
-    raise damage
-
-
 def _estimate(files: Sequence[DataFile]) -> float:
     """Bytes in the cache (index and unpacked copy) for each byte of the files, judged by the beginning of the first that tells."""
     for file in files:
         compression = compression_of(file)
         try:
-            if compression is None:
-                beginning, grows = file.read(0, CHUNK), 1.0
-            else:
-                beginning = next(_decompressed(file, compression), b"")
-                grows = len(beginning) / max(1, _packed_size(file, compression, len(beginning)))
+            beginning, grows = next(chunks(file), b""), 1.0
+            if compression is not None:
+                grows = len(beginning) / max(1, compressed_size(file, compression, len(beginning)))
         except Damaged:
             continue
         if beginning:
@@ -257,26 +221,17 @@ def _estimated(estimate: Callable[[], float], file: DataFile) -> int:
     return int(file.size * estimate())
 
 
-def _packed_size(file: DataFile, compression: str, unpacked: int) -> int:
-    """Bytes of a compressed file that its first `unpacked` bytes are packed in."""
-    import pyarrow as pa
-
-    with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-        stream.read(unpacked)
-        return raw.tell()
-
-
 # ---------------------------------------------------------------- looking
 def columns_in(lines: Sequence[bytes]) -> dict[str, str]:
     """Columns of those lines that are JSON objects, and what they hold."""
     columns: dict[str, str] = {}
     for line in lines:
         try:
-            value = json.loads(line.decode("utf-8-sig"))
+            value = parse_line(line)
         except (ValueError, RecursionError):
             continue
         for name, entry in value.items() if isinstance(value, dict) else ():
-            if columns.get(name, NOTHING) == NOTHING:
+            if columns.get(name, NULL) == NULL:
                 columns[name] = kind_of(entry)
     return columns
 
@@ -292,7 +247,7 @@ def columns_of_lines(file: DataFile) -> dict[str, str]:
     if lines and not columns:
         if lines[0].lstrip().startswith(b"["):
             raise Unreadable(ONE_LIST, file.name)
-        named = what_it_is(ends_of(file)[0], file.size)
+        named = describe_format(head_and_tail(file)[0], file.size)
         found = named or repr(lines[0][:60].decode(errors="replace"))
         raise Unreadable(f"expected a JSON object in each line, found {found}", file.name)
     return columns
@@ -307,7 +262,7 @@ def first_rows_of_lines(file: DataFile, count: int) -> list[dict[str, Any]]:
     rows = []
     for line in islice(_first_lines(file), count):
         try:
-            value = json.loads(line.decode("utf-8-sig"))
+            value = parse_line(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
@@ -321,11 +276,10 @@ def _first_lines(file: DataFile) -> Iterator[bytes]:
     Raises:
         Unreadable: the file is damaged, or its first line is longer than that.
     """
-    compression = compression_of(file)
     pieces: list[bytes] = []  # of a line that has not ended
     seen = ended = 0
     try:
-        for chunk in _plain(file) if compression is None else _decompressed(file, compression):
+        for chunk in chunks(file):
             *whole, rest = (chunk.removeprefix(BYTE_ORDER_MARK) if not seen else chunk).split(b"\n")
             seen += len(chunk)
             if whole:
@@ -346,17 +300,58 @@ def _first_lines(file: DataFile) -> Iterator[bytes]:
 
 
 def _said(file: DataFile, error: Damaged) -> str:
-    named = what_it_is(ends_of(file)[0], file.size)
+    named = describe_format(head_and_tail(file)[0], file.size)
     return f"it is {named}" if named and "compressed with" not in named else str(error)
 
 
 def kind_of(value: Any) -> str:
     """What a value of JSON is called in messages."""
     if value is None:
-        return NOTHING
+        return NULL
     if isinstance(value, bool):
         return "truth values"
     if isinstance(value, list):
         first = next((entry for entry in value if entry is not None), None)
-        return NOTHING if first is None else f"lists of {kind_of(first)}"
+        return NULL if first is None else f"lists of {kind_of(first)}"
     return {str: TEXT, int: NUMBER, float: NUMBER, dict: OBJECT}[type(value)]
+
+
+# ---------------------------------------------------------------- looking at the beginning alone
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the first 64 KiB of a file of lines show."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    """Of the first lines, and what they hold. None where not one line ends in there."""
+    bytes_of_one: float = 0.0
+    """Bytes of the file for each line; 0 where that cannot be said."""
+    damage: str = ""
+    """Why it cannot be read, if that is so."""
+
+
+def head_of_lines(file: DataFile) -> Head:
+    """What the beginning of a file shows; remembered in the cache."""
+    return Head(**json.loads(cached_text("heads of lines 2", file, lambda: json.dumps(asdict(_head(file))))))
+
+
+def _head(file: DataFile) -> Head:
+    if file.size == 0:
+        return Head(damage=NO_BYTES)
+    packed, compression = file.read(0, ENDS), compression_of(file)
+    content, used, damage = (packed, len(packed), "") if compression is None else decompressed_head(packed, compression)
+    whole = used == file.size
+    if damage:
+        named = describe_format(packed, file.size) if compression_by(packed) is None else ""
+        return Head(damage=named or damage)
+    *lines, rest = content.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    lines = [line for line in ([*lines, rest] if whole else lines) if line.strip()]
+    columns = columns_in(lines[:LOOKED_AT])
+    if not columns:
+        begins = content.removeprefix(BYTE_ORDER_MARK).lstrip()
+        if begins.startswith(b"["):
+            return Head(damage=ONE_LIST)
+        # A line that does not end in here may be one all the same.
+        if begins and (lines or not begins.startswith(b"{")):
+            found = f"no JSON object in its first lines, but {(lines or [begins])[0][:60].decode(errors='replace')!r}"
+            return Head(damage=describe_format(content, file.size) or found)
+    return Head(columns, used / len(lines) if lines else 0.0)

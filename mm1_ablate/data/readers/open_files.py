@@ -13,14 +13,13 @@ from typing import Any
 
 from mm1_ablate.config.data import Keep
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import Report
+from mm1_ablate.data.cache import ProgressCallback
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, NoFiles, find_files, of_each
-from mm1_ablate.data.readers.file_signatures import compression_of
-from mm1_ablate.data.readers.json_lines import columns_of_lines, first_rows_of_lines, open_json_lines
-from mm1_ablate.data.readers.json_lines_head import Head, head_of_lines
-from mm1_ablate.data.readers.rows import COMPRESSIONS, NOTHING, NUMBER, Damaged, Rows, reading
-from mm1_ablate.data.readers.table import Footer, columns_of_table, first_rows_of_table, footer_of, open_tables
+from mm1_ablate.data.files import DataFile, NoFiles, find_files, map_files
+from mm1_ablate.data.readers.file_signatures import without_compression
+from mm1_ablate.data.readers.json_lines import Head, columns_of_lines, first_rows_of_lines, head_of_lines, open_json_lines
+from mm1_ablate.data.readers.parquet import Footer, columns_of_parquet, first_rows_of_parquet, footer_of, open_parquet
+from mm1_ablate.data.readers.rows import NULL, NUMBER, Rows
 
 FILES_SAMPLED = 4
 """Files from whose beginnings rows are taken; of those on a network only one."""
@@ -40,34 +39,12 @@ def found_files(patterns: Sequence[str], field: str = "files") -> list[DataFile]
         raise Misfit(field, str(error)) from None
 
 
-def unpacked(file: DataFile) -> bytes:
-    """All that a file holds; of one that is compressed with gzip or zstd, what is packed in it.
-
-    Raises:
-        Damaged: it cannot be unpacked, or not to its end.
-        OSError: it cannot be read.
-    """
-    compression = compression_of(file)
-    if compression is None:
-        with file.open() as plain:
-            return plain.read()
-    if file.size == 0:
-        raise Damaged("it has no bytes")
-    import pyarrow as pa  # late: most annotation files are plain
-
-    with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-        return stream.read()
-
-
 def _is_table(file: DataFile) -> bool:
     return file.name.lower().endswith(TABLES)
 
 
 def _is_lines(file: DataFile) -> bool:
-    name = file.name.lower()
-    for suffix in COMPRESSIONS:
-        name = name.removesuffix(suffix)
-    return name.endswith(LINES)
+    return without_compression(file.name).endswith(LINES)
 
 
 def are_tables(files: Sequence[DataFile]) -> bool:
@@ -87,31 +64,31 @@ def are_tables(files: Sequence[DataFile]) -> bool:
     return bool(tables)
 
 
-def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: Report | None = None) -> Rows:
+def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: ProgressCallback | None = None) -> Rows:
     """The rows of JSON lines or parquet.
 
     Args:
         columns: those that are needed. Rows of JSON lines have all.
-        report: told how far the making of indices and converted copies is.
+        report: called with the progress of indices and converted copies.
 
     Raises:
         Misfit: the names of the files say neither, or both; or not one of them can be read.
     """
-    return open_tables(files, columns, report) if are_tables(files) else open_json_lines(files, report)
+    return open_parquet(files, columns, report) if are_tables(files) else open_json_lines(files, report)
 
 
 # ---------------------------------------------------------------- looking when a plan is made
 def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
     """What files have: column to the kind of what it holds ("text", "lists of bytes", ...). Where files differ, what at least half of
-    the rows have (of lines: of the files); a file without those columns is told of as lost (see `glance`).
+    the rows have (of lines: of the files); a file without those columns counts as lost (see `quick_check`).
 
     Raises:
         Misfit: at `files`, none is readable, or all are empty.
     """
     tables = are_tables(files)
-    if usual := _usual(of_each(files, footer_of if tables else head_of_lines)):
+    if usual := _usual(map_files(files, footer_of if tables else head_of_lines)):
         return usual
-    look = columns_of_table if tables else columns_of_lines
+    look = columns_of_parquet if tables else columns_of_lines
     first: Unreadable | None = None
     for file in files:
         try:
@@ -124,7 +101,7 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
     if first is not None:
         others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
         raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
-    raise Misfit("files", f"'{files[0].name}' holds nothing" if len(files) == 1 else f"all {len(files)} files hold nothing")
+    raise Misfit("files", f"'{files[0].name}' has no rows" if len(files) == 1 else f"none of the {len(files)} files has a row")
 
 
 def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
@@ -137,8 +114,8 @@ def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
         for column, kind in one.columns.items() if weight else ():
             kinds.setdefault(column, Counter())[kind] += weight
     usual = {column: counts for column, counts in kinds.items() if 2 * counts.total() >= in_all}
-    # A column of nothing in some files is what it is in the others.
-    return {column: max(counts, key=lambda kind: (kind != NOTHING, counts[kind])) for column, counts in usual.items()}
+    # A column of nulls in some files is what it is in the others.
+    return {column: max(counts, key=lambda kind: (kind != NULL, counts[kind])) for column, counts in usual.items()}
 
 
 def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> list[tuple[Any, str]]:
@@ -146,7 +123,7 @@ def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> lis
     tables = are_tables(files)
     for file in files:
         with suppress(Unreadable):
-            if rows := first_rows_of_table(file, [column], count) if tables else first_rows_of_lines(file, count):
+            if rows := first_rows_of_parquet(file, [column], count) if tables else first_rows_of_lines(file, count):
                 return [(row.get(column), f"{file.name}, row {number}") for number, row in enumerate(rows, 1)]
     return []
 
@@ -169,7 +146,7 @@ def first_rows(files: Sequence[DataFile], columns: Sequence[str], count: int) ->
     for file in chosen:
         try:
             most = max(1, count // len(chosen))
-            rows += first_rows_of_table(file, columns, most) if tables else first_rows_of_lines(file, most)
+            rows += first_rows_of_parquet(file, columns, most) if tables else first_rows_of_lines(file, most)
         except Unreadable:
             continue
     return rows
@@ -191,7 +168,7 @@ def check_columns(columns: Mapping[str, str], needed: Mapping[str, tuple[str, Se
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             has = ", ".join(columns) if columns else "none"
             raise Misfit(setting, f"the data has no column '{column}'{hint}; it has {has}")
-        if columns[column] not in (*kinds, NOTHING):
+        if columns[column] not in (*kinds, NULL):
             raise Misfit(setting, f"column '{column}' holds {columns[column]}; expected {' or '.join(kinds)}")
 
 

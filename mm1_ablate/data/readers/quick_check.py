@@ -1,27 +1,28 @@
 """Files of a source in, what of them cannot be read out, as far as sizes, first and last bytes and parquet's footers tell.
 
 Done when a plan is made, so it reads a little of every file and never a whole one. What only an index can tell (a tar that is damaged in
-the middle) is known once there is one. How many documents files hold is reckoned from the beginnings of those that can be read.
+the middle) is known once there is one. How many documents files hold is estimated from the beginnings of those that can be read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mm1_ablate.data.files import DataFile, of_each
+from mm1_ablate.data.files import DataFile, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, gunzipped, what_it_is
-from mm1_ablate.data.readers.json_lines_head import head_of_lines
+from mm1_ablate.data.readers.compression import gunzipped
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, describe_format, head_and_tail
+from mm1_ablate.data.readers.json_lines import head_of_lines
 from mm1_ablate.data.readers.open_files import are_tables
-from mm1_ablate.data.readers.rows import NOTHING
-from mm1_ablate.data.readers.table import Footer, footer_of
+from mm1_ablate.data.readers.parquet import Footer, footer_of
+from mm1_ablate.data.readers.rows import NULL
 from mm1_ablate.data.readers.tar import first_samples, indexed_tars, is_compressed
 from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, is_header
 
 SAMPLES = 20
-"""First samples of a tar, from which it is reckoned how many the others hold."""
+"""First samples of a tar, from which the number in the others is estimated."""
 EMPTY = 10_240
-"""Bytes that tar makes of nothing."""
+"""Bytes of an empty tar."""
 
 Needed = Mapping[str, Sequence[str]]
 """Columns that a source reads, each with the kinds that will do."""
@@ -32,7 +33,7 @@ def lost_tars(files: Sequence[DataFile], field: str = "files") -> list[Losses]:
     """What of tars cannot be read: from their index if the cache has it, else from the first and last bytes of each."""
     if (indexed := indexed_tars(files)) is not None:
         return [one.scaled(1, field) for one in indexed.losses]
-    wrong = of_each(files, wrong_tar)
+    wrong = map_files(files, wrong_tar)
     if not any(wrong):
         return []
     bytes_of_one = _bytes_of_sample(file for file, damage in zip(files, wrong, strict=True) if not damage)
@@ -49,10 +50,10 @@ BROKEN = "truncated tar"
 
 
 def wrong_tar(file: DataFile) -> str:
-    """What is wrong with a tar, by its first and last bytes; empty if nothing is."""
+    """What is wrong with a tar, by its first and last bytes; empty if all is well."""
     if file.size == 0:
         return NO_BYTES
-    head, tail = ends_of(file)
+    head, tail = head_and_tail(file)
     if is_compressed(file):
         content = gunzipped(head)
         if content is None:
@@ -64,10 +65,10 @@ def wrong_tar(file: DataFile) -> str:
 
 
 def _wrong_header(head: bytes, size: int) -> str:
-    """What is wrong with the first header of a tar. Nothing but zeros is a tar of nothing, if it is small."""
+    """What is wrong with the first header of a tar. Zeros alone are an empty tar, if they are few."""
     if is_header(head) or (not any(head) and size <= EMPTY):
         return ""
-    named = what_it_is(head, size or len(head))
+    named = describe_format(head, size or len(head))
     return f"not a tar, but {named}" if named else "not a tar"
 
 
@@ -87,7 +88,7 @@ def _bytes_of_sample(files: Iterable[DataFile]) -> float:
 # ---------------------------------------------------------------- tables and lines
 def lost_tables(files: Sequence[DataFile], needed: Needed, field: str = "files") -> list[Losses]:
     """What of parquet files cannot be read, by their footers: damaged ones, and those that lack a column or have nothing in it."""
-    footers = of_each(files, footer_of)
+    footers = map_files(files, footer_of)
     read = []
     for file, footer in zip(files, footers, strict=True):
         damage = footer.damage or _wrong_columns(footer, needed)
@@ -102,7 +103,7 @@ def _wrong_columns(footer: Footer, needed: Needed) -> str:
     for column, kinds in needed.items():
         if column not in footer.columns:
             return f"no column '{column}'; it has {', '.join(footer.columns) or 'none'}"
-        if footer.columns[column] not in (*kinds, NOTHING):
+        if footer.columns[column] not in (*kinds, NULL):
             return f"column '{column}' holds {footer.columns[column]}; expected {' or '.join(kinds)}"
         if column in footer.empty:
             return f"column '{column}' has no value in any of its {footer.rows:,} rows"
@@ -116,7 +117,7 @@ def lost_rows(files: Sequence[DataFile], needed: Needed, field: str = "files") -
 
 def lost_lines(files: Sequence[DataFile], needed: Iterable[str], field: str = "files") -> list[Losses]:
     """What of files of JSON lines cannot be read, by the beginning of each."""
-    heads = of_each(files, head_of_lines)
+    heads = map_files(files, head_of_lines)
     columns = list(needed)
     read = []
     for file, head in zip(files, heads, strict=True):

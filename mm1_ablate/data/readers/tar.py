@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Report, check_space, is_made, made
+from mm1_ablate.data.cache import ProgressCallback, build_once, check_space, is_built
 from mm1_ablate.data.documents import KnownLoss, Unreadable
-from mm1_ablate.data.files import DataFile, digest_file, of_each
+from mm1_ablate.data.files import DataFile, digest_file, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, Lost, losses_of
-from mm1_ablate.data.readers.file_signatures import GZIP, compression_by, ends_of, what_it_is
-from mm1_ablate.data.readers.tar_headers import DamagedTar, entries
+from mm1_ablate.data.readers.file_signatures import GZIP, compression_by, describe_format, head_and_tail
+from mm1_ablate.data.readers.tar_headers import DamagedTar, tar_entries
 from mm1_ablate.data.readers.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Read, indexed, join, refused_for
 
 VERSION = "4"
@@ -127,25 +127,25 @@ def _read(file: DataFile, offset: int, length: int) -> bytes:
 
 
 def _mapped(path: Path) -> Any:
-    """A view of a memory-mapped array: it hands out an integer several times faster than the array does. Nothing cannot be mapped."""
+    """A view of a memory-mapped array: it hands out an integer several times faster than the array does. An empty one cannot be mapped."""
     return memoryview(np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path))
 
 
 # ---------------------------------------------------------------- opening
-def open_tars(files: Sequence[DataFile], report: Report | None = None) -> TarSamples:
+def open_tars(files: Sequence[DataFile], report: ProgressCallback | None = None) -> TarSamples:
     """The samples of these tars, in their order. What the cache does not have yet is indexed (and unpacked) first.
 
     Args:
-        report: told how many bytes of the tars are done.
+        report: called with the progress, in bytes of the tars.
 
     Raises:
         NotEnoughSpace: compressed tars do not fit into the cache.
     """
-    packed, digests = files, of_each(files, digest_file)
+    packed, digests = files, map_files(files, digest_file)
     files = _all_unpacked(files, digests, report)
     identities, whole = _identities(files, digests)
 
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         shards = []
         done, in_all = 0, sum(file.size for file in files)
         with ThreadPoolExecutor(8) as pool:
@@ -156,17 +156,17 @@ def open_tars(files: Sequence[DataFile], report: Report | None = None) -> TarSam
                 report("indexing tars", done, in_all)
         join(folder, shards, [file.name for file in files])
 
-    folder = made("tars", whole, sum(file.size for file in files) // SHARE_OF_INDEX, build, report)
+    folder = build_once("tars", whole, sum(file.size for file in files) // SHARE_OF_INDEX, build, report)
     return TarSamples(folder, files, [digest[:12] for digest in digests], packed)
 
 
 def indexed_tars(files: Sequence[DataFile]) -> TarSamples | None:
-    """The same, where the cache has all of it; otherwise nothing."""
-    digests = of_each(files, digest_file)
-    if not all(is_made(UNPACKED, digest) for file, digest in zip(files, digests, strict=True) if is_compressed(file)):
+    """The same, where the cache has all of it; otherwise None."""
+    digests = map_files(files, digest_file)
+    if not all(is_built(UNPACKED, digest) for file, digest in zip(files, digests, strict=True) if is_compressed(file)):
         return None
     _, whole = _identities(_all_unpacked(files, digests, None), digests)
-    return open_tars(files) if is_made("tars", whole) else None
+    return open_tars(files) if is_built("tars", whole) else None
 
 
 def _identities(files: Sequence[DataFile], digests: Sequence[str]) -> tuple[list[str], str]:
@@ -179,16 +179,16 @@ def _identities(files: Sequence[DataFile], digests: Sequence[str]) -> tuple[list
 
 def is_compressed(file: DataFile) -> bool:
     """Whether a tar is compressed with gzip: its first bytes say so, whatever it is called."""
-    return compression_by(ends_of(file)[0]) == GZIP
+    return compression_by(head_and_tail(file)[0]) == GZIP
 
 
-def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: Report | None) -> list[DataFile]:
+def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: ProgressCallback | None) -> list[DataFile]:
     """The files, with plain copies in place of those that are compressed. Nothing is begun if the disk cannot take all of it."""
-    compressed = of_each(files, is_compressed)
+    compressed = map_files(files, is_compressed)
     sizes = {
         place: _unpacked_size(file)
         for place, (file, digest) in enumerate(zip(files, digests, strict=True))
-        if compressed[place] and not is_made(UNPACKED, digest)
+        if compressed[place] and not is_built(UNPACKED, digest)
     }
     if sizes:
         check_space(UNPACKED, sum(sizes.values()))
@@ -203,10 +203,10 @@ def _unpacked_size(file: DataFile) -> int:
     return said
 
 
-def _unpacked(file: DataFile, digest: str, size: int, report: Report | None) -> DataFile:
+def _unpacked(file: DataFile, digest: str, size: int, report: ProgressCallback | None) -> DataFile:
     """A plain copy of a compressed tar. What breaks off in the middle is unpacked up to there."""
 
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         with file.open() as packed, (folder / "unpacked.tar").open("wb") as target:
             try:
                 with gzip.GzipFile(fileobj=packed) as content:
@@ -216,7 +216,7 @@ def _unpacked(file: DataFile, digest: str, size: int, report: Report | None) -> 
             except (EOFError, zlib.error, gzip.BadGzipFile):
                 pass  # the index finds where it breaks off, and counts it
 
-    path = made(UNPACKED, digest, size, build, report) / "unpacked.tar"
+    path = build_once(UNPACKED, digest, size, build, report) / "unpacked.tar"
     status = path.stat()
     return replace(file, address=str(path), size=status.st_size, stamp=str(status.st_mtime_ns))
 
@@ -224,8 +224,8 @@ def _unpacked(file: DataFile, digest: str, size: int, report: Report | None) -> 
 def _losses(tars: Sequence[Mapping[str, Any]], plain: Sequence[DataFile], packed: Sequence[DataFile]) -> list[Losses]:
     files, lost = [], []
     for tar, unpacked, file in zip(tars, plain, packed, strict=True):
-        head, _ = ends_of(file) if tar["damage"] else (b"", b"")
-        named = what_it_is(head, file.size) if tar["damage"] and not tar["samples"] and not is_compressed(file) else ""
+        head, _ = head_and_tail(file) if tar["damage"] else (b"", b"")
+        named = describe_format(head, file.size) if tar["damage"] and not tar["samples"] and not is_compressed(file) else ""
         damage = f"not a tar, but {named}" if named else tar["damage"]
         # Of a compressed tar that breaks off nobody knows how far it was read; images shrink little.
         read = min(tar["read"], file.size) if tar["damage"] or unpacked is file else file.size
@@ -250,7 +250,7 @@ def first_samples(file: DataFile, count: int) -> dict[str, dict[str, bytes]]:
             return stream.read(length)
 
         try:
-            for entry in entries(read, sys.maxsize):
+            for entry in tar_entries(read, sys.maxsize):
                 split = SAMPLE.fullmatch(entry.name)
                 if split is None or refused_for(entry.name, entry.kind):
                     continue

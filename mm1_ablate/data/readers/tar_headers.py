@@ -23,7 +23,7 @@ class DamagedTar(Exception):
         self.reason = reason
 
 
-class Entry(NamedTuple):
+class TarEntry(NamedTuple):
     """One entry of a tar."""
 
     name: str
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     size: int
 
 
-def entries(read: Callable[[int, int], bytes], size: int) -> Iterator[Entry]:
+def tar_entries(read: Callable[[int, int], bytes], size: int) -> Iterator[TarEntry]:
     """The entries of a tar in its order.
 
     Args:
@@ -83,7 +83,7 @@ def entries(read: Callable[[int, int], bytes], size: int) -> Iterator[Entry]:
             raise DamagedTar("sparse file in a tar")
         if kind in b"0\0007":  # what old tars call a file may be a folder by its name; "7" is a file of its own kind of disk
             kind = b"5" if name.endswith("/") else b"0"
-        yield Entry(name, kind, place, length)
+        yield TarEntry(name, kind, place, length)
         if kind not in b"123456":  # links, devices and folders have a size at times, but no bytes
             if place + length > size:
                 raise DamagedTar("truncated tar")

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Report, made
+from mm1_ablate.data.cache import ProgressCallback, build_once
 from mm1_ablate.data.files import DataFile
-from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, entries
+from mm1_ablate.data.readers.tar_headers import BLOCK, DamagedTar, tar_entries
 
 Read = Callable[[int, int], bytes]
 """(offset, length) to the bytes there."""
@@ -42,12 +42,12 @@ ARRAYS = {
 def indexed(file: DataFile, identity: str) -> dict[str, Any]:
     """The index of one tar: arrays by name, extensions, and what is bad; without the name of the tar, which may change."""
 
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         index = index_of(file)
         np.savez(folder / "arrays.npz", **{name: np.asarray(index[name], dtype) for name, dtype in ARRAYS.items()})  # type: ignore[arg-type]
         (folder / "index.json").write_text(json.dumps({name: index[name] for name in DESCRIBED}))
 
-    folder = made("tar", identity, file.size // SHARE_OF_INDEX, build)
+    folder = build_once("tar", identity, file.size // SHARE_OF_INDEX, build)
     with np.load(folder / "arrays.npz") as arrays:
         return {**arrays, **json.loads((folder / "index.json").read_text())}
 
@@ -75,7 +75,7 @@ def index_of(file: DataFile) -> dict[str, Any]:
             return stream.read(length)
 
         try:
-            for entry in entries(read, file.size):
+            for entry in tar_entries(read, file.size):
                 end = entry.offset + (entry.size if entry.kind == b"0" else 0)
                 if entry.kind == b"5":
                     continue
@@ -129,7 +129,7 @@ def index_of(file: DataFile) -> dict[str, Any]:
 def _rest(read: Read, place: int, size: int) -> str:
     """What is wrong with what follows the last entry of a tar: it should be zeros, and not many. Empty if all is well."""
     if size - place > LONGEST_PADDING:
-        damage = "zeros where its end should be, as a download leaves that has not come to its end"
+        damage = "zeros where its end should be, as an unfinished download leaves"
     else:
         damage = ""
     while place < size:

@@ -1,7 +1,8 @@
 """Sources of documents: one file for each format, each with the settings that a user declares.
 
 A source is a subclass of `mm1_ablate.config.data.Source` with `open(seed, name)`, which gives random access to its documents;
-their order, the epochs and the shares are the mixture's. A newcomer adds a format in one file here, or names a class of their own.
+their order, the epochs and the shares are the mixture's. The shortest way to a new format is a subclass of
+`mm1_ablate.data.file_source.FileSource` with one method, in one file here or in a package of its own (see docs/data.md).
 Files whose names begin with an underscore are what several formats share.
 """
 

@@ -7,25 +7,25 @@ kept in the cache, so that any pair is found without reading the documents befor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
 
 from mm1_ablate.config.data import Source
+from mm1_ablate.config.identity.fingerprint import canonical, digest
 from mm1_ablate.config.settings import HowItRuns
-from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
-from mm1_ablate.data.files import Files
+from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
+from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable, after_images
+from mm1_ablate.data.files import Files, digest_files
+from mm1_ablate.data.lost_documents import Losses
+from mm1_ablate.data.readers.image_index import ImageIndex, contents_of, lost_pictures
+from mm1_ablate.data.readers.image_names import ImagesBy
+from mm1_ablate.data.readers.open_files import found_files, kept_columns
+from mm1_ablate.data.readers.quick_check import lost_rows
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import numpy as np
-
-    from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.sources._image_files import ImageFiles
-
-ImagesBy = Literal["path", "base_name", "url", "url_sha256"]
 Parts = tuple[str | Image, ...]
 
 
@@ -53,14 +53,10 @@ class InterleavedFiles(InterleavedSource):
     url_sha256 (pictures are called by the SHA-256 of their url)."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenInterleaved:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return self._opened(name or self.type)
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.readers.open_files import found_files, kept_columns
-        from mm1_ablate.data.readers.quick_check import lost_rows
-        from mm1_ablate.data.sources._image_files import lost_pictures
-
         needed = {**self.needed(), **dict(kept_columns(self.keep).values())}
         pictures = lost_pictures(self.image_files) if self._looks_up and self.image_files else []
         return [*lost_rows(found_files(self.files), needed), *pictures]
@@ -73,8 +69,6 @@ class InterleavedFiles(InterleavedSource):
         """Every picture that a document names is taken to be there."""
         if not self.images:
             return []
-        from mm1_ablate.data.documents import after_images
-
         return [text for row in self.first_rows(most) for text in after_images(self.places_of(row))][:most]
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
@@ -86,14 +80,9 @@ class InterleavedFiles(InterleavedSource):
         raise NotImplementedError
 
     def contents(self) -> str:
-        from mm1_ablate.data.files import digest_files
-        from mm1_ablate.data.readers.open_files import found_files
-
         documents = digest_files(found_files(self.files))
         if not (self._looks_up and self.image_files):
             return documents
-        from mm1_ablate.data.sources._image_files import contents_of
-
         return f"{documents} {contents_of(self.image_files)}"
 
     def make_ready(self, report: Any = None) -> None:
@@ -104,15 +93,13 @@ class InterleavedFiles(InterleavedSource):
 
         Args:
             images: with their images; else their texts alone.
-            report: told how far the making of indices and copies is.
+            report: called with the progress of indices and copies.
         """
         raise NotImplementedError
 
-    def picture_files(self, report: Any = None) -> ImageFiles | None:
+    def picture_files(self, report: Any = None) -> ImageIndex | None:
         """The pictures beside the documents, if settings name any."""
-        from mm1_ablate.data.sources._image_files import ImageFiles
-
-        return ImageFiles(self.image_files, self.images_by, report) if self.image_files else None
+        return ImageIndex(self.image_files, self.images_by, report) if self.image_files else None
 
     @property
     def _looks_up(self) -> bool:
@@ -130,9 +117,6 @@ class InterleavedFiles(InterleavedSource):
 
     def _shape(self) -> str:
         """Identity of the pages: what files hold, and the settings that make pages of it."""
-        from mm1_ablate.config.identity.fingerprint import canonical, digest
-        from mm1_ablate.data.readers.open_files import found_files
-
         # The stamps as well: contents do not see what changes in the middle of a file, where old counts would point past a page.
         stamps = [file.stamp for file in found_files(self.files)]
         whole = Source.model_fields.keys() | InterleavedSource.model_fields.keys()
@@ -199,7 +183,7 @@ class OpenInterleaved:
         pair = index - int(self._firsts[number])
         page = self.pages[number]
         pairs = pairs_of(page.parts)
-        # What a page lacks is told once, with its first pair.
+        # What a page lacks is counted once, with its first pair.
         return self._document(f"{page.key}#{pair}", page, pairs[pair], page.damage if pair == 0 else ())
 
     def _document(self, key: str, page: Page, parts: Parts, damage: tuple[Unreadable, ...]) -> Document:
@@ -245,13 +229,10 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
 
     Args:
         identity: of what the pages hold, and of the settings that shape them.
-        report: told how far the counting is, the first time.
+        report: called with the progress of the counting, the first time.
     """
-    import numpy as np
 
-    from mm1_ablate.data.cache import Report, made, mapped
-
-    def build(folder: Path, report: Report) -> None:
+    def build(folder: Path, report: ProgressCallback) -> None:
         firsts = np.zeros(len(pages) + 1, np.int64)
         for index in range(len(pages)):
             try:
@@ -262,5 +243,5 @@ def count_pairs(pages: Pages, identity: str, report: Any = None) -> np.ndarray:
                 report("counting pairs (documents)", index, len(pages))
         np.save(folder / "firsts.npy", firsts.cumsum())
 
-    folder = made("pairs", identity, 8 * (len(pages) + 16), build, report)
-    return mapped(folder / "firsts.npy")
+    folder = build_once("pairs", identity, 8 * (len(pages) + 16), build, report)
+    return memory_mapped(folder / "firsts.npy")

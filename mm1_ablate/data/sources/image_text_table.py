@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
+from mm1_ablate.data.lost_documents import Losses
+from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, first_rows, first_values, found_files, kept_columns
+from mm1_ablate.data.readers.parquet import ParquetRows, footer_of, open_parquet
+from mm1_ablate.data.readers.quick_check import lost_tables
+from mm1_ablate.data.readers.rows import BYTES, OBJECT, TEXT, texts_of
+from mm1_ablate.data.sources._captions import caption_of, check_captions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import pyarrow as pa
-
-    from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.readers.table import Tables
 
 IMAGES = ("image", "jpg", "png", "webp")
 """What the image's column is called, unless settings say: Hugging Face's name, then img2dataset's, which is its encoding."""
@@ -32,19 +34,15 @@ class ImageTextTable(Source):
     files: Files
     """Patterns of the parquet files."""
     image: str | None = None
-    """The column with the image: bytes, or {bytes, path}. Nothing: the first there is of image, jpg, png, webp."""
+    """The column with the image: bytes, or {bytes, path}. None: the first there is of image, jpg, png, webp."""
     caption: str | None = None
-    """The column with the caption. Nothing: the first there is of caption, txt, text."""
+    """The column with the caption. None: the first there is of caption, txt, text."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenImageTextTable:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenImageTextTable(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import check_columns, columns_of, first_values
-        from mm1_ablate.data.readers.rows import BYTES, TEXT
-        from mm1_ablate.data.sources._captions import check_captions
-
         self.check_images()
         files = self._found()
         columns = columns_of(files)
@@ -54,10 +52,6 @@ class ImageTextTable(Source):
 
     def check_images(self) -> None:
         """All of `check` but the captions."""
-        from mm1_ablate.data.readers.open_files import check_columns, columns_of, kept_columns
-        from mm1_ablate.data.readers.rows import BYTES, OBJECT
-        from mm1_ablate.data.readers.table import footer_of
-
         files = self._found()
         columns = columns_of(files)
         image = self.columns(columns)[0]
@@ -67,28 +61,19 @@ class ImageTextTable(Source):
             raise Misfit("image", f"{what}; write the bytes into it as {{bytes, path}}, or pack the pictures into tars (type: webdataset)")
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.readers.rows import BYTES, TEXT
-
         return self.image_losses(TEXT, BYTES)
 
     def image_losses(self, *caption: str) -> list[Losses]:
         """What cannot be read, where captions come from elsewhere.
 
         Args:
-            caption: kinds of what the column of captions may hold; nothing: it does not matter.
+            caption: kinds of what the column of captions may hold; None: it does not matter.
         """
-        from mm1_ablate.data.readers.open_files import columns_of, kept_columns
-        from mm1_ablate.data.readers.quick_check import lost_tables
-        from mm1_ablate.data.readers.rows import BYTES, OBJECT
-
         image, text = self.columns(columns_of(self._found()))
         kept = dict(kept_columns(self.keep).values())
         return lost_tables(self._found(), {image: (BYTES, OBJECT), **({text: caption} if caption else {}), **kept})
 
     def warnings(self) -> list[Misfit]:
-        from mm1_ablate.data.readers.open_files import columns_of, first_values
-        from mm1_ablate.data.readers.rows import BYTES, OBJECT, TEXT
-
         files = self._found()
         there = columns_of(files)
         found = []
@@ -109,9 +94,6 @@ class ImageTextTable(Source):
         return found
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.readers.open_files import columns_of, first_rows
-        from mm1_ablate.data.readers.rows import texts_of
-
         files = self._found()
         _, caption = self.columns(columns_of(files))
         return [text.strip() for text in texts_of(row[caption] for row in first_rows(files, [caption], most))]
@@ -127,28 +109,21 @@ class ImageTextTable(Source):
         image = self.image or next((name for name in IMAGES if name in there), IMAGES[0])
         return image, self.caption or next((name for name in CAPTIONS if name in there), CAPTIONS[0])
 
-    def table(self, report: Any = None) -> tuple[Tables, str, str, tuple[str, ...]]:
+    def table(self, report: Any = None) -> tuple[ParquetRows, str, str, tuple[str, ...]]:
         """The rows; the columns of image and caption; and the others that are needed."""
-        from mm1_ablate.data.readers.open_files import columns_of
-        from mm1_ablate.data.readers.table import open_tables
-
         files = self._found()
         there = columns_of(files)
         image, caption = self.columns(there)
         others = tuple(dict.fromkeys([*([STATUS] if STATUS in there else []), *self.keep.columns]))
         # Who brings other captions may have images without any.
         needed = dict.fromkeys([image, *([caption] if caption in there else []), *others])
-        return open_tables(files, list(needed), report), image, caption, others
+        return open_parquet(files, list(needed), report), image, caption, others
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by."""
-        from mm1_ablate.data.readers.open_files import columns_of
-
         return set(columns_of(self._found()))
 
     def _found(self) -> list[DataFile]:
-        from mm1_ablate.data.readers.open_files import are_tables, found_files
-
         files = found_files(self.files)
         if not are_tables(files):
             raise Misfit("files", f"'{files[0].name}' is JSON lines, which hold no images; expected parquet")
@@ -159,14 +134,12 @@ class OpenImageTextTable:
     """Documents by index: of each row its image, then its caption."""
 
     def __init__(self, settings: ImageTextTable, name: str) -> None:
-        from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.sources._captions import caption_of
+        from mm1_ablate.data.decoding import encoded_image  # late: PIL
 
         self.settings = settings
         self.name = name
         self.rows, self._image, self._caption, self._others = settings.table()
         self._texts = tuple(dict.fromkeys(name for name in (self._caption, *self._others) if name in self.rows.columns))
-        self._caption_of = caption_of
         self._encoded_image = encoded_image
 
     def __len__(self) -> int:
@@ -186,7 +159,7 @@ class OpenImageTextTable:
         what = self.rows.place(index)
         values = self.rows.values(index, self._texts)
         image = self._image_of(index, values)
-        return self._document(index, image, self._caption_of(values.get(self._caption), what), values)
+        return self._document(index, image, caption_of(values.get(self._caption), what), values)
 
     def with_caption(self, index: int, caption: str) -> Document:
         """The document of an index with another caption; its own is not looked at."""
@@ -195,9 +168,7 @@ class OpenImageTextTable:
 
     def values(self, column: str) -> Iterator[Any]:
         """Of each document in order what a join can match, a column; None where there is none."""
-        from mm1_ablate.data.readers.table import open_tables
-
-        rows = open_tables(self.rows.files, [column])
+        rows = open_parquet(self.rows.files, [column])
         for index in range(len(rows)):
             try:
                 yield rows[index][column]
@@ -219,7 +190,7 @@ class OpenImageTextTable:
 
 
 def bytes_of(value: pa.Scalar) -> Callable[[], bytes] | None:
-    """What reads the bytes of an image, given as such or as {bytes, path}; nothing where there are none, or something else."""
+    """What reads the bytes of an image, given as such or as {bytes, path}; None where there are none, or something else."""
     import pyarrow as pa
 
     if isinstance(value, pa.StructScalar) and value.is_valid:

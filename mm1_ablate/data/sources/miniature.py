@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from mm1_ablate.data.documents import Document
+from mm1_ablate.data.documents import Document, after_images
+from mm1_ablate.data.readers.open_files import check_columns, kept_columns
 from mm1_ablate.data.sources._interleaved import InterleavedSource
 
 
@@ -17,7 +18,7 @@ class Miniature(InterleavedSource):
     type: Literal["miniature"] = "miniature"
     content: Literal["alt_text", "synthetic_captions", "interleaved", "text"]
     documents: PositiveInt | None = None
-    """Documents of one epoch; nothing: a caption for each of 20,000 images, 40,000 interleaved documents or texts."""
+    """Documents of one epoch; None: a caption for each of 20,000 images, 40,000 interleaved documents or texts."""
     world_seed: int = 0
     """Another seed is another world: other images, other documents."""
 
@@ -28,18 +29,14 @@ class Miniature(InterleavedSource):
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenMiniature:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenMiniature(self, name or self.type)
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.documents import after_images
-
         opened = self.open()
         return [text for index in range(min(most, len(opened))) for text in after_images(opened[index].parts)][:most]
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import check_columns, kept_columns
-
         check_columns({}, kept_columns(self.keep))
 
 

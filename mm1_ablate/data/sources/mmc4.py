@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.data import Bounds
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.sources._interleaved import InterleavedFiles, Page
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.readers.rows import Rows
+from mm1_ablate.data.readers.image_index import check_pictures
+from mm1_ablate.data.readers.json_lines import open_json_lines
+from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, first_rows, found_files, kept_columns
+from mm1_ablate.data.readers.rows import OBJECT, TEXT, Rows, is_blank, text_of
+from mm1_ablate.data.sources._interleaved import InterleavedFiles, Page, joined
 
 TEXTS, IMAGES = "text_list", "image_info"
 WRONG_SHAPE = "no list of sentences or of images"
@@ -28,10 +29,6 @@ class Mmc4(InterleavedFiles):
     """CLIP similarity (`matched_sim`) of the images that are kept; the sentences all stay."""
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, found_files, kept_columns
-        from mm1_ablate.data.readers.rows import OBJECT, TEXT
-        from mm1_ablate.data.sources._image_files import check_pictures
-
         files = found_files(self.files)
         if are_tables(files):
             raise Misfit("files", f"'{files[0].name}' is parquet; MMC4 is JSON lines")
@@ -46,13 +43,9 @@ class Mmc4(InterleavedFiles):
             check_pictures(self.image_files)
 
     def needed(self) -> dict[str, tuple[str, ...]]:
-        from mm1_ablate.data.readers.rows import OBJECT, TEXT
-
         return {TEXTS: (f"lists of {TEXT}",), **({IMAGES: (f"lists of {OBJECT}",)} if self._looks_up else {})}
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
-        from mm1_ablate.data.readers.open_files import first_rows, found_files
-
         return first_rows(found_files(self.files), [], most)
 
     def places_of(self, row: Mapping[str, Any]) -> list[str | None]:
@@ -71,7 +64,7 @@ class Mmc4(InterleavedFiles):
         return places
 
     def sentence_of(self, info: Any, sentences: int, what: str) -> int | None:
-        """The number of the sentence that an image matches; nothing if it is not similar enough (or too similar) to be kept."""
+        """The number of the sentence that an image matches; None if it is not similar enough (or too similar) to be kept."""
         place = info.get("matched_text_index") if isinstance(info, Mapping) else None
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < sentences:
             raise Unreadable("image that matches no sentence", what)
@@ -90,15 +83,10 @@ class Mmc4Pages:
     """The pages by index."""
 
     def __init__(self, settings: Mmc4, images: bool, report: Any = None) -> None:
-        from mm1_ablate.data.readers.json_lines import open_json_lines
-        from mm1_ablate.data.readers.open_files import found_files
-        from mm1_ablate.data.readers.rows import is_blank, text_of
-
         self.settings = settings
         self.rows: Rows = open_json_lines(found_files(settings.files), report)
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
-        self._text_of, self._is_blank = text_of, is_blank
         self.losses = [*self.rows.losses, *(self._pictures.losses if self._pictures else ())]
 
     def __len__(self) -> int:
@@ -121,7 +109,7 @@ class Mmc4Pages:
                 damage.append(error)
         parts: list[str | Image] = []
         for number, sentence in enumerate(sentences):
-            text = [] if self._is_blank(sentence) else [self._text_of(sentence, what)]
+            text = [] if is_blank(sentence) else [text_of(sentence, what)]
             images = beside.get(number, [])
             parts += [*images, *text] if self.settings.image_place == "before" else [*text, *images]
         columns = {name: row.get(name) for name in self.settings.keep.columns}
@@ -137,6 +125,4 @@ class Mmc4Pages:
     @staticmethod
     def _runs(parts: list[str | Image]) -> tuple[str | Image, ...]:
         """Sentences that stand side by side as one text."""
-        from mm1_ablate.data.sources._interleaved import joined
-
         return joined(tuple(parts), " ")

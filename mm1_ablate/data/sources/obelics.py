@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.sources._interleaved import ImagesBy, InterleavedFiles, Page
+from mm1_ablate.data.readers.image_index import check_pictures
+from mm1_ablate.data.readers.image_names import ImagesBy
+from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, first_rows, found_files, kept_columns
+from mm1_ablate.data.readers.parquet import footer_of, open_parquet
+from mm1_ablate.data.readers.rows import BYTES, NULL, OBJECT, TEXT, is_blank, text_of
+from mm1_ablate.data.sources._interleaved import InterleavedFiles, Page
+from mm1_ablate.data.sources.image_text_table import bytes_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,11 +32,6 @@ class Obelics(InterleavedFiles):
     images_by: ImagesBy = "url"
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, found_files, kept_columns
-        from mm1_ablate.data.readers.rows import BYTES, OBJECT, TEXT
-        from mm1_ablate.data.readers.table import footer_of
-        from mm1_ablate.data.sources._image_files import check_pictures
-
         files = found_files(self.files)
         if not are_tables(files):
             raise Misfit("files", f"'{files[0].name}' is JSON lines; OBELICS is parquet")
@@ -50,21 +51,14 @@ class Obelics(InterleavedFiles):
             check_pictures(self.image_files)
 
     def needed(self) -> dict[str, tuple[str, ...]]:
-        from mm1_ablate.data.readers.rows import BYTES, NOTHING, OBJECT, TEXT
-
-        images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NOTHING))} if self._looks_up else {}
-        return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NOTHING}")}
+        images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NULL))} if self._looks_up else {}
+        return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NULL}")}
 
     def warnings(self) -> list[Misfit]:
-        from mm1_ablate.data.readers.open_files import columns_of, found_files
-        from mm1_ablate.data.readers.rows import BYTES
-
         inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
         return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
-        from mm1_ablate.data.readers.open_files import first_rows, found_files
-
         return first_rows(found_files(self.files), [TEXTS], most)
 
     def places_of(self, row: Mapping[str, Any]) -> list[str | None]:
@@ -83,18 +77,14 @@ class ObelicsPages:
     """The pages by index."""
 
     def __init__(self, settings: Obelics, images: bool, report: Any = None) -> None:
-        from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.readers.open_files import found_files
-        from mm1_ablate.data.readers.rows import is_blank, text_of
-        from mm1_ablate.data.readers.table import open_tables
-        from mm1_ablate.data.sources.image_text_table import bytes_of
+        from mm1_ablate.data.decoding import encoded_image  # late: PIL
 
         self._columns = tuple(settings.keep.columns)
         needed = [*([IMAGES] if images else []), TEXTS, *self._columns]
-        self.rows = open_tables(found_files(settings.files), list(dict.fromkeys(needed)), report)
+        self.rows = open_parquet(found_files(settings.files), list(dict.fromkeys(needed)), report)
         self._pictures = settings.picture_files(report) if images else None
         self._with_images = images
-        self._encoded_image, self._bytes_of, self._text_of, self._is_blank = encoded_image, bytes_of, text_of, is_blank
+        self._encoded_image = encoded_image
         self.losses = [*self.rows.losses, *(self._pictures.losses if self._pictures else ())]
 
     def __len__(self) -> int:
@@ -115,8 +105,8 @@ class ObelicsPages:
             if image is not None and image.is_valid == (text is not None):
                 raise Unreadable(WRONG_SHAPE, what)
             if text is not None:
-                if not self._is_blank(text):
-                    parts.append(self._text_of(text, what))
+                if not is_blank(text):
+                    parts.append(text_of(text, what))
             elif image is not None:
                 try:
                     parts.append(self._image(image, f"{key}#{place}", f"image {place + 1} of {what}"))
@@ -131,7 +121,7 @@ class ObelicsPages:
         name = None
         if isinstance(value, pa.StringScalar):
             name = value.as_py()
-        elif (read := self._bytes_of(value)) is not None:
+        elif (read := bytes_of(value)) is not None:
             return self._encoded_image(key, read, what)
         elif isinstance(value, pa.StructScalar) and "path" in value:
             name = value["path"].as_py()

@@ -11,21 +11,21 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from pydantic import model_validator
 
 from mm1_ablate.config.data import AnySource, Bounds, Keep, Source
 from mm1_ablate.config.settings import Misfit
+from mm1_ablate.data.cache import build_once, memory_mapped
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
-from mm1_ablate.data.lost_documents import losses_in
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.readers.rows import Rows
+from mm1_ablate.data.lost_documents import Losses, losses_in
+from mm1_ablate.data.readers.open_files import check_columns, columns_of, first_rows, first_values, found_files, kept_columns, open_rows
+from mm1_ablate.data.readers.quick_check import lost_rows
+from mm1_ablate.data.readers.rows import BYTES, NUMBER, TEXT, Rows, texts_of
+from mm1_ablate.data.sources._captions import caption_of, check_captions
 
 VERSION = "2"
 """Changes when joins are made otherwise, so that those in a cache are made anew."""
@@ -33,6 +33,7 @@ REPORTED = 10_000
 """Values between two reports of progress."""
 
 
+@runtime_checkable
 class ImageSettings(Protocol):
     """What the settings of a source need besides, to be recaptioned."""
 
@@ -72,7 +73,7 @@ class Recaptioned(Source):
     joined_by: str = "key"
     """What of the images the table names: 'key' (of a sample in a tar) or a field of its JSON, such as url; of parquet any column."""
     key: str | None = None
-    """The table's column that holds it. Nothing: it is called the same."""
+    """The table's column that holds it. None: it is called the same."""
 
     @model_validator(mode="after")
     def _kept_as_a_whole(self) -> Recaptioned:
@@ -81,14 +82,10 @@ class Recaptioned(Source):
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenRecaptioned:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenRecaptioned(self, name or self.type, seed)
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import check_columns, first_values, kept_columns
-        from mm1_ablate.data.readers.rows import BYTES, NUMBER, TEXT
-        from mm1_ablate.data.sources._captions import check_captions
-
         columns = self._caption_columns()
         needed = {"caption": (self.caption, (TEXT, BYTES)), "key": (self.key or self.joined_by, (TEXT, NUMBER, BYTES))}
         own, others = self._kept_columns(columns)
@@ -105,10 +102,6 @@ class Recaptioned(Source):
             raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.readers.open_files import kept_columns
-        from mm1_ablate.data.readers.quick_check import lost_rows
-        from mm1_ablate.data.readers.rows import BYTES, NUMBER, TEXT
-
         own, others = self._kept_columns(self._caption_columns())
         needed = {self.caption: (TEXT, BYTES), self.key or self.joined_by: (TEXT, NUMBER, BYTES)}
         kept = dict(kept_columns(Keep(columns=own)).values())
@@ -121,9 +114,6 @@ class Recaptioned(Source):
         return [Misfit(f"images.{found.at}", found.message) for found in self.images.warnings() if found.at != "caption"]
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.readers.open_files import first_rows
-        from mm1_ablate.data.readers.rows import texts_of
-
         rows = first_rows(self._caption_files(), [self.caption], most)
         return [text.strip() for text in texts_of(row.get(self.caption) for row in rows)]
 
@@ -135,13 +125,9 @@ class Recaptioned(Source):
         OpenRecaptioned(self, self.type, 0, report)
 
     def _caption_files(self) -> list[DataFile]:
-        from mm1_ablate.data.readers.open_files import found_files
-
         return found_files(self.captions, "captions")
 
     def _caption_columns(self) -> dict[str, str]:
-        from mm1_ablate.data.readers.open_files import columns_of
-
         files = self._caption_files()
         try:
             return columns_of(files)
@@ -158,9 +144,9 @@ class Recaptioned(Source):
         """The settings of the images, such that documents carry these columns."""
         return self.images.model_copy(update={"keep": Keep(columns=columns)})
 
-    def _joinable(self, images: Any) -> ImageSettings:
-        if not hasattr(images, "join_columns"):
-            raise Misfit("", f"documents of type '{images.type}' have nothing to join captions to; expected webdataset or image_text_table")
+    def _joinable(self, images: Source) -> ImageSettings:
+        if not isinstance(images, ImageSettings):
+            raise Misfit("", f"documents of type '{images.type}' cannot be joined to captions; expected webdataset or image_text_table")
         return images
 
 
@@ -168,9 +154,6 @@ class OpenRecaptioned:
     """Documents by index: those samples that have a recaption, in the order of the images. What is damaged comes last."""
 
     def __init__(self, settings: Recaptioned, name: str, seed: int, report: Any = None) -> None:
-        from mm1_ablate.data.readers.open_files import open_rows
-        from mm1_ablate.data.sources._captions import caption_of
-
         self.settings = settings
         self.name = name
         self._key = settings.key or settings.joined_by
@@ -180,7 +163,6 @@ class OpenRecaptioned:
         images = settings._images(others)
         settings._joinable(images)
         self._images: OpenImages = images.open(seed, name)
-        self._caption_of = caption_of
         self.bad = [*self._images.bad, *self._rows.bad]
         self._sample, self._row, self.unmatched = self._joined(report)
         """`unmatched`: how many samples have no row, or a key that others have; rows no sample, no key, or one that an earlier row has."""
@@ -202,17 +184,13 @@ class OpenRecaptioned:
             raise self.bad[index - len(self._sample)]
         row = int(self._row[index])
         values = self._rows[row]
-        caption = self._caption_of(values.get(self.settings.caption), self._rows.place(row))
+        caption = caption_of(values.get(self.settings.caption), self._rows.place(row))
         document = self._images.with_caption(int(self._sample[index]), caption)
         columns = {**document.columns, **{name: values.get(name) for name in self._columns}}
         return Document(document.key, self.name, self.settings.data_type, document.parts, columns)
 
     def _joined(self, report: Any) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
         """Samples and their rows, in the order of samples; and how many of either have no partner."""
-        import numpy as np
-
-        from mm1_ablate.data.cache import made, mapped
-
         settings, samples, rows = self.settings, len(self._images), len(self._rows)
         identity = f"{VERSION} {settings.contents()} {samples} {rows} {settings.joined_by} {self._key}"
 
@@ -236,8 +214,8 @@ class OpenRecaptioned:
             }
             (folder / "counts.json").write_text(json.dumps({what: number for what, number in counts.items() if number}))
 
-        folder = made("joins", identity, 16 * samples, build, report)
-        if not (sample := mapped(folder / "sample.npy")).size:
+        folder = build_once("joins", identity, 16 * samples, build, report)
+        if not (sample := memory_mapped(folder / "sample.npy")).size:
             ours, theirs = _like(self._images.values(settings.joined_by)), _like(_column(self._rows, self._key))
             unmatched = json.loads((folder / "counts.json").read_text())
             shared = unmatched.get("samples whose key others have")
@@ -245,7 +223,7 @@ class OpenRecaptioned:
             raise Misfit(
                 "joined_by", f"{message}: '{settings.joined_by}' of the images is like {ours}, '{self._key}' of the table like {theirs}"
             )
-        return sample, mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
+        return sample, memory_mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
 
 
 def _column(rows: Rows, column: str) -> Iterator[Any]:
@@ -261,8 +239,6 @@ def _hashes(values: Iterator[Any], count: int, what: str, report: Any) -> np.nda
 
     Two of a billion values agree by chance in one case of forty.
     """
-    import numpy as np
-
     found = np.zeros(count, np.uint64)
     for place, value in enumerate(islice(values, count)):
         if value is not None and value != "":
@@ -276,8 +252,6 @@ def _hashes(values: Iterator[Any], count: int, what: str, report: Any) -> np.nda
 
 def _shared(hashes: np.ndarray) -> np.ndarray:
     """bool [N]: which of them occur more than once; none that is 0."""
-    import numpy as np
-
     ordered = np.sort(hashes)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     return np.isin(hashes, repeated[repeated != 0])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.data import Source
 from mm1_ablate.data.documents import Document
 from mm1_ablate.data.files import Files, digest_files
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.readers.rows import Rows
+from mm1_ablate.data.lost_documents import Losses
+from mm1_ablate.data.readers.open_files import check_columns, columns_of, found_files, kept_columns, open_rows
+from mm1_ablate.data.readers.quick_check import lost_rows
+from mm1_ablate.data.readers.rows import BYTES, TEXT, Rows, text_of
 
 
 class Text(Source):
@@ -24,26 +24,17 @@ class Text(Source):
     """The field (of JSON) or column (of parquet) with the text."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenText:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenText(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import check_columns, columns_of, found_files, kept_columns
-        from mm1_ablate.data.readers.rows import BYTES, TEXT
-
         columns = columns_of(found_files(self.files))
         check_columns(columns, {"field": (self.field, (TEXT, BYTES)), **kept_columns(self.keep)})
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.readers.open_files import found_files, kept_columns
-        from mm1_ablate.data.readers.quick_check import lost_rows
-        from mm1_ablate.data.readers.rows import BYTES, TEXT
-
         return lost_rows(found_files(self.files), {self.field: (TEXT, BYTES), **dict(kept_columns(self.keep).values())})
 
     def contents(self) -> str:
-        from mm1_ablate.data.readers.open_files import found_files
-
         return digest_files(found_files(self.files))
 
     def make_ready(self, report: Any = None) -> None:
@@ -51,8 +42,6 @@ class Text(Source):
 
     def rows(self, report: Any = None) -> Rows:
         """The lines or rows, with at least the columns that are needed."""
-        from mm1_ablate.data.readers.open_files import found_files, open_rows
-
         return open_rows(found_files(self.files), list(dict.fromkeys([self.field, *self.keep.columns])), report)
 
 
@@ -60,12 +49,9 @@ class OpenText:
     """Documents by index."""
 
     def __init__(self, settings: Text, name: str) -> None:
-        from mm1_ablate.data.readers.rows import text_of
-
         self.settings = settings
         self.name = name
         self.rows = settings.rows()
-        self._text_of = text_of
         self.losses = self.rows.losses
 
     def __len__(self) -> int:
@@ -73,6 +59,6 @@ class OpenText:
 
     def __getitem__(self, index: int) -> Document:
         row = self.rows[index]
-        text = self._text_of(row.get(self.settings.field), self.rows.place(index))
+        text = text_of(row.get(self.settings.field), self.rows.place(index))
         columns = {name: row.get(name) for name in self.settings.keep.columns}
         return Document(self.rows.key(index), self.name, self.settings.data_type, (text,), columns)

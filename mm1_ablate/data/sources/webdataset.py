@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -15,13 +15,16 @@ from mm1_ablate.config.errors import listed
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
+from mm1_ablate.data.lost_documents import Losses
+from mm1_ablate.data.readers.image_names import IMAGES, images_of
+from mm1_ablate.data.readers.json_lines import kind_of
+from mm1_ablate.data.readers.open_files import check_columns, found_files, kept_columns, sampled
+from mm1_ablate.data.readers.quick_check import lost_tars, wrong_tar
+from mm1_ablate.data.readers.rows import TEXT, texts_of
+from mm1_ablate.data.readers.tar import TarSample, first_samples, open_tars
+from mm1_ablate.data.readers.tar_headers import DamagedTar
+from mm1_ablate.data.sources._captions import caption_of, check_captions
 
-if TYPE_CHECKING:
-    from mm1_ablate.data.lost_documents import Losses
-    from mm1_ablate.data.readers.tar import TarSample
-
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-"""Extensions of what is an image."""
 NUMBERED = re.compile(rf"\d+\.({'|'.join(IMAGES)}|txt)")
 """What follows the first dot of names such as dog.2.jpg."""
 LOOKED_AT = 20
@@ -66,20 +69,16 @@ class WebDataset(Source):
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenWebDataset:
-        """The documents. The seed orders nothing here: order is the mixture's."""
+        """The documents. The seed changes nothing: their order is the mixture's."""
         return OpenWebDataset(self, name or self.type)
 
     def check(self) -> None:
-        from mm1_ablate.data.readers.open_files import found_files
-        from mm1_ablate.data.readers.rows import TEXT
-        from mm1_ablate.data.sources._captions import check_captions
-
         files, samples = found_files(self.files), self.check_images()
         fields = _fields(samples)
         if self.caption_field.startswith("json.") and not fields and (kinds := _kinds_of_json(samples)):
             message = f"the JSON beside the images holds {kinds[0]}, no object with fields; name the extension of the captions"
             raise Misfit("caption_field", message)
-        captions = {key: _caption_of(sample, self.caption_field) for key, sample in samples.items()}
+        captions = {key: _field_of(sample, self.caption_field) for key, sample in samples.items()}
         if all(caption is None for caption in captions.values()):
             also = f"; fields of the JSON: {', '.join(f'json.{field}' for field in sorted(fields))}" if fields else ""
             raise Misfit("caption_field", f"no '{self.caption_field}': {_has(files, samples)}{also}. Name the one with the caption")
@@ -95,8 +94,6 @@ class WebDataset(Source):
         Raises:
             Misfit: as `check` does.
         """
-        from mm1_ablate.data.readers.open_files import check_columns, found_files, kept_columns
-
         files = found_files(self.files)
         samples = _first_samples(files)
         if self.image_field is not None and not any(self.image_field in sample for sample in samples.values()):
@@ -111,14 +108,9 @@ class WebDataset(Source):
         return samples
 
     def losses(self) -> list[Losses]:
-        from mm1_ablate.data.readers.open_files import found_files
-        from mm1_ablate.data.readers.quick_check import lost_tars
-
         return lost_tars(found_files(self.files))
 
     def warnings(self) -> list[Misfit]:
-        from mm1_ablate.data.readers.open_files import found_files
-
         members = {member for sample in _first_samples(found_files(self.files)).values() for member in sample}
         numbered = sorted(member for member in members - {self.image_field} if NUMBERED.fullmatch(member))
         if not numbered:
@@ -128,31 +120,21 @@ class WebDataset(Source):
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by: the key of a sample, and the fields of its JSON."""
-        from mm1_ablate.data.readers.open_files import found_files
-
         return {"key", *_fields(_first_samples(found_files(self.files)))}
 
     def texts_after_images(self, most: int) -> list[str]:
-        from mm1_ablate.data.readers.open_files import found_files, sampled
-        from mm1_ablate.data.readers.rows import texts_of
-
         files = sampled(found_files(self.files))
         found: list[str] = []
         for file in files:
             with suppress(Misfit):
                 samples = _first_samples([file], max(1, most // len(files)))
-                found += texts_of(_caption_of(sample, self.caption_field) for sample in samples.values())
+                found += texts_of(_field_of(sample, self.caption_field) for sample in samples.values())
         return [text.strip() for text in found]
 
     def contents(self) -> str:
-        from mm1_ablate.data.readers.open_files import found_files
-
         return digest_files(found_files(self.files))
 
     def make_ready(self, report: Any = None) -> None:
-        from mm1_ablate.data.readers.open_files import found_files
-        from mm1_ablate.data.readers.tar import open_tars
-
         open_tars(found_files(self.files), report)
 
 
@@ -162,19 +144,16 @@ class OpenWebDataset:
     Args:
         settings: what is read.
         name: that documents carry.
-        image: makes an image of its key, what reads its bytes, and what it is called; nothing: one that is decoded.
+        image: makes an image of its key, what reads its bytes, and what it is called; None: one that is decoded.
     """
 
     def __init__(self, settings: WebDataset, name: str, image: Callable[[str, Callable[[], bytes], str], Image] | None = None) -> None:
-        from mm1_ablate.data.decoding import encoded_image
-        from mm1_ablate.data.readers.open_files import found_files
-        from mm1_ablate.data.readers.tar import open_tars
-        from mm1_ablate.data.sources._captions import caption_of
+        from mm1_ablate.data.decoding import encoded_image  # late: PIL
 
         self.settings = settings
         self.name = name
         self.samples = open_tars(found_files(settings.files))
-        self._encoded_image, self._caption_of = image or encoded_image, caption_of
+        self._encoded_image = image or encoded_image
         member, _, field = settings.caption_field.partition(".")
         self._json_field = field if member == "json" else None
         self._with_columns = bool(settings.keep.columns)
@@ -191,7 +170,7 @@ class OpenWebDataset:
         else:
             read = sample.members.get(self.settings.caption_field)
             caption = read() if read else None
-        text = self._caption_of(caption, key)
+        text = caption_of(caption, key)
         return Document(key, self.name, self.settings.data_type, (self._image(sample, key), text), metadata if self._with_columns else {})
 
     @property
@@ -251,23 +230,10 @@ def metadata_of(members: Mapping[str, Any], what: str) -> dict[str, Any]:
     return found
 
 
-def images_of(members: Iterable[str], declared: str | None = None) -> list[str]:
-    """The entries of a sample that may be its image: the declared one, or all whose whole extension is that of an image.
-
-    Not '1.seg.png' nor '1.2.png': as webdataset splits names, these are other things of sample 1, such as masks.
-    """
-    there = set(members)
-    return [extension for extension in ((declared,) if declared is not None else IMAGES) if extension in there]
-
-
 # ---------------------------------------------------------------- looking at the beginning
 def _first_samples(files: list[DataFile], count: int = LOOKED_AT) -> dict[str, dict[str, bytes]]:
-    from mm1_ablate.data.readers.quick_check import wrong_tar
-    from mm1_ablate.data.readers.tar import first_samples
-    from mm1_ablate.data.readers.tar_headers import DamagedTar
-
     why = ""
-    # Damaged tars are told of by `losses`, as long as there are others.
+    # Damaged tars are reported by `losses`, as long as there are others.
     for file in files:
         try:
             if samples := first_samples(file, count):
@@ -290,14 +256,12 @@ def _longer_names(samples: dict[str, dict[str, bytes]]) -> str:
     if not longer:
         return ""
     which = max(longer, key=longer.count)
-    told = f". A name is split at its first dot: what stands before it is the key of the sample, and '{which}' is one of its entries"
-    return f"{told}. Rename the files where the dot belongs to the key, or write image_field: {which} if that is each sample's image"
+    split = f". A name is split at its first dot: what stands before it is the key of the sample, and '{which}' is one of its entries"
+    return f"{split}. Rename the files where the dot belongs to the key, or write image_field: {which} if that is each sample's image"
 
 
 def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:
     """Fields of the JSON of samples, and what they hold."""
-    from mm1_ablate.data.readers.json_lines import kind_of
-
     found: dict[str, str] = {}
     for sample in samples.values():
         for field, value in _metadata_or_nothing(sample).items():
@@ -308,8 +272,6 @@ def _fields(samples: dict[str, dict[str, bytes]]) -> dict[str, str]:
 
 def _kinds_of_json(samples: dict[str, dict[str, bytes]]) -> list[str]:
     """What the JSON of samples holds where it can be read, whether or not it is an object."""
-    from mm1_ablate.data.readers.json_lines import kind_of
-
     kinds = []
     for sample in samples.values():
         with suppress(ValueError, RecursionError):
@@ -317,7 +279,7 @@ def _kinds_of_json(samples: dict[str, dict[str, bytes]]) -> list[str]:
     return kinds
 
 
-def _caption_of(sample: dict[str, bytes], field: str) -> Any:
+def _field_of(sample: dict[str, bytes], field: str) -> Any:
     if field.startswith("json."):
         return _metadata_or_nothing(sample).get(field.removeprefix("json."))
     return sample.get(field)

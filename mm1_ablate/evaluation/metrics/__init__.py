@@ -54,7 +54,7 @@ class Metric(Component):
     kind: ClassVar[Kind] = "generate"
     """Which kind of task it can score; one of kind choose also those of kind likelihood, where there is one choice, the right one."""
     scale: ClassVar[float] = 100.0
-    """Tables show this many times the aggregate of item scores. Averages over tasks are made of metrics of scale 100."""
+    """ParquetRows show this many times the aggregate of item scores. Averages over tasks are made of metrics of scale 100."""
     higher_is_better: ClassVar[bool] = True
     floor: ClassVar[Floor] = "constant_answer"
     """What a model that learnt nothing reaches: the best constant answer, the best constant choice (a random one at least), or there is no

@@ -1,4 +1,4 @@
-"""Leases on object storage: who works on a folder that many machines see. In: a path. Out: a lease, or the word that another has it.
+"""Leases on object storage: who works on a folder that many machines see. In: a path. Out: a lease, or the answer that another has it.
 
 A lease is an object that is written only if there is none, and written again every few seconds, each time only if it is still the one
 that was written last. One that has not been written for its time, by the server's clock, has lost its holder and may be taken over,
@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mm1_ablate.store.bucket.object_store import Remote, RemoteError
+from mm1_ablate.store.bucket.object_store import ObjectStore
+from mm1_ablate.store.files import LeaseLost, StorageError
 
 LEASE = "lease.json"
 """The object in a folder."""
@@ -27,7 +28,7 @@ DEFAULT_SECONDS = 60.0
 
 
 def lease_seconds() -> float:
-    """After how long without a sign of life a holder is taken for dead."""
+    """After how long without a heartbeat a holder is taken for dead."""
     return float(os.environ.get(VARIABLE) or DEFAULT_SECONDS)
 
 
@@ -36,18 +37,14 @@ def _counting() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class LeaseLost(Exception):
-    """Another has taken the lease over, because this process gave no sign of life in time."""
-
-
 @dataclass
 class Lease:
     """A lease that this process has asked for, and holds once `take` has said so."""
 
-    remote: Remote
+    objects: ObjectStore
     path: str
-    mirror: str
-    """Identity of the mirror that its files are in: holders of one mirror are told apart by locks there."""
+    replica: str
+    """Identity of the replica that its files are in: holders of one replica are told apart by locks there."""
     lost: Callable[[], None] = lambda: None
     """Called by a thread when the lease is another's."""
     holder: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -64,44 +61,45 @@ class Lease:
 
     # ---------------------------------------------------------------- taking
     def take(self) -> bool:
-        """Take the lease if it is free, or its holder dead; and from then on give signs of life.
+        """Take the lease if it is free, or its holder dead; and from then on give heartbeats.
 
-        To be called with the local lock of the folder, so that a holder of this mirror is known to be dead.
+        To be called with the local lock of the folder, so that a holder of this replica is known to be dead.
         """
         asked = _counting()
-        tag = self.remote.create(self.path, self._body()) or self._instead_of_the_dead()
+        tag = self.objects.create(self.path, self._body()) or self._take_over()
         if not tag:
             return False
         self._tag, self._alive = tag, asked
-        self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
         self._thread.start()
         return True
 
-    def _instead_of_the_dead(self) -> str | None:
+    def _take_over(self) -> str | None:
+        """Take the lease of a holder that is dead; returns its tag, or None if the holder lives or another was first."""
         # The entry first: whoever writes after it makes the condition fail.
-        entry = self.remote.entry(self.path)
+        entry = self.objects.entry(self.path)
         if entry is None:
-            return self.remote.create(self.path, self._body())
+            return self.objects.create(self.path, self._body())
         try:
-            there = json.loads(self.remote.read(self.path))
+            there = json.loads(self.objects.read(self.path))
         except FileNotFoundError:
-            return self.remote.create(self.path, self._body())
+            return self.objects.create(self.path, self._body())
         if there["holder"] == self.holder:
             return entry.tag  # it was created, and the answer lost
-        if there["mirror"] == self.mirror or self.remote.now() - entry.written > there["seconds"]:
-            return self.remote.replace(self.path, self._body(), entry.tag)
+        if there["mirror"] == self.replica or self.objects.now() - entry.written > there["seconds"]:
+            return self.objects.replace(self.path, self._body(), entry.tag)
         return None
 
     def _body(self) -> bytes:
-        record = {"holder": self.holder, "host": socket.gethostname(), "pid": os.getpid(), "mirror": self.mirror}
+        record = {"holder": self.holder, "host": socket.gethostname(), "pid": os.getpid(), "mirror": self.replica}
         return json.dumps(record | {"seconds": self.seconds, "beat": self._beats}).encode()
 
     # ---------------------------------------------------------------- holding
-    def _live(self) -> None:
+    def _keep_alive(self) -> None:
         while not self._ended.wait(self.seconds / 6):
             try:
                 self._beat()
-            except RemoteError:
+            except StorageError:
                 continue  # while the storage is away nobody takes anything over; it is asked again before anything is written
             except LeaseLost:
                 self.lost()
@@ -113,10 +111,10 @@ class Lease:
                 raise LeaseLost(self.path)
             self._beats += 1
             asked = _counting()  # the answer may take long, and others count from when it was written
-            tag = self.remote.replace(self.path, self._body(), self._tag)
+            tag = self.objects.replace(self.path, self._body(), self._tag)
             if tag is None:
                 # It may have been written, and the answer lost.
-                entry = self.remote.entry(self.path)
+                entry = self.objects.entry(self.path)
                 if entry is None or self._there().get("holder") != self.holder:
                     self._is_lost = True
                     raise LeaseLost(f"{self.path} was taken over by {self._there().get('host', 'nobody')}")
@@ -125,9 +123,10 @@ class Lease:
 
     def _there(self) -> dict[str, Any]:
         try:
-            return json.loads(self.remote.read(self.path))
+            holder: dict[str, Any] = json.loads(self.objects.read(self.path))
         except FileNotFoundError:
             return {}
+        return holder
 
     def confirm(self, now: bool = False) -> None:
         """To be called before anything is written to the folder.
@@ -137,7 +136,7 @@ class Lease:
 
         Raises:
             LeaseLost: it is another's.
-            RemoteError: that cannot be found out.
+            StorageError: that cannot be found out.
         """
         if self._is_lost:
             raise LeaseLost(self.path)
@@ -151,4 +150,4 @@ class Lease:
             self._thread.join()
         with self._writing:
             if self._there().get("holder") == self.holder:
-                self.remote.delete(self.path)
+                self.objects.delete(self.path)

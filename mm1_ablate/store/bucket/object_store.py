@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mm1_ablate.store.files import StorageError
+
 AT_ONCE = 16
 """Requests for small objects that are under way together."""
 CLOCK_KEPT = 600.0
@@ -26,10 +28,6 @@ REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 """Codes of S3 for a write whose condition does not hold."""
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "UnauthorizedSSOTokenError")
 """Errors of botocore, which only S3 needs."""
-
-
-class RemoteError(OSError):
-    """The storage cannot be used; the message says why and what to do."""
 
 
 class Entry(NamedTuple):
@@ -42,15 +40,10 @@ class Entry(NamedTuple):
     """Seconds since the epoch, by the server's clock."""
 
 
-def is_address(place: object) -> bool:
-    """Whether a place is an address of object storage, not a folder."""
-    return "://" in str(place)
-
-
-class Remote:
+class ObjectStore:
     """Objects below an address; paths are relative to it. Nothing is asked before the first call.
 
-    Every method raises `RemoteError` where the storage cannot be used, and FileNotFoundError where an object that is read is not there.
+    Every method raises `StorageError` where the storage cannot be used, and FileNotFoundError where an object that is read is not there.
     """
 
     def __init__(self, address: str) -> None:
@@ -66,9 +59,9 @@ class Remote:
             filesystem, base = fsspec.core.url_to_fs(self.address, use_listings_cache=False)
         except ImportError as error:
             hint = "pip install 'mm1-ablate[s3]'" if self.address.startswith("s3") else f"install it: {error}"
-            raise RemoteError(f"the store {self.address} cannot be used: {error}; {hint}") from error
+            raise StorageError(f"the store {self.address} cannot be used: {error}; {hint}") from error
         except ValueError as error:
-            raise RemoteError(f"the store {self.address} cannot be used: {error}") from error
+            raise StorageError(f"the store {self.address} cannot be used: {error}") from error
         return filesystem, str(base).rstrip("/")
 
     @property
@@ -90,18 +83,18 @@ class Remote:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, FileExistsError, RemoteError) as error:
+        except (FileNotFoundError, FileExistsError, StorageError) as error:
             if isinstance(error, FileNotFoundError) and _code(error) in ("NoSuchBucket",):
-                raise RemoteError(self._no_bucket()) from error
+                raise StorageError(self._no_bucket()) from error
             raise
         except PermissionError as error:
             needed = "it takes s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject below it (docs/cluster.md)"
-            raise RemoteError(f"no right to {doing} in the store {self.address} ({_line(error)}); {needed}") from error
+            raise StorageError(f"no right to {doing} in the store {self.address} ({_line(error)}); {needed}") from error
         except Exception as error:  # each file system has its own kinds
             if type(error).__name__ in NO_CREDENTIALS:
                 where = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile with AWS_PROFILE, or give the machine a role"
-                raise RemoteError(f"no credentials for the store {self.address} ({_line(error)}): {where}") from error
-            raise RemoteError(f"cannot {doing} in the store {self.address}: {type(error).__name__}: {_line(error)}") from error
+                raise StorageError(f"no credentials for the store {self.address} ({_line(error)}): {where}") from error
+            raise StorageError(f"cannot {doing} in the store {self.address}: {type(error).__name__}: {_line(error)}") from error
 
     def _no_bucket(self) -> str:
         return f"there is no bucket '{self.bucket}' for the store {self.address}: make it, or name another with --store or MM1_ABLATE_STORE"
@@ -123,7 +116,7 @@ class Remote:
             return {name[start:]: _entry(info) for name, info in found.items() if info["type"] == "file"}
 
     def entry(self, path: str) -> Entry | None:
-        """One object's; nothing if it is not there."""
+        """One object's; None if it is not there."""
         with self._explained("read"):
             try:
                 return _entry(self._filesystem.info(self._path(path), refresh=True))
@@ -133,7 +126,8 @@ class Remote:
     def read(self, path: str) -> bytes:
         with self._explained("read"):
             # Several requests for one object would be told first how large it is.
-            return self._filesystem.cat_file(self._path(path), **({"max_concurrency": 1} if self._is_s3 else {}))
+            content: bytes = self._filesystem.cat_file(self._path(path), **({"max_concurrency": 1} if self._is_s3 else {}))
+            return content
 
     def read_several(self, paths: Iterable[str]) -> dict[str, bytes]:
         """Small objects, by path; without those that are gone."""
@@ -178,7 +172,7 @@ class Remote:
             return self._tag(path, None)
 
     def create(self, path: str, content: bytes) -> str | None:
-        """Write an object if there is none; returns its tag, or nothing if there is one."""
+        """Write an object if there is none; returns its tag, or None if there is one."""
         with self._explained("write"):
             try:
                 return self._tag(path, self._filesystem.pipe_file(self._path(path), content, mode="create"))
@@ -188,7 +182,7 @@ class Remote:
                 raise
 
     def replace(self, path: str, content: bytes, tag: str) -> str | None:
-        """Write an object if the one there has a tag; returns the new tag, or nothing if it has another or is gone.
+        """Write an object if the one there has a tag; returns the new tag, or None if it has another or is gone.
 
         Where a file system has no such condition it is looked at first: a moment is left in which somebody else may write too.
         """
@@ -208,7 +202,7 @@ class Remote:
                 raise
 
     def delete(self, path: str) -> None:
-        """Take an object away; nothing happens if there is none."""
+        """Remove an object, if there is one."""
         with self._explained("delete"), contextlib.suppress(FileNotFoundError):
             self._filesystem.rm_file(self._path(path))
 
@@ -223,7 +217,7 @@ class Remote:
         """Write, read, list, write on conditions and delete an object of our own.
 
         Raises:
-            RemoteError: one of them cannot be done, or conditions are ignored: two machines would train the same trial.
+            StorageError: one of them cannot be done, or conditions are ignored: two machines would train the same trial.
         """
         path = posixpath.join("probe", uuid.uuid4().hex[:12])
         self.list(path)
@@ -239,7 +233,7 @@ class Remote:
         finally:
             self.delete(path)
         if problem:
-            raise RemoteError(
+            raise StorageError(
                 f"the server of {self.address} {problem}, so two machines could train the same trial; "
                 "use S3 itself or a server with conditional writes, or a folder that all nodes share"
             )

@@ -1,14 +1,14 @@
-"""A store on object storage, as the other rooms see it: a folder of this machine that is kept like what is in the bucket.
+"""A copy on this machine of a store on object storage. In: its address. Out: a folder in the cache, and which files in it are current.
 
-In: an address. Out: a local folder, in the cache. The bucket is the truth, and the mirror forgets whatever is not there:
+The bucket is the truth, and the replica forgets whatever is not there:
 
-* `refresh` lists the bucket and fetches small records that changed, so that statuses, plans and tables are read from local files;
-* `bring` fetches what else somebody needs: weights, checkpoints, features, item scores. `has` says whether it is there at all;
+* `refresh` lists the bucket and downloads small records that changed, so that statuses, plans and tables are read from local files;
+* `download` gets what else is needed: weights, checkpoints, features, item scores. `has` says whether it is there at all;
 * `write` changes a record in the bucket, then here;
-* `holding` takes a folder's lease, makes the folder what it is in the bucket, and publishes what changes (`upload.py`).
+* `start_from_the_bucket` makes a folder what it is in the bucket, before somebody works on it.
 
-What was fetched or published is remembered with the tag that it has in the bucket and the time of modification that it has here, so
-that nothing is fetched twice, and what a killed process left here without publishing it is told apart and taken away.
+What was downloaded or uploaded is remembered with the tag that it has in the bucket and the time of modification that it has here, so that
+nothing is downloaded twice, and what a killed process left here without uploading it is told apart and removed.
 """
 
 from __future__ import annotations
@@ -20,57 +20,107 @@ import os
 import shutil
 import socket
 import sqlite3
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mm1_ablate.data.cache import cache_folder
-from mm1_ablate.store.bucket.known_versions import Known, KnownFiles
-from mm1_ablate.store.bucket.leases import LEASE, Lease, lease_seconds
-from mm1_ablate.store.bucket.machine_folder import own_folder
-from mm1_ablate.store.bucket.object_store import Entry, Remote, RemoteError
-from mm1_ablate.store.disk_full import is_no_room
-from mm1_ablate.store.locks import LOCK, AlreadyRunning, is_held, locked_if_free
+from mm1_ablate.store.bucket.leases import LEASE, lease_seconds
+from mm1_ablate.store.bucket.object_store import Entry, ObjectStore
+from mm1_ablate.store.bucket.replica_folder import folder_of_this_machine
+from mm1_ablate.store.disk_full import is_disk_full
+from mm1_ablate.store.files import StorageError
+from mm1_ablate.store.locks import LOCK, is_held, locked_if_free
 
 SHARE_OF_TIME = 0.1
 """Of the time, listings of a large store take so much at most."""
 ATTEMPTS = 5
-"""How often a file is fetched that somebody else of this machine takes away again."""
+"""How often a file is downloaded that another process of this machine removes again."""
 ABANDONED = 3600.0
-"""Seconds since a file that is being fetched was last written to, after which whoever fetched it is taken for dead."""
+"""Seconds without a write to a file that is being downloaded, after which its process is taken for dead."""
 LATER = ("features", "last.ckpt", "report")
-"""Beginnings of names of folders in a trial's, preparation's or study's, whose files are fetched only when they are asked for."""
+"""Beginnings of names of folders in a trial's, preparation's or study's, whose files are downloaded only when they are asked for."""
 HEAVY = ("model.pt", "weights.pt", "last.ckpt", "features")
-"""Beginnings of names of what is large: of a folder that is taken over these are fetched only when they are asked for."""
+"""Beginnings of names of what is large: of a folder that is taken over these are downloaded only when they are asked for."""
 HELPING = "{}"
 """In a folder's note: no lease of this machine's."""
 RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-")
 """What is to be done: written by whoever starts a run, also while another works on the folder."""
 
 
-class Mirror:
-    """A mirror of a store on this machine. Nothing is asked of the storage before it is needed."""
+class Synced(NamedTuple):
+    """A file that is here as it is in the bucket."""
+
+    tag: str
+    size: int
+    modified: int
+    """Nanoseconds since the epoch, here."""
+    inode: int
+
+    def is_of(self, status: os.stat_result) -> bool:
+        return (self.size, self.modified, self.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+class SyncedFiles:
+    """Which files of a replica are as they are in the bucket, by their paths: with the tag there, and what tells a file from a later one
+    here. Any number of processes of a machine may use it at once."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+
+    @contextlib.contextmanager
+    def _table(self) -> Iterator[sqlite3.Connection]:
+        self._database.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(self._database, timeout=60)) as database, database:
+            columns = "path TEXT PRIMARY KEY, tag TEXT, size INTEGER, modified INTEGER, inode INTEGER"
+            database.execute(f"CREATE TABLE IF NOT EXISTS known ({columns})")
+            yield database
+
+    def below(self, beginning: str = "") -> dict[str, Synced]:
+        """Those whose paths begin so."""
+        with self._table() as table:
+            rows = table.execute("SELECT * FROM known WHERE path >= ? AND path < ?", (beginning, f"{beginning}\U0010ffff")).fetchall()
+        return {path: Synced(*rest) for path, *rest in rows}
+
+    def of(self, path: str) -> Synced | None:
+        with self._table() as table:
+            rows = table.execute("SELECT tag, size, modified, inode FROM known WHERE path = ?", (path,)).fetchall()
+        return Synced(*rows[0]) if rows else None
+
+    def add(self, path: str, tag: str, status: os.stat_result) -> None:
+        """A file that had this status is what has this tag in the bucket."""
+        row = path, tag, status.st_size, status.st_mtime_ns, status.st_ino
+        with self._table() as table:
+            table.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", row)
+
+    def forget(self, path: str) -> None:
+        """A file is not here any more."""
+        with self._table() as table:
+            table.execute("DELETE FROM known WHERE path = ?", (path,))
+
+
+class Replica:
+    """A replica of a store on this machine. Nothing is asked of the storage before it is needed."""
 
     def __init__(self, address: str) -> None:
-        self.remote = Remote(address)
-        # Machines that share a cache must not share a mirror: its locks need not reach so far.
-        digest = hashlib.sha256(self.remote.address.encode()).hexdigest()[:12]
-        self.root = own_folder(cache_folder() / "stores" / f"{socket.gethostname()}-{digest}")
-        self.own = self.root / ".mirror"
-        """What the mirror keeps for itself."""
-        self.known = KnownFiles(self.own / "known.db")
+        self.objects = ObjectStore(address)
+        # Machines that share a cache must not share a replica: its locks need not reach so far.
+        digest = hashlib.sha256(self.objects.address.encode()).hexdigest()[:12]
+        self.root = folder_of_this_machine(cache_folder() / "stores" / f"{socket.gethostname()}-{digest}")
+        self.own = self.root / ".mirror"  # a name that caches have
+        """What the replica keeps for itself."""
+        self.synced = SyncedFiles(self.own / "known.db")
         self.entries: dict[str, Entry] = {}
         """What is in the bucket, when it was last looked at."""
         self._seen: set[str] = set()
         """What that covers: beginnings of paths."""
         self._changing = threading.RLock()
         self._entering = threading.Lock()
-        """Held while `entries` change: a holder's publication adds to them while others look."""
+        """Held while `entries` change: a holder's upload adds to them while others look."""
         self._looked, self._took = 0.0, 0.0
 
     def path_of(self, file: Path) -> str:
@@ -78,11 +128,11 @@ class Mirror:
 
     def address_of(self, file: Path) -> str:
         """Where people find a file."""
-        return f"{self.remote.address}/{self.path_of(file)}".rstrip("/.")
+        return f"{self.objects.address}/{self.path_of(file)}".rstrip("/.")
 
     @cached_property
     def identity(self) -> str:
-        """Of this mirror, among all of the store."""
+        """Of this replica, among all of the store."""
         path = self.own / "id"
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(uuid.uuid4().hex)
@@ -107,20 +157,20 @@ class Mirror:
             try:
                 for below in [f"{self.path_of(folder)}/" if folder != self.root else "" for folder in folders or (self.root,)]:
                     self._refresh(below)
-            except RemoteError:
+            except StorageError:
                 if not at_most_every or "" not in self._seen:
                     raise
             if not folders:
                 self._looked, self._took = time.monotonic(), time.monotonic() - began
 
     def _refresh(self, below: str) -> None:
-        self.let_go_of_the_dead(below)
-        # First what is known: what another process publishes meanwhile is not gone because it is not in the listing.
-        known = self.known.below(below)
-        found = self.remote.list(below.rstrip("/"))
+        self.release_dead(below)
+        # First what is known: what another process uploads meanwhile is not gone because it is not in the listing.
+        known = self.synced.below(below)
+        found = self.objects.list(below.rstrip("/"))
         self._see(below, found)
         changed = {path: entry for path, entry in found.items() if _is_record(path) and not self._is_here(path, known.get(path), entry)}
-        contents = self.remote.read_several(changed)
+        contents = self.objects.read_several(changed)
         gone = [path for path in known if path not in found and not path.endswith(LEASE)]
         for folder in dict.fromkeys(self.folder_of(path) for path in (*contents, *gone)):
             # Whoever works on it here knows better, but for helpers: the holder on another machine writes their records.
@@ -130,7 +180,7 @@ class Mirror:
                         self._put(path, contents[path], changed[path].tag)
                     for path in (path for path in gone if self.folder_of(path) == folder):
                         (self.root / path).unlink(missing_ok=True)
-                        self.known.forget(path)
+                        self.synced.forget(path)
 
     def _see(self, below: str, found: Mapping[str, Entry]) -> None:
         with self._entering:
@@ -156,59 +206,59 @@ class Mirror:
 
     def is_held(self, folder: Path) -> bool:
         """Whether a process of any machine works on a folder."""
-        written = self.sign_of_life(folder)
-        return is_held(folder) or (written is not None and self.remote.now() - written < lease_seconds())
+        written = self.heartbeat(folder)
+        return is_held(folder) or (written is not None and self.objects.now() - written < lease_seconds())
 
-    def sign_of_life(self, folder: Path) -> float | None:
-        """When the holder of a folder's lease last gave one, by the server's clock; nothing where there is no lease."""
+    def heartbeat(self, folder: Path) -> float | None:
+        """When the holder of a folder's lease last wrote it, by the server's clock; None where there is no lease."""
         entry = self.entries.get(f"{self.path_of(folder)}/{LEASE}")
         return entry.written if entry else None
 
     def folder_of(self, path: str) -> Path | None:
-        """The folder with a lock that a path is in; nothing for what no trial or preparation is."""
+        """The folder with a lock that a path is in; None outside of trials and preparations."""
         kind, _, rest = path.partition("/")
         return self.root / kind / rest.partition("/")[0] if kind in ("trials", "prepared") and "/" in rest else None
 
-    # ---------------------------------------------------------------- fetching
-    def bring(self, *files: Path) -> None:
+    # ---------------------------------------------------------------- downloading
+    def download(self, *files: Path) -> None:
         """Have files here as they are in the bucket. What is not there is left out."""
-        found = {path: self.entries.get(path) if self._has_seen(path) else self.remote.entry(path) for path in map(self.path_of, files)}
-        self._bring({path: entry for path, entry in found.items() if entry is not None})
+        found = {path: self.entries.get(path) if self._has_seen(path) else self.objects.entry(path) for path in map(self.path_of, files)}
+        self._download({path: entry for path, entry in found.items() if entry is not None})
 
-    def bring_folder(self, folder: Path, *beginnings: str) -> None:
+    def download_folder(self, folder: Path, *beginnings: str) -> None:
         """Have the files of a folder here; or those whose path in it begins with one of these."""
         start = self.path_of(folder) + "/"
-        found = self.remote.list(start.rstrip("/"))
-        self._bring({path: entry for path, entry in found.items() if not beginnings or path.removeprefix(start).startswith(beginnings)})
+        found = self.objects.list(start.rstrip("/"))
+        self._download({path: entry for path, entry in found.items() if not beginnings or path.removeprefix(start).startswith(beginnings)})
 
-    def _bring(self, entries: Mapping[str, Entry]) -> None:
+    def _download(self, entries: Mapping[str, Entry]) -> None:
         # The other way round, so that shards are here before the checkpoint that names them, as when they were written.
         for path, entry in sorted(entries.items(), reverse=True):
-            if path.endswith(f"/{LEASE}") or self._is_here(path, self.known.of(path), entry):
+            if path.endswith(f"/{LEASE}") or self._is_here(path, self.synced.of(path), entry):
                 continue
             from filelock import FileLock
 
-            # Of several children that need the same weights one fetches them.
+            # Of several processes that need the same weights one downloads them.
             named = self.own / "fetching" / hashlib.sha256(path.encode()).hexdigest()[:16]
             named.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(named):
-                if not self._is_here(path, self.known.of(path), entry):
+                if not self._is_here(path, self.synced.of(path), entry):
                     with self._beside(path) as beside:
-                        self.remote.download(path, beside)
+                        self.objects.download(path, beside)
                         self._place(path, beside, entry.tag)
 
     # ---------------------------------------------------------------- writing
     def write(self, file: Path, content: bytes) -> None:
-        """Write a record in the bucket, then here. Not for files of a folder that this process holds: those are published."""
+        """Write a record in the bucket, then here. Files of a folder that this process holds are uploaded with the others instead."""
         with self._changing:
-            self._put(self.path_of(file), content, self.remote.write(self.path_of(file), content))
+            self._put(self.path_of(file), content, self.objects.write(self.path_of(file), content))
 
-    def lend(self, file: Path, to: Path) -> Path:
-        """Another trial's file, fetched, under a name of the borrowing folder's own: it stays when that trial's holder makes room."""
-        lent = self.lent_to(to) / file.name
+    def download_for(self, folder: Path, file: Path) -> Path:
+        """Another trial's file, downloaded, under a name of this folder's own: it stays when that trial's holder removes it."""
+        lent = self.lent_to(folder) / file.name
         lent.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(ATTEMPTS):
-            self.bring(file)
+            self.download(file)
             with self._beside(self.path_of(file)) as beside, contextlib.suppress(FileNotFoundError):
                 try:
                     os.link(file, beside)
@@ -219,6 +269,7 @@ class Mirror:
         raise FileNotFoundError(f"{self.address_of(file)} is not in the store")
 
     def lent_to(self, folder: Path) -> Path:
+        """Where files of other folders are that are needed to work on one."""
         return self.own / "lent" / folder.name
 
     def pins_of(self, folder: Path) -> Path:
@@ -228,16 +279,17 @@ class Mirror:
     def read_json(self, file: Path) -> dict[str, Any]:
         """A record as it is in the bucket; empty where there is none."""
         try:
-            return json.loads(self.remote.read(self.path_of(file)))
+            record: dict[str, Any] = json.loads(self.objects.read(self.path_of(file)))
         except FileNotFoundError:
             return {}
+        return record
 
-    def publish(self, *files: Path) -> None:
-        """Have files in the bucket as they are here; not for those that a holder publishes."""
+    def upload(self, *files: Path) -> None:
+        """Have files in the bucket as they are here; not for those that a holder uploads."""
         for file in files:
             path, status = self.path_of(file), file.stat()
-            if (before := self.known.of(path)) is None or not before.is_of(status):
-                self.know(path, self.remote.upload(file, path), status)
+            if (before := self.synced.of(path)) is None or not before.is_of(status):
+                self.note_synced(path, self.objects.upload(file, path), status)
 
     def _put(self, path: str, content: bytes, tag: str) -> None:
         with self._beside(path) as beside:
@@ -258,80 +310,34 @@ class Mirror:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(beside, self.root / path)
         # If somebody replaces the file meanwhile, its time of modification is another than the one that is remembered.
-        self.know(path, tag, status)
+        self.note_synced(path, tag, status)
 
-    # ---------------------------------------------------------------- holding
-    @contextlib.contextmanager
-    def holding(self, folder: Path, wait: bool, lost: Callable[[], None]) -> Iterator[None]:
-        """Hold the lease of a folder that this process has locked here, with the folder made what it is in the bucket, for the length
-        of a block; what the block does to the folder's files is published, all of it when the block ends.
-
-        Raises:
-            AlreadyRunning: another machine holds it.
-            LeaseLost: another machine took it over; what this one did since then is not published.
-        """
-        from mm1_ablate.store.bucket.upload import Publication
-
-        path = self.path_of(folder)
-        lease = Lease(self.remote, f"{path}/{LEASE}", self.identity, lost)
-        while not lease.take():
-            if not wait:
-                raise AlreadyRunning(f"{self.address_of(folder)} is another machine's")
-            time.sleep(min(2.0, lease.seconds / 6))
-        note = folder / LEASE
-        note.write_text(json.dumps({"holder": lease.holder}))
-        publication = Publication(self, folder, lease)
+    # ---------------------------------------------------------------- a folder that is worked on
+    def start_from_the_bucket(self, folder: Path) -> None:
+        """Make a folder that this process has locked what it is in the bucket, but for large files, which are downloaded when asked for."""
         self._remove_abandoned()
-        try:
-            self._start_from_the_bucket(folder)
-            with publication:
-                yield
-            self._make_room(folder)
-        finally:
-            try:
-                lease.give_back()
-                # Of what could not be published the note stays: with it `let_go` takes that for a dead holder's, which it is.
-                if publication.is_complete:
-                    note.unlink(missing_ok=True)
-            except RemoteError as away:
-                # The work is done and published, or has an error of its own; whoever looks next frees the lease by the note.
-                print(f"{away}; its lease is given back later", file=sys.stderr, flush=True)
-
-    @contextlib.contextmanager
-    def helping(self, folder: Path) -> Iterator[None]:
-        """Work for the length of a block on a folder, which this process has locked here, with a holder on another machine. What is done
-        to it here is published file by file (`publish`), or forgotten."""
-        note = folder / LEASE
-        note.write_text(HELPING)  # if this process is killed, `let_go` sees to what it leaves
-        self._remove_abandoned()
-        self._start_from_the_bucket(folder)
-        yield
-        self._make_room(folder)
-        note.unlink()
-
-    def _start_from_the_bucket(self, folder: Path) -> None:
         start = self.path_of(folder) + "/"
-        found = self.remote.list(start.rstrip("/"))
+        found = self.objects.list(start.rstrip("/"))
         self._wipe(folder, found)
         if f"{start}model.pt" in found:
-            # It was trained to the end, and stopped before it had taken away what it could have gone on from.
+            # It was trained to the end, and stopped before it had removed its checkpoint.
             for path in sorted(path for path in found if path.removeprefix(start).startswith("last.ckpt")):
-                self.remote.delete(path)
+                self.objects.delete(path)
                 found.pop(path)
         with self._changing:
             self._see(start, found)
-        self._bring({path: entry for path, entry in found.items() if not path.removeprefix(start).startswith((*HEAVY, "log"))})
+        self._download({path: entry for path, entry in found.items() if not path.removeprefix(start).startswith((*HEAVY, "log"))})
 
     def _remove_abandoned(self) -> None:
-        """Take away halves of files that killed processes were fetching."""
+        """Remove halves of files that killed processes were downloading."""
         for half in (self.own / "new").glob("*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - half.stat().st_mtime > ABANDONED:
                     half.unlink()
 
     def _wipe(self, folder: Path, found: Mapping[str, Entry]) -> None:
-        """Take away what is here of a folder's work and not in the bucket: a process was killed before it had published it."""
-        known = self.known.below(self.path_of(folder) + "/")
+        """Remove what is here of a folder's work and not in the bucket: a process was killed before it had uploaded it."""
+        known = self.synced.below(self.path_of(folder) + "/")
         for file in [file for file in folder.rglob("*") if file.is_file()]:
             path, name = self.path_of(file), file.name
             own = name in (LOCK, LEASE) or name.startswith("log")
@@ -341,43 +347,43 @@ class Mirror:
         # What is remembered is here: what is not here any more would be taken for something that the holder has removed.
         for path in known:
             if not (self.root / path).exists():
-                self.known.forget(path)
+                self.synced.forget(path)
 
-    def _make_room(self, folder: Path) -> None:
-        """Models and checkpoints of trials are in the bucket; kept here, those of all trials would fill the disk."""
+    def remove_heavy(self, folder: Path) -> None:
+        """Remove models and checkpoints of a trial, which are in the bucket: those of all trials would fill the disk."""
         if folder.parent.name == "trials":
             start = self.path_of(folder) + "/"
             shutil.rmtree(self.lent_to(folder), ignore_errors=True)
             for file in [file for file in folder.rglob("*") if file.is_file()]:
                 if (path := self.path_of(file)).removeprefix(start).startswith(HEAVY):
-                    self.known.forget(path)
+                    self.synced.forget(path)
                     file.unlink(missing_ok=True)
 
-    def let_go_of_the_dead(self, below: str = "") -> None:
+    def release_dead(self, below: str = "") -> None:
         """Free folders whose holder was a process of this machine that is gone, without waiting for its lease to run out."""
         pattern = f"{below}{LEASE}" if below.count("/") > 1 else f"*/*/{LEASE}"
         for note in [note for note in self.root.glob(pattern) if not is_held(note.parent)]:
-            self.let_go(note.parent)
+            self._release(note.parent)
 
-    def let_go(self, folder: Path) -> None:
+    def _release(self, folder: Path) -> None:
         """Free a folder if it was held by a process of this machine that is gone."""
         note = folder / LEASE
-        with locked_if_free(folder) as free, contextlib.suppress(FileNotFoundError, RemoteError):
+        with locked_if_free(folder) as free, contextlib.suppress(FileNotFoundError, StorageError):
             if free:
                 holder = json.loads(note.read_text() or "{}").get("holder")
                 path = self.path_of(note)
                 there = self.read_json(note).get("holder")
                 if there and there == holder:
-                    self.remote.delete(path)
+                    self.objects.delete(path)
                 if there in (None, holder):
                     with self._entering:
                         self.entries.pop(path, None)
-                self._wipe(folder, self.remote.list(self.path_of(folder)))
+                self._wipe(folder, self.objects.list(self.path_of(folder)))
                 shutil.rmtree(self.pins_of(folder), ignore_errors=True)
                 note.unlink()
 
     # ---------------------------------------------------------------- what is here
-    def _is_here(self, path: str, known: Known | None, entry: Entry | None) -> bool:
+    def _is_here(self, path: str, known: Synced | None, entry: Entry | None) -> bool:
         """Whether a file is here as it is in the bucket."""
         if known is None or entry is None or known.tag != entry.tag:
             return False
@@ -386,21 +392,21 @@ class Mirror:
         except FileNotFoundError:
             return False
 
-    def know(self, path: str, tag: str, status: os.stat_result) -> None:
+    def note_synced(self, path: str, tag: str, status: os.stat_result) -> None:
         """Remember that a file here, when it had this status, was what is in the bucket."""
         try:
-            self.known.add(path, tag, status)
+            self.synced.add(path, tag, status)
         except sqlite3.Error as error:
-            # What is not remembered is fetched or published once more; on a full disk that is better than not to publish what is left.
-            if not is_no_room(error):
+            # What is not remembered is transferred once more; on a full disk that is better than not to upload what is left.
+            if not is_disk_full(error):
                 raise
         with self._entering:
             self.entries[path] = Entry(status.st_size, tag, time.time())
 
     def remove(self, path: str) -> None:
-        """Take away in the bucket what is gone here."""
-        self.remote.delete(path)
-        self.known.forget(path)
+        """Remove from the bucket what is gone here."""
+        self.objects.delete(path)
+        self.synced.forget(path)
         with self._entering:
             self.entries.pop(path, None)
 

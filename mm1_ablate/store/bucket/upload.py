@@ -1,9 +1,9 @@
-"""What a holder does to a trial's folder, brought to object storage while it is done. In: a held folder. Out: the same in the bucket.
+"""What a holder does to a trial's folder, uploaded while it is done. In: a held folder. Out: the same in the bucket.
 
 Whatever is killed when, what is in the bucket is of one piece. What says that something is there (a checkpoint of its shards, a model
 that the training has ended, a summary of its items, a status that all is done) is read before what it speaks of, and written after it.
-What is gone here is taken away last; so are shards that no checkpoint names any more, for which the bucket is asked: workers on other
-machines bring theirs themselves, before the first worker writes the checkpoint that names them.
+What is gone here is removed last; so are shards that no checkpoint names any more, for which the bucket is asked: workers on other
+machines upload theirs themselves, before the first worker writes the checkpoint that names them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from mm1_ablate.store.bucket.leases import LEASE, Lease, LeaseLost
-from mm1_ablate.store.bucket.object_store import RemoteError
+from mm1_ablate.store.bucket.leases import LEASE, Lease
+from mm1_ablate.store.bucket.replica import Replica, Synced
+from mm1_ablate.store.files import LeaseLost, StorageError
 from mm1_ablate.store.locks import LOCK
-
-if TYPE_CHECKING:
-    from mm1_ablate.store.bucket.known_versions import Known
-    from mm1_ablate.store.bucket.replica import Mirror
 
 EVERY = 5.0
 """Seconds between two rounds: how old progress may be for others."""
@@ -36,8 +32,8 @@ LOOK = 0.5
 """Seconds between two looks at whether there is a new checkpoint, which does not wait for the next round."""
 SMALL = 8_000_000
 """Bytes of a file that is read into memory instead of being linked while it is uploaded."""
-INSIST = 600.0
-"""Seconds for which what somebody waits for is tried again while the storage is away."""
+RETRY_SECONDS = 600.0
+"""Seconds for which an upload that is waited for is tried again while the storage is away."""
 CHECKPOINT = "last.ckpt"
 
 
@@ -62,30 +58,30 @@ class Pinned:
     """Of a large file: another name of it, that it keeps when it is replaced."""
 
 
-class Publication:
-    """Publishes a held folder every few seconds, and when its block ends."""
+class FolderUpload:
+    """Uploads a held folder every few seconds, and when its block ends."""
 
-    def __init__(self, mirror: Mirror, folder: Path, lease: Lease, every: float | None = None) -> None:
-        self.mirror, self.folder, self.lease = mirror, folder, lease
+    def __init__(self, replica: Replica, folder: Path, lease: Lease, every: float | None = None) -> None:
+        self.replica, self.folder, self.lease = replica, folder, lease
         self.every = EVERY if every is None else every
         self.is_complete = False
         """Whether all that the block did is in the bucket."""
-        self._start = mirror.path_of(folder) + "/"
+        self._start = replica.path_of(folder) + "/"
         # Of a holder that was killed while it uploaded: they would keep every checkpoint that was under way on this disk.
-        shutil.rmtree(mirror.pins_of(folder), ignore_errors=True)
+        shutil.rmtree(replica.pins_of(folder), ignore_errors=True)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="publish", daemon=True)
+        self._thread = threading.Thread(target=self._repeat, name="upload", daemon=True)
 
-    def __enter__(self) -> Publication:
+    def __enter__(self) -> FolderUpload:
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
-        insist(self.round)
+        retry_while_away(self.round)
         checkpoint = self.folder / CHECKPOINT
-        insist(lambda: self._remove_shards(checkpoint if checkpoint.exists() else None))
+        retry_while_away(lambda: self._remove_shards(checkpoint if checkpoint.exists() else None))
         self.is_complete = True
 
     def _repeat(self) -> None:
@@ -108,14 +104,14 @@ class Publication:
 
         Raises:
             LeaseLost: the folder is another machine's now.
-            RemoteError: the storage is away; the next round does what this one has not.
+            StorageError: the storage is away; the next round does what this one has not.
         """
         here = set(self._files())
-        gone = [path for path in self._known() if path not in here and not path.startswith(f"{CHECKPOINT}.")]
+        gone = [path for path in self._synced() if path not in here and not path.startswith(f"{CHECKPOINT}.")]
         pinned: list[Pinned] = []
         try:
             for which in (2, 1, 0):
-                known = self._known()
+                known = self._synced()
                 for path in sorted(path for path in self._files() if rank(path) == which):
                     pinned += self._pin(path, known.get(path))
             whole = self._of_one_piece(pinned)
@@ -131,17 +127,17 @@ class Publication:
         for path in gone:
             if not (self.folder / path).exists():
                 self.lease.confirm()
-                self.mirror.remove(self._start + path)
+                self.replica.remove(self._start + path)
         if CHECKPOINT in gone:
             self._remove_shards(None)
 
     def _remove_shards(self, checkpoint: Path | io.BytesIO | None) -> None:
-        """Take away shards that the bucket's checkpoint does not name; but for those of later steps, which other machines may be bringing.
+        """Remove shards that the bucket's checkpoint does not name, but for those of later steps, which other machines may be uploading.
 
         Args:
-            checkpoint: what is in the bucket; nothing if it is not here.
+            checkpoint: what is in the bucket; None if it is not here.
         """
-        found = [path.removeprefix(self._start) for path in self.mirror.remote.list(self._start.rstrip("/"))]
+        found = [path.removeprefix(self._start) for path in self.replica.objects.list(self._start.rstrip("/"))]
         shards = [path for path in found if path.startswith(f"{CHECKPOINT}.")]
         if not shards or (checkpoint is None and CHECKPOINT in found):
             return
@@ -152,14 +148,14 @@ class Publication:
             folder = path.partition("/")[0]
             if named is None or (folder != named and step_of(folder) <= step_of(named)):
                 self.lease.confirm()
-                self.mirror.remove(self._start + path)
+                self.replica.remove(self._start + path)
 
-    def _known(self) -> dict[str, Known]:
+    def _synced(self) -> dict[str, Synced]:
         """Files of the folder that are in the bucket, and have been here since it was taken over."""
-        return {path.removeprefix(self._start): known for path, known in self.mirror.known.below(self._start).items()}
+        return {path.removeprefix(self._start): known for path, known in self.replica.synced.below(self._start).items()}
 
     def _files(self) -> list[str]:
-        """Paths of what is to be published: no locks, nothing that is being written, no shards that no checkpoint names yet."""
+        """Paths of what is to be uploaded: no locks, nothing that is being written, no shards that no checkpoint names yet."""
         found, named = [], self._checkpoint()
         for entry in _walk(self.folder):
             path = os.path.relpath(entry.path, self.folder)
@@ -178,7 +174,7 @@ class Publication:
         except FileNotFoundError:
             return 0
 
-    def _pin(self, path: str, before: Known | None) -> list[Pinned]:
+    def _pin(self, path: str, before: Synced | None) -> list[Pinned]:
         file = self.folder / path
         try:
             status = file.stat()
@@ -186,7 +182,7 @@ class Publication:
                 return []
             if status.st_size <= SMALL:
                 return [Pinned(path, status, file.read_bytes(), None)]
-            link = self.mirror.pins_of(self.folder) / uuid.uuid4().hex
+            link = self.replica.pins_of(self.folder) / uuid.uuid4().hex
             link.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(file, link)
@@ -207,26 +203,26 @@ class Publication:
         return pinned
 
     def _upload(self, one: Pinned) -> None:
-        path, remote = self._start + one.path, self.mirror.remote
+        path, objects = self._start + one.path, self.replica.objects
         if one.content is not None:
-            before = self.mirror.known.of(path)
-            tag = remote.replace(path, one.content, before.tag) if before else remote.create(path, one.content)
+            before = self.replica.synced.of(path)
+            tag = objects.replace(path, one.content, before.tag) if before else objects.create(path, one.content)
             if tag is None:  # what is there is not ours: it is of whoever has the lease now, or a record that others may write too
                 self.lease.confirm(now=True)
-                tag = remote.write(path, one.content)
+                tag = objects.write(path, one.content)
         else:
             assert one.link is not None
-            tag = remote.upload(one.link, path)
-        self.mirror.know(path, tag, one.status)
+            tag = objects.upload(one.link, path)
+        self.replica.note_synced(path, tag, one.status)
 
 
-def insist(work: Callable[[], None]) -> None:
-    """Do something again and again while the storage is away."""
-    until = time.monotonic() + INSIST
+def retry_while_away(work: Callable[[], None]) -> None:
+    """Try something again and again while the storage is away, for some minutes."""
+    until = time.monotonic() + RETRY_SECONDS
     while True:
         try:
             return work()
-        except RemoteError as away:
+        except StorageError as away:
             if time.monotonic() > until:
                 raise
             print(f"{away}; trying again", file=sys.stderr, flush=True)

@@ -1,4 +1,5 @@
-"""Annotation files in, rows out: JSON (a list, or a mapping of ids), JSON lines, parquet, CSV, TSV, plain lines; .gz and .zst too.
+"""Annotation files of benchmarks in, rows out: JSON (a list, or a mapping of ids), JSON lines, parquet, CSV, TSV, plain lines; .gz and
+.zst too.
 
 Whole files are read: annotations are megabytes, and drawing items needs all their ids. A row that does not fit the head of its table is
 bad data; a file of another kind is refused, rather than taken for lines of text.
@@ -14,9 +15,10 @@ from typing import Any
 
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile
-from mm1_ablate.data.items._expressions import Row
-from mm1_ablate.data.readers.open_files import unpacked
-from mm1_ablate.data.readers.rows import COMPRESSIONS, Damaged
+from mm1_ablate.data.readers.compression import Damaged, decompressed
+from mm1_ablate.data.readers.file_signatures import without_compression
+from mm1_ablate.data.readers.json_lines import parse_line
+from mm1_ablate.data.readers.parquet import every_row
 
 QUICK_BYTES = 32 * 1024 * 1024
 """Annotation files up to this size are read in about a second."""
@@ -29,25 +31,20 @@ class WrongShape(ValueError):
     """A file as a whole is not what the record says."""
 
 
-def rows_of(files: Sequence[DataFile], inside: str = "") -> Iterator[Row | Unreadable]:
+def rows_of(files: Sequence[DataFile], inside: str = "") -> Iterator[dict[str, Any] | Unreadable]:
     """Every row of files, in order.
 
     A row of a mapping has its key as `key`, one that is no mapping its value as `value`, a line of plain text itself as `text`.
 
     Args:
-        inside: dotted path of the list of rows within a JSON file, such as `questions`; nothing: the file is the list.
+        inside: dotted path of the list of rows within a JSON file, such as `questions`; empty: the file is the list.
 
     Yields:
-        A row, or why one cannot be read.
+        The fields of a row, or why it cannot be read.
 
     Raises:
         WrongShape: there are no rows in such a place.
     """
-    for number, fields in enumerate(_plain_rows(files, inside)):
-        yield fields if isinstance(fields, Unreadable) else Row(fields, number)
-
-
-def _plain_rows(files: Sequence[DataFile], inside: str) -> Iterator[dict[str, Any] | Unreadable]:
     for file in files:
         kind = _kind(file.name)
         if inside and kind != "json":
@@ -74,15 +71,12 @@ def is_quick(files: Sequence[DataFile]) -> bool:
 
 
 def _kind(name: str) -> str:
-    name = name.lower()
-    for suffix in COMPRESSIONS:
-        name = name.removesuffix(suffix)
-    return name.rpartition(".")[2]
+    return without_compression(name).rpartition(".")[2]
 
 
 def _bytes(file: DataFile) -> bytes:
     try:
-        return unpacked(file)
+        return decompressed(file)
     except Damaged as error:
         raise WrongShape(f"{file.address} cannot be unpacked: {error}") from None
 
@@ -157,20 +151,15 @@ def _json_lines(file: DataFile, data: bytes) -> Iterator[dict[str, Any] | Unread
     for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
             try:
-                value = json.loads(line)
-            except ValueError:
+                value = parse_line(line)
+            except (ValueError, RecursionError):
                 yield Unreadable("a line is not JSON", f"{file.address}:{number}")
                 continue
             yield value if isinstance(value, dict) else {"value": value}
 
 
 def _parquet(file: DataFile) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
     try:
-        with file.open() as opened:
-            for batch in parquet.ParquetFile(opened).iter_batches(1024):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield from every_row(file)
+    except (Damaged, OSError, UnicodeDecodeError) as error:
         raise WrongShape(f"{file.address} cannot be read: {error}") from None

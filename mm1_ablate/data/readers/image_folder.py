@@ -1,21 +1,22 @@
-"""Names of images in, a way to read each out: from folders, or from the .zip and .tar files in which they were downloaded.
+"""Names of images under a folder in, a way to read each out: from files, or from the .zip and .tar files in which they were downloaded.
 
 `coco/val2014/x.jpg` is looked for as a file, then in `coco/val2014.zip` and `coco/val2014.tar`, then in `coco.zip` and `coco.tar`,
 under any end of its path that names a member (`coco/val2014/x.jpg`, `val2014/x.jpg`, `x.jpg`). Of further archives, the member that has
-most of the path is the image; where several archives have as much of it, nobody knows which is meant. Nothing is unpacked.
+most of the path is the image; where several archives have as much of it, it is ambiguous. Nothing is unpacked. Benchmarks name their
+images so; for the pictures of a data set, of which there may be many million, see `image_index`.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
+from mm1_ablate.data.readers.tar_headers import DamagedTar, tar_entries
 
 MISSING = "image is missing"
 """The reason by which images that are not there are counted."""
@@ -23,7 +24,7 @@ ARCHIVES = (".zip", ".tar")
 Read = Callable[[], bytes]
 
 
-class Pictures:
+class ImageFolder:
     """The images under a folder.
 
     Args:
@@ -118,14 +119,13 @@ def _opened(file: DataFile) -> _Archive:
 
 
 def _tar_members(file: DataFile) -> Iterator[tuple[str, Read]]:
-    with file.open() as opened:
-        try:
-            with tarfile.open(fileobj=opened, mode="r:") as tar:
-                for member in tar:
-                    if member.isfile():
-                        yield member.name.removeprefix("./"), partial(file.read, member.offset_data, member.size)
-        except tarfile.TarError:
-            return  # what was read so far counts; the images behind it are missing, and told one by one
+    size = os.path.getsize(file.address) if file.is_local else file.size
+    try:
+        for entry in tar_entries(file.read, size):
+            if entry.kind == b"0":
+                yield entry.name.removeprefix("./"), partial(file.read, entry.offset, entry.size)
+    except DamagedTar:
+        return  # what was read so far counts; the images behind it are missing, each named when it is asked for
 
 
 def _zip_members(file: DataFile) -> Iterator[tuple[str, Read]]:

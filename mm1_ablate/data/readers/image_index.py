@@ -8,31 +8,25 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b, sha256
 from os.path import expanduser, expandvars
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.data.cache import Report, made, mapped
-from mm1_ablate.data.decoding import encoded_image
+from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.files import DataFile, digest_files, of_each
+from mm1_ablate.data.files import DataFile, digest_files, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, describe_format, head_and_tail
+from mm1_ablate.data.readers.image_names import IMAGES, ImagesBy, images_of, looked_up_by, name_in_index, url_in
 from mm1_ablate.data.readers.open_files import found_files
 from mm1_ablate.data.readers.quick_check import lost_tars
 from mm1_ablate.data.readers.tar import TarSamples, open_tars
-from mm1_ablate.data.sources.webdataset import IMAGES, images_of
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.sources._interleaved import ImagesBy
 
 TARS = (".tar", ".tgz", ".tar.gz")
 ARCHIVES = {
@@ -52,34 +46,37 @@ VERSION = "2"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 
 
-class ImageFiles:
+class ImageIndex:
     """Pictures by name.
 
     Args:
         patterns: of picture files, of tars, or of both.
         by: what a picture is looked up by: the path that its name has in a tar or from the folder where a pattern's wildcards begin;
             the last part of it; the url that img2dataset wrote into the JSON beside it; or the SHA-256 of the url, as its name.
-        report: told how far the making of the index is.
+        report: called with the progress of the index.
 
     Raises:
         Misfit: at `image_files`, there are none.
     """
 
-    def __init__(self, patterns: Sequence[str], by: ImagesBy, report: Report | None = None) -> None:
+    def __init__(self, patterns: Sequence[str], by: ImagesBy, report: ProgressCallback | None = None) -> None:
+        from mm1_ablate.data.decoding import encoded_image  # late: PIL
+
+        self._encoded_image = encoded_image
         tars, self._pictures, names = _found(patterns)
         self._by = by
         self._samples: TarSamples | None = open_tars(tars, report) if tars else None
         self.losses = [*_of_pictures(self._samples.losses if self._samples else []), *_lost_files(self._pictures)]
         """What of the files cannot be read."""
         self._digest = contents_of(patterns)[:12]
-        folder = made(
+        folder = build_once(
             "image names",
             f"{VERSION} {by} {self._digest} {sha256(chr(0).join(names).encode(errors='surrogateescape')).hexdigest()}",
             24 * (len(names) + (0 if self._samples is None else len(self._samples))),
             partial(self._write, names),
             report,
         )
-        self._hashes, self._places = (mapped(folder / f"{name}.npy") for name in ("hashes", "places"))
+        self._hashes, self._places = (memory_mapped(folder / f"{name}.npy") for name in ("hashes", "places"))
         self._members: list[str] = json.loads((folder / "members.json").read_text())
 
     def find(self, name: str, what: str) -> Image:
@@ -91,7 +88,7 @@ class ImageFiles:
         Raises:
             Unreadable: there is none, or there are several. One url has one picture, however often it was downloaded.
         """
-        wanted = np.uint64(_hashed(_looked_up(name, self._by)))
+        wanted = np.uint64(_hashed(looked_up_by(name, self._by)))
         first = int(self._hashes.searchsorted(wanted))
         if first == len(self._hashes) or self._hashes[first] != wanted:
             raise Unreadable("missing image", what)
@@ -101,17 +98,17 @@ class ImageFiles:
         place, member = (int(value) for value in self._places[first])
         if member < 0:
             file = self._pictures[place]
-            return encoded_image(f"{self._digest}/{file.name}", partial(_whole, file), what)
+            return self._encoded_image(f"{self._digest}/{file.name}", partial(_whole, file), what)
         assert self._samples is not None
         sample, extension = self._samples[place], self._members[member]
-        return encoded_image(f"{sample.digest}/{sample.key}.{extension}", sample.members[extension], what)
+        return self._encoded_image(f"{sample.digest}/{sample.key}.{extension}", sample.members[extension], what)
 
-    def _write(self, names: Sequence[str], folder: Path, report: Report) -> None:
+    def _write(self, names: Sequence[str], folder: Path, report: ProgressCallback) -> None:
         hashes: list[int] = []
         places: list[tuple[int, int]] = []
         members: dict[str, int] = {}
         for place, name in enumerate(names):
-            if self._by != "url" and (looked_up := _named(name, self._by)):
+            if self._by != "url" and (looked_up := name_in_index(name, self._by)):
                 hashes.append(_hashed(looked_up))
                 places.append((place, -1))
         for place, extension, name in self._in_tars(report):
@@ -122,7 +119,7 @@ class ImageFiles:
         np.save(folder / "places.npy", np.array(places, np.int64).reshape(-1, 2)[order])
         (folder / "members.json").write_text(json.dumps(list(members)))
 
-    def _in_tars(self, report: Report) -> Iterator[tuple[int, str, str]]:
+    def _in_tars(self, report: ProgressCallback) -> Iterator[tuple[int, str, str]]:
         """(number of the sample, extension, what it is looked up by) of every picture in the tars."""
         samples = self._samples
         if samples is None:
@@ -131,9 +128,9 @@ class ImageFiles:
             sample = samples[number]
             if self._by in ("path", "base_name"):
                 pictures = [extension for extension in sample.members if extension.rpartition(".")[2] in IMAGES]
-                yield from ((number, extension, _named(f"{sample.key}.{extension}", self._by)) for extension in pictures)
+                yield from ((number, extension, name_in_index(f"{sample.key}.{extension}", self._by)) for extension in pictures)
             elif pictures := images_of(sample.members):
-                looked_up = _url(sample.members.get("json")) if self._by == "url" else posixpath.basename(sample.key)
+                looked_up = url_in(sample.members.get("json")) if self._by == "url" else posixpath.basename(sample.key)
                 if looked_up:
                     yield number, pictures[0], looked_up
             if number % 1000 == 0:
@@ -168,7 +165,7 @@ def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
     """Of files that are a picture each. What lies beside them and is nothing that could hold one is no loss."""
     small = [file for file in pictures if file.size <= POINTER][:LOOKED_AT]
     looked_at = list(dict.fromkeys([*small, *pictures[:20]]))
-    wrong = {file.address: why for file, why in zip(looked_at, of_each(looked_at, _wrong_picture), strict=True) if why}
+    wrong = {file.address: why for file, why in zip(looked_at, map_files(looked_at, _wrong_picture), strict=True) if why}
     wrong |= {file.address: why for file in pictures if (why := _wrong_name(file))}
     if not wrong:
         return []
@@ -191,8 +188,8 @@ def _is_archive(file: DataFile) -> bool:
 
 
 def _wrong_picture(file: DataFile) -> str:
-    """What is wrong with a picture file, by its name and its first bytes; empty if nothing is."""
-    named = _wrong_name(file) or what_it_is(ends_of(file)[0], file.size)
+    """What is wrong with a picture file, by its name and its first bytes; empty if all is well."""
+    named = _wrong_name(file) or describe_format(head_and_tail(file)[0], file.size)
     return "" if named.endswith("image") else named
 
 
@@ -222,39 +219,8 @@ def _from_folder(file: DataFile, folders: Sequence[str]) -> str:
     return next((file.address.removeprefix(folder) for folder in folders if file.address.startswith(folder)), file.name)
 
 
-def _named(path: str, by: ImagesBy) -> str:
-    """What a picture is looked up by, given its path; empty for a file that is none: what lies beside a picture under the same hash."""
-    folder, base = posixpath.split(posixpath.normpath(path))
-    stem, dot, extension = base.partition(".")
-    if by == "url_sha256":
-        return stem if not dot or extension.lower() in IMAGES else ""
-    base = f"{stem}{dot}{extension.lower()}"  # as in the index of a tar
-    return posixpath.join(folder, base) if by == "path" else base
-
-
-def _looked_up(name: str, by: ImagesBy) -> str:
-    """The same, given what a document says of it."""
-    if by == "url":
-        return name
-    if by == "url_sha256":
-        return sha256(name.encode(errors="surrogatepass")).hexdigest()
-    if "://" in name:
-        name = urlsplit(name).path
-    return _named(name.lstrip("/"), by)
-
-
 def _hashed(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _url(read: Callable[[], bytes] | None) -> str:
-    """The url in the JSON beside a picture; empty if there is none."""
-    try:
-        found = json.loads(read()) if read is not None else None
-    except (ValueError, Unreadable):
-        return ""
-    url = found.get("url") if isinstance(found, dict) else None
-    return url if isinstance(url, str) else ""
 
 
 def _whole(file: DataFile) -> bytes:

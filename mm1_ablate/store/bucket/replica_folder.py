@@ -1,9 +1,9 @@
 """Which folder of a cache is this machine's own. In: the folder that it would have. Out: that one, or one beside it if another machine of
 the same name has it: copies of one image have the same name and the same /etc/machine-id, and may share a cache.
 
-A folder is had by the machine whose file is in it, named by what its kernel drew at random when it was started, and touched every minute.
-A machine that is started again is another by that. So that it finds what it had, a folder of which there was no sign of life for some
-minutes is the next one's who wants it: its file gets another name, which of several that try it one can do.
+A folder belongs to the machine whose file is in it, named by what its kernel drew at random when it was started, and touched every minute.
+A machine that is started again is another by that. So that it finds what it had, a folder without a heartbeat for some
+minutes goes to the next one who wants it: its file gets another name, which of several that try it one can do.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pathlib import Path
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 CLAIM = ".machine"
 TOUCHED = 60.0
-"""Seconds between two signs of life of a process that uses the folder."""
+"""Seconds between two heartbeats of a process that uses the folder."""
 GONE = 600.0
 """Seconds without one after which no process of that machine does."""
 _touched: set[Path] = set()
 
 
-def own_folder(wanted: Path, boot: str | None = None) -> Path:
+def folder_of_this_machine(wanted: Path, boot: str | None = None) -> Path:
     """A folder that is this machine's alone, the same one for all its processes.
 
     Args:
-        boot: what tells this machine from others; nothing: what its kernel says.
+        boot: what tells this machine from others; None: what its kernel says.
     """
     us = boot or (BOOT.read_text().strip() if BOOT.exists() else f"{uuid.getnode():x}")
     had = itertools.takewhile(lambda folder: (folder / CLAIM).exists(), _candidates(wanted))

@@ -19,25 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mm1_ablate.data.cache import Report
+from mm1_ablate.data.cache import BytesAdded, Conversion, ProgressCallback, build_all
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.data.files import DataFile, digest_file, remembered
+from mm1_ablate.data.files import DataFile, cached_text, digest_file
 from mm1_ablate.data.lost_documents import FileRead
-from mm1_ablate.data.readers.file_signatures import NO_BYTES, ends_of, what_it_is
-from mm1_ablate.data.readers.rows import (
-    BYTES,
-    NOTHING,
-    NUMBER,
-    OBJECT,
-    TEXT,
-    Damaged,
-    Progress,
-    Rows,
-    Task,
-    WatchedFile,
-    make_all,
-    reading,
-)
+from mm1_ablate.data.readers.compression import Damaged, WatchedFile, reading
+from mm1_ablate.data.readers.file_signatures import NO_BYTES, describe_format, head_and_tail
+from mm1_ablate.data.readers.rows import BYTES, NULL, NUMBER, OBJECT, TEXT, Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,15 +36,17 @@ VERSION = "1"
 BATCH_BYTES = 32 << 20
 """About what is decoded at once while a column is copied, and the size of a batch of the copy."""
 BATCH_ROWS = 1 << 16
+COPY = "column.arrow"
+"""File of a copy, in its folder."""
 
 
 # ---------------------------------------------------------------- rows
-class Tables(Rows):
-    """Rows of parquet files. Made by `open_tables`."""
+class ParquetRows(Rows):
+    """Rows of parquet files. Made by `open_parquet`."""
 
     def __init__(self, files: Sequence[DataFile], columns: Sequence[str], folders: Sequence[Sequence[Path]]) -> None:
         self.columns = tuple(columns)
-        self._copies = [{name: _Copy(folder) for name, folder in zip(columns, of_file, strict=True)} for of_file in folders]
+        self._copies = [{name: CopiedColumn(folder) for name, folder in zip(columns, of_file, strict=True)} for of_file in folders]
         counts, damage, read = [], [], []
         for file, copies in zip(files, self._copies, strict=True):
             counts.append(min(copy.rows for copy in copies.values()))
@@ -99,8 +89,12 @@ def _read(file: DataFile, rows: int, damage: Unreadable | None) -> FileRead:
     return FileRead(file.name, file.size, rows, file.size * rows // known if known else 0, why, known)
 
 
-class _Copy:
-    """One column of one file, opened when it is first read."""
+class CopiedColumn:
+    """One column of one file, from the cache; opened when it is first read.
+
+    Args:
+        folder: with the copy, and `about.json`: the rows of each of its batches, and what is wrong with the file.
+    """
 
     __slots__ = ("_arrays", "_first", "_folder", "damage", "rows")
 
@@ -128,29 +122,29 @@ class _Copy:
         with self._opening:
             if self._arrays is None:
                 # The mapping outlives the file, so that thousands of shards do not take as many open files.
-                with pa.memory_map(str(self._folder / "column.arrow")) as file:
+                with pa.memory_map(str(self._folder / COPY)) as file:
                     copy = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False))
                     self._arrays = [copy.get_batch(batch).column(0) for batch in range(copy.num_record_batches)]
             return self._arrays
 
 
-def open_tables(files: Sequence[DataFile], columns: Sequence[str], report: Report | None = None) -> Tables:
+def open_parquet(files: Sequence[DataFile], columns: Sequence[str], report: ProgressCallback | None = None) -> ParquetRows:
     """Rows of parquet files; the first time, after copying the needed columns.
 
     Args:
         columns: those that are needed.
-        report: told how far the copying is.
+        report: called with the progress of the copies.
 
     Raises:
         NotEnoughSpace: the copies do not fit in the cache.
     """
-    tasks = []
+    copies = []
     for file in files:
         digest, sizes = digest_file(file), cache(partial(_sizes, file))
         for name in columns:
-            tasks.append(Task(f"{VERSION} {digest} {name}", file.size, partial(_size, sizes, name), partial(_copy, file, name)))
-    folders = make_all("columns", "copying columns", tasks, report)
-    return Tables(files, columns, [folders[place : place + len(columns)] for place in range(0, len(folders), len(columns))])
+            copies.append(Conversion(f"{VERSION} {digest} {name}", file.size, partial(_size, sizes, name), partial(_copy, file, name)))
+    folders = build_all("columns", "copying columns", copies, report)
+    return ParquetRows(files, columns, [folders[place : place + len(columns)] for place in range(0, len(folders), len(columns))])
 
 
 # ---------------------------------------------------------------- copying
@@ -158,15 +152,15 @@ class _WrongShape(Exception):
     """A parquet file without the column."""
 
 
-def _copy(file: DataFile, column: str, folder: Path, progress: Progress) -> None:
-    """Write `column.arrow`, and in `about.json` the rows of its batches and what is wrong with the file."""
+def _copy(file: DataFile, column: str, folder: Path, add: BytesAdded) -> None:
+    """Write the copy, and in `about.json` the rows of its batches and what is wrong with the file."""
     batches: list[int] = []
     damage: tuple[str, str] | None = None
     try:
         with reading(file) as opened:
-            for rows, share in _write(opened, column, folder / "column.arrow"):
+            for rows, share in _write(opened, column, folder / COPY):
                 batches.append(rows)
-                progress.add(int(file.size * share))
+                add(int(file.size * share))
     except _WrongShape as error:
         damage = "parquet of the wrong shape", str(error)
     except Damaged as error:
@@ -203,7 +197,7 @@ def _without_dictionary(kind: pa.DataType) -> pa.DataType:
 
 
 def _sizes(file: DataFile) -> dict[str, int]:
-    """Bytes of each column, not compressed; nothing of a file that cannot be read."""
+    """Bytes of each column, not compressed; empty for a file that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -244,7 +238,7 @@ class Footer:
 
 def footer_of(file: DataFile) -> Footer:
     """What a parquet file says of itself; remembered in the cache."""
-    return Footer(**json.loads(remembered("footers 1", file, lambda: json.dumps(asdict(_footer(file))))))
+    return Footer(**json.loads(cached_text("footers 2", file, lambda: json.dumps(asdict(_footer(file))))))
 
 
 def _footer(file: DataFile) -> Footer:
@@ -259,7 +253,7 @@ def _footer(file: DataFile) -> Footer:
             columns = {column.name: _kind(column.type) for column in parquet.schema_arrow}
             return Footer(parquet.metadata.num_rows, columns, _empty(parquet.metadata, columns))
     except Damaged as error:
-        named = what_it_is(ends_of(file)[0], file.size)
+        named = describe_format(head_and_tail(file)[0], file.size)
         why = f"not parquet, but {named}" if named and named != "parquet" else f"parquet that cannot be read: {str(error).splitlines()[0]}"
         return Footer(damage=why)
 
@@ -281,8 +275,8 @@ def _empty(metadata: pq.FileMetaData, columns: Mapping[str, str]) -> list[str]:
     return [column for column in columns if column not in filled] if metadata.num_rows else []
 
 
-def columns_of_table(file: DataFile) -> dict[str, str]:
-    """Columns, and what they hold; nothing if there are no rows.
+def columns_of_parquet(file: DataFile) -> dict[str, str]:
+    """Columns, and what they hold; empty if there are no rows.
 
     Raises:
         Unreadable: it is no parquet.
@@ -293,7 +287,7 @@ def columns_of_table(file: DataFile) -> dict[str, str]:
     return footer.columns if footer.rows else {}
 
 
-def first_rows_of_table(file: DataFile, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+def first_rows_of_parquet(file: DataFile, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
     """The first rows, as far as these columns go.
 
     Raises:
@@ -313,6 +307,22 @@ def first_rows_of_table(file: DataFile, columns: Sequence[str], count: int) -> l
         raise Unreadable(str(error), file.name) from None
 
 
+def every_row(file: DataFile, at_once: int = 1024) -> Iterator[dict[str, Any]]:
+    """All rows in order, without a copy of them, some at once in memory.
+
+    Raises:
+        Damaged: it is no parquet, or broken; perhaps after some rows.
+        UnicodeDecodeError: a text is not UTF-8.
+        OSError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with reading(file) as opened:
+        for batch in pq.ParquetFile(pa.PythonFile(opened, mode="r")).iter_batches(at_once):
+            yield from batch.to_pylist()
+
+
 def _kind(kind: pa.DataType) -> str:
     from pyarrow import types
 
@@ -324,7 +334,7 @@ def _kind(kind: pa.DataType) -> str:
         BYTES: (types.is_binary, types.is_large_binary, types.is_binary_view),
         NUMBER: (types.is_integer, types.is_floating, types.is_decimal),
         OBJECT: (types.is_struct,),
-        NOTHING: (types.is_null,),
+        NULL: (types.is_null,),
         "truth values": (types.is_boolean,),
     }
     return next((name for name, tests in kinds.items() if any(test(kind) for test in tests)), f"values of type {kind}")

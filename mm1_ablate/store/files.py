@@ -1,0 +1,194 @@
+"""The files of a store, in a folder or on object storage. In: local paths. Out: files that may be read, and word of who works on them.
+
+Both kinds give local paths. Where a store is a folder that all share, they are its own: nothing is downloaded, and locks say who works on
+what. Where it is on object storage (`bucket/files.py`) they are those of a replica on this machine: what reads a file first sees to it that
+it is here, what writes one does so by `write`, and a lease does for a lock.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from mm1_ablate.data.atomic_files import read_json_or_nothing, write_atomically
+from mm1_ablate.store.locks import is_held, locked
+
+
+class StorageError(OSError):
+    """Object storage cannot be used; the message says why and what to do."""
+
+
+class LeaseLost(Exception):
+    """Another has taken a folder over, because this process gave no heartbeat in time."""
+
+
+def is_address(place: object) -> bool:
+    """Whether a place is an address of object storage, not a folder."""
+    return "://" in str(place)
+
+
+class Files(ABC):
+    """The files of a store."""
+
+    root: Path
+    """The folder with all of them on this machine."""
+    address: str
+    """By which other processes and machines open the same store."""
+
+    @property
+    @abstractmethod
+    def home(self) -> str:
+        """The same for all processes that see the same files."""
+
+    @property
+    @abstractmethod
+    def lease_seconds(self) -> float:
+        """After how long without a heartbeat a holder counts as dead; 0 where locks end with their process."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Use the storage as a run does.
+
+        Raises:
+            StorageError: it cannot be used so.
+        """
+
+    @abstractmethod
+    def where(self, path: Path) -> str:
+        """A path as people find it from any machine."""
+
+    # ------------------------------------------------------------ reading
+    @abstractmethod
+    def refresh(self, *folders: Path, at_most_every: float = 0.0) -> None:
+        """See what other machines have done, to all of the store or to some folders.
+
+        Args:
+            at_most_every: seconds; nothing is done if that has been seen since.
+        """
+
+    @abstractmethod
+    def look(self, folder: Path) -> None:
+        """See what other machines have done to a folder if that has never been looked at."""
+
+    @abstractmethod
+    def has(self, file: Path) -> bool:
+        """Whether a file is in the store, on this machine or not."""
+
+    @abstractmethod
+    def download(self, *files: Path) -> None:
+        """Have files here that are not read by everybody, if they are in the store."""
+
+    @abstractmethod
+    def download_folder(self, folder: Path, *beginnings: str) -> None:
+        """Have all files of a folder here, or those whose path in it begins with one of these."""
+
+    @abstractmethod
+    def download_checkpoint(self, checkpoint: Path) -> None:
+        """Have a checkpoint here, if it is in the store, with the shards that it names."""
+
+    @abstractmethod
+    def download_for(self, folder: Path, file: Path) -> Path:
+        """Have a file of another folder here for as long as a folder is worked on; returns where it is."""
+
+    @abstractmethod
+    def read_latest(self, file: Path) -> dict[str, Any]:
+        """A JSON record as all machines see it, also in a folder that is held here; empty where there is none."""
+
+    # ------------------------------------------------------------ writing
+    @abstractmethod
+    def write(self, file: Path, content: bytes) -> None:
+        """Write a small file: the old one or the new one, whatever is killed when. In a held folder it is uploaded with the others."""
+
+    @abstractmethod
+    def upload(self, *files: Path, wait: bool = False) -> None:
+        """Upload what was written outside of folders that are held here, such as a report.
+
+        Args:
+            wait: while the storage is away, for some minutes.
+        """
+
+    # ------------------------------------------------------------ who works on a folder
+    @abstractmethod
+    def hold(self, folder: Path, wait: bool, lost: Callable[[], None]) -> AbstractContextManager[None]:
+        """See `Store.hold`."""
+
+    @abstractmethod
+    def help(self, folder: Path) -> AbstractContextManager[None]:
+        """See `Store.help`."""
+
+    @abstractmethod
+    def is_held(self, folder: Path) -> bool:
+        """Whether a process, of any machine that shares the store, works on a folder."""
+
+    @abstractmethod
+    def heartbeat(self, folder: Path) -> float | None:
+        """When the holder of a folder gave its last heartbeat, in seconds since the epoch; None where locks tell who holds it."""
+
+    @abstractmethod
+    def release_dead(self) -> None:
+        """Free what dead processes of this machine held, so that other machines need not wait until their leases have run out."""
+
+
+class LocalFiles(Files):
+    """The files of a store in a local (or shared) folder."""
+
+    home = ""
+    lease_seconds = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder.absolute()
+        self.address = str(self.root)
+
+    def check(self) -> None:
+        pass
+
+    def where(self, path: Path) -> str:
+        return str(path)
+
+    def refresh(self, *folders: Path, at_most_every: float = 0.0) -> None:
+        pass
+
+    def look(self, folder: Path) -> None:
+        pass
+
+    def has(self, file: Path) -> bool:
+        return file.exists()
+
+    def download(self, *files: Path) -> None:
+        pass
+
+    def download_folder(self, folder: Path, *beginnings: str) -> None:
+        pass
+
+    def download_checkpoint(self, checkpoint: Path) -> None:
+        pass
+
+    def download_for(self, folder: Path, file: Path) -> Path:
+        return file
+
+    def read_latest(self, file: Path) -> dict[str, Any]:
+        return read_json_or_nothing(file)
+
+    def write(self, file: Path, content: bytes) -> None:
+        write_atomically(file, content)
+
+    def upload(self, *files: Path, wait: bool = False) -> None:
+        pass
+
+    def hold(self, folder: Path, wait: bool, lost: Callable[[], None]) -> AbstractContextManager[None]:
+        return locked(folder, wait)
+
+    def help(self, folder: Path) -> AbstractContextManager[None]:
+        raise AssertionError("what is in a folder all workers share")
+
+    def is_held(self, folder: Path) -> bool:
+        return is_held(folder)
+
+    def heartbeat(self, folder: Path) -> float | None:
+        return None
+
+    def release_dead(self) -> None:
+        pass
