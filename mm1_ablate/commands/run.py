@@ -29,7 +29,7 @@ from mm1_ablate.commands.prepare_data import make_ready
 from mm1_ablate.commands.tables import summary
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
-from mm1_ablate.plan.plan import TRAINED, Plan, plan
+from mm1_ablate.plan.plan import Plan, plan
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run_sweep(
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
     if not evaluate_only:
         store.write_warnings(study)
-    to_do = [row for row in planned.to_do if row.status in TRAINED or not evaluate_only]
+    to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
     if to_do:
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
@@ -81,21 +81,22 @@ def tell_plan(planned: Plan, store: Store) -> None:
         tell(line)
     (study,) = planned.studies
     for folder, name in store.unlisted_trials(study).items():
-        tell(f"no longer in the file, left alone: {name} ({store.where(folder)})")
+        tell(f"no longer in the file, not touched: {name} ({store.where(folder)})")
 
 
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
     """Run what is missing, with a live table, shown in MLflow as it ends."""
-    from mm1_ablate.run.cluster import ClusterUnfit
-    from mm1_ablate.run.progress_view import watch
-    from mm1_ablate.run.scheduler import ResourcesMissing, run_study
+    from mm1_ablate.run.cluster import ClusterUnusable
+    from mm1_ablate.run.progress_view import show_progress
+    from mm1_ablate.run.scheduler import RunOptions, run_study
+    from mm1_ablate.run.worker_group import ResourcesMissing
     from mm1_ablate.store.disk_full import DiskFull
     from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, track
 
     store.register_trials(study)
     try:
-        with watch(study, store, console()) as view, keep_tracking(study, store, say):
-            return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
+        with show_progress(study, store, console()) as view, keep_tracking(study, store, say):
+            return run_study(study, store, RunOptions(address, cpus, retry, evaluate_only), on_event=view.event)
     except DiskFull as error:
         # MLflow may be on another disk, and is where people look who are not at the terminal.
         with contextlib.suppress(TrackingFailed):
@@ -103,7 +104,7 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
         raise
     except ResourcesMissing as error:
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
-    except (ConnectionError, ClusterUnfit) as error:
+    except (ConnectionError, ClusterUnusable) as error:
         stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection, and what every node can do with the store")
 
 

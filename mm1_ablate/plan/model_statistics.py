@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,21 @@ from mm1_ablate.config.image_encoder import ImageEncoder
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.model.profile import ModelProfile, PartProfile
-from mm1_ablate.plan.row_statistics import RowContent, TooMuchToRead, count_rows
+from mm1_ablate.plan.flops import RowContent
 
 PROFILED = 6
 """How models are profiled: another number where that changes, for what is remembered is no longer right."""
 COUNTED = 5
 """How rows are packed and counted, likewise."""
+
+MOST_READ = 200_000_000
+"""Bytes that a plan may read to make data ready for counting: some seconds."""
+ROWS_COUNTED = 64
+"""Rows packed to see what a row holds on average."""
+
+
+class TooMuchToRead(Exception):
+    """Data that would take long to be made ready."""
 
 
 class ModelUnavailable(Exception):
@@ -171,3 +181,48 @@ def _available(*settings: Any) -> Iterator[None]:
             f" is a network, fetch them once (hf download {fetch} --include '*.json'), or name a folder that has them, or train from"
             " scratch: give model_type and a configuration with vocab_size"
         ) from error
+
+
+def count_rows(experiment: Experiment) -> RowContent:
+    """What a packed row holds on average, from the first rows that a trial of seed 0 would see; no image is rendered or decoded.
+
+    Raises:
+        ValueError: there is no row, or too much of a source is unreadable.
+        TooMuchToRead: it would take long to make the data ready.
+    """
+    from mm1_ablate.data.documents import Image
+    from mm1_ablate.data.packing import open_packed_rows
+    from mm1_ablate.data.tokenizer import load_tokenizer
+
+    data = experiment.data
+    for name in data.shares():
+        data.sources[name].make_ready(_not_too_much)
+    rows = open_packed_rows(data, load_tokenizer(experiment.model.language_model.tokenizer), 0)
+    packed = list(islice(rows, ROWS_COUNTED))
+    if not packed:
+        raise ValueError("no row can be made of the data")
+    documents = [document for row in packed for document in row]
+    nominal = data.packing.nominal_image_tokens
+    images = [len(document.images) for document in documents]
+    texts = [document.nominal_length - count * nominal for document, count in zip(documents, images, strict=True)]
+    text = sum(texts)
+    # Nothing in a document comes before its first token, so nothing predicts it.
+    unpredicted = sum(1 for document in documents if document.segments and not isinstance(document.segments[0], Image))
+    # The packer reads ahead: of what was read, only so much is in these rows.
+    read = sum(account["tokens"] for account in rows.accounting.account().values())
+    part = sum(document.nominal_length for document in documents) / read / len(packed) if read else 0.0
+    return RowContent(
+        text_tokens=text / len(packed),
+        images=sum(images) / len(packed),
+        supervised=(text - unpredicted) / len(packed),
+        text_text=sum(length * length for length in texts) / len(packed),
+        text_images=sum(length * count for length, count in zip(texts, images, strict=True)) / len(packed),
+        images_images=sum(count * count for count in images) / len(packed),
+        measured=True,
+        epochs={name: epochs * part for name, epochs in rows.mixture.epochs.items()},
+    )
+
+
+def _not_too_much(what: str, done: int, in_all: int) -> None:
+    if in_all > MOST_READ:
+        raise TooMuchToRead(what)

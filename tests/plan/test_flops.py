@@ -21,9 +21,8 @@ from mm1_ablate.model import profiler
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.profile import PartProfile
 from mm1_ablate.model.profiler import count_parameters
-from mm1_ablate.plan.flops import row_flops
+from mm1_ablate.plan.flops import RowContent, row_flops
 from mm1_ablate.plan.model_statistics import ModelStatistics
-from mm1_ablate.plan.row_statistics import RowContent
 
 PARTS = ("image_encoder", "connector", "language_model")
 LANGUAGE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 512}
@@ -72,12 +71,12 @@ def planned(experiment: Experiment, folder: Path) -> float:
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
-def test_flops_agree_with_torchs_count_for_language_models(name: str, tmp_path: Path) -> None:
+def test_flops_agree_with_torchs_count_for_language_models(name: str, tmp_path: Path):
     experiment = experiment_with({"model.language_model": LANGUAGE_MODELS[name]})
     assert planned(experiment, tmp_path) == pytest.approx(counted(experiment), rel=0.02)
 
 
-def test_of_a_mixture_of_experts_those_count_that_a_token_goes_through(tmp_path: Path) -> None:
+def test_of_a_mixture_of_experts_those_count_that_a_token_goes_through(tmp_path: Path):
     configuration = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
     experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 512}
     experiment = experiment_with({"model.language_model": {"model_type": "mixtral", "configuration": configuration | experts}})
@@ -90,13 +89,13 @@ def test_of_a_mixture_of_experts_those_count_that_a_token_goes_through(tmp_path:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_flops_agree_with_torchs_count_for_encoders(name: str, tmp_path: Path) -> None:
+def test_flops_agree_with_torchs_count_for_encoders(name: str, tmp_path: Path):
     experiment = experiment_with({"model.image_encoder": ENCODERS[name]})
     assert planned(experiment, tmp_path) == pytest.approx(counted(experiment), rel=0.02)
 
 
 @pytest.mark.parametrize("name", CONNECTORS)
-def test_flops_agree_with_torchs_count_for_connectors(name: str, tmp_path: Path) -> None:
+def test_flops_agree_with_torchs_count_for_connectors(name: str, tmp_path: Path):
     experiment = experiment_with({"model.image_encoder": VIT, "model.connector": {"type": name, **CONNECTORS[name]}})
     assert planned(experiment, tmp_path) == pytest.approx(counted(experiment), rel=0.02)
 
@@ -106,20 +105,20 @@ def test_flops_agree_with_torchs_count_for_connectors(name: str, tmp_path: Path)
     [("image_encoder",), ("connector",), ("language_model",), ("image_encoder", "connector"), ("image_encoder", "language_model")],
     ids="+".join,
 )
-def test_flops_agree_with_torchs_count_for_frozen_parts(frozen: tuple[str, ...], tmp_path: Path) -> None:
+def test_flops_agree_with_torchs_count_for_frozen_parts(frozen: tuple[str, ...], tmp_path: Path):
     changes: dict[str, Any] = {"model.image_encoder": VIT, "model.connector": {"type": "mlp", "image_tokens": 16}}
     experiment = experiment_with(changes | {f"model.{part}.frozen": True for part in frozen})
     assert planned(experiment, tmp_path) == pytest.approx(counted(experiment), rel=0.02)
     assert planned(experiment, tmp_path) < planned(experiment_with(changes), tmp_path)
 
 
-def test_cached_features_leave_the_encoder_out(tmp_path: Path) -> None:
+def test_cached_features_leave_the_encoder_out(tmp_path: Path):
     prepared = experiment_with({"model.image_encoder.frozen": True}, prepared=True)
     parts = row_flops(prepared, ModelStatistics(tmp_path).profile(prepared), content_of(DOCUMENTS))
     assert parts.image_encoder == 0 and parts.connector > 0
 
 
-def test_activation_checkpointing_adds_a_forward_pass_of_blocks(tmp_path: Path) -> None:
+def test_activation_checkpointing_adds_a_forward_pass_of_blocks(tmp_path: Path):
     kept, again = (experiment_with({"training.activation_checkpointing": on}) for on in (False, True))
     before, after = (row_flops(each, ModelStatistics(tmp_path).profile(each), content_of(DOCUMENTS)) for each in (kept, again))
     assert after.blocks == pytest.approx(before.blocks * 4 / 3, rel=0.01)
@@ -127,7 +126,7 @@ def test_activation_checkpointing_adds_a_forward_pass_of_blocks(tmp_path: Path) 
     assert (after.head, after.connector) == (before.head, before.connector)
 
 
-def test_grouped_convolutions_are_counted_as_so_many_small_ones() -> None:
+def test_grouped_convolutions_are_counted_as_so_many_small_ones():
     """What is corrected in torch's own count."""
     weights, inputs = torch.randn(8, 2, 3, 3, requires_grad=True), torch.randn(1, 8, 6, 6, requires_grad=True)
     with FlopCounterMode(display=False, custom_mapping=profiler.CORRECTED) as ours:
@@ -149,7 +148,7 @@ class Asks(torch.nn.Module):
         return self.linear(patches) if float(patches.sum()) > 0 else patches
 
 
-def test_a_part_that_cannot_be_run_without_values_is_taken_by_its_parameters() -> None:
+def test_a_part_that_cannot_be_run_without_values_is_taken_by_its_parameters():
     with torch.device("meta"):
         part = Asks()
     known = PartProfile(72, width=8)
@@ -177,7 +176,7 @@ def test_whatever_else_a_part_fails_at_is_the_reason_that_is_given() -> None:
     assert not found.counted and found.reason == "RuntimeError: shapes differ"
 
 
-def test_the_paper_scale_base_is_counted_as_the_usual_rule_says(tmp_path: Path) -> None:
+def test_the_paper_scale_base_is_counted_as_the_usual_rule_says(tmp_path: Path):
     """ViT-L/14 at 336 px, C-Abstractor of 144 tokens, a language model of 1.2 billion parameters; nothing of it is made."""
     experiment = load_experiment(REPOSITORY / "experiments" / "mm1_base.yaml", "nowhere")
     parts = ModelStatistics(tmp_path).profile(experiment)
@@ -193,12 +192,12 @@ def test_the_paper_scale_base_is_counted_as_the_usual_rule_says(tmp_path: Path) 
 
 @given(some.lists(some.tuples(some.integers(1, 50), some.integers(0, 4)), min_size=1, max_size=8), some.integers(1, 20))
 @settings(deadline=None, max_examples=50)
-def test_pairs_of_a_row_are_the_squares_of_its_documents_lengths(documents: list[tuple[int, int]], image_tokens: int) -> None:
+def test_pairs_of_a_row_are_the_squares_of_its_documents_lengths(documents: list[tuple[int, int]], image_tokens: int):
     expected = sum((text + images * image_tokens) ** 2 for text, images in documents)
     assert content_of(documents).pairs(image_tokens) == pytest.approx(expected)
 
 
-def test_rows_as_declared_are_full_whatever_the_mixture() -> None:
+def test_rows_as_declared_are_full_whatever_the_mixture():
     for mixture in ({"captioned": 1}, {"interleaved": 2, "text": 1}, {"captioned": 45, "interleaved": 45, "text": 10}):
         experiment = experiment_with({"data.mixture": mixture, "data.packing.max_images": 6})
         row = RowContent.declared(experiment)
