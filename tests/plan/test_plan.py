@@ -151,7 +151,6 @@ def test_counted_rows_agree_with_what_training_sees(study: Study):
 
 def test_sizes_are_counted_once_and_remembered(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
     first = plan(study, store)
-    monkeypatch.setattr("mm1_ablate.model.size.count_parameters", lambda experiment: pytest.fail("counted again"))
     monkeypatch.setattr("mm1_ablate.plan.model_statistics.count_rows", lambda experiment: pytest.fail("counted again"))
     monkeypatch.setattr("mm1_ablate.model.profiler.profile_connector", lambda *settings: pytest.fail("profiled again"))
     assert [row.flops for row in plan(study, store).rows] == [row.flops for row in first.rows]
