@@ -25,9 +25,9 @@ from mm1_ablate.data.documents import Image, Item, ItemSet
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
-from mm1_ablate.evaluation.evaluate import judging, predict, prepare
+from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare_requests
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import Question
+from mm1_ablate.evaluation.requests import Request
 from mm1_ablate.model.multimodal import MultimodalModel, build
 
 SHOTS = (0, 4, 8)
@@ -91,7 +91,7 @@ metrics: [exact_match]
 def generated(
     model: MultimodalModel,
     tokenizer: Tokenizer,
-    questions: Sequence[Question],
+    questions: Sequence[Request],
     shots: int,
     encode: Callable[[Sequence[Image]], list[Tensor]],
 ) -> list[str]:
@@ -137,11 +137,11 @@ def main() -> None:
     def encode_again(images: Sequence[Image]) -> list[Tensor]:
         return list(model.encode_images(pipeline.load(images).to(model.device)))
 
-    with judging(model):
+    with evaluating(model):
         predict(model, experiment(folder, 2, [0]), tokenizer, pipeline)  # whatever is slow the first time
         for shots in SHOTS:
             declared = experiment(folder, items, [shots])
-            prepared = prepare(load_tasks(declared.evaluation)[0], declared.evaluation, tokenizer)
+            prepared = prepare_requests(load_tasks(declared.evaluation)[0], declared.evaluation, tokenizer)
             kept: dict[str, Tensor] = {}
 
             def encode_once(images: Sequence[Image], kept: dict[str, Tensor] = kept) -> list[Tensor]:
@@ -154,7 +154,7 @@ def main() -> None:
             seconds = [time.process_time() - began]
             for encode in (encode_once, encode_again) if shots else (encode_once,):  # without demonstrations both are the same
                 began = time.process_time()
-                theirs = generated(model, tokenizer, prepared.questions, shots, encode)
+                theirs = generated(model, tokenizer, prepared.requests, shots, encode)
                 seconds.append(time.process_time() - began)
                 assert ours == theirs, [(own, other) for own, other in zip(ours, theirs, strict=True) if own != other]
             first, second, third = seconds[0], seconds[1], seconds[-1]

@@ -36,13 +36,13 @@ from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.evaluate import judging, predict, prepare
+from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare_requests
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
 from mm1_ablate.model.profiler import profile_connector, profile_encoder, profile_language_model
-from mm1_ablate.training.activation_checkpointing import economical
-from mm1_ablate.training.fit import quiet_trainer
+from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
+from mm1_ablate.training.fit import lightning_trainer
 from mm1_ablate.training.module import PackedTraining
 
 NO_GPU = 2
@@ -95,9 +95,9 @@ def measure_step(experiment: Experiment, model: MultimodalModel, arguments: argp
     batches = [random_rows(experiment, arguments.rows, vocabulary, seed) for seed in range(arguments.micro_batches)]
     settings, timer = experiment.training, Timer()
     forget_peak()
-    trainer = quiet_trainer(precision=settings.precision, callbacks=[timer])
+    trainer = lightning_trainer(precision=settings.precision, callbacks=[timer])
     model.train()
-    with economical(model, settings):
+    with checkpointed_and_compiled(model, settings):
         trainer.fit(PackedTraining(model, settings, 1.0), Steps(batches, settings.steps))  # type: ignore[arg-type]
     memory = peak_memory()
     model.zero_grad(set_to_none=True)
@@ -192,11 +192,11 @@ def measure_few_shot(experiment: Experiment, arguments: argparse.Namespace) -> l
 
         model = build(asking(1, 0), seed=0).to(arguments.device)
         pipeline = ImagePipeline(experiment.model.image_encoder.image_size)
-        with judging(model), autocast(arguments):
+        with evaluating(model), autocast(arguments):
             predict(model, asking(2, arguments.shots[-1]), tokenizer, pipeline)  # whatever is slow the first time
             for shots in arguments.shots:
                 settings = asking(arguments.items, shots)
-                questions = prepare(load_tasks(settings.evaluation)[0], settings.evaluation, tokenizer).questions
+                questions = prepare_requests(load_tasks(settings.evaluation)[0], settings.evaluation, tokenizer).requests
                 kept: dict[str, Tensor] = {}
 
                 def encode(images: Sequence[Image], kept: dict[str, Tensor] = kept) -> list[Tensor]:

@@ -31,8 +31,8 @@ from mm1_ablate.evaluation import sharded_lockstep
 from mm1_ablate.evaluation.evaluate import predict
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.run.worker_group import free_port
-from mm1_ablate.training.distributed import Workers
 from mm1_ablate.training.fit import load_trained
+from mm1_ablate.training.workers import Workers
 
 TURNS = 2
 SHOTS = (0, 4)
@@ -56,11 +56,11 @@ def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
         whole, sharded = (load_trained(experiment, 0, Path(folder), Workers(rank, ranks, how)) for how in ("ddp", "fsdp"))  # type: ignore[arg-type]
 
         def timed(model: MultimodalModel, own: bool, in_step: bool = True) -> tuple[float, pandas.DataFrame]:
-            workers.wait_for_all()
+            workers.barrier()
             began = time.process_time()
             with nullcontext() if in_step else patch.object(sharded_lockstep, "is_sharded", lambda language_model: False):
                 share = predict(model, experiment, tokenizer, pipeline, rank=rank if own else 0, ranks=ranks if own else 1)
-            return workers.total([time.process_time() - began])[0], share
+            return workers.all_reduce([time.process_time() - began])[0], share
 
         seconds: dict[str, float] = {}
         for turn in range(TURNS + 1):  # the first is not counted
@@ -70,7 +70,7 @@ def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
                 "in step": timed(sharded, False),
                 "shared": timed(sharded, True),
             }
-            dealt = pandas.concat(workers.gathered(found["shared"][1]))["prediction"]
+            dealt = pandas.concat(workers.all_gather(found["shared"][1]))["prediction"]
             for name in ("sharded", "in step"):
                 assert found[name][1].equals(found["whole"][1]), "answers differ"
             assert sorted(dealt) == sorted(found["whole"][1]["prediction"]), "answers differ"

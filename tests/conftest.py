@@ -26,6 +26,40 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
+SLOW_FILES = (
+    "run/test_run_stages.py",
+    "store/test_disk_full.py",
+    "store/test_s3_runs.py",
+    "commands/test_run.py",
+    "run/test_run_cluster.py",
+    "run/test_worker_group.py",
+    "store/test_s3_sharded.py",
+    "store/test_s3_training.py",
+    "training/test_distributed.py",
+    "run/test_scheduler.py",
+    "tracking/test_tracking_outages.py",
+    "training/test_training_stages.py",
+    "training/test_sharded.py",
+    "docs/test_model.py",
+    "model/test_model_preflight.py",
+    "evaluation/test_sharded_lockstep.py",
+    "config/test_blame.py",
+)
+"""Files that take longest, which begin first, so that all workers end at about the same time."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """As many workers as cores, but none for a single file, which is done before they have started."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    return 0 if len(files) == 1 and files.pop().endswith(".py") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 @pytest.fixture
 def tiny_sweep(tmp_path: Path) -> Path:
     """A sweep of a baseline and two arms with two seeds, its experiment beside it. Tests edit the text as they need."""

@@ -14,7 +14,7 @@ from mm1_ablate.commands.common import FILE_IS_WRONG, read_study, stop
 from mm1_ablate.commands.prepare_data import bar, ready
 from mm1_ablate.commands.tables import count
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import identity_of
+from mm1_ablate.config.identity.data_digests import DataSnapshot, identity_of
 from mm1_ablate.config.sweep.expand import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
@@ -42,9 +42,11 @@ class Stage:
     number: int
     """From 1."""
     stages: int
+    snapshot: DataSnapshot
+    """Of the study's data."""
 
 
-def stage_of(arm: Arm, asked: str | None) -> Stage:
+def stage_of(arm: Arm, asked: str | None, snapshot: DataSnapshot) -> Stage:
     """The stage of a name or a number, or the last one; ends the command with 2 where there is none."""
     stages = dict(enumerate([*arm.experiment.earlier, arm.experiment], 1))
     numbers = [number for number in stages if str(number) == (asked or str(len(stages)))]
@@ -58,14 +60,15 @@ def stage_of(arm: Arm, asked: str | None) -> Stage:
     (number,) = numbers
     stage = stages[number]
     name = f"{arm.name}, stage {number}: {stage.experiment}" if len(stages) > 1 else arm.name
-    return Stage(name, stage, number, len(stages))
+    return Stage(name, stage, number, len(stages), snapshot)
 
 
 def look_at_data(
     path: Path, arm_name: str | None, stage_name: str | None, sample: int, shown: int, seed: int, console: Console
 ) -> tuple[Stage, Inspection]:
     """Look at the data of a stage of an arm, with a bar; ends the command with 2 where it cannot be read."""
-    stage = stage_of(arm_of(read_study(path), arm_name), stage_name)
+    study = read_study(path)
+    stage = stage_of(arm_of(study, arm_name), stage_name, study.snapshot)
     data = stage.experiment.data
     place = ("starts_from",) * (stage.stages - stage.number)
     ready({identity_of(data.sources[name]): ((*place, "data", "sources", name), data.sources[name]) for name in data.shares()}, console)
@@ -88,7 +91,9 @@ def asked_by(stage: Stage) -> dict[str, str]:
     from mm1_ablate.evaluation.preflight import asked
 
     experiment = stage.experiment
-    return {task: facts.asked for task, facts in asked(experiment.evaluation, experiment.model.language_model.tokenizer).facts.items()}
+    with stage.snapshot.active():
+        tasks = asked(experiment.evaluation, experiment.model.language_model.tokenizer).facts
+    return {task: facts.asked for task, facts in tasks.items()}
 
 
 def facts(stage: Stage, inspection: Inspection) -> list[str]:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.fingerprint import fingerprint, training_identity
+from mm1_ablate.config.identity.data_digests import DataSnapshot
+from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, fingerprint, short, training_identity
 from mm1_ablate.config.paper_results import Counterparts
+from mm1_ablate.config.preparation import Preparation, preparations_of
 from mm1_ablate.config.sweep.declaration import Sweep
+from mm1_ablate.config.tasks import task_identities
 from mm1_ablate.config.yaml_file import FileProblem
 
 
@@ -78,21 +81,31 @@ class Trial:
     evaluation_fingerprint: str
     """SHA-256 of the evaluation identity, which holds the training fingerprint. Empty for an earlier stage, which is not judged."""
 
+    snapshot: DataSnapshot = field(default_factory=DataSnapshot, compare=False, repr=False)
+    """What its study saw of its data."""
+
     @cached_property
     def earlier(self) -> tuple[Trial, ...]:
         """The stages whose weights it starts from, the first of all first: each the trial that it would be as an arm, with this seed."""
-        stages = enumerate(self.experiment.earlier, 1)
-        return tuple(
-            Trial(
-                f"{self.name} stage {number}: {stage.experiment}",
-                self.arms,
-                self.seed,
-                stage,
-                fingerprint(training_identity(stage, self.seed)),
-                "",
+        with self.snapshot.active():
+            return tuple(
+                Trial(
+                    f"{self.name} stage {number}: {stage.experiment}",
+                    self.arms,
+                    self.seed,
+                    stage,
+                    fingerprint(training_identity(stage, self.seed)),
+                    "",
+                    self.snapshot,
+                )
+                for number, stage in enumerate(self.experiment.earlier, 1)
             )
-            for number, stage in stages
-        )
+
+    @cached_property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """What it starts from; empty where nothing is prepared."""
+        with self.snapshot.active():
+            return tuple(preparations_of(self.experiment, self.seed))
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,8 @@ class Study:
     """Files that are not here: what they hold is told by the record of an earlier run."""
     warnings: tuple[FileProblem, ...] = ()
     """What stops nothing and must be said before a run, in the order of the files."""
+    snapshot: DataSnapshot = field(default_factory=DataSnapshot, compare=False, repr=False)
+    """What it saw of its data when it was loaded."""
 
     @property
     def row_count(self) -> int:
@@ -152,6 +167,12 @@ class Study:
                     known = found.setdefault(stage.fingerprint, stage)
                     found[stage.fingerprint] = replace(known, arms=tuple(dict.fromkeys((*known.arms, *trial.arms))))
         return tuple(found.values())
+
+    def evaluation_digest(self, arm: str) -> str:
+        """Equal for arms that are evaluated alike, whatever they were trained on: 12 hex digits."""
+        experiment = self.arm(arm).experiment
+        with self.snapshot.active():
+            return short(digest(evaluation_identity(experiment, "", task_identities(experiment.evaluation))))
 
     def starting_from(self, stage: Trial) -> tuple[Trial, ...]:
         """The trials that start from an earlier stage, at once or by way of others."""

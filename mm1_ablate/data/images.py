@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.model import Model, SubImages
 from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.documents import Image, Unreadable
@@ -119,14 +120,20 @@ class ImagePipeline:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     @classmethod
-    def of(cls, model: Model, encoder_folder: Path | None = None, threads: int = 0) -> ImagePipeline:
-        """How images reach this model, whoever asks: training, evaluation, a measurement, people who look at the data.
+    def of(
+        cls, model: Model | VisionTransformer | TimmEncoder | None, encoder_folder: Path | None = None, threads: int = 0
+    ) -> ImagePipeline:
+        """How images reach a model, whoever asks: training, evaluation, preparation, a measurement, people who look at the data.
 
         Args:
+            model: the whole model; an encoder that is prepared, which sees whole images; None: a language model that is prepared, which
+                sees none.
             encoder_folder: of the prepared encoder. Where it is frozen and features of whole images were kept there, these are handed out;
                 with sub-images they stay pixels.
             threads: as above.
         """
+        if not isinstance(model, Model):
+            return cls(1 if model is None else model.image_size, threads=threads)
         encoder = model.image_encoder
         if model.sub_images is not None:
             return cls(encoder.image_size, threads=threads, sub_images=model.sub_images)

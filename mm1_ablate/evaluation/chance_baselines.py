@@ -1,7 +1,7 @@
-"""What a model that learnt nothing scores: the best constant answer or choice. And what no model can surpass.
+"""Chance baselines: what a model that has not learnt anything scores, the best constant answer or choice. And the best score possible.
 
 Predictions of a task in (only their references and choices count), a number on the scale of tables out. Pure functions: the same items
-give the same floor and ceiling, in whatever order they come.
+give the same baseline and ceiling, in whatever order they come.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from itertools import pairwise
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 RULE = 2
-"""Number of the rules of floors and ceilings: another one where they find something else for the same items, for reports keep them."""
+"""Version of the rules of baselines and ceilings: another one where they find something else for the same items, as reports keep them."""
 SCORED = 1_000_000
 """Item scores that the search for a constant answer may take, where a metric cannot tell what many answers score at once."""
 FEWEST = 64
 """Answers that are tried in any case: half of them the most frequent, half the most typical."""
 
 PLACE = "always choice "
-"""Begins the answer of a floor that is the choice at one place, whose number from 1 comes after it."""
+"""Begins the answer of a baseline that is the choice at one place, whose number from 1 comes after it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
+class ChanceBaseline:
     """A score that needs no image and no question.
 
     Attributes:
@@ -39,8 +39,8 @@ class Floor:
     answer: str = ""
 
 
-def floor(metric: Metric, predictions: Sequence[Prediction], split_references: References | None = None) -> Floor | None:
-    """The floor of a task under a metric; None where the metric has none, as perplexity, or no item can be judged."""
+def chance_baseline(metric: Metric, predictions: Sequence[Prediction], split_references: References | None = None) -> ChanceBaseline | None:
+    """The chance baseline of a task under a metric; None where the metric has none, as perplexity, or no item can be judged."""
     if metric.floor == "constant_choice" and predictions:
         return constant_choice(metric, predictions)
     if metric.floor == "constant_answer" and any(prediction.references for prediction in predictions):
@@ -48,28 +48,28 @@ def floor(metric: Metric, predictions: Sequence[Prediction], split_references: R
     return None
 
 
-def chance(predictions: Sequence[Prediction]) -> float:
+def random_choice(predictions: Sequence[Prediction]) -> float:
     """How often a random choice is right: the mean of 1 / number of choices, of 1."""
     return math.fsum(1 / len(prediction.choices) for prediction in predictions) / len(predictions)
 
 
-def constant_choice(metric: Metric, predictions: Sequence[Prediction]) -> Floor:
+def constant_choice(metric: Metric, predictions: Sequence[Prediction]) -> ChanceBaseline:
     """The best of three: a random choice, always the choice at the same place, always the same text where it can be chosen.
 
     Where it is not known which choice is right, its text is the first reference. A place counts only where the right choice stands at
-    several places: a record that always lists it at the same one (SciQ, whose last choice is right) tells nothing, as models do not see
-    the order.
+    several places: a record that always lists it at the same one (SciQ, whose last choice is right) says nothing about chance, as
+    models do not see the order.
     """
     total = len(predictions)
-    found = [Floor(metric.scale * chance(predictions))]
+    found = [ChanceBaseline(metric.scale * random_choice(predictions))]
     texts = Counter(right for prediction in predictions if (right := _right_choice(prediction)))
     if texts:
         text, times = min(texts.items(), key=lambda entry: (-entry[1], entry[0]))
-        found.append(Floor(metric.scale * times / total, text))
+        found.append(ChanceBaseline(metric.scale * times / total, text))
     places = Counter(prediction.correct for prediction in predictions if prediction.correct is not None)
     if len(places) > 1:
         place, times = min(places.items(), key=lambda entry: (-entry[1], entry[0]))
-        found.append(Floor(metric.scale * times / total, f"{PLACE}{place + 1}"))
+        found.append(ChanceBaseline(metric.scale * times / total, f"{PLACE}{place + 1}"))
     return max(found, key=lambda one: one.value)
 
 
@@ -84,7 +84,7 @@ def constant_answer(
     predictions: Sequence[Prediction],
     split_references: References | None = None,
     scored: int = SCORED,
-) -> Floor:
+) -> ChanceBaseline:
     """The reference that scores best as the answer to every item; of equally good ones the most frequent, then the first in the alphabet.
 
     No reference is better, unless the metric cannot tell what many answers score at once and there are more items and different answers
@@ -110,7 +110,7 @@ def constant_answer(
 
     best = min(zip(answers, means, strict=True), key=order)[0]
     scores = metric.score([replace(one, text=best) for one in items], split_references)
-    return Floor(metric.scale * metric.aggregate(scores), best)
+    return ChanceBaseline(metric.scale * metric.aggregate(scores), best)
 
 
 def ceiling(metric: Metric, predictions: Sequence[Prediction], split_references: References | None = None) -> float | None:

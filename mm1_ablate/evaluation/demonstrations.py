@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from mm1_ablate.config.evaluation import Demonstrations, Sets
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Item
+from mm1_ablate.data.documents import Item
 
 
-def _drawn(generator: random.Random, count: int) -> Iterator[int]:
+def _random_order(generator: random.Random, count: int) -> Iterator[int]:
     """0 .. count-1 in random order, one after the other: how many are taken changes nothing in those before (Fisher-Yates)."""
     moved: dict[int, int] = {}
     for position in range(count):
@@ -25,7 +22,7 @@ def _drawn(generator: random.Random, count: int) -> Iterator[int]:
         moved[other] = moved.get(position, position)
 
 
-def dealt(queries: Sequence[Item], policy: Demonstrations, seed: int, task: str) -> list[int]:
+def assigned_sets(queries: Sequence[Item], policy: Demonstrations, seed: int, task: str) -> list[int]:
     """The set of demonstrations that each query gets: one of `sets: k`, 0 where all have one, -1 where each has its own.
 
     Within a group the queries take turns in random order, so that all sets get the same number of them, give or take one.
@@ -37,7 +34,7 @@ def dealt(queries: Sequence[Item], policy: Demonstrations, seed: int, task: str)
         groups.setdefault(query.group, []).append(place)
     numbers = [0] * len(queries)
     for group, places in groups.items():
-        for turn, member in enumerate(_drawn(_generator(seed, task, group, "dealt"), len(places))):
+        for turn, member in enumerate(_random_order(_generator(seed, task, group, "dealt"), len(places))):
             numbers[places[member]] = turn % policy.sets
     return numbers
 
@@ -71,7 +68,7 @@ def demonstrations(
     else:
         generator = _generator(seed, task, query.group, policy, *([query.id] if policy == "per_query" else []))
     chosen: list[Item] = []
-    for index in _drawn(generator, len(pool)):
+    for index in _random_order(generator, len(pool)):
         candidate = pool[index]
         same_picture = candidate.image is not None and query.image is not None and candidate.image.key == query.image.key
         if candidate.id != query.id and not same_picture and usable(candidate):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mm1_ablate.data.documents import Image, Unreadable
+from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.evaluation.prompts import TokenisedPrompt
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Image, Unreadable
-    from mm1_ablate.data.images import ImagePipeline
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel
 
 KEPT_BYTES = 1 << 30
 
@@ -44,7 +41,7 @@ class PromptEmbedder:
         self._bytes = 0
         self._lengths: dict[str, int] = {}
 
-    def look_at(self, images: Sequence[Image]) -> None:
+    def encode(self, images: Sequence[Image]) -> None:
         """Encode images that are not kept yet; those that cannot be read are remembered in `unreadable`."""
         self._encoded([image for image in images if image.key not in self.unreadable])
 
@@ -61,10 +58,11 @@ class PromptEmbedder:
             if not readable:
                 continue
             # Sub-images follow one another, so an image's tokens are those of its views end to end.
-            tokens = self.model.encode_images(loaded.to(self.device)).flatten(0, 1).split([self.model.image_tokens * own for own in views])
+            encoded = self.model.encode_images(loaded.to(self.device)).flatten(0, 1)
+            by_image = torch.split(encoded, [self.model.image_tokens * own for own in views])
             self.encoded += len(readable)
             # A copy of each: else one kept image would hold its whole batch in memory.
-            found.update((image.key, own.clone()) for image, own in zip(readable, tokens, strict=True))
+            found.update((image.key, own.clone()) for image, own in zip(readable, by_image, strict=True))
         for key, tokens in found.items():
             if key not in self._kept:
                 self._bytes += tokens.nbytes

@@ -14,34 +14,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas
 import torch
 
+from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.progress import Progress
+from mm1_ablate.config.training import Precision
 from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.evaluation.demonstration_cache import Contexts
+from mm1_ablate.data.images import ImagePipeline
+from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.generation import generate
 from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
-from mm1_ablate.evaluation.kv_cache import Context, needs_equal_lengths
+from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_equal_lengths
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
-from mm1_ablate.evaluation.precision import computing_in
+from mm1_ablate.evaluation.precision import autocast_in
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import ContextOverflow, Prepared, Question, check_context, needs, prepare
+from mm1_ablate.evaluation.requests import ContextOverflow, Request, TaskRequests, check_context, needs, prepare_requests
 from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
-from mm1_ablate.evaluation.sharded_lockstep import in_step
+from mm1_ablate.evaluation.sharded_lockstep import in_lockstep
+from mm1_ablate.model.multimodal import MultimodalModel
 
-if TYPE_CHECKING:
-    from mm1_ablate.config.experiment import Experiment
-    from mm1_ablate.config.training import Precision
-    from mm1_ablate.data.images import ImagePipeline
-    from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.model.multimodal import MultimodalModel
-
-__all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare", "scored", "summarise"]
+__all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare_requests", "scored", "summarise"]
 
 Report = Callable[[Progress], None]
 Wanted = Callable[[str, int, int], bool]
@@ -53,18 +50,18 @@ def everything(task: str, shots: int, evaluation_seed: int) -> bool:
     return True
 
 
-class _Asker:
+class _TaskRunner:
     """Asks the questions of one task, batch by batch."""
 
-    def __init__(self, prepared: Prepared, embedder: PromptEmbedder, tokenizer: Tokenizer, wanted: Wanted = everything) -> None:
+    def __init__(self, prepared: TaskRequests, embedder: PromptEmbedder, tokenizer: Tokenizer, wanted: Wanted = everything) -> None:
         self.prepared = prepared
         self.wanted = wanted
         self.embedder = embedder
         self.tokenizer = tokenizer
-        self.contexts = Contexts(embedder, prepared.shots)
+        self.demonstration_cache = DemonstrationCache(embedder, prepared.shots)
         self.equal_lengths = needs_equal_lengths(embedder.model)
 
-    def ask(self, batches: Sequence[Sequence[Question]], report: Callable[[int], None]) -> Iterator[Asked]:
+    def ask(self, batches: Sequence[Sequence[Request]], report: Callable[[int], None]) -> Iterator[Asked]:
         """What comes of every question, in no particular order.
 
         Args:
@@ -85,14 +82,18 @@ class _Asker:
                         yield from self._told(one, shots, prediction, "")
                     report(len(alike))
             coming = batches[number + 1] if number + 1 < len(batches) else []
-            self.contexts.keep_only([self._current(one) for one in coming])
+            self.demonstration_cache.keep_only([self._current(one) for one in coming])
 
-    def shots_of(self, one: Question) -> tuple[int, ...]:
+    def answers_to(self, batches: Sequence[Sequence[Request]]) -> int:
+        """How many answers there will be to these."""
+        return sum(len(self.shots_of(one)) for batch in batches for one in batch)
+
+    def shots_of(self, one: Request) -> tuple[int, ...]:
         """The numbers of shots at which to ask, as far as that is wanted. Batches and what is read before questions are those of all."""
         task = self.prepared.task.task
         return tuple(shots for shots in self.prepared.shots_of(one) if self.wanted(task, shots, one.evaluation_seed))
 
-    def _told(self, one: Question, shots: int, prediction: Prediction | None, problem: str) -> Iterator[Asked]:
+    def _told(self, one: Request, shots: int, prediction: Prediction | None, problem: str) -> Iterator[Asked]:
         """A row of the table; one for each evaluation seed where they are all alike."""
         alike = one.evaluation_seed == self.prepared.seeds[0] and not one.before(shots)
         for seed in self.prepared.seeds if alike else (one.evaluation_seed,):
@@ -103,16 +104,16 @@ class _Asker:
             )
             yield Asked(shots, seed, one.place, one.item.id, one.item.group, ids, number, replaced, one.shown, problem, prediction)
 
-    def _current(self, one: Question) -> Question:
+    def _current(self, one: Request) -> Request:
         return self.prepared.without(one, self.embedder.unreadable)
 
-    def _readable(self, batch: Sequence[Question]) -> tuple[list[Question], list[tuple[Question, Unreadable]]]:
+    def _readable(self, batch: Sequence[Request]) -> tuple[list[Request], list[tuple[Request, Unreadable]]]:
         """Questions whose images can all be shown, others taking the place of demonstrations; and questions that cannot be asked."""
-        problems: list[tuple[Question, Unreadable]] = []
+        problems: list[tuple[Request, Unreadable]] = []
         current = [self._current(one) for one in batch]
         while True:
-            self.embedder.look_at([image for one in current for part in (*one.demonstrations, *one.prompts) for image in part.images])
-            asked: list[Question] = []
+            self.embedder.encode([image for one in current for part in (*one.demonstrations, *one.prompts) for image in part.images])
+            asked: list[Request] = []
             for one in current:
                 image = one.item.image if any(prompt.images for prompt in one.prompts) else None
                 if image is not None and image.key in self.embedder.unreadable:
@@ -124,15 +125,15 @@ class _Asker:
             current = asked
         for one in current:
             if one.replaced:  # another demonstration may be longer
-                longer = Prepared(self.prepared.task, self.prepared.shots, self.prepared.seeds, (one,), (), self.prepared.drawing)
+                longer = TaskRequests(self.prepared.task, self.prepared.shots, self.prepared.seeds, (one,), (), self.prepared.sampler)
                 model = self.embedder.model
                 check_context(self.prepared.task.task, needs(longer), model.image_tokens_at_most, model.context_length)
         return current, problems
 
-    def _alike(self, batch: Sequence[Question], shots: int) -> Iterator[list[Question]]:
+    def _alike(self, batch: Sequence[Request], shots: int) -> Iterator[list[Request]]:
         """The batch, in parts of equal lengths if the model needs that."""
 
-        def lengths(one: Question) -> tuple[int, int]:
+        def lengths(one: Request) -> tuple[int, int]:
             return one.lengths(shots, self.embedder.tokens_of)
 
         if not self.equal_lengths:
@@ -140,20 +141,20 @@ class _Asker:
         else:
             yield from (list(part) for _, part in groupby(sorted(batch, key=lengths), lengths))
 
-    def _answers(self, batch: Sequence[Question], shots: int) -> list[Prediction]:
+    def _answers(self, batch: Sequence[Request], shots: int) -> list[Prediction]:
         """Predictions of a batch, [B]."""
-        task, context = self.prepared.task, self.contexts.before(batch, shots)
+        task, cache = self.prepared.task, self.demonstration_cache.before(batch, shots)
         if task.kind == "generate":
             prompts = [one.prompts[0] for one in batch]
-            answers = generate(self.embedder, self.tokenizer, context, prompts, [one.stop for one in batch], task.max_new_tokens)
+            answers = generate(self.embedder, self.tokenizer, cache, prompts, [one.stop for one in batch], task.max_new_tokens)
             return [Prediction(one.item.id, answer.text, one.item.references) for one, answer in zip(batch, answers, strict=True)]
-        likelihoods = self._likelihoods(batch, context)
+        likelihoods = self._likelihoods(batch, cache)
         return [_judgement(task.kind, one, own) for one, own in zip(batch, likelihoods, strict=True)]
 
-    def _likelihoods(self, batch: Sequence[Question], context: Context) -> list[list[Likelihood]]:
+    def _likelihoods(self, batch: Sequence[Request], cache: KVCache) -> list[list[Likelihood]]:
         """Of each choice of each question."""
         if all(len(one.prompts) == 1 for one in batch):
-            return answer_likelihoods(self.embedder, context, [one.prompts[0] for one in batch], [one.choices for one in batch])
+            return answer_likelihoods(self.embedder, cache, [one.prompts[0] for one in batch], [one.choices for one in batch])
         # Each choice has a prompt of its own, with one answer.
         found: list[list[Likelihood]] = [[] for _ in batch]
         rows = [(row, number) for row, one in enumerate(batch) for number in range(len(one.prompts))]
@@ -164,7 +165,7 @@ class _Asker:
         placed: dict[tuple[int, int], Likelihood] = {}
         for _, part in groupby(sorted(rows, key=length), length):
             alike = list(part)
-            own = context.select(torch.tensor([row for row, _ in alike], device=self.embedder.device))
+            own = cache.select(torch.tensor([row for row, _ in alike], device=self.embedder.device))
             prompts = [batch[row].prompts[number] for row, number in alike]
             answers = [[batch[row].choices[number]] for row, number in alike]
             placed.update(zip(alike, (one for (one,) in answer_likelihoods(self.embedder, own, prompts, answers)), strict=True))
@@ -173,7 +174,7 @@ class _Asker:
         return found
 
 
-def _judgement(kind: str, one: Question, likelihoods: Sequence[Likelihood]) -> Prediction:
+def _judgement(kind: str, one: Request, likelihoods: Sequence[Likelihood]) -> Prediction:
     """The prediction that likelihoods of a question's choices, or of its one answer, make."""
     item = one.item
     nats = tuple(likelihood.nats for likelihood in likelihoods)
@@ -190,10 +191,10 @@ def _judgement(kind: str, one: Question, likelihoods: Sequence[Likelihood]) -> P
     return Prediction(item.id, item.choices[nats.index(max(nats))], item.references, item.choices, item.correct, **more)
 
 
-def _batches(prepared: Prepared, size: int, image_tokens: int) -> list[list[Question]]:
+def _batches(prepared: TaskRequests, size: int, image_tokens: int) -> list[list[Request]]:
     """Questions that go through together: those with the same demonstrations beside each other, short ones first."""
 
-    def order(one: Question) -> tuple[Any, ...]:
+    def order(one: Request) -> tuple[Any, ...]:
         return (
             one.set_at(max(prepared.shots)),
             one.set_at(0),
@@ -201,17 +202,17 @@ def _batches(prepared: Prepared, size: int, image_tokens: int) -> list[list[Ques
             one.place,
         )
 
-    ordered = sorted(prepared.questions, key=order)
+    ordered = sorted(prepared.requests, key=order)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
 @contextmanager
-def judging(model: MultimodalModel, precision: Precision = "32-true") -> Iterator[None]:
+def evaluating(model: MultimodalModel, precision: Precision = "32-true") -> Iterator[None]:
     """Dropout off and no gradients; the model is left as it was. Workers that share a sharded model all enter and leave this."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), computing_in(model, precision), in_step(model):
+        with torch.no_grad(), autocast_in(model, precision), in_lockstep(model):
             yield
     finally:
         model.train(training)
@@ -248,40 +249,48 @@ def predict(
     records = [task for task in load_tasks(evaluation) if any(wanted(task.task, number, seed) for number in shots for seed in seeds)]
     if not records:
         return pandas.DataFrame()
-    tasks = [prepare(task, evaluation, tokenizer) for task in records]
+    tasks = [prepare_requests(task, evaluation, tokenizer) for task in records]
     for prepared in tasks:
         check_context(prepared.task.task, needs(prepared), model.image_tokens_at_most, model.context_length)
-    shares: list[list[list[Question]]] = []
-    before = 0
-    for prepared in tasks:
-        # Smaller batches where there are fewer questions than processes could take; the turns go on from task to task.
-        size = min(evaluation.batch_items, -(-len(prepared.questions) // ranks))
-        batches = _batches(prepared, size, model.image_tokens_at_most)
-        shares.append([batch for number, batch in enumerate(batches, before) if number % ranks == rank])
-        before += len(batches)
+    shares = list(_shares(tasks, evaluation.batch_items, model.image_tokens_at_most, rank, ranks))
     embedder = PromptEmbedder(model, pipeline, tokenizer.padding)
-    askers = [_Asker(prepared, embedder, tokenizer, wanted) for prepared in tasks]
-    total = sum(len(asker.shots_of(one)) for asker, share in zip(askers, shares, strict=True) for batch in share for one in batch)
-    done = 0
-
-    def progress(answers: int) -> None:
-        nonlocal done
-        done += answers
-        report(Progress(stage="evaluate", step=done, steps=total, loss=None))
-
+    runners = [_TaskRunner(prepared, embedder, tokenizer, wanted) for prepared in tasks]
+    answered = _counted(report, sum(runner.answers_to(share) for runner, share in zip(runners, shares, strict=True)))
     tables = []
-    for asker, share in zip(askers, shares, strict=True):
-        with judging(model, evaluation.precision):
-            asked = list(asker.ask(share, progress))
+    for runner, share in zip(runners, shares, strict=True):
+        with evaluating(model, evaluation.precision):
+            asked = list(runner.ask(share, answered))
         if rank == 0:
-            asked += _left_out(asker.prepared, wanted)
-        tables.append(merged([predictions_table(asker.prepared.task, asked)], [asker.prepared.task]))
-        asker.contexts.keep_only([])
+            asked += _left_out(runner.prepared, wanted)
+        tables.append(merged([predictions_table(runner.prepared.task, asked)], [runner.prepared.task]))
+        runner.demonstration_cache.keep_only([])
         keep(tables[-1])
     return merged(tables, records)
 
 
-def _left_out(prepared: Prepared, wanted: Wanted) -> Iterator[Asked]:
+def _shares(tasks: Sequence[TaskRequests], batch_items: int, image_tokens: int, rank: int, ranks: int) -> Iterator[list[list[Request]]]:
+    """The batches of each task that one process asks. Processes take turns, which go on from task to task."""
+    before = 0
+    for prepared in tasks:
+        # Smaller batches where there are fewer requests than processes could take.
+        batches = _batches(prepared, min(batch_items, -(-len(prepared.requests) // ranks)), image_tokens)
+        yield [batch for number, batch in enumerate(batches, before) if number % ranks == rank]
+        before += len(batches)
+
+
+def _counted(report: Report, total: int) -> Callable[[int], None]:
+    """What reports progress when it is told of further answers."""
+    done = 0
+
+    def answered(answers: int) -> None:
+        nonlocal done
+        done += answers
+        report(Progress(stage="evaluate", step=done, steps=total, loss=None))
+
+    return answered
+
+
+def _left_out(prepared: TaskRequests, wanted: Wanted) -> Iterator[Asked]:
     """Items that cannot be asked, at every number of shots."""
     for place, item, problem in prepared.left_out:
         for shots in prepared.shots:
@@ -304,7 +313,7 @@ def evaluate(
 
     Args:
         rank, ranks: of this process among those that share the work; all of them get the whole table.
-        gather: gives every process the tables of all; nothing: `gathered`, by torch.distributed.
+        gather: gives every process the tables of all; None: `all_gather_tables`, by torch.distributed.
 
     Returns:
         A row for each task, number of shots, evaluation seed, metric and item, in this order, whatever the batch size: see
@@ -317,15 +326,15 @@ def evaluate(
     tasks = load_tasks(evaluation)
     held_out = prepare_documents(model, experiment, tokenizer)
     predictions = predict(model, experiment, tokenizer, pipeline, report, rank, ranks)
-    with judging(model, evaluation.precision):
+    with evaluating(model, evaluation.precision):
         documents = measure(model, held_out, tokenizer, pipeline, rank, ranks)
     if ranks > 1:
-        gather = gather or gathered
+        gather = gather or all_gather_tables
         predictions, documents = merged(gather(predictions), tasks), pandas.concat(gather(documents))
     return item_scores(predictions, documents, tasks, evaluation)
 
 
-def gathered(table: pandas.DataFrame) -> list[pandas.DataFrame]:
+def all_gather_tables(table: pandas.DataFrame) -> list[pandas.DataFrame]:
     """The tables of all processes of torch.distributed's default group, by rank."""
     from torch import distributed
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions
 from mm1_ablate.evaluation.prompts import TokenisedPrompt, cut
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +28,19 @@ class Answer:
 def generate(
     embedder: PromptEmbedder,
     tokenizer: Tokenizer,
-    context: Context,
+    cache: KVCache,
     questions: Sequence[TokenisedPrompt],
     stop: Sequence[Sequence[str]],
     max_new_tokens: int,
 ) -> list[Answer]:
-    """Greedy decoding after a context, one row for each question. Rows that are done leave the batch.
+    """Greedy decoding after a cache, one row for each question. Rows that are done leave the batch.
 
     Args:
-        context: what stands before each question, [B].
+        cache: what stands before each question, [B].
         stop: of each question, the strings before which its answer ends.
     """
     embeddings, valid = embedder(questions)
-    context, logits = read_on(embedder.model, context, embeddings, valid, last_of(valid))
+    cache, logits = extend_cache(embedder.model, cache, embeddings, valid, last_positions(valid))
     produced: list[list[int]] = [[] for _ in questions]
     texts = [""] * len(questions)
     rows = list(range(len(questions)))
@@ -60,8 +57,8 @@ def generate(
         if not going or step == max_new_tokens:
             break
         if len(going) < len(rows):
-            context = context.select(torch.tensor(going, device=embedder.device))
+            cache = cache.select(torch.tensor(going, device=embedder.device))
             rows = [rows[place] for place in going]
         embeddings, valid = embedder.tokens([produced[row][-1:] for row in rows])
-        context, logits = read_on(embedder.model, context, embeddings, valid, valid)
+        cache, logits = extend_cache(embedder.model, cache, embeddings, valid, valid)
     return [Answer(tuple(tokens), text.strip()) for tokens, text in zip(produced, texts, strict=True)]

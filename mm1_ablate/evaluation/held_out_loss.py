@@ -1,7 +1,8 @@
 """How well a model predicts documents that it was not trained on: loss per token and bits per byte, which tell small models apart
 earlier than answers do.
 
-In: a model and `evaluation.losses`. Out: for each document the sums that its loss is made of (`loss_scores` makes item scores of them).
+In: a model and `evaluation.losses`. Out: for each document the sums that its loss is made of, of which
+`scores.loss_items` makes item scores.
 
 The loss is that of training, in nats per predicted token, the end of the document included, images as context. Bits per byte count
 text only: no end token, and of a document that begins with text its first token is not predicted and not counted. Documents are cut
@@ -12,26 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas
 import torch
 
-from mm1_ablate.data.documents import Image, LeftOut, Unreadable
+from mm1_ablate.config.evaluation import HeldOut
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
+from mm1_ablate.data.images import ImagePipeline, Views
 from mm1_ablate.data.loader import collate
 from mm1_ablate.data.packing import TokenisedDocument, pieces, tokenise, why_dropped
+from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.likelihood import token_log_likelihoods
-from mm1_ablate.evaluation.loss_scores import LOSS_COLUMNS
 from mm1_ablate.evaluation.requests import ContextOverflow
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.evaluation import HeldOut
-    from mm1_ablate.config.experiment import Experiment
-    from mm1_ablate.data.documents import Document
-    from mm1_ablate.data.images import ImagePipeline, Views
-    from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.evaluation.scores import LOSS_COLUMNS
+from mm1_ablate.model.multimodal import MultimodalModel
 
 TOKENS_AT_ONCE = 8192
 """Of one forward pass, unless a single document has more."""
@@ -170,7 +168,7 @@ def _batches(documents: Sequence[_Held], image_tokens: int) -> Iterator[list[_He
 
 
 def _measured(model: MultimodalModel, batch: Sequence[_Held], tokenizer: Tokenizer, pipeline: Any) -> list[_Measured]:
-    """Of each document; of one without pieces nothing."""
+    """The sums of each document; zeros for one without pieces."""
     found = [_Measured() for _ in batch]
     owners = [number for number, one in enumerate(batch) for _ in one.pieces]
     parts = [piece for one in batch for piece in one.pieces]
@@ -184,7 +182,7 @@ def _measured(model: MultimodalModel, batch: Sequence[_Held], tokenizer: Tokeniz
     piece_of = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(laid_out.document_lengths))
     lengths = piece_of[laid_out.supervised.cpu()].bincount(minlength=len(parts)).tolist()
     # The end token closes the document, so it is the last target of its last piece.
-    for number, (owner, piece, own) in enumerate(zip(owners, parts, nats.split(lengths), strict=True)):
+    for number, (owner, piece, own) in enumerate(zip(owners, parts, torch.split(nats, lengths), strict=True)):
         closes = number + 1 == len(parts) or owners[number + 1] != owner
         text = own[:-1] if closes else own
         found[owner].nats -= own.sum().item()

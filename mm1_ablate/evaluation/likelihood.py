@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions
 from mm1_ablate.evaluation.prompts import TokenisedPrompt
 
 LOGITS_AT_ONCE = 1 << 24
@@ -35,7 +35,7 @@ def token_log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     """Log-likelihood in nats of each target [N], float64, and whether it is the likeliest [N], from logits [N, V]."""
     nats, greedy = [], []
     rows = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    for part, own in zip(logits.split(rows), targets.split(rows), strict=True):
+    for part, own in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
         chosen = part.gather(1, own[:, None])[:, 0].double()
         nats.append(chosen - part.float().logsumexp(-1).double())
         greedy.append(part.argmax(-1) == own)
@@ -44,18 +44,18 @@ def token_log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
 def answer_likelihoods(
     embedder: PromptEmbedder,
-    context: Context,
+    cache: KVCache,
     questions: Sequence[TokenisedPrompt],
     answers: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[Likelihood]]:
     """The likelihood of every answer to every question.
 
     Args:
-        context: what stands before each question, [B].
+        cache: what stands before each question, [B].
         answers: of each question, the tokens of each answer; none is empty.
     """
     embeddings, valid = embedder(questions)
-    context, logits = read_on(embedder.model, context, embeddings, valid, last_of(valid))
+    cache, logits = extend_cache(embedder.model, cache, embeddings, valid, last_positions(valid))
     # The question's last position predicts every answer's first token, so an answer of one token costs nothing more.
     rows = torch.tensor([row for row, own in enumerate(answers) for _ in own], device=embedder.device)
     flat = [tokens for own in answers for tokens in own]
@@ -64,11 +64,11 @@ def answer_likelihoods(
     longer = [number for number, tokens in enumerate(flat) if len(tokens) > 1]
     if longer:
         embeddings, valid = embedder.tokens([flat[number][:-1] for number in longer])
-        _, logits = read_on(embedder.model, context.branch(rows[longer]), embeddings, valid, valid)
+        _, logits = extend_cache(embedder.model, cache.branch(rows[longer]), embeddings, valid, valid)
         targets = torch.tensor([token for number in longer for token in flat[number][1:]], device=embedder.device)
         more, likeliest = token_log_likelihoods(logits, targets)
         lengths = [len(flat[number]) - 1 for number in longer]
-        for number, own, own_greedy in zip(longer, more.split(lengths), likeliest.split(lengths), strict=True):
+        for number, own, own_greedy in zip(longer, torch.split(more, lengths), torch.split(likeliest, lengths), strict=True):
             nats[number] += own.sum().item()
             greedy[number] = greedy[number] and bool(own_greedy.all())
     found = iter([Likelihood(*one) for one in zip(nats, greedy, map(len, flat), strict=True)])

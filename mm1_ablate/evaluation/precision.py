@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from mm1_ablate.config.training import Precision
-
-if TYPE_CHECKING:
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel
 
 
 @contextmanager
-def computing_in(model: MultimodalModel, precision: Precision) -> Iterator[None]:
+def autocast_in(model: MultimodalModel, precision: Precision) -> Iterator[None]:
     """Forward passes in a precision, the head's in float32."""
     if precision == "32-true":
         yield
@@ -32,7 +30,8 @@ def computing_in(model: MultimodalModel, precision: Precision) -> Iterator[None]
 
     def exactly(hidden: Tensor) -> Tensor:
         with torch.autocast(device, enabled=False):
-            return plainly(hidden.float())
+            logits: Tensor = plainly(hidden.float())
+            return logits
 
     head.forward = exactly
     try:
@@ -43,7 +42,7 @@ def computing_in(model: MultimodalModel, precision: Precision) -> Iterator[None]
         del head.forward
 
 
-def keep_in(model: MultimodalModel, precision: Precision) -> None:
+def cast_weights(model: MultimodalModel, precision: Precision) -> None:
     """Keep the weights of a model, with values or without, as a precision needs them: no longer to be trained. Buffers, norms, embeddings
     and the head stay in float32."""
     if precision == "32-true":

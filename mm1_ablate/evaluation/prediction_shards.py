@@ -11,17 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint, source_identity
 from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.evaluation.protocols import as_asked
+from mm1_ablate.evaluation.task import Task
 
 if TYPE_CHECKING:
     import pandas
-
-    from mm1_ablate.config.evaluation import Evaluation
-    from mm1_ablate.config.experiment import Experiment
-    from mm1_ablate.evaluation.task import Task
 
 NOT_ASKED = ("metrics", "protocols")
 """Fields of a record that do not say how it is asked: metrics score predictions, and a protocol's wording is in the fields by now."""

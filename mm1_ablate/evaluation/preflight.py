@@ -36,7 +36,7 @@ from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompt_lint import Facts, Remark, chat_remarks, facts_of
 from mm1_ablate.evaluation.protocols import as_asked
-from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, needs, prepare
+from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, needs, prepare_requests
 from mm1_ablate.evaluation.task import Task
 from mm1_ablate.model.context_length import context_length
 from mm1_ablate.model.preflight import facts_about, first_line, is_limit, language_model_key, without_values
@@ -125,7 +125,7 @@ def _prompts(task: Task, evaluation: Evaluation, tokenizer: str) -> tuple[list[N
 
     def look_at_prompts() -> tuple[list[Need], Facts]:
         loaded = _tokenizer(tokenizer)
-        prepared = prepare(task, evaluation, loaded)
+        prepared = prepare_requests(task, evaluation, loaded)
         return needs(prepared), facts_of(prepared, loaded)
 
     taken, facts = remembered(identity, look_at_prompts)
@@ -166,7 +166,7 @@ def _reason(error: Exception) -> str:
 
 # ---------------------------------------------------------------- language models
 def unaskable_models(experiment: Experiment) -> list[Finding]:
-    """A language model that can be trained and could not be asked. It is run without values, as `kv_cache.read_on` runs it, on what an
+    """A language model that can be trained and could not be asked. It is run without values, as `kv_cache.extend_cache` runs it, on what an
     evaluation may give it: demonstrations of several lengths, others after them, questions after a prefix that they share, a token after
     that. Models that are read with the cache of transformers are left to it."""
     settings = experiment.model.language_model
@@ -229,7 +229,7 @@ def check_readable(language_model: Any) -> None:
     """
     import torch
 
-    from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
+    from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions
     from mm1_ablate.evaluation.shared_attention import can_share
 
     if not can_share(language_model):
@@ -237,16 +237,16 @@ def check_readable(language_model: Any) -> None:
     model: Any = SimpleNamespace(language_model=language_model)
     width = language_model.config.hidden_size
 
-    def read(context: Context, *lengths: int) -> Context:
+    def read(context: KVCache, *lengths: int) -> KVCache:
         valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         embeddings = torch.empty(len(lengths), max(lengths), width, device="meta")
-        context, logits = read_on(model, context, embeddings, valid, last_of(valid))
+        context, logits = extend_cache(model, context, embeddings, valid, last_positions(valid))
         if logits.ndim != 2 or len(logits) != len(lengths):
             raise ValueError(f"of {len(lengths)} tokens it gives logits of shape {list(logits.shape)}")
         return context
 
     with torch.no_grad():
-        demonstrations = read(Context.nothing(2, torch.device("cpu")), 7, 5)
+        demonstrations = read(KVCache.empty(2, torch.device("cpu")), 7, 5)
         further = read(demonstrations.branch(torch.tensor([1, 0])), 3, 6)
         shared = read(demonstrations.branch(torch.tensor([0, 1, 1])), 2, 9, 4)
         read(shared, 1, 1, 1)

@@ -17,7 +17,7 @@ from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.tasks import is_own, task_settings
 from mm1_ablate.data.check_cache import known, remember
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
-from mm1_ablate.evaluation.chance_baselines import can_score, ceiling, floor
+from mm1_ablate.evaluation.chance_baselines import can_score, ceiling, chance_baseline
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, Incomplete, question, render, template_fields
@@ -185,7 +185,7 @@ def _senseless(task: Task, metric: Metric, items: Sequence[Item]) -> Iterator[tu
             named = _named([one.item for one in few])
             yield f"{of} can only be 0 for {named} of {len(items):,} items: they have a single reference, and it counts agreement", True
     if len(items) > 1 and len(items) <= SEARCHED and metric.ceiling != "none" and not metric.wants_split_references:
-        least, most = floor(metric, predictions), ceiling(metric, predictions)
+        least, most = chance_baseline(metric, predictions), ceiling(metric, predictions)
         if least is not None and most is not None and least.value >= most - 1e-9:
             same = f"the same answer to every item, '{least.answer}', has {most:.4g}, the highest possible score"
             yield f"{of} cannot tell models apart: {same}", True

@@ -29,7 +29,7 @@ from mm1_ablate.evaluation.prompts import (
     template_fields,
     template_pieces,
 )
-from mm1_ablate.evaluation.requests import Prepared
+from mm1_ablate.evaluation.requests import TaskRequests
 from mm1_ablate.evaluation.task import Task
 
 SAMPLE = 128
@@ -66,11 +66,11 @@ class Facts(NamedTuple):
         return cls([Remark(*remark) for remark in remarks], dict(leading_spaces), asked)
 
 
-def facts_of(prepared: Prepared, tokenizer: Tokenizer) -> Facts:
+def facts_of(prepared: TaskRequests, tokenizer: Tokenizer) -> Facts:
     """Remarks on a task as it is asked."""
     task = prepared.task
-    queries = [one.item for one in prepared.questions[:SAMPLE]]
-    solved = list(islice({item.id: item for one in prepared.questions for item in one.solved}.values(), SAMPLE))
+    queries = [one.item for one in prepared.requests[:SAMPLE]]
+    solved = list(islice({item.id: item for one in prepared.requests for item in one.solved}.values(), SAMPLE))
     remarks = [
         *chat_remarks(task, tokenizer.special),
         *_chat_in_items(task, queries, tokenizer.special),

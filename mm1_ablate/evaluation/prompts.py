@@ -14,11 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Image, Item
-    from mm1_ablate.data.tokenizer import Tokenizer
+from mm1_ablate.data.documents import Image, Item
+from mm1_ablate.data.joining import segments
+from mm1_ablate.data.tokenizer import Tokenizer
 
 IMAGE, ANSWER, CHOICE = "image", "answer", "choice"
 IMAGE_MARK = "<image>"
@@ -149,8 +148,6 @@ class TokenisedPrompt:
 
 def tokenise(parts: Sequence[str | Image], tokenizer: Tokenizer) -> TokenisedPrompt:
     """Encode each text of a prompt on its own, as in training."""
-    from mm1_ablate.data.joining import segments
-
     return TokenisedPrompt(segments(parts, tokenizer))
 
 

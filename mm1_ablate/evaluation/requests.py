@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mm1_ablate.data.documents import Unreadable
-from mm1_ablate.evaluation.demonstrations import dealt, demonstrations
+from mm1_ablate.config.evaluation import Demonstrations, Evaluation
+from mm1_ablate.data.documents import Image, Item, Unreadable
+from mm1_ablate.data.tokenizer import Tokenizer
+from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.prompts import (
     CHOICE,
     Incomplete,
@@ -23,12 +25,7 @@ from mm1_ablate.evaluation.prompts import (
     template_fields,
     tokenise,
 )
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.evaluation import Demonstrations, Evaluation
-    from mm1_ablate.data.documents import Image, Item
-    from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.evaluation.task import Task
+from mm1_ablate.evaluation.task import Task
 
 
 class Need(NamedTuple):
@@ -45,12 +42,12 @@ class ContextOverflow(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Request:
     """One item under one evaluation seed, ready to be asked.
 
     Attributes:
         place: the item's number in its task.
-        set_number: which of the sets of demonstrations: see `demonstrations.dealt`.
+        set_number: which of the sets of demonstrations: see `demonstrations.assigned_sets`.
         prompts: what stands before the answer: one, or one for each choice where the prompt names `{choice}`.
         solved: its demonstrations at the highest number of shots; fewer shots take the first ones.
         solved_texts: the demonstrations without images that it has at 0 shots.
@@ -95,35 +92,35 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A task as it is asked, with all its questions.
+class TaskRequests:
+    """A task as it is asked, with all its requests.
 
     Attributes:
-        questions: of the first evaluation seed, then of the next; of further seeds only those that have demonstrations.
+        requests: of the first evaluation seed, then of the next; of further seeds only those that have demonstrations.
         left_out: place, id and reason of the items that cannot be asked.
     """
 
     task: Task
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
-    questions: tuple[Question, ...]
+    requests: tuple[Request, ...]
     left_out: tuple[tuple[int, str, Unreadable], ...]
-    drawing: Drawing = field(repr=False)
+    sampler: DemonstrationSampler = field(repr=False)
 
-    def shots_of(self, one: Question) -> tuple[int, ...]:
+    def shots_of(self, one: Request) -> tuple[int, ...]:
         """The numbers of shots at which to ask. Without demonstrations all evaluation seeds are alike, and only the first asks."""
         if one.evaluation_seed == self.seeds[0] or one.text_only:
             return self.shots
         return tuple(shots for shots in self.shots if shots)
 
-    def without(self, one: Question, unreadable: Mapping[str, Unreadable]) -> Question:
+    def without(self, one: Request, unreadable: Mapping[str, Unreadable]) -> Request:
         """A question with other demonstrations instead of those whose image is unreadable; the next in order take their places."""
         if not any(item.image is not None and item.image.key in unreadable for item in one.solved):
             return one
-        return self.drawing.drawn(one, unreadable)
+        return self.sampler.sample(one, unreadable)
 
 
-class Drawing:
+class DemonstrationSampler:
     """Draws and tokenises the demonstrations of one task.
 
     Args:
@@ -143,7 +140,7 @@ class Drawing:
             self._pools.setdefault(item.group, []).append(item)
         self._tokenised: dict[tuple[str, bool], TokenisedPrompt | Unreadable] = {}
 
-    def drawn(self, one: Question, unreadable: Mapping[str, Unreadable] | None = None) -> Question:
+    def sample(self, one: Request, unreadable: Mapping[str, Unreadable] | None = None) -> Request:
         """The question with its demonstrations.
 
         Args:
@@ -197,11 +194,11 @@ class Drawing:
         return self._tokenised[key]
 
 
-def prepare(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -> Prepared:
+def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -> TaskRequests:
     """Draw the items of a task (see `protocols.as_asked`) and their demonstrations, and tokenise them.
 
     Raises:
-        ValueError: where there are too few demonstrations, or nothing to ask.
+        ValueError: where there are too few demonstrations, or no item can be asked.
     """
     own = evaluation.overrides.get(task.task)
     count = own.items if own and own.items else evaluation.items
@@ -209,11 +206,11 @@ def prepare(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -> Prepare
     seeds = evaluation.evaluation_seeds
     shots = tuple(sorted(evaluation.shots)) if task.family == "image" else (0,)
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot and task.family == "image" and 0 in shots else 0
-    questions: list[Question] = []
+    questions: list[Request] = []
     left_out: list[tuple[int, str, Unreadable]] = []
     for place, item in enumerate(items.queries):
         try:
-            questions.append(_question(task, item, place, seeds[0], tokenizer))
+            questions.append(_request(task, item, place, seeds[0], tokenizer))
         except Incomplete as error:
             left_out.append((place, item.id, Unreadable(error.reason, item.id)))
     for bad in items.bad:  # what the source could not make an item of
@@ -221,16 +218,16 @@ def prepare(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -> Prepare
     if not questions:
         examples = "; ".join(str(problem) for _, _, problem in left_out[:3])
         raise ValueError(f"task {task.task}: no items" + (f" that can be asked: {examples}" if examples else ""))
-    drawing = Drawing(task, evaluation.demonstrations, items.demonstrations, max(shots), text_only, tokenizer)
+    sampler = DemonstrationSampler(task, evaluation.demonstrations, items.demonstrations, max(shots), text_only, tokenizer)
     asked = []
-    for seed in seeds if drawing.most or text_only else seeds[:1]:
-        numbers = dealt([one.item for one in questions], evaluation.demonstrations, seed, task.task)
+    for seed in seeds if sampler.most or text_only else seeds[:1]:
+        numbers = assigned_sets([one.item for one in questions], evaluation.demonstrations, seed, task.task)
         seeded = (replace(one, evaluation_seed=seed, set_number=number) for one, number in zip(questions, numbers, strict=True))
-        asked += [drawing.drawn(one) for one in seeded]
-    return Prepared(task, shots, seeds, tuple(asked), tuple(left_out), drawing)
+        asked += [sampler.sample(one) for one in seeded]
+    return TaskRequests(task, shots, seeds, tuple(asked), tuple(left_out), sampler)
 
 
-def _question(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer) -> Question:
+def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer) -> Request:
     """A question without its demonstrations.
 
     Raises:
@@ -243,7 +240,7 @@ def _question(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenize
         raise Incomplete(item, "no reference", "")
     asked = [question(task.prompt, item, choice) for choice in (item.choices if by_choice else (None,))]
     if not all(parts for parts, _ in asked):
-        raise ValueError(f"task {task.task}, item {item.id}: nothing stands before the answer, so there is nothing to ask")
+        raise ValueError(f"task {task.task}, item {item.id}: the prompt before the answer is empty, so there is no question to ask")
     answers: Sequence[str] = ()
     if task.kind != "generate":
         answers = item.references[:1] * len(asked) if by_choice or task.kind == "likelihood" else item.choices
@@ -253,7 +250,7 @@ def _question(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenize
         raise Incomplete(item, "an empty answer to choose", "")
     prompts = tuple(tokenise(parts, tokenizer) for parts, _ in (asked if by_choice else asked[:1]))
     shown_parts = question(task.prompt, item, "_")[0] if by_choice else asked[0][0]
-    return Question(
+    return Request(
         item=item,
         place=place,
         evaluation_seed=seed,
@@ -265,10 +262,10 @@ def _question(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenize
     )
 
 
-def needs(prepared: Prepared) -> list[Need]:
+def needs(prepared: TaskRequests) -> list[Need]:
     """How much context the longest prompts and their answers take, whatever an image takes: one for each number of shots and images."""
     found: dict[tuple[int, int], Need] = {}
-    for one in prepared.questions:
+    for one in prepared.requests:
         answer = max((len(choice) for choice in one.choices), default=prepared.task.max_new_tokens)
         for shots in prepared.shots_of(one):
             before = one.before(shots)

@@ -11,15 +11,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pandas
 
+from mm1_ablate.config.metric_name import AVERAGE, MetricName, suite_of
 from mm1_ablate.config.settings import find_component
-from mm1_ablate.evaluation.loss_scores import loss_items
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 if TYPE_CHECKING:
+    import numpy
+
     from mm1_ablate.config.evaluation import Evaluation, Group
     from mm1_ablate.evaluation.task import Task
 
@@ -34,6 +36,8 @@ COLUMNS = [
     "task", "family", "shots", "evaluation_seed", "item", "group", "demonstration_set", "set_number", "replaced", "prompt", "problem",
     "prediction", "log_likelihoods", "reference", "correct", "metric", "primary", "score",
 ]  # fmt: skip
+LOSS_COLUMNS = ["loss", "place", "document", "data_type", "nats", "tokens", "text_nats", "bytes", "problem"]
+"""Of measured held-out documents, a row each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Asked:
     Attributes:
         place: the item's number in its task.
         demonstration_set: ids of the demonstrations, in order, with a space between (`ids_in_line`).
-        set_number: which of several sets that is: see `demonstrations.dealt`.
+        set_number: which of several sets that is: see `demonstrations.assigned_sets`.
         replaced: demonstrations that could not be shown and why, with '; ' between.
         prompt: the question as people read it, without its demonstrations.
         problem: why it could not be asked; empty where there is a prediction.
@@ -139,13 +143,51 @@ def scored(predictions: pandas.DataFrame, tasks: Sequence[Task], evaluation: Eva
 def item_scores(
     predictions: pandas.DataFrame, documents: pandas.DataFrame, tasks: Sequence[Task], evaluation: Evaluation
 ) -> pandas.DataFrame:
-    """Item scores of predictions (`scored`), then those of held-out documents as `held_out.measure` has them; columns as in `COLUMNS`."""
+    """Item scores of predictions (`scored`), then those of measured held-out documents (`loss_items`); columns as in `COLUMNS`."""
     items = scored(predictions, tasks, evaluation)
     if documents.empty:
         return items
     empty = {column: "" for column in COLUMNS if items[column].dtype == object or pandas.api.types.is_string_dtype(items[column])}
     losses = loss_items(documents, evaluation.evaluation_seeds[0]).reindex(columns=COLUMNS).fillna({**empty, "set_number": 0})
     return pandas.concat([items, losses.astype({"set_number": int})], ignore_index=True)
+
+
+def loss_items(documents: pandas.DataFrame, evaluation_seed: int) -> pandas.DataFrame:
+    """Item scores of documents that `held_out_loss.measure` measured, in columns of `COLUMNS`, family "loss".
+
+    The metrics are `loss`, in nats per token, and `bits_per_byte`.
+
+    A score is a document's sum over the mean length of all documents, so that the mean of scores is the sum of all over the length of all.
+    """
+    tables = []
+    for name, rows in documents.groupby("loss", sort=False):
+        rows = rows.sort_values("place", kind="stable")
+        measured = rows["problem"] == ""
+        if not measured.any():
+            raise ValueError(f"evaluation.losses.{name}: no document could be read: {'; '.join(rows['problem'].drop_duplicates()[:3])}")
+        for metric, sums, lengths in (
+            ("loss", rows["nats"], rows["tokens"]),
+            ("bits_per_byte", rows["text_nats"] / math.log(2), rows["bytes"]),
+        ):
+            if not lengths[measured].sum():
+                continue
+            tables.append(
+                pandas.DataFrame(
+                    {
+                        "task": name,
+                        "family": "loss",
+                        "shots": 0,
+                        "evaluation_seed": evaluation_seed,
+                        "item": rows["document"],
+                        "group": rows["data_type"],
+                        "problem": rows["problem"],
+                        "metric": metric,
+                        "primary": True,
+                        "score": (sums / lengths[measured].mean()).where(measured),
+                    }
+                )
+            )
+    return pandas.concat(tables, ignore_index=True) if tables else pandas.DataFrame()
 
 
 def split_references(task: Task, evaluation: Evaluation) -> References:
@@ -230,29 +272,37 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, Group] | None = None
             reasons = "; ".join(own["problem"].drop_duplicates()[:3]).strip("; ")
             reasons = reasons or "none has a reference, or what the model makes of them is not a number"
             raise ValueError(f"task {task} at {shots} shots: no item has a score under {metric}: {reasons}")
+        scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":
-            scores[f"{metric}/{task}"] = value
             continue
-        suite = "text_core" if family == "text" else f"shot_{shots}"
-        scores[f"{suite}/{task}" if primary else f"{suite}/{task}.{metric}"] = value
         rule = find_component("mm1_ablate.evaluation.metrics", str(metric))
         if primary and issubclass(rule, Metric) and rule.scale == 100:
-            averaged.setdefault(suite, {})[str(task)] = value
+            averaged.setdefault(suite_of(str(family), int(str(shots)), str(metric)), {})[str(task)] = value
     for suite, values in averaged.items():
-        scores[f"{suite}/average"] = sum(values.values()) / len(values)
+        scores[str(MetricName(suite, AVERAGE))] = sum(values.values()) / len(values)
         for name in groups or {}:
-            mean = _group_mean(name, groups or {}, values)
+            mean = group_mean(name, groups or {}, values)
             if mean is not None:
-                scores[f"{suite}/{name}"] = mean
+                scores[str(MetricName(suite, name))] = mean
     return scores
 
 
-def _group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, float]) -> float | None:
-    """The weighted mean over a group's members; None where none of its tasks is in the suite."""
+Value = TypeVar("Value", float, "numpy.ndarray[Any, Any]")
+
+
+def group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, Value]) -> Value | None:
+    """The weighted mean over a group's members; None where none of its tasks is in the suite.
+
+    Args:
+        values: by task of the suite that enters averages; numbers, or arrays of one shape.
+    """
     group = groups[name]
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, Value]] = []
     for member in group.tasks:
-        value = _group_mean(member, groups, values) if member in groups else values.get(member)
+        value = group_mean(member, groups, values) if member in groups else values.get(member)
         if value is not None:
             found.append((group.weights.get(member, 1.0), value))
-    return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found) if found else None
+    if not found:
+        return None
+    mean: Any = sum(weight * value for weight, value in found) / sum(weight for weight, _ in found)
+    return cast(Value, mean)

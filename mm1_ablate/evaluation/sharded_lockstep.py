@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import distributed
 
-if TYPE_CHECKING:
-    from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel
 
 
 @contextmanager
-def in_step(model: MultimodalModel) -> Iterator[None]:
+def in_lockstep(model: MultimodalModel) -> Iterator[None]:
     """Call a model's language model as often as all other workers do. Does nothing for a model that is whole."""
     if not is_sharded(model.language_model):
         yield

@@ -34,7 +34,7 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) ->
     Args:
         query: [N, heads, R, size], scaled.
         keys, values: [N, heads, S, size] and [N, heads, S, value size].
-        seen: bool, [N, R, S] or [N, 1, S]; nothing: everything is seen.
+        seen: bool, [N, R, S] or [N, 1, S]; None: everything is seen.
     """
     batch, heads, rows, _ = query.shape
     limit = CPU_SCORES if query.device.type == "cpu" else DEVICE_SCORES
@@ -63,7 +63,7 @@ class Reading:
 
     Args:
         prefix: by call, of P prefixes.
-        prefix_seen: bool [P, S], false at gaps; nothing: there are none.
+        prefix_seen: bool [P, S], false at gaps; None: there are none.
         prefix_of: int64 [B], each row's prefix.
         own: by call, what each row read since, [B, heads, S, size]; none where it read nothing.
         own_seen: bool [B, S], of that.
@@ -183,7 +183,7 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: [1, heads, N, size] each to [1, N, heads, value size]."""
     if reading is None:
-        raise ValueError(f"{NAME} attention needs what is read; use `context.read_on`")
+        raise ValueError(f"{NAME} attention needs what is read; use `kv_cache.extend_cache`")
     if unknown := [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if more.get(name) is not None]:
         raise ValueError(f"{NAME} attention has no {', '.join(unknown)}, which {type(module).__name__} asks for")
     return reading.attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling).contiguous(), None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from math import isqrt
 
+import torch
 from torch import Tensor
 
 
 def to_grid(patches: Tensor) -> Tensor:
     """[images, side * side, width] to [images, width, side, side]."""
     side = isqrt(patches.shape[1])
-    return patches.transpose(1, 2).unflatten(2, (side, side))
+    return torch.unflatten(patches.transpose(1, 2), 2, (side, side))
 
 
 def to_tokens(grid: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 import timm
 import torch
 from safetensors import safe_open
-from timm.data import resolve_model_data_config
-from timm.layers import to_2tuple
+from timm.data.config import resolve_model_data_config
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
 from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
@@ -50,6 +50,7 @@ class PatchEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         normalised = (pixels - self.mean) / self.std
+        features: Tensor
         (features,) = self.vision.forward_intermediates(
             normalised,
             indices=[self.layer],
@@ -95,7 +96,7 @@ def build_image_encoder(settings: VisionTransformer | TimmEncoder, weights: bool
         )
         return PatchEncoder(vision, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), settings.feature_layer)
     named = _named(settings, pretrained=weights and settings.weights == "pretrained")
-    data = resolve_model_data_config(named)
+    data: dict[str, Any] = resolve_model_data_config(named)  # type: ignore[no-untyped-call]
     encoder = PatchEncoder(named, data["mean"], data["std"], settings.feature_layer)
     if weights and settings.local_weights is not None:
         load_local(encoder, settings.local_weights)

@@ -84,6 +84,7 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
     """
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+    plainly: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     if settings.name is None and settings.model_type not in CONFIG_MAPPING:
         near = get_close_matches(settings.model_type or "", CONFIG_MAPPING, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -91,11 +92,11 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
     if settings.name is not None:
         with hub_if_reachable(settings.name):
             if weights:
-                model = AutoModelForCausalLM.from_pretrained(settings.name, dtype=torch.float32, attn_implementation="sdpa")
+                model = AutoModelForCausalLM.from_pretrained(settings.name, **plainly)
             else:
                 # The type that published weights are kept in is not that of training.
                 config = AutoConfig.from_pretrained(settings.name)
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+                model = AutoModelForCausalLM.from_config(config, **plainly)  # type: ignore[no-untyped-call]
         embeddings: Any = model.get_input_embeddings()
         _check_rows(settings, vocabulary_size, embeddings.num_embeddings)
         if weights:
@@ -111,7 +112,7 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         ) from error
     _check_fields(settings.configuration, config)
     # Published configurations name the type that weights are kept in, which is not that of training.
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(config, **plainly)  # type: ignore[no-untyped-call]
     if settings.initialisation == "fan_in":
         _initialise_by_fan_in(model)
     return model
@@ -156,7 +157,7 @@ def _initialise_by_fan_in(model: Any) -> None:
     own = {id(parameter) for block in model.modules() if isinstance(block, (*known, nn.Embedding)) for parameter in block.parameters()}
     if others := [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) not in own]:
         kind = f"models of type {model.config.model_type} have weights that are no torch.nn.Linear ({others[0]})"
-        raise Misfit("initialisation", f"{kind}, of which fan_in knows nothing; leave it out, or choose another model type")
+        raise Misfit("initialisation", f"{kind}, which fan_in does not cover; leave it out, or choose another model type")
     embeddings = model.get_input_embeddings()
     for block in model.modules():
         if isinstance(block, known):

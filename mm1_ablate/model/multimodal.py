@@ -6,22 +6,20 @@ import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.model import Part, frozen_parts
+from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.context_length import context_length_of
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.meta_initialisation import meta_parameters
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.loader import Batch
 
 IMAGES_AT_ONCE = 512
 """Images that go through a frozen encoder in one call: bounds the memory of a batch with many."""
@@ -70,7 +68,7 @@ class MultimodalModel(nn.Module):
         return [part for name, part in parts.items() if name in self.frozen]
 
     def train(self, mode: bool = True) -> MultimodalModel:
-        """As torch's, but that frozen parts go on as in evaluation: they drop nothing and remember nothing of what they see."""
+        """As torch's, but that frozen parts go on as in evaluation: no dropout, no statistics of what they see."""
         super().train(mode)
         for part in self._frozen_modules():
             part.eval()
@@ -87,7 +85,8 @@ class MultimodalModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.language_model.device
+        device: torch.device = self.language_model.device
+        return device
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Image tokens [images, image_tokens, width] of images or of views, from uint8 pixels [images, 3, size, size] or from the
@@ -95,14 +94,16 @@ class MultimodalModel(nn.Module):
         if images.dtype == torch.uint8:
             if self.encoder_is_frozen:
                 with torch.no_grad():
-                    images = torch.cat([self.encoder(part) for part in images.split(IMAGES_AT_ONCE)])
+                    images = torch.cat([self.encoder(part) for part in torch.split(images, IMAGES_AT_ONCE)])
             else:
                 images = self.encoder(images)
-        return self.connector(images)
+        tokens: Tensor = self.connector(images)
+        return tokens
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings [..., T, width] of tokens [..., T], scaled as declared."""
-        return self.language_model.get_input_embeddings()(tokens) * self.embedding_scale
+        embeddings: Tensor = self.language_model.get_input_embeddings()(tokens)
+        return embeddings * self.embedding_scale
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [S, vocabulary] at the supervised positions of a flat batch, attention inside documents only.
@@ -124,7 +125,31 @@ class MultimodalModel(nn.Module):
             output = self.language_model(
                 inputs_embeds=embeddings[None], position_ids=batch.positions[None], logits_to_keep=batch.supervised, **arguments
             )
-        return output.logits[0]
+        logits: Tensor = output.logits
+        return logits[0]
+
+
+def language_model_blocks(model: MultimodalModel) -> list[nn.Module]:
+    """The transformer blocks of the language model, before any of them is sharded."""
+    # transformers' models name the classes of their blocks for whoever shards them.
+    language_model = model.language_model
+    names = set(getattr(language_model, "_no_split_modules", None) or ())
+    named = [part for part in language_model.modules() if type(part).__name__ in names]
+    # A few do not; theirs is the list with one for each layer.
+    lists = (part for part in language_model.modules() if isinstance(part, nn.ModuleList))
+    return named or list(next((part for part in lists if len(part) == language_model.config.num_hidden_layers), ()))
+
+
+def transformer_blocks(model: MultimodalModel, frozen: bool = True) -> list[nn.Module]:
+    """The transformer blocks of the language model and the encoder.
+
+    Args:
+        frozen: those of a frozen encoder too.
+    """
+    blocks = language_model_blocks(model)
+    if frozen or not model.encoder_is_frozen:
+        blocks += list(getattr(getattr(model.encoder, "vision", None), "blocks", ()))
+    return blocks
 
 
 @contextmanager

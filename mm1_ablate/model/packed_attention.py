@@ -73,7 +73,7 @@ class DocumentLayout:
         return buckets, kept.to(self.device)
 
     def window(self, tokens: int, length: int) -> Tensor | None:
-        """Bool [length, length], true where a token sees another: itself and so many less one before. Nothing where all fit into it."""
+        """Bool [length, length], true where a token sees another: itself and so many less one before. None where all fit into it."""
         if length <= tokens:
             return None
         if (tokens, length) not in self._windows:
@@ -94,7 +94,7 @@ def _attend_in_buckets(
         documents, longest = index.shape
         flat = index.flatten()
         queries, keys, values = (
-            part.index_select(1, flat).unflatten(1, (documents, longest)).transpose(0, 1) for part in (query, key, value)
+            torch.unflatten(part.index_select(1, flat), 1, (documents, longest)).transpose(0, 1) for part in (query, key, value)
         )
         seen = None if window is None else layout.window(window, longest)
         attended = scaled_dot_product_attention(queries, keys, values, seen, dropout, seen is None, scale=scaling, enable_gqa=grouped)
@@ -126,7 +126,7 @@ def _attend_on_cuda(query: Tensor, key: Tensor, value: Tensor, layout: DocumentL
 
 
 def _kernel_dtype(query: Tensor, value: Tensor) -> torch.dtype | None:
-    """The half precision in which the variable-length kernel can take these [heads, T, size]; nothing where it cannot.
+    """The half precision in which the variable-length kernel can take these [heads, T, size]; None where it cannot.
 
     Under autocast, rotary embeddings and norms leave queries and keys in float32, which scaled_dot_product_attention would cast by itself
     and a custom kernel would not. Head sizes are the flash kernel's: multiples of 8, up to 256; GPUs those since Ampere.

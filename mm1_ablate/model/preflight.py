@@ -285,7 +285,7 @@ def _check_connector(model: Model, language_width: int) -> None:
 
 
 def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
-    """Whether the weights of an earlier stage's connector fit, once they are resampled: by the rule of `training.fit.read_earlier`.
+    """Whether the weights of an earlier stage's connector fit, once they are resampled: by the rule of `training.fit.read_earlier_stage`.
 
     Raises:
         Misfit: they do not.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.config.yaml_file import FileProblem, in_order
 from mm1_ablate.plan.cost import GpuAssumptions
@@ -153,7 +153,7 @@ def _preparations(rows: Sequence[PlanRow], store: Store) -> tuple[PreparationRow
     """Distinct preparations that trials and earlier stages start from."""
     needed: dict[str, tuple[Preparation, list[PlanRow]]] = {}
     for row in rows:
-        for preparation in preparations_of(row.trial.experiment, row.seed):
+        for preparation in row.trial.preparations:
             needed.setdefault(preparation.fingerprint, (preparation, []))[1].append(row)
     found = []
     for fingerprint, (preparation, users) in needed.items():

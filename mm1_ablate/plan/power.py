@@ -150,8 +150,9 @@ def _seeds_in(store: Store) -> set[int]:
 def _elsewhere(study: Study, store: Store, seeds: Iterable[int], metric: str) -> Iterable[tuple[tuple[str, int], float]]:
     """Scores of a study's arms at seeds that it does not have itself."""
     for arm in study.arms:
-        identity = experiment_identity(arm.experiment)
+        with study.snapshot.active():
+            identity = experiment_identity(arm.experiment)
         for seed in seeds:
-            trial = trial_of(arm.experiment, (arm.name,), seed, identity)
+            trial = trial_of(arm.experiment, (arm.name,), seed, study.snapshot, identity)
             if store.has_scores(trial) and metric in (scores := store.scores(trial)):
                 yield (arm.name, seed), scores[metric]

@@ -165,8 +165,9 @@ class Pricing:
         status, reason = _status(trial, self.store, self.retry)
         if len(candidate.arms) > 1:
             reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in candidate.arms[1:])}"
-        content: RowContent = self.sizes.row(trial.experiment)
-        parameters, parts = self.sizes.parameters(trial.experiment), self.sizes.profile(trial.experiment)
+        with trial.snapshot.active():
+            content: RowContent = self.sizes.row(trial.experiment)
+            parameters, parts = self.sizes.parameters(trial.experiment), self.sizes.profile(trial.experiment)
         if status in ("run", "resume") and (problem := used_up(trial.experiment, content)):
             self.sizes.problems.setdefault(f"{candidate.name}: {problem}")
         flops = training_flops(trial.experiment, parts, content)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.training.distributed import Workers
+    from mm1_ablate.training.workers import Workers
 
 
 def evaluate_trial(
@@ -44,7 +44,7 @@ def evaluate_trial(
     missing = [part for part in recorded_parts(store.evaluation_folder_of(fingerprint, evaluation)) if not kept.has(part)]
     if workers is not None:
         # One that looks a moment later may see what the first has written meanwhile.
-        missing = workers.agreed(missing)
+        missing = workers.broadcast(missing)
     if missing:
         experiment, _ = store.read_trial(fingerprint, evaluation)
         _predict(kept, missing, experiment, model(), report, workers)
@@ -64,7 +64,7 @@ def _predict(
 
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.data.tokenizer import load_tokenizer
-    from mm1_ablate.evaluation.evaluate import judging, predict
+    from mm1_ablate.evaluation.evaluate import evaluating, predict
     from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
     from mm1_ablate.evaluation.protocols import load_tasks
     from mm1_ablate.evaluation.scores import merged
@@ -79,7 +79,7 @@ def _predict(
         return any(part.name == task and part.shots == shots and seed in part.seeds for part in tasks)
 
     def of_all(table: pandas.DataFrame) -> list[pandas.DataFrame]:
-        return [table] if workers is None else workers.gathered(table)
+        return [table] if workers is None else workers.all_gather(table)
 
     writes = workers is None or workers.leads
     rank, ranks = (0, 1) if workers is None else (workers.rank, workers.ranks)
@@ -97,7 +97,7 @@ def _predict(
     held_out = prepare_documents(model, experiment.model_copy(update={"evaluation": few}), tokenizer)
     predict(model, experiment, tokenizer, pipeline, report, rank, ranks, wanted=wanted, keep=keep)
     for name, documents in held_out.items():
-        with judging(model, experiment.evaluation.precision):
+        with evaluating(model, experiment.evaluation.precision):
             share = measure(model, {name: documents}, tokenizer, pipeline, rank, ranks)
         measured = pandas.concat(of_all(share)).sort_values("place", kind="stable").reset_index(drop=True)
         if writes:

@@ -62,7 +62,9 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
             "warm_up": WARM_UP,
         }
         alone = _in_one_process(trial.experiment, resources.workers)
-        expected = training_memory(alone, sizes.profile(trial.experiment)).total
+        with trial.snapshot.active():
+            parts = sizes.profile(trial.experiment)
+        expected = training_memory(alone, parts).total
         answer = _on_cluster(address, request, resources) if address else _here(request, resources, expected)
         measured = MeasuredStep(
             name=row.name,

@@ -41,8 +41,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from mm1_ablate.training.activation_checkpointing import economical
-    from mm1_ablate.training.fit import quiet_trainer
+    from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
+    from mm1_ablate.training.fit import lightning_trainer
     from mm1_ablate.training.module import PackedTraining
 
     experiment = Experiment.model_validate(request["experiment"])
@@ -62,8 +62,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     clock = _Clock(on_gpu)
     module = PackedTraining(model, training, experiment.model.image_encoder.learning_rate_scale)
     model.train()
-    with economical(model, training):
-        quiet_trainer(precision=training.precision, callbacks=[clock.callback()]).fit(module, _Loader(steps))
+    with checkpointed_and_compiled(model, training):
+        lightning_trainer(precision=training.precision, callbacks=[clock.callback()]).fit(module, _Loader(steps))
     timed = list(zip(numbers, clock.seconds, strict=True))[request["warm_up"] :]
     one = median(seconds for number, seconds in timed if number == 1)
     more = 0.0

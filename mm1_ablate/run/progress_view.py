@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.store.store import Store, TrialState
 
@@ -89,7 +89,7 @@ class StudyProgress:
             if row.state.status != "done" and not row.state.trained:
                 stages.update(stage.fingerprint for stage in trial.earlier)
                 for one in (*trial.earlier, trial):
-                    for part in preparations_of(one.experiment, one.seed):
+                    for part in one.preparations:
                         needed[part.fingerprint] = part
         self._stages = tuple(stage for stage in self.study.stages if stage.fingerprint in stages)
         return list(needed.values())

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.run.evaluate_trial import score_trial
 from mm1_ablate.run.trial import recording_failure
@@ -114,7 +114,7 @@ def forget_failures(study: Study, store: Store) -> None:
     """Make failed trials, stages and preparations missing again."""
     for trial in (one for named in study.trials for one in (*named.earlier, named)):
         store.retry(store.trial_folder(trial))
-        for preparation in preparations_of(trial.experiment, trial.seed):
+        for preparation in trial.preparations:
             store.retry(store.prepared_folder(preparation))
 
 
@@ -124,6 +124,6 @@ def _preparations_to_do(work: list[TrialWork], store: Store) -> list[Preparation
     for each in work:
         trial = each.trials[0]
         if not store.status(trial).trained:
-            for preparation in preparations_of(trial.experiment, trial.seed):
+            for preparation in trial.preparations:
                 needed.setdefault(preparation.fingerprint, preparation)
     return [preparation for preparation in needed.values() if store.preparation_status(preparation).status not in ("done", "failed")]

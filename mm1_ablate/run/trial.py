@@ -28,7 +28,7 @@ from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
 if TYPE_CHECKING:
     from mm1_ablate.config.training import Precision
     from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.training.distributed import Workers
+    from mm1_ablate.training.workers import Workers
 
 FAILURE_NAMES = {"TooMuchBadData": ("bad data", 1000)}
 """What a failure is called in its line of reason, where not by the exception, and how many characters of the message follow."""
@@ -72,8 +72,8 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
         report = ProgressFile(folder) if leads else _no_report
         if leads:
             store.start(folder, "train")
-        from mm1_ablate.training.distributed import Workers
-        from mm1_ablate.training.fit import Trained, fit, load_trained
+        from mm1_ablate.training.fit import TrainedModel, fit, load_trained
+        from mm1_ablate.training.workers import Workers
 
         with contextlib.ExitStack() as stack:
             workers = _join_workers(stack, store, folder, Workers(rank, ranks, strategy))
@@ -86,17 +86,17 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
                     _wait_for(store, folder / "model.pt")
                 return load_trained(experiment, seed, folder, workers, precision)
 
-            model = Trained(load)
-            if not workers.agreed(store.has(folder / "model.pt")):
+            model = TrainedModel(load)
+            if not workers.broadcast(store.has(folder / "model.pt")):
                 store.download_checkpoint(folder / "last.ckpt")
                 # Another worker of this machine must not download again what one worker now replaces.
-                workers.wait_for_all()
+                workers.barrier()
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
                 _make_ready(experiment, "data")
                 parts = prepared.get("image_encoder"), prepared.get("language_model")
                 start = store.read_start(fingerprint) if reads else None
-                model = Trained(load, fit(experiment, seed, *parts, folder, report, workers, start))
+                model = TrainedModel(load, fit(experiment, seed, *parts, folder, report, workers, start))
             for evaluation in evaluations:
                 if leads:
                     store.start(folder, "evaluate", evaluation)
@@ -116,13 +116,13 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
 def _join_workers(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Workers) -> Workers:
     """Join the other workers of a trial, and make sure that those on other machines get what this one writes."""
     stack.enter_context(workers.joined())
-    homes = workers.gathered(store.home)
+    homes = workers.all_gather(store.home)
     first = homes.index(store.home)
     if first:
-        workers = replace(workers, first_here=first, give=partial(store.upload, wait=True))
+        workers = replace(workers, first_here=first, share_files=partial(store.upload, wait=True))
         if workers.leads_here:
             stack.enter_context(store.help(folder))
-    workers.wait_for_all()
+    workers.barrier()
     return workers
 
 

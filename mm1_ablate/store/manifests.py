@@ -18,9 +18,9 @@ from typing import Any
 
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import once, to_be_recorded
+from mm1_ablate.config.identity.data_digests import once
 from mm1_ablate.config.identity.fingerprint import canonical
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.tasks import is_own, task_names, task_settings
 from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing
@@ -48,7 +48,7 @@ class Manifests:
         folder = self._layout.trial_folder(trial.fingerprint)
         declared = trial.experiment.model_dump(mode="json")
         # Whoever trains it is told what it starts from: a fingerprint may hold the contents of files, which are not looked at again.
-        prepared = {part.kind: part.fingerprint for part in preparations_of(trial.experiment, trial.seed)}
+        prepared = {part.kind: part.fingerprint for part in trial.preparations}
         record = {"fingerprint": trial.fingerprint, "seed": trial.seed, "name": trial.name, "experiment": declared, "prepared": prepared}
         if trial.earlier:
             record["starts_from"] = trial.earlier[-1].fingerprint
@@ -76,7 +76,7 @@ class Manifests:
         folder = self._layout.study_folder(study)
         if study.path.exists():
             self._files.write(folder / "sweep.yaml", study.path.read_bytes())
-        if contents := to_be_recorded():
+        if contents := study.snapshot.to_record():
             self._write_json(folder / "contents.json", contents)
         return folder
 
@@ -181,13 +181,15 @@ def check_fingerprint(path: Path, fingerprint: str) -> dict[str, Any]:
 def evaluation_record(trial: Trial) -> dict[str, Any]:
     """All that carrying out an evaluation takes: nobody looks again at which files its items are in, or at the user's own records."""
     evaluation = trial.experiment.evaluation
-    tasks = {name: task_settings(task) for name, task in zip(task_names(evaluation), evaluation.tasks, strict=True)}
+    with trial.snapshot.active():
+        tasks = {name: task_settings(task) for name, task in zip(task_names(evaluation), evaluation.tasks, strict=True)}
+        own = {task: task_settings(task).model_dump(mode="json") for task in evaluation.tasks if is_own(task)}
     return {
         "fingerprint": trial.evaluation_fingerprint,
         "evaluation": evaluation.model_dump(mode="json"),
         "parts": [part.to_json() for part in parts_of_trial(trial)],
         "metrics": {name: canonical(task.metrics) for name, task in tasks.items()},
-        "records": {task: task_settings(task).model_dump(mode="json") for task in evaluation.tasks if is_own(task)},
+        "records": own,
     }
 
 
@@ -200,8 +202,9 @@ def evaluation_of(folder: Path) -> Evaluation:
 
 
 def parts_of_trial(trial: Trial) -> list[Part]:
-    """The parts of a trial's evaluation, by what its tasks' records and files are now."""
-    return once(f"parts {trial.evaluation_fingerprint}", lambda: parts_of(trial.experiment, trial.fingerprint))
+    """The parts of a trial's evaluation, by what its tasks' records and files were when its study was loaded."""
+    with trial.snapshot.active():
+        return once(f"parts {trial.evaluation_fingerprint}", lambda: parts_of(trial.experiment, trial.fingerprint))
 
 
 def recorded_parts(folder: Path) -> list[Part]:

@@ -3,7 +3,7 @@
 In: a trial's folder and the parts of its evaluation (`evaluation.prediction_shards`). Out: a table for each part, and what of an evaluation
 is missing. Parts that are kept stay when an evaluation is killed, and serve every later one that has them too.
 
-    trials/<12>/predictions/<12>.parquet    the predictions of a part (columns of `scores.PREDICTION_COLUMNS` or `loss_scores.LOSS_COLUMNS`)
+    trials/<12>/predictions/<12>.parquet    the predictions of a part (columns of `scores.PREDICTION_COLUMNS` or `scores.LOSS_COLUMNS`)
     trials/<12>/predictions/<12>.json       what they are predictions of; written last, because it says that the table is there
 """
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm1_ablate import __version__
-from mm1_ablate.config.preparation import Preparation, preparations_of
+from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Trial
 from mm1_ablate.data.atomic_files import read_json_or_nothing
 from mm1_ablate.store.files import Files
@@ -86,7 +86,7 @@ class Statuses:
             return TrialState("failed", record["reason"], trained, record.get("stage"), **times)
         if trained:
             return TrialState("missing", "trained, not evaluated", trained)
-        for preparation in preparations_of(trial.experiment, trial.seed):
+        for preparation in trial.preparations:
             state = self.preparation_status(preparation)
             if state.status == "failed":
                 return TrialState("failed", f"its preparation '{preparation.name}' failed: {state.reason}", stage="prepare")
@@ -141,7 +141,7 @@ class Statuses:
         own = self._layout.trial_folder(trial)
         if self.recorded(own) == "failed":
             return own
-        for preparation in preparations_of(trial.experiment, trial.seed):
+        for preparation in trial.preparations:
             if self.preparation_status(preparation).status == "failed":
                 return self._layout.prepared_folder(preparation)
         for stage in trial.earlier[-1:]:

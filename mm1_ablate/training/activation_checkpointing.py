@@ -14,24 +14,23 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mm1_ablate.config.training import Training
-from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel, transformer_blocks
 from mm1_ablate.model.packed_attention import NAME, packed_attention
-from mm1_ablate.training.distributed import blocks_of
 
 
 @contextmanager
-def economical(model: MultimodalModel, training: Training) -> Iterator[None]:
+def checkpointed_and_compiled(model: MultimodalModel, training: Training) -> Iterator[None]:
     """Run a model's blocks as the settings say; afterwards, for evaluation, plainly again."""
     with ExitStack() as stack:
         if training.activation_checkpointing:
-            stack.enter_context(_recomputed(model))
+            stack.enter_context(_checkpointed(model))
         if training.compile:
             stack.enter_context(_compiled(model))
         yield
 
 
 @contextmanager
-def _recomputed(model: MultimodalModel) -> Iterator[None]:
+def _checkpointed(model: MultimodalModel) -> Iterator[None]:
     vision, language_model = getattr(model.encoder, "vision", None), model.language_model
     if model.encoder_is_frozen or not hasattr(vision, "set_grad_checkpointing"):
         vision = None  # a frozen encoder keeps no activations anyway
@@ -40,8 +39,8 @@ def _recomputed(model: MultimodalModel) -> Iterator[None]:
     disable = getattr(language_model, "activation_checkpointing_disable", language_model.gradient_checkpointing_disable)
     enable({"use_reentrant": False})
     # Only blocks in training compute anew, and those of a frozen model are not; what is inside them goes on as in evaluation.
-    asleep = [block for block in language_model.modules() if isinstance(block, GradientCheckpointingLayer) and not block.training]
-    for block in asleep:
+    frozen = [block for block in language_model.modules() if isinstance(block, GradientCheckpointingLayer) and not block.training]
+    for block in frozen:
         block.training = True
     if vision is not None:
         vision.set_grad_checkpointing(True)
@@ -49,7 +48,7 @@ def _recomputed(model: MultimodalModel) -> Iterator[None]:
         yield
     finally:
         disable()
-        for block in asleep:
+        for block in frozen:
             block.training = False
         if vision is not None:
             vision.set_grad_checkpointing(False)
@@ -57,9 +56,9 @@ def _recomputed(model: MultimodalModel) -> Iterator[None]:
 
 @contextmanager
 def _compiled(model: MultimodalModel) -> Iterator[None]:
-    blocks = blocks_of(model)
+    blocks = transformer_blocks(model)
     # It depends on how many documents are in a row and how long they are: nothing to compile anew in every step.
-    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
+    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
     for block in blocks:
         # Rows differ in length from step to step.
         block.compile(dynamic=True)

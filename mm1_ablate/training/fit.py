@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
@@ -25,28 +26,30 @@ from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.precision import keep_in
+from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.evaluation.sharded_lockstep import is_sharded
 from mm1_ablate.model.image_encoder import PatchEncoder
 from mm1_ablate.model.multimodal import MultimodalModel, build, build_without_values, random_state
 from mm1_ablate.model.weight_conversion import resample_positions
-from mm1_ablate.training.activation_checkpointing import economical
-from mm1_ablate.training.checkpoint import AtomicCheckpointIO, remove_checkpoint, save_atomically
-from mm1_ablate.training.distributed import SharedLoader, Workers, shard_for_evaluation
-from mm1_ablate.training.module import PackedTraining, Watch
-from mm1_ablate.training.weight_distribution import check_fit, everything_in, give_memory, spread
+from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
+from mm1_ablate.training.checkpoint import make_whole, remove_checkpoint, save_atomically, whole_state
+from mm1_ablate.training.distributed import DistributedLoader, shard_for_evaluation, trainer_options
+from mm1_ablate.training.module import PackedTraining, TrainingCallback
+from mm1_ablate.training.weight_distribution import allocate, broadcast_weights, check_weights, parameters_and_buffers
+from mm1_ablate.training.workers import Workers
 
 CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
 
 
-def weights_in(folder: Path | None) -> Path | None:
+def prepared_weights(folder: Path | None) -> Path | None:
     """The weights of a prepared part."""
     return None if folder is None else folder / "weights.pt"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights that a training left, each of them read when it is used."""
-    return torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+    weights: dict[str, Tensor] = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+    return weights
 
 
 def load_trained(
@@ -61,22 +64,22 @@ def load_trained(
     if not workers.shard:
         model = build(experiment, seed, published=False)
         model.load_state_dict(read_weights(folder))
-        return ready(model, precision)
+        return ready_for_evaluation(model, precision)
     model = build_without_values(experiment, seed).eval()
-    keep_in(model, precision)
+    cast_weights(model, precision)
     shard_for_evaluation(model.requires_grad_(False), workers)
-    give_memory(model, workers.device)
-    spread(model, read_weights(folder) if workers.leads else None, workers)
+    allocate(model, workers.device)
+    broadcast_weights(model, read_weights(folder) if workers.leads else None, workers)
     return model
 
 
-def ready(model: MultimodalModel, precision: Precision) -> MultimodalModel:
+def ready_for_evaluation(model: MultimodalModel, precision: Precision) -> MultimodalModel:
     """A whole model where and as it is to be evaluated: on the GPU that the process sees, if any. Lightning leaves it on the CPU."""
-    keep_in(model, precision)
+    cast_weights(model, precision)
     return model.eval().to(Workers().device)
 
 
-class Trained:
+class TrainedModel:
     """A trial's trained model for its evaluations: loaded when it is first asked for, and again where another precision is.
 
     Args:
@@ -91,7 +94,7 @@ class Trained:
 
     def __call__(self, precision: Precision) -> MultimodalModel:
         if self._model is not None and self._precision == "32-true" != precision and not is_sharded(self._model.language_model):
-            keep_in(self._model, precision)
+            cast_weights(self._model, precision)
         elif self._model is None or self._precision != precision:
             self._model = None  # makes room
             gc.collect()
@@ -100,7 +103,7 @@ class Trained:
         return self._model
 
 
-def read_earlier(model: MultimodalModel, folder: Path) -> dict[str, Tensor]:
+def read_earlier_stage(model: MultimodalModel, folder: Path) -> dict[str, Tensor]:
     """The weights that an earlier stage ended with, resampled where the resolution of a model is another.
 
     Args:
@@ -114,7 +117,7 @@ def read_earlier(model: MultimodalModel, folder: Path) -> dict[str, Tensor]:
     # One that takes its features from an earlier block than the stage before it has no use for the blocks behind.
     behind = [name for name in weights if name not in own and _is_behind_features(name, model)]
     weights = {name: value for name, value in weights.items() if name not in behind}
-    check_fit(weights, model, f"the weights of the earlier stage in {folder}")
+    check_weights(weights, model, f"the weights of the earlier stage in {folder}")
     return weights
 
 
@@ -123,9 +126,9 @@ def _is_behind_features(name: str, model: MultimodalModel) -> bool:
     return not prefix and bool(inside) and isinstance(model.encoder, PatchEncoder) and model.encoder.is_beyond_features(inside)
 
 
-def load_earlier(model: MultimodalModel, folder: Path) -> None:
-    """Give a model the weights that an earlier stage ended with: see `read_earlier`."""
-    model.load_state_dict(read_earlier(model, folder))
+def load_earlier_stage(model: MultimodalModel, folder: Path) -> None:
+    """Give a model the weights that an earlier stage ended with: see `read_earlier_stage`."""
+    model.load_state_dict(read_earlier_stage(model, folder))
 
 
 def fit(
@@ -141,13 +144,13 @@ def fit(
     """Train, or go on from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (what became of the data) in the folder.
 
     Args:
-        encoder_folder, language_model_folder: prepared parts that the trial starts from; nothing for a part that is not prepared.
+        encoder_folder, language_model_folder: prepared parts that the trial starts from; None for a part that is not prepared.
         report: told how far the training is; by the process that leads alone.
         workers: the processes that train it together, which all call this.
-        start_from: the folder of an earlier stage, whose trained weights the model starts from; nothing where there is none.
+        start_from: the folder of an earlier stage, whose trained weights the model starts from; None where there is none.
 
     Returns:
-        The trained model, ready to be evaluated in float32; nothing where it was sharded, for it is sharded otherwise to be evaluated:
+        The trained model, ready to be evaluated in float32; None where it was sharded: evaluation shards it otherwise,
         `load_trained`.
 
     Raises:
@@ -155,18 +158,42 @@ def fit(
         Diverged: when the loss is no longer a number.
         TooMuchBadData: when more of a source is unreadable than is allowed.
     """
-    training = experiment.training
-    prepared = weights_in(encoder_folder), weights_in(language_model_folder)
-    made = partial(build, experiment, seed, *prepared, published=start_from is None)
-    weights: Callable[[], Mapping[str, Tensor]] | None = None
-    if workers.shard:
-        model = build_without_values(experiment, seed)
-        weights = partial(read_earlier, model, start_from) if start_from is not None else lambda: everything_in(made())
-    else:
-        model = made()
+    model, weights = _start(experiment, seed, (encoder_folder, language_model_folder), start_from, workers)
+    loader = _loader(experiment, seed, encoder_folder, workers)
+    with random_state(seed, "training" if workers.leads else f"training/{workers.rank}"):
+        scale = experiment.model.image_encoder.learning_rate_scale
+        train(model, loader, experiment.training, scale, folder, report, workers=workers, weights=weights)
+    state = whole_state(model) if workers.shard else model.state_dict()
+    if workers.leads:
+        save_atomically(state, folder / WEIGHTS)
+    if workers.leads_here:
+        remove_checkpoint(folder / CHECKPOINT)
+    if not workers.shard:
+        return ready_for_evaluation(model, "32-true")
+    workers.barrier()
+    return None
+
+
+def _start(
+    experiment: Experiment, seed: int, prepared_folders: tuple[Path | None, Path | None], start_from: Path | None, workers: Workers
+) -> tuple[MultimodalModel, Callable[[], Mapping[str, Tensor]] | None]:
+    """The model that a training starts from. Where it is to be sharded it has no values yet, and what gives them comes with it."""
+    encoder, language_model = map(prepared_weights, prepared_folders)
+    make = partial(build, experiment, seed, encoder, language_model, published=start_from is None)
+    if not workers.shard:
+        model = make()
         if start_from is not None:
-            load_earlier(model, start_from)
-    loader = BatchLoader(
+            load_earlier_stage(model, start_from)
+        return model, None
+    model = build_without_values(experiment, seed)
+    if start_from is not None:
+        return model, partial(read_earlier_stage, model, start_from)
+    return model, lambda: parameters_and_buffers(make())
+
+
+def _loader(experiment: Experiment, seed: int, encoder_folder: Path | None, workers: Workers) -> BatchLoader:
+    training = experiment.training
+    return BatchLoader(
         experiment.data,
         load_tokenizer(experiment.model.language_model.tokenizer),
         image_tokens=experiment.model.connector.image_tokens,
@@ -179,22 +206,6 @@ def fit(
         rank=workers.rank,
         ranks=workers.ranks,
     )
-    with random_state(seed, "training" if workers.leads else f"training/{workers.rank}"):
-        scale = experiment.model.image_encoder.learning_rate_scale
-        train(model, loader, training, scale, folder, report, workers=workers, weights=weights)
-    state = model.state_dict()
-    if workers.shard:
-        from mm1_ablate.training.sharding import whole_state
-
-        state = whole_state(model)
-    if workers.leads:
-        save_atomically(state, folder / WEIGHTS)
-    if workers.leads_here:
-        remove_checkpoint(folder / CHECKPOINT)
-    if not workers.shard:
-        return ready(model, "32-true")
-    workers.wait_for_all()
-    return None
 
 
 def train(
@@ -217,31 +228,28 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
-    resume = checkpoint if workers.agreed(checkpoint.exists()) else None
+    resume = checkpoint if workers.broadcast(checkpoint.exists()) else None
     module = PackedTraining(model, training, encoder_scale, workers, weights if resume is None else None)
     if workers.leads_here and resume and not workers.shard:
-        from mm1_ablate.training.sharding import make_whole
-
         make_whole(resume, module)
     if workers.leads:
         _cut_curve(folder / CURVE, torch.load(resume, map_location="cpu", weights_only=True)["mm1_ablate"]["step"] if resume else 0)
-    workers.wait_for_all()
-    batches = SharedLoader(loader, workers) if workers.ranks > 1 else loader
+    workers.barrier()
+    batches = DistributedLoader(loader, workers) if workers.ranks > 1 else loader
 
     def keep_account() -> None:
         account = batches.account()
         if workers.leads:
             write_json(folder / DATA, account, durable=False)
 
-    trainer = quiet_trainer(
+    trainer = lightning_trainer(
         precision=training.precision,
-        callbacks=[Watch(folder, training.steps, training.checkpoint_every_steps, report, stage, saved=keep_account)],
-        plugins=[AtomicCheckpointIO(), *workers.environment()],
-        **workers.options(),
+        callbacks=[TrainingCallback(folder, training.steps, training.checkpoint_every_steps, report, stage, saved=keep_account)],
+        **trainer_options(workers),
     )
     model.train()
     try:
-        with economical(model, training):
+        with checkpointed_and_compiled(model, training):
             trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
     except BaseException:
         # Of several processes the others may never answer again: what this one knows has to do.
@@ -258,8 +266,8 @@ def _cut_curve(curve: Path, step: int) -> None:
         curve.write_text("".join(f"{line}\n" for line in lines))
 
 
-def quiet_trainer(**options: object) -> lightning.Trainer:
-    """A Lightning trainer for one pass over a loader on the device at hand, without bars, loggers or advice."""
+def lightning_trainer(**options: Any) -> lightning.Trainer:
+    """A Lightning trainer for one pass over a loader on the available device, without progress bars, loggers or advice."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     return lightning.Trainer(
@@ -272,5 +280,5 @@ def quiet_trainer(**options: object) -> lightning.Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
         inference_mode=False,
-        **options,  # type: ignore[arg-type]
+        **options,
     )

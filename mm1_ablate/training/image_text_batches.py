@@ -27,7 +27,7 @@ NAME = "preparation"
 """What the source is called in the account."""
 
 
-class CaptionedImages(IterableDataset):
+class ImageTextBatches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
     """Batches (pixels [images, 3, size, size] uint8, caption tokens, start of each caption).
 
     Iterating raises TooMuchBadData if a larger share of the documents is unreadable than their source allows, and ValueError if there

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -26,16 +26,15 @@ from torch.nn.utils import clip_grad_norm_
 
 from mm1_ablate.config.progress import Progress, Stage
 from mm1_ablate.config.training import Training
+from mm1_ablate.data.loader import Batch
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import MultimodalModel
 from mm1_ablate.model.packed_attention import packed_throughout
 from mm1_ablate.training.checkpoint import random_state_dict, restore_random_state
-from mm1_ablate.training.distributed import Step, Workers, agree, shard, without_sharing
+from mm1_ablate.training.distributed import Step, agree_on_step, shard_for_training, without_gradient_sync
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
-from mm1_ablate.training.weight_distribution import give_memory, spread
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.loader import Batch
+from mm1_ablate.training.weight_distribution import allocate, broadcast_weights
+from mm1_ablate.training.workers import Workers
 
 
 class Diverged(ArithmeticError):
@@ -48,7 +47,7 @@ class PackedTraining(lightning.LightningModule):
     Attributes:
         tokens, images, documents: seen so far by all processes, image tokens included.
         last_loss: loss of this process in the latest step, in nats per token that all processes predict in it; a tensor, so that the
-            step waits for nothing.
+            step does not wait for the device.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class PackedTraining(lightning.LightningModule):
         """
         Args:
             weights: gives what the parameters of a model without values start from, by name; called by the process that leads alone.
-                Nothing: they have values, or a checkpoint will give them some.
+                None: they have values, or a checkpoint gives them some.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -80,10 +79,10 @@ class PackedTraining(lightning.LightningModule):
 
     def configure_model(self) -> None:
         if self.workers.shard:
-            shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
-            give_memory(self.model, self.workers.device)
+            shard_for_training(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
+            allocate(self.model, self.workers.device)
             if self._weights is not None:
-                spread(self.model, self._weights() if self.workers.leads else None, self.workers)
+                broadcast_weights(self.model, self._weights() if self.workers.leads else None, self.workers)
                 self._weights = None
 
     def configure_optimizers(self) -> Any:
@@ -100,14 +99,14 @@ class PackedTraining(lightning.LightningModule):
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         share = learning_rate_share(self.step, settings.steps, settings.warmup_steps, settings.final_learning_rate)
         set_learning_rates(optimizers, share)  # type: ignore[arg-type]
-        now = self._agreed(batch)
+        now = self._global_step(batch)
         losses = []
-        # A frozen language model learns nothing from text alone. All processes have images in the same micro-batches (`agree`).
+        # A frozen language model learns nothing from text alone. All processes have images in the same micro-batches (`agree_on_step`).
         learned_from = [len(micro.images) > 0 or "language_model" not in self.model.frozen for micro in now.micro_batches]
         # What is computed again on the way back must be attended to as on the way there.
         with packed_throughout(self.model.language_model) if settings.activation_checkpointing else nullcontext():
             for number, micro in enumerate(now.micro_batches):
-                with without_sharing(self.trainer.strategy.model, last=not any(learned_from[number + 1 :])):  # type: ignore[arg-type]
+                with without_gradient_sync(self.trainer.strategy.model, last=not any(learned_from[number + 1 :])):  # type: ignore[arg-type]
                     loss = cross_entropy(self.model(micro).float(), micro.targets, reduction="sum") / now.supervised
                     losses.append(loss.detach())
                     if learned_from[number]:
@@ -127,13 +126,13 @@ class PackedTraining(lightning.LightningModule):
                 optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    def _agreed(self, batch: list[Batch]) -> Step:
+    def _global_step(self, batch: list[Batch]) -> Step:
         """What all processes do in this step."""
         if self.workers.ranks > 1:
             settings = self.training_settings
             most_rows = ceil(settings.batch_rows / self.workers.ranks)
             most = ceil(most_rows / (settings.micro_batch_rows or settings.batch_rows))
-            return agree(batch, self.workers, most, self.model.image_tokens)
+            return agree_on_step(batch, self.workers, most, self.model.image_tokens)
         return Step(
             [micro for micro in batch if len(micro.targets)],
             supervised=sum(len(micro.targets) for micro in batch),
@@ -144,7 +143,7 @@ class PackedTraining(lightning.LightningModule):
 
     def loss(self) -> float | None:
         """Mean loss per supervised token of the latest step, in nats, over all processes, which all call this."""
-        return None if self.last_loss is None else self.workers.total([float(self.last_loss)])[0]
+        return None if self.last_loss is None else self.workers.all_reduce([float(self.last_loss)])[0]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Lightning saves no random states, and draws from them between on_train_start and here.
@@ -166,8 +165,8 @@ class PackedTraining(lightning.LightningModule):
             setattr(self, name, value)
 
 
-class Watch(lightning.Callback):
-    """Tells progress, keeps the learning curve, saves every so many steps. Reads the loss only then: reading waits for it."""
+class TrainingCallback(lightning.Callback):
+    """Reports progress, writes the learning curve, saves checkpoints. Reads the loss only then: reading waits for the device."""
 
     def __init__(
         self,

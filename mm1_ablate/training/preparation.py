@@ -30,8 +30,8 @@ from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import MultimodalModel, random_state
 from mm1_ablate.training.checkpoint import save_atomically
-from mm1_ablate.training.fit import quiet_trainer, train
-from mm1_ablate.training.image_text_batches import NAME, CaptionedImages
+from mm1_ablate.training.fit import lightning_trainer, train
+from mm1_ablate.training.image_text_batches import NAME, ImageTextBatches
 from mm1_ablate.training.optimisation import learning_rate_share
 
 FEATURES_OF_DOCUMENTS, FEATURE_BYTES = 50_000, 2_000_000_000
@@ -107,7 +107,7 @@ class EncoderTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self.objective(*batch)
+        loss: Tensor = self.objective(*batch)
         if (batch_idx + 1) % 20 == 0 or batch_idx + 1 == self.settings.steps:
             self.report(Progress(stage="prepare", step=batch_idx + 1, steps=self.settings.steps, loss=float(loss.detach())))
         return loss
@@ -117,14 +117,13 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
     preparation = settings.preparation
     assert preparation is not None
     tokenizer = load_tokenizer(preparation.tokenizer)
-    # An encoder learns from whole pictures; sub-images are the whole model's.
-    pipeline = ImagePipeline(settings.image_size)
+    pipeline = ImagePipeline.of(settings)
     objectives = {"contrastive": ContrastiveObjective, "reconstructive": ReconstructiveObjective}
     with random_state(seed, "image_encoder"):
         encoder = build_image_encoder(settings)
         objective = objectives[preparation.objective](encoder, tokenizer.vocabulary_size)
-        data = CaptionedImages(preparation, tokenizer, pipeline, seed)
-        quiet_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
+        data = ImageTextBatches(preparation, tokenizer, pipeline, seed)
+        lightning_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
     (folder / "data.json").write_text(json.dumps(data.accounting.account(), indent=2) + "\n")
     # Whether a trial freezes the encoder is not part of the artifact, so the features are there for whichever does.
     write_features(encoder.eval(), preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
@@ -180,7 +179,7 @@ def _prepare_language_model(settings: LanguageModel, seed: int, folder: Path, re
         data,
         tokenizer,
         image_tokens=1,
-        image_pipeline=ImagePipeline(1),  # of texts alone
+        image_pipeline=ImagePipeline.of(None),
         seed=seed + 1_000_003,
         steps=preparation.steps,
         batch_rows=preparation.batch_rows,

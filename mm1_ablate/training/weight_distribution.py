@@ -8,24 +8,21 @@ that beside its own parts a worker holds the largest tensor at most.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mm1_ablate.model.weight_conversion import state_dict_mismatch
-
-if TYPE_CHECKING:
-    from mm1_ablate.training.distributed import Workers
+from mm1_ablate.training.workers import Workers
 
 
-def everything_in(model: nn.Module) -> dict[str, Tensor]:
+def parameters_and_buffers(model: nn.Module) -> dict[str, Tensor]:
     """All values of a model by name: its state dict, and buffers that are not in it."""
     return dict(model.named_buffers()) | model.state_dict()
 
 
-def check_fit(weights: Mapping[str, Tensor], model: nn.Module, whose: str) -> None:
+def check_weights(weights: Mapping[str, Tensor], model: nn.Module, whose: str) -> None:
     """Whether a state dict is one of a model, sharded or not, with values or without.
 
     Raises:
@@ -40,17 +37,17 @@ def _check(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, .
         raise ValueError(f"{whose} do not fit: {wrong}")
 
 
-def give_memory(model: nn.Module, device: torch.device) -> None:
+def allocate(model: nn.Module, device: torch.device) -> None:
     """Put a model on a device: parameters without values, or the parts of them that this worker is to have, get memory there."""
     for parameter in model.parameters():
         if parameter.is_meta:
             # In place, so that what several modules share stays shared.
             memory = nn.Parameter(torch.empty_like(parameter, device=device), parameter.requires_grad)
-            torch.utils.swap_tensors(parameter, memory)
+            torch.utils.swap_tensors(parameter, memory)  # type: ignore[no-untyped-call]
     model.to(device)
 
 
-def spread(model: nn.Module, weights: Mapping[str, Tensor] | None, workers: Workers) -> None:
+def broadcast_weights(model: nn.Module, weights: Mapping[str, Tensor] | None, workers: Workers) -> None:
     """Fill a model that has memory with values. All workers call this at the same time.
 
     Args:
@@ -59,7 +56,7 @@ def spread(model: nn.Module, weights: Mapping[str, Tensor] | None, workers: Work
     Raises:
         ValueError: the lead's values are not those of this model.
     """
-    shapes = workers.agreed({name: tuple(value.shape) for name, value in (weights or {}).items()})
+    shapes = workers.broadcast({name: tuple(value.shape) for name, value in (weights or {}).items()})
     kept = model.state_dict()
     own: dict[str, Tensor] = {name: buffer for name, buffer in model.named_buffers() if name in kept or name in shapes}
     _check(shapes, {name: tuple(value.shape) for name, value in (kept | own).items()}, "the weights of the first worker")

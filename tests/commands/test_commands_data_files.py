@@ -196,7 +196,7 @@ def test_the_report_lists_bad_data_and_flags_data_that_is_repeated(sweep: Path, 
     assert bad in done.stdout and flag in done.stdout
     folder = finished.study_folder(load_study(sweep)) / "report"
     for text in ((folder / "report.md").read_text(), (folder / "report.html").read_text(), (tmp_path / "written.md").read_text()):
-        assert "Data that was not used as it is" in text and "line 17" in text and "too many images" in text and flag in text
+        assert "Data that was skipped or cut" in text and "line 17" in text and "too many images" in text and flag in text
     content = json.loads(call("report", sweep, "--store", finished.root, "--json").stdout)
     arms = {arm["name"]: arm for arm in content["arms"]}
     assert any("repeats data: text" in line for line in arms["without/interleaved"]["brought_along"])
@@ -212,7 +212,7 @@ def test_a_report_without_losses_has_no_section_for_them(sweep: Path, finished: 
         path.unlink()
     assert call("report", sweep, "--store", finished.root).exit_code == 0
     folder = finished.study_folder(load_study(sweep)) / "report"
-    assert "not used as it is" not in (folder / "report.md").read_text() + (folder / "report.html").read_text()
+    assert "skipped or cut" not in (folder / "report.md").read_text() + (folder / "report.html").read_text()
 
 
 def test_what_became_of_the_data_is_in_mlflow(sweep: Path, finished: Store):

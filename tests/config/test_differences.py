@@ -19,7 +19,7 @@ from mm1_ablate.cli import app
 from mm1_ablate.config.data import DataType
 from mm1_ablate.config.errors import validated
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import look_anew
+from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.paths import Node, plain
 from mm1_ablate.config.settings import component_names
 from mm1_ablate.config.study import Study
@@ -83,7 +83,11 @@ def nested(edit: Edit, depth: int) -> Edit:
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_an_arm_differs_from_its_baseline_in_what_is_told_and_in_nothing_else(path: Path, data: st.DataObject) -> None:
-    look_anew("nowhere", path.parent)
+    with DataSnapshot("nowhere", path.parent).active():
+        check(path, data)
+
+
+def check(path: Path, data: st.DataObject) -> None:
     baseline = shipped(path)
     tree = plain(baseline)
     node = Node(Experiment, tree)
@@ -133,15 +137,13 @@ def test_an_arm_differs_from_its_baseline_in_what_is_told_and_in_nothing_else(pa
 def test_a_setting_that_is_equal_in_both_arms_is_not_named(tmp_path: Path) -> None:
     study = study_of(tmp_path, "a: {alter: {training.optimizer.rest.learning_rate: 1e-4}}")
     assert in_words(study.arm("a")) == "training.optimizer.rest.learning_rate 0.003 → 0.0001"
-    assert compared(study).row("a").brought_along == ()
+    assert compared(study).row("a").also_changed == ()
 
 
 def test_what_follows_from_a_setting_is_named_as_it_is_resolved(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT + "  demonstrations: per_query\n")
     study = study_of(tmp_path, "a: {alter: {evaluation.protocol: openflamingo}}")
-    assert in_words(study.arm("a")) == (
-        "evaluation.protocol mm1 → openflamingo; came along with it: added evaluation.zero_shot: text_only 2"
-    )
+    assert in_words(study.arm("a")) == ("evaluation.protocol mm1 → openflamingo; also changed: added evaluation.zero_shot: text_only 2")
 
 
 def test_long_values_are_cut_so_that_the_difference_is_seen(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def shuffled(tree: Any, order: random.Random) -> Any:
 
 
 # YAML 1.1 takes U+0085 for a line break, which PyYAML writes as such.
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x85"), max_size=20)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\x85"), max_size=20)
 
 
 @quiet

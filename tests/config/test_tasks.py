@@ -226,13 +226,13 @@ def test_what_can_be_asked_is_counted_once_and_kept(folder: Path, monkeypatch: p
     from mm1_ablate.evaluation import preflight
 
     prepared: list[str] = []
-    prepare = preflight.prepare
+    prepare = preflight.prepare_requests
 
     def counted(task: Any, *given: Any) -> Any:
         prepared.append(task.task)
         return prepare(task, *given)
 
-    monkeypatch.setattr(preflight, "prepare", counted)
+    monkeypatch.setattr(preflight, "prepare_requests", counted)
     grid = "grid: {grid: {training.steps: [100, 200], model.connector.image_tokens: [9, 16]}}"
     path = write_sweep(folder, grid, "seeds: [0, 1]\ncompare: {primary: shot_0/average, metrics: [shot_0/average]}")
     for _ in range(2):

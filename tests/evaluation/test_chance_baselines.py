@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm1_ablate.evaluation.chance_baselines import Floor, chance, constant_answer, floor
+from mm1_ablate.evaluation.chance_baselines import ChanceBaseline, chance_baseline, constant_answer, random_choice
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.metrics.alias_match import AliasMatch
 from mm1_ablate.evaluation.metrics.choice_accuracy import ChoiceAccuracy
@@ -33,11 +33,11 @@ def choices(*counts: int) -> list[Prediction]:
 
 
 def test_the_best_constant_answer_is_the_one_that_most_items_accept() -> None:
-    assert floor(ExactMatch(), items(("red", "dark red"), ("red",), ("blue",), ("Blue", "red"))) == Floor(75.0, "red")
+    assert chance_baseline(ExactMatch(), items(("red", "dark red"), ("red",), ("blue",), ("Blue", "red"))) == ChanceBaseline(75.0, "red")
 
 
 def test_chance_is_one_in_the_number_of_choices() -> None:
-    assert chance(choices(2, 4)) == pytest.approx(0.375)
+    assert random_choice(choices(2, 4)) == pytest.approx(0.375)
 
 
 def chosen(*right: int, texts: str = "") -> list[Prediction]:
@@ -50,42 +50,41 @@ def chosen(*right: int, texts: str = "") -> list[Prediction]:
 
 def test_the_floor_of_a_choice_is_the_best_constant_choice_and_chance_at_least() -> None:
     for metric in (ChoiceAccuracy(), ChoiceAccuracyNormalised()):
-        assert floor(metric, chosen(0, 1, 2, 3)) == Floor(25.0)
-        assert floor(metric, chosen(0, 1, 1, 3)) == Floor(50.0, "always choice 2")
-        assert floor(metric, chosen(0, 3, 1, 3, texts="wxyz")) == Floor(50.0, "z")
+        assert chance_baseline(metric, chosen(0, 1, 2, 3)) == ChanceBaseline(25.0)
+        assert chance_baseline(metric, chosen(0, 1, 1, 3)) == ChanceBaseline(50.0, "always choice 2")
+        assert chance_baseline(metric, chosen(0, 3, 1, 3, texts="wxyz")) == ChanceBaseline(50.0, "z")
     # The same text at other places.
     shuffled = [
         Prediction("0", "", (), ("yes", "no"), 0),
         Prediction("1", "", (), ("no", "yes"), 1),
         Prediction("2", "", (), ("no", "yes"), 0),
     ]
-    assert floor(ChoiceAccuracy(), shuffled) == Floor(pytest.approx(200 / 3), "yes")
+    assert chance_baseline(ChoiceAccuracy(), shuffled) == ChanceBaseline(pytest.approx(200 / 3), "yes")
     # The right choice's place is not known: its text is.
-    assert floor(ChoiceAccuracy(), [Prediction(str(item), "", (text,), tuple("0123")) for item, text in enumerate("aab")]) == Floor(
-        pytest.approx(200 / 3), "a"
-    )
+    unplaced = [Prediction(str(item), "", (text,), tuple("0123")) for item, text in enumerate("aab")]
+    assert chance_baseline(ChoiceAccuracy(), unplaced) == ChanceBaseline(pytest.approx(200 / 3), "a")
 
 
 def test_a_record_that_lists_the_right_choice_at_one_place_tells_nothing_by_it() -> None:
-    assert floor(ChoiceAccuracy(), chosen(*[3] * 8)) == Floor(25.0)
+    assert chance_baseline(ChoiceAccuracy(), chosen(*[3] * 8)) == ChanceBaseline(25.0)
 
 
 def test_there_is_no_floor_where_nothing_is_accepted_or_likelihood_is_measured() -> None:
-    assert floor(Perplexity(), choices(1)) is None
-    assert floor(ExactMatch(), items((), ())) is None
+    assert chance_baseline(Perplexity(), choices(1)) is None
+    assert chance_baseline(ExactMatch(), items((), ())) is None
     with pytest.raises(ValueError, match="no item has a reference"):
         constant_answer(ExactMatch(), items(()))
 
 
 def test_an_answer_that_few_annotators_give_of_many_items_can_be_the_best() -> None:
     split = ("unanswerable",) * 2
-    found = floor(VqaAccuracy(), items(("red",) * 8 + split, ("blue",) * 8 + split, ("dog",) * 8 + split))
-    assert found == Floor(pytest.approx(60.0), "unanswerable")
+    found = chance_baseline(VqaAccuracy(), items(("red",) * 8 + split, ("blue",) * 8 + split, ("dog",) * 8 + split))
+    assert found == ChanceBaseline(pytest.approx(60.0), "unanswerable")
 
 
 def test_the_constant_caption_is_a_typical_one() -> None:
     common = [(f"a man riding a {animal} in the park",) for animal in ("horse", "camel", "donkey", "mule")]
-    found = floor(CiderRaw(), items(*common, ("two zebras",), ("green bananas everywhere",)))
+    found = chance_baseline(CiderRaw(), items(*common, ("two zebras",), ("green bananas everywhere",)))
     assert found is not None and found.answer.startswith("a man riding a") and found.value > 0
 
 
@@ -95,12 +94,12 @@ def test_the_floor_of_exact_match_is_the_best_of_all_answers_whatever_the_order(
     words = st.sampled_from(["red", "Red", "blue", "two dogs", "a dog"])
     references = data.draw(st.lists(st.lists(words, min_size=1, max_size=3).map(tuple), min_size=1, max_size=6))
     predictions = items(*references)
-    found = floor(ExactMatch(ignore_case=False), predictions)
+    found = chance_baseline(ExactMatch(ignore_case=False), predictions)
     every = {answer for own in references for answer in own}
     best = max(sum(answer in own for own in references) for answer in every) / len(references)
     assert found is not None and found.value <= 100 * best + 1e-9
-    assert floor(ExactMatch(), predictions).value >= found.value - 1e-9  # type: ignore[union-attr]
-    assert floor(ExactMatch(ignore_case=False), data.draw(st.permutations(predictions))) == found
+    assert chance_baseline(ExactMatch(), predictions).value >= found.value - 1e-9  # type: ignore[union-attr]
+    assert chance_baseline(ExactMatch(ignore_case=False), data.draw(st.permutations(predictions))) == found
 
 
 words = st.sampled_from(["a", "the", "red", "Red", "blue", "circle", "ring", "circle.", "on", "on a", "2", "two", "man's"])
@@ -121,7 +120,7 @@ def test_no_reference_beats_the_constant_answer(metric: Metric, references: list
     def score(answer: str) -> float:
         return metric.scale * metric.aggregate(metric.score([replace(one, text=answer) for one in predictions], split))
 
-    found = floor(metric, predictions, split)
+    found = chance_baseline(metric, predictions, split)
     every = sorted({reference for own in references for reference in own})
     assert found is not None and found.answer in every and found.value == score(found.answer)
     assert found.value >= max(map(score, every)) - 1e-9
@@ -137,7 +136,7 @@ def test_a_typical_caption_is_found_among_more_than_were_ever_tried() -> None:
     weights = [1 / (number + 3) for number in range(200)]
     references = [tuple(" ".join(random.choices(vocabulary, weights, k=random.randint(3, 12))) for _ in range(2)) for _ in range(100)]
     predictions = items(*references)
-    found = floor(CiderRaw(), predictions)
+    found = chance_baseline(CiderRaw(), predictions)
     every = [reference for own in references for reference in own]
     best = max(100 * CiderRaw().aggregate(CiderRaw().score([replace(one, text=answer) for one in predictions])) for answer in every)
     assert found is not None and found.value == pytest.approx(best) == pytest.approx(22.207948)

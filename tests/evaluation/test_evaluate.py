@@ -23,7 +23,7 @@ from toy_tasks import (
 from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.tasks import shipped_tasks
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.evaluation.evaluate import ContextOverflow, evaluate, prepare
+from mm1_ablate.evaluation.evaluate import ContextOverflow, evaluate, prepare_requests
 from mm1_ablate.evaluation.scores import COLUMNS, summarise
 from mm1_ablate.evaluation.task import load_task
 
@@ -35,11 +35,11 @@ def test_shared_and_batched_answers_are_token_for_token_those_of_the_plain_loop(
         configuration = {name: value for name, value in CONFIGURATION.items() if name != "qk_layernorm"}
         model = random_model({"model_type": "mistral", "configuration": configuration | others})
     experiment = experiment_on([record(tmp_path, GENERATE)], demonstrations=policy)
-    prepared = prepare(load_task(experiment.evaluation.tasks[0]), experiment.evaluation, tokenizer)
+    prepared = prepare_requests(load_task(experiment.evaluation.tasks[0]), experiment.evaluation, tokenizer)
     scored = run(model, experiment, tokenizer).set_index(["shots", "item"])
     answers = set()
     for shots in (0, 2, 3):
-        for asked in prepared.questions:
+        for asked in prepared.requests:
             expected = plain_generation(model, tokenizer, plain_parts(asked.item, asked.solved[:shots]), 5)
             assert scored.loc[(shots, asked.item.id), "prediction"] == expected
             answers.add(expected)
@@ -49,7 +49,7 @@ def test_shared_and_batched_answers_are_token_for_token_those_of_the_plain_loop(
 def test_likelihoods_of_choices_are_those_of_one_choice_at_a_time(model, tokenizer, tmp_path) -> None:
     experiment = experiment_on([record(tmp_path, {**CHOOSE, "prompt": "{image} {q} -> {answer}"})], shots=[0])
     scored = run(model, experiment, tokenizer).query("primary").set_index("item")
-    for asked in prepare(load_task(experiment.evaluation.tasks[0]), experiment.evaluation, tokenizer).questions:
+    for asked in prepare_requests(load_task(experiment.evaluation.tasks[0]), experiment.evaluation, tokenizer).requests:
         parts = plain_parts(asked.item, ())
         expected = [plain_log_likelihood(model, tokenizer, parts, choice)[0] for choice in asked.item.choices]
         assert json.loads(scored.loc[asked.item.id, "log_likelihoods"]) == pytest.approx(expected, abs=1e-4)

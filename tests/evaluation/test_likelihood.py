@@ -25,7 +25,7 @@ from toy_tasks import (
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.packing import tokenise
-from mm1_ablate.evaluation.evaluate import prepare, summarise
+from mm1_ablate.evaluation.evaluate import prepare_requests, summarise
 from mm1_ablate.evaluation.requests import ContextOverflow
 from mm1_ablate.evaluation.task import Task
 
@@ -59,13 +59,13 @@ def test_greedy_continuations_are_told_from_others(model, tokenizer, tmp_path) -
             return type(items)(queries, items.demonstrations)
 
     fields = {**GENERATE, "kind": "likelihood", "metrics": ["lambada_accuracy"], "items": Answers(type=f"{__name__}.Answers")}
-    prepared = prepare(Task.model_validate(fields), experiment_on(["x.yaml"], shots=[0]).evaluation, tokenizer)
+    prepared = prepare_requests(Task.model_validate(fields), experiment_on(["x.yaml"], shots=[0]).evaluation, tokenizer)
     from mm1_ablate.evaluation.embedding import PromptEmbedder
-    from mm1_ablate.evaluation.evaluate import _Asker
+    from mm1_ablate.evaluation.evaluate import _TaskRunner
 
     with torch.no_grad():
-        asker = _Asker(prepared, PromptEmbedder(model, ImagePipeline(24), tokenizer.padding), tokenizer)
-        asked = list(asker.ask([prepared.questions], lambda answers: None))
+        asker = _TaskRunner(prepared, PromptEmbedder(model, ImagePipeline(24), tokenizer.padding), tokenizer)
+        asked = list(asker.ask([prepared.requests], lambda answers: None))
     for one in asked:
         assert one.prediction and one.prediction.token_counts == (len(tokenizer.encode(one.prediction.choices[0])),)
         if one.place % 2:

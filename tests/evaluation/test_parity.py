@@ -17,7 +17,7 @@ from toy_tasks import CONFIGURATION, GENERATE, experiment_on, plain_inputs, plai
 from mm1_ablate.config.tasks import TASKS
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluate, prepare, summarise
+from mm1_ablate.evaluation.evaluate import evaluate, prepare_requests, summarise
 from mm1_ablate.evaluation.task import load_task
 from mm1_ablate.model.multimodal import build
 
@@ -42,7 +42,7 @@ def test_answers_are_token_for_token_those_of_generate(model_type: str, policy: 
     experiment = experiment_on([record(tmp_path, GENERATE)], demonstrations=policy, shots=[0, 4], items=6)
     scored = run(model, experiment, tokenizer).set_index(["shots", "item"])["prediction"]
     for shots in (0, 4):
-        for asked in prepare(load_task(experiment.evaluation.tasks[0]), experiment.evaluation, tokenizer).questions:
+        for asked in prepare_requests(load_task(experiment.evaluation.tasks[0]), experiment.evaluation, tokenizer).requests:
             with torch.no_grad():
                 inputs = plain_inputs(model, tokenizer, plain_parts(asked.item, asked.solved[:shots]), [])
                 tokens = model.language_model.generate(

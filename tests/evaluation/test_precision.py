@@ -11,9 +11,9 @@ from tiny import tiny_experiment
 from toy_tasks import CHOOSE, GENERATE, experiment_on, random_model, record, run, word_tokenizer
 
 from mm1_ablate.config.identity.fingerprint import evaluation_identity, fingerprint
-from mm1_ablate.evaluation.precision import keep_in
+from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.evaluation.prediction_shards import parts_of
-from mm1_ablate.training.fit import Trained
+from mm1_ablate.training.fit import TrainedModel
 
 LOSSES = {"text": {"source": {"type": "miniature", "data_type": "text", "content": "text"}, "first": 500, "documents": 5}}
 
@@ -29,7 +29,7 @@ def test_matrices_that_are_kept_in_bfloat16_answer_as_those_that_are_rounded_in_
     exact = run(model, experiment_on(tasks, losses=LOSSES), word_tokenizer())
     half = experiment_on(tasks, losses=LOSSES, precision="bf16-mixed")
     rounded = run(model, half, word_tokenizer())
-    keep_in(model, "bf16-mixed")
+    cast_weights(model, "bf16-mixed")
     blocks = [parameter for layer in model.language_model.model.layers for parameter in layer.parameters() if parameter.ndim == 2]
     assert blocks and all(parameter.dtype == torch.bfloat16 for parameter in blocks)
     assert model.embed(torch.tensor([0])).dtype == torch.float32 == next(model.encoder.buffers()).dtype
@@ -69,10 +69,10 @@ def test_a_trained_model_is_loaded_again_where_what_is_at_hand_was_rounded() -> 
     def load(precision):  # type: ignore[no-untyped-def]
         loaded.append(precision)
         model = random_model()
-        keep_in(model, precision)
+        cast_weights(model, precision)
         return model
 
-    model = Trained(load, random_model())
+    model = TrainedModel(load, random_model())
     assert model("32-true") is model("32-true") and not loaded
     assert next(model("bf16-mixed").language_model.model.layers[0].self_attn.q_proj.parameters()).dtype == torch.bfloat16
     assert not loaded, "the one at hand is rounded"

@@ -29,7 +29,7 @@ from mm1_ablate.config.paths import plain
 from mm1_ablate.config.sweep.compare import metric_problem
 from mm1_ablate.config.sweep.overrides import Edit, altered
 from mm1_ablate.data.documents import Image, Item
-from mm1_ablate.evaluation.demonstrations import dealt, demonstrations
+from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.evaluate import summarise
 from mm1_ablate.evaluation.protocols import as_asked, load_tasks
 from mm1_ablate.evaluation.scores import ids_in_line, ids_of_line
@@ -41,8 +41,8 @@ from mm1_ablate.evaluation.task import load_task
 @given(queries=st.integers(1, 60), sets=st.integers(1, 7), seed=st.integers(0, 99))
 def test_queries_are_dealt_to_sets_in_equal_numbers(queries: int, sets: int, seed: int) -> None:
     items = [Item(f"q{number}", "g", None, {}, ("a",)) for number in range(queries)]
-    numbers = dealt(items, Sets(sets=sets), seed, "t")
-    assert numbers == dealt(items, Sets(sets=sets), seed, "t")
+    numbers = assigned_sets(items, Sets(sets=sets), seed, "t")
+    assert numbers == assigned_sets(items, Sets(sets=sets), seed, "t")
     counts = [numbers.count(number) for number in range(sets)]
     assert max(counts) - min(counts) <= 1
 

@@ -14,7 +14,7 @@ from toy_tasks import GENERATE, Toy, experiment_on, record, run
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.data.documents import Item, ItemSet
 from mm1_ablate.evaluation.metrics import Prediction
-from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, prepare
+from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, prepare_requests
 from mm1_ablate.evaluation.scores import Asked, coverage, merged, predictions_of, predictions_table, references_of, scored, summarise
 from mm1_ablate.evaluation.task import Task, load_task
 
@@ -148,7 +148,7 @@ def test_items_of_a_task_are_as_many_as_its_override_says(tokenizer, tmp_path) -
     path = record(tmp_path, {**GENERATE, "items": {"type": f"{__name__}.Noting"}})
     OPENED.clear()
     evaluation = experiment_on([path], items=4, overrides={"toy": {"items": 2}}, seed=8).evaluation
-    assert len({one.item.id for one in prepare(load_task(path), evaluation, tokenizer).questions}) == 2
+    assert len({one.item.id for one in prepare_requests(load_task(path), evaluation, tokenizer).requests}) == 2
     assert OPENED == [("report", 2, 8)]
 
 
@@ -156,16 +156,16 @@ def test_items_of_a_task_are_as_many_as_its_override_says(tokenizer, tmp_path) -
 def test_demonstrations_are_of_the_questions_own_group(tokenizer, tmp_path) -> None:
     path = record(tmp_path, GENERATE)
     for policy in ("per_task", "per_query", {"sets": 2}):
-        prepared = prepare(load_task(path), experiment_on([path], demonstrations=policy, items=12).evaluation, tokenizer)
-        assert {one.item.group for one in prepared.questions} == {"a", "b"}
-        for one in prepared.questions:
+        prepared = prepare_requests(load_task(path), experiment_on([path], demonstrations=policy, items=12).evaluation, tokenizer)
+        assert {one.item.group for one in prepared.requests} == {"a", "b"}
+        for one in prepared.requests:
             assert [other.group for other in one.solved] == [one.item.group] * 3
 
 
 def test_without_images_is_at_no_shots_alone(tokenizer, tmp_path) -> None:
     path = record(tmp_path, GENERATE)
     evaluation = experiment_on([path], zero_shot={"text_only": 2}, shots=[0, 1, 3]).evaluation
-    for one in prepare(load_task(path), evaluation, tokenizer).questions:
+    for one in prepare_requests(load_task(path), evaluation, tokenizer).requests:
         images = {shots: [len(part.images) for part in one.before(shots)] for shots in (0, 1, 3)}
         assert images == {0: [0, 0], 1: [1], 3: [1, 1, 1]}
         assert [len(one.set_at(shots)) for shots in (0, 1, 3)] == [2, 1, 3]
@@ -173,9 +173,9 @@ def test_without_images_is_at_no_shots_alone(tokenizer, tmp_path) -> None:
 
 def test_a_text_task_is_asked_without_demonstrations_at_whatever_shots_image_tasks_are(tokenizer, tmp_path) -> None:
     path = record(tmp_path, {**GENERATE, "family": "text", "prompt": "{q} -> {answer}"})
-    prepared = prepare(load_task(path), experiment_on([path], shots=[3, 1], seeds=[0, 5]).evaluation, tokenizer)
-    assert prepared.shots == (0,) and len(prepared.questions) == 9
-    assert all(prepared.shots_of(one) == (0,) and one.before(0) == () and one.set_at(0) == () for one in prepared.questions)
+    prepared = prepare_requests(load_task(path), experiment_on([path], shots=[3, 1], seeds=[0, 5]).evaluation, tokenizer)
+    assert prepared.shots == (0,) and len(prepared.requests) == 9
+    assert all(prepared.shots_of(one) == (0,) and one.before(0) == () and one.set_at(0) == () for one in prepared.requests)
 
 
 def test_a_prompt_fits_where_it_and_its_answer_fill_the_context_to_the_last_token() -> None:
@@ -189,8 +189,8 @@ def test_the_longest_choice_is_what_a_question_needs(tokenizer, tmp_path) -> Non
     from mm1_ablate.evaluation.requests import needs
 
     path = record(tmp_path, {**GENERATE, "kind": "choose", "metrics": ["choice_accuracy"]})
-    prepared = prepare(load_task(path), experiment_on([path], shots=[0]).evaluation, tokenizer)
+    prepared = prepare_requests(load_task(path), experiment_on([path], shots=[0]).evaluation, tokenizer)
     (need,) = needs(prepared)
-    whole = [sum(part.text_tokens for part in one.prompts) + max(map(len, one.choices)) for one in prepared.questions]
+    whole = [sum(part.text_tokens for part in one.prompts) + max(map(len, one.choices)) for one in prepared.requests]
     assert need.text_tokens + need.answer_tokens == max(whole) and need.images == 1
-    assert len({len(choice) for one in prepared.questions for choice in one.choices}) > 1 and np.ptp(whole) > 0
+    assert len({len(choice) for one in prepared.requests for choice in one.choices}) > 1 and np.ptp(whole) > 0

@@ -47,8 +47,8 @@ def experiment_of(declared: dict[str, Any], tasks: list[str], **evaluation: Any)
 # ---------------------------------------------------------------- what the children do
 def score(folder: str, experiment: dict[str, Any], fails: int, rank: int, ranks: int) -> None:
     """Evaluate, and write what came of it; one may fail after its first answers."""
-    from mm1_ablate.training.distributed import Workers
     from mm1_ablate.training.fit import load_trained
+    from mm1_ablate.training.workers import Workers
 
     torch.set_num_threads(1)
     settings = Experiment.model_validate(experiment)

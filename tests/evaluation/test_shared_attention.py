@@ -13,7 +13,7 @@ from toy_tasks import CONFIGURATION, Toy, random_model, word_tokenizer
 
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.kv_cache import Context, last_of, read_on
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions
 from mm1_ablate.evaluation.prompts import TokenisedPrompt, tokenise
 from mm1_ablate.evaluation.shared_attention import Reading, can_share
 
@@ -77,14 +77,14 @@ def test_rows_branch_and_read_on_without_touching_what_they_share() -> None:
     model, tokenizer = random_model(), word_tokenizer()
     embedder = PromptEmbedder(model, ImagePipeline(24), tokenizer.padding)
 
-    def read(context: Context, *texts: str) -> tuple[Context, torch.Tensor]:
+    def read(context: KVCache, *texts: str) -> tuple[KVCache, torch.Tensor]:
         embeddings, valid = embedder([TokenisedPrompt((tuple(tokenizer.encode(text)),)) for text in texts])
-        return read_on(model, context, embeddings, valid, last_of(valid))
+        return extend_cache(model, context, embeddings, valid, last_positions(valid))
 
-    nothing = Context.nothing(1, embedder.device)
+    nothing = KVCache.empty(1, embedder.device)
     first, _ = read(nothing, "red green blue circle")
     before = [part.clone() for layer in first.layers for part in layer]
-    shared = Context.after([first], [0, 0])
+    shared = KVCache.after_prefixes([first], [0, 0])
     longer, logits = read(shared, "square", "small large what")
     again, _ = read(longer.select(torch.tensor([1])), "card")
     _, last = read(again.branch(torch.tensor([0, 0])), "red", "-> E")

@@ -17,7 +17,7 @@ from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.tasks import shipped_tasks, task_record
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.tokenizer import Tokenizer
-from mm1_ablate.evaluation.demonstrations import dealt, demonstrations
+from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.prompts import continuation, demonstration, question, template_fields
 from mm1_ablate.evaluation.task import Task, load_task
 
@@ -140,11 +140,11 @@ def test_names_that_run_together_alike_draw_apart() -> None:
 def test_queries_are_dealt_by_chance_each_group_by_itself_and_each_seed_anew() -> None:
     """Two sets; the groups take turns, so that dealing both together would not give each set half of each."""
     queries = [item(f"q{number}", group="ab"[number // 3 % 2]) for number in range(60)]
-    numbers = {seed: dealt(queries, Sets(sets=2), seed, "t") for seed in range(3)}
+    numbers = {seed: assigned_sets(queries, Sets(sets=2), seed, "t") for seed in range(3)}
     for own in numbers.values():
         for group in "ab":
             members = [number for number, query in zip(own, queries, strict=True) if query.group == group]
             assert members.count(0) == members.count(1) == 15
             assert members not in ([0, 1] * 15, [1, 0] * 15)
     assert len(set(map(tuple, numbers.values()))) == 3
-    assert dealt(queries, Sets(sets=2), 0, "other") != numbers[0]
+    assert assigned_sets(queries, Sets(sets=2), 0, "other") != numbers[0]

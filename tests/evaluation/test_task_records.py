@@ -155,7 +155,7 @@ def test_another_rule_scores_kept_answers_again_and_asks_no_model(name: str, oth
 
 def test_every_rule_of_a_benchmark_is_told_in_the_guide() -> None:
     guide = DOCS.read_text()
-    rules = guide[guide.index("## Whose rule a score follows") : guide.index("## One of your own")]
+    rules = guide[guide.index("## Scoring rules") : guide.index("## One of your own")]
     for name in shipped_tasks():
         task = load_task(name)
         if task.items.type == "records":

@@ -21,16 +21,15 @@ from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.training import AdamW, Training
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.kv_cache import Context, last_of, needs_equal_lengths, read_on
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions, needs_equal_lengths
 from mm1_ablate.evaluation.preflight import unaskable_models
 from mm1_ablate.evaluation.shared_attention import can_share
 from mm1_ablate.model.language_model import build_language_model, shape_of_language_model
-from mm1_ablate.model.multimodal import MultimodalModel
+from mm1_ablate.model.multimodal import MultimodalModel, language_model_blocks
 from mm1_ablate.model.packed_attention import DocumentLayout, packed, packed_throughout
 from mm1_ablate.model.preflight import facts_about, wrong_parts
 from mm1_ablate.model.profiler import profile_language_model
-from mm1_ablate.training.activation_checkpointing import economical
-from mm1_ablate.training.distributed import language_blocks
+from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
 from mm1_ablate.training.optimisation import build_optimizers
 
 TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -232,23 +231,23 @@ def check_asking(model: MultimodalModel) -> None:
     few, more = (6, 6) if alike else (6, 3), (5, 5) if alike else (4, 7)
     asked = (4, 4, 4) if alike else (2, 6, 3)
 
-    def read(context: Context, rows: list[list[int]], everywhere: bool = False) -> tuple[Context, Tensor]:
+    def read(context: KVCache, rows: list[list[int]], everywhere: bool = False) -> tuple[KVCache, Tensor]:
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
         valid = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-        return read_on(model, context, model.embed(ids), valid, valid if everywhere else last_of(valid))
+        return extend_cache(model, context, model.embed(ids), valid, valid if everywhere else last_positions(valid))
 
     questions = [some_tokens(10 + number, length) for number, length in enumerate(asked)]
-    nothing = Context.nothing(3, torch.device("cpu"))
+    nothing = KVCache.empty(3, torch.device("cpu"))
     sets = [some_tokens(20 + number, length) for number, length in enumerate(few)]
     further = [some_tokens(30 + number, length) for number, length in enumerate(more)]
-    first, _ = read(Context.nothing(2, torch.device("cpu")), sets)
+    first, _ = read(KVCache.empty(2, torch.device("cpu")), sets)
     kept = first.separate()
-    second, _ = read(Context.after(kept, [0, 1]), further)
+    second, _ = read(KVCache.after_prefixes(kept, [0, 1]), further)
     whole = [before + after for before, after in zip(sets, further, strict=True)]
     of = [1, 0, 1]
-    contexts = ((nothing, [[]] * 3), (Context.after(kept, of), [sets[place] for place in of]))
-    contexts = (*contexts, (Context.after(second.separate(), of), [whole[place] for place in of]))
+    contexts = ((nothing, [[]] * 3), (KVCache.after_prefixes(kept, of), [sets[place] for place in of]))
+    contexts = (*contexts, (KVCache.after_prefixes(second.separate(), of), [whole[place] for place in of]))
     for context, before in contexts:
         said = [list(before[row]) + questions[row] for row in range(3)]
         after, logits = read(context, questions)
@@ -271,7 +270,7 @@ def check_recomputing(model: MultimodalModel, batch: Batch) -> None:
         torch.manual_seed(1)
         model.zero_grad(set_to_none=True)
         settings = Training(steps=2, warmup_steps=0, activation_checkpointing=again)
-        with economical(model.train(), settings), packed_throughout(model.language_model):
+        with checkpointed_and_compiled(model.train(), settings), packed_throughout(model.language_model):
             model(batch).float().square().mean().backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -289,7 +288,7 @@ def check(settings: LanguageModel) -> None:
         check_recomputing(model, batch)
     check_asking(model)
     assert profile_language_model(settings, *IDS, "32-true").cache > 0
-    assert language_blocks(model)
+    assert language_model_blocks(model)
 
 
 # ---------------------------------------------------------------- the table

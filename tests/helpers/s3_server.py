@@ -23,8 +23,7 @@ from moto.server import ThreadedMotoServer
 from mm1_ablate.store.bucket.files import BucketFiles
 from mm1_ablate.store.bucket.replica import Replica
 from mm1_ablate.store.store import Store
-from mm1_ablate.training.checkpoint import save_atomically
-from mm1_ablate.training.sharding import shards_of
+from mm1_ablate.training.checkpoint import save_atomically, shards_of
 
 BUCKET = "ablations"
 ADDRESS = f"s3://{BUCKET}/some/prefix"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -214,18 +217,51 @@ def test_at_378_pixels_a_grid_of_27_by_27_becomes_144_tokens(name: str) -> None:
         assert module(patches).shape == (2, 144, 2048)
 
 
+# ---------------------------------------------------------------- where the modules are
+@pytest.mark.parametrize("name", TYPES)
+def test_a_connector_can_be_pickled_and_its_module_stands_at_the_top_of_a_file(name: str) -> None:
+    module = make(name, 16).build(24, 4, 20).eval()
+    again = pickle.loads(pickle.dumps(module))
+    patches = torch.randn(2, 16, 24)
+    assert torch.equal(module(patches), again(patches))
+    for part in module.modules():
+        assert "<locals>" not in type(part).__qualname__
+
+
+def test_connectors_are_declared_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "from mm1_ablate.config.settings import component_types\n"
+        "found = component_types('mm1_ablate.model.connectors')\n"
+        "assert 'c_abstractor' in found and not any(name.startswith('_') for name in found), found\n"
+        "sys.exit(', '.join({'torch', 'timm', 'transformers'} & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 # ---------------------------------------------------------------- a user's own
+def shown_in_contributing() -> list[str]:
+    """The blocks of Python under CONTRIBUTING.md's heading about connectors: settings, then the torch module where it has its own file."""
+    text = Path(__file__).parents[2].joinpath("CONTRIBUTING.md").read_text()
+    sections = re.split(r"^#{2,3} ", text, flags=re.MULTILINE)
+    (section,) = [part for part in sections if "connector" in part.partition("\n")[0]]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
 @pytest.fixture
 def own_connector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The connector that CONTRIBUTING.md shows, in a package of the user's own, with a setting and a check."""
-    (shown,) = re.findall(r"```python\n(.*?)```", Path(__file__).parents[2].joinpath("CONTRIBUTING.md").read_text(), re.DOTALL)
-    shown = shown.replace(
+    settings, *modules = (text.replace("mm1_ablate.model.connectors.", "our_lab.") for text in shown_in_contributing())
+    settings = settings.replace(
         '    type: Literal["mean"] = "mean"\n',
         "    scale: float = 1.0\n\n    def check_grid(self, side: int) -> None:\n"
         "        if self.image_tokens >= side * side:\n            raise ValueError(f'fewer than {side * side} tokens, please')\n",
     )
     (tmp_path / "our_lab").mkdir()
-    (tmp_path / "our_lab" / "connectors.py").write_text(shown)
+    (tmp_path / "our_lab" / "connectors.py").write_text(settings)
+    for text in modules:
+        (tmp_path / "our_lab" / "_mean.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     return "our_lab.connectors.Mean"
 

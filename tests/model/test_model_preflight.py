@@ -20,7 +20,7 @@ from mm1_ablate.model.context_length import context_length, known_context_length
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
 from mm1_ablate.plan.preflight import preflight
-from mm1_ablate.training.fit import load_earlier
+from mm1_ablate.training.fit import load_earlier_stage
 
 TEXT = EXPERIMENT.replace(
     "configuration: {hidden_size: 96, num_hidden_layers: 3}",
@@ -273,7 +273,7 @@ def test_stages_that_fit_or_are_resampled_are_accepted(name: str, tmp_path: Path
     later = {"image_tokens": tokens if name in ("attention_pool", "perceiver_resampler") else tokens * 4}
     (last,) = preflight(write_chain(tmp_path, {"type": name, "image_tokens": tokens, **small}, 4, 8, **later)).trials
     torch.save(build(last.experiment.earlier[0], 0).state_dict(), tmp_path / "model.pt")
-    load_earlier(build(last.experiment, 0), tmp_path)
+    load_earlier_stage(build(last.experiment, 0), tmp_path)
 
 
 def test_a_connector_of_ones_own_that_fits_is_accepted(strided: dict[str, Any], tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ MIXTRAL = {**LLAMA, "num_key_value_heads": 2, "num_local_experts": 4}
     [
         ({"model_type": "mixtral", "configuration": {**MIXTRAL, "router_aux_loss_coef": 0.1}}, "0.1", "has no effect"),
         ({"model_type": "mixtral", "configuration": {**MIXTRAL, "output_router_logits": True}}, "true", "has no effect"),
-        ({"model_type": "mixtral", "configuration": MIXTRAL, "initialisation": "fan_in"}, "fan_in", "of which fan_in knows nothing"),
+        ({"model_type": "mixtral", "configuration": MIXTRAL, "initialisation": "fan_in"}, "fan_in", "which fan_in does not cover"),
         ({"model_type": "roberta", "configuration": {"is_decoder": True}}, "roberta", "from their padding token's"),
     ],
 )

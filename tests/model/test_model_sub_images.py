@@ -17,7 +17,7 @@ from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.evaluate import evaluate, predict, prepare
+from mm1_ablate.evaluation.evaluate import evaluate, predict, prepare_requests
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.requests import ContextOverflow
@@ -101,8 +101,8 @@ def test_prompts_take_as_many_tokens_as_their_images_do() -> None:
     pipeline = ImagePipeline.of(experiment.model)
     embedder = PromptEmbedder(model, pipeline, tokenizer.padding, kept_bytes=4 * 32 * 4 * VIEWS * 3)
     (task,) = load_tasks(experiment.evaluation)
-    prepared = prepare(task, experiment.evaluation, tokenizer)
-    prompts = [one.prompts[0] for one in prepared.questions[:4]]
+    prepared = prepare_requests(task, experiment.evaluation, tokenizer)
+    prompts = [one.prompts[0] for one in prepared.requests[:4]]
     small = Image("small", lambda: prompts[0].images[0].load()[:20, :20])
     wide = Image("wide", lambda: prompts[1].images[0].load()[:24])
     swapped = [

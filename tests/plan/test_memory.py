@@ -21,9 +21,9 @@ from mm1_ablate.config.gpus import GIB, GPUS
 from mm1_ablate.config.sweep.declaration import Resources, Strategy
 from mm1_ablate.config.training import Precision
 from mm1_ablate.evaluation import embedding, held_out_loss, shared_attention
-from mm1_ablate.evaluation.evaluate import judging
-from mm1_ablate.evaluation.kv_cache import Context, read_on
-from mm1_ablate.evaluation.precision import keep_in
+from mm1_ablate.evaluation.evaluate import evaluating
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache
+from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.model import multimodal
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build
@@ -268,13 +268,13 @@ def test_weights_and_what_is_kept_of_a_token_are_as_planned(kind: str, precision
         {**WIDE, "model.language_model": {"model_type": kind, "configuration": configuration}, "evaluation.precision": precision}
     )
     model = build(experiment, 0)
-    keep_in(model, precision)
+    cast_weights(model, precision)
     planned = evaluation_memory(experiment, ModelStatistics(tmp_path).profile(experiment))
     if kind != "gpt2":  # whose matrices are of a class of transformers, and stay as they are
         assert planned.weights == pytest.approx(sum(parameter.nbytes for parameter in model.parameters()), rel=0.03)
-    with judging(model, precision):
+    with evaluating(model, precision):
         embeddings, valid = model.embed(torch.arange(5)[None]), torch.ones(1, 5, dtype=torch.bool)
-        context, _ = read_on(model, Context.nothing(1, model.device), embeddings, valid, valid)
+        context, _ = extend_cache(model, KVCache.empty(1, model.device), embeddings, valid, valid)
     kept = sum(one.nbytes for layer in context.layers for one in layer) / 5
     assert kept == ModelStatistics(tmp_path).profile(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)
 

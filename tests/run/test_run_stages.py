@@ -24,7 +24,7 @@ from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.plan.plan import plan
 from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.store import Store
-from mm1_ablate.training.fit import load_earlier, load_trained
+from mm1_ablate.training.fit import load_earlier_stage, load_trained
 
 QUICK: dict[str, Any] = {
     "run_trial": "study_helpers:quick_trial",
@@ -153,12 +153,12 @@ def test_weights_of_another_resolution_are_resampled_and_others_refused(tmp_path
     small = build(tiny_experiment(), 0)
     torch.save(small.state_dict(), tmp_path / "model.pt")
     large = build(tiny_experiment({"model.image_encoder.image_size": 48}), 1)
-    load_earlier(large, tmp_path)
+    load_earlier_stage(large, tmp_path)
     assert torch.equal(large.language_model.get_input_embeddings().weight, small.language_model.get_input_embeddings().weight)
     kernels = [model.state_dict()["encoder.vision.patch_embed.proj.weight"].shape[-1] for model in (small, large)]
     assert kernels == [12, 24]
     with pytest.raises(ValueError, match=r"do not fit: .* has the shape"):
-        load_earlier(build(tiny_experiment({"model.image_encoder.width": 32}), 0), tmp_path)
+        load_earlier_stage(build(tiny_experiment({"model.image_encoder.width": 32}), 0), tmp_path)
 
 
 # ---------------------------------------------------------------- the real thing

@@ -55,7 +55,7 @@ def end_or_wait(answer: str, how: dict[str, str], rank: int, ranks: int) -> int:
 def work_of_several(store_root: str, fingerprint: str, evaluations: list[str], rank: int = 0, ranks: int = 1, strategy: str = "ddp") -> int:
     """A trial whose workers meet; told so by a file in the store, one fails while the others wait for it."""
     from mm1_ablate.run.trial import recording_failure
-    from mm1_ablate.training.distributed import Workers
+    from mm1_ablate.training.workers import Workers
 
     store = Store(store_root)
     folder = store.trial_folder(fingerprint)
@@ -65,7 +65,7 @@ def work_of_several(store_root: str, fingerprint: str, evaluations: list[str], r
         if rank == 0:
             store.start(folder, "train")
         with workers.joined():
-            (folder / f"rank-{rank}").write_text(f"{os.getpid()} {workers.total([rank + 1])[0]:g} {strategy}")
+            (folder / f"rank-{rank}").write_text(f"{os.getpid()} {workers.all_reduce([rank + 1])[0]:g} {strategy}")
             with (folder / f"tries-{rank}").open("a") as tries:
                 tries.write(f"{os.getpid()}\n")
             while (store.root / "wait").exists():
@@ -75,7 +75,7 @@ def work_of_several(store_root: str, fingerprint: str, evaluations: list[str], r
                 raise ArithmeticError(f"what worker {rank} cannot do")
             if (store.root / f"kill-rank-{rank}-of-{steps}").exists():
                 os.kill(os.getpid(), signal.SIGKILL)
-            workers.total([0])
+            workers.all_reduce([0])
             if rank == 0:
                 items = pd.DataFrame({"task": ["miniature_vqa"], "shots": [8], "item": ["a"], "score": [1.0]})
                 (folder / "model.pt").write_bytes(b"weights")

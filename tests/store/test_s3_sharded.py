@@ -229,7 +229,7 @@ def test_a_machine_that_helps_sees_how_its_trial_stands(server: Server, machine:
         raise KeyboardInterrupt
     with holder.hold(folder):
         helper.refresh()
-        helper.let_go_of_the_dead()
+        helper.release_dead()
         assert not kept(helper.root) and helper.is_held(helped) and server.has("lease.json")
 
 

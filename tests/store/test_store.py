@@ -56,7 +56,7 @@ def test_a_changed_evaluation_evaluates_the_kept_model_and_trains_nothing(store:
     assert before.fingerprint == after.fingerprint and before.evaluation_fingerprint != after.evaluation_fingerprint
     do(store, before)
     state = store.status(after)
-    assert (state.status, state.trained) == ("missing", True) and "evaluated only" in state.reason
+    assert (state.status, state.trained) == ("missing", True) and state.reason == "trained, not evaluated"
     do(store, after)
     assert store.status(after).status == store.status(before).status == "done"
     assert (store.trial_folder(after) / "trainings").read_text() == "once\n"

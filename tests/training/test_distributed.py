@@ -14,8 +14,9 @@ from tiny import tiny_experiment
 
 from mm1_ablate.run import child_process
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
-from mm1_ablate.training.distributed import Workers, agree
+from mm1_ablate.training.distributed import agree_on_step
 from mm1_ablate.training.fit import fit
+from mm1_ablate.training.workers import Workers
 
 HERE = str(Path(__file__).parent)
 ADAMW, MUON = {"type": "adamw", "learning_rate": 1e-3}, {"type": "muon"}
@@ -173,10 +174,10 @@ def test_a_step_of_no_documents_and_no_images_is_padded_with_what_nothing_is_pre
     class Others(Workers):
         """Stands for another process with one more micro-batch, of 7 predictions and an image."""
 
-        def total(self, values: Any) -> list[float]:
+        def all_reduce(self, values: Any) -> list[float]:
             return [own + other for own, other in zip(values, [8, 1, 1, 0, 0, 7, 1], strict=True)]
 
-    step = agree([batch(5, 0)], Others(1, 2), 2, image_tokens=2)
+    step = agree_on_step([batch(5, 0)], Others(1, 2), 2, image_tokens=2)
     assert (step.supervised, step.tokens, step.images, step.documents) == (11, 13, 1, 2)
     kept, padded = step.micro_batches
     assert kept.tokens.tolist() == [0, 1, 2, 3, 4] and not len(kept.images), "nobody has an image in the first one"

@@ -20,7 +20,7 @@ from mm1_ablate.data.decoding import encoded_image
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.images import FeatureCache, ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.training.image_text_batches import NAME, CaptionedImages
+from mm1_ablate.training.image_text_batches import NAME, ImageTextBatches
 from mm1_ablate.training.preparation import prepare
 
 PIPELINE = ImagePipeline(4)
@@ -60,16 +60,16 @@ class OpenGreys:
         return Document(str(index), self.name, "captioned", ("a blue ring",) if index in self.settings.texts else (image, "a blue ring"))
 
 
-def captioned_images(pipeline: ImagePipeline = PIPELINE, batch_images: int = 32, steps: int = 4, **source: object) -> CaptionedImages:
+def captioned_images(pipeline: ImagePipeline = PIPELINE, batch_images: int = 32, steps: int = 4, **source: object) -> ImageTextBatches:
     settings = EncoderPreparation.model_construct(
         source=Greys(**source),
         batch_images=batch_images,
         steps=steps,
     )
-    return CaptionedImages(settings, load_tokenizer("miniature"), pipeline, seed=0)
+    return ImageTextBatches(settings, load_tokenizer("miniature"), pipeline, seed=0)
 
 
-def drawn(data: CaptionedImages) -> list[list[int]]:
+def drawn(data: ImageTextBatches) -> list[list[int]]:
     """Which documents came in each batch."""
     batches = []
     for pixels, tokens, starts in data:

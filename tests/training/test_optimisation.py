@@ -27,7 +27,7 @@ from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.model.packed_attention import NAME, packed_throughout
-from mm1_ablate.training.activation_checkpointing import economical
+from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
 from mm1_ablate.training.checkpoint import random_state_dict, restore_random_state
 from mm1_ablate.training.fit import fit, load_trained
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share
@@ -402,7 +402,7 @@ def test_blocks_are_computed_again_in_training_and_once_afterwards(frozen: bool)
         cross_entropy(model(batch), batch.targets).backward()
         return dict(passes)
 
-    with economical(model, experiment.training), packed_throughout(model.language_model):
+    with checkpointed_and_compiled(model, experiment.training), packed_throughout(model.language_model):
         assert passed() == {"encoder": 2, "language_model": 2}
     assert passed() == {"encoder": 1, "language_model": 1}
     assert {name: part.training for name, part in model.named_modules()} == before
@@ -411,6 +411,6 @@ def test_blocks_are_computed_again_in_training_and_once_afterwards(frozen: bool)
 def test_attention_to_packed_documents_is_as_it_was_after_a_compiled_training() -> None:
     attention = AttentionInterface()[NAME]
     experiment = tiny_experiment({"training.compile": True})
-    with economical(build(experiment, 0), experiment.training):
+    with checkpointed_and_compiled(build(experiment, 0), experiment.training):
         assert AttentionInterface()[NAME] is not attention
     assert AttentionInterface()[NAME] is attention

@@ -18,8 +18,8 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build, build_without_values
 from mm1_ablate.run import child_process
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
-from mm1_ablate.training.distributed import Workers
 from mm1_ablate.training.fit import fit, load_trained
+from mm1_ablate.training.workers import Workers
 
 HERE = str(Path(__file__).parent)
 STILL = {

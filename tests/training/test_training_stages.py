@@ -16,8 +16,8 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.run import child_process
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
-from mm1_ablate.training.distributed import Workers
-from mm1_ablate.training.fit import fit, load_earlier, load_trained
+from mm1_ablate.training.fit import fit, load_earlier_stage, load_trained
+from mm1_ablate.training.workers import Workers
 
 HERE = str(Path(__file__).parent)
 PERCEIVER = {"type": "perceiver_resampler", "image_tokens": 4, "depth": 1, "heads": 2}
@@ -74,7 +74,7 @@ def train(folder: str, strategy: Any, first: int = 0, stop: int = 0, rank: int =
     with workers.joined():
         for number, experiment in list(enumerate(chain()))[first:]:
             fit(experiment, 0, None, None, folders[number], report, workers, folders[number - 1] if number else None)
-            workers.wait_for_all()  # as one trial ends before the next one starts
+            workers.barrier()  # as one trial ends before the next one starts
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_stage_that_two_began_sharded_is_gone_on_with_by_one_and_a_stage_of_on
 def test_what_a_stage_ends_with_is_what_the_next_one_starts_from(alone: Path) -> None:
     _, second, _ = chain()
     model = build(second, 0)
-    load_earlier(model, alone / "0")
+    load_earlier_stage(model, alone / "0")
     before, after = load_trained(chain()[0], 0, alone / "0").state_dict(), model.state_dict()
     same = [name for name in after if after[name].shape == before[name].shape]
     assert all(torch.equal(after[name], before[name]) for name in same)
@@ -176,7 +176,7 @@ def test_blocks_behind_the_features_of_a_later_stage_are_left_behind(tmp_path: P
 
     before, later = timm_model(-2), timm_model(-4)
     torch.save({name: torch.full_like(value, 0.5) for name, value in before.state_dict().items()}, tmp_path / "model.pt")
-    load_earlier(later, tmp_path)
+    load_earlier_stage(later, tmp_path)
     assert all(bool((value == 0.5).all()) for value in later.state_dict().values())
     with pytest.raises(ValueError, match=r"blocks\.11.* is not there"):
-        load_earlier(timm_model(-1), tmp_path)
+        load_earlier_stage(timm_model(-1), tmp_path)

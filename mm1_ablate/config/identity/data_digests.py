@@ -1,4 +1,4 @@
-"""What the sources of an experiment read, looked at once a process: is it there as declared, and which data is it?
+"""What the sources of an experiment read, looked at once a study: is it there as declared, and which data is it?
 
 In: settings of sources, and of the items of tasks. Out: what is wrong, by place in the experiment; and a digest of the files, which is
 part of a trial's identity. Where nothing may be looked at, the declared patterns stand in for the digest, and identities are provisional.
@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,7 +26,7 @@ Look = Literal["check", "contents", "nowhere"]
 """check: that all is there as declared, and which data it is; contents: only which data it is; nowhere: at no data at all."""
 Place = tuple[str | int, ...]
 Record = Mapping[str, str]
-"""Digests that an earlier run saw, by `_Seen.names`."""
+"""Digests that an earlier run saw, by `DataSnapshot.names`."""
 Value = TypeVar("Value")
 
 _OF_THE_MIXTURE = frozenset({"data_type", "weight", "max_epochs", "max_bad_share"})
@@ -33,40 +35,63 @@ _KEPT = frozenset({"keep"})
 """Fields that change which documents are read, but not the files."""
 
 
-class _Seen:
-    """What this process has seen so far. Files that change later are seen when the next study is loaded."""
+class DataSnapshot:
+    """What one study saw of its data when it was loaded. Files that change later change neither it nor what is derived from it.
 
-    look: Look = "check"
-    contents: dict[str, str] = {}
-    findings: dict[str, tuple[Finding, ...]] = {}
-    names: dict[str, dict[str, str]] = {}
-    """Under which two names a digest is recorded: with the declared places of files, and with places as seen from the study's folder."""
-    folder: Path = Path()
-    record: Record = {}
-    from_record: dict[str, None] = {}
-    other: dict[str, Any] = {}
-
-
-def look_anew(look: Look, folder: Path | None = None) -> None:
-    """Forget what was seen, and say how far to look from now on.
+    The functions below use the snapshot that is active. Outside of any study each call has one of its own and keeps none of it.
 
     Args:
+        look: how far to look.
         folder: of the study's file.
     """
-    _Seen.look, _Seen.contents, _Seen.findings, _Seen.names, _Seen.other = look, {}, {}, {}, {}
-    _Seen.folder, _Seen.record, _Seen.from_record = (folder or Path()).resolve(), {}, {}
+
+    def __init__(self, look: Look = "check", folder: Path | None = None) -> None:
+        self.look = look
+        self.folder = (folder or Path()).resolve()
+        self.recorded: Record = {}
+        """Digests of an earlier run, used for what cannot be read."""
+        self.from_record: dict[str, None] = {}
+        """Files that could not be read and whose digests came from the record; in order."""
+        self.digests: dict[str, str] = {}
+        self.findings: dict[str, tuple[Finding, ...]] = {}
+        self.names: dict[str, dict[str, str]] = {}
+        """Its two names in a record: with the declared paths of files, and with paths relative to the study's folder."""
+        self.cache: dict[str, Any] = {}
+        """Results of `once`."""
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Have all that is derived within use this snapshot."""
+        token = _ACTIVE.set(self)
+        try:
+            yield
+        finally:
+            _ACTIVE.reset(token)
+
+    def to_record(self) -> dict[str, str]:
+        """Digests of all that has been read for the study, for machines that lack it."""
+        return {name: digest for names in self.names.values() for name, digest in names.items()}
+
+
+_ACTIVE: ContextVar[DataSnapshot | None] = ContextVar("active data snapshot", default=None)
+
+
+def _active() -> DataSnapshot:
+    return _ACTIVE.get() or DataSnapshot()
 
 
 def look() -> Look:
-    """How far is looked."""
-    return _Seen.look
+    """How far to look at data."""
+    return _active().look
 
 
 def once(key: str, make: Callable[[], Value]) -> Value:
-    """What a function gives, asked once for each study that is loaded."""
-    if key not in _Seen.other:
-        _Seen.other[key] = make()
-    return _Seen.other[key]
+    """The result of a function that is called once for each study."""
+    cache = _active().cache
+    if key not in cache:
+        cache[key] = make()
+    value: Value = cache[key]
+    return value
 
 
 # ---------------------------------------------------------------- digests
@@ -79,27 +104,28 @@ def contents_of(source: Component, split: str | None = None) -> str:
     Raises:
         Exception: whatever keeps the source from being read. `findings_about` makes a sentence of it.
     """
-    if _Seen.look == "nowhere":
+    snapshot = _active()
+    if snapshot.look == "nowhere":
         return stand_in(source)
     key = _key(source, split, _KEPT)
-    if key not in _Seen.contents:
-        _Seen.contents[key] = _digest(source, split, key)
-    return _Seen.contents[key]
+    if key not in snapshot.digests:
+        snapshot.digests[key] = _digest(source, split, key, snapshot)
+    return snapshot.digests[key]
 
 
-def _digest(source: Any, split: str | None, key: str) -> str:
+def _digest(source: Any, split: str | None, key: str, snapshot: DataSnapshot) -> str:
     try:
-        contents = source.contents() if split is None else source.contents(split)
+        digest: str = source.contents() if split is None else source.contents(split)
     except Exception:
-        names = _names(source, split)
-        recorded = next((_Seen.record[name] for name in names if name in _Seen.record), None)
+        names = _names(key, snapshot.folder)
+        recorded = next((snapshot.recorded[name] for name in names if name in snapshot.recorded), None)
         if recorded is None:
             raise
-        _Seen.from_record[_files(source)] = None
+        snapshot.from_record[_files(source)] = None
         return recorded
-    if contents:
-        _Seen.names[key] = dict.fromkeys(_names(source, split), contents)
-    return contents
+    if digest:
+        snapshot.names[key] = dict.fromkeys(_names(key, snapshot.folder), digest)
+    return digest
 
 
 def stand_in(source: Component) -> str:
@@ -108,32 +134,15 @@ def stand_in(source: Component) -> str:
     return "declared " + _sha256(json.dumps(patterns, sort_keys=True)) if patterns else ""
 
 
-# ---------------------------------------------------------------- what an earlier run saw
-def allow_record(record: Record) -> None:
-    """Take digests of what cannot be read from an earlier run's record (see `to_be_recorded`), until the next study is loaded."""
-    _Seen.record = record
-
-
-def to_be_recorded() -> dict[str, str]:
-    """Digests of all that has been read for this study, for machines that lack it."""
-    return {name: contents for names in _Seen.names.values() for name, contents in names.items()}
-
-
-def taken_from_record() -> tuple[str, ...]:
-    """Files that could not be read and whose digests came from the record."""
-    return tuple(_Seen.from_record)
-
-
-def _names(source: Component, split: str | None) -> list[str]:
+def _names(key: str, folder: Path) -> list[str]:
     """A study may have moved to the other machine alone, or with its data beside it: so files are known in two ways."""
-    key = _key(source, split, _KEPT)
 
     def seen_from_the_study(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: seen_from_the_study(entry) for name, entry in value.items()}
         if isinstance(value, list):
             return [seen_from_the_study(entry) for entry in value]
-        return os.path.relpath(value, _Seen.folder) if isinstance(value, str) and os.path.isabs(value) else value
+        return os.path.relpath(value, folder) if isinstance(value, str) and os.path.isabs(value) else value
 
     kind, _, declared = key.partition(" ")
     return [_sha256(key), _sha256(f"{kind} {json.dumps(seen_from_the_study(json.loads(declared)))}")]
@@ -178,15 +187,17 @@ def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
 
 def findings_about(source: Component, split: str | None = None) -> tuple[Finding, ...]:
     """What is wrong with what a source reads, or what it warns of, paths relative to the source; empty where nobody may look."""
-    if _Seen.look == "nowhere":
+    snapshot = _active()
+    if snapshot.look == "nowhere":
         return ()
     key = identity_of(source, split)
-    if key not in _Seen.findings:
-        _Seen.findings[key] = _looked_at(source, split)
-    return _Seen.findings[key]
+    if key not in snapshot.findings:
+        with snapshot.active():
+            snapshot.findings[key] = _looked_at(source, split, snapshot)
+    return snapshot.findings[key]
 
 
-def _looked_at(source: Any, split: str | None) -> tuple[Finding, ...]:
+def _looked_at(source: Any, split: str | None, snapshot: DataSnapshot) -> tuple[Finding, ...]:
     found: Finding | None = None
     warned: list[Finding] = []
 
@@ -200,7 +211,7 @@ def _looked_at(source: Any, split: str | None) -> tuple[Finding, ...]:
         if found is None and isinstance(source, Source):
             warned.extend(replace(_at_field(misfit), warning=True) for misfit in source.warnings())
 
-    for look_at in (check, contents, warnings) if _Seen.look == "check" else (contents,):
+    for look_at in (check, contents, warnings) if snapshot.look == "check" else (contents,):
         try:
             look_at()
         except Misfit as error:
@@ -210,7 +221,7 @@ def _looked_at(source: Any, split: str | None) -> tuple[Finding, ...]:
             found = found or Finding(place, f"cannot be read: {_in_words(error)}")
     if found is not None:
         # No study comes of it: what is expanded besides needs only something that tells this source from others.
-        _Seen.contents.setdefault(_key(source, split, _KEPT), stand_in(source) or "unread")
+        snapshot.digests.setdefault(_key(source, split, _KEPT), stand_in(source) or "unread")
         return (found,)
     return tuple(warned)
 

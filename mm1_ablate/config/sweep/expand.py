@@ -14,15 +14,7 @@ from typing import Any
 
 from mm1_ablate.config.errors import Finding, nearest, validated
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import (
-    Look,
-    Record,
-    allow_record,
-    contents_of,
-    look_anew,
-    sources_of,
-    taken_from_record,
-)
+from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, Record, contents_of, sources_of
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
@@ -53,13 +45,14 @@ def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), r
         look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
             data nobody looked at have provisional fingerprints.
         checks: of the experiments of all arms.
-        recorded: from a study's name, what an earlier run saw of its data (`contents.to_be_recorded`): for data that is not here.
+        recorded: from a study's name, what an earlier run saw of its data (`DataSnapshot.to_record`): for data that is not here.
 
     Raises:
         FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
-    look_anew(look, Path(path).parent)
-    return _Expansion(Path(path), look, checks, recorded).study()
+    snapshot = DataSnapshot(look, Path(path).parent)
+    with snapshot.active():
+        return _Expansion(Path(path), snapshot, checks, recorded).study()
 
 
 def load_experiment(path: Path, look: Look = "check") -> Experiment:
@@ -71,11 +64,11 @@ def load_experiment(path: Path, look: Look = "check") -> Experiment:
     Raises:
         FileErrors: with every problem of the file.
     """
-    look_anew(look, Path(path).parent)
-    experiment, marks = read_experiment(Path(path))
-    if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
-        raise FileErrors(marks.problems(found))
-    return experiment
+    with DataSnapshot(look, Path(path).parent).active():
+        experiment, marks = read_experiment(Path(path))
+        if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
+            raise FileErrors(marks.problems(found))
+        return experiment
 
 
 @dataclass
@@ -107,9 +100,11 @@ class _Declared:
 class _Expansion:
     """Collects problems on the way, so that all of them can be raised together."""
 
-    def __init__(self, path: Path, look: Look, checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> None:
+    def __init__(
+        self, path: Path, snapshot: DataSnapshot, checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None
+    ) -> None:
         self.path = path
-        self.look = look
+        self.snapshot = snapshot
         self.recorded = recorded
         self.file: SweepFile
         """The file whose groups are being expanded."""
@@ -133,7 +128,7 @@ class _Expansion:
             raise FileErrors(problem for file in files for problem in file.problems)
         sweep = first.sweep
         if self.recorded is not None:
-            allow_record(self.recorded(sweep.sweep))
+            self.snapshot.recorded = self.recorded(sweep.sweep)
         base = self._base(first, sweep.experiment, ("experiment",), BASELINE, "")
         for file in files:
             self.file = file
@@ -172,15 +167,16 @@ class _Expansion:
             sweep=sweep,
             path=self.path,
             arms=tuple(self.arms.values()),
-            trials=tuple(trials_of(self.arms.values(), self.identities, sweep.seeds)),
+            trials=tuple(trials_of(self.arms.values(), self.identities, sweep.seeds, self.snapshot)),
             grids=self.grids,
             included=tuple(file.path for file in files[1:]),
             families=tuple(one.sweep for one in sweeps for _ in one.expect),
             sweep_of_group={name: one.sweep for one in sweeps for name in one.ablations},
-            provisional=self.look == "nowhere" and self._reads_files(),
-            from_record=taken_from_record(),
+            provisional=self.snapshot.look == "nowhere" and self._reads_files(),
+            from_record=tuple(self.snapshot.from_record),
             published=tuple(published),
             warnings=tuple(warnings),
+            snapshot=self.snapshot,
         )
 
     def _own_base(self, file: SweepFile) -> _Base | None:

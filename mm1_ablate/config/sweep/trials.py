@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, experiment_identity, training_identity
 from mm1_ablate.config.study import Arm, Trial
 from mm1_ablate.config.tasks import task_identities
@@ -26,12 +27,13 @@ class Identity:
         return cls(training, digest([training, evaluation]))
 
 
-def trials_of(arms: Iterable[Arm], identities: Mapping[str, Identity], seeds: Sequence[int]) -> Iterator[Trial]:
+def trials_of(arms: Iterable[Arm], identities: Mapping[str, Identity], seeds: Sequence[int], snapshot: DataSnapshot) -> Iterator[Trial]:
     """The trials of a study, each once.
 
     Args:
         identities: of the arms' experiments, by name of the arm.
         seeds: of arms that have none of their own.
+        snapshot: of the study's data.
     """
     feeding: dict[tuple[str, int], list[Arm]] = {}
     for arm in arms:
@@ -39,16 +41,20 @@ def trials_of(arms: Iterable[Arm], identities: Mapping[str, Identity], seeds: Se
             feeding.setdefault((identities[arm.name].digest, seed), []).append(arm)
     for (_, seed), fed in feeding.items():
         names = tuple(arm.name for arm in fed)
-        yield trial_of(fed[0].experiment, names, seed, identities[names[0]].training)
+        yield trial_of(fed[0].experiment, names, seed, snapshot, identities[names[0]].training)
 
 
-def trial_of(experiment: Experiment, arms: tuple[str, ...], seed: int, identity: dict[str, Any] | None = None) -> Trial:
+def trial_of(
+    experiment: Experiment, arms: tuple[str, ...], seed: int, snapshot: DataSnapshot, identity: dict[str, Any] | None = None
+) -> Trial:
     """The trial of an experiment at a seed.
 
     Args:
         arms: names of the arms that it feeds.
+        snapshot: of the study's data.
         identity: of the experiment (`experiment_identity`), if it is known already.
     """
-    training = digest(training_identity(experiment, seed, identity))
-    evaluation = digest(evaluation_identity(experiment, training, task_identities(experiment.evaluation)))
-    return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation)
+    with snapshot.active():
+        training = digest(training_identity(experiment, seed, identity))
+        evaluation = digest(evaluation_identity(experiment, training, task_identities(experiment.evaluation)))
+    return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation, snapshot)

@@ -1,5 +1,6 @@
-"""Connectors: from a grid of patch features to image tokens. One file each; a new file is found by its name.
+"""Connectors: from a grid of patch features to image tokens. A new connector is found by the name of its file.
 
-A file holds the pydantic settings, which commands read without torch, and `build`, which makes the torch module that takes
-[images, side * side, encoder_width] to [images, image_tokens, language_width].
+`mean.py` holds the pydantic settings of `type: mean`, which commands read without torch, and `build`. `_mean.py` beside it holds the torch
+module, a class at the top of its file: [images, side * side, encoder_width] to [images, image_tokens, language_width]. `build` imports it
+late. A connector that needs no module of its own (`linear.py`, `mlp.py`) is one file.
 """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from mm1_ablate.config.connector import SquareTokens
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 class AveragePool(SquareTokens):
@@ -17,17 +17,6 @@ class AveragePool(SquareTokens):
     type: Literal["average_pool"] = "average_pool"
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from torch import nn
+        from mm1_ablate.model.connectors._average_pool import AveragePoolModule
 
-        from mm1_ablate.model.grid import to_grid, to_tokens
-
-        class AveragePoolModule(nn.Module):
-            def __init__(self, tokens_per_side: int) -> None:
-                super().__init__()
-                self.pool = nn.AdaptiveAvgPool2d(tokens_per_side)
-                self.project = nn.Linear(encoder_width, language_width)
-
-            def forward(self, patches: Tensor) -> Tensor:
-                return self.project(to_tokens(self.pool(to_grid(patches))))
-
-        return AveragePoolModule(isqrt(self.image_tokens))
+        return AveragePoolModule(isqrt(self.image_tokens), encoder_width, language_width)

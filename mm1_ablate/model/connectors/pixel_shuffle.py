@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from mm1_ablate.config.connector import SquareTokens
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 class PixelShuffle(SquareTokens):
@@ -31,22 +31,6 @@ class PixelShuffle(SquareTokens):
             )
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from torch import nn
+        from mm1_ablate.model.connectors._pixel_shuffle import PixelShuffleModule
 
-        from mm1_ablate.model.grid import to_grid, to_tokens
-
-        factor = grid_side // isqrt(self.image_tokens)
-
-        class PixelShuffleModule(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.gather = nn.PixelUnshuffle(factor)
-                width = encoder_width * factor * factor
-                self.project = nn.Sequential(
-                    nn.LayerNorm(width), nn.Linear(width, language_width), nn.GELU(), nn.Linear(language_width, language_width)
-                )
-
-            def forward(self, patches: Tensor) -> Tensor:
-                return self.project(to_tokens(self.gather(to_grid(patches))))
-
-        return PixelShuffleModule()
+        return PixelShuffleModule(grid_side // isqrt(self.image_tokens), encoder_width, language_width)

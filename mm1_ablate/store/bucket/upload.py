@@ -141,7 +141,7 @@ class FolderUpload:
         shards = [path for path in found if path.startswith(f"{CHECKPOINT}.")]
         if not shards or (checkpoint is None and CHECKPOINT in found):
             return
-        from mm1_ablate.training.sharding import shards_of, step_of
+        from mm1_ablate.training.checkpoint import shards_of, step_of
 
         named = shards_of(checkpoint) if checkpoint else None
         for path in shards:
