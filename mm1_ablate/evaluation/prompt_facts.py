@@ -13,22 +13,11 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_fields, template_pieces
 from mm1_ablate.data.documents import after_images
 from mm1_ablate.data.joining import leading_space, segments, spelled
 from mm1_ablate.data.tokenizer import UnknownWords
-from mm1_ablate.evaluation.prompts import (
-    ANSWER,
-    CHOICE,
-    IMAGE,
-    Incomplete,
-    continuation,
-    cut,
-    demonstration,
-    question,
-    right_answer,
-    template_fields,
-    template_pieces,
-)
+from mm1_ablate.evaluation.prompts import Incomplete, continuation, cut, demonstration, question, right_answer
 
 if TYPE_CHECKING:
     from mm1_ablate.data.documents import Image, Item

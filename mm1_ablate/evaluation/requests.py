@@ -9,20 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from mm1_ablate.config.task_record import CHOICE, template_fields
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.evaluation.demonstrations import dealt, demonstrations
-from mm1_ablate.evaluation.prompts import (
-    CHOICE,
-    Incomplete,
-    TokenisedPrompt,
-    continuation,
-    demonstration,
-    question,
-    render,
-    shown,
-    template_fields,
-    tokenise,
-)
+from mm1_ablate.evaluation.prompts import Incomplete, TokenisedPrompt, continuation, demonstration, question, render, shown, tokenise
 
 if TYPE_CHECKING:
     from mm1_ablate.config.evaluation import Demonstrations, Evaluation
