@@ -136,17 +136,17 @@ def plan(
 
     Nothing is trained, except for the few steps of --probe, whose timings are kept in the store."""
     from mm1_ablate.commands.common import console, read_studies
-    from mm1_ablate.commands.plan import machines_named, probe_arms
+    from mm1_ablate.commands.plan import gpus_named, probe_arms
     from mm1_ablate.commands.tables import show_plan
     from mm1_ablate.plan.plan import plan_together
 
-    machines = machines_named(gpu, utilisation)
+    gpus = gpus_named(gpu, utilisation)
     with using_store(store) as records:
         studies = read_studies(sweeps, "nowhere" if without_data else "check", begins=True)
-        planned = plan_together(studies, records, retry, machines)
+        planned = plan_together(studies, records, retry, gpus)
         if probe:
             probe_arms(planned, records, address, made_up=without_data)
-            planned = plan_together(studies, records, retry, machines)
+            planned = plan_together(studies, records, retry, gpus)
     if as_json:
         print_json(planned.to_json())
     else:

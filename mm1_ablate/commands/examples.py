@@ -44,7 +44,7 @@ class Differences:
         of = f"seed {seeds[0]}" if seeds[0] == seeds[1] else f"seeds {seeds[0]} and {seeds[1]}"
         told = [f"Trials of {of}. Tasks take turns; of each the items that differ most are shown, with their own scores."]
         if self.trials[0].evaluation_fingerprint == self.trials[1].evaluation_fingerprint:
-            told.append("Both arms are fed by the same trial: nothing can differ.")
+            told.append("Both arms are the same trial: there are no differences.")
         elif not self.examples:
             told.append("No item has a different score in the two arms.")
         return told

@@ -29,12 +29,13 @@ from mm1_ablate.commands.prepare_data import make_ready
 from mm1_ablate.commands.tables import summary
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
-from mm1_ablate.plan.plan import TRAINED, Plan, plan
+from mm1_ablate.plan.plan import Plan, plan
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
     import pandas
 
+    from mm1_ablate.report.cells import Measure
     from mm1_ablate.report.comparison import Comparison
     from mm1_ablate.run.scheduler import Outcome
 
@@ -50,7 +51,7 @@ def run_sweep(
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
     if not evaluate_only:
         store.write_warnings(study)
-    to_do = [row for row in planned.to_do if row.status in TRAINED or not evaluate_only]
+    to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
     if to_do:
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
@@ -81,21 +82,22 @@ def tell_plan(planned: Plan, store: Store) -> None:
         tell(line)
     (study,) = planned.studies
     for folder, name in store.unlisted_trials(study).items():
-        tell(f"no longer in the file, left alone: {name} ({store.where(folder)})")
+        tell(f"no longer in the file, not touched: {name} ({store.where(folder)})")
 
 
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
     """Run what is missing, with a live table, shown in MLflow as it ends."""
-    from mm1_ablate.run.cluster import ClusterUnfit
-    from mm1_ablate.run.progress_view import watch
-    from mm1_ablate.run.scheduler import ResourcesMissing, run_study
+    from mm1_ablate.run.cluster import ClusterUnusable
+    from mm1_ablate.run.progress_view import show_progress
+    from mm1_ablate.run.scheduler import RunOptions, run_study
+    from mm1_ablate.run.worker_group import ResourcesMissing
     from mm1_ablate.store.disk_full import DiskFull
     from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, track
 
     store.register_trials(study)
     try:
-        with watch(study, store, console()) as view, keep_tracking(study, store, say):
-            return run_study(study, store, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only, on_event=view.event)
+        with show_progress(study, store, console()) as view, keep_tracking(study, store, say):
+            return run_study(study, store, RunOptions(address, cpus, retry, evaluate_only), on_event=view.event)
     except DiskFull as error:
         # MLflow may be on another disk, and is where people look who are not at the terminal.
         with contextlib.suppress(TrackingFailed):
@@ -103,7 +105,7 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
         raise
     except ResourcesMissing as error:
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
-    except (ConnectionError, ClusterUnfit) as error:
+    except (ConnectionError, ClusterUnusable) as error:
         stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection, and what every node can do with the store")
 
 
@@ -126,20 +128,20 @@ def compare_study(study: Study, store: Store) -> Comparison:
     """The arms of a study, by what its store has."""
     from mm1_ablate.report.aa_check import with_false_verdicts
     from mm1_ablate.report.comparison import compare
-    from mm1_ablate.report.tasks import task_scores
+    from mm1_ablate.report.task_scores import task_scores
 
     results, items = store.results(study), item_scores(study, store)
     accounts = [store.data_account(trial) for trial in study.trials]
     with remembering(store.study_folder(study) / "floors.json") as floors:
         tasks = task_scores(study, items, floors)
-    costs = costs_by_arm(plan(study, store), store, items)
+    costs = measures_by_arm(plan(study, store), store, items)
     comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study))
     return with_false_verdicts(comparison, study, results, items)
 
 
 @contextlib.contextmanager
 def remembering(path: Path) -> Iterator[dict[str, Any]]:
-    """What takes seconds to reckon and follows from its key, kept beside the report; written again where something was added."""
+    """What takes seconds to compute and follows from its key, kept beside the report; written again where something was added."""
     remembered = read_json_or_nothing(path)
     known = len(remembered)
     yield remembered
@@ -155,84 +157,45 @@ def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
     return pandas.concat(parts, ignore_index=True) if parts else None
 
 
-def costs_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, dict[str, int | float | str]]:
-    """What each arm takes, saw and answered, so that the report can name in what arms differ more than was declared."""
-    costs: dict[str, dict[str, int | float | str]] = {}
+def measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, tuple[Measure, ...]]:
+    """What each arm took, saw and answered, so that the report can name in what arms differ more than was declared."""
+    from mm1_ablate.report.confounds import answered_items, measures
+
     (study,) = planned.studies
     answered = answered_items(items)
+    found: dict[str, tuple[Measure, ...]] = {}
     for row in planned.rows:
-        for name in row.arms:
-            experiment = study.arm(name).experiment
-            costs.setdefault(
-                name,
-                {
-                    "parameters": row.parameters["total"],
-                    "image tokens": experiment.model.connector.image_tokens,
-                    # Two digits: the share of images in the mixture moves it a little in every arm.
-                    "FLOPs per token": float(f"{row.flops / max(row.tokens.total, 1):.2g}"),
-                    "nominal tokens": experiment.training.steps * experiment.training.batch_rows * experiment.data.packing.row_tokens,
-                    "rows of a batch": experiment.training.batch_rows,
-                    **seen(study, store, name),
-                    **epochs_read(study, store, name),
-                    "evaluation": study.evaluation_digest(name),
-                    **({"evaluation items": answered[name]} if name in answered else {}),
-                    **trained_by(study, store, name),
-                },
+        for arm in row.arms:
+            if arm in found:
+                continue
+            trials, experiment = study.trials_of(arm), study.arm(arm).experiment
+            found[arm] = measures(
+                experiment,
+                parameters=row.parameters["total"],
+                flops_per_token=row.flops / max(row.tokens.total, 1),
+                curves=[store.curve(trial) for trial in trials],
+                accounts=[account for trial in trials if store.status(trial).trained and (account := store.data_account(trial))],
+                answered=answered.get(arm),
+                evaluation=study.evaluation_digest(arm),
+                codes={code for trial in trials if store.has_scores(trial) and (code := store.code(trial))},
             )
-    return costs
-
-
-def trained_by(study: Study, store: Store, arm: str) -> dict[str, str]:
-    """The code that trained an arm's scored trials, as far as that is known; more than one where seeds differ in it."""
-    codes = {code for trial in study.trials_of(arm) if store.has_scores(trial) and (code := store.code(trial))}
-    return {"code": ", ".join(sorted({part for code in codes for part in code.split(", ")}))} if codes else {}
-
-
-def seen(study: Study, store: Store, arm: str) -> dict[str, float]:
-    """What an arm has been trained on, by the ends of its curves; means over the seeds that have been trained to the end."""
-    steps, image_tokens = study.arm(arm).experiment.training.steps, study.arm(arm).experiment.model.connector.image_tokens
-    ends = [dict(curve.iloc[-1]) for trial in study.trials_of(arm) if len(curve := store.curve(trial))]
-    ends = [end for end in ends if end.get("step") == steps and {"tokens", "images", "documents"} <= end.keys()]
-    if not ends:
-        return {}
-    sums = {name: sum(float(end[name]) for end in ends) / len(ends) for name in ("tokens", "images", "documents")}
-    text = sums["tokens"] - sums["images"] * image_tokens
-    counts = {"tokens": sums["tokens"], "text tokens": text, "images": sums["images"], "documents": sums["documents"]}
-    return {f"{name} seen": float(round(count)) for name, count in counts.items()}
-
-
-def epochs_read(study: Study, store: Store, arm: str) -> dict[str, float]:
-    """How often an arm has read each source; means over the seeds that have been trained to the end."""
-    from mm1_ablate.report.confounds import EPOCHS
-
-    accounts = [account for trial in study.trials_of(arm) if store.status(trial).trained and (account := store.data_account(trial))]
-    names = dict.fromkeys(name for account in accounts for name in account)
-    return {
-        f"{EPOCHS}{name}": round(sum(account.get(name, {}).get("epochs", 0.0) for account in accounts) / len(accounts), 3) for name in names
-    }
-
-
-def answered_items(items: pandas.DataFrame | None) -> dict[str, str]:
-    """By arm, an identity of the questions that it answered, at all seeds and shots."""
-    if items is None or not {"task", "shots", "item"} <= set(items.columns):
-        return {}
-    found = {}
-    for arm, rows in items.groupby("arm", sort=False):
-        distinct = rows[["task", "shots", "item"]].drop_duplicates()
-        questions = sorted((str(task), int(shots), str(item)) for task, shots, item in distinct.itertuples(index=False))
-        found[str(arm)] = f"{len(questions):,} ({_digest(questions)[:8]})"
     return found
 
 
 def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
-    """The comparison, and the folder of its report, written anew where it has changed."""
-    from mm1_ablate.report.html import write_report
+    """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed."""
+    from mm1_ablate.report.html import report_version, write_report
 
     comparison = compare_study(study, store)
     folder = store.study_folder(study) / "report"
     stamp = folder.parent / "report.json"
     sweep_text = text_of_sweep(study)
-    content = {"comparison": _digest(comparison.to_json()), "sweep": _digest(sweep_text), "trials": _states(study, store)}
+    content = {
+        "comparison": _digest(comparison.to_json()),
+        "sweep": _digest(sweep_text),
+        "trials": _states(study, store),
+        "code": report_version(),
+    }
     if not (folder / "report.html").exists() or not _says(stamp, content):
         write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)

@@ -14,9 +14,10 @@ from mm1_ablate.commands.arms import arms_in_words
 from mm1_ablate.config.gpus import GIB
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.sweep.expand import Study, Trial
-from mm1_ablate.plan.calibration import MeasuredCost
-from mm1_ablate.plan.cost import in_gib
-from mm1_ablate.plan.plan import TO_BE_DONE, Plan, PlanRow
+from mm1_ablate.plan.estimate import MeasuredCost
+from mm1_ablate.plan.memory import in_gib
+from mm1_ablate.plan.plan import Plan
+from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.store.store import Store, TrialState
 
 COLOURS = {
@@ -33,9 +34,9 @@ COLOURS = {
 
 
 NAME_WIDTH = 20
-"""Columns that a name and a reason get at least; names are broken at it where they do not fit."""
+"""Least width of the columns for names and reasons; longer names are folded at it."""
 MUCH = 64 * GIB
-"""Of a node's memory for the weights of one model: more is said."""
+"""Memory of a node for the weights of one model above which the plan mentions it."""
 NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
 """Widths of a terminal from which on a plan has room for whole names, memory and hours, the sizes of the model's parts, and tokens."""
 
@@ -58,7 +59,7 @@ def number_of(number: int, noun: str) -> str:
 
 
 def hours(amount: float) -> str:
-    """A time given in hours, as people say it."""
+    """A time given in hours, in the unit that suits it."""
     if amount < 0.05:
         return f"{amount * 3600:.0f} seconds"
     return f"{amount * 60:.0f} minutes" if amount < 1.5 else f"{amount:,.3g} hours"
@@ -75,8 +76,8 @@ def folded(name: str, width: int) -> str:
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Every trial with what will become of it and why; then what the arms change, and the sums. Where it is narrow, sizes give way to names
-    and reasons."""
+    """Every trial with its status and the reason; then what the arms change, and the sums. On a narrow terminal sizes are left out before
+    names and reasons."""
     numbers: dict[str, Callable[[PlanRow], str]] = {}
     if console.width >= PARAMETERS_FIT:
         numbers["encoder"] = lambda row: count(row.parameters["image_encoder"])
@@ -99,7 +100,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     table.add_column("", no_wrap=True)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold", min_width=NAME_WIDTH)
+    table.add_column("reason", overflow="fold", min_width=NAME_WIDTH)
     for row in [*plan.stages, *plan.rows]:
         name = row.name if console.width >= NAMES_FIT else folded(row.name, NAME_WIDTH)
         table.add_row(Text(name), short(row.fingerprint), coloured(row.status), *(show(row) for show in numbers.values()), Text(row.reason))
@@ -123,7 +124,7 @@ def summary(plan: Plan) -> list[str]:
     lines.append(", ".join(f"{number} {status}" for status, number in states.items()))
     if plan.stages:
         trained = sum(stage.status == "done" for stage in plan.stages)
-        to_train = sum(stage.status in TO_BE_DONE for stage in plan.stages)
+        to_train = sum(stage.to_do for stage in plan.stages)
         lines.append(f"earlier stages that trials start from: {trained} trained, {to_train} to be trained first")
     if plan.preparations:
         made = sum(preparation.status == "done" for preparation in plan.preparations)
@@ -131,24 +132,24 @@ def summary(plan: Plan) -> list[str]:
         lines.append(f"encoders and language models that trials start from: {made} prepared, {to_make} to be prepared first")
     if plan.to_do:
         if plan.cost.gpu_hours:
-            lines.append("to be done: about " + " or ".join(f"{spent:,.3g} {name} hours" for name, spent in plan.cost.gpu_hours.items()))
+            lines.append("remaining: about " + " or ".join(f"{spent:,.3g} {name} hours" for name, spent in plan.cost.gpu_hours.items()))
             if plan.cost.cpu_hours:
                 if any(study.sweep.resources.gpus for study in plan.studies):
                     lines[-1] += f", and {hours(plan.cost.cpu_hours)} of CPU cores"
                 else:
                     lines[-1] += f", or without a GPU {hours(plan.cost.cpu_hours)} of one CPU core"
         elif plan.cost.cpu_hours is not None:
-            lines.append(f"to be done: about {hours(plan.cost.cpu_hours)} of one CPU core")
+            lines.append(f"remaining: about {hours(plan.cost.cpu_hours)} of one CPU core")
         lines[-1] += f" ({plan.cost.basis})"
         lines += [line for cost in plan.measured for line in measured_in_words(cost)]
-    lines += plan.not_reckoned
+    lines += plan.not_estimated
     lines += costs_in_words(plan)
     if not all(row.rows_measured for row in [*plan.rows, *plan.stages]):
-        lines.append("tokens are as declared where the data cannot be opened here, or not before it is indexed")
+        lines.append("tokens are as declared where data cannot be opened here, or is not indexed yet")
     if plan.provisional:
-        lines.append("the data was not looked at: identities of trials are provisional, and what the store has of them is not known")
+        lines.append("the data was not read: identities of trials are provisional, and what the store has of them is unknown")
     lines += [warning.in_one_line() for warning in plan.warnings]
-    lines += [f"trials will fail of their data: {problem}" for problem in plan.problems]
+    lines += [f"trials will fail because of their data: {problem}" for problem in plan.problems]
     lines += [f"repeated data: {line}" for line in plan.repeats]
     for study in plan.studies:
         prefix = f"{study.name}: " if len(plan.studies) > 1 else ""
@@ -157,21 +158,19 @@ def summary(plan: Plan) -> list[str]:
 
 
 def costs_in_words(plan: Plan) -> list[str]:
-    """Sums over all trials, the most memory, and what does not fit where."""
+    """Sums over all trials, the highest memory, and what does not fit."""
     rows = [*plan.stages, *plan.rows]
     tokens = [row.tokens for row in rows]
     sums = (sum(each.text for each in tokens), sum(each.image_tokens for each in tokens), sum(row.flops for row in rows))
-    lines = [f"in all: {count(sums[0])} text tokens, {count(sums[1])} image tokens, {sums[2]:.1e} FLOPs"]
+    lines = [f"in total: {count(sums[0])} text tokens, {count(sums[1])} image tokens, {sums[2]:.1e} FLOPs"]
     largest = max(rows, key=lambda row: row.cost.memory.total)
-    memory, part = largest.cost.memory, largest.cost.memory.largest
-    share = f"{part} {in_gib(getattr(memory, part))} of it"
+    memory = largest.cost.memory
+    share = f"{memory.largest_in_words} of it"
     lines.append(f"memory of one worker: at most about {in_gib(memory.total)}, {largest.name} ({share}; an estimate)")
     asked = max(rows, key=lambda row: row.cost.evaluation.total)
-    lines[-1] += f"; while it is evaluated about {in_gib(asked.cost.evaluation.total)}, {asked.name}"
+    lines[-1] += f"; in evaluation about {in_gib(asked.cost.evaluation.total)}, {asked.name}"
     if (host := max(row.cost.host for row in rows)) > MUCH:
-        lines.append(
-            f"memory of the node on which the weights are made or read: about {in_gib(host)} for them, and with ddp for each worker"
-        )
+        lines.append(f"the node that makes or reads the weights needs about {in_gib(host)} of memory for them, with ddp for each worker")
     misfits: dict[str, list[str]] = {}
     for row in rows:
         for line in row.cost.misfits:
@@ -180,24 +179,24 @@ def costs_in_words(plan: Plan) -> list[str]:
         others = f" and {len(names) - 2} others" if len(names) > 3 else ""
         lines.append(f"{', '.join(names[:2] if others else names)}{others}: {line}")
     if uncounted := [row.name for row in rows if not row.flops_counted]:
-        lines.append(f"a part cannot be run without values, so its operations are taken by its parameters: {', '.join(uncounted)}")
+        lines.append(f"a part of the model cannot be profiled, so its FLOPs are estimated from its parameters: {', '.join(uncounted)}")
     return lines
 
 
 def measured_in_words(cost: MeasuredCost) -> list[str]:
-    """What measured steps say, beside what had been reckoned."""
+    """What timed steps say, with what had been estimated."""
     lines = [f"as measured on {cost.device}: about {hours(cost.hours)} {'of GPUs' if cost.on_gpu else 'of one CPU core'}"]
     for probe in cost.probes:
         data = ", made-up data" if probe.made_up_data else ""
         speed = f"{probe.operations_per_second:.2g} FLOPs a second"
-        memory = f"memory {in_gib(probe.peak_bytes)}, reckoned {in_gib(probe.expected_bytes)}"
+        memory = f"memory {in_gib(probe.peak_bytes)}, estimated {in_gib(probe.expected_bytes)}"
         step = f"{probe.seconds_per_step:.3g} s a step of one worker, by {probe.steps} steps{data}"
         lines.append(f"  {probe.name}: {step}; {speed}; {memory}")
     return lines
 
 
 def unreadable(store: Store, trial: Trial) -> dict[str, int]:
-    """By source, how much bad data a trial has skipped; only sources that have any."""
+    """By source, how much unreadable data a trial has skipped; only sources that have any."""
     counts = {source: sum(account.get("bad", {}).values()) for source, account in store.data_account(trial).items()}
     return {source: count for source, count in counts.items() if count}
 
@@ -246,10 +245,10 @@ def _state_json(trial: Trial, state: TrialState, store: Store) -> dict[str, Any]
 
 
 def show_status(study: Study, store: Store, console: Console) -> None:
-    """The same as a table."""
+    """What the store says of each trial, as a table."""
     known = status_json(study, store)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trial", "fingerprint", "", "what is known", "folder"):
+    for name in ("trial", "fingerprint", "", "reason", "folder"):
         table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
     for trial, one in zip([*known["stages"], *known["trials"]], (*study.stages, *study.trials), strict=True):
         folder = {"missing": "", "failed": store.where(store.failed_folder(one))}.get(trial["status"], trial["folder"])
@@ -262,7 +261,7 @@ def show_status(study: Study, store: Store, console: Console) -> None:
             reason += f"; {'one trial starts' if started == 1 else f'{started} trials start'} from it"
         table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), Text(reason), folder)
     for gone in known["no_longer_named"]:
-        table.add_row(gone["name"], "", "", "no longer in the file, left alone", gone["folder"], style="dim")
+        table.add_row(gone["name"], "", "", "no longer in the file, not touched", gone["folder"], style="dim")
     console.print(table)
     trials, stages = (", ".join(f"{number} {status}" for status, number in known[key].items()) for key in ("counts", "stage_counts"))
     console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.address}", markup=False)

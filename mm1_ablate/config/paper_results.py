@@ -16,17 +16,17 @@ from typing import Any
 from pydantic import model_validator
 
 from mm1_ablate.config.errors import Finding, nearest
+from mm1_ablate.config.metric_name import AVERAGE, TEXT_CORE, MetricName
 from mm1_ablate.config.settings import Misfit, Settings
 from mm1_ablate.config.sweep.declaration import Expectation, Sweep
 from mm1_ablate.config.yaml_file import read
 
 RESULTS = Path(__file__).resolve().with_name("mm1_results.yaml")
-AVERAGES = re.compile(r"shot_[0-9]+|text_core")
-"""Columns that are averages over tasks."""
 
 
 class Table(Settings):
-    """A table of the paper. A column is a metric if it is an average over tasks, or stands behind the column `shots`."""
+    """A table of the paper. A column is a metric if it is an average over tasks, such as shot_8 (or 8-shot) or text_core (or TextCore), or
+    stands behind the column `shots`."""
 
     title: str
     about: str = ""
@@ -56,8 +56,8 @@ class Table(Settings):
     def _metrics(self, cells: Mapping[str, float | str]) -> dict[str, float]:
         if "shots" in cells:
             tasks = self.columns[self.columns.index("shots") + 1 :]
-            return {f"shot_{_text(cells['shots'])}/{task}": float(cells[task]) for task in tasks}
-        return {f"{column}/average": float(cells[column]) for column in self.columns if AVERAGES.fullmatch(column)}
+            return {str(MetricName(f"shot_{_text(cells['shots'])}", task)): float(cells[task]) for task in tasks}
+        return {str(metric): float(cells[column]) for column in self.columns if (metric := _average(column))}
 
 
 class Results(Settings):
@@ -147,9 +147,18 @@ def with_numbers(expected: Expectation, known: Sequence[Counterparts], baseline:
 
 def _where(metric: str) -> str:
     """'at 8 shots', 'on TextCore', 'on coco at 8 shots'."""
-    family, _, name = metric.partition("/")
-    task = "" if name == "average" else f"on {name} "
-    return "on TextCore" if family == "text_core" else f"{task}at {family.removeprefix('shot_')} shots"
+    parsed = MetricName.parse(metric)
+    task = "" if parsed.name == AVERAGE else f"on {parsed.name} "
+    return f"on {parsed.suite_title}" if parsed.suite == TEXT_CORE else f"{task}at {parsed.shots} shots"
+
+
+def _average(column: str) -> MetricName | None:
+    """The average over tasks that a column is."""
+    try:
+        metric = MetricName.parse(f"{column}/{AVERAGE}")
+    except ValueError:
+        return None
+    return None if metric.is_loss else metric
 
 
 def _text(value: float | str) -> str:

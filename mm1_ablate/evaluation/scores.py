@@ -11,15 +11,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas
 
+from mm1_ablate.config.metric_name import AVERAGE, MetricName, suite_of
 from mm1_ablate.config.settings import find_component
 from mm1_ablate.evaluation.loss_scores import loss_items
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 if TYPE_CHECKING:
+    import numpy
+
     from mm1_ablate.config.evaluation import Evaluation, Group
     from mm1_ablate.evaluation.task import Task
 
@@ -230,29 +233,34 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, Group] | None = None
             reasons = "; ".join(own["problem"].drop_duplicates()[:3]).strip("; ")
             reasons = reasons or "none has a reference, or what the model makes of them is not a number"
             raise ValueError(f"task {task} at {shots} shots: no item has a score under {metric}: {reasons}")
+        scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":
-            scores[f"{metric}/{task}"] = value
             continue
-        suite = "text_core" if family == "text" else f"shot_{shots}"
-        scores[f"{suite}/{task}" if primary else f"{suite}/{task}.{metric}"] = value
         rule = find_component("mm1_ablate.evaluation.metrics", str(metric))
         if primary and issubclass(rule, Metric) and rule.scale == 100:
-            averaged.setdefault(suite, {})[str(task)] = value
+            averaged.setdefault(suite_of(str(family), int(str(shots)), str(metric)), {})[str(task)] = value
     for suite, values in averaged.items():
-        scores[f"{suite}/average"] = sum(values.values()) / len(values)
+        scores[str(MetricName(suite, AVERAGE))] = sum(values.values()) / len(values)
         for name in groups or {}:
-            mean = _group_mean(name, groups or {}, values)
+            mean = group_mean(name, groups or {}, values)
             if mean is not None:
-                scores[f"{suite}/{name}"] = mean
+                scores[str(MetricName(suite, name))] = mean
     return scores
 
 
-def _group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, float]) -> float | None:
-    """The weighted mean over a group's members; None where none of its tasks is in the suite."""
+Value = TypeVar("Value", float, "numpy.ndarray")
+
+
+def group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, Value]) -> Value | None:
+    """The weighted mean over a group's members; None where none of its tasks is in the suite.
+
+    Args:
+        values: by task of the suite that enters averages; numbers, or arrays of one shape.
+    """
     group = groups[name]
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, Value]] = []
     for member in group.tasks:
-        value = _group_mean(member, groups, values) if member in groups else values.get(member)
+        value = group_mean(member, groups, values) if member in groups else values.get(member)
         if value is not None:
             found.append((group.weights.get(member, 1.0), value))
     return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found) if found else None

@@ -1,102 +1,279 @@
-"""What all that a plan still has to do costs, and which budgets forbid it.
+"""Hours of what a plan still has to do, and the budgets that forbid it.
 
-In: the plan's rows, and what the store has of finished trials and of measured steps. Out: hours, as reckoned and as measured.
+In: the plan's rows, and what the store has of finished trials and of timed steps (`probes.json`, which `run/probe.py` writes). Out: hours
+by operations: on GPUs by peak and utilisation, on CPU cores by finished trials of the store, or without any by a rough rate; and hours by
+timed steps, for each device that some were timed on. The steps of two arms give a line: what each step takes whatever it computes, and
+what an operation takes. A measurement is stored under all that shapes a step (model, packing, mixture, rows, precision, how it is run),
+not under seeds or numbers of steps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from mm1_ablate.config.gpus import gpu_of
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.gpus import GPUS, gpu_of
+from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.sweep.declaration import Budget, Resources
 from mm1_ablate.config.sweep.expand import Study, Trial
-from mm1_ablate.plan.calibration import CPU, Line, MeasuredCost, Measurements, step_key
-from mm1_ablate.plan.cost import Estimate, Machines, estimate_cpu, estimate_gpu
+from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
+from mm1_ablate.plan.cost import GpuAssumptions
+from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.store.store import Store
 
-if TYPE_CHECKING:
-    from mm1_ablate.plan.plan import PlanRow
+CPU = "CPU"
+"""The device where there is no GPU: one machine's cores are not told from another's."""
+CPU_RATE = 2e10
+"""Operations per second of one CPU core on models as small as the miniature's: a rough guess, used only until a trial has been timed."""
+HOW_IT_RUNS = ("micro_batch_rows", "activation_checkpointing", "compile")
+"""Fields of training that shape a step's time without being part of a trial's identity."""
+PREPARED_IN = "32-true"
+"""Precision of preparations."""
 
 
-def estimate(
-    training: Sequence[str],
-    prepared: float,
-    asked: Resources,
-    machines: Machines,
-    rows: Mapping[str, PlanRow],
-    trials: Mapping[str, Trial],
-    resources: Mapping[str, Resources],
-    store: Store,
-) -> Estimate:
-    """Hours of what is to be trained (its keys in the other arguments), and of so many operations of preparations, which run in float32
-    with the resources `asked`. While a trial is on GPUs it holds CPU cores too."""
-    on_gpu = [key for key in training if resources[key].gpus]
-    finished = [(row.flops, seconds) for key, row in rows.items() if (seconds := training_seconds(trials[key], store)) is not None]
-    on_cpu = sum(rows[key].flops for key in training if key not in set(on_gpu)) + (0.0 if asked.gpus else prepared)
-    cpus = estimate_cpu(on_cpu, finished=finished, cpus=asked.cpus)
-    if not asked.gpus and not any(rows[key].cost.gpu_hours for key in training):
-        return cpus
-    with_prepared = [machines.hours(prepared, "32-true")] if prepared or not training else []
-    gpus = estimate_gpu([rows[key].cost.gpu_hours for key in training] + with_prepared, machines.utilisation or 0.0)
-    held = sum(min(rows[key].cost.gpu_hours.values()) * resources[key].cpus / resources[key].gpus for key in on_gpu)
-    if asked.gpus and prepared:
-        held += min(with_prepared[0].values()) * asked.cpus / asked.gpus
-    return replace(gpus, cpu_hours=held + (cpus.cpu_hours or 0.0))
+# ---------------------------------------------------------------- by operations
+@dataclass(frozen=True)
+class Estimate:
+    """How long what remains will take, and what that is based on."""
+
+    cpu_hours: float | None
+    gpu_hours: dict[str, float]
+    """By name of the GPU; empty for studies that ask for none."""
+    basis: str
+
+    def against(self, *, gpu_hours: float | None, cpu_hours: float | None) -> list[str]:
+        """Which limits the estimate breaks, in words. GPU hours are those of the fastest GPU named: a plan above that is above any."""
+        broken = []
+        if cpu_hours is not None and self.cpu_hours is not None and self.cpu_hours > cpu_hours:
+            broken.append(f"about {self.cpu_hours:.3g} CPU hours are needed, the budget allows {cpu_hours:g}")
+        if gpu_hours is not None and self.gpu_hours:
+            name, least = min(self.gpu_hours.items(), key=lambda pair: pair[1])
+            if least > gpu_hours:
+                broken.append(f"about {least:.3g} {name} hours are needed, the budget allows {gpu_hours:g}")
+        return broken
 
 
-def measured_costs(
-    rows: Mapping[str, PlanRow],
-    trials: Mapping[str, Trial],
-    resources: Mapping[str, Resources],
-    training: Sequence[str],
-    prepared: float,
-    asked: Resources,
-    machines: Machines,
-    measurements: Measurements,
-) -> tuple[MeasuredCost, ...]:
-    """What measured steps say, for each device that some were measured on; of so many operations of preparations too, which run with the
-    resources `asked`: on cores at the rate that was measured, on a GPU, where they run in float32, at the one that is reckoned with.
-    Where some trials ask for GPUs and others do not, a device stands for those of its kind."""
-    if not measurements.known:
-        return ()
-    probes = {key: measurements.of(step_key(trial.experiment, resources[key].workers)) for key, trial in trials.items()}
-    kinds = {bool(each.gpus) for each in resources.values()}
-    costs = []
-    for device in dict.fromkeys(device for found in probes.values() for device in found):
-        known = {measured.name: measured for found in probes.values() if (measured := found.get(device)) is not None}
-        line = Line.through([(measured.flops_per_step, measured.seconds_per_step) for measured in known.values()])
-        on_gpu = device != CPU
-        hours = {}
-        for key, row in rows.items():
-            steps, held = trials[key].experiment.training.steps, resources[key]
-            own = probes[key].get(device)
-            seconds = own.seconds_per_step if own else line.seconds(row.flops / steps / held.workers)
-            hours[key] = seconds * steps / 3600 * (held.workers if on_gpu else held.cpus)
-        here = [key for key in training if len(kinds) == 1 or bool(resources[key].gpus) == on_gpu]
-        if len(kinds) > 1 and bool(asked.gpus) != on_gpu:
-            preparing = 0.0
-        elif on_gpu:
-            name = gpu_of(device)
-            preparing = min((replace(machines, gpus=(name,)) if name else machines).hours(prepared, "32-true").values())
-        else:
-            timed = [(measured.flops_per_step, measured.seconds_per_step) for measured in known.values()]
-            preparing = estimate_cpu(prepared, finished=timed, cpus=asked.cpus).cpu_hours or 0.0
-        total = sum(hours[key] for key in here) + preparing
-        costs.append(MeasuredCost(device, tuple(known.values()), total, on_gpu, {rows[key].name: spent for key, spent in hours.items()}))
-    return tuple(costs)
+def estimate_gpu(hours: Sequence[dict[str, float]], utilisation: float) -> Estimate:
+    """The sum of what trials and preparations take on GPUs, for the GPUs that all of them have hours for; where there is none such, each
+    on the fastest of its own. What has no GPU is not in it."""
+    hours = [each for each in hours if each]
+    names = [name for name in hours[0] if all(name in each for each in hours)] if hours else []
+    total = {name: sum(each[name] for each in hours) for name in names}
+    if hours and not names:
+        fastest = [min(each, key=lambda name: each[name]) for each in hours]
+        total = {" and ".join(sorted(set(fastest))): sum(each[name] for each, name in zip(hours, fastest, strict=True))}
+    return Estimate(None, total, f"an estimate: FLOPs over the GPU's peak at {utilisation:.0%} utilisation")
 
 
+def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus: float = 1) -> Estimate:
+    """Hours of CPU cores for so many operations.
+
+    Args:
+        finished: (operations, seconds) of trials that this store has timed.
+        cpus: CPU cores that a trial holds while it runs.
+    """
+    if finished and sum(done for done, _ in finished) > 0:
+        seconds = flops * sum(spent for _, spent in finished) / sum(done for done, _ in finished) * cpus
+        return Estimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")
+    return Estimate(
+        flops / CPU_RATE / 3600, {}, f"a rough estimate: no trial has finished yet, so {CPU_RATE:.0e} FLOPs a second and core are assumed"
+    )
+
+
+def training_seconds(trial: Trial, store: Store) -> float | None:
+    """How long a trial was trained whose model is saved, from the last point of its curve; None where it is not known."""
+    folder = store.trial_folder(trial.fingerprint)
+    if not store.has(folder / "model.pt"):
+        return None
+    store.download(folder / "curve.jsonl")
+    try:
+        return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+# ---------------------------------------------------------------- by timed steps
+@dataclass(frozen=True)
+class MeasuredStep:
+    """Steps of one arm on one device, in a single process."""
+
+    name: str
+    """Of the trial that was measured."""
+    device: str
+    seconds_per_step: float
+    """Of one worker, without communication between workers."""
+    flops_per_step: float
+    """Of one worker, as the plan estimates them."""
+    peak_bytes: float
+    """The highest that torch held on a GPU, or that the process grew by on a CPU."""
+    expected_bytes: float
+    """The same as the plan estimates it, for one process."""
+    steps: int
+    """Number of timed steps; the first ones are not timed."""
+    made_up_data: bool
+
+    @property
+    def operations_per_second(self) -> float:
+        return self.flops_per_step / self.seconds_per_step
+
+    def utilisation(self, precision: str) -> float | None:
+        """Share of the device's peak, if it is known."""
+        name = gpu_of(self.device)
+        return self.operations_per_second / GPUS[name].peak(precision) if name else None
+
+
+def step_key(experiment: Experiment, workers: int) -> str:
+    """The identity of a step's time."""
+    training = experiment.training
+    how = {name: getattr(training, name, None) for name in HOW_IT_RUNS}
+    what = {"batch_rows": training.batch_rows, "precision": training.precision, "optimizer": canonical(training.optimizer)}
+    parts = {"model": canonical(experiment.model), "data": canonical(experiment.data)}
+    return fingerprint({**parts, **what, **how, "workers": workers})
+
+
+class Measurements:
+    """The timed steps of a store."""
+
+    def __init__(self, root: Path, write: Callable[[Path, Any], None] = write_json) -> None:
+        """
+        Args:
+            root: of the store.
+            write: writes a file of the store.
+        """
+        self.path, self._write = Path(root) / "probes.json", write
+        self.known: dict[str, dict[str, dict[str, Any]]] = read_json_or_nothing(self.path)
+
+    def of(self, key: str) -> dict[str, MeasuredStep]:
+        """By device."""
+        return {device: MeasuredStep(**record) for device, record in self.known.get(key, {}).items()}
+
+    def add(self, key: str, measured: MeasuredStep) -> None:
+        self.known.setdefault(key, {})[measured.device] = asdict(measured)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(self.path, self.known)
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a step as a linear function of its operations."""
+
+    start: float
+    slope: float
+
+    @classmethod
+    def through(cls, points: Sequence[tuple[float, float]]) -> StepTime:
+        """Through the cheapest and the most expensive of (operations, seconds); through the origin where that has no positive slope or a
+        negative start."""
+        (least, quick), (most, slow) = min(points), max(points)
+        slope = (slow - quick) / (most - least) if most > least else 0.0
+        start = quick - slope * least
+        if slope > 0 and start >= 0:
+            return cls(start, slope)
+        return cls(0.0, sum(seconds for _, seconds in points) / sum(flops for flops, _ in points))
+
+    def seconds(self, flops: float) -> float:
+        return self.start + self.slope * flops
+
+
+@dataclass(frozen=True)
+class MeasuredCost:
+    """The cost of all that remains by the steps timed on one device."""
+
+    device: str
+    probes: tuple[MeasuredStep, ...]
+    hours: float
+    """Of the device, for trainings and preparations: GPU hours summed over workers, or hours of all CPU cores that a trial holds."""
+    on_gpu: bool
+    by_trial: dict[str, float]
+    """Hours from start to end, by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        probes = [asdict(probe) | {"operations_per_second": probe.operations_per_second} for probe in self.probes]
+        return {"device": self.device, "hours": self.hours, "on_gpu": self.on_gpu, "hours_by_trial": self.by_trial, "probes": probes}
+
+
+# ---------------------------------------------------------------- what remains
+@dataclass(frozen=True)
+class Workload:
+    """All trials of a plan, and what of them is still to be done."""
+
+    rows: tuple[PlanRow, ...]
+    """Trials and earlier stages."""
+    to_train: tuple[PlanRow, ...]
+    """Those of them that are to be trained, each model once."""
+    preparation_flops: float
+    """Of the preparations that are to be made, which run in float32."""
+    resources: Resources
+    """Of preparations."""
+    gpus: GpuAssumptions
+
+    def estimate(self, store: Store) -> Estimate:
+        """Hours by operations. While a trial is on GPUs it holds CPU cores too."""
+        prepared, asked = self.preparation_flops, self.resources
+        finished = [(row.flops, seconds) for row in self.rows if (seconds := training_seconds(row.trial, store)) is not None]
+        on_cpu = sum(row.flops for row in self.to_train if not row.resources.gpus) + (0.0 if asked.gpus else prepared)
+        cpus = estimate_cpu(on_cpu, finished=finished, cpus=asked.cpus)
+        if not asked.gpus and not any(row.cost.gpu_hours for row in self.to_train):
+            return cpus
+        with_prepared = [self.gpus.hours(prepared, PREPARED_IN)] if prepared or not self.to_train else []
+        gpus = estimate_gpu([row.cost.gpu_hours for row in self.to_train] + with_prepared, self.gpus.utilisation or 0.0)
+        on_gpu = [row for row in self.to_train if row.resources.gpus]
+        held = sum(min(row.cost.gpu_hours.values()) * row.resources.cpus / row.resources.gpus for row in on_gpu)
+        if asked.gpus and prepared:
+            held += min(with_prepared[0].values()) * asked.cpus / asked.gpus
+        return replace(gpus, cpu_hours=held + (cpus.cpu_hours or 0.0))
+
+    def measured(self, measurements: Measurements) -> tuple[MeasuredCost, ...]:
+        """Hours by timed steps, for each device that there are some of."""
+        if not measurements.known:
+            return ()
+        steps = [measurements.of(step_key(row.trial.experiment, row.resources.workers)) for row in self.rows]
+        devices = dict.fromkeys(device for by_device in steps for device in by_device)
+        return tuple(self._measured_on(device, [by_device.get(device) for by_device in steps]) for device in devices)
+
+    def _measured_on(self, device: str, steps: Sequence[MeasuredStep | None]) -> MeasuredCost:
+        """Hours on one device. Where some trials ask for GPUs and others do not, a device counts for those of its kind.
+
+        Args:
+            steps: for each row, its step timed on the device.
+        """
+        known = {step.name: step for step in steps if step is not None}
+        timed = [(step.flops_per_step, step.seconds_per_step) for step in known.values()]
+        line, on_gpu = StepTime.through(timed), device != CPU
+        by_name, by_model = {}, {}
+        for row, own in zip(self.rows, steps, strict=True):
+            count, resources = row.trial.experiment.training.steps, row.resources
+            seconds = own.seconds_per_step if own else line.seconds(row.flops / count / resources.workers)
+            hours = seconds * count / 3600 * (resources.workers if on_gpu else resources.cpus)
+            by_name[row.name] = by_model[row.fingerprint] = hours
+        one_kind = len({bool(row.resources.gpus) for row in self.rows}) == 1
+        here = [row for row in self.to_train if one_kind or bool(row.resources.gpus) == on_gpu]
+        preparing = self._preparation_hours(device, timed) if one_kind or bool(self.resources.gpus) == on_gpu else 0.0
+        total = sum(by_model[row.fingerprint] for row in here) + preparing
+        return MeasuredCost(device, tuple(known.values()), total, on_gpu, by_name)
+
+    def _preparation_hours(self, device: str, timed: Sequence[tuple[float, float]]) -> float:
+        """On cores at the rate that was timed; on a GPU, where preparations run in float32, at the assumed utilisation."""
+        if device == CPU:
+            return estimate_cpu(self.preparation_flops, finished=timed, cpus=self.resources.cpus).cpu_hours or 0.0
+        name = gpu_of(device)
+        gpus = replace(self.gpus, names=(name,)) if name else self.gpus
+        return min(gpus.hours(self.preparation_flops, PREPARED_IN).values())
+
+
+# ---------------------------------------------------------------- budgets
 def over_budget(studies: Sequence[Study], cost: Estimate, measured: Sequence[MeasuredCost]) -> tuple[str, ...]:
-    """Budgets that what remains would break. Several studies share the sum of their budgets where all declare one; else each that does
-    must allow all that runs at its side. Where steps were measured, what they say counts and not the estimate."""
+    """Sentences on budgets that what remains would exceed. Several studies share the sum of their budgets where all declare one; else each
+    that does must allow all that runs at its side. Where steps were timed, their hours count and not the estimate."""
     gpus = {each.device: each.hours for each in measured if each.on_gpu}
     cpus = [each.hours for each in measured if not each.on_gpu]
     if gpus and cost.gpu_hours:
-        least, reckoned = min(gpus.values()), min(cost.gpu_hours.values())
-        held = cost.cpu_hours * least / reckoned if cost.cpu_hours is not None and reckoned else cost.cpu_hours
+        least, estimated = min(gpus.values()), min(cost.gpu_hours.values())
+        held = cost.cpu_hours * least / estimated if cost.cpu_hours is not None and estimated else cost.cpu_hours
         cost = Estimate(held, gpus, cost.basis)
     elif cpus and cost.cpu_hours is not None and not cost.gpu_hours:
         cost = Estimate(min(cpus), {}, cost.basis)
@@ -110,27 +287,13 @@ def over_budget(studies: Sequence[Study], cost: Estimate, measured: Sequence[Mea
     return tuple(broken)
 
 
-def not_reckoned(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
-    """What the verdict about budgets leaves out, in words; nothing where none is declared."""
+def not_estimated(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
+    """Sentences on what the verdict about budgets leaves out; none where no budget is declared."""
     budgets = {study.name: study.sweep.budget for study in studies if study.sweep.budget != Budget()}
     if not budgets:
         return ()
-    lines = [
-        "budgets are held against training and preparation: evaluation, reading of data and what workers tell each other are not in it"
-    ]
+    lines = ["budgets cover training and preparation; evaluation, loading of data and communication between workers are not estimated"]
     if not cost.gpu_hours:
         names = [name for name, budget in budgets.items() if budget.gpu_hours is not None]
-        lines += [f"{name}: gpu_hours of the budget is held against nothing, for its trials ask for no GPU" for name in names]
+        lines += [f"{name}: gpu_hours of the budget has no effect, because its trials ask for no GPU" for name in names]
     return tuple(lines)
-
-
-def training_seconds(trial: Trial, store: Store) -> float | None:
-    """How long a trial whose model is kept was trained, from the last point of its curve; nothing if it is not known."""
-    folder = store.trial_folder(trial.fingerprint)
-    if not store.has(folder / "model.pt"):
-        return None
-    store.download(folder / "curve.jsonl")
-    try:
-        return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
-    except (OSError, LookupError, ValueError):
-        return None

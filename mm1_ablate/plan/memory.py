@@ -1,29 +1,41 @@
-"""Memory of one GPU while a trial trains, by part: an estimate, and rather too much than too little.
+"""Memory of one worker while a trial trains and while it is evaluated, by part: estimates, rather too high than too low.
 
-In: an experiment, its rehearsed parts, and over how many processes it is spread how. Out: bytes by part, and how many rows a
-micro-batch may have on a GPU that is named. What is reckoned with:
+In: an experiment, its profiled parts, the number of workers and the strategy. Out: bytes by part, and how many rows a micro-batch may have
+on a given GPU. In training:
 
 * weights, gradients and optimiser states in float32 (AdamW: two for each trained parameter; Muon: one for each matrix of the language
-  model's blocks); fsdp shares them out over the workers and gathers a block at a time, ddp has a copy of the gradients to send;
+  model's blocks); fsdp shards them over the workers and gathers a block at a time, ddp has a copy of the gradients to send;
 * half-precision copies of weights, which mixed precision keeps until the backward pass is through;
-* activations as rehearsed on a micro-batch of the rows that take most: all images that the packing allows, or all text. With
-  activation checkpointing only what goes into each block of a trained part, and one block's own;
+* activations as profiled on a micro-batch of the largest rows: all images that the packing allows, or all text. With activation
+  checkpointing only the input of each block of a trained part, and the activations of one block;
 * logits of supervised positions in float32: themselves, their normalised form or gradient, and in mixed precision a half copy;
-* images of all micro-batches of a step, which are on the GPU together: bytes, or float32 features where a frozen encoder's are kept;
-* one block's gradients of activations, and what CUDA takes for itself.
+* images of all micro-batches of a step, which are on the GPU together: bytes, or float32 features of a frozen encoder where these are
+  stored;
+* gradients of one block's activations, and the CUDA context.
+
+In evaluation:
+
+* weights in float32; with `evaluation.precision: bf16-mixed` half of it, but for embeddings and the head. fsdp shards the blocks of
+  the language model over the workers and gathers a block at a time, beside the one that computes; all else is whole on each worker;
+* keys and values of a batch of questions, twice while an answer grows by a token, and of all sets of demonstrations that a batch has
+  before it, at every number of shots: these are kept;
+* activations of one block for a batch of questions, and of one block of the encoder for the images that go through it together;
+* logits, and the attention scores that are computed together.
+
+Questions and demonstrations are assumed to have as many image tokens as an image can have, and TEXT_TOKENS of text.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import ceil
 
+from mm1_ablate.config.evaluation import Sets
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.gpus import GIB
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.config.training import Muon
-from mm1_ablate.plan.flops import Parts, is_checkpointed, reads_features
-from mm1_ablate.plan.row_statistics import views_at_most
+from mm1_ablate.plan.flops import Parts, is_checkpointed, most_images, reads_features, views_at_most
 
 FLOAT = 4
 HALF = 2
@@ -33,20 +45,42 @@ FRAGMENTS = 0.05
 """Share of a GPU's memory that the allocator leaves unused between what it holds."""
 IMAGES_AT_ONCE = 512
 """As `model/multimodal.py` has it: images that go through a frozen encoder in one call."""
+TEXT_TOKENS = 64
+"""Text of a question or demonstration with its answer: more than those of MM1's image tasks have on average."""
+ENCODED_AT_ONCE = 64
+"""As `evaluation/embedding.py` has it: pictures of one pass through the encoder."""
+LOGITS_AT_ONCE = 8192
+"""Whose logits there are at a time: as many as held-out documents have in one pass (`evaluation/held_out_loss.py`)."""
+SCORES_AT_ONCE, SCORES_AT_ONCE_ON_CORES = 1 << 28, 1 << 20
+"""As `evaluation/shared_attention.py` has it: attention scores that are computed together, if those of one head are no more."""
+PARTS_IN_WORDS = {"contexts": "keys and values", "copies": "copies of weights", "optimizer": "optimiser states"}
+"""What people read in the place of a field's name."""
+
+
+def in_gib(amount: float) -> str:
+    """Bytes as people read them."""
+    return f"{amount / GIB:,.3g} GiB" if amount >= 0.5 * GIB else f"{amount / 2**20:,.3g} MiB"
 
 
 @dataclass(frozen=True)
-class Amounts:
+class MemoryByPart:
     """Bytes of one process at their highest, in fields by part."""
 
     @property
     def total(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self))
+        by_part: dict[str, float] = asdict(self)
+        return sum(by_part.values())
 
     @property
     def largest(self) -> str:
         """The part that takes most."""
-        return max(fields(self), key=lambda field: getattr(self, field.name)).name
+        by_part: dict[str, float] = asdict(self)
+        return max(by_part, key=lambda name: by_part[name])
+
+    @property
+    def largest_in_words(self) -> str:
+        """The part that takes most, and how much: 'activations 21 GiB'."""
+        return f"{PARTS_IN_WORDS.get(self.largest, self.largest)} {in_gib(getattr(self, self.largest))}"
 
     def to_json(self) -> dict[str, float | str]:
         return {**asdict(self), "total": self.total, "largest": self.largest}
@@ -57,7 +91,7 @@ class Amounts:
 
 
 @dataclass(frozen=True)
-class Memory(Amounts):
+class TrainingMemory(MemoryByPart):
     """While it is trained."""
 
     weights: float
@@ -74,7 +108,7 @@ class Memory(Amounts):
 
 
 @dataclass(frozen=True)
-class _Row:
+class _LargeRow:
     """A packed row that takes much."""
 
     views: float
@@ -88,14 +122,16 @@ def micro_batch_rows(experiment: Experiment, workers: int = 1) -> int:
     return min(experiment.training.micro_batch_rows or own, own)
 
 
-def training_memory(experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", rows: int | None = None) -> Memory:
+def training_memory(
+    experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", rows: int | None = None
+) -> TrainingMemory:
     """Bytes of each worker.
 
     Args:
-        rows: of a micro-batch; nothing: as declared.
+        rows: of a micro-batch; None: as declared.
     """
     rows = rows or micro_batch_rows(experiment, workers)
-    found = [_with_row(experiment, parts, workers, strategy, rows, row) for row in _rows(experiment)]
+    found = [_memory_with(experiment, parts, workers, strategy, rows, row) for row in _largest_rows(experiment)]
     return max(found, key=lambda memory: memory.total)
 
 
@@ -111,22 +147,21 @@ def fitting_rows(experiment: Experiment, parts: Parts, capacity: float, workers:
     return fitting
 
 
-def _rows(experiment: Experiment) -> list[_Row]:
+def _largest_rows(experiment: Experiment) -> list[_LargeRow]:
     """The rows that take most: full of images, and full of text, as far as the mixture has them."""
     packing, model = experiment.data.packing, experiment.model
-    most = packing.row_tokens // packing.nominal_image_tokens
-    most = min(most, packing.max_images if packing.max_images is not None else most)
+    most = most_images(experiment)
     types = {name for name, weight in experiment.data.mixture.items() if weight}
     found = []
     if types - {"text"}:
         text = packing.row_tokens - most * packing.nominal_image_tokens
-        found.append(_Row(most * views_at_most(experiment), text + most * model.image_tokens_at_most, text))
+        found.append(_LargeRow(most * views_at_most(experiment), text + most * model.image_tokens_at_most, text))
     if "text" in types or not found:
-        found.append(_Row(0, packing.row_tokens, packing.row_tokens))
+        found.append(_LargeRow(0, packing.row_tokens, packing.row_tokens))
     return found
 
 
-def _with_row(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, rows: int, row: _Row) -> Memory:
+def _memory_with(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, rows: int, row: _LargeRow) -> TrainingMemory:
     model, checkpointed, features = experiment.model, is_checkpointed(experiment), reads_features(experiment)
     mixed = experiment.training.precision == "bf16-mixed"
     sharded = workers if strategy == "fsdp" else 1
@@ -156,20 +191,20 @@ def _with_row(experiment: Experiment, parts: Parts, workers: int, strategy: Stra
         copies += FLOAT * trained
 
     images, tokens = rows * row.views, rows * row.tokens
-    kept_language = tokens * _kept(language.saved, language.blocks, language.width, 1, checkpointed)
+    kept_language = tokens * _saved_bytes(language.saved, language.blocks, language.width, 1, checkpointed)
     patches = model.image_encoder.grid_side**2
     one_block = tokens * language.saved / language.blocks
     kept_encoder, passing = 0.0, 0.0
     if model.image_encoder.frozen:
         passing = 0.0 if features else min(images, IMAGES_AT_ONCE) * encoder.saved / encoder.blocks
     else:
-        kept_encoder = images * _kept(encoder.saved, encoder.blocks, encoder.width, patches, checkpointed)
+        kept_encoder = images * _saved_bytes(encoder.saved, encoder.blocks, encoder.width, patches, checkpointed)
         passing = images * encoder.saved / encoder.blocks
     connecting = images * connector.saved
     pictures = images * ceil(experiment.training.batch_rows / workers / rows)
     size = FLOAT * patches * encoder.width if features else 3 * model.image_encoder.image_size**2
     logits = 2 * FLOAT + (HALF if mixed else 0)
-    return Memory(
+    return TrainingMemory(
         weights=FLOAT * ((everything - frozen_encoder) / sharded + frozen_encoder),
         gradients=FLOAT * trained / sharded,
         optimizer=FLOAT * states / sharded,
@@ -181,6 +216,50 @@ def _with_row(experiment: Experiment, parts: Parts, workers: int, strategy: Stra
     )
 
 
-def _kept(saved: float, blocks: int, width: int, places: int, checkpointed: bool) -> float:
+def _saved_bytes(saved: float, blocks: int, width: int, places: int, checkpointed: bool) -> float:
     """Bytes kept of one token or image (of so many places), with checkpointing what goes into each block and one block whole."""
     return blocks * FLOAT * width * places + saved / blocks if checkpointed else saved
+
+
+# ---------------------------------------------------------------- evaluation
+@dataclass(frozen=True)
+class EvaluationMemory(MemoryByPart):
+    """Bytes of one process at their highest, by part."""
+
+    weights: float
+    gathered: float
+    """Blocks of a sharded language model."""
+    contexts: float
+    """Keys and values of questions and demonstrations."""
+    activations: float
+    logits: float
+    """And attention scores."""
+
+
+def evaluation_memory(
+    experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", on_gpu: bool = True
+) -> EvaluationMemory:
+    """Bytes of each worker."""
+    evaluation, language, encoder = experiment.evaluation, parts.language_model, parts.image_encoder
+    size = HALF if evaluation.precision == "bf16-mixed" else FLOAT
+    sharded = workers if strategy == "fsdp" else 1
+    blocks = min(language.blocks * language.largest_block, language.parameters)
+    whole = FLOAT * (language.parameters - blocks) + size * (encoder.parameters + parts.connector.parameters)
+
+    images = [shots for shots in evaluation.shots if shots]
+    each = experiment.model.image_tokens_at_most + TEXT_TOKENS
+    batch = min(evaluation.batch_items, evaluation.items or evaluation.batch_items)
+    shared = evaluation.demonstrations
+    sets = batch if shared == "per_query" else min(batch, shared.sets) if isinstance(shared, Sets) else 1
+    # Sets that are several are joined for a batch, which copies those of the largest number of shots.
+    before = sets * (sum(images) + (max(images, default=0) if sets > 1 else 0)) * each
+    asked = batch * each
+    views = ENCODED_AT_ONCE * views_at_most(experiment)
+    scores = max(asked * before, min(SCORES_AT_ONCE if on_gpu else SCORES_AT_ONCE_ON_CORES, asked * before * language.width))
+    return EvaluationMemory(
+        weights=whole + size * blocks / sharded,
+        gathered=size * 2 * language.largest_block if sharded > 1 else 0.0,
+        contexts=size * language.cache * (before + 2 * asked),
+        activations=max(asked * language.saved / language.blocks, views * encoder.saved / encoder.blocks),
+        logits=FLOAT * LOGITS_AT_ONCE * language.vocabulary + 2 * FLOAT * scores,
+    )

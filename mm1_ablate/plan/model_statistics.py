@@ -24,8 +24,7 @@ from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.model.part_cost import Part
-from mm1_ablate.plan.flops import Parts
-from mm1_ablate.plan.row_statistics import RowContent
+from mm1_ablate.plan.flops import Parts, RowContent
 
 Value = TypeVar("Value")
 MOST_READ = 200_000_000

@@ -1,14 +1,14 @@
-"""What the declared seeds of a study can show, said before anything is spent.
+"""What the declared seeds of a study can show, before anything is spent.
 
-In: a study and a store. Out: the smallest difference that would be found four times in five; in standard deviations of the paired
-difference, and in points where finished trials of the same arms, of this study or of another one in the store, tell that deviation.
+In: a study and a store. Out: the smallest difference that is found with 80 % probability; in standard deviations of the paired difference,
+and in points where that deviation is known from finished trials of the same arms, of this study or of another one in the store.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import experiment_identity
@@ -17,12 +17,14 @@ from mm1_ablate.config.sweep.trials import trial_of
 from mm1_ablate.store.store import Store
 
 POWER = 0.8
-"""Chance of finding a difference that the plan calls detectable."""
+"""Probability of finding a difference that the plan calls detectable."""
+COMPARED_SEEDS = (3, 5, 10)
+"""Numbers of seeds that a plan is compared with where there are fewer."""
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """How far paired differences spread in trials that have been run."""
+    """The standard deviation of paired differences in trials that have been run."""
 
     deviation: float
     """Standard deviation over seeds of an arm's difference from its baseline on the primary metric, in points, pooled over arms."""
@@ -33,7 +35,7 @@ class Pilot:
 
     def in_words(self) -> str:
         where = f"in the store (seeds {', '.join(map(str, self.seeds))})" if self.elsewhere else "of this study"
-        return f"{self.trials} finished trials {where}, whose paired differences spread by {self.deviation:.1f}"
+        return f"{self.trials} finished trials {where}, whose paired differences have a standard deviation of {self.deviation:.1f} points"
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Detectable:
 
     seeds: int
     in_deviations: float | None
-    """In standard deviations (over seeds) of the paired difference to the baseline; nothing with a single seed."""
+    """In standard deviations (over seeds) of the paired difference to the baseline; None with a single seed."""
     in_deviations_after_holm: float | None
     """The same for the first and hardest step of Holm's correction over all comparisons."""
     pilot: Pilot | None
-    """Nothing without two common seeds of an arm and its baseline."""
+    """None without two common seeds of an arm and its baseline."""
+    with_more_seeds: Mapping[int, float] = field(default_factory=dict)
+    """`in_deviations` of some larger numbers of seeds."""
 
     @property
     def deviation(self) -> float | None:
@@ -74,18 +78,23 @@ class Detectable:
 
     def in_words(self) -> str:
         if self.in_deviations is None:
-            return "with one seed no difference can be told from the luck of a seed: declare three or more"
+            return "one seed cannot show whether a difference is due to an arm or to chance: declare three or more"
         corrected = self.in_deviations_after_holm is not None and self.in_deviations_after_holm > self.in_deviations
-        words = f"{self.seeds} seeds can tell differences of {self.in_deviations:.1f} sd of the paired difference ({POWER:.0%} power"
-        words += f"; {self.in_deviations_after_holm:.1f} sd after Holm over the arms of a sweep)" if corrected else ")"
+        after = "after Holm's correction over the arms of a sweep"
         if self.pilot and self.in_points is not None:
-            points = f"{self.in_points:.1f} points" + (f" ({self.in_points_after_holm:.1f} after Holm)" if corrected else "")
-            words += f": about {points}, going by {self.pilot.in_words()}"
-        return words
+            holm = f"; {self.in_points_after_holm:.1f} {after}" if corrected else ""
+            found = f"differences of {self.in_points:.1f} points or more are found ({POWER:.0%} power{holm})"
+            return f"{self.seeds} seeds: {found}, estimated from {self.pilot.in_words()}"
+        holm = f"; {self.in_deviations_after_holm:.1f} times {after}" if corrected else ""
+        found = (
+            f"differences of {self.in_deviations:.1f} times their standard deviation over seeds or more are found ({POWER:.0%} power{holm})"
+        )
+        more = "".join(f"; {seeds} seeds: {times:.1f} times" for seeds, times in self.with_more_seeds.items())
+        return f"{self.seeds} seeds: {found}{more}; what that is in points is unknown until trials have finished"
 
 
 def detectable(study: Study, store: Store) -> Detectable:
-    """What the declared seeds can find, in deviations, and in points where finished trials give the deviation."""
+    """The smallest difference that the declared seeds detect, in deviations, and in points where finished trials give the deviation."""
     seeds, confidence = len(study.sweep.seeds), study.sweep.compare.confidence
     if seeds < 2:
         return Detectable(seeds, None, None, None)
@@ -99,11 +108,12 @@ def detectable(study: Study, store: Store) -> Detectable:
         minimum_detectable_effect(1.0, seeds, confidence, POWER),
         minimum_detectable_effect(1.0, seeds, confidence, POWER, comparisons=compared),
         pilot(study, store),
+        {more: minimum_detectable_effect(1.0, more, confidence, POWER) for more in COMPARED_SEEDS if more > seeds},
     )
 
 
 def pilot(study: Study, store: Store) -> Pilot | None:
-    """The spread of paired differences in what has finished: trials of this study, and of its arms with other seeds."""
+    """The standard deviation of paired differences in finished trials of this study, and of its arms with other seeds; None without any."""
     metric = study.sweep.compare.primary
     results = store.results(study)
     scores = results[results["metric"] == metric]

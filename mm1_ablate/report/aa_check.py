@@ -8,83 +8,24 @@ position, once unpaired. That rate may not exceed the level that the report prom
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.sweep.declaration import Compare, Sweep
 from mm1_ablate.config.sweep.expand import Arm, Study, Trial
 from mm1_ablate.report.cells import BETTER, WORSE
 from mm1_ablate.report.comparison import Comparison, compare
-from mm1_ablate.report.metric_info import LOSSES
+from mm1_ablate.report.scores import suites
+from mm1_ablate.report.verdicts import FalseVerdicts, Rate
 
 DRAWS = 100
 System = tuple[str, int]
 """One trained system: (arm, seed)."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """False verdicts among comparisons."""
-
-    false: int
-    comparisons: int
-
-    @property
-    def rate(self) -> float:
-        return self.false / self.comparisons
-
-    @property
-    def upper(self) -> float:
-        """95 % upper bound of the true rate (Clopper and Pearson 1934), as if the draws were independent; they share seeds."""
-        return float(stats.binomtest(self.false, self.comparisons, alternative="less").proportion_ci(0.95, "exact").high)
-
-    @property
-    def lower(self) -> float:
-        """95 % lower bound, likewise."""
-        return float(stats.binomtest(self.false, self.comparisons, alternative="greater").proportion_ci(0.95, "exact").low)
-
-
-@dataclass(frozen=True)
-class FalseVerdicts:
-    """What comparisons of an arm with itself came to."""
-
-    seeds: int
-    """Seeds that there were to draw from."""
-    seeds_per_side: int
-    nominal: float
-    """The rate that the report promises not to exceed."""
-    paired: Rate
-    unpaired: Rate
-
-    @property
-    def kept(self) -> bool:
-        """Whether neither rate is above the promised one by more than chance."""
-        return max(self.paired.lower, self.unpaired.lower) <= self.nominal
-
-    def in_words(self) -> str:
-        ways = [
-            f"{rate.false} of {rate.comparisons} {name} ({100 * rate.rate:.1f} %, at most {100 * rate.upper:.1f} %)"
-            for name, rate in (("paired", self.paired), ("unpaired", self.unpaired))
-        ]
-        each = self.seeds_per_side
-        promise = "which is what is promised" if self.kept else "which is more than is promised: do not rely on these verdicts"
-        return (
-            f"The baseline against itself, {each} against {each} drawn from its {self.seeds} seeds: false verdicts in {ways[0]} and "
-            f"{ways[1]} comparisons, {promise} ({100 * self.nominal:g} %, but for chance). The bounds (95 %) take the draws for "
-            "independent, though they share seeds."
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        rates = {
-            name: {"false": rate.false, "comparisons": rate.comparisons, "rate": rate.rate, "lower": rate.lower, "upper": rate.upper}
-            for name, rate in (("paired", self.paired), ("unpaired", self.unpaired))
-        }
-        return {"seeds": self.seeds, "seeds_per_side": self.seeds_per_side, "nominal": self.nominal, "kept": self.kept, **rates}
 
 
 def false_verdicts(
@@ -149,11 +90,7 @@ def _of_metric(items: pd.DataFrame | None, metric: str) -> pd.DataFrame | None:
     """The lines that a metric is made of, so that the others need not be looked at a hundred times."""
     if items is None or items.empty:
         return None
-    suite, _, _ = metric.partition("/")
-    text = items["family"] == "text"
-    if suite in LOSSES:
-        return items[(items["family"] == "loss") & (items["metric"] == suite)]
-    return items[text] if suite == "text_core" else items[~text & ("shot_" + items["shots"].astype(str) == suite)]
+    return items[suites(items) == MetricName.parse(metric).suite]
 
 
 def _pretended(declared: Compare, template: Trial, per_side: int, paired: bool) -> Study:

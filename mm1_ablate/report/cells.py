@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mm1_ablate.config.study import Change
 from mm1_ablate.report.metric_info import PERCENT, Scale
 from mm1_ablate.report.statistics import Estimate
 
 BASELINE, BETTER, WORSE, UNDECIDED = "baseline", "better", "worse", "undecided"
-HOLE, ONE_SEED = "hole: no verdict", "one seed: evaluation noise only"
+HOLE, ONE_SEED = "no verdict: missing trials", "no verdict: one seed"
 Cost = float | int | str
 
 
@@ -51,6 +51,34 @@ class Cell:
     """What kind of number the metric is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One thing that an arm took, saw or answered: its parameters, its tokens of training, its code.
+
+    Attributes:
+        kind: exact: equal or different; seen: counted in training, and never quite equal, as another mixture fills rows a little
+            differently; epochs: how often the source of this name was read.
+    """
+
+    name: str
+    value: Cost
+    kind: Literal["exact", "seen", "epochs"] = "exact"
+
+    @property
+    def title(self) -> str:
+        """'parameters', 'tokens seen', 'epochs of text'."""
+        return f"{self.name} seen" if self.kind == "seen" else f"epochs of {self.name}" if self.kind == "epochs" else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Confound:
+    """A difference from the baseline that the ablation does not name."""
+
+    text: str
+    is_minor: bool = False
+    """Whether only the report shows it: another mixture always has other numbers of documents and images."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One arm."""
@@ -67,9 +95,10 @@ class Row:
     """What the ablation says, setting by setting; of a baseline what the sweep sets everywhere."""
     differences: tuple[Change, ...] = ()
     """All settings in which the arm differs from its baseline."""
-    brought_along: tuple[str, ...] = ()
-    """What the change brought along: what differs from the baseline though nobody altered it."""
-    costs: Mapping[str, Cost] = field(default_factory=dict)
+    confounds: tuple[Confound, ...] = ()
+    """What else differs from the baseline."""
+    costs: Mapping[str, Measure] = field(default_factory=dict)
+    """What the arm took, saw and answered, by title."""
 
     @property
     def n(self) -> int:
@@ -78,6 +107,11 @@ class Row:
     @property
     def is_baseline(self) -> bool:
         return self.name == self.baseline
+
+    @property
+    def also_changed(self) -> tuple[str, ...]:
+        """The confounds in words."""
+        return tuple(confound.text for confound in self.confounds)
 
 
 def cell_json(cell: Cell) -> dict[str, Any]:

@@ -8,30 +8,31 @@ with intervals, and on the primary metric a verdict. How it is shown is the work
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts
 from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.config.sweep.differences import declared_in_words
 from mm1_ablate.config.sweep.expand import Arm, Study
-from mm1_ablate.report.cells import Cell, Cost, Hole, Row, cell_json
-from mm1_ablate.report.confounds import brought_along, held_constant
+from mm1_ablate.report.cells import Cell, Hole, Measure, Row, cell_json
+from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge
 from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, scales
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
-from mm1_ablate.report.tasks import TaskScores
-from mm1_ablate.report.verdicts import adjust, distinct_comparisons, family_sizes, judge_row, remarks_on
+from mm1_ablate.report.task_scores import TaskScores
+from mm1_ablate.report.verdicts import FalseVerdicts, distinct_comparisons, family_sizes, remarks_on, with_verdicts
 
-if TYPE_CHECKING:
-    from mm1_ablate.report.aa_check import FalseVerdicts
+SINGLE_CHANGES = "Single changes"
+"""Title of groups of a single arm each, shown together."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,24 @@ class Comparison:
         names = dict.fromkeys(row.group for row in self.rows if not row.is_baseline)
         return {name: tuple(row for row in self.rows if row.group == name and not row.is_baseline) for name in names}
 
-    def clear(self, cell: Cell) -> bool:
-        """Whether a difference holds after correction."""
-        return cell.p_adjusted <= 1 - self.confidence + 1e-12
+    def sections(self) -> list[tuple[str, list[Row]]]:
+        """Groups under a title, each with its baseline in front; groups of a single arm stand together where they share a baseline."""
+        sections: list[tuple[list[str], list[Row]]] = []
+        single: dict[str, tuple[list[str], list[Row]]] = {}
+        for group, rows in self.groups.items():
+            baseline = self.row(rows[0].baseline)
+            if len(rows) == 1 and baseline.name in single:
+                single[baseline.name][0].append(group)
+                single[baseline.name][1].append(rows[0])
+            else:
+                sections.append(([group], [baseline, *rows]))
+                if len(rows) == 1:
+                    single[baseline.name] = sections[-1]
+        return [(groups[0] if len(groups) == 1 else SINGLE_CHANGES, rows) for groups, rows in sections]
 
-    def clear_effect(self, effect: Effect) -> bool:
-        """Whether an effect of a grid holds after correction."""
-        return effect.p_adjusted <= 1 - self.confidence + 1e-12
+    def is_significant(self, difference: Cell | Effect) -> bool:
+        """Whether a difference, or an effect of a grid, is significant after correction."""
+        return difference.p_adjusted <= 1 - self.confidence + 1e-12
 
     def long(self) -> pd.DataFrame:
         """A line for each arm and metric, unrounded: what comparison.csv holds."""
@@ -131,8 +143,8 @@ class Comparison:
                     "notes": list(row.notes),
                     "changes": list(row.changes),
                     "differences": [change.to_json() for change in row.differences],
-                    "brought_along": list(row.brought_along),
-                    "costs": dict(row.costs),
+                    "brought_along": list(row.also_changed),
+                    "costs": {title: measure.value for title, measure in row.costs.items()},
                 }
                 for row in self.rows
             ],
@@ -153,7 +165,7 @@ def compare(
     results: pd.DataFrame,
     holes: Iterable[tuple[str, int, str]] = (),
     items: pd.DataFrame | None = None,
-    costs: Mapping[str, Mapping[str, Cost]] | None = None,
+    costs: Mapping[str, Sequence[Measure]] | None = None,
     accounts: Iterable[Mapping[str, Mapping[str, Any]]] = (),
     tasks: TaskScores | None = None,
     warnings: Iterable[str] = (),
@@ -163,97 +175,105 @@ def compare(
     Args:
         results: columns arm, seed, metric, value; one line for each score, on a scale of 0 to 100.
         holes: (arm, seed, reason) of trials that gave no scores. What is missing in the results without being named is a hole too.
-        items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `item_scores.py`); makes
+        items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `scores.py`); makes
             intervals cover the luck of the evaluation items.
-        costs: by arm, what it took: parameters, image tokens, tokens seen, an identity of the evaluation items. What differs from the
-            baseline's is named in the table, so that a reader sees what was held constant.
+        costs: by arm, what it took, saw and answered (see `confounds.measures`). What differs from the baseline's is named in the table,
+            so that a reader sees what was held constant.
         accounts: of each trial, what became of its data (see `lost_data.py`).
-        tasks: what the score of each task stands on (see `tasks.py`).
+        tasks: what the score of each task stands on (see `task_scores.py`).
         warnings: what was said before the run, a line each with its place in a file.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()
-    metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
     scores = Scores(results, items, declared.confidence, study.arms[0].experiment.evaluation.groups)
-    kinds = scales(dict.fromkeys([*metrics, *scores.metrics]), items)
+    metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
+    all_metrics = tuple(dict.fromkeys([*metrics, *scores.metrics]))
     all_holes = _all_holes(study, scores, holes)
+    measured = _measured_rows(study, scores, scales(all_metrics, items), costs or {})
+    rows = with_verdicts(measured, study, metrics, all_holes)
     lacking = {hole.arm for hole in all_holes}
-    comparisons = distinct_comparisons(study)
-    families = family_sizes(comparisons.values())
-    rows = []
-    for arm in _ordered(study.arms):
-        cells = {}
-        for metric in dict.fromkeys([*metrics, *scores.metrics]):
-            estimate = None if arm.name == arm.baseline else scores.difference(arm.name, arm.baseline, metric)
-            detectable = (
-                estimate.detectable(comparisons=families[comparisons[arm.name][0]])
-                if estimate and metric == declared.primary
-                else float("nan")
-            )
-            own = np.array(list(scores.of(arm.name, metric).values()))
-            cells[metric] = Cell(
-                mean=float(own.mean()) if len(own) else float("nan"),
-                deviation=float(own.std(ddof=1)) if len(own) > 1 else float("nan"),
-                n=len(own),
-                estimate=estimate,
-                detectable=detectable,
-                scale=kinds[metric],
-            )
-        rows.append(
-            Row(
-                arm.name,
-                arm.group,
-                arm.baseline,
-                seeds=tuple(sorted(scores.of(arm.name, declared.primary))),
-                cells=cells,
-                changes=declared_in_words(arm),
-                differences=arm.changes,
-                brought_along=brought_along(arm, study.arm(arm.baseline), costs or {}),
-                costs=dict((costs or {}).get(arm.name, {})),
-            )
-        )
-    level, margin = 1 - declared.confidence, declared.smallest_difference_of_interest
-    rows = adjust(rows, declared.primary, metrics, comparisons, margin, lacking)
-    sizes = {name: families[family] for name, (family, _) in comparisons.items()}
-    rows = [judge_row(row, study, declared.primary, level, margin, sizes.get(row.name, 0), all_holes) for row in rows]
-
-    names = {arm.name for arm in study.arms}
-
-    def look_up(expected: Expectation) -> tuple[Estimate | None, str]:
-        if not {expected.arm, expected.than or expected.arm} <= names:
-            return None, "no such arm"
-        reference = expected.than or study.arm(expected.arm).baseline
-        if reference == expected.arm:
-            return None, "it is a baseline itself"
-        estimate = scores.difference(expected.arm, reference, expected.metric)
-        if expected.arm in lacking or reference in lacking:
-            return estimate, "a hole in the grid"
-        if estimate is None:
-            return None, f"no scores for {expected.metric}"
-        if estimate.seeds < LEAST_SEEDS:
-            return estimate, "one seed: evaluation noise only" if estimate.seeds < 2 else "two seeds bear no verdict"
-        return estimate, ""
-
+    expected = [(one, *_evidence(one, study, scores, lacking)) for one in study.sweep.expect]
+    remarks = (*remarks_on(study, rows, metrics), *tasks.uneven_in_words(), *(f"Warning before the run: {line}" for line in warnings))
     return Comparison(
         study=study.name,
         description=study.sweep.description,
         primary=declared.primary,
         metrics=metrics,
-        all_metrics=tuple(dict.fromkeys([*metrics, *scores.metrics])),
+        all_metrics=all_metrics,
         confidence=declared.confidence,
-        margin=margin,
+        margin=declared.smallest_difference_of_interest,
         seeds=tuple(study.sweep.seeds),
-        families=families,
-        rows=tuple(rows),
+        families=family_sizes(distinct_comparisons(study).values()),
+        rows=rows,
         holes=all_holes,
-        expectations=judge(study.sweep.expect, look_up, level, study.families),
+        expectations=judge(expected, 1 - declared.confidence, study.families),
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
-        remarks=(*remarks_on(study, rows, metrics), *tasks.uneven_in_words(), *(f"Warned of before the run: {line}" for line in warnings)),
+        remarks=remarks,
         data_losses=data_losses(accounts),
         tasks=tasks,
         published=study.published,
     )
+
+
+def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], costs: Mapping[str, Sequence[Measure]]) -> list[Row]:
+    """A row for each arm, with means, differences and what was held constant; not yet judged.
+
+    Args:
+        kinds: the scale of each metric, in the order of cells.
+    """
+    primary, comparisons = study.sweep.compare.primary, distinct_comparisons(study)
+    sizes = family_sizes(comparisons.values())
+    by_title = {arm.name: {measure.title: measure for measure in costs.get(arm.name, ())} for arm in study.arms}
+    rows = []
+    for arm in _ordered(study.arms):
+        cells = {metric: _cell(arm, metric, scores, scale) for metric, scale in kinds.items()}
+        if estimate := cells[primary].estimate:
+            comparable = sizes[comparisons[arm.name].family]
+            cells[primary] = replace(cells[primary], detectable=estimate.detectable(comparisons=comparable))
+        rows.append(
+            Row(
+                arm.name,
+                arm.group,
+                arm.baseline,
+                seeds=tuple(sorted(scores.of(arm.name, primary))),
+                cells=cells,
+                changes=declared_in_words(arm),
+                differences=arm.changes,
+                confounds=confounds(arm, by_title[arm.name], by_title[arm.baseline]),
+                costs=by_title[arm.name],
+            )
+        )
+    return rows
+
+
+def _cell(arm: Arm, metric: str, scores: Scores, scale: Scale) -> Cell:
+    own = np.array(list(scores.of(arm.name, metric).values()))
+    return Cell(
+        mean=float(own.mean()) if len(own) else float("nan"),
+        deviation=float(own.std(ddof=1)) if len(own) > 1 else float("nan"),
+        n=len(own),
+        estimate=None if arm.name == arm.baseline else scores.difference(arm.name, arm.baseline, metric),
+        scale=scale,
+    )
+
+
+def _evidence(expected: Expectation, study: Study, scores: Scores, lacking: Collection[str]) -> tuple[Estimate | None, str]:
+    """The difference that an expectation is about and, where it allows no verdict, why not (empty otherwise)."""
+    names = {arm.name for arm in study.arms}
+    if not {expected.arm, expected.than or expected.arm} <= names:
+        return None, "no such arm"
+    reference = expected.than or study.arm(expected.arm).baseline
+    if reference == expected.arm:
+        return None, "it is a baseline itself"
+    estimate = scores.difference(expected.arm, reference, expected.metric)
+    if expected.arm in lacking or reference in lacking:
+        return estimate, "trials are missing"
+    if estimate is None:
+        return None, f"no scores for {metric_title(expected.metric)}"
+    if estimate.seeds < LEAST_SEEDS:
+        return estimate, "no verdict from one seed" if estimate.seeds < 2 else "no verdict from two seeds"
+    return estimate, ""
 
 
 def _ordered(arms: Sequence[Arm]) -> list[Arm]:

@@ -1,77 +1,152 @@
-"""What was held constant: for each arm, in what it differs from its baseline though its ablation did not name it.
+"""What was held constant: for each arm, in what it differs from its baseline though its ablation does not name it.
 
-In: the experiments of an arm and its baseline, and what each of them took and saw. Out: differences in words, for the table.
+In: the experiments of an arm and its baseline, and the records of their trials. Out: what each arm took, saw and answered, and the
+differences in words, for the table.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
+import pandas as pd
+
+from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.sweep.differences import undeclared_in_words
 from mm1_ablate.config.sweep.expand import Arm
-from mm1_ablate.report.cells import Cost, Row, amount
+from mm1_ablate.report.cells import Confound, Measure, Row, amount
 
-SEEN = " seen"
-"""Ends the names of what was counted in training. It is never quite alike: another mixture fills the rows a little differently."""
-EPOCHS = "epochs of "
-"""Begins the names of counts of how often a source was read. Another mixture reads every source another number of times, which goes
-without saying; that an arm reads again what its baseline reads once at most does not."""
 TOLERANCE = 0.02
-"""The part by which counts may differ without being named."""
+"""The part by which counts of training may differ without being named."""
 
 
-def brought_along(arm: Arm, baseline: Arm, costs: Mapping[str, Mapping[str, Cost]]) -> tuple[str, ...]:
-    """All in which an arm differs and which it did not declare: settings first, then what it took and saw.
+# ---------------------------------------------------------------- what an arm took, saw and answered
+def measures(
+    experiment: Experiment,
+    *,
+    parameters: int,
+    flops_per_token: float,
+    curves: Sequence[pd.DataFrame],
+    accounts: Sequence[Mapping[str, Mapping[str, Any]]],
+    answered: str | None,
+    evaluation: str,
+    codes: Collection[str],
+) -> tuple[Measure, ...]:
+    """What an arm took, saw and answered, in the order of the table.
 
     Args:
-        costs: by arm; see `comparison.compare`.
+        curves: of each trial (see `Store.curve`); those that do not reach the last step are skipped.
+        accounts: of each trained trial, what became of its data, by source.
+        answered: an identity of the items that it answered (`answered_items`).
+        evaluation: a digest of how it was evaluated.
+        codes: versions of the code that trained its scored trials.
     """
-    if arm.name == baseline.name:
-        return undeclared_in_words(arm)
-    ours, theirs = costs.get(arm.name, {}), costs.get(baseline.name, {})
-    both = [key for key in ours if key in theirs and not key.startswith(EPOCHS)]
-    measured = [_difference(key, ours[key], theirs[key]) for key in both if not _alike(key, ours[key], theirs[key])]
-    return (*undeclared_in_words(arm), *measured, *_repeated(ours, theirs))
+    training, packing = experiment.training, experiment.data.packing
+    return (
+        Measure("parameters", parameters),
+        Measure("image tokens", experiment.model.connector.image_tokens),
+        # Two digits: the share of images in the mixture moves it a little in every arm.
+        Measure("FLOPs per token", float(f"{flops_per_token:.2g}")),
+        Measure("nominal tokens", training.steps * training.batch_rows * packing.row_tokens),
+        Measure("rows of a batch", training.batch_rows),
+        *_seen(experiment, curves),
+        *_epochs(accounts),
+        Measure("evaluation", evaluation),
+        *([Measure("evaluation items", answered)] if answered else []),
+        *([Measure("code", ", ".join(sorted({part for code in codes for part in code.split(", ")})))] if codes else []),
+    )
 
 
-def _repeated(ours: Mapping[str, Cost], theirs: Mapping[str, Cost]) -> Iterator[str]:
+def _seen(experiment: Experiment, curves: Sequence[pd.DataFrame]) -> list[Measure]:
+    """What an arm was trained on, by the ends of its curves; means over the trials that were trained to the end."""
+    counted = ("tokens", "images", "documents")
+    ends = [dict(curve.iloc[-1]) for curve in curves if len(curve)]
+    ends = [end for end in ends if end.get("step") == experiment.training.steps and end.keys() >= {*counted}]
+    if not ends:
+        return []
+    means = {name: sum(float(end[name]) for end in ends) / len(ends) for name in counted}
+    text = means["tokens"] - means["images"] * experiment.model.connector.image_tokens
+    counts = {"tokens": means["tokens"], "text tokens": text, "images": means["images"], "documents": means["documents"]}
+    return [Measure(name, float(round(count)), "seen") for name, count in counts.items()]
+
+
+def _epochs(accounts: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Measure]:
+    """How often an arm read each source; means over its trained trials."""
+    names = dict.fromkeys(name for account in accounts for name in account)
+    sums = {name: sum(account.get(name, {}).get("epochs", 0.0) for account in accounts) for name in names}
+    return [Measure(name, round(total / len(accounts), 3), "epochs") for name, total in sums.items()]
+
+
+def answered_items(items: pd.DataFrame | None) -> dict[str, str]:
+    """By arm, an identity of the items that it answered, at all seeds and shots: '1,920 (3f0a91c2)'."""
+    if items is None or not {"task", "shots", "item"} <= set(items.columns):
+        return {}
+    found = {}
+    for arm, rows in items.groupby("arm", sort=False):
+        distinct = rows[["task", "shots", "item"]].drop_duplicates()
+        answered = sorted((str(task), int(shots), str(item)) for task, shots, item in distinct.itertuples(index=False))
+        found[str(arm)] = f"{len(answered):,} ({hashlib.sha256(json.dumps(answered).encode()).hexdigest()[:8]})"
+    return found
+
+
+# ---------------------------------------------------------------- differences
+Costs = Mapping[str, Measure]
+"""By title."""
+
+
+def confounds(arm: Arm, ours: Costs, theirs: Costs) -> tuple[Confound, ...]:
+    """All in which an arm differs from its baseline and which it does not declare: settings first, then what it took and saw.
+
+    Args:
+        ours: of the arm; theirs: of the baseline.
+    """
+    settings = [Confound(text) for text in undeclared_in_words(arm)]
+    if arm.name == arm.baseline:
+        return tuple(settings)
+    # Another mixture reads every source another number of times, which goes without saying; repeated data does not.
+    both = [(ours[title], theirs[title]) for title in ours if title in theirs and ours[title].kind != "epochs"]
+    measured = [_difference(own, other) for own, other in both if not _alike(own, other)]
+    return (*settings, *measured, *_repeated(ours, theirs))
+
+
+def _repeated(ours: Costs, theirs: Costs) -> Iterator[Confound]:
     """Sources that an arm reads more than once, and its baseline once at most."""
-    if not any(key.startswith(EPOCHS) for key in theirs):
+    once = {measure.name: float(measure.value) for measure in theirs.values() if measure.kind == "epochs"}
+    if not once:
         return
-    for key, epochs in ours.items():
-        once = theirs.get(key, 0.0)
-        if key.startswith(EPOCHS) and not isinstance(epochs, str) and not isinstance(once, str) and epochs > 1 >= once:
-            yield f"repeats data: {key.removeprefix(EPOCHS)} is read {epochs:.2f} times, in the baseline {once:.2f}"
+    for measure in ours.values():
+        if measure.kind == "epochs" and float(measure.value) > 1 >= (before := once.get(measure.name, 0.0)):
+            yield Confound(f"repeats data: {measure.name} is read {measure.value:.2f} times, in the baseline {before:.2f}")
 
 
 def held_constant(rows: Sequence[Row]) -> tuple[str, ...]:
     """What was measured of all arms and is everywhere as in the baseline."""
     by_name = {row.name: row for row in rows}
     arms = [(row, by_name[row.baseline]) for row in rows if not row.is_baseline]
-    keys = dict.fromkeys(key for row, _ in arms for key in row.costs)
+    measured = {title: measure for row, _ in arms for title, measure in row.costs.items()}
     return tuple(
-        f"{key} (within {TOLERANCE:.0%})" if _is_counted(key) else key
-        for key in keys
-        if all(key in row.costs and key in base.costs and _alike(key, row.costs[key], base.costs[key]) for row, base in arms)
+        title if measure.kind == "exact" else f"{title} (within {TOLERANCE:.0%})"
+        for title, measure in measured.items()
+        if all(title in row.costs and title in base.costs and _alike(row.costs[title], base.costs[title]) for row, base in arms)
     )
 
 
-def _alike(key: str, left: Cost, right: Cost) -> bool:
-    if isinstance(left, str) or isinstance(right, str):
-        return left == right
-    return math.isclose(left, right, rel_tol=TOLERANCE if _is_counted(key) else 1e-9)
+def _alike(ours: Measure, theirs: Measure) -> bool:
+    if isinstance(ours.value, str) or isinstance(theirs.value, str):
+        return ours.value == theirs.value
+    return math.isclose(ours.value, theirs.value, rel_tol=1e-9 if ours.kind == "exact" else TOLERANCE)
 
 
-def _is_counted(key: str) -> bool:
-    return key.endswith(SEEN) or key.startswith(EPOCHS)
-
-
-def _difference(key: str, ours: Cost, theirs: Cost) -> str:
-    words = [amount(value) for value in (theirs, ours)]
-    if words[0] == words[1] and not isinstance(ours, str) and not isinstance(theirs, str):
-        words = [f"{value:,}" for value in (theirs, ours)]
-    text = f"{key} {words[0]} → {words[1]}"
-    if key.endswith(SEEN) and not isinstance(ours, str) and not isinstance(theirs, str) and theirs:
-        text += f" ({100 * (ours / theirs - 1):+.0f} %)".replace("-", "−")
-    return text
+def _difference(ours: Measure, theirs: Measure) -> Confound:
+    before, after = amount(theirs.value), amount(ours.value)
+    if isinstance(ours.value, str) or isinstance(theirs.value, str):
+        return Confound(f"{ours.title} {before} → {after}")
+    if before == after:
+        before, after = f"{theirs.value:,}", f"{ours.value:,}"
+    text = f"{ours.title} {before} → {after}"
+    if ours.kind == "seen" and theirs.value:
+        text += f" ({100 * (ours.value / theirs.value - 1):+.0f} %)".replace("-", "−")
+    return Confound(text, is_minor=ours.kind == "seen" and ours.name != "tokens")

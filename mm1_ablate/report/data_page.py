@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from importlib.resources import files
-from io import BytesIO
-
-import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
 
 from mm1_ablate.data.inspection import Inspection, Spread
 from mm1_ablate.report.cells import amount
+from mm1_ablate.report.page import data_address, page
 
 
 def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str], joined: Mapping[str, str]) -> str:
@@ -24,27 +17,23 @@ def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str], j
         sequence_of_facts: sentences on the whole, above the table.
         joined: by source or task, what it joins as tokens.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    folder = files("mm1_ablate.report")
-    style = (folder / "report.html.jinja").read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
-    template = environment.from_string((folder / "data.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return page(
+        "data.html.jinja",
         inspection=inspection,
         sub_images=any(not isinstance(part, str) and len(part) > 1 for document in inspection.shown for part in document.parts),
         name=name,
         facts=sequence_of_facts,
         joined=joined,
-        style=Markup(style),
         amount=amount,
         percent=percent,
         spread=spread,
-        picture=picture,
+        picture=data_address,
         is_text=lambda part: isinstance(part, str),
     )
 
 
 def percent(share: float) -> str:
-    """A share as people read it; a small one that is not nothing does not look like nothing."""
+    """A share as people read it; one above 0 is never shown as 0."""
     if 0 < share < 0.0005:
         return "< 0.1 %"
     return f"{100 * share:.1f} %"
@@ -57,10 +46,3 @@ def spread(values: Spread | None) -> str:
     if values.low == values.high:
         return f"{values.median:,.0f}"
     return f"{values.median:,.0f} ({values.low:,.0f} to {values.high:,.0f})"
-
-
-def picture(pixels: np.ndarray) -> Markup:
-    """uint8 [height, width, 3] as an image inside the page."""
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return Markup("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())

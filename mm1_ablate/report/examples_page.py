@@ -3,22 +3,19 @@ from elsewhere."""
 
 from __future__ import annotations
 
-import base64
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from io import BytesIO
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
 from mm1_ablate.evaluation.prompts import IMAGE_MARK
 from mm1_ablate.report.examples import Count, Example, margin
 from mm1_ablate.report.formats import number, signed
+from mm1_ablate.report.page import data_address, page
 
 LONGEST_SIDE = 420
 """Pixels of an image on the page."""
@@ -31,7 +28,7 @@ class Shown:
     """What the item source says of an item, beside the scores.
 
     Attributes:
-        picture: its image, as a `data:` address; nothing where it has none.
+        picture: its image, as a `data:` address; None where it has none.
         small: whether the picture is to be enlarged.
         choices: what could be chosen from.
         correct: the place of the right one.
@@ -50,13 +47,7 @@ def picture(pixels: np.ndarray) -> tuple[Markup, bool]:
     image = Image.fromarray(pixels)
     small = max(image.size) < SMALL_SIDE
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    if small:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
-    return Markup(f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()), small
+    return data_address(image) if small else data_address(image, "JPEG", quality=85), small
 
 
 def examples_page(
@@ -72,13 +63,10 @@ def examples_page(
         facts: sentences above the table.
         shown: by task and item.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    folder = files("mm1_ablate.report")
-    style = (folder / "report.html.jinja").read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
-    template = environment.from_string((folder / "examples.html.jinja").read_text(encoding="utf-8"))
     first_better = [example for example in examples if example.first_is_better]
     second_better = [example for example in examples if not example.first_is_better]
-    return template.render(
+    return page(
+        "examples.html.jinja",
         arms=arms,
         facts=facts,
         counts=counts,
@@ -88,8 +76,7 @@ def examples_page(
         ],
         shown=shown,
         several_seeds=len({example.evaluation_seed for example in examples}) > 1,
-        nothing=Shown(),
-        style=Markup(style),
+        missing=Shown(),
         number=number,
         signed=signed,
         margin=margin,

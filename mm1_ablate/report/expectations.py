@@ -11,10 +11,11 @@ included in another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.report.statistics import Estimate, equivalence, holm
 
@@ -41,9 +42,9 @@ class Judgement:
         expected = self.expectation
         than = expected.than or "its baseline"
         if expected.is_ == "within":
-            return f"{expected.arm} within {expected.by:g} of {than} on {expected.metric}"
+            return f"{expected.arm} within {expected.by:g} of {than} on {metric_title(expected.metric)}"
         by = f" by at least {expected.by:g}" if expected.by else ""
-        return f"{expected.arm} {expected.is_} {than}{by} on {expected.metric}"
+        return f"{expected.arm} {expected.is_} {than}{by} on {metric_title(expected.metric)}"
 
     def to_json(self) -> dict[str, Any]:
         expected, estimate = self.expectation, self.estimate
@@ -66,37 +67,31 @@ class Judgement:
         }
 
 
-def judge(
-    expectations: Sequence[Expectation],
-    look_up: Callable[[Expectation], tuple[Estimate | None, str]],
-    level: float,
-    families: Sequence[str] = (),
-) -> tuple[Judgement, ...]:
+def judge(found: Sequence[tuple[Expectation, Estimate | None, str]], level: float, families: Sequence[str] = ()) -> tuple[Judgement, ...]:
     """Judge every declared expectation.
 
     Args:
-        look_up: an expectation to the estimate of its difference and, where that bears no verdict, why not (empty otherwise).
+        found: each expectation, the estimate of its difference and, where that allows no verdict, why not (empty otherwise).
         level: chance of a false verdict in a family, such as 0.05.
         families: the family of each; without them all are one.
     """
-    found = [look_up(expected) for expected in expectations]
+    families = families or [""] * len(found)
     evidence = [
         _evidence(expected, estimate) if estimate is not None and not obstacle else (float("nan"), float("nan"))
-        for expected, (estimate, obstacle) in zip(expectations, found, strict=True)
+        for expected, estimate, obstacle in found
     ]
-    families = families or [""] * len(expectations)
-    adjusted = [float("nan")] * len(expectations)
+    adjusted = [float("nan")] * len(found)
     for family in dict.fromkeys(families):
         members = [place for place, own in enumerate(families) if own == family]
         for place, p in zip(members, holm([min(evidence[place]) for place in members]), strict=True):
             adjusted[place] = float(p)
     judged = []
-    for expected, (estimate, obstacle), (confirm, refute), p, family in zip(expectations, found, evidence, adjusted, families, strict=True):
+    for (expected, estimate, obstacle), (confirm, refute), p, family in zip(found, evidence, adjusted, families, strict=True):
         verdict: Outcome = "undecided"
         if estimate is None or obstacle:
             reason = obstacle or "no scores"
         elif not estimate.known:
-            reason = "no spread to judge by"
+            reason = "no variation between seeds"
         else:
             if p <= level:
                 verdict = "confirmed" if confirm <= refute else "refuted"
@@ -121,14 +116,14 @@ def _evidence(expected: Expectation, estimate: Estimate) -> tuple[float, float]:
 
 def _reason(expected: Expectation, estimate: Estimate, verdict: Outcome, alone: bool) -> str:
     if verdict == "undecided":
-        return "clear by itself, but not among all that was expected" if alone else "the interval allows both"
+        return "significant by itself, not after correction for all expectations" if alone else "the interval allows both"
     if expected.is_ == "within":
-        return "clearly within" if verdict == "confirmed" else "clearly outside"
+        return "significantly within" if verdict == "confirmed" else "significantly outside"
     if verdict == "confirmed":
-        return f"clearly {expected.is_}" + (f" by {expected.by:g}" if expected.by else "")
+        return f"significantly {expected.is_}" + (f" by {expected.by:g}" if expected.by else "")
     right_way = estimate.difference > 0 if expected.is_ == "above" else estimate.difference < 0
     return (
-        f"{expected.is_}, but clearly by less than {expected.by:g}"
+        f"{expected.is_}, but by significantly less than {expected.by:g}"
         if right_way
-        else f"clearly not {expected.is_}" + (f" by {expected.by:g}" if expected.by else "")
+        else f"significantly not {expected.is_}" + (f" by {expected.by:g}" if expected.by else "")
     )

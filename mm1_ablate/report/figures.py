@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mm1_ablate.config.metric_name import AVERAGE, MetricName, metric_title
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.formats import bracketed, metric_title, percent, short_name, signed
+from mm1_ablate.report.formats import bracketed, percent, short_name, signed
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"
@@ -144,7 +144,7 @@ def forest(comparison: Comparison) -> Figure | None:
                 weight = "bold" if line.verdict in (BETTER, WORSE) else "normal"
                 columns[1].text(0, position, line.verdict, va="center", color=INK if colour == MUTED else colour, fontweight=weight)
         axes.set_title(f"{metric_title(comparison.primary)}: difference from the baseline{_in_points(comparison)}", pad=8)
-        shading = f"shaded: ±{comparison.margin:g}, smaller than is of interest"
+        shading = f"shaded: ±{comparison.margin:g}, the smallest difference of interest"
         axes.set_xlabel(f"{percent(comparison.confidence)} intervals; {shading}", color=MUTED, fontsize=8)
         return figure
 
@@ -215,11 +215,11 @@ def effects(comparison: Comparison) -> Figure | None:
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", visible=True)
         for position, (effect, estimate) in enumerate(shown):
-            clear = comparison.clear_effect(effect)
+            significant = comparison.is_significant(effect)
             colour = ORANGE if effect.is_interaction else BLUE
             if estimate.known:
                 axes.plot((estimate.low, estimate.high), (position, position), color=colour, linestyle="-" if effect.complete else ":")
-            marker, face = "D" if effect.is_interaction else "o", colour if clear else "white"
+            marker, face = "D" if effect.is_interaction else "o", colour if significant else "white"
             axes.plot(estimate.difference, position, marker, color=colour, markerfacecolor=face, markeredgewidth=1.4)
         axes.set_yticks(range(len(shown)), titles)
         axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -233,7 +233,8 @@ def effects(comparison: Comparison) -> Figure | None:
 # ---------------------------------------------------------------- scores by shots
 def shots(comparison: Comparison) -> Figure | None:
     """Average score against the number of shots, a panel for each group of arms; None without scores at two numbers of shots."""
-    found = {int(match[1]): metric for metric in comparison.all_metrics if (match := re.fullmatch(r"shot_(\d+)/average", metric))}
+    parsed = [(metric, MetricName.parse(metric)) for metric in comparison.all_metrics]
+    found = {one.shots: metric for metric, one in parsed if one.shots is not None and one.name == AVERAGE}
     if len(found) < 2 or all(row.cells[metric].n == 0 for row in comparison.rows for metric in found.values()):
         return None
     counts = sorted(found)
@@ -282,7 +283,7 @@ def _binned(rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
 
 def _panels(comparison: Comparison, draw: Draw, across: str, up: str, footnote: str, top: float | None = None) -> Figure:
     """A panel for each group: its baseline in black, its arms in colours."""
-    groups = _merged(comparison)
+    groups = comparison.sections() or [("baseline", list(comparison.rows))]
     columns = 2 if len(groups) == 4 else min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
     with matplotlib.rc_context(STYLE):
@@ -303,20 +304,3 @@ def _panels(comparison: Comparison, draw: Draw, across: str, up: str, footnote: 
         for line in all_axes:
             line[0].set_ylabel(f"{up}\n({footnote})", multialignment="center")
         return figure
-
-
-def _merged(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """Groups with their baseline in front; groups of a single arm share a panel as long as they share a baseline."""
-    panels: list[tuple[str, list[Row]]] = []
-    single: dict[str, list[Row]] = {}
-    for group, rows in comparison.groups.items():
-        if len(rows) == 1:
-            if rows[0].baseline not in single:
-                single[rows[0].baseline] = [comparison.row(rows[0].baseline)]
-                panels.append((group, single[rows[0].baseline]))
-            single[rows[0].baseline] += rows
-        else:
-            panels.append((group, [comparison.row(rows[0].baseline), *rows]))
-    several = [rows for rows in single.values() if len(rows) > 2]
-    titled = [("single changes" if any(rows is own for own in several) else title, rows) for title, rows in panels]
-    return titled or [("baseline", list(comparison.rows))]

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 
 from mm1_ablate.report.cells import Cell, Row
 from mm1_ablate.report.metric_info import PERCENT, Scale
 from mm1_ablate.report.statistics import Estimate
 
-NOTHING = "–"
+DASH = "–"
 BELOW_FLOOR = "▾"
 """Marks scores that are worse than what needs no image and no question."""
-
-
-def metric_title(metric: str) -> str:
-    """'8-shot' for shot_8/average, 'TextCore' for text_core/average, '8-shot vqa' for shot_8/vqa."""
-    family, _, name = metric.partition("/")
-    shots = re.fullmatch(r"shot_(\d+)", family)
-    title = f"{shots[1]}-shot" if shots else "TextCore" if family == "text_core" else family
-    return title if name in ("average", "") else f"{title} {name.replace('_', ' ')}"
 
 
 def decimals(value: float, scale: Scale = PERCENT) -> int:
@@ -29,19 +20,19 @@ def decimals(value: float, scale: Scale = PERCENT) -> int:
 
 def number(value: float | None, scale: Scale = PERCENT) -> str:
     """'55.3', '1.274'."""
-    return NOTHING if value is None or math.isnan(value) else f"{value + 0.0:.{decimals(value, scale)}f}".replace("-", "−")
+    return DASH if value is None or math.isnan(value) else f"{value + 0.0:.{decimals(value, scale)}f}".replace("-", "−")
 
 
 def signed(value: float | None, scale: Scale = PERCENT) -> str:
     """'+2.4', '−37.1', '−0.013'."""
     if value is None or math.isnan(value):
-        return NOTHING
+        return DASH
     places = decimals(value, scale)
     return f"{0:.{places}f}" if abs(value) < 0.5 * 10**-places else f"{value:+.{places}f}".replace("-", "−")
 
 
 def bracketed(estimate: Estimate | None, scale: Scale = PERCENT) -> str:
-    """'[−41.2, −33.0]', or nothing where it is unknown."""
+    """'[−41.2, −33.0]', or empty text where it is unknown."""
     return f"[{signed(estimate.low, scale)}, {signed(estimate.high, scale)}]" if estimate and estimate.known else ""
 
 

@@ -6,48 +6,49 @@ elsewhere: styles and pictures are in it, and pictures take the colours of the p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from importlib.resources import files
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
+from mm1_ablate import __version__
+from mm1_ablate.config.metric_name import MetricName, metric_title
 from mm1_ablate.report import figures
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, metric_title, number, probability, short_name, signed
+from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
-from mm1_ablate.report.paper_comparison import HEADING, about_published, beside_tables
+from mm1_ablate.report.page import page
+from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how_judged, how_measured
 
 KINDS = {BETTER: "better", WORSE: "worse", UNDECIDED: "undecided", HOLE: "hole", ONE_SEED: "hole"}
 
 
-def html(comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text: str | None = None) -> str:
+def html(comparison: Comparison, pictures: Mapping[str, bytes] = {}, sweep_text: str | None = None) -> str:
     """The report as one page.
 
     Args:
-        curves: columns arm, seed, step, loss.
+        pictures: by name (see `markdown.PICTURES`), as SVG.
         sweep_text: the sweep file, shown at the end.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("mm1_ablate.report") / "report.html.jinja").read_text(encoding="utf-8"))
-    drawn = figures.drawn(comparison, curves)
-    per_task = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and "." not in metric.partition("/")[2]]
+    per_task = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and not MetricName.parse(metric).rule]
     further = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and metric not in per_task]
-    return template.render(
+    return page(
+        "report.html.jinja",
         comparison=comparison,
         headline=headline(comparison),
         how_measured=how_measured(comparison),
         how_judged=how_judged(comparison),
         about_data_losses=DATA_LOSSES,
         primary=comparison.primary,
-        pictures={name: _inline(drawn.get(name), label) for name, label in PICTURES.items()},
+        pictures={name: _inline(pictures.get(name), label) for name, label in PICTURES.items()},
         detail_tables=[(title, metrics) for title, metrics in (("Task by task", per_task), ("Other metrics", further)) if metrics],
         task_titles=task_titles(comparison),
         right=RIGHT,
@@ -55,9 +56,9 @@ def html(comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text:
         about_tasks=about_tasks(comparison),
         unasked=unasked_lines(comparison),
         below_floor=BELOW_FLOOR,
-        beside_heading=HEADING,
-        about_published=about_published(),
-        beside=beside_tables(comparison),
+        paper_heading=HEADING,
+        about_paper=about_paper(),
+        paper_tables=paper_tables(comparison),
         costs=list(dict.fromkeys(key for row in comparison.rows for key in row.costs)),
         sweep_text=sweep_text,
         title=metric_title,
@@ -74,11 +75,11 @@ def html(comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text:
     )
 
 
-def _inline(figure: Figure | None, label: str) -> Markup | None:
-    """A figure as an element of a page, in the page's own ink."""
-    if figure is None:
+def _inline(svg: bytes | None, label: str) -> Markup | None:
+    """A picture as an element of a page, in the page's own ink."""
+    if svg is None:
         return None
-    text = figures.svg(figure).decode("utf-8")
+    text = svg.decode("utf-8")
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
     text = text.replace(figures.INK, "currentColor").replace("'DejaVu Sans'", "system-ui")
@@ -93,6 +94,20 @@ def _inline(figure: Figure | None, label: str) -> Markup | None:
     return Markup(text.replace("<svg ", f"<svg {attributes}", 1))
 
 
+@cache
+def report_version(folder: Path = Path(__file__).parent) -> str:
+    """Such as '0.1.0+1f00ba47': the version of the package, and 8 hex digits of a hash over what reports are made by.
+
+    Args:
+        folder: with the modules, templates and styles that shape reports.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".py", ".jinja", ".css")):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return f"{__version__}+{digest.hexdigest()[:8]}"
+
+
 def write_report(folder: Path, comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text: str | None = None) -> list[Path]:
     """Write report.html, report.md, comparison.csv, comparison.json and, as far as there is something to draw, pictures as PNG and SVG.
 
@@ -101,18 +116,15 @@ def write_report(folder: Path, comparison: Comparison, curves: pd.DataFrame | No
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = figures.drawn(comparison, curves)
-    texts = {
-        "report.html": html(comparison, curves, sweep_text),
-        "report.md": markdown(comparison, {name: f"{name}.png" for name in drawn}),
-        "comparison.json": json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "comparison.csv": comparison.long().to_csv(index=False),
+    svgs = {name: figures.svg(figure) for name, figure in drawn.items()}
+    contents = {
+        "report.html": html(comparison, svgs, sweep_text).encode(),
+        "report.md": markdown(comparison, {name: f"{name}.png" for name in drawn}).encode(),
+        "comparison.json": (json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "comparison.csv": comparison.long().to_csv(index=False).encode(),
     }
-    written = []
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-        written.append(folder / name)
     for name, figure in drawn.items():
-        for ending, draw in (("png", figures.png), ("svg", figures.svg)):
-            (folder / f"{name}.{ending}").write_bytes(draw(figure))
-            written.append(folder / f"{name}.{ending}")
-    return written
+        contents |= {f"{name}.png": figures.png(figure), f"{name}.svg": svgs[name]}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]

@@ -1,4 +1,4 @@
-"""Data that was asked for and not used as it is: unreadable, not kept, cut, too long. Nothing of it is hidden.
+"""Data that was asked for and skipped or cut: unreadable, not kept, cut, too long. Nothing of it is hidden.
 
 In: the account of each trial's data (see `data.accounting.Accounting.account`). Out: one line for each source and reason. Trials read
 the same data in the same order, so counts of several trials are not summed: what is told is the trial that met most of it.
@@ -43,7 +43,7 @@ class DataLoss:
 
 
 def data_losses(accounts: Iterable[Mapping[str, Mapping[str, Any]]]) -> tuple[DataLoss, ...]:
-    """By source and reason, what was not used as it is; bad data first, the most frequent first.
+    """By source and reason, what was skipped or cut; bad data first, the most frequent first.
 
     Args:
         accounts: of each trial, by source.

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.report.cells import Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.effects import Effect
 from mm1_ablate.report.expectations import Judgement
-from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, bracketed, interval, metric_title, number, signed
+from mm1_ablate.report.formats import BELOW_FLOOR, DASH, bracketed, interval, number, signed
 from mm1_ablate.report.metric_info import Scale
-from mm1_ablate.report.paper_comparison import HEADING, about_published, beside_tables
+from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import DATA_LOSSES, detectable, headline, how_judged, how_measured
 
@@ -77,7 +78,7 @@ def markdown(comparison: Comparison, pictures: Mapping[str, str] = {}) -> str:
     if comparison.false_verdicts:
         lines += ["", "## False verdicts", "", comparison.false_verdicts.in_words()]
     if comparison.holes:
-        lines += ["", "## Holes", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
+        lines += ["", "## Missing trials", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
     lines += _tasks(comparison)
     lines += _data_losses(comparison)
     lines += _held_constant(comparison)
@@ -107,33 +108,21 @@ def _lessons(comparison: Comparison) -> list[str]:
                 expected = judgement.expectation
                 verdict = f"**{judgement.verdict}**: {judgement.reason}"
                 ours = _ours(judgement, comparison.scale(expected.metric))
-                lines.append(_pipes([expected.because, *([expected.paper or NOTHING] if papers else []), ours, verdict]))
+                lines.append(_pipes([expected.because, *([expected.paper or DASH] if papers else []), ours, verdict]))
     words = f"Written down before the run. Differences have their intervals. {how_judged(comparison)}"
     return [*lines, "", words]
 
 
 def _ours(judgement: Judgement, scale: Scale) -> str:
     estimate, metric = judgement.estimate, metric_title(judgement.expectation.metric)
-    difference = f"{metric} {signed(estimate.difference, scale)} {bracketed(estimate, scale)}" if estimate else f"{metric} {NOTHING}"
+    difference = f"{metric} {signed(estimate.difference, scale)} {bracketed(estimate, scale)}" if estimate else f"{metric} {DASH}"
     return f"{difference.strip()}<br>expected: {judgement.claim}"
 
 
 def _sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """A table for each group, under its baseline; groups of a single arm stand together, and so does all that is small."""
-    if len(comparison.rows) <= 10 and len(comparison.groups) < 2:
-        return [("", list(comparison.rows))]
-    sections: list[tuple[str, list[Row]]] = []
-    single: dict[str, list[Row]] = {}
-    for group, rows in comparison.groups.items():
-        baseline = comparison.row(rows[0].baseline)
-        if len(rows) > 1:
-            sections.append((group, [baseline, *rows]))
-        else:
-            if not single.get(baseline.name):
-                single[baseline.name] = [baseline]
-                sections.append(("Single changes", single[baseline.name]))
-            single[baseline.name] += rows
-    return sections or [("", list(comparison.rows))]
+    """A table for each group, under its baseline; all that is small stands in one."""
+    is_small = len(comparison.rows) <= 10 and len(comparison.groups) < 2
+    return [("", list(comparison.rows))] if is_small else comparison.sections()
 
 
 def _table(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
@@ -151,12 +140,12 @@ def _cell(row: Row, metric: str, comparison: Comparison) -> str:
     if cell.estimate is None:
         return mean
     difference = signed(cell.estimate.difference, cell.scale)
-    return f"{mean}<br>{f'**{difference}**' if comparison.clear(cell) else difference} {interval(cell)}"
+    return f"{mean}<br>{f'**{difference}**' if comparison.is_significant(cell) else difference} {interval(cell)}"
 
 
 def _published(comparison: Comparison) -> list[str]:
-    tables = beside_tables(comparison)
-    lines = ["", f"## {HEADING}", "", about_published()] if tables else []
+    tables = paper_tables(comparison)
+    lines = ["", f"## {HEADING}", "", about_paper()] if tables else []
     for table in tables:
         lines += ["", f"### {table.title}", *(["", f"{table.about[0].upper()}{table.about[1:]}."] if table.about else [])]
         lines += ["", _pipes(table.titles), "|---|---" + "|--:" * len(table.metrics) + "|"]
@@ -170,7 +159,7 @@ def _effects(comparison: Comparison) -> list[str]:
     intro = (
         f"Contrasts on {metric_title(comparison.primary)}, taken within each seed: a main effect is the mean difference of a level from "
         "the axis's first, over the points of the grid that both were run at; an interaction is how much such a difference changes along "
-        "another axis, zero where the axes add up. Exploratory: bold ones hold at the false discovery rate of the other columns."
+        "another axis, zero where the axes add up. Exploratory: bold ones are significant at the false discovery rate of the other columns."
     )
     lines = ["", "## Effects in grids", "", intro, "", _pipes(["grid", "effect", "points", "difference"]), "|---|---|--:|--:|"]
     for effect in comparison.effects:
@@ -180,11 +169,11 @@ def _effects(comparison: Comparison) -> list[str]:
 
 def _effect(effect: Effect, comparison: Comparison) -> str:
     if effect.estimate is None:
-        return NOTHING
+        return DASH
     scale = comparison.scale(comparison.primary)
     difference = signed(effect.estimate.difference, scale)
-    bold = f"**{difference}**" if comparison.clear_effect(effect) else difference
-    return f"{bold} {bracketed(effect.estimate, scale)}" + ("" if effect.complete else " (a hole)")
+    bold = f"**{difference}**" if comparison.is_significant(effect) else difference
+    return f"{bold} {bracketed(effect.estimate, scale)}" + ("" if effect.complete else " (trials missing)")
 
 
 def _tasks(comparison: Comparison) -> list[str]:
@@ -209,7 +198,7 @@ def _tasks(comparison: Comparison) -> list[str]:
 def _data_losses(comparison: Comparison) -> list[str]:
     if not comparison.data_losses:
         return []
-    lines = ["", "## Data that was not used as it is", "", DATA_LOSSES, ""]
+    lines = ["", "## Data that was skipped or cut", "", DATA_LOSSES, ""]
     lines += [_pipes(["source", "what", "reason", "number", "of documents drawn", "first ones"]), "|---|---|---|--:|--:|---|"]
     for loss in comparison.data_losses:
         examples = ", ".join(f"`{example}`" for example in loss.examples)
@@ -221,8 +210,8 @@ def _held_constant(comparison: Comparison) -> list[str]:
     lines = ["", "## What was altered, and what was held constant", ""]
     if comparison.held_constant:
         lines += [f"As in the baseline, in every arm: {', '.join(comparison.held_constant)}.", ""]
-    lines += [_pipes(["arm", "altered", "⚑ what came along with it", "notes"]), "|---|---|---|---|"]
+    lines += [_pipes(["arm", "altered", "⚑ also changed", "notes"]), "|---|---|---|---|"]
     for row in comparison.rows:
         if not row.is_baseline or row.notes or row.changes:
-            lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.brought_along), "; ".join(row.notes)]))
+            lines.append(_pipes([row.name, "; ".join(row.changes), "; ".join(row.also_changed), "; ".join(row.notes)]))
     return lines

@@ -11,6 +11,7 @@ from functools import cache
 
 import pandas as pd
 
+from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.settings import UnknownType, find_component
 from mm1_ablate.evaluation.metrics import Metric
 
@@ -39,8 +40,6 @@ class Scale:
 PERCENT = Scale()
 LOSS = Scale(points=1.0, higher_is_better=False)
 """Loss per token and bits per byte of held-out documents."""
-LOSSES = ("loss", "bits_per_byte")
-"""What the names of metrics of held-out documents begin with."""
 
 
 @cache
@@ -62,16 +61,6 @@ def scale_of(family: str, rule: str) -> Scale:
     return Scale(found.scale, found.higher_is_better, found.aggregate.__func__ is Metric.aggregate.__func__)  # type: ignore[attr-defined]
 
 
-def suite_of(family: str, shots: int, rule: str) -> str:
-    """What the name of a task's metric begins with: shot_8, text_core, loss."""
-    return rule if family == "loss" else "text_core" if family == "text" else f"shot_{shots}"
-
-
-def column_of(family: str, shots: int, task: str, rule: str, primary: bool) -> str:
-    """The name under which results have a task's metric: see `evaluation.scores.summarise`."""
-    return f"{suite_of(family, shots, rule)}/{task}" + ("" if primary or family == "loss" else f".{rule}")
-
-
 def scales(metrics: Iterable[str], items: pd.DataFrame | None = None) -> dict[str, Scale]:
     """The scale of each metric, by its name; where no items are at hand by what the name says.
 
@@ -82,13 +71,11 @@ def scales(metrics: Iterable[str], items: pd.DataFrame | None = None) -> dict[st
     if items is not None and not items.empty:
         keys = ["family", "shots", "task", "metric", *(["primary"] if "primary" in items else [])]
         for family, shots, task, rule, *primary in items[keys].drop_duplicates().itertuples(index=False):
-            column = column_of(str(family), int(shots), str(task), str(rule), bool(primary[0]) if primary else True)
-            found.setdefault(column, scale_of(str(family), str(rule)))
+            column = MetricName.of_task(str(family), int(shots), str(task), str(rule), bool(primary[0]) if primary else True)
+            found.setdefault(str(column), scale_of(str(family), str(rule)))
     return {metric: found.get(metric) or _by_name(metric) for metric in metrics}
 
 
 def _by_name(metric: str) -> Scale:
-    suite, _, name = metric.partition("/")
-    if suite in LOSSES:
-        return LOSS
-    return scale_of("", name.rpartition(".")[2]) if "." in name else PERCENT
+    parsed = MetricName.parse(metric)
+    return LOSS if parsed.is_loss else scale_of("", parsed.rule) if parsed.rule else PERCENT

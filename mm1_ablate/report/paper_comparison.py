@@ -13,16 +13,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts, results
 from mm1_ablate.report.cells import Row
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.formats import metric_title, number, signed
+from mm1_ablate.report.formats import number, signed
 
-HEADING = "Beside the paper"
+HEADING = "Compared with the paper"
 
 
 @dataclass(frozen=True)
-class BesideRow:
+class PaperRow:
     """An arm and the row of the paper that it corresponds to."""
 
     arm: str
@@ -32,40 +33,40 @@ class BesideRow:
 
 
 @dataclass(frozen=True)
-class BesideTable:
+class PaperTable:
     """A table of the paper, as far as the study has its rows."""
 
     title: str
     about: str
     metrics: tuple[str, ...]
     """By our names; those that the paper gives and the study has scores of."""
-    rows: tuple[BesideRow, ...]
+    rows: tuple[PaperRow, ...]
 
     @property
     def titles(self) -> list[str]:
         return ["arm", "in the paper", *map(metric_title, self.metrics)]
 
 
-def about_published() -> str:
-    """What the tables show, in two sentences."""
+def about_paper() -> str:
+    """What the tables show, in three sentences."""
     return (
-        f"In each cell our mean stands above the number of {results().published}, which has one run a row and no error bars. In brackets "
-        "are differences from the arm's baseline, where the paper has that too; scores themselves are of other tasks, data and sizes."
+        f"Each cell has our mean above the number of {results().published}, which has one run a row and no error bars. Differences from "
+        "the arm's baseline are in brackets, where the paper has that baseline. Compare these, not scores: tasks, data and sizes differ."
     )
 
 
-def beside_tables(comparison: Comparison) -> list[BesideTable]:
+def paper_tables(comparison: Comparison) -> list[PaperTable]:
     """The tables of the paper that arms have counterparts in, in the order of the study."""
     return [table for known in comparison.published if (table := _table(comparison, known)).metrics]
 
 
-def _table(comparison: Comparison, known: Counterparts) -> BesideTable:
+def _table(comparison: Comparison, known: Counterparts) -> PaperTable:
     paper = results().tables[known.table]
     rows = [row for name in known.rows for row in comparison.rows if row.name == name]
     given = dict.fromkeys(metric for row in rows for metric in known.numbers(row.name))
     metrics = tuple(metric for metric in given if any(metric in row.cells for row in rows))
-    beside = [BesideRow(row.name, known.rows[row.name], tuple(_cell(row, metric, known) for metric in metrics)) for row in rows]
-    return BesideTable(paper.title, paper.about, metrics, tuple(beside))
+    beside = [PaperRow(row.name, known.rows[row.name], tuple(_cell(row, metric, known) for metric in metrics)) for row in rows]
+    return PaperTable(paper.title, paper.about, metrics, tuple(beside))
 
 
 def _cell(row: Row, metric: str, known: Counterparts) -> tuple[str, str]:
@@ -78,9 +79,9 @@ def _cell(row: Row, metric: str, known: Counterparts) -> tuple[str, str]:
     return ours, paper
 
 
-def print_published(comparison: Comparison, console: Console) -> None:
+def print_paper_tables(comparison: Comparison, console: Console) -> None:
     """The tables, for the terminal."""
-    tables = beside_tables(comparison)
+    tables = paper_tables(comparison)
     if tables:
         console.print(f"\n[bold]{HEADING}[/] [dim]ours above, the paper's below[/]")
     for table in tables:

@@ -1,19 +1,32 @@
 """Scores by arm, metric and seed, and what can be said of differences between arms.
 
-In: the results of a study (arm, seed, metric, value) and, if kept, item scores. Out: an `Estimate` of an arm against another, or of any
-contrast over several arms.
+In: the results of a study (arm, seed, metric, value) and, if kept, the long table of item scores (arm, seed, task, family, shots, item,
+metric, score) that they were computed from. Out: an `Estimate` of an arm against another, or of any contrast over several arms.
+
+Item scores are found again for each metric: for shot_8/average, arrays [seeds, items] for each task, on the scale of the results, so that
+`statistics.py` can put the luck of the items into the intervals. A metric whose results are not the mean of these items, such as
+perplexity, has none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mm1_ablate.config.evaluation import Group
-from mm1_ablate.report.item_scores import ItemScores
-from mm1_ablate.report.statistics import Estimate, item_noise, paired_difference, welch_difference
+from mm1_ablate.config.metric_name import AVERAGE, TEXT_CORE, MetricName
+from mm1_ablate.evaluation.scores import group_mean
+from mm1_ablate.report.metric_info import Scale, scale_of
+from mm1_ablate.report.statistics import Estimate, Matrix, item_noise, paired_difference, welch_difference
+
+ROUNDING = 0.0005
+"""Part of its scale (0.05 points of 100) by which a result may differ from the mean of its items, if somebody rounded it."""
+Key = tuple[str, str, str]
+"""Suite, task, metric."""
 
 
 class Scores:
@@ -21,7 +34,7 @@ class Scores:
 
     Args:
         results: columns arm, seed, metric, value.
-        items: see `item_scores.py`; makes intervals cover the luck of the evaluation items.
+        items: see `ItemScores`; makes intervals cover the luck of the evaluation items.
         confidence: of the intervals.
         groups: averages over some tasks, by name.
     """
@@ -66,3 +79,137 @@ class Scores:
         """
         values = [sum(weight * self.of(arm, metric)[seed] for arm, weight in weights.items()) for seed in seeds]
         return paired_difference(values, self._items.contrast(metric, weights, seeds), self.confidence)
+
+
+def suites(items: pd.DataFrame) -> np.ndarray:
+    """Of each line of item scores, the suite of its metric: shot_8, text_core, loss."""
+    # Held-out documents have a family of their own, and two metrics of which each is a suite.
+    families = [items["family"] == "text", items["family"] == "loss"]
+    return np.select(families, [TEXT_CORE, items["metric"].astype(str)], "shot_" + items["shots"].astype(str))
+
+
+class ItemScores:
+    """Looks up item scores of arms by metric name.
+
+    Args:
+        items: columns arm, seed, task, family (image, text or loss), shots, item, metric, score and primary: whether the metric is the
+            one of its task that averages are made of. Without that column it is a task's first metric.
+        values: results, [(arm, metric)] -> score by seed, on the scale of tables.
+        groups: averages over some tasks, by name.
+    """
+
+    def __init__(
+        self,
+        items: pd.DataFrame | None,
+        values: dict[tuple[str, str], dict[int, float]],
+        groups: Mapping[str, Group] | None = None,
+    ) -> None:
+        self._values = values
+        self._groups = groups or {}
+        self._tables: dict[Key, pd.DataFrame] = {}
+        self._primary: dict[tuple[str, str], Key] = {}
+        self._scales: dict[Key, Scale] = {}
+        self._looked_up: dict[str, list[pd.DataFrame]] = {}
+        self._rebuilt: dict[str, bool] = {}
+        if items is None or items.empty:
+            return
+        for (suite, task, metric), rows in items.groupby([suites(items), "task", "metric"], sort=False, observed=True):
+            key = (str(suite), str(task), str(metric))
+            scale = self._scales[key] = scale_of(str(rows["family"].iloc[0]), key[2])
+            if scale.mean_of_items:
+                self._tables[key] = rows.pivot_table(index="item", columns=["arm", "seed"], values="score") * scale.points
+            if "primary" not in rows or rows["primary"].iloc[0]:
+                self._primary.setdefault(key[:2], key)
+
+    def _tables_of(self, metric: str) -> list[pd.DataFrame]:
+        """Tables whose unweighted mean is the metric; none where it is no mean of items."""
+        if metric not in self._looked_up:
+            shares = self._shares(metric)
+            # Of weights in a group: the tables are multiplied by them, so that an unweighted mean is left to be taken.
+            tables = [self._tables[key] * (share * len(shares)) for key, share in shares.items() if key in self._tables]
+            self._looked_up[metric] = tables if len(tables) == len(shares) else []
+        return self._looked_up[metric]
+
+    def _shares(self, metric: str) -> dict[Key, float]:
+        """What a metric is a mean of, and each one's part in it; the parts sum to 1."""
+        parsed = MetricName.parse(metric)
+        suite, name = parsed.suite, parsed.name
+        if not parsed.is_loss and name in self._groups and (shares := self._group(suite, name)):
+            return shares
+        if name == AVERAGE:  # of all, where a group of this name has no task of the suite
+            averaged = list(self._averaged(suite).values())
+            return {key: 1 / len(averaged) for key in averaged}
+        if (suite, name) in self._primary:
+            return {self._primary[suite, name]: 1.0}
+        return {key: 1.0 for key in self._scales if key[0] == suite and f"{key[1]}.{key[2]}" == name}
+
+    def _averaged(self, suite: str) -> dict[str, Key]:
+        """By task, the metrics that averages of a suite are made of."""
+        return {task: key for (of, task), key in self._primary.items() if of == suite and self._scales[key].in_percent}
+
+    def _group(self, suite: str, name: str) -> dict[Key, float]:
+        """The parts of a group's tasks in its mean, as far as they are in the suite."""
+        averaged = self._averaged(suite)
+        # The mean of unit vectors, one for each task, is the tasks' shares.
+        units = dict(zip(averaged, np.eye(len(averaged)), strict=True))
+        shares = group_mean(name, self._groups, units)
+        return {key: float(share) for key, share in zip(averaged.values(), shares, strict=True) if share} if shares is not None else {}
+
+    def _rebuilds(self, metric: str) -> bool:
+        """Whether the results are the mean of these items: of other items they would say nothing."""
+        if metric not in self._rebuilt:
+            tables = self._tables_of(metric)
+            tolerance = ROUNDING * max((self._scales[key].points for key in self._shares(metric)), default=0.0)
+            reported = {(arm, seed): score for (arm, of), scores in self._values.items() if of == metric for seed, score in scores.items()}
+            means: Any = sum((table.mean() for table in tables[1:]), tables[0].mean()) / len(tables) if tables else {}
+            shared = [key for key in reported if key in means]
+            self._rebuilt[metric] = bool(shared) and all(abs(means[key] - reported[key]) < tolerance for key in shared)
+        return self._rebuilt[metric]
+
+    def contrast(self, metric: str, weights: Mapping[str, float], seeds: Sequence[int]) -> list[Matrix] | None:
+        """Weighted sums of the arms' scores on the items that all of them answered.
+
+        Args:
+            weights: by arm.
+
+        Returns:
+            For each task [seeds, items]; None where any is missing.
+        """
+        if not self._rebuilds(metric):
+            return None
+        found = []
+        for table in self._tables_of(metric):
+            wanted = [(arm, seed) for arm in weights for seed in seeds]
+            if not all(column in table.columns for column in wanted):
+                return None
+            answered = table[wanted].dropna()
+            if len(answered) < 2:
+                return None
+            by_arm = answered.to_numpy().T.reshape(len(weights), len(seeds), -1)
+            found.append(np.tensordot(list(weights.values()), by_arm, axes=1))
+        return found
+
+    def pair(
+        self, metric: str, arm: str, baseline: str, seeds: Sequence[int], other: Sequence[int]
+    ) -> tuple[list[Matrix], list[Matrix]] | None:
+        """Scores of the items that both arms answered.
+
+        Args:
+            seeds: of the arm; other: of the baseline.
+
+        Returns:
+            For each task [seeds, items] of the arm, and the same of the baseline; None where any is missing.
+        """
+        if not self._rebuilds(metric):
+            return None
+        ours, theirs = [], []
+        for table in self._tables_of(metric):
+            wanted = [[(arm, seed) for seed in seeds], [(baseline, seed) for seed in other]]
+            if not all(column in table.columns for columns in wanted for column in columns):
+                return None
+            both = table[list(dict.fromkeys(wanted[0] + wanted[1]))].dropna()
+            if len(both) < 2:
+                return None
+            ours.append(both[wanted[0]].to_numpy().T)
+            theirs.append(both[wanted[1]].to_numpy().T)
+        return ours, theirs

@@ -46,7 +46,7 @@ class Student(NamedTuple):
 
 
 LEAST_SEEDS = 3
-"""Fewer seeds have an interval, but bear no verdict: one degree of freedom tells a spread from luck by chance only."""
+"""Fewer seeds have an interval, but no verdict: with one degree of freedom a small spread is often chance."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Estimate:
 
     difference: float
     errors: tuple[Student, ...]
-    """Ways of reckoning the error; the most cautious counts. Empty where nothing is known of it."""
+    """Ways of estimating the error; the most cautious counts. Empty where it is unknown."""
     confidence: float
     seeds: int
     """Seeds that it rests on: pairs of the paired t, the smaller side of Welch."""

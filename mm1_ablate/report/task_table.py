@@ -15,8 +15,8 @@ from rich.text import Text
 
 from mm1_ablate.evaluation.chance_baselines import PLACE
 from mm1_ablate.report.comparison import Comparison
-from mm1_ablate.report.formats import BELOW_FLOOR, NOTHING, number
-from mm1_ablate.report.tasks import Bounds, TaskScore
+from mm1_ablate.report.formats import BELOW_FLOOR, DASH, number
+from mm1_ablate.report.task_scores import Bounds, TaskScore
 
 RIGHT = ("items", "ceiling")
 """Titles of columns of numbers."""
@@ -72,7 +72,7 @@ def _line(comparison: Comparison, columns: Sequence[TaskScore], longest: int | N
     title = first.task.replace("_", " ")
     title = f"{first.rule.replace('_', ' ')} of {title}" if first.family == "loss" else title
     usual = next((column.usual for column in columns if column.bounds), Bounds())
-    ceiling = NOTHING if usual.ceiling is None else number(usual.ceiling, first.scale).removesuffix(".0")
+    ceiling = DASH if usual.ceiling is None else number(usual.ceiling, first.scale).removesuffix(".0")
     return [
         title if first.primary else f"{title}: {first.rule.replace('_', ' ')}",
         _items(columns),
@@ -93,7 +93,7 @@ def _items(columns: Sequence[TaskScore]) -> str:
 def floor_in_words(column: TaskScore, bounds: Bounds, longest: int | None = None) -> str:
     """'24.0 “unanswerable”', '25.0 by chance', '26.1 always choice 2'."""
     if bounds.floor is None:
-        return NOTHING
+        return DASH
     if not bounds.answer or bounds.answer.startswith(PLACE):
         return f"{number(bounds.floor, column.scale)} {bounds.answer or 'by chance'}"
     answer = bounds.answer if longest is None or len(bounds.answer) <= longest else bounds.answer[: longest - 1].rstrip() + "…"
@@ -103,10 +103,10 @@ def floor_in_words(column: TaskScore, bounds: Bounds, longest: int | None = None
 def _scores(comparison: Comparison, columns: Sequence[TaskScore]) -> str:
     """'30.1, 39.8, 44.0', one for each number of shots; of a text task its only one."""
     if not comparison.rows:
-        return NOTHING
+        return DASH
     cells = {column.shots: comparison.rows[0].cells.get(column.column) for column in columns}
     shots = _all_shots(comparison) if columns[0].family == "image" else list(cells)
-    return ", ".join(number(cell.mean, cell.scale) if (cell := cells.get(count)) else NOTHING for count in shots)
+    return ", ".join(number(cell.mean, cell.scale) if (cell := cells.get(count)) else DASH for count in shots)
 
 
 def listed(numbers: Sequence[int]) -> str:
@@ -129,7 +129,7 @@ def _below(comparison: Comparison, columns: Sequence[TaskScore]) -> str:
     for names, shots in names_at.items():
         arms = ", ".join(names) if len(names) <= MOST_ARMS else f"{len(names)} of {len(comparison.rows)} arms"
         told.append(arms + (f" at {listed(shots)}{_shots(shots[-1])}" if columns[0].family == "image" else ""))
-    return "; ".join(told) or NOTHING
+    return "; ".join(told) or DASH
 
 
 def unasked_lines(comparison: Comparison) -> list[str]:
@@ -155,9 +155,7 @@ def print_tasks(comparison: Comparison, console: Console) -> None:
     names = max((len(word) for line in lines for word in line[-1].split()), default=0)
     table.add_column(Text(last), overflow="fold", min_width=min(names, 28))
     for line in lines:
-        table.add_row(
-            *(Text(cell, style="yellow" if place == len(line) - 1 and cell != NOTHING else "") for place, cell in enumerate(line))
-        )
+        table.add_row(*(Text(cell, style="yellow" if place == len(line) - 1 and cell != DASH else "") for place, cell in enumerate(line)))
     console.print()
     console.print(table)
     for problem in unasked_lines(comparison):

@@ -17,15 +17,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import (
     BELOW_FLOOR,
-    NOTHING,
+    DASH,
     bracketed,
     decimals,
     interval,
-    metric_title,
     number,
     percent,
     plus_minus,
@@ -35,16 +35,16 @@ from mm1_ablate.report.formats import (
 )
 from mm1_ablate.report.lost_data import LOST, UNREADABLE
 from mm1_ablate.report.metric_info import Scale
-from mm1_ablate.report.paper_comparison import print_published
+from mm1_ablate.report.paper_comparison import print_paper_tables
 from mm1_ablate.report.statistics import LEAST_SEEDS
 from mm1_ablate.report.task_table import print_tasks
-from mm1_ablate.report.verdicts import clear_by_itself
+from mm1_ablate.report.verdicts import is_significant_uncorrected
 
 STYLES = {BETTER: "bold green", WORSE: "bold red", UNDECIDED: "dim", HOLE: "yellow", ONE_SEED: "yellow"}
 MOST_NAMES = 8
 """Of arms that a sentence lists though there is nothing to say of them."""
 DATA_LOSSES = (
-    "Skipped and counted while training. Trials read the same data in the same order, so the numbers are those of the trial that met most; "
+    "Skipped and counted in training. Trials read the same data in the same order, so counts are those of the trial with the largest; "
     "those of each trial are in its data.json."
 )
 MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?"}
@@ -56,26 +56,26 @@ def headline(comparison: Comparison) -> str:
     title = metric_title(comparison.primary)
     arms = [row for row in comparison.rows if not row.is_baseline]
     if not arms:
-        return "Only baselines: nothing to compare."
+        return "Only baselines: there is nothing to compare."
     parts = []
     for verdict in dict.fromkeys([WORSE, BETTER, *(row.verdict for row in arms)]):
         named = [row for row in arms if row.verdict == verdict]
         if named and verdict not in (UNDECIDED, HOLE, ONE_SEED):
             parts.append(f"{verdict}: " + ", ".join(_with_interval(row, comparison.primary) for row in named))
     undecided = [row for row in arms if row.verdict == UNDECIDED]
-    nearly = [row for row in undecided if clear_by_itself(row, comparison.primary)]
+    nearly = [row for row in undecided if is_significant_uncorrected(row, comparison.primary)]
     if nearly:
         differences = ", ".join(_with_interval(row, comparison.primary) for row in nearly)
-        parts.append(f"clear by itself, but undecided among {_sizes(comparison)} comparisons: {differences}")
+        parts.append(f"significant by itself, not after correction for {_sizes(comparison)} comparisons: {differences}")
     few = [row for row in undecided if (estimate := row.cells[comparison.primary].estimate) and estimate.seeds < LEAST_SEEDS]
     if few:
         largest = max(few, key=lambda row: abs(row.cells[comparison.primary].estimate.difference))  # type: ignore[union-attr]
         parts.append(
-            f"two seeds bear no verdict, three are the least; the largest difference is {_with_interval(largest, comparison.primary)}"
+            f"no verdict from two seeds, use at least three; the largest difference is {_with_interval(largest, comparison.primary)}"
         )
     rest = (
         ("undecided", [row for row in undecided if row not in nearly and row not in few]),
-        ("no verdict because of holes", [row for row in arms if row.verdict == HOLE]),
+        ("no verdict because trials are missing", [row for row in arms if row.verdict == HOLE]),
         ("no verdict from one seed", [row for row in arms if row.verdict == ONE_SEED]),
     )
     for words, named in rest:
@@ -112,15 +112,14 @@ def how_measured(comparison: Comparison) -> str:
     holm = f"Holm over {sizes} comparison{'s' if sizes != '1' else ''}" + (
         f" of one sweep file; there are {families}" if families > 1 else ""
     )
-    scale = comparison.scale(comparison.primary)
+    scale, title = comparison.scale(comparison.primary), metric_title(comparison.primary)
     on = ", on a scale of 0 to 100" if scale.in_percent else ""
-    on += "" if scale.higher_is_better else f"; of {comparison.primary}, lower is better"
+    on += "" if scale.higher_is_better else f"; of {title}, lower is better"
     return (
         f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}{on}; each difference from the baseline has its "
-        f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {comparison.primary} alone and "
-        f"hold together at {error} error ({holm}; “no difference” "
-        f"by two one-sided tests against ±{comparison.margin:g}); the other columns are exploratory, and bold differences there hold at a "
-        f"false discovery rate of {error} (Benjamini-Hochberg)."
+        f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {title} alone, at a family-wise "
+        f"error rate of {error} ({holm}; “no difference” by two one-sided tests against ±{comparison.margin:g}). The other "
+        f"columns are exploratory: bold differences there are significant at a false discovery rate of {error} (Benjamini-Hochberg)."
     )
 
 
@@ -130,8 +129,8 @@ def how_judged(comparison: Comparison) -> str:
     error = percent(1 - comparison.confidence)
     over = "over all expectations" if families < 2 else f"over the expectations of one sweep file; there are {families} such families"
     return (
-        f"Confirmed and refuted hold together at {error} error (Holm) {over}. “Below by 5” is refuted by a difference that is clearly "
-        "above −5, even if it is below zero."
+        f"Expectations are confirmed or refuted at a family-wise error rate of {error} (Holm) {over}. “Below by 5” is refuted by a "
+        "difference significantly above −5, even if it is below 0."
     )
 
 
@@ -155,7 +154,7 @@ def wide_table(comparison: Comparison) -> pd.DataFrame:
             line[f"{title} difference"] = _rounded(cell.estimate.difference, cell.scale) if cell.estimate else None
             line[f"{title} low"] = _rounded(estimate.low, cell.scale) if estimate else None
             line[f"{title} high"] = _rounded(estimate.high, cell.scale) if estimate else None
-        lines.append({**line, "altered": "; ".join(row.changes), "notes": "; ".join((*row.notes, *row.brought_along))})
+        lines.append({**line, "altered": "; ".join(row.changes), "notes": "; ".join((*row.notes, *row.also_changed))})
     return pd.DataFrame(lines)
 
 
@@ -170,9 +169,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print()
     console.print(Text(headline(comparison), style="bold"))
     for row in comparison.rows:
-        # Another mixture always shows other numbers of documents and images; the report has them.
-        told = [difference for difference in row.brought_along if " seen" not in difference or difference.startswith("tokens seen")]
-        notes = [*row.changes, *row.notes, *([f"came along with it: {', '.join(told)}"] if told else [])]
+        told = [confound.text for confound in row.confounds if not confound.is_minor]
+        notes = [*row.changes, *row.notes, *([f"also changed: {', '.join(told)}"] if told else [])]
         if notes:
             console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
     if comparison.expectations:
@@ -189,7 +187,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if judgement.expectation.paper:
             line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
         console.print(Padding(line, (0, 0, 0, 2)))
-    print_published(comparison, console)
+    print_paper_tables(comparison, console)
     _print_effects(comparison, console)
     print_tasks(comparison, console)
     _print_unreadable(comparison, console)
@@ -211,22 +209,22 @@ def _print_unreadable(comparison: Comparison, console: Console) -> None:
 
 
 def _print_effects(comparison: Comparison, console: Console) -> None:
-    """Main effects, and of the interactions those that are clear."""
+    """Main effects, and of the interactions those that are significant."""
     if not comparison.effects:
         return
     title, scale = metric_title(comparison.primary), comparison.scale(comparison.primary)
     console.print(f"\n[bold]Effects in grids[/] [dim]on {title}, means over the other axes; exploratory (Benjamini-Hochberg)[/]")
-    shown = [effect for effect in comparison.effects if not effect.is_interaction or comparison.clear_effect(effect)]
+    shown = [effect for effect in comparison.effects if not effect.is_interaction or comparison.is_significant(effect)]
     for effect in shown:
-        difference = f"{signed(effect.estimate.difference, scale)} {bracketed(effect.estimate, scale)}" if effect.estimate else NOTHING
-        clear = comparison.clear_effect(effect)
+        difference = f"{signed(effect.estimate.difference, scale)} {bracketed(effect.estimate, scale)}" if effect.estimate else DASH
+        significant = comparison.is_significant(effect)
         line = Text(f"{effect.group}: {effect.title}: ")
-        line.append(difference, style="bold" if clear else "")
-        line.append("" if clear else " a hole" if not effect.complete else " not clear", style="dim")
+        line.append(difference, style="bold" if significant else "")
+        line.append("" if significant else " trials missing" if not effect.complete else " not significant", style="dim")
         console.print(Padding(line, (0, 0, 0, 2)))
     hidden = len(comparison.effects) - len(shown)
     if hidden:
-        console.print(Padding(Text(f"{hidden} interaction{'s' if hidden > 1 else ''} not clear", style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"{hidden} interaction{'s' if hidden > 1 else ''} not significant", style="dim"), (0, 0, 0, 2)))
 
 
 def _print_table(comparison: Comparison, console: Console) -> None:
@@ -304,9 +302,9 @@ def _terminal_cell(row: Row, metric: str, comparison: Comparison, brackets: bool
     text = Text((f"{BELOW_FLOOR} " if comparison.is_below_floor(row, metric) else "") + number(cell.mean, cell.scale))
     if cell.estimate is not None:
         error = interval(cell) if brackets else plus_minus(cell)
-        clear = comparison.clear(cell)
-        style = ("green" if cell.scale.is_better(cell.estimate.difference) else "red") if clear else ""
-        text.append(f"\n{signed(cell.estimate.difference, cell.scale)}", style=f"bold {style}" if clear else "")
+        significant = comparison.is_significant(cell)
+        style = ("green" if cell.scale.is_better(cell.estimate.difference) else "red") if significant else ""
+        text.append(f"\n{signed(cell.estimate.difference, cell.scale)}", style=f"bold {style}" if significant else "")
         text.append(f" {error}" if error else "", style=style or "dim")
     return text
 

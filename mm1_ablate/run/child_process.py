@@ -1,6 +1,6 @@
-"""A child process of its own for each piece of work: isolated, killable, gone when whoever asked for it is gone.
+"""A child process of its own for each piece of work: isolated, killable, ended when the process that asked for it ends.
 
-In: a `Job` (a function by import path, its arguments, its share of the machine). Out: how the child ended. The children are forked
+In: a `Job` (a function by import path, its arguments, its cores and GPUs). Out: how the child ended. The children are forked
 by the node's `fork_server`, which has imported torch and the rest once, so one starts in a fraction of a second; its main thread
 is free for Lightning's signal handlers.
 """
@@ -26,11 +26,11 @@ from typing import Any
 from mm1_ablate.run.fork_server import PRELOADED, read_message, write_message
 from mm1_ablate.store.disk_full import FULL
 
-_kept: dict[Path, socket.socket] = {}
+_keep_alive: dict[Path, socket.socket] = {}
 
 
 class ServerLost(Exception):
-    """The node's fork server ended while a child was at work."""
+    """The node's fork server ended while a child was running."""
 
 
 class Stopped(Exception):
@@ -42,7 +42,7 @@ class Job:
     """What a child does, and with what."""
 
     function: str
-    """`module:function`; called with `arguments` as keywords; what it returns is the exit code (nothing is 0)."""
+    """`module:function`; called with `arguments` as keywords; what it returns is the exit code (None is 0)."""
     arguments: dict[str, Any]
     log: str
     """File that takes its standard output and error."""
@@ -53,7 +53,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ChildExit:
     """How a child ended: an exit code, or the signal that killed it."""
 
     code: int | None
@@ -85,7 +85,7 @@ def start_server(folder: Path, owner: bool = False, preload: Sequence[str] = PRE
         owner: whether the server and its children end with this process, however it ends.
         preload: modules that children need.
     """
-    if folder in _kept:
+    if folder in _keep_alive:
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
@@ -98,7 +98,7 @@ def start_server(folder: Path, owner: bool = False, preload: Sequence[str] = PRE
             if connection is None:
                 raise ServerLost(f"the fork server did not start; see {folder}/log.txt")
     write_message(connection, {"kind": "keep", "owner": owner})
-    _kept[folder] = connection
+    _keep_alive[folder] = connection
 
 
 def _spawn(folder: Path, preload: Sequence[str]) -> None:
@@ -124,19 +124,19 @@ def _connect(folder: Path, wait: float = 0) -> socket.socket | None:
             time.sleep(0.02)
 
 
-def run(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> Ended:
+def run(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> ChildExit:
     """Run a job in a child of this node's server and wait for its end. The child dies if this process does.
 
     Raises:
         ServerLost: the server ended first.
         Stopped: the server was told to stop its children.
     """
-    with contextlib.closing(ask(folder, job, preload)) as connection:
-        return answer(folder, connection)
+    with contextlib.closing(start_job(folder, job, preload)) as connection:
+        return wait_for_exit(folder, connection)
 
 
-def ask(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> socket.socket:
-    """Have a job begun in a child of this node's server; whoever holds the connection has its life in hand.
+def start_job(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> socket.socket:
+    """Start a job in a child of this node's server. The child is stopped when the connection closes.
 
     Raises:
         ServerLost: the server cannot be reached.
@@ -144,7 +144,7 @@ def ask(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> socket.so
     start_server(folder, preload=preload)
     connection = _connect(folder)
     if connection is None:
-        _kept.pop(folder).close()
+        _keep_alive.pop(folder).close()
         start_server(folder, preload=preload)
         connection = _connect(folder)
         if connection is None:
@@ -155,23 +155,23 @@ def ask(folder: Path, job: Job, preload: Sequence[str] = PRELOADED) -> socket.so
     return connection
 
 
-def answer(folder: Path, connection: socket.socket) -> Ended:
-    """Wait for the end of the child that a connection asked for.
+def wait_for_exit(folder: Path, connection: socket.socket) -> ChildExit:
+    """Wait for the end of the child that a connection has started.
 
     Raises:
         ServerLost, Stopped: see `run`.
     """
     try:
-        answered = read_message(connection)
+        message = read_message(connection)
     except OSError:
-        answered = None
-    if answered is None:
+        message = None
+    if message is None:
         with contextlib.suppress(KeyError):
-            _kept.pop(folder).close()
-        raise ServerLost("the fork server ended while its child was at work")
-    if answered["stopped"] and answered["code"] != FULL:
+            _keep_alive.pop(folder).close()
+        raise ServerLost("the fork server ended while its child was running")
+    if message["stopped"] and message["code"] != FULL:
         raise Stopped
-    return Ended(answered["code"], answered["signal"])
+    return ChildExit(message["code"], message["signal"])
 
 
 def stop_server(folder: Path, wait: float = 6.0) -> None:
@@ -181,8 +181,8 @@ def stop_server(folder: Path, wait: float = 6.0) -> None:
         # While it still imports this ends it at once; later it is a request to end its children first.
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    if folder in _kept:
-        _kept.pop(folder).close()
+    if folder in _keep_alive:
+        _keep_alive.pop(folder).close()
     until = time.monotonic() + wait
     while pid and is_alive(pid) and time.monotonic() < until:
         time.sleep(0.02)

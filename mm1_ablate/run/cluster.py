@@ -1,60 +1,219 @@
-"""What a Ray cluster of several nodes must give a run: nodes that share the store's folder and this package, and word of whether it grows.
+"""Ray clusters: started on this machine or joined at an address, and whether their nodes can do the work of a run.
 
-In: a connection to Ray and the place of a store. Out: per node what is wrong with it, if anything: each is asked to use the store, at the
-same time as the driver (`store/health.py`).
+In: an address as people give it, and the place of a store. Out: a connection for the length of a block, or a sentence on why there is none;
+and for each node what is wrong with it, if anything: each is asked to use the store, at the same time as the driver (`store/health.py`).
+
+Ray itself tries for minutes where nobody answers, and of a token that is not accepted it says only that it cannot connect.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.run.connection import join
+from mm1_ablate.run.signals import interrupt_handled
 from mm1_ablate.store.health import HealthCheck, Probe, probing
 from mm1_ablate.store.store import Store, is_address
 
-PATIENCE = 60.0
-"""Seconds that a node has to answer: starting a worker and importing this package from a slow disk takes a while."""
+LOCAL = "local"
+"""The address of a cluster of our own, on this machine alone."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+"""Environment for Ray: silent, and Ctrl-C is ours."""
+OBJECT_STORE_BYTES = 100_000_000
+"""Nothing large goes through Ray: models and data are in the store and in the child processes."""
+CONNECTED_WITHIN = 5.0
+"""Seconds within which a cluster's head must answer."""
+ANSWERED_WITHIN = 60.0
+"""Seconds within which a node must answer: starting a worker and importing this package from a slow disk takes a while."""
+AUTH_MODE = "RAY_AUTH_MODE"
+SAME_TOKEN = "~/.ray/auth_token, or what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN names, must be the same here and on its nodes"
+NO_HEAD = (
+    "is no address that trials can be started from: run the command on the cluster's head with --address auto, or send it there with"
+    " `ray job submit --address http://HEAD:8265 -- mm1-ablate run ...`"
+)
 WRONG_VERSION = "has mm1-ablate {theirs}, and here it is {ours}"
 
 
-class ClusterUnfit(Exception):
-    """Nodes of the cluster cannot do what a trial there does; each is named with what is wrong with it."""
+class ClusterUnusable(Exception):
+    """Nodes of the cluster cannot do what a trial does there; each is named with what is wrong with it."""
 
 
 @dataclass(frozen=True)
-class Node:
-    """A node, and what is wrong with it; nothing if it can do trials."""
+class NodeCheck:
+    """A node, and what is wrong with it."""
 
     name: str
     """Host and address."""
     problem: str | None = None
+    """None where it can do trials."""
 
 
-def holding_work(nodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of `ray.nodes()` that live and may be given trials: heads are often without CPUs."""
-    return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+# ---------------------------------------------------------------- connection
+@contextlib.contextmanager
+def connected(address: str, cpus: int | None = None) -> Iterator[None]:
+    """Connect this process to Ray for the length of a block, unless it is connected already.
 
+    Args:
+        address: of a cluster; `local` starts one on this machine.
+        cpus: cores of that one; None: all.
 
-def avoiding(unfit: Iterable[str]) -> dict[str, str]:
-    """What Ray calls a label selector: every node but those with the given ids."""
-    return {"ray.io/node-id": f"!in({', '.join(sorted(unfit))})"} if unfit else {}
-
-
-def has_room_beside(unfit: Iterable[str], bundles: Sequence[Mapping[str, float]]) -> bool:
-    """Whether every one of some bundles of resources can be had on a node that is not among those with the given ids, or will be."""
+    Raises:
+        ConnectionError: there is no cluster at the address, or it does not accept our token.
+    """
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     import ray
 
-    fit = [node["Resources"] for node in holding_work(ray.nodes()) if node["NodeID"] not in set(unfit)]
-    return grows() or all(any(all(has.get(what, 0) >= asked for what, asked in bundle.items()) for has in fit) for bundle in bundles)
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        connect(address, cpus)
+        yield
+    finally:
+        interrupt_handled()
+        ray.shutdown()
 
 
-def examine_nodes(store: Path | str) -> list[Node]:
+def connect(address: str, cpus: int | None = None) -> None:
+    """Start Ray on this machine, or join the cluster at an address. Ray's own handler of SIGTERM is replaced by ours again."""
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if address != LOCAL:
+            join(address)
+            return
+        local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        ray.init(address=LOCAL, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def join(address: str) -> None:
+    """Connect this process to the cluster at an address: `auto`, or host:port of its head.
+
+    Raises:
+        ConnectionError: nobody answers there, or our token is not accepted; with what to do.
+    """
+    import ray
+
+    place = resolved_address(address)
+    use_token(place)
+    try:
+        ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise connection_error(error, place) from error
+
+
+def resolved_address(address: str) -> str:
+    """Host and port of an address, once somebody answers there.
+
+    Raises:
+        ConnectionError: it is no such address, or nobody answers.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    named = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    if "://" in named:
+        raise ConnectionError(f"{named} {NO_HEAD}")
+    try:
+        place = canonicalize_bootstrap_address(address) or address
+        host, _, port = place.rpartition(":")
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED_WITHIN):
+            return place
+    except ValueError:
+        raise ConnectionError(f"{named} is no address of a Ray cluster: give the head's host:port, such as 10.0.0.1:6379") from None
+    except OSError as error:
+        reason = error.strerror or str(error).strip()
+        raise ConnectionError(f"no Ray cluster at {named}: {reason}") from error
+
+
+def rejects_token(address: str) -> bool:
+    """Whether there is a cluster at an address that does not accept our token, or our lack of one; Ray says only that it cannot connect."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    host, _, port = address.rpartition(":")
+    try:
+        # Where nobody answers, Ray's client tries for most of a minute.
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED_WITHIN):
+            GcsClient(address=address)
+    except AuthenticationError:
+        return True
+    except Exception:  # nobody answers there, or it is no host:port
+        return False
+    return False
+
+
+def use_token(address: str) -> None:
+    """Use the token of this machine where a cluster requires one.
+
+    Clusters require one unless RAY_AUTH_MODE says otherwise; whoever joins them by an explicit address sends none unless it says so.
+    """
+    if AUTH_MODE not in os.environ and rejects_token(address):
+        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def connection_error(error: Exception, address: str) -> ConnectionError:
+    """Why there is no connection to the cluster at an address, and what to do."""
+    from ray.exceptions import AuthenticationError
+
+    if isinstance(error, AuthenticationError):
+        return ConnectionError(f"no token for the Ray cluster at {address}: {str(error).split('. ')[0]}; {SAME_TOKEN}")
+    if rejects_token(address):
+        return ConnectionError(f"the Ray cluster at {address} does not accept the token of this machine; {SAME_TOKEN}")
+    return ConnectionError(f"no Ray cluster at {address}: {str(error).strip()}")
+
+
+# ---------------------------------------------------------------- nodes
+def all_nodes() -> list[dict[str, Any]]:
+    """What Ray says of each node of the cluster that this process is connected to."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes
+
+
+def usable_nodes() -> list[dict[str, Any]]:
+    """Those of `all_nodes()` that live and may be given trials: heads are often without CPUs."""
+    return [node for node in all_nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+
+
+def exclude_nodes(unusable: Iterable[str]) -> dict[str, str]:
+    """What Ray calls a label selector: every node but those with the given ids."""
+    return {"ray.io/node-id": f"!in({', '.join(sorted(unusable))})"} if unusable else {}
+
+
+def fits_without(unusable: Iterable[str], bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether every one of some bundles of resources can be had on a node that is not among those with the given ids, or will be."""
+    fit = [node["Resources"] for node in usable_nodes() if node["NodeID"] not in set(unusable)]
+    return has_autoscaler() or all(
+        any(all(has.get(what, 0) >= asked for what, asked in bundle.items()) for has in fit) for bundle in bundles
+    )
+
+
+def check_every_node(store: Path | str) -> list[NodeCheck]:
     """Have each node that may be given trials use the store, at the same time; the driver is connected to Ray already.
 
     A node that is lost meanwhile is passed over.
@@ -67,7 +226,7 @@ def examine_nodes(store: Path | str) -> list[Node]:
 
     from mm1_ablate import __version__
 
-    nodes = holding_work(ray.nodes())
+    nodes = usable_nodes()
     with probing(store) as probe:
         look = ray.remote(_problem_there)
         asked = {}
@@ -75,37 +234,37 @@ def examine_nodes(store: Path | str) -> list[Node]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             placed = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
             asked[look.options(**placed).remote(probe, node["NodeID"])] = node
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE) if asked else ([], [])
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWERED_WITHIN) if asked else ([], [])
         # A node that died a moment ago counts as living until it has been missed for a while.
-        living = {node["NodeID"] for node in holding_work(ray.nodes())}
+        living = {node["NodeID"] for node in usable_nodes()}
         found = []
         for reference, node in asked.items():
             if node["NodeID"] not in living:
                 continue
-            problem: str | None = f"did not answer within {PATIENCE:g} seconds"
+            problem: str | None = f"did not answer within {ANSWERED_WITHIN:g} seconds"
             if reference in answered:
                 try:
                     problem, theirs = ray.get(reference)
                 except Exception as error:  # the worker there could not start, or could not import this package
-                    problem, theirs = _in_a_line(error), __version__
+                    problem, theirs = _task_error(error), __version__
                 if problem is None and theirs != __version__:
                     problem = WRONG_VERSION.format(theirs=theirs, ours=__version__)
                 if problem is None and not probe.is_seen_from(node["NodeID"]):
                     problem = f"writes {store}, but it is not seen here: the folder is not shared"
-            found.append(Node(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", problem))
+            found.append(NodeCheck(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", problem))
     return found
 
 
-def check_nodes(store: Path | str) -> None:
+def require_usable_nodes(store: Path | str) -> None:
     """Refuse to begin on a cluster that could not finish.
 
     Raises:
-        ClusterUnfit: naming the nodes and their problems.
+        ClusterUnusable: naming the nodes and their problems.
     """
-    unfit = [f"{node.name} {node.problem}" for node in examine_nodes(store) if node.problem]
-    if unfit:
-        more = f"; so do {len(unfit) - 5} more" if len(unfit) > 5 else ""
-        raise ClusterUnfit(f"nothing was started: {'; '.join(unfit[:5])}{more}")
+    unusable = [f"{node.name} {node.problem}" for node in check_every_node(store) if node.problem]
+    if unusable:
+        more = f"; and {len(unusable) - 5} more nodes" if len(unusable) > 5 else ""
+        raise ClusterUnusable(f"nothing was started: {'; '.join(unusable[:5])}{more}")
 
 
 def _problem_there(probe: Probe, node: str) -> tuple[str | None, str]:
@@ -115,24 +274,23 @@ def _problem_there(probe: Probe, node: str) -> tuple[str | None, str]:
     return probe.problem(node), __version__
 
 
-def _in_a_line(error: Exception) -> str:
+def _task_error(error: Exception) -> str:
     """What Ray says of a task that could not be run."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
     return f"cannot run a task of mm1-ablate: {said[:300]}"
 
 
-def grows() -> bool:
+def has_autoscaler() -> bool:
     """Whether the cluster that this process is connected to has an autoscaler that adds nodes when there is work for them.
 
     Ray's monitor runs on clusters of a fixed size too. What tells them apart: an autoscaler gives nodes the types of its
     configuration, the monitor of a cluster that was put together by hand calls each node by its own id.
     """
-    import ray
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
     from ray.experimental.internal_kv import _internal_kv_get
 
-    if any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes()):
+    if any("ray.io/node-group" in node.get("Labels", {}) for node in all_nodes()):
         return True  # version 2 of the autoscaler, and KubeRay with it, label the nodes that they start
     status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
     if not status:
@@ -146,6 +304,7 @@ def has_types(report: Mapping[str, Any]) -> bool:
     return any(not name.startswith("node_") for name in types)
 
 
+# ---------------------------------------------------------------- health
 def check_ray(address: str | None, store: Path | str | None = None) -> HealthCheck:
     """Start a Ray of this machine's own, or attach to the one that is named: what does it offer, and do its nodes share the store?"""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -166,12 +325,13 @@ def check_ray(address: str | None, store: Path | str | None = None) -> HealthChe
         )
         return HealthCheck("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
     try:
-        resources, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes = [node for node in all_nodes() if node["Alive"]]
         found = f"{ray.__version__}, starts here" if not address else f"{ray.__version__} at {address}: {len(nodes)} nodes"
         if address:
             found += f", {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-            found += ", and grows" if grows() else ""
-            wrong = [f"{node.name} {node.problem}" for node in examine_nodes(Store(store).address) if node.problem] if store else []
+            found += ", and grows" if has_autoscaler() else ""
+            wrong = [f"{node.name} {node.problem}" for node in check_every_node(Store(store).address) if node.problem] if store else []
             if wrong:
                 return HealthCheck(
                     "ray",

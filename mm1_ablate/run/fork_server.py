@@ -1,11 +1,11 @@
 """One process per node that has imported everything, and forks a child for each trial in milliseconds.
 
-In: requests over a unix socket, one connection each. `{"kind": "run", ...}` (a `child.Job`) forks a child whose life hangs on that
-connection: when the other end closes, however it ended, the child is stopped. Out: `{"code": ..., "signal": ..., "stopped": ...}`
-on the same connection when the child has ended. `{"kind": "keep", "owner": bool}` keeps the server alive while the connection is
-open; the end of an owner ends the server and its children. SIGTERM does so too.
+In: requests over a unix socket, one connection each. `{"kind": "run", ...}` (a `child_process.Job`) forks a child that lives as long as its
+connection: when the other end closes, for whatever reason, the child is stopped. Out: `{"code": ..., "signal": ..., "stopped": ...}` on the
+same connection when the child has ended. `{"kind": "keep", "owner": bool}` keeps the server alive while the connection is open; the end of
+an owner ends the server and its children. SIGTERM does so too.
 
-Started by `child.start_server`, never imported by others. The alternative, `multiprocessing`'s fork server, belongs to a single
+Started by `child_process.start_server`, never imported by others. The alternative, `multiprocessing`'s fork server, belongs to a single
 process: every Ray worker would import torch again, 8 to 15 seconds of a core each.
 """
 
@@ -47,20 +47,21 @@ PRELOADED = (
 GRACE = 1.5
 """Seconds between asking a child to end (SIGTERM: Lightning saves a checkpoint) and killing its process group."""
 IDLE = 10.0
-"""Seconds that a server without anyone to serve goes on."""
+"""Seconds after which a server ends that nobody uses."""
 PATIENCE = 60.0
 """Seconds that a new server waits for its first connection."""
 
 
 def read_message(connection: socket.socket) -> dict[str, Any] | None:
-    """One line of JSON, or nothing when the other end has closed."""
+    """One line of JSON, or None when the other end has closed."""
     received = bytearray()
     while not received.endswith(b"\n"):
         part = connection.recv(65536)
         if not part:
             return None
         received += part
-    return json.loads(received)
+    message: dict[str, Any] = json.loads(received)
+    return message
 
 
 def write_message(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ class ForkServer:
         self.stopping = False
 
     def serve(self) -> None:
-        """Answer until nobody needs it any more."""
+        """Answer requests until nobody uses the server any more."""
         wakeup, notify = socket.socketpair()
         wakeup.setblocking(False)
         notify.setblocking(False)
@@ -105,7 +106,7 @@ class ForkServer:
                     with contextlib.suppress(BlockingIOError):
                         wakeup.recv(4096)
                 else:
-                    self.lost(key.fileobj)  # type: ignore[arg-type]
+                    self.closed(key.fileobj)  # type: ignore[arg-type]
             self.reap()
 
     def accept(self) -> None:
@@ -142,7 +143,7 @@ class ForkServer:
         self.selector.register(connection, selectors.EVENT_READ)
 
     def become_child(self, own: socket.socket) -> None:
-        """Let go of everything of the server's: an open copy of a connection would hide the server's end from the other side."""
+        """Close everything of the server: an open copy of a connection would hide the server's end from the other side."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -150,7 +151,7 @@ class ForkServer:
         for connection in (self.listener, own, *self.keepers, *self.children.values()):
             connection.close()
 
-    def lost(self, connection: socket.socket) -> None:
+    def closed(self, connection: socket.socket) -> None:
         """The other end has closed: a child is stopped, and an owner takes everything with it."""
         self.selector.unregister(connection)
         if connection in self.keepers:
@@ -177,7 +178,7 @@ class ForkServer:
             if time.monotonic() > deadline:
                 kill_group(pid)
         while self.children:
-            # Looked at before it is collected, so that its process group cannot be anyone else's yet.
+            # Its process group is killed before it is collected: until then the id cannot belong to another process.
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
                 return
@@ -237,7 +238,7 @@ def _end_with_server(server: int) -> None:
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Import what children will need; a module that is not there is the child's problem to tell."""
+    """Import what children will need; a missing module is reported by the child."""
     for name in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -27,7 +27,7 @@ from mm1_ablate.store.store import Store, TrialState
 COLOURS = {"done": "green", "running": "blue", "interrupted": "yellow", "failed": "red", "missing": "dim"}
 WORDS = {"missing": "waiting"}
 TRAINING_SHARE = 0.85
-"""Of a trial's time, until a trial of the study has ended and tells."""
+"""Assumed share of training in a trial's time."""
 QUIET_SECONDS = 15.0
 """Between two lines of progress where there is no terminal."""
 AT_MOST_EVERY = 3.0
@@ -35,17 +35,17 @@ AT_MOST_EVERY = 3.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """A preparation or a trial, as it stands."""
+class ProgressRow:
+    """How far a preparation, an earlier stage or a trial is."""
 
     name: str
     kind: str
-    """trial, stage, image_encoder or language_model: rows of a kind take about as long as each other."""
+    """trial, stage, image_encoder or language_model: rows of one kind take about the same time."""
     state: TrialState
     key: str = ""
-    """What tells it from others, where a name may not: two encoders of other sizes, say."""
+    """What identifies it where a name does not: two encoders of different sizes, say."""
     size: float = 1.0
-    """How much work it is, beside others of its kind: an earlier stage, the rows that it is trained on."""
+    """How much work it is, relative to others of its kind: of an earlier stage, the rows that it is trained on."""
 
     @property
     def identity(self) -> str:
@@ -63,17 +63,17 @@ class Row:
         return share
 
 
-class Watch:
-    """Reads a study's rows from its store. What is done stays done: it is read once."""
+class StudyProgress:
+    """Reads how far a study is from its store. What is done stays done: it is read once."""
 
     def __init__(self, study: Study, store: Store) -> None:
         self.study, self.store, self.trials = study, store, study.trials
         self.began = time.time()
-        self._final: dict[str, Row] = {}
+        self._final: dict[str, ProgressRow] = {}
         self._preparations: list[Preparation] | None = None
         self._stages: tuple[Trial, ...] = ()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ProgressRow]:
         """Preparations and earlier stages that trials of the study still need or that were made meanwhile, then all trials."""
         self.store.refresh(at_most_every=AT_MOST_EVERY)
         trials = [self._trial(trial) for trial in self.trials]
@@ -82,7 +82,7 @@ class Watch:
         parts = [self._preparation(part) for part in self._preparations]
         return parts + [self._stage(stage) for stage in self._stages] + trials
 
-    def _needed(self, rows: Sequence[Row]) -> list[Preparation]:
+    def _needed(self, rows: Sequence[ProgressRow]) -> list[Preparation]:
         needed = {}
         stages: set[str] = set()
         for trial, row in zip(self.trials, rows, strict=True):
@@ -94,28 +94,28 @@ class Watch:
         self._stages = tuple(stage for stage in self.study.stages if stage.fingerprint in stages)
         return list(needed.values())
 
-    def _trial(self, trial: Trial) -> Row:
+    def _trial(self, trial: Trial) -> ProgressRow:
         key = trial.evaluation_fingerprint
-        return self._final.get(key) or self._keep(key, Row(trial.name, "trial", self.store.status(trial), key))
+        return self._final.get(key) or self._remember(key, ProgressRow(trial.name, "trial", self.store.status(trial), key))
 
-    def _stage(self, stage: Trial) -> Row:
+    def _stage(self, stage: Trial) -> ProgressRow:
         key = stage.fingerprint
         training = stage.experiment.training
         rows = training.steps * training.batch_rows
-        return self._final.get(key) or self._keep(key, Row(stage.name, "stage", self.store.status(stage), key, rows))
+        return self._final.get(key) or self._remember(key, ProgressRow(stage.name, "stage", self.store.status(stage), key, rows))
 
-    def _preparation(self, part: Preparation) -> Row:
+    def _preparation(self, part: Preparation) -> ProgressRow:
         key = part.fingerprint
-        return self._final.get(key) or self._keep(key, Row(part.name, part.kind, self.store.preparation_status(part), key))
+        return self._final.get(key) or self._remember(key, ProgressRow(part.name, part.kind, self.store.preparation_status(part), key))
 
-    def _keep(self, key: str, row: Row) -> Row:
+    def _remember(self, key: str, row: ProgressRow) -> ProgressRow:
         if row.state.status == "done":
             self._final[key] = row
         return row
 
 
-def time_left(rows: Sequence[Row], slots: int) -> float | None:
-    """Seconds until all rows are done, by how long their like took or takes; nothing before there is anything to go by.
+def time_left(rows: Sequence[ProgressRow], slots: int) -> float | None:
+    """Seconds until all rows are done, by how long rows of the same kind took or take; None before any of them tells.
 
     Args:
         slots: how many run at a time.
@@ -147,7 +147,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def headline(name: str, rows: Sequence[Row], elapsed: float, left: float | None) -> str:
+def headline(name: str, rows: Sequence[ProgressRow], elapsed: float, left: float | None) -> str:
     """A study in a line: 'quickstart: 3 of 8 trials done, 2 running, 1 failed · 1:20 · about 2:10 left'."""
     parts = []
     for kind, what in (("trial", "trials"), ("stage", "earlier stages")):
@@ -163,7 +163,7 @@ def headline(name: str, rows: Sequence[Row], elapsed: float, left: float | None)
     return f"{line} · about {duration(left)} left" if left is not None and left >= 1 else line
 
 
-def table(rows: Sequence[Row], height: int) -> RenderableType:
+def table(rows: Sequence[ProgressRow], height: int) -> RenderableType:
     """The rows, or where they are more than `height`, those that matter now and counts of the rest."""
     shown = list(rows)
     if len(shown) > height:
@@ -196,12 +196,12 @@ def table(rows: Sequence[Row], height: int) -> RenderableType:
     return grid
 
 
-class View:
-    """What `watch` gives: takes lines about the whole run, and shows them with the rows."""
+class ProgressView:
+    """What `show_progress` gives: takes lines about the whole run, and shows them with the rows."""
 
     def __init__(self, study: Study, store: Store, console: Console) -> None:
         self.name, self.console = study.name, console
-        self.watch = Watch(study, store)
+        self.progress = StudyProgress(study, store)
         self.slots = 1
         self.message = ""
         self._last: dict[str, str] = {}
@@ -213,12 +213,12 @@ class View:
         if not self.console.is_terminal:
             self._print(line)
 
-    def _summary(self, rows: Sequence[Row]) -> str:
+    def _summary(self, rows: Sequence[ProgressRow]) -> str:
         self.slots = max(self.slots, sum(row.state.status == "running" for row in rows))
-        return headline(self.name, rows, time.time() - self.watch.began, time_left(rows, self.slots))
+        return headline(self.name, rows, time.time() - self.progress.began, time_left(rows, self.slots))
 
     def render(self) -> RenderableType:
-        rows = self.watch.rows()
+        rows = self.progress.rows()
         summary = self._summary(rows)
         if not any(row.state.status == "running" for row in rows) and self.message:
             summary += f" · {self.message}"
@@ -226,12 +226,12 @@ class View:
 
     def print_changes(self) -> None:
         """Where there is no terminal: what changed since the last time, and now and then how far things are."""
-        rows = self.watch.rows()
+        rows = self.progress.rows()
         for row in rows:
             status = row.state.status
             if self._last.get(row.identity, "missing") == status:
                 continue
-            known_before = row.identity not in self._last and (row.state.finished or 0) < self.watch.began
+            known_before = row.identity not in self._last and (row.state.finished or 0) < self.progress.began
             self._last[row.identity] = status
             if not (known_before and status in ("done", "failed", "interrupted")):
                 detail = f" in {duration(row.state.seconds)}" if status == "done" else f": {row.state.reason}" if status == "failed" else ""
@@ -243,18 +243,18 @@ class View:
 
     def _print(self, line: str) -> None:
         self._said = time.time()
-        self.console.print(f"[{duration(time.time() - self.watch.began):>6}] {line}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"[{duration(time.time() - self.progress.began):>6}] {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def watch(study: Study, store: Store, console: Console | None = None, interval: float = 1.0) -> Iterator[View]:
+def show_progress(study: Study, store: Store, console: Console | None = None, interval: float = 1.0) -> Iterator[ProgressView]:
     """Show a study for the length of a block.
 
     Args:
         interval: seconds between two looks at the store.
     """
     console = console or Console()
-    view = View(study, store, console)
+    view = ProgressView(study, store, console)
     ended = threading.Event()
     if console.is_terminal:
         with Live(view.render(), console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:

@@ -1,5 +1,7 @@
-"""What a study still needs. In: a study and its store. Out: work by training fingerprint, earlier stages in the order in which they can be
-trained, preparations; and, done on the spot, what needs no worker.
+"""What a study still needs.
+
+In: a study and its store. Out: trials by training fingerprint, earlier stages in the order in which they can be trained, preparations; and,
+done at once, what needs no worker.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from mm1_ablate.store.store import AlreadyRunning, Store
 
 
 @dataclass
-class Work:
+class TrialWork:
     """What has to be done for one training fingerprint: several evaluations may share it."""
 
     fingerprint: str
@@ -30,37 +32,62 @@ class Work:
         return [trial.evaluation_fingerprint for trial in self.trials if trial.evaluation_fingerprint]
 
 
-def to_do(study: Study, store: Store, evaluate_only: bool) -> list[Work]:
+@dataclass(frozen=True)
+class RemainingWork:
+    """All that is to be done before and with the missing trials of a study."""
+
+    trials: list[TrialWork]
+    stages: list[list[TrialWork]]
+    """Earlier stages; those of a later list start from those of an earlier one."""
+    preparations: list[Preparation]
+
+    def write_manifests(self, store: Store) -> None:
+        """Write what workers on other nodes read: the records of all of it."""
+        for each in (*self.trials, *(stage for wave in self.stages for stage in wave)):
+            for trial in each.trials:
+                store.write_trial(trial)
+        for preparation in self.preparations:
+            store.write_preparation(preparation)
+
+
+def remaining_work(study: Study, store: Store, evaluate_only: bool) -> RemainingWork:
+    """What the missing trials need."""
+    trials = trials_to_do(study, store, evaluate_only)
+    stages = _stages_to_do(trials, store)
+    return RemainingWork(trials, stages, _preparations_to_do([*(stage for wave in stages for stage in wave), *trials], store))
+
+
+def trials_to_do(study: Study, store: Store, evaluate_only: bool) -> list[TrialWork]:
     """Missing and interrupted trials, by training fingerprint, in the study's order."""
     store.refresh()
-    work: dict[str, Work] = {}
+    work: dict[str, TrialWork] = {}
     for trial in study.trials:
         state = store.status(trial)
         if state.status in ("missing", "interrupted") and (state.trained or not evaluate_only):
-            work.setdefault(trial.fingerprint, Work(trial.fingerprint)).trials.append(trial)
+            work.setdefault(trial.fingerprint, TrialWork(trial.fingerprint)).trials.append(trial)
     return list(work.values())
 
 
-def stages_to_do(work: list[Work], store: Store) -> list[list[Work]]:
+def _stages_to_do(work: list[TrialWork], store: Store) -> list[list[TrialWork]]:
     """Earlier stages of trials that are not trained yet, unless they are trained or have failed: those that others start from first."""
-    waves: dict[int, dict[str, Work]] = {}
-    for entry in work:
-        trial = entry.trials[0]
+    waves: dict[int, dict[str, TrialWork]] = {}
+    for each in work:
+        trial = each.trials[0]
         if trial.earlier and not store.status(trial).trained:
             trained = [store.status(stage).trained for stage in trial.earlier]
             # What comes before a stage that is trained is needed no more.
             first = next((place + 1 for place in reversed(range(len(trained))) if trained[place]), 0)
             for place, stage in enumerate(trial.earlier[first:], first):
                 if store.status(stage).status != "failed":
-                    waves.setdefault(place, {}).setdefault(stage.fingerprint, Work(stage.fingerprint, [stage]))
+                    waves.setdefault(place, {}).setdefault(stage.fingerprint, TrialWork(stage.fingerprint, [stage]))
     return [list(waves[place].values()) for place in sorted(waves)]
 
 
-def score_kept(study: Study, store: Store, say: Callable[[str], None]) -> None:
-    """Score evaluations all of whose predictions are kept, here and now: that takes no model, and less time than a worker's start."""
-    waiting = [trial for work in to_do(study, store, evaluate_only=True) for trial in work.trials if not missing_parts(trial, store)]
+def score_saved_predictions(study: Study, store: Store, say: Callable[[str], None]) -> None:
+    """Score evaluations all of whose predictions are saved, here and now: that takes no model, and less time than a worker's start."""
+    waiting = [trial for work in trials_to_do(study, store, evaluate_only=True) for trial in work.trials if not missing_parts(trial, store)]
     if waiting:
-        say(f"scoring the kept predictions of {len(waiting)} trials")
+        say(f"scoring the saved predictions of {len(waiting)} trials")
     for trial in waiting:
         fingerprint, evaluation = trial.fingerprint, trial.evaluation_fingerprint
         folder = store.write_trial(trial)
@@ -69,9 +96,9 @@ def score_kept(study: Study, store: Store, say: Callable[[str], None]) -> None:
             recording_failure(store, folder, partial(score_trial, store, fingerprint, evaluation))
 
 
-def let_the_dying_go(study: Study, store: Store) -> None:
-    """Children of a run that was killed a moment ago live on for a second or two, and hold their trials; on object storage those of
-    another machine do until their leases have run out, or they have given a sign of life."""
+def wait_for_ending_children(study: Study, store: Store) -> None:
+    """Wait for children of a run that was killed a moment ago: they live on for a second or two, and hold their trials; on object storage
+    those of another machine do until their leases have expired, or a heartbeat shows that they are alive."""
     until = time.monotonic() + store.lease_seconds + 3
     folders = {store.trial_folder(one): one for trial in study.trials for one in (*trial.earlier, trial)}
     store.refresh()
@@ -84,17 +111,18 @@ def let_the_dying_go(study: Study, store: Store) -> None:
 
 
 def forget_failures(study: Study, store: Store) -> None:
+    """Make failed trials, stages and preparations missing again."""
     for trial in (one for named in study.trials for one in (*named.earlier, named)):
         store.retry(store.trial_folder(trial))
         for preparation in trial.preparations:
             store.retry(store.prepared_folder(preparation))
 
 
-def preparations_to_do(work: list[Work], store: Store) -> list[Preparation]:
+def _preparations_to_do(work: list[TrialWork], store: Store) -> list[Preparation]:
     """What trials that are not trained yet start from, unless it is there or has failed."""
     needed: dict[str, Preparation] = {}
-    for entry in work:
-        trial = entry.trials[0]
+    for each in work:
+        trial = each.trials[0]
         if not store.status(trial).trained:
             for preparation in trial.preparations:
                 needed.setdefault(preparation.fingerprint, preparation)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard once and for certain. In: a block of work. Out: KeyboardInterrupt where it was interrupted."""
+"""Ctrl-C and SIGTERM, handled once and reliably. In: a block of work. Out: KeyboardInterrupt where it was interrupted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-INSIST_AFTER = 3.0
-"""Seconds after which an interrupt that came to nothing is raised again."""
+RAISE_AGAIN_AFTER = 3.0
+"""Seconds after which an interrupt that had no effect is raised again."""
 
 
-def calm_down() -> None:
-    """The interrupt has been heard: what is cleaned up now is left in peace."""
+def interrupt_handled() -> None:
+    """Raise the interrupt no more: it has been handled, and the clean-up that follows must not be interrupted."""
     if threading.current_thread() is threading.main_thread():
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -22,20 +22,20 @@ def calm_down() -> None:
 def interruptible() -> Iterator[None]:
     """Ctrl-C, and SIGTERM like it: so a batch system's warning leaves nothing behind.
 
-    An interrupt that happens to land in a destructor or a callback of C code is swallowed there, so it is raised again until `calm_down`.
+    An interrupt that arrives in a destructor or a callback of C code is lost there, so it is raised again until `interrupt_handled`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: Any) -> None:
-        signal.setitimer(signal.ITIMER_REAL, INSIST_AFTER)
+        signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_AFTER)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         yield
     finally:
-        calm_down()
+        interrupt_handled()
         for number, handler in before.items():
             signal.signal(number, handler)

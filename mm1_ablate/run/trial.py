@@ -1,7 +1,7 @@
 """One trial from its record in the store to its scores there; one preparation likewise. Runs in a child process on the worker.
 
-In: a store and a fingerprint. Out: an exit code (0: done), and in the store the model, its curve, the item scores, or why there are
-none. Training goes on from its last checkpoint; a kept model is only evaluated, as far as its answers are not kept too.
+In: a store and a fingerprint. Out: an exit code (0: done), and in the store the model, its curve, the item scores, or the reason why
+there are none. Training is resumed from its last checkpoint; a saved model is only evaluated, as far as its predictions are not saved too.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from mm1_ablate.model.multimodal import MultimodalModel
     from mm1_ablate.training.distributed import Workers
 
-KINDS = {"TooMuchBadData": ("bad data", 1000)}
-"""Failures that people know by another name than the exception's, and how much of their message a line of reason takes."""
+FAILURE_NAMES = {"TooMuchBadData": ("bad data", 1000)}
+"""What a failure is called in its line of reason, where not by the exception, and how many characters of the message follow."""
 REPORT_EVERY = 0.5
 """Seconds between two writes of the progress."""
-PUBLISHED_WITHIN = 3600.0
-"""Seconds for which a model is waited for that another machine has trained: it may be large, and the storage away for a while."""
+UPLOADED_WITHIN = 3600.0
+"""Seconds to wait for a model that another machine has trained: it may be large, and the storage unavailable for a while."""
 
 
 class ProgressFile:
-    """Writes how far a folder's work has come, now and then; call it with every `Progress`."""
+    """Writes the progress of a folder's work at intervals; call it with every `Progress`."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "progress.json"
@@ -59,7 +59,7 @@ class ProgressFile:
 
 
 def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: int = 0, ranks: int = 1, strategy: Strategy = "ddp") -> int:
-    """Train a trial unless its model is kept, then evaluate it as each of the evaluation fingerprints says.
+    """Train a trial unless its model is saved, then evaluate it once for each evaluation fingerprint.
 
     Args:
         rank, ranks: which of how many workers this is. The first holds the trial's folder and writes; the others wait for it.
@@ -69,27 +69,27 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
     leads = rank == 0
 
     def work() -> None:
-        report = ProgressFile(folder) if leads else _unheard
+        report = ProgressFile(folder) if leads else _no_report
         if leads:
             store.start(folder, "train")
         from mm1_ablate.training.distributed import Workers
         from mm1_ablate.training.fit import Trained, fit, load_trained
 
         with contextlib.ExitStack() as stack:
-            workers = _joined(stack, store, folder, Workers(rank, ranks, strategy))
+            workers = _join_workers(stack, store, folder, Workers(rank, ranks, strategy))
             # A sharded model's weights are read by the first worker alone.
             reads = leads or not workers.shard
             experiment, seed = store.read_trial(fingerprint)
 
             def load(precision: Precision) -> MultimodalModel:
                 if reads:
-                    _await(store, folder / "model.pt")
+                    _wait_for(store, folder / "model.pt")
                 return load_trained(experiment, seed, folder, workers, precision)
 
             model = Trained(load)
             if not workers.agreed(store.has(folder / "model.pt")):
                 store.download_checkpoint(folder / "last.ckpt")
-                # What one worker replaces now another one of its machine must not fetch once more.
+                # Another worker of this machine must not download again what one worker now replaces.
                 workers.wait_for_all()
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
@@ -107,14 +107,14 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
     if not leads:
         return recording_failure(store, folder, work, leads)
     try:
-        with store.hold(folder, lost=_end_of_a_lost_one):
+        with store.hold(folder, lost=_exit_taken_over):
             return recording_failure(store, folder, work, alone=ranks == 1)
     except AlreadyRunning:
         return HELD
 
 
-def _joined(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Workers) -> Workers:
-    """Join the other workers of a trial, and see to it that those on other machines have what this one writes."""
+def _join_workers(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Workers) -> Workers:
+    """Join the other workers of a trial, and make sure that those on other machines get what this one writes."""
     stack.enter_context(workers.joined())
     homes = workers.gathered(store.home)
     first = homes.index(store.home)
@@ -126,9 +126,9 @@ def _joined(stack: contextlib.ExitStack, store: Store, folder: Path, workers: Wo
     return workers
 
 
-def _await(store: Store, file: Path) -> None:
-    """Have a file here that a worker on another machine may just be publishing."""
-    until = time.monotonic() + PUBLISHED_WITHIN
+def _wait_for(store: Store, file: Path) -> None:
+    """Download a file that a worker on another machine may be uploading."""
+    until = time.monotonic() + UPLOADED_WITHIN
     store.download(file)
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.5)
@@ -137,25 +137,25 @@ def _await(store: Store, file: Path) -> None:
             store.download(file)
 
 
-def _end_of_a_lost_one() -> None:
-    """What another machine has taken over is its work now; whatever this process is in the middle of, it ends."""
+def _exit_taken_over() -> None:
+    """End this process at once: another machine has taken its work over."""
     print("another machine has taken this over: the storage was out of reach for too long", flush=True)
     os._exit(HELD)
 
 
-def _unheard(progress: Progress) -> None:
-    """How far a worker is is told by the first one."""
+def _no_report(progress: Progress) -> None:
+    """Progress of a worker that is not the first: only the first reports."""
 
 
 def _make_ready(experiment: Experiment, section: str) -> None:
-    """Make the sources of a section ready. Where the run was started they are; another node may lack what they need."""
+    """Make the sources of a section ready. They are where the run was started; another node may lack indices."""
     for place, source in sources_of(experiment):
         if place[0] == section:
             source.make_ready()
 
 
 def run_preparation(store_root: str, fingerprint: str) -> int:
-    """Make a preparation, unless somebody else makes it meanwhile."""
+    """Make a preparation, unless another process makes it meanwhile."""
     store = Store(store_root)
     preparation = store.read_preparation(fingerprint)
     folder = store.prepared_folder(preparation)
@@ -169,17 +169,17 @@ def run_preparation(store_root: str, fingerprint: str) -> int:
             section.source.make_ready()
         prepare(preparation, folder, ProgressFile(folder))
 
-    with store.hold(folder, wait=True, lost=_end_of_a_lost_one):
+    with store.hold(folder, wait=True, lost=_exit_taken_over):
         done = store.preparation_status(preparation).status == "done"
         return 0 if done else recording_failure(store, folder, work)
 
 
 def recording_failure(store: Store, folder: Path, work: Callable[[], None], leads: bool = True, alone: bool = True) -> int:
-    """Do a held folder's work. Whatever goes wrong is its result: the traceback and a line of reason go into the store.
+    """Do the work of a held folder. A failure is its result: the traceback and a line of reason go into the store.
 
     Args:
-        leads: whether what ends well is finished by this.
-        alone: whether nobody else does this work too. Of several workers the first that fails says why: the others only lose it.
+        leads: whether this process marks the folder as finished.
+        alone: whether this is the only worker. Of several the first that fails records why: the others only lose the connection to it.
 
     Raises:
         Exception: a disk is full (`store/disk_full.py`), of which nothing is recorded.
@@ -193,7 +193,7 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
         if (leads and alone) or not store.has_failed(folder):
             store.write(folder / "error.txt", traceback.format_exc().encode())
             message = str(error).strip().splitlines()
-            kind, longest = KINDS.get(type(error).__name__, (type(error).__name__, 300))
+            kind, longest = FAILURE_NAMES.get(type(error).__name__, (type(error).__name__, 300))
             store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
         return 1
     if leads:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from mm1_ablate.config.metric_name import AVERAGE, MetricName
 from mm1_ablate.config.settings import Settings, is_identity
 from mm1_ablate.config.sweep.differences import in_words
 from mm1_ablate.config.sweep.expand import Arm, Study, Trial
@@ -85,13 +86,11 @@ def tracking_uri(store: Store) -> str:
 
 def short_metric(name: str) -> str:
     """A metric's name as MLflow shows it, whose columns are narrow: 'shot_8/average' is '8-shot', 'text_core/x' 'TextCore/x'."""
-    suite, _, task = name.partition("/")
-    if match := re.fullmatch(r"shot_(\d+)", suite):
-        suite = f"{match[1]}-shot"
-    elif suite == "text_core":
-        suite = "TextCore"
-    task = task.removeprefix("miniature_")
-    return _allowed(suite if task in ("", "average") else f"{suite}/{task}")
+    try:
+        metric = MetricName.parse(name)
+    except ValueError:
+        return _allowed(name)
+    return _allowed(metric.suite_title if metric.name == AVERAGE else f"{metric.suite_title}/{metric.name.removeprefix('miniature_')}")
 
 
 def track(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mm1_ablate.config.sweep.expand import Study
-from mm1_ablate.run.signals import calm_down, interruptible
+from mm1_ablate.run.signals import interrupt_handled, interruptible
 from mm1_ablate.store.health import HealthCheck
 from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.mlflow_runs import SILENT, track, tracking_uri
@@ -81,7 +81,7 @@ def _serve(store: Store, port: int, lines: list[str], open_browser: bool, say: C
             webbrowser.open(lines[0].split()[-1])
         return server.wait()
     finally:
-        calm_down()
+        interrupt_handled()
         stop(server)
 
 

@@ -98,7 +98,7 @@ def test_a_plan_says_which_arms_read_again_what_the_baseline_reads_once(sweep: P
 def test_a_plan_says_of_what_trials_would_fail(sweep: Path, tmp_path: Path):
     data_of(sweep).write_text(WORDS + "words that nobody knows\n" * 100)
     done = call("plan", sweep, "--store", tmp_path / "store")
-    assert done.exit_code == 0 and "trials will fail of their data: words that the miniature tokenizer does not know" in done.stdout
+    assert done.exit_code == 0 and "trials will fail because of their data: words that the miniature tokenizer does not know" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "run"])
@@ -120,7 +120,7 @@ def test_a_plan_says_that_data_will_not_last(sweep: Path, tmp_path: Path):
     experiment.write_text(yaml.safe_dump(tree, sort_keys=False))
     done = call("plan", sweep, "--store", tmp_path / "store")
     assert done.exit_code == 0, done.output
-    assert "trials will fail of their data: baseline/seed-0: the data is used up before step 4,000" in " ".join(done.stdout.split())
+    assert "trials will fail because of their data: baseline/seed-0: the data is used up before step 4,000" in " ".join(done.stdout.split())
 
 
 # ------------------------------------------------------------- made ready
@@ -137,7 +137,7 @@ def test_run_makes_data_ready_once_before_trials_start(sweep: Path, tmp_path: Pa
     done = call("run", sweep, "--store", tmp_path / "store")
     assert done.exit_code == 2 and len(made) == 1
     assert "indexing first.txt: 20 MB" in done.stdout
-    assert "data.sources.text cannot be made ready: index needs about" in done.stderr and "MM1_ABLATE_CACHE" in done.stderr
+    assert "data.sources.text cannot be prepared: index needs about" in done.stderr and "MM1_ABLATE_CACHE" in done.stderr
     assert "nothing was started" in done.stderr and not (tmp_path / "store" / "trials").exists()
 
 
@@ -196,7 +196,7 @@ def test_the_report_lists_bad_data_and_flags_data_that_is_repeated(sweep: Path, 
     assert bad in done.stdout and flag in done.stdout
     folder = finished.study_folder(load_study(sweep)) / "report"
     for text in ((folder / "report.md").read_text(), (folder / "report.html").read_text(), (tmp_path / "written.md").read_text()):
-        assert "Data that was not used as it is" in text and "line 17" in text and "too many images" in text and flag in text
+        assert "Data that was skipped or cut" in text and "line 17" in text and "too many images" in text and flag in text
     content = json.loads(call("report", sweep, "--store", finished.root, "--json").stdout)
     arms = {arm["name"]: arm for arm in content["arms"]}
     assert any("repeats data: text" in line for line in arms["without/interleaved"]["brought_along"])
@@ -212,7 +212,7 @@ def test_a_report_without_losses_has_no_section_for_them(sweep: Path, finished: 
         path.unlink()
     assert call("report", sweep, "--store", finished.root).exit_code == 0
     folder = finished.study_folder(load_study(sweep)) / "report"
-    assert "not used as it is" not in (folder / "report.md").read_text() + (folder / "report.html").read_text()
+    assert "skipped or cut" not in (folder / "report.md").read_text() + (folder / "report.html").read_text()
 
 
 def test_what_became_of_the_data_is_in_mlflow(sweep: Path, finished: Store):

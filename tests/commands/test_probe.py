@@ -14,15 +14,15 @@ from tiny import TINY, tiny_experiment
 
 from mm1_ablate.config.gpus import GPUS, UTILISATION, gpu_of
 from mm1_ablate.config.sweep.expand import load_study
-from mm1_ablate.plan.calibration import CPU, Line, Measured, Measurements, step_key
-from mm1_ablate.plan.cost import Machines
+from mm1_ablate.plan.cost import GpuAssumptions
+from mm1_ablate.plan.estimate import CPU, MeasuredStep, Measurements, StepTime, step_key
 from mm1_ablate.plan.plan import plan
-from mm1_ablate.run import benchmark_step
+from mm1_ablate.run import probe_step
 from mm1_ablate.store.store import Store
 
 
-def measured(name: str, flops: float, seconds: float, device: str = CPU) -> Measured:
-    return Measured(name, device, seconds, flops, peak_bytes=1e9, expected_bytes=2e9, steps=5, made_up_data=False)
+def measured(name: str, flops: float, seconds: float, device: str = CPU) -> MeasuredStep:
+    return MeasuredStep(name, device, seconds, flops, peak_bytes=1e9, expected_bytes=2e9, steps=5, made_up_data=False)
 
 
 def test_a_probe_measures_two_arms_and_leaves_measurements_alone(tiny_sweep: Path, tmp_path: Path):
@@ -44,16 +44,16 @@ def test_a_probe_measures_two_arms_and_leaves_measurements_alone(tiny_sweep: Pat
 def test_steps_of_the_data_and_of_many_micro_batches_are_timed():
     experiment = experiment_with({"training.batch_rows": 8, "training.micro_batch_rows": 1, "training.activation_checkpointing": True})
     request = {"experiment": experiment.model_dump(mode="json"), "workers": 2, "made_up": False, "steps": 2, "warm_up": 1}
-    answer = benchmark_step.measure(request)
+    answer = probe_step.measure(request)
     assert answer["device"] == CPU and answer["steps"] == 4  # two of one micro-batch and two of two
-    one = benchmark_step.measure({**request, "workers": 8})
+    one = probe_step.measure({**request, "workers": 8})
     assert 0 < one["seconds_per_step"] < answer["seconds_per_step"] * 2
 
 
 @pytest.mark.parametrize("mixture", [{"captioned": 1}, {"interleaved": 1, "text": 1}])
 def test_made_up_rows_are_as_full_as_declared(mixture: dict[str, float]):
     experiment = experiment_with({"data.mixture": mixture, "data.packing.max_images": 6})
-    (step,) = [step for step, _ in zip(benchmark_step._made_up(experiment, rows=4, together=2), range(1), strict=False)]
+    (step,) = [step for step, _ in zip(probe_step._made_up(experiment, rows=4, together=2), range(1), strict=False)]
     packing, image_tokens = experiment.data.packing, experiment.model.connector.image_tokens
     for micro in step:
         images = len(micro.image_positions) // image_tokens
@@ -93,16 +93,16 @@ def test_preparations_are_in_what_measured_steps_say(tiny_sweep: Path, tmp_path:
     assert cost.hours == pytest.approx(sum(cost.by_trial.values()) + 0.1 * prepared / (row.flops / 4))
     Measurements(store.root).add(step_key(trial.experiment, 1), measured(trial.name, 1.0, 1e-12, "NVIDIA H100 80GB HBM3"))
     _, on_gpu = plan(study, store).measured
-    in_float32 = Machines(("H100",), UTILISATION).hours(prepared, "32-true")["H100"]
+    in_float32 = GpuAssumptions(("H100",), UTILISATION).hours(prepared, "32-true")["H100"]
     assert on_gpu.hours == pytest.approx(sum(on_gpu.by_trial.values()) + in_float32)
 
 
 def test_seconds_lie_on_the_line_through_what_was_measured():
-    line = Line.through([(1.0, 2.0), (3.0, 4.0)])
+    line = StepTime.through([(1.0, 2.0), (3.0, 4.0)])
     assert line.seconds(2.0) == pytest.approx(3.0)
-    assert Line.through([(4.0, 2.0)]).seconds(8.0) == pytest.approx(4.0)
+    assert StepTime.through([(4.0, 2.0)]).seconds(8.0) == pytest.approx(4.0)
     # The dearer arm was quicker: noise; then both together give a rate.
-    assert Line.through([(1.0, 3.0), (2.0, 3.0)]).seconds(1.5) == pytest.approx(3.0)
+    assert StepTime.through([(1.0, 3.0), (2.0, 3.0)]).seconds(1.5) == pytest.approx(3.0)
 
 
 def test_gpus_are_known_by_what_their_drivers_call_them():
@@ -120,13 +120,13 @@ def test_gpus_are_known_by_what_their_drivers_call_them():
 
 
 def test_a_probe_that_cannot_run_is_exit_1_and_a_sentence(tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mm1_ablate.run.benchmark_trials._here", lambda request, resources, expected: refuse())
+    monkeypatch.setattr("mm1_ablate.run.probe._here", lambda request, resources, expected: refuse())
     done = call("plan", tiny_sweep, "--store", tmp_path / "store", "--probe")
     assert done.exit_code == 1 and "the probe failed: it needs" in done.stderr and "Traceback" not in done.stderr
 
 
 def refuse() -> None:
-    from mm1_ablate.run.benchmark_trials import ProbeFailed
+    from mm1_ablate.run.probe import ProbeFailed
 
     raise ProbeFailed("it needs about 40 GiB of memory")
 

@@ -58,7 +58,7 @@ def test_a_study_from_its_first_run_to_an_edited_one(command_line: CommandLine, 
     }
     edited = command_line("run", "sweeps/tiny.yaml")
     assert edited.returncode == 1, edited.stdout + edited.stderr
-    assert "no longer in the file, left alone: without/interleaved/seed-0" in edited.stdout
+    assert "no longer in the file, not touched: without/interleaved/seed-0" in edited.stdout
     assert "failed: diverging/seed-1: Diverged" in edited.stderr and "--retry" in edited.stderr
 
     document = tmp_path / "docs" / "results.md"

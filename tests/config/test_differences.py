@@ -137,15 +137,13 @@ def check(path: Path, data: st.DataObject) -> None:
 def test_a_setting_that_is_equal_in_both_arms_is_not_named(tmp_path: Path) -> None:
     study = study_of(tmp_path, "a: {alter: {training.optimizer.rest.learning_rate: 1e-4}}")
     assert in_words(study.arm("a")) == "training.optimizer.rest.learning_rate 0.003 → 0.0001"
-    assert compared(study).row("a").brought_along == ()
+    assert compared(study).row("a").also_changed == ()
 
 
 def test_what_follows_from_a_setting_is_named_as_it_is_resolved(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT + "  demonstrations: per_query\n")
     study = study_of(tmp_path, "a: {alter: {evaluation.protocol: openflamingo}}")
-    assert in_words(study.arm("a")) == (
-        "evaluation.protocol mm1 → openflamingo; came along with it: added evaluation.zero_shot: text_only 2"
-    )
+    assert in_words(study.arm("a")) == ("evaluation.protocol mm1 → openflamingo; also changed: added evaluation.zero_shot: text_only 2")
 
 
 def test_long_values_are_cut_so_that_the_difference_is_seen(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_another_type_in_a_mapping_keeps_what_it_has_too_and_what_is_dropped_is_
     }
     assert in_words(b) == (
         "training.optimizer.type muon → adamw; dropped with the type: training.optimizer.momentum 0.9, training.optimizer.rest; "
-        "came along with it: training.optimizer.weight_decay 0 → mm1, training.optimizer.betas none → [0.9, 0.95]"
+        "also changed: training.optimizer.weight_decay 0 → mm1, training.optimizer.betas none → [0.9, 0.95]"
     )
 
 

@@ -23,7 +23,7 @@ from mm1_ablate.evaluation import sharded_lockstep
 from mm1_ablate.evaluation.evaluate import evaluate
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.run import child_process
-from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
+from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 
 HERE = str(Path(__file__).parent)
 PATIENCE = 300
@@ -105,7 +105,7 @@ def trained(experiment: Experiment, folder: Path) -> Any:
     return model
 
 
-def scored_by(server: Path, folder: Path, experiment: Experiment, ranks: int, fails: int = -1) -> Fault | None:
+def scored_by(server: Path, folder: Path, experiment: Experiment, ranks: int, fails: int = -1) -> WorkerFailure | None:
     import socket
 
     threads, environment = child_process.share_of_machine(1, 0)
@@ -116,7 +116,7 @@ def scored_by(server: Path, folder: Path, experiment: Experiment, ranks: int, fa
     timer = threading.Timer(PATIENCE, theirs.close)
     timer.start()
     try:
-        return run_together(server, jobs_of(job, Share(0, ranks, ranks, "127.0.0.1", free_port())), enough=ours)
+        return run_together(server, jobs_of(job, Share(0, ranks, ranks, "127.0.0.1", free_port())), stop=ours)
     finally:
         timer.cancel()
         ours.close()

@@ -12,7 +12,7 @@ from tiny import tiny_experiment
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.plan.row_statistics import RowContent
+from mm1_ablate.plan.flops import RowContent
 
 Documents = Sequence[tuple[int, int]]
 """Text tokens and images of each document; images come first, so that all text is predicted, but for text alone."""

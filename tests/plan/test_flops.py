@@ -21,9 +21,8 @@ from mm1_ablate.model import profile
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.part_cost import Part
 from mm1_ablate.model.size import count_parameters
-from mm1_ablate.plan.flops import row_flops
+from mm1_ablate.plan.flops import RowContent, row_flops
 from mm1_ablate.plan.model_statistics import Sizes
-from mm1_ablate.plan.row_statistics import RowContent
 
 PARTS = ("image_encoder", "connector", "language_model")
 LANGUAGE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 512}

@@ -5,6 +5,7 @@ Bytes that are kept for the backward pass are compared within 15 %: kernels of a
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ from torch.nn.functional import cross_entropy
 from mm1_ablate.config.gpus import GIB, GPUS
 from mm1_ablate.config.sweep.declaration import Resources, Strategy
 from mm1_ablate.config.training import Precision
+from mm1_ablate.evaluation import embedding, held_out_loss, shared_attention
 from mm1_ablate.evaluation.evaluate import judging
 from mm1_ablate.evaluation.kv_cache import Context, read_on
 from mm1_ablate.evaluation.precision import keep_in
+from mm1_ablate.model import multimodal
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.part_cost import Part
-from mm1_ablate.plan.cost import Machines, does_not_fit
-from mm1_ablate.plan.evaluation_memory import evaluation_memory
+from mm1_ablate.plan import memory as planned_memory
+from mm1_ablate.plan.cost import GpuAssumptions, does_not_fit
 from mm1_ablate.plan.flops import Parts
-from mm1_ablate.plan.memory import fitting_rows, training_memory
+from mm1_ablate.plan.memory import evaluation_memory, fitting_rows, training_memory
 from mm1_ablate.plan.model_statistics import Sizes
 from mm1_ablate.training.optimisation import build_optimizers
 
@@ -202,12 +205,12 @@ def test_a_share_of_a_gpu_is_a_share_of_its_memory():
 
 
 def test_hours_are_operations_over_peak_and_utilisation():
-    machines = Machines(("H100",), 0.5)
-    assert machines.hours(989e12 * 3600, "bf16-mixed") == {"H100": pytest.approx(2.0)}
-    assert machines.hours(67e12 * 3600, "32-true") == {"H100": pytest.approx(2.0)}
+    gpus = GpuAssumptions(("H100",), 0.5)
+    assert gpus.hours(989e12 * 3600, "bf16-mixed") == {"H100": pytest.approx(2.0)}
+    assert gpus.hours(67e12 * 3600, "32-true") == {"H100": pytest.approx(2.0)}
 
 
-# ---------------------------------------------------------------- while it is evaluated
+# ---------------------------------------------------------------- in evaluation
 HUGE = Parts(Part(1_000), Part(1_000), Part(30 * 10**9, blocks=60, largest_block=5 * 10**8, width=6656, vocabulary=50_000, cache=745_000))
 ASKED = {"evaluation.shots": [0, 8], "evaluation.items": 1000, "training.batch_rows": 64}
 
@@ -219,8 +222,8 @@ def test_a_sharded_model_is_evaluated_in_shards_and_a_block() -> None:
     assert fsdp.weights == pytest.approx(ddp.weights / 8, rel=1e-3)
     assert fsdp.gathered == 4 * 2 * 5 * 10**8, "the block that computes, and the next one"
     assert (fsdp.contexts, fsdp.logits, fsdp.activations) == (ddp.contexts, ddp.logits, ddp.activations)
-    (line,) = (line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8), ["H100"]) if "evaluated" in line)
-    assert "does not fit an H100 while it is evaluated with ddp over 8 workers (about 11" in line and line.endswith(", or with fsdp over 8")
+    (line,) = (line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8), ["H100"]) if "in evaluation" in line)
+    assert "does not fit an H100 in evaluation with ddp over 8 workers (about 11" in line and line.endswith(", or with fsdp over 8")
     assert not [line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8, strategy="fsdp"), ["H100"]) if "evalu" in line]
 
 
@@ -228,7 +231,7 @@ def test_an_evaluation_that_does_not_fit_is_told_the_batch_and_the_precision_tha
     many, resources = {**ASKED, "evaluation.batch_items": 256}, Resources(workers=64, gpus=64, strategy="fsdp")
     (line,) = does_not_fit(experiment_with(many), HUGE, resources, ["H100"])
     few = int(line.split("evaluation.batch_items: ")[1].split(",")[0])
-    assert "contexts" in line and "evaluation.precision: bf16-mixed" in line and few < 256
+    assert "keys and values" in line and "evaluation.precision: bf16-mixed" in line and few < 256
     assert does_not_fit(experiment_with({**many, "evaluation.batch_items": few}), HUGE, resources, ["H100"]) == []
     assert does_not_fit(experiment_with({**many, "evaluation.batch_items": 2 * few}), HUGE, resources, ["H100"]) != []
     assert does_not_fit(experiment_with({**many, "evaluation.precision": "bf16-mixed"}), HUGE, resources, ["H100"]) == []
@@ -269,3 +272,11 @@ def test_weights_and_what_is_kept_of_a_token_are_as_planned(kind: str, precision
         context, _ = read_on(model, Context.nothing(1, model.device), embeddings, valid, valid)
     kept = sum(one.nbytes for layer in context.layers for one in layer) / 5
     assert kept == Sizes(tmp_path).parts(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)
+
+
+def test_the_batch_sizes_that_are_assumed_are_those_that_are_used() -> None:
+    assert planned_memory.IMAGES_AT_ONCE == multimodal.IMAGES_AT_ONCE
+    assert inspect.signature(embedding.PromptEmbedder).parameters["batch_images"].default == planned_memory.ENCODED_AT_ONCE
+    assert planned_memory.LOGITS_AT_ONCE == held_out_loss.TOKENS_AT_ONCE
+    assert planned_memory.SCORES_AT_ONCE == shared_attention.DEVICE_SCORES
+    assert planned_memory.SCORES_AT_ONCE_ON_CORES == shared_attention.CPU_SCORES

@@ -13,11 +13,11 @@ import pytest
 from mm1_ablate.config.gpus import GPUS, UTILISATION
 from mm1_ablate.config.sweep.declaration import Budget, Resources
 from mm1_ablate.config.sweep.expand import Study, load_study
-from mm1_ablate.plan.calibration import Measured, Measurements, step_key
-from mm1_ablate.plan.cost import Machines
+from mm1_ablate.plan.cost import GpuAssumptions
+from mm1_ablate.plan.estimate import MeasuredStep, Measurements, step_key
+from mm1_ablate.plan.flops import trial_tokens
 from mm1_ablate.plan.model_statistics import count_rows
 from mm1_ablate.plan.plan import Plan, plan, plan_together
-from mm1_ablate.plan.row_statistics import trial_tokens
 from mm1_ablate.store.store import Store
 
 
@@ -206,12 +206,12 @@ def test_gpu_hours_are_operations_over_peak_and_utilisation(study: Study, store:
     assert "estimate" in planned.cost.basis
     assert planned.cost.gpu_hours == {"A100-80GB": pytest.approx(remaining / (GPUS["A100-80GB"].single * UTILISATION) / 3600)}
     assert planned.rows[0].cost.gpu_hours["A100-80GB"] == pytest.approx(planned.cost.gpu_hours["A100-80GB"] / 6, rel=0.3)
-    faster = plan_together([on_gpus(study, gpus=1)], store, machines=Machines(("H100", "H200"), 0.8))
+    faster = plan_together([on_gpus(study, gpus=1)], store, gpus=GpuAssumptions(("H100", "H200"), 0.8))
     assert set(faster.cost.gpu_hours) == {"H100", "H200"} and "80%" in faster.cost.basis
 
 
-def test_gpus_that_are_asked_about_are_reckoned_for_a_study_that_has_none(study: Study, store: Store):
-    planned = plan_together([study], store, machines=Machines(("L40S",)))
+def test_gpus_that_are_asked_about_are_estimated_for_a_study_that_has_none(study: Study, store: Store):
+    planned = plan_together([study], store, gpus=GpuAssumptions(("L40S",)))
     assert planned.cost.gpu_hours["L40S"] > 0 and planned.rows[0].cost.gpu_hours["L40S"] > 0
     assert plan(study, store).cost.gpu_hours == {}
 
@@ -219,8 +219,8 @@ def test_gpus_that_are_asked_about_are_reckoned_for_a_study_that_has_none(study:
 def test_what_a_study_without_gpus_would_take_on_one_is_said_to_be_instead_of_its_cores(study: Study, store: Store):
     from mm1_ablate.commands.tables import summary
 
-    named = [line for line in summary(plan_together([study], store, machines=Machines(("H100",)))) if "to be done" in line]
-    asked = [line for line in summary(plan(with_two_gpus(study), store)) if "to be done" in line]
+    named = [line for line in summary(plan_together([study], store, gpus=GpuAssumptions(("H100",)))) if "remaining: " in line]
+    asked = [line for line in summary(plan(with_two_gpus(study), store)) if "remaining: " in line]
     assert ", or without a GPU " in named[0] and " and " not in named[0]
     assert ", and " in asked[0] and "of CPU cores" in asked[0]
 
@@ -235,7 +235,7 @@ def test_a_single_trial_is_counted_as_one(study: Study, store: Store):
 
 
 def test_json_of_a_trial_has_its_cost_by_part(study: Study, store: Store):
-    content = json.loads(json.dumps(plan_together([study], store, machines=Machines(("H100",))).to_json(), allow_nan=False))
+    content = json.loads(json.dumps(plan_together([study], store, gpus=GpuAssumptions(("H100",))).to_json(), allow_nan=False))
     for trial in content["trials"]:
         parts = trial["flops_by_part"]
         assert parts["total"] == trial["flops"] == pytest.approx(sum(value for name, value in parts.items() if name != "total"))
@@ -248,10 +248,10 @@ def test_what_a_plan_says_of_a_gpu_that_is_too_small(study: Study, store: Store,
     from mm1_ablate.commands.tables import summary
 
     monkeypatch.setitem(GPUS, "H100", replace(GPUS["H100"], memory=2**20))
-    lines = summary(plan_together([study], store, machines=Machines(("H100",))))
+    lines = summary(plan_together([study], store, gpus=GpuAssumptions(("H100",))))
     trained, evaluated = [line for line in lines if "does not fit" in line]
     assert trained.startswith("baseline/seed-0, baseline/seed-1 and 4 others: does not fit an H100 in one process")
-    assert "while it is evaluated" in evaluated
+    assert "in evaluation" in evaluated
 
 
 def test_a_gpu_that_nobody_knows_is_an_error_with_those_that_are():
@@ -353,10 +353,10 @@ def test_of_studies_on_gpus_and_without_each_trial_is_in_one_sum_whatever_gpu_is
         tiny_sweep.write_text(re.sub(r"seeds: \[.*\]", f"seeds: [{seed}]", tiny_sweep.read_text()))
         return load_study(tiny_sweep)
 
-    on_one, without, named = on_gpus(with_seed(0), gpus=1, cpus=4), with_seed(1), Machines(("L40S",))
+    on_one, without, named = on_gpus(with_seed(0), gpus=1, cpus=4), with_seed(1), GpuAssumptions(("L40S",))
     store = Store(tiny_sweep.parent / "store")
-    one, other = plan_together([on_one], store, machines=named).cost, plan(without, store).cost
-    for both in (plan_together(studies, store, machines=named) for studies in ([on_one, without], [without, on_one])):
+    one, other = plan_together([on_one], store, gpus=named).cost, plan(without, store).cost
+    for both in (plan_together(studies, store, gpus=named) for studies in ([on_one, without], [without, on_one])):
         assert both.cost.gpu_hours == {"L40S": pytest.approx(one.gpu_hours["L40S"])}
         assert both.cost.cpu_hours == pytest.approx(4 * one.gpu_hours["L40S"] + (other.cpu_hours or 0))
         summed = sum(row.cost.gpu_hours.get("L40S", 0) for row in both.rows)
@@ -372,7 +372,7 @@ def test_what_was_measured_is_said_of_the_trials_that_run_on_such_a_device(tiny_
     store = Store(tiny_sweep.parent / "store")
     for device, study in (("NVIDIA H100 80GB HBM3", on_one), ("CPU", without)):
         planned = plan(study, store)
-        step = Measured(planned.rows[0].name, device, 2.0, 1e12, 1e9, 1e9, 3, False)
+        step = MeasuredStep(planned.rows[0].name, device, 2.0, 1e12, 1e9, 1e9, 3, False)
         Measurements(store.root).add(step_key(study.trials[0].experiment, 1), step)
     alone = [{cost.device: cost.hours for cost in plan(study, store).measured} for study in (on_one, without)]
     both = {cost.device: cost.hours for cost in plan_together([on_one, without], store).measured}
@@ -392,10 +392,10 @@ def test_cpu_hours_of_trials_on_gpus_are_the_cores_that_they_hold(study: Study, 
 
 def test_both_kinds_of_budget_hold_beside_gpus(study: Study, store: Store):
     free = plan(with_two_gpus(study), store)
-    assert not free.over_budget and not free.not_reckoned
+    assert not free.over_budget and not free.not_estimated
     gpu, cpu = free.cost.gpu_hours["H100"], free.cost.cpu_hours
     enough = plan(with_two_gpus(study, gpu_hours=1.1 * gpu, cpu_hours=1.1 * cpu), store)
-    assert not enough.over_budget and "evaluation" in enough.not_reckoned[0]
+    assert not enough.over_budget and "evaluation" in enough.not_estimated[0]
     few_cores = plan(with_two_gpus(study, gpu_hours=1.1 * gpu, cpu_hours=0.9 * cpu), store)
     assert len(few_cores.over_budget) == 1 and "CPU hours" in few_cores.over_budget[0]
     assert len(plan(with_two_gpus(study, gpu_hours=0.9 * gpu, cpu_hours=0.9 * cpu), store).over_budget) == 2
@@ -404,9 +404,9 @@ def test_both_kinds_of_budget_hold_beside_gpus(study: Study, store: Store):
 def test_a_budget_of_cpu_hours_holds_whatever_gpu_is_named_on_the_command_line(study: Study, store: Store):
     limited = replace(study, sweep=study.sweep.model_copy(update={"budget": Budget(cpu_hours=1e-9)}))
     assert len(plan(limited, store).over_budget) == 1
-    assert len(plan_together([limited], store, machines=Machines(("H100",))).over_budget) == 1
+    assert len(plan_together([limited], store, gpus=GpuAssumptions(("H100",))).over_budget) == 1
 
 
-def test_a_budget_of_gpu_hours_without_gpus_is_said_to_be_held_against_nothing(study: Study, store: Store):
+def test_a_budget_of_gpu_hours_without_gpus_is_said_to_have_no_effect(study: Study, store: Store):
     planned = plan(replace(study, sweep=study.sweep.model_copy(update={"budget": Budget(gpu_hours=1)})), store)
-    assert not planned.over_budget and any("held against nothing" in line for line in planned.not_reckoned)
+    assert not planned.over_budget and any("has no effect" in line for line in planned.not_estimated)

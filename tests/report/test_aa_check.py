@@ -14,10 +14,11 @@ from scipy import stats
 
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.report import aa_check as module
-from mm1_ablate.report.aa_check import FalseVerdicts, Rate, false_verdicts, with_false_verdicts
+from mm1_ablate.report.aa_check import false_verdicts, with_false_verdicts
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
+from mm1_ablate.report.verdicts import FalseVerdicts, Rate
 
 COMPARED = {"metrics": ["shot_8/average"]}
 
@@ -98,7 +99,7 @@ def test_a_rate_above_the_promise_by_more_than_chance_is_called_so() -> None:
         return FalseVerdicts(12, 3, 0.05, Rate(false, 100), Rate(0, 100))
 
     assert found(8).kept and not found(12).kept
-    assert "more than is promised" in found(12).in_words() and "more than" not in found(8).in_words()
+    assert "above the nominal rate" in found(12).in_words() and "above" not in found(8).in_words()
 
 
 def test_the_rate_is_told_everywhere() -> None:
@@ -107,7 +108,7 @@ def test_the_rate_is_told_everywhere() -> None:
     found = FalseVerdicts(12, 3, 0.05, Rate(3, 100), Rate(1, 100))
     comparison = replace(compare(study, results), false_verdicts=found)
     for text in (markdown(comparison), html(comparison)):
-        assert "3 of 100 paired (3.0 %" in text and "what is promised (5 %" in text
+        assert "3 of 100 paired (3.0 %" in text and "within the nominal rate of 5 %" in text
     told = json.loads(json.dumps(comparison.to_json()))["false_verdicts"]
     assert told["paired"]["rate"] == 0.03 and told["unpaired"]["comparisons"] == 100
 

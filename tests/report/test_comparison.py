@@ -11,6 +11,7 @@ import pytest
 from made_up import made_up_study, noisy_results, scores
 from scipy import stats
 
+from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
@@ -45,7 +46,7 @@ def test_every_verdict() -> None:
 def test_a_difference_that_is_clear_but_of_no_interest_is_called_so() -> None:
     comparison = compared({"arm": LITTLE_WORSE}, compare={"smallest_difference_of_interest": 2})
     assert comparison.row("arm").verdict == "no difference larger than 2"
-    assert "clearly lower, and clearly by less than 2" in comparison.row("arm").notes
+    assert "significantly lower, but by significantly less than 2" in comparison.row("arm").notes
 
 
 def test_numbers_of_a_row() -> None:
@@ -61,7 +62,7 @@ def test_numbers_of_a_row() -> None:
 
 def test_one_seed_bears_no_verdict() -> None:
     comparison = compared({"arm": [10.0]})
-    assert comparison.row("arm").verdict == "one seed: evaluation noise only"
+    assert comparison.row("arm").verdict == "no verdict: one seed"
     assert any("One seed" in remark for remark in comparison.remarks)
 
 
@@ -72,7 +73,7 @@ def test_two_seeds_have_an_interval_and_bear_no_verdict() -> None:
     assert steady.verdict == "undecided" and estimate is not None and estimate.high < 0
     assert comparison.expectations[0].verdict == "undecided" and "two seeds" in comparison.expectations[0].reason
     assert any("Two seeds" in remark for remark in comparison.remarks)
-    assert "two seeds bear no verdict" in headline(comparison) and "steady (−2" in headline(comparison)
+    assert "no verdict from two seeds" in headline(comparison) and "steady (−2" in headline(comparison)
 
 
 def test_clear_by_itself_but_not_in_its_family() -> None:
@@ -80,14 +81,14 @@ def test_clear_by_itself_but_not_in_its_family() -> None:
     assert verdicts({"arm": arm})["arm"] == "worse"
     family = compared({"arm": arm, **{f"other-{index}": NOISY for index in range(5)}})
     assert family.row("arm").verdict == "undecided"
-    assert "clear by itself, but not among 6 comparisons" in family.row("arm").notes
+    assert "significant by itself, not after correction for 6 comparisons" in family.row("arm").notes
 
 
 def test_a_hole_is_named_and_its_row_bears_no_verdict() -> None:
     study = made_up_study(["broken", "fine"])
     results = scores(study, {"baseline": BASE, "broken": [30.1, float("nan"), 30.4], "fine": CLEARLY_WORSE})
     comparison = compare(study, results, [("broken", 1, "out of memory")])
-    assert comparison.row("broken").verdict == "hole: no verdict"
+    assert comparison.row("broken").verdict == "no verdict: missing trials"
     assert comparison.row("fine").verdict == "worse"
     assert comparison.row("broken").notes == ("seed 1: out of memory",)
     assert comparison.to_json()["holes"] == [{"arm": "broken", "seed": 1, "reason": "out of memory"}]
@@ -98,20 +99,20 @@ def test_missing_scores_are_holes_though_nobody_named_them() -> None:
     study = made_up_study(["arm"])
     comparison = compare(study, scores(study, {"baseline": BASE}))
     assert [(hole.arm, hole.seed) for hole in comparison.holes] == [("arm", 0), ("arm", 1), ("arm", 2)]
-    assert comparison.row("arm").verdict == "hole: no verdict"
+    assert comparison.row("arm").verdict == "no verdict: missing trials"
 
 
 def test_a_hole_in_the_baseline_leaves_no_verdicts() -> None:
     study = made_up_study(["arm"])
     comparison = compare(study, scores(study, {"baseline": [50.0, 51.0, float("nan")], "arm": CLEARLY_WORSE}))
-    assert comparison.row("arm").verdict == "hole: no verdict"
+    assert comparison.row("arm").verdict == "no verdict: missing trials"
     assert "the baseline lacks seed 2" in comparison.row("arm").notes
 
 
 def test_an_empty_study_can_be_reported() -> None:
     study = made_up_study(["arm"], expect=[expectation("below", 5)])
     comparison = compare(study, pd.DataFrame(columns=["arm", "seed", "fingerprint", "metric", "value"]))
-    assert comparison.row("arm").verdict == "hole: no verdict"
+    assert comparison.row("arm").verdict == "no verdict: missing trials"
     assert comparison.expectations[0].verdict == "undecided"
     json.dumps(comparison.to_json(), allow_nan=False)
     assert "arm" in markdown(comparison)
@@ -174,7 +175,7 @@ def test_items_give_a_single_seed_the_interval_of_evaluation_noise() -> None:
     results, items = noisy_results(study, {"baseline": 50, "arm": 20})
     row = compare(study, results, items=items).row("arm")
     estimate = row.cells["shot_8/average"].estimate
-    assert row.verdict == "one seed: evaluation noise only"
+    assert row.verdict == "no verdict: one seed"
     assert estimate is not None and estimate.known and estimate.method == "evaluation items only"
 
 
@@ -193,7 +194,7 @@ def test_items_that_the_results_are_not_the_mean_of_are_left_out_and_said_so() -
     comparison = compare(study, results, items=items)
     estimate = comparison.row("arm").cells["shot_4/average"].estimate
     assert estimate is not None and not estimate.with_items
-    assert any("shot_4/average" in remark for remark in comparison.remarks)
+    assert any("4-shot" in remark for remark in comparison.remarks)
 
 
 def test_secondary_metrics_of_a_task_stay_out_of_averages() -> None:
@@ -244,7 +245,7 @@ def test_expectations(direction: str, by: float, arm: list[float], verdict: str)
 
 def test_right_direction_but_too_small_is_refuted_and_said_so() -> None:
     judged = compared({"arm": CLEARLY_WORSE}, expect=[expectation("below", 30)]).expectations[0]
-    assert judged.reason == "below, but clearly by less than 30"
+    assert judged.reason == "below, but by significantly less than 30"
 
 
 def test_expectations_are_a_family() -> None:
@@ -252,7 +253,7 @@ def test_expectations_are_a_family() -> None:
     alone = compared({"arm": arm}, expect=[expectation("below")])
     among = compared({"arm": arm, "noisy": NOISY}, expect=[expectation("below"), *[expectation("above", by, "noisy") for by in range(5)]])
     assert (alone.expectations[0].verdict, among.expectations[0].verdict) == ("confirmed", "undecided")
-    assert "clear by itself" in among.expectations[0].reason
+    assert "significant by itself" in among.expectations[0].reason
 
 
 def test_expectations_of_each_sweep_file_are_a_family_of_their_own() -> None:
@@ -270,10 +271,10 @@ def test_expectations_about_holes_and_single_seeds_are_undecided_with_the_reason
     hole = compare(study, scores(study, {"baseline": BASE, "arm": [30.0, float("nan"), 30.2]})).expectations
     full = compare(study, scores(study, {"baseline": BASE, "arm": CLEARLY_WORSE})).expectations
     single = compared({"arm": [10.0]}, expect=[expectation("below")]).expectations
-    assert (hole[0].verdict, hole[0].reason) == ("undecided", "a hole in the grid")
-    assert (full[1].verdict, full[1].reason) == ("undecided", "no scores for shot_8/unheard_of")
+    assert (hole[0].verdict, hole[0].reason) == ("undecided", "trials are missing")
+    assert (full[1].verdict, full[1].reason) == ("undecided", "no scores for 8-shot unheard of")
     assert (full[2].verdict, full[2].reason) == ("undecided", "no such arm")
-    assert (single[0].verdict, single[0].reason) == ("undecided", "one seed: evaluation noise only")
+    assert (single[0].verdict, single[0].reason) == ("undecided", "no verdict from one seed")
 
 
 def test_an_arm_can_be_held_against_another_than_its_baseline() -> None:
@@ -286,7 +287,7 @@ def test_an_arm_can_be_held_against_another_than_its_baseline() -> None:
     against_bad, baseline, ghost = comparison.expectations
     assert against_bad.verdict == baseline.verdict == "confirmed" and ghost.reason == "no such arm"
     assert against_bad.estimate is not None and against_bad.estimate.difference == pytest.approx(30.0)
-    assert against_bad.claim == "good above bad by at least 25 on shot_8/average"
+    assert against_bad.claim == "good above bad by at least 25 on 8-shot"
     told = against_bad.to_json()
     assert (told["than"], told["paper"]) == ("bad", "62.7 against 58.7")
     assert "62.7 against 58.7" in markdown(comparison) and "62.7 against 58.7" in html(comparison)
@@ -296,16 +297,16 @@ def test_a_hole_in_either_of_two_arms_leaves_their_expectation_undecided() -> No
     expected = [{**expectation("above", 25, "good"), "than": "bad"}]
     study = made_up_study(["good", "bad"], expect=expected)
     results = scores(study, {"baseline": BASE, "good": CLEARLY_BETTER, "bad": [30.0, float("nan"), 30.4]})
-    assert compare(study, results).expectations[0].reason == "a hole in the grid"
+    assert compare(study, results).expectations[0].reason == "trials are missing"
 
 
 # ---------------------------------------------------------------- what a reader should know
-def test_what_a_change_brought_along_is_named() -> None:
+def test_what_else_a_change_changed_is_named() -> None:
     study = made_up_study(["arm"])
-    baseline = {"parameters": 1.2e6, "image tokens": 4, "items": "abc"}
-    costs = {"baseline": baseline, "arm": {**baseline, "image tokens": 16}}
+    same = [Measure("parameters", 1.2e6), Measure("items", "abc")]
+    costs = {"baseline": [*same, Measure("image tokens", 4)], "arm": [*same, Measure("image tokens", 16)]}
     row = compare(study, scores(study, {"baseline": BASE, "arm": ALIKE}), costs=costs).row("arm")
-    assert row.brought_along == ("image tokens 4 → 16",)
+    assert row.also_changed == ("image tokens 4 → 16",)
     assert row.changes == ("removed data.mixture.interleaved",)
 
 

@@ -135,8 +135,8 @@ def test_intervals_of_effects_hold_their_level_and_true_effects_are_found() -> N
         effects = by_title(comparison)
         kind, interaction, size = (effects[levels] for levels in (("attention",), ("attention", "large"), ("large",)))
         covered += sum(effect.estimate.low <= 0 <= effect.estimate.high for effect in (kind, interaction) if effect.estimate)
-        judged_false += any(comparison.clear_effect(effect) for effect in (kind, interaction))
-        found_size += comparison.clear_effect(size)
+        judged_false += any(comparison.is_significant(effect) for effect in (kind, interaction))
+        found_size += comparison.is_significant(size)
     assert 0.92 <= covered / 400 <= 0.98
     assert judged_false / 200 <= 0.09
     assert found_size / 200 > 0.8

@@ -20,7 +20,7 @@ from scored_study import Said, write_scores
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
-from mm1_ablate.commands.run import compare_study, item_scores
+from mm1_ablate.commands.run import compare_and_write, compare_study, item_scores
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.data.documents import Item, Unreadable
 from mm1_ablate.evaluation.chance_baselines import ceiling, constant_answer
@@ -30,13 +30,14 @@ from mm1_ablate.evaluation.metrics.cider_raw import CiderRaw
 from mm1_ablate.evaluation.metrics.exact_match import ExactMatch
 from mm1_ablate.evaluation.metrics.vqa_accuracy import VqaAccuracy
 from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.report import html as html_page
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.metric_info import LOSS, PERCENT, scales
+from mm1_ablate.report.task_scores import task_scores
 from mm1_ablate.report.task_table import task_lines
-from mm1_ablate.report.tasks import task_scores
 from mm1_ablate.report.text import print_comparison
 from mm1_ablate.store.store import Store
 
@@ -100,6 +101,24 @@ def shown(comparison: Comparison, width: int = 160) -> str:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     return stream.getvalue()
+
+
+def test_a_finished_report_is_written_again_after_an_upgrade(stored: tuple[Study, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder = compare_and_write(*stored)
+    (folder / "report.html").write_text("written before")
+    compare_and_write(*stored)
+    assert (folder / "report.html").read_text() == "written before"
+    monkeypatch.setattr(html_page, "report_version", lambda: "0.2.0+abcdef01")
+    compare_and_write(*stored)
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def test_a_changed_template_is_another_version_of_reports(tmp_path: Path) -> None:
+    (tmp_path / "report.html.jinja").write_text("before")
+    before = html_page.report_version(tmp_path)
+    (tmp_path / "report.html.jinja").write_text("after")
+    html_page.report_version.cache_clear()
+    assert html_page.report_version(tmp_path) != before
 
 
 def test_each_task_has_the_floor_of_the_items_that_were_asked(stored: tuple[Study, Store]) -> None:
@@ -251,7 +270,7 @@ def test_perplexity_is_no_mean_of_items_so_its_interval_has_none_and_the_report_
     row = comparison.row("lower")
     estimate = row.cells[column].estimate
     assert row.verdict == "better" and estimate is not None and not estimate.with_items
-    assert any("no per-item scores" in remark for remark in comparison.remarks)
+    assert any("scores of items are missing" in remark for remark in comparison.remarks)
     assert row.cells[column].mean == pytest.approx(math.exp(2), abs=0.2)
 
 

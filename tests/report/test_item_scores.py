@@ -11,7 +11,7 @@ from made_up import made_up_study
 from scipy import stats
 
 from mm1_ablate.report.comparison import compare
-from mm1_ablate.report.item_scores import ItemScores
+from mm1_ablate.report.scores import ItemScores
 from mm1_ablate.report.statistics import Estimate
 
 NAN = float("nan")

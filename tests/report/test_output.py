@@ -13,8 +13,9 @@ import pytest
 from made_up import made_up_study, noisy_results
 from rich.console import Console
 
+from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import Comparison, compare
-from mm1_ablate.report.figures import curves, forest, png, shots, svg
+from mm1_ablate.report.figures import curves, drawn, forest, png, shots, svg
 from mm1_ablate.report.html import html, write_report
 from mm1_ablate.report.markdown import markdown, write_markdown
 from mm1_ablate.report.text import metric_title, number, print_comparison, signed, wide_table, wrapped
@@ -30,7 +31,7 @@ def comparison() -> Comparison:
     study = made_up_study(arms, description="A study & its <table>.", expect=[expected])
     results, items = noisy_results(study, TRUTH)
     results = results[(results["arm"] != "alone") | (results["seed"] != 2)]
-    return compare(study, results, [("alone", 2, "ran out of memory")], items, {name: {"image tokens": 4} for name in TRUTH})
+    return compare(study, results, [("alone", 2, "ran out of memory")], items, {name: [Measure("image tokens", 4)] for name in TRUTH})
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_terminal_fits_and_loses_nothing_by_squeezing(comparison: Comparison, wi
 
 def test_terminal_of_100_columns_shows_all_arms_metrics_intervals_and_verdicts(comparison: Comparison) -> None:
     text = terminal(comparison, 100)
-    for word in ("TextCore", "0-shot", "4-shot", "8-shot", "interleaved", "worse", "hole: no verdict", "ran out of memory", "±", "Holm"):
+    for word in ("TextCore", "0-shot", "4-shot", "8-shot", "interleaved", "worse", "no verdict:", "ran out of memory", "±", "Holm"):
         assert word in text
     cell = comparison.row("leave-one-out/interleaved").cells["shot_8/average"]
     assert cell.estimate is not None
@@ -104,7 +105,7 @@ def test_table_is_rounded_to_one_decimal(comparison: Comparison) -> None:
 
 
 def test_page_needs_nothing_from_elsewhere(comparison: Comparison, losses: pd.DataFrame) -> None:
-    page = html(comparison, losses, "sweep: made-up\n")
+    page = html(comparison, {name: svg(figure) for name, figure in drawn(comparison, losses).items()}, "sweep: made-up\n")
     assert "http:" not in page and "https:" not in page and "<script" not in page and "<link" not in page
     assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
     assert page.count("<svg") == 3 and 'name="viewport"' in page and "prefers-color-scheme: dark" in page
@@ -139,7 +140,7 @@ def test_a_study_without_any_scores_can_be_drawn() -> None:
     empty = compare(made_up_study(["arm"]), pd.DataFrame(columns=["arm", "seed", "metric", "value"]))
     figure = forest(empty)
     assert figure is not None and png(figure)
-    assert "hole: no verdict" in html(empty) and "hole: no verdict" in terminal(empty, 100)
+    assert "no verdict: missing trials" in html(empty) and "no verdict: missing trials" in terminal(empty, 100)
 
 
 def test_report_is_written_whole(comparison: Comparison, losses: pd.DataFrame, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mm1_ablate.config.paper_results import Counterparts, results
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
-from mm1_ablate.report.paper_comparison import beside_tables
+from mm1_ablate.report.paper_comparison import paper_tables
 from mm1_ablate.report.text import print_comparison
 
 SHORT = "short: {alter: {training.steps: 300}}"
@@ -92,7 +92,7 @@ FOUR = "average_pool,224 px 64 tokens"
 
 
 def test_scores_stand_above_the_papers_with_differences_where_both_have_them(comparison: Comparison) -> None:
-    five, four = beside_tables(comparison)
+    five, four = paper_tables(comparison)
     assert [row.label for row in five.rows] == ["100/0", "50/50"]
     assert five.titles == ["arm", "in the paper", "TextCore", "0-shot", "4-shot", "8-shot"]
     one, baseline = ({title: cell for title, cell in zip(five.titles[2:], row.cells, strict=True)} for row in five.rows)
@@ -108,7 +108,7 @@ def test_every_output_shows_them(comparison: Comparison) -> None:
     written = io.StringIO()
     print_comparison(comparison, Console(file=written, width=120))
     for text in (markdown(comparison), html(comparison), written.getvalue()):
-        assert "Beside the paper" in text and "Figure 5a" in text and "45.0 (−17.2)" in text and FOUR.split(",")[0] in text
+        assert "Compared with the paper" in text and "Figure 5a" in text and "45.0 (−17.2)" in text and FOUR.split(",")[0] in text
     (five, _) = json.loads(json.dumps(comparison.to_json(), allow_nan=False))["published"]
     assert five["table"] == "figure5a_caption_interleaved" and five["rows"][0]["metrics"]["shot_8/average"] == 45.0
 
@@ -116,4 +116,4 @@ def test_every_output_shows_them(comparison: Comparison) -> None:
 def test_a_study_that_has_no_counterpart_says_nothing_of_the_paper() -> None:
     study = made_up_study(["arm"])
     text = markdown(compare(study, noisy_results(study, {"baseline": 50.0, "arm": 20.0})[0]))
-    assert "Beside the paper" not in text
+    assert "Compared with the paper" not in text

@@ -47,7 +47,7 @@ def test_the_declared_confidence_is_that_of_intervals_verdicts_and_expectations(
     assert 0.05 < expected.pvalue < 0.1
     assert estimate is not None and (estimate.low, estimate.high) == pytest.approx(tuple(expected.confidence_interval(confidence)))
     assert (row.verdict, comparison.expectations[0].verdict) == (verdict, judged)
-    assert comparison.clear(row.cells[PRIMARY]) == (verdict == "better")
+    assert comparison.is_significant(row.cells[PRIMARY]) == (verdict == "better")
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.99])
@@ -64,7 +64,7 @@ def test_clear_by_itself_is_at_the_declared_level(confidence: float, alone: bool
     noisy = [-6.0, 7.0, 1.5]
     comparison = compared({"arm": RISE, **{f"other-{number}": noisy for number in range(5)}}, compare={"confidence": confidence})
     row = comparison.row("arm")
-    assert row.verdict == "undecided" and ("clear by itself, but not among 6 comparisons" in row.notes) == alone
+    assert row.verdict == "undecided" and ("significant by itself, not after correction for 6 comparisons" in row.notes) == alone
 
 
 # ---------------------------------------------------------------- corrections
@@ -122,7 +122,7 @@ def test_neither_two_seeds_nor_arms_with_a_hole_have_a_p_in_any_column() -> None
     of_baseline, _ = many_columns(["a", "b"], seeds=4, missing=[("baseline", 1)])
     for arm in "ab":
         row = of_baseline.row(arm)
-        assert row.verdict == "hole: no verdict" and all(np.isnan(cell.p_adjusted) for cell in row.cells.values())
+        assert row.verdict == "no verdict: missing trials" and all(np.isnan(cell.p_adjusted) for cell in row.cells.values())
 
 
 def test_the_same_trials_against_two_baselines_are_two_comparisons() -> None:
@@ -163,7 +163,7 @@ def test_a_rise_is_judged_as_the_fall_of_the_same_size_is(drawn: list[tuple[floa
         assert (rise.verdict, rise.notes) == (mirrored(fall.verdict), tuple(mirrored(note) for note in fall.notes))
         one, other = rise.cells[PRIMARY], fall.cells[PRIMARY]
         assert (one.p_adjusted, one.p_equivalent, one.detectable) == pytest.approx((other.p_adjusted, other.p_equivalent, other.detectable))
-        assert up.clear(one) == down.clear(other)
+        assert up.is_significant(one) == down.is_significant(other)
     for one, other in zip(up.expectations, down.expectations, strict=True):
         assert (one.verdict, one.reason) == (other.verdict, mirrored(other.reason))
         assert one.p_adjusted == pytest.approx(other.p_adjusted)
@@ -197,7 +197,7 @@ def test_outside_by_a_one_sided_p_just_below_the_level_is_not_refuted(sign: int)
     judged = compared({"arm": sign * RISE}, expect=[expectation("within", 0.03)]).expectations[0]
     assert judged.verdict == "undecided" and judged.reason == "the interval allows both"
     clear = compared({"arm": sign * (RISE + 20)}, expect=[expectation("within", 0.03)]).expectations[0]
-    assert (clear.verdict, clear.reason) == ("refuted", "clearly outside")
+    assert (clear.verdict, clear.reason) == ("refuted", "significantly outside")
 
 
 def test_expectations_that_cannot_be_judged_still_count_in_their_family() -> None:
@@ -254,8 +254,8 @@ def test_a_single_common_seed_beside_a_hole_is_called_evaluation_noise() -> None
     study, nothing = made_up_study(["arm"]), float("nan")
     comparison = compare(study, scores(study, {"baseline": list(BASE), "arm": [55.0, nothing, nothing]}))
     row = comparison.row("arm")
-    assert row.verdict == "hole: no verdict"
-    assert "one seed in common with the baseline: its interval is evaluation noise only" in row.notes
+    assert row.verdict == "no verdict: missing trials"
+    assert "one seed in common with the baseline: the interval covers evaluation items only" in row.notes
 
 
 def test_that_demonstrations_were_drawn_once_is_said_where_they_were() -> None:
@@ -288,7 +288,7 @@ def test_effects_are_judged_with_three_seeds_or_more(seeds: int) -> None:
         assert effect.complete and effect.estimate is not None and effect.estimate.seeds == seeds
         assert np.isnan(effect.p_adjusted) == (seeds < 3)
     main = [effect for effect in comparison.effects if not effect.is_interaction]
-    assert [comparison.clear_effect(effect) for effect in main] == [seeds == 3] * 2
+    assert [comparison.is_significant(effect) for effect in main] == [seeds == 3] * 2
 
 
 def test_effects_of_scores_with_the_other_sign_have_the_other_sign_and_the_same_p() -> None:

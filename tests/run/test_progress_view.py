@@ -10,21 +10,21 @@ from rich.console import Console
 from study_helpers import quick_trial, study
 
 from mm1_ablate.config.progress import Progress
-from mm1_ablate.run.progress_view import Row, View, Watch, duration, headline, table, time_left, watch
+from mm1_ablate.run.progress_view import ProgressRow, ProgressView, StudyProgress, duration, headline, show_progress, table, time_left
 from mm1_ablate.run.trial import ProgressFile
 from mm1_ablate.store.store import Store, TrialState
 
 
-def done(name: str, seconds: float, kind: str = "trial") -> Row:
-    return Row(name, kind, TrialState("done", "finished", started=1000.0, finished=1000.0 + seconds))
+def done(name: str, seconds: float, kind: str = "trial") -> ProgressRow:
+    return ProgressRow(name, kind, TrialState("done", "finished", started=1000.0, finished=1000.0 + seconds))
 
 
-def running(name: str, seconds: float, step: int, stage: str = "train", kind: str = "trial") -> Row:
-    return Row(name, kind, TrialState("running", "", stage=stage, step=step, steps=100, loss=1.5, started=time.time() - seconds))
+def running(name: str, seconds: float, step: int, stage: str = "train", kind: str = "trial") -> ProgressRow:
+    return ProgressRow(name, kind, TrialState("running", "", stage=stage, step=step, steps=100, loss=1.5, started=time.time() - seconds))
 
 
-def missing(name: str, kind: str = "trial") -> Row:
-    return Row(name, kind, TrialState("missing", "never run"))
+def missing(name: str, kind: str = "trial") -> ProgressRow:
+    return ProgressRow(name, kind, TrialState("missing", "never run"))
 
 
 def printed(renderable: object, width: int = 80) -> str:
@@ -53,7 +53,9 @@ def test_time_left_knows_that_preparations_are_no_trials() -> None:
 
 
 def test_the_table_fits_eighty_columns_and_says_what_failed() -> None:
-    failed = Row("without/interleaved/seed-1", "trial", TrialState("failed", "OutOfMemoryError: CUDA out of memory, tried to allocate"))
+    failed = ProgressRow(
+        "without/interleaved/seed-1", "trial", TrialState("failed", "OutOfMemoryError: CUDA out of memory, tried to allocate")
+    )
     text = printed(table([done("baseline/seed-0", 65), running("without/interleaved/seed-0", 20, 30), failed, missing("last")], height=20))
     assert max(map(len, text.splitlines())) <= 80
     for word in ("baseline/seed-0", "1:05", "train 30/100", "1.500", "failed: OutOfMemory", "waiting"):
@@ -64,7 +66,7 @@ def test_of_many_trials_the_running_and_failed_ones_are_shown_and_the_rest_count
     rows = (
         [done(f"done-{index}", 10) for index in range(100)] + [running("now", 5, 10)] + [missing(f"later-{index}") for index in range(199)]
     )
-    rows.append(Row("broken", "trial", TrialState("failed", "ValueError")))
+    rows.append(ProgressRow("broken", "trial", TrialState("failed", "ValueError")))
     text = printed(table(rows, height=10))
     assert len(text.splitlines()) <= 12 and "now" in text and "broken" in text
     assert "199 waiting" in text
@@ -80,7 +82,7 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
     store, tiny = Store(tmp_path), study(arms=("baseline", "failing"))
     (tmp_path / "fail-11").touch()
     console = Console(file=io.StringIO(), width=60, force_terminal=False)
-    with watch(tiny, store, console, interval=0.05) as view:
+    with show_progress(tiny, store, console, interval=0.05) as view:
         view.event("starting Ray")
         for trial in tiny.trials:
             store.write_trial(trial)
@@ -96,7 +98,7 @@ def test_what_was_done_before_is_not_told_again(tmp_path: Path) -> None:
     store.write_trial(tiny.trials[0])
     quick_trial(str(store.root), tiny.trials[0].fingerprint, [tiny.trials[0].evaluation_fingerprint])
     console = Console(file=io.StringIO(), width=60, force_terminal=False)
-    with watch(tiny, store, console):
+    with show_progress(tiny, store, console):
         pass
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
@@ -104,7 +106,7 @@ def test_what_was_done_before_is_not_told_again(tmp_path: Path) -> None:
 def test_on_a_terminal_the_last_picture_stays(tmp_path: Path) -> None:
     store, tiny = Store(tmp_path), study(arms=("baseline",), prepared=("baseline",))
     console = Console(file=io.StringIO(), width=90, height=30, force_terminal=True)
-    with watch(tiny, store, console, interval=0.05):
+    with show_progress(tiny, store, console, interval=0.05):
         folder = store.write_trial(tiny.trials[0])
         with store.hold(folder):
             store.start(folder, "train")
@@ -117,19 +119,22 @@ def test_on_a_terminal_the_last_picture_stays(tmp_path: Path) -> None:
 
 def test_a_watch_lists_preparations_only_where_a_trial_still_needs_them(tmp_path: Path) -> None:
     store, tiny = Store(tmp_path), study(arms=("baseline", "prepared"), prepared=("prepared",), seeds=(0, 1))
-    assert [row.kind for row in Watch(tiny, store).rows()] == ["image_encoder", "language_model"] * 2 + ["trial"] * 4
+    assert [row.kind for row in StudyProgress(tiny, store).rows()] == ["image_encoder", "language_model"] * 2 + ["trial"] * 4
     for trial in tiny.trials:
         store.write_trial(trial)
         quick_trial(str(store.root), trial.fingerprint, [trial.evaluation_fingerprint])
-    assert [row.kind for row in Watch(tiny, store).rows()] == ["trial"] * 4
+    assert [row.kind for row in StudyProgress(tiny, store).rows()] == ["trial"] * 4
 
 
 def test_preparations_of_one_name_are_told_apart(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=60, force_terminal=False)
-    view = View(study(arms=("baseline",)), Store(tmp_path), console)
+    view = ProgressView(study(arms=("baseline",)), Store(tmp_path), console)
     done = TrialState("done", "finished", started=time.time(), finished=time.time() + 1)
-    rows = [Row("encoder", "image_encoder", done, "first"), Row("encoder", "image_encoder", TrialState("missing", ""), "second")]
-    view.watch.rows = lambda: rows  # type: ignore[method-assign]
+    rows = [
+        ProgressRow("encoder", "image_encoder", done, "first"),
+        ProgressRow("encoder", "image_encoder", TrialState("missing", ""), "second"),
+    ]
+    view.progress.rows = lambda: rows  # type: ignore[method-assign]
     for _ in range(3):
         view.print_changes()
     assert console.file.getvalue().count("encoder") == 1  # type: ignore[attr-defined]

@@ -24,10 +24,9 @@ from study_helpers import CHECKPOINT_EVERY, stepping_trial, study
 
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.run import child_process
-from mm1_ablate.run.cluster import ClusterUnfit, check_nodes, check_ray, examine_nodes, has_types
-from mm1_ablate.run.connection import join
-from mm1_ablate.run.launcher import Placement, StoreUnseen
-from mm1_ablate.run.scheduler import ResourcesMissing, run_study
+from mm1_ablate.run.cluster import ClusterUnusable, check_every_node, check_ray, has_types, join, require_usable_nodes
+from mm1_ablate.run.launcher import Launcher, StoreNotVisible
+from mm1_ablate.run.scheduler import ResourcesMissing, RunOptions, run_study
 from mm1_ablate.store.health import problem_with
 from mm1_ablate.store.store import Store
 
@@ -117,7 +116,7 @@ def test_a_trial_that_no_node_can_hold_is_refused_on_a_cluster_too(
     if how == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     with pytest.raises(ResourcesMissing, match=r"64 cpus and 0 gpus .*the largest of \d nodes has 1 cpus and 0 gpus"):
-        run_study(greedy, Store(tmp_path / "store"), address=cluster.address if how == "--address" else None, **QUICK)
+        run_study(greedy, Store(tmp_path / "store"), RunOptions(address=cluster.address if how == "--address" else None, **QUICK))
 
 
 def test_the_cluster_of_ray_address_does_the_trials_and_the_doctor_sees_its_nodes(
@@ -130,7 +129,7 @@ def test_the_cluster_of_ray_address_does_the_trials_and_the_doctor_sees_its_node
     while "3 nodes" not in check.found and time.monotonic() < until:
         time.sleep(1)  # a node that another test has killed is missed after a while only
         check = check_ray(None, tmp_path / "new")
-    assert len(run_study(study(), store, on_event=events.append, **QUICK).done) == 2
+    assert len(run_study(study(), store, RunOptions(**QUICK), on_event=events.append).done) == 2
     assert events[0] == f"starting Ray ({cluster.address})"
     assert not (store.root / "probe").exists() and not (store.root / "ray").exists()
     assert check.ok and "3 nodes, 2 CPUs, 0 GPUs; all that hold trials read, write and lock" in check.found
@@ -144,9 +143,9 @@ def test_nodes_that_cannot_use_the_store_are_named_before_anything_begins(cluste
     os.dup2(os.open(tmp_path, os.O_RDONLY), 977)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
-        with pytest.raises(ClusterUnfit, match=r"nothing was started: .* \(.*\) does not see .*on storage that all nodes share"):
-            check_nodes(Path("/proc/self/fd/977"))
-        check_nodes(tmp_path)
+        with pytest.raises(ClusterUnusable, match=r"nothing was started: .* \(.*\) does not see .*on storage that all nodes share"):
+            require_usable_nodes(Path("/proc/self/fd/977"))
+        require_usable_nodes(tmp_path)
     finally:
         os.close(977)
         ray.shutdown()
@@ -163,7 +162,7 @@ def test_a_node_that_is_lost_while_it_is_asked_hinders_nothing(cluster, tmp_path
         raylet = lost.all_processes["raylet"][0].process
         raylet.send_signal(signal.SIGSTOP)
         threading.Timer(2, cluster.remove_node, (lost,), {"allow_graceful": False}).start()
-        named = {node.problem for node in examine_nodes(tmp_path)}
+        named = {node.problem for node in check_every_node(tmp_path)}
     finally:
         ray.shutdown()
     assert named == {None}
@@ -221,8 +220,8 @@ def test_a_node_that_joins_without_the_store_costs_no_trial(cluster, tmp_path: P
 
 
 def test_a_node_that_joins_without_the_store_does_no_trial_there(tmp_path: Path) -> None:
-    placement = Placement(str(tmp_path / "nowhere"), tmp_path / "server", 1, 0, mounted_within=0.6)
-    with pytest.raises(StoreUnseen, match="does not see the store"):
+    placement = Launcher(str(tmp_path / "nowhere"), tmp_path / "server", 1, 0, mounted_within=0.6)
+    with pytest.raises(StoreNotVisible, match="does not see the store"):
         placement.train_and_evaluate("0" * 64, [])
     assert not (tmp_path / "nowhere").exists()
 
@@ -232,7 +231,7 @@ def test_a_trial_that_a_lost_node_still_locks_waits_for_the_lock_but_not_for_ano
     (trial,) = tiny.trials
     folder = store.write_trial(trial)
     with child_process.server(preload=["pandas"]) as server:
-        placement = Placement(str(store.root), server, 1, 0, **STEPPING)
+        placement = Launcher(str(store.root), server, 1, 0, **STEPPING)
         for run, done in (("another", False), (server.name, True)):
             with pytest.MonkeyPatch.context() as patch, open(folder / "lock", "a+b") as lock:
                 patch.setenv("MM1_ABLATE_RUN", run)
@@ -264,8 +263,8 @@ def test_a_token_that_a_cluster_does_not_take_is_said_and_one_that_it_takes_is_s
         "sys.stdin.read(); cluster.shutdown()"
     )
     joining = (
-        "import sys; from mm1_ablate.run.scheduler import _connect; import ray\n"
-        "try:\n    _connect(sys.argv[1], None); print(len(ray.nodes()), 'nodes')\nexcept ConnectionError as error:\n    print(error)\n"
+        "import sys; from mm1_ablate.run.cluster import connect; import ray\n"
+        "try:\n    connect(sys.argv[1], None); print(len(ray.nodes()), 'nodes')\nexcept ConnectionError as error:\n    print(error)\n"
     )
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"

@@ -22,7 +22,7 @@ from tiny import TINY, tiny_experiment
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.plan.plan import plan
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.store import Store
 from mm1_ablate.training.fit import load_earlier, load_trained
 
@@ -57,7 +57,7 @@ def test_stages_are_trained_once_before_what_starts_from_them(tmp_path: Path) ->
     assert planned.cost.cpu_hours and planned.cost.cpu_hours > (plan(only_trials, store).cost.cpu_hours or 0)
 
     events: list[str] = []
-    outcome = run_study(two, store, cpus=2, on_event=events.append, **QUICK)
+    outcome = run_study(two, store, RunOptions(cpus=2, **QUICK), on_event=events.append)
     assert outcome.done == tuple(one.name for one in two.trials) and not outcome.failed
     assert trainings(store) == {20: 1, 21: 1, 30: 1, 31: 1}
     assert [event.split()[0] for event in events] == ["starting", "preparing", "training", "training", "running"]
@@ -74,20 +74,20 @@ def test_stages_are_trained_once_before_what_starts_from_them(tmp_path: Path) ->
     # As an arm of its own it is judged, and not trained again.
     rows = {row.name: row.status for row in plan(whole, store).rows}
     assert rows["first alone/seed-0"] == "evaluate" and not [row for row in plan(whole, store).stages if "first" in row.name]
-    assert len(run_study(whole, store, cpus=2, **QUICK).done) == 3 and trainings(store)[20] == 1
+    assert len(run_study(whole, store, RunOptions(cpus=2, **QUICK)).done) == 3 and trainings(store)[20] == 1
 
 
 def test_a_stage_that_fails_is_the_failure_of_what_starts_from_it(tmp_path: Path) -> None:
     whole, store = chains(), Store(tmp_path / "store")
     store.root.mkdir()
     (store.root / "fail-21").touch()
-    outcome = run_study(whole, store, cpus=2, **QUICK)
+    outcome = run_study(whole, store, RunOptions(cpus=2, **QUICK))
     assert (len(outcome.done), outcome.failed) == (2, ("longer chain/seed-0",))
     reason = store.status(whole.trials[1]).reason
     assert reason == "its earlier stage 'of 21 steps' failed: ArithmeticError: no trial of 21 steps ever works"
-    assert run_study(whole, store, cpus=2, **QUICK).failed == ("longer chain/seed-0",), "without --retry"
+    assert run_study(whole, store, RunOptions(cpus=2, **QUICK)).failed == ("longer chain/seed-0",), "without --retry"
     (store.root / "fail-21").unlink()
-    assert not run_study(whole, store, cpus=2, retry=True, **QUICK).failed
+    assert not run_study(whole, store, RunOptions(cpus=2, retry=True, **QUICK)).failed
     assert trainings(store) == {20: 1, 21: 1, 30: 1, 31: 1}
 
 
@@ -101,7 +101,7 @@ def sharing(last: str, steps: int) -> Study:
 def driver(study: str, store: Store) -> subprocess.Popen[str]:
     """A run of a study in a process of its own, which prints what it begins with and at its end how many trials it has done."""
     options = "cpus=1, on_event=lambda line: print(line, flush=True), **STEPPING"
-    program = f"from test_run_stages import *; print(len(run_study({study}, Store({str(store.root)!r}), {options}).done))"
+    program = f"from test_run_stages import *; print(len(run_study({study}, Store({str(store.root)!r}), RunOptions({options})).done))"
     paths = os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])
     return subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
 
@@ -142,7 +142,7 @@ def test_two_runs_at_once_train_a_stage_that_they_share_once_though_one_of_them_
                 running.wait()
     first, second = dict.fromkeys(pid for pid, _ in steps())
     assert steps() == [(first, step) for step in range(1, 7)] + [(second, step) for step in range(5, 21)], "from its last checkpoint on"
-    rest = run_study(sharing("one", 30), store, cpus=1, **STEPPING)
+    rest = run_study(sharing("one", 30), store, RunOptions(cpus=1, **STEPPING))
     assert len(rest.done) == 1 and len(steps()) == 22, "nothing is trained again for the one that was killed"
 
 

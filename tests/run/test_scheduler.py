@@ -16,13 +16,15 @@ from study_helpers import quick_trial, study
 
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.run import child_process, signals
-from mm1_ablate.run.scheduler import Outcome, ResourcesMissing, run_study
+from mm1_ablate.run.scheduler import Outcome, ResourcesMissing, RunOptions, run_study
 from mm1_ablate.run.trial import ProgressFile
 from mm1_ablate.store.store import Store
 
 HERE = Path(__file__).parent
 QUICK = {"run_trial": "study_helpers:quick_trial", "run_preparation": "study_helpers:quick_preparation", "preload": ("pandas",)}
-IMPORTS = "from study_helpers import study; from mm1_ablate.store.store import Store; from mm1_ablate.run.scheduler import run_study;"
+IMPORTS = (
+    "from study_helpers import study; from mm1_ablate.store.store import Store; from mm1_ablate.run.scheduler import RunOptions, run_study;"
+)
 
 
 def attempts(store: Store, trial) -> list[str]:
@@ -37,7 +39,7 @@ def test_failures_are_told_apart_stop_nobody_else_and_only_they_are_retried(tmp_
     tiny = study(arms=("baseline", "failing", "killed", "prepared"), seeds=(0, 1), prepared=("prepared",))
     tiny = replace(tiny, trials=(tiny.trials[0], *tiny.trials[2::2]))
     events: list[str] = []
-    outcome = run_study(tiny, store, cpus=2, on_event=events.append, **QUICK)
+    outcome = run_study(tiny, store, RunOptions(cpus=2, **QUICK), on_event=events.append)
     good, failing, killed, prepared = tiny.trials
     assert outcome == Outcome(done=(good.name,), failed=(failing.name, killed.name, prepared.name), started=4)
     assert store.status(failing).reason == "ArithmeticError: no trial of 11 steps ever works"
@@ -50,10 +52,10 @@ def test_failures_are_told_apart_stop_nobody_else_and_only_they_are_retried(tmp_
 
     for told in ("fail-11", "kill-12", "fail-preparation"):
         (store.root / told).unlink()
-    assert run_study(tiny, store, **QUICK).failed == (failing.name, killed.name, prepared.name), "without --retry"
+    assert run_study(tiny, store, RunOptions(**QUICK)).failed == (failing.name, killed.name, prepared.name), "without --retry"
     more = study(arms=("baseline",), tasks=("miniature_facts",)).trials[0]
     edited = replace(tiny, trials=(*tiny.trials, replace(more, name="other-tasks")))
-    outcome = run_study(edited, store, cpus=2, retry=True, **QUICK)
+    outcome = run_study(edited, store, RunOptions(cpus=2, retry=True, **QUICK))
     assert len(outcome.done) == 5 and not outcome.failed
     assert [len(attempts(store, trial)) for trial in (good, failing, killed, prepared)] == [2, 2, 2, 1]
     assert (store.trial_folder(good) / "trainings").read_text() == "once\n", "another evaluation trains nothing"
@@ -84,7 +86,7 @@ def test_nothing_outlives_a_run_that_is_ended_and_its_trials_can_go_on(tmp_path:
     store.root.mkdir()
     for told in ("wait-10", "wait-11"):
         (store.root / told).touch()
-    program = f"{IMPORTS} print(run_study(study(), Store({str(store.root)!r}), cpus=2, **{QUICK!r}).interrupted)"
+    program = f"{IMPORTS} print(run_study(study(), Store({str(store.root)!r}), RunOptions(cpus=2, **{QUICK!r})).interrupted)"
     driver = subprocess.Popen([sys.executable, "-c", program], env=environment(), stdout=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 300
@@ -110,13 +112,13 @@ def test_a_trial_that_no_node_can_hold_is_refused_instead_of_waited_for(tmp_path
     tiny = study()
     greedy = replace(tiny, sweep=tiny.sweep.model_copy(update={"resources": tiny.sweep.resources.model_copy(update={"cpus": 64.0})}))
     with pytest.raises(ResourcesMissing, match="64 cpus"):
-        run_study(greedy, Store(tmp_path), cpus=1, **QUICK)
+        run_study(greedy, Store(tmp_path), RunOptions(cpus=1, **QUICK))
 
 
 def test_a_study_is_trained_and_scored_for_real(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     tiny = study(arms=("baseline", "longer"), prepared=("longer",))
-    outcome = run_study(tiny, store, cpus=2)
+    outcome = run_study(tiny, store, RunOptions(cpus=2))
     errors = [store.error(store.trial_folder(trial)) for trial in tiny.trials]
     assert len(outcome.done) == 2, (outcome, errors, store.holes(tiny))
     results = store.results(tiny)
@@ -150,13 +152,13 @@ def test_what_killed_runs_of_this_host_left_behind_is_removed(tmp_path: Path) ->
     here = socket.gethostname()
     for name in (f"{here}-{gone.pid}-aaaaaaaa", f"{here}-{os.getpid()}-bbbbbbbb", f"not-{here}-{gone.pid}-cccccccc"):
         (tmp_path / "ray" / name / "trials").mkdir(parents=True)
-    run_study(tiny, store, **QUICK)
+    run_study(tiny, store, RunOptions(**QUICK))
     assert sorted(path.name[-8:] for path in (tmp_path / "ray").iterdir()) == ["bbbbbbbb", "cccccccc"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_is_swallowed_where_it_lands_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "INSIST_AFTER", 0.1)
+    monkeypatch.setattr(signals, "RAISE_AGAIN_AFTER", 0.1)
 
     class Finalised:
         def __del__(self) -> None:

@@ -21,7 +21,7 @@ from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.report.comparison import compare
 from mm1_ablate.report.markdown import markdown
-from mm1_ablate.run.progress_view import View, headline, time_left
+from mm1_ablate.run.progress_view import ProgressView, headline, time_left
 from mm1_ablate.run.trial import ProgressFile
 from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
@@ -186,12 +186,12 @@ def test_the_live_table_counts_stages_and_reckons_their_time_by_what_they_train_
     chained = chains()
     first, second = chained.stages
     prepare(store, first)
-    view = View(chained, store, Console(file=io.StringIO(), width=120, force_terminal=False))
+    view = ProgressView(chained, store, Console(file=io.StringIO(), width=120, force_terminal=False))
     do(store, first)
     folder = store.write_trial(second)
     with store.hold(folder):
         store.start(folder, "train")
-        rows = view.watch.rows()
+        rows = view.progress.rows()
         assert "0 of 3 trials done, 1 of 2 earlier stages done, 1 running" in headline("test", rows, 1, None)
         view.print_changes()
     printed = view.console.file.getvalue()  # type: ignore[attr-defined]

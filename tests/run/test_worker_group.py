@@ -21,9 +21,8 @@ from tiny import tiny_experiment
 
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.run import child_process
-from mm1_ablate.run.launcher import Placement
-from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
-from mm1_ablate.run.worker_layout import ResourcesMissing, deal
+from mm1_ablate.run.launcher import Launcher
+from mm1_ablate.run.worker_group import ResourcesMissing, Share, WorkerFailure, assign_workers, free_port, jobs_of, run_together
 from mm1_ablate.store.store import HELD, Store
 
 HERE = str(Path(__file__).parent)
@@ -111,13 +110,15 @@ def test_workers_meet_and_each_sees_a_gpu_of_its_own(server: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ({"1": "kill"}, Fault(1, child_process.Ended(None, signal.SIGKILL))),
-        ({"0": "kill"}, Fault(0, child_process.Ended(None, signal.SIGKILL))),
-        ({"0": "0", "2": "7"}, Fault(2, child_process.Ended(7, None))),
-        ({"0": str(HELD)}, Fault(0, child_process.Ended(HELD, None))),
+        ({"1": "kill"}, WorkerFailure(1, child_process.ChildExit(None, signal.SIGKILL))),
+        ({"0": "kill"}, WorkerFailure(0, child_process.ChildExit(None, signal.SIGKILL))),
+        ({"0": "0", "2": "7"}, WorkerFailure(2, child_process.ChildExit(7, None))),
+        ({"0": str(HELD)}, WorkerFailure(0, child_process.ChildExit(HELD, None))),
     ],
 )
-def test_when_one_worker_fails_the_others_are_ended_and_it_is_told(server: Path, tmp_path: Path, how: dict[str, str], told: Fault) -> None:
+def test_when_one_worker_fails_the_others_are_ended_and_it_is_told(
+    server: Path, tmp_path: Path, how: dict[str, str], told: WorkerFailure
+) -> None:
     asked = jobs("end_or_wait", tmp_path / "log.txt", 3, answer=str(tmp_path / "pid"), how=how)
     assert run_together(server, asked) == told
     assert gone_within([int((tmp_path / f"pid-{rank}").read_text()) for rank in range(3)], 0.1), "they are gone when it is told"
@@ -132,13 +133,11 @@ def test_all_workers_are_ended_when_somebody_has_enough_or_the_run_ends(tmp_path
         with child_process.server(preload=[]) as folder:
             asked = jobs("end_or_wait", tmp_path / "log.txt", 2, answer=str(tmp_path / "pid"), how={})
 
-            enough = ours if closes else None
+            stop = ours if closes else None
 
-            def ask(
-                folder: Path = folder, asked: list[child_process.Job] = asked, raised: list[type] = raised, enough: Any = enough
-            ) -> None:
+            def ask(folder: Path = folder, asked: list[child_process.Job] = asked, raised: list[type] = raised, stop: Any = stop) -> None:
                 try:
-                    run_together(folder, asked, [], enough=enough)
+                    run_together(folder, asked, [], stop=stop)
                 except child_process.Stopped as error:
                     raised.append(type(error))
 
@@ -156,9 +155,9 @@ def test_all_workers_are_ended_when_somebody_has_enough_or_the_run_ends(tmp_path
 
 
 # ---------------------------------------------------------------- trials
-def placed(store: Store, server: Path, function: str | None = None, **options: Any) -> Placement:
+def placed(store: Store, server: Path, function: str | None = None, **options: Any) -> Launcher:
     own: dict[str, Any] = {"run_trial": f"test_worker_group:{function}"} if function else {}
-    return Placement(str(store.root), server, 1, 0, shares=(2,), import_paths=(*sys.path, HERE), **own, **options)
+    return Launcher(str(store.root), server, 1, 0, shares=(2,), import_paths=(*sys.path, HERE), **own, **options)
 
 
 def test_the_first_worker_that_fails_says_why_though_the_others_fail_of_losing_it(server: Path, tmp_path: Path) -> None:
@@ -212,7 +211,7 @@ def test_a_trial_of_two_workers_that_lost_one_goes_on_and_is_scored_as_by_one(se
 
     alone = Store(tmp_path / "one")
     (alone.write_trial(one) / "model.pt").write_bytes((folder / "model.pt").read_bytes())
-    Placement(str(alone.root), server, 1, 0).train_and_evaluate(one.fingerprint, [one.evaluation_fingerprint])
+    Launcher(str(alone.root), server, 1, 0).train_and_evaluate(one.fingerprint, [one.evaluation_fingerprint])
     assert alone.status(one).status == "done", alone.error(alone.trial_folder(one))
     mine, others = alone.items(one), store.items(one)
     numbers = ["log_likelihoods"]
@@ -232,7 +231,7 @@ def test_trials_of_two_workers_run_on_two_nodes_and_on_one(tmp_path: Path, monke
     import ray
     from ray.cluster_utils import Cluster
 
-    from mm1_ablate.run.scheduler import run_study
+    from mm1_ablate.run.scheduler import RunOptions, run_study
 
     def ranks_in(folder: Path) -> list[list[str]]:
         return [(folder / f"rank-{rank}").read_text().split() for rank in range(2)]
@@ -249,7 +248,7 @@ def test_trials_of_two_workers_run_on_two_nodes_and_on_one(tmp_path: Path, monke
             tiny = replace(tiny, sweep=tiny.sweep.model_copy(update={"resources": resources}))
             store.root.mkdir()
             (store.root / "fail-rank-1-of-11").touch()
-            outcome = run_study(tiny, store, address=cluster.address, **quick)
+            outcome = run_study(tiny, store, RunOptions(address=cluster.address, **quick))
             good, *failing = tiny.trials
             assert outcome.done == (good.name,), (store.status(good), store.error(store.trial_folder(good)))
             assert [rank[1:] for rank in ranks_in(store.trial_folder(good))] == [["3", "fsdp"]] * 2
@@ -268,7 +267,7 @@ def test_a_trial_that_lost_a_node_is_ended_on_the_others_and_done_again_when_the
     import ray
     from ray.cluster_utils import Cluster
 
-    from mm1_ablate.run.scheduler import run_study
+    from mm1_ablate.run.scheduler import RunOptions, run_study
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HERE, *(path for path in sys.path if path)]))
     tiny, store = study(arms=("baseline",)), Store(tmp_path / "store")
@@ -282,7 +281,7 @@ def test_a_trial_that_lost_a_node_is_ended_on_the_others_and_done_again_when_the
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         quick: dict[str, Any] = {"run_trial": "test_worker_group:work_of_several", "preload": ("torch", "pandas")}
-        thread = threading.Thread(target=lambda: outcomes.append(run_study(tiny, store, address=cluster.address, **quick)))
+        thread = threading.Thread(target=lambda: outcomes.append(run_study(tiny, store, RunOptions(address=cluster.address, **quick))))
         thread.start()
         pids = [pid for rank in range(2) for pid in wait_for_pids(folder / f"tries-{rank}", 300)]
         cluster.remove_node(second, allow_graceful=False)
@@ -324,7 +323,7 @@ def test_workers_on_several_nodes_use_the_network_that_leads_to_the_first(monkey
     ],
 )
 def test_workers_go_onto_one_node_if_they_fit_and_onto_several_otherwise(asked: dict[str, Any], shares: tuple[int, ...]) -> None:
-    assert deal(Resources(**asked), NODES) == shares
+    assert assign_workers(Resources(**asked), NODES) == shares
 
 
 @pytest.mark.parametrize(
@@ -337,7 +336,7 @@ def test_workers_go_onto_one_node_if_they_fit_and_onto_several_otherwise(asked: 
 )
 def test_a_trial_for_which_there_is_no_room_is_told_what_the_largest_node_has(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(ResourcesMissing) as raised:
-        deal(Resources(**asked), NODES)
+        assign_workers(Resources(**asked), NODES)
     assert words in str(raised.value) and "the largest of 3 nodes has 8 cpus and 4 gpus" in str(raised.value)
 
 

@@ -13,7 +13,7 @@ from s3_server import ADDRESS, Server, environment
 from study_helpers import study
 
 from mm1_ablate.run import child_process
-from mm1_ablate.run.worker_group import Fault, run_together
+from mm1_ablate.run.worker_group import WorkerFailure, run_together
 from mm1_ablate.store.disk_full import FULL, DiskFull, is_disk_full
 from mm1_ablate.store.store import Store
 
@@ -46,13 +46,13 @@ PROGRAM = """
 import os, sys
 from study_helpers import study
 from mm1_ablate.store.disk_full import DiskFull
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.store import Store
 
 def run():
     store = Store(sys.argv[1])
     try:
-        outcome = run_study(study(), store, cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch"))
+        outcome = run_study(study(), store, RunOptions(cpus=2, run_trial="full_disk_helpers:filling_trial", preload=("pandas", "torch")))
     except DiskFull as error:
         print("no room:", error)
     else:
@@ -122,7 +122,7 @@ def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path
     """The others may have noticed sooner that they lost it."""
     with child_process.server(preload=[]) as folder:
         asked = [job("full_disk_helpers:lose_or_fill", tmp_path / "log.txt", folder=str(tmp_path), rank=rank) for rank in range(3)]
-        assert run_together(folder, asked) == Fault(1, child_process.Ended(FULL, None))
+        assert run_together(folder, asked) == WorkerFailure(1, child_process.ChildExit(FULL, None))
 
 
 def test_a_word_of_torchs_in_somebody_elses_error_is_no_full_disk() -> None:

@@ -25,7 +25,7 @@ from mm1_ablate.evaluation.prediction_shards import parts_of
 from mm1_ablate.evaluation.read_check import unreadable_models
 from mm1_ablate.model.parts_check import wrong_parts
 from mm1_ablate.plan.plan import plan
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.run.trial import run_trial
 from mm1_ablate.store.predictions import Predictions
 from mm1_ablate.store.store import Store
@@ -209,7 +209,7 @@ def test_metrics_and_groups_are_scored_again_without_a_model(store: Store, tmp_p
         now = make()
         status, why = planned(store, now)
         assert status == "rescore" and why.startswith("predictions are saved; ") and why.endswith(reason), why
-        outcome = run_study(now, store, evaluate_only=True)
+        outcome = run_study(now, store, RunOptions(evaluate_only=True))
         assert (outcome.done, outcome.started) == (("baseline/seed-0",), 1)
         scores = store.scores(now.trials[0])
         assert metric in scores
@@ -253,7 +253,7 @@ def test_scoring_that_fails_is_a_failure_of_the_trial_and_can_be_tried_again(sto
         outcome = run_study(now, store)
     assert outcome.failed and "no item has a score under exact_match" in store.status(now.trials[0]).reason
     assert run_study(now, store).done == ()
-    assert run_study(now, store, retry=True).done
+    assert run_study(now, store, RunOptions(retry=True)).done
 
 
 # ------------------------------------------------------------- what a prediction depends on

@@ -13,7 +13,7 @@ from fsspec.registry import _registry
 from s3_server import BUCKET, Server, serving
 from study_helpers import study
 
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.bucket.object_store import ObjectStore
 from mm1_ablate.store.health import check_store
 from mm1_ablate.store.store import StorageError, Store
@@ -68,7 +68,7 @@ def test_rights_that_lack_are_said_with_those_that_it_takes(server: Server, tiny
     check = check_store(ADDRESS)
     assert not check.ok and "no right to write in the store" in check.found and "s3:PutObject" in check.found
     with pytest.raises(StorageError, match="no right to write"):
-        run_study(study(), Store(ADDRESS), cpus=1)
+        run_study(study(), Store(ADDRESS), RunOptions(cpus=1))
     assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no right to write"
     server.forbids = {"DELETE"}
     assert "no right to delete" in check_store(ADDRESS).found
@@ -83,7 +83,7 @@ def test_a_server_without_conditional_writes_is_told_apart_before_a_run_and_by_t
     check = check_store(ADDRESS)
     assert not check.ok and "two machines could train the same trial" in check.found and "a folder that all nodes share" in check.found
     with pytest.raises(StorageError, match="conditional writes, or a folder that all nodes share"):
-        run_study(study(), Store(ADDRESS), cpus=1)
+        run_study(study(), Store(ADDRESS), RunOptions(cpus=1))
     assert not server.has("model.pt") and not [name for name in server.names() if "probe" in name]
 
 

@@ -21,7 +21,7 @@ from study_helpers import study
 
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.config.sweep.expand import load_study
-from mm1_ablate.run.scheduler import run_study
+from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.run.trial import run_trial
 from mm1_ablate.store.bucket import leases
 from mm1_ablate.store.store import Store
@@ -110,13 +110,13 @@ def test_a_study_by_the_command_line_killed_and_gone_on_with_on_another_machine(
 SHARING = f"""
 from study_helpers import study
 from mm1_ablate.run import child_process
-from mm1_ablate.run.launcher import Placement
+from mm1_ablate.run.launcher import Launcher
 from mm1_ablate.store.store import Store
 store, trials = Store({ADDRESS!r}), study(arms=tuple("abcdef"), seeds=(0, 1)).trials
 for one in trials:
     store.write_trial(one)
 with child_process.server(preload=["pandas"]) as server:
-    placement = Placement(store.address, server, 1, 0, run_trial="study_helpers:quick_trial", preload=("pandas",))
+    placement = Launcher(store.address, server, 1, 0, run_trial="study_helpers:quick_trial", preload=("pandas",))
     for one in trials:
         store.refresh()
         if store.status(one).status == "missing":
@@ -144,7 +144,7 @@ def test_nodes_of_a_cluster_that_share_no_file_do_a_study_with_preparations_and_
 ) -> None:
     from ray.cluster_utils import Cluster
 
-    from mm1_ablate.run.cluster import ClusterUnfit, check_nodes
+    from mm1_ablate.run.cluster import ClusterUnusable, require_usable_nodes
 
     monkeypatch.setenv("PYTHONPATH", environment(tmp_path)["PYTHONPATH"])
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "driver"))
@@ -156,7 +156,7 @@ def test_nodes_of_a_cluster_that_share_no_file_do_a_study_with_preparations_and_
             for name in ("one", "two"):
                 cluster.add_node(num_cpus=1, object_store_memory=80_000_000, env_vars={"MM1_ABLATE_CACHE": str(tmp_path / name)})
             cluster.wait_for_nodes()
-            outcome = run_study(whole, store, address=cluster.address, **QUICK)
+            outcome = run_study(whole, store, RunOptions(address=cluster.address, **QUICK))
             assert outcome.done == tuple(one.name for one in whole.trials), [store.status(one) for one in whole.trials]
 
             import ray
@@ -164,15 +164,15 @@ def test_nodes_of_a_cluster_that_share_no_file_do_a_study_with_preparations_and_
             # And one that is really trained, sharded over both nodes.
             sharded, other = Resources(workers=2, nodes=2, strategy="fsdp"), study(arms=("baseline",), seeds=(7,))
             other = replace(other, sweep=other.sweep.model_copy(update={"resources": sharded}))
-            outcome = run_study(other, store, address=cluster.address)
+            outcome = run_study(other, store, RunOptions(address=cluster.address))
             assert outcome.done == (other.trials[0].name,), store.error(store.trial_folder(other.trials[0]))
             assert {name.rpartition("/")[2] for name in server.names() if store.trial_folder(other.trials[0]).name in name} >= {
                 "log.txt", "log-1.txt", "model.pt",
             }  # fmt: skip
             server.forbids.add("PUT")
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-            with pytest.raises(ClusterUnfit, match=r"cannot use the store: no right to write in the store s3://"):
-                check_nodes(ADDRESS)
+            with pytest.raises(ClusterUnusable, match=r"cannot use the store: no right to write in the store s3://"):
+                require_usable_nodes(ADDRESS)
         finally:
             ray.shutdown()
             cluster.shutdown()

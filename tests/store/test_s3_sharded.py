@@ -23,10 +23,9 @@ from tiny import tiny_experiment
 
 from mm1_ablate.config.study import Trial
 from mm1_ablate.run import child_process
-from mm1_ablate.run.launcher import Placement
-from mm1_ablate.run.launcher import _run_share as placement_share
+from mm1_ablate.run.launcher import Launcher, _run_remote_share
 from mm1_ablate.run.trial import run_trial
-from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
+from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 from mm1_ablate.store.bucket import leases, upload
 from mm1_ablate.store.bucket.object_store import ObjectStore
 from mm1_ablate.store.store import HELD, Store
@@ -82,7 +81,7 @@ class Crew:
     def __init__(self, forks: Path, folder: Path, trials: list[Trial]) -> None:
         self.forks, self.folder, self.trials = forks, folder, trials
 
-    def run(self, *machines: str, store: str = ADDRESS, strategy: str = "fsdp", stop_at: str = "") -> Fault | None:
+    def run(self, *machines: str, store: str = ADDRESS, strategy: str = "fsdp", stop_at: str = "") -> WorkerFailure | None:
         evaluations = [one.evaluation_fingerprint for one in self.trials]
         arguments = {"store_root": store, "fingerprint": self.trials[0].fingerprint, "evaluations": evaluations, "stop_at": stop_at}
         threads, environment = child_process.share_of_machine(1, 0)
@@ -96,11 +95,11 @@ class Crew:
 
     def go_on(self, *machines: str, strategy: str = "fsdp") -> None:
         """Run to the end, as soon as the lease of those who were killed has run out."""
-        faults: list[Fault | None] = []
+        faults: list[WorkerFailure | None] = []
 
         def is_begun() -> bool:
             faults.append(self.run(*machines, strategy=strategy))
-            return faults[-1] is None or faults[-1].ended.code != HELD
+            return faults[-1] is None or faults[-1].exit.code != HELD
 
         wait_for(is_begun)
         assert faults[-1] is None, self.said()
@@ -110,7 +109,7 @@ class Crew:
 
     def killed(self, *machines: str, stop_at: str, when: Any) -> None:
         """Run until something is so, and kill all workers at once."""
-        faults: list[Fault | None] = []
+        faults: list[WorkerFailure | None] = []
         thread = threading.Thread(target=lambda: faults.append(self.run(*machines, stop_at=stop_at)))
         thread.start()
         try:
@@ -238,10 +237,10 @@ def test_logs_of_workers_elsewhere_come_to_the_bucket(server: Server, machine: M
     driver, one = machine("driver"), trial("baseline", 0, tiny_experiment())
     driver.write_trial(one)
     machine("second")
-    placement = Placement(ADDRESS, forks, 1, 0, run_trial=f"{__name__}:talk", shares=(1, 1), import_paths=(*sys.path, HERE))
+    placement = Launcher(ADDRESS, forks, 1, 0, run_trial=f"{__name__}:talk", shares=(1, 1), import_paths=(*sys.path, HERE))
     arguments = {"fingerprint": one.fingerprint, "evaluations": []}
     for times in (1, 2):
-        assert placement_share(placement, driver.trial_folder(one), arguments, Share(1, 1, 2, "127.0.0.1", free_port())) is None
+        assert _run_remote_share(placement, driver.trial_folder(one), arguments, Share(1, 1, 2, "127.0.0.1", free_port())) is None
         assert next(content for name, content in server.content().items() if name.endswith("/log-1.txt")).count(b"worker 1 of 2") == times
         machine("third")
 

@@ -84,10 +84,7 @@ def test_a_trial_is_tagged_with_all_in_which_its_arm_differs(store: Store) -> No
         runs = track(study, store).trial_runs
         return [client.get_run(runs[trial.evaluation_fingerprint]).data.tags["changes"] for trial in study.trials]
 
-    words = (
-        "training.steps 300 → 3000; dropped with the type: training.optimizer.momentum 0.95; "
-        "came along with it: training.warmup_steps 3 → 30"
-    )
+    words = "training.steps 300 → 3000; dropped with the type: training.optimizer.momentum 0.95; also changed: training.warmup_steps 3 → 30"
     assert tagged(tiny) == ["", f"longer: {words}\nas long: the baseline"]
     # Trials stay what they are, and their arms do not: the tag follows.
     alike = tuple(replace(arm, changes=changes if arm.name != "baseline" else ()) for arm in arms)

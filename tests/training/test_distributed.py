@@ -13,7 +13,7 @@ import torch
 from tiny import tiny_experiment
 
 from mm1_ablate.run import child_process
-from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
+from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 from mm1_ablate.training.distributed import Workers, agree
 from mm1_ablate.training.fit import fit
 
@@ -49,7 +49,9 @@ def server() -> Iterator[Path]:
         yield folder
 
 
-def train_with(server: Path, folder: Path, ranks: int, changes: dict[str, Any], strategy: str = "ddp", stop: int = 0) -> Fault | None:
+def train_with(
+    server: Path, folder: Path, ranks: int, changes: dict[str, Any], strategy: str = "ddp", stop: int = 0
+) -> WorkerFailure | None:
     folder.mkdir(exist_ok=True)
     threads, environment = child_process.share_of_machine(1, 0)
     arguments = {"folder": str(folder), "changes": changes, "strategy": strategy, "stop": stop}

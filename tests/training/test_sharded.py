@@ -17,7 +17,7 @@ from tiny import tiny_experiment
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build, build_without_values
 from mm1_ablate.run import child_process
-from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
+from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 from mm1_ablate.training.distributed import Workers
 from mm1_ablate.training.fit import fit, load_trained
 
@@ -94,7 +94,7 @@ def train_and_load(folder: str, small: dict[str, Any], large: dict[str, Any], ra
     Path(folder, f"{rank}.json").write_text(json.dumps(taken[2:]))
 
 
-def run(server: Path, function: str, folder: Path, ranks: int, **arguments: Any) -> Fault | None:
+def run(server: Path, function: str, folder: Path, ranks: int, **arguments: Any) -> WorkerFailure | None:
     folder.mkdir(exist_ok=True)
     threads, environment = child_process.share_of_machine(1, 0)
     job = child_process.Job(

@@ -15,7 +15,7 @@ from tiny import tiny_experiment
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.run import child_process
-from mm1_ablate.run.worker_group import Fault, Share, free_port, jobs_of, run_together
+from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 from mm1_ablate.training.distributed import Workers
 from mm1_ablate.training.fit import fit, load_earlier, load_trained
 
@@ -83,7 +83,7 @@ def server() -> Iterator[Path]:
         yield folder
 
 
-def train_with(server: Path, folder: Path, ranks: int, strategy: str, **options: int) -> Fault | None:
+def train_with(server: Path, folder: Path, ranks: int, strategy: str, **options: int) -> WorkerFailure | None:
     folder.mkdir(exist_ok=True)
     threads, environment = child_process.share_of_machine(1, 0)
     arguments = {"folder": str(folder), "strategy": strategy, **options}

@@ -5,41 +5,40 @@ In: names of metrics, tasks and arms. Out: what is wrong, by place in the sweep 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 
 from mm1_ablate.config.errors import Finding, listed, nearest
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.metric_name import AVERAGE, LOSSES, TEXT_CORE, MetricName
 from mm1_ablate.config.sweep.declaration import Compare, Sweep
 from mm1_ablate.config.tasks import task_names
 
-METRIC = re.compile(r"(?:shot_(?P<shots>[0-9]+)|text_core|(?P<loss>loss|bits_per_byte))/(?P<name>.+)")
 NAMED = 12
 """Arms that a message lists."""
 
 
 def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | None:
-    """What is wrong with the name of a metric, and a suggestion; nothing if it will be there."""
-    parts = METRIC.fullmatch(metric)
-    evaluated = [f"shot_{shots}" for shots in evaluation.shots] + ["text_core"]
-    names = list(dict.fromkeys(["average", *task_names(evaluation), *evaluation.groups]))
-    if parts is None:
-        known = [f"{prefix}/{name}" for prefix in evaluated for name in names]
-        known += [f"{measure}/{name}" for measure in ("loss", "bits_per_byte") for name in evaluation.losses]
+    """What is wrong with the name of a metric, and a suggestion; None if the metric will be evaluated."""
+    names = list(dict.fromkeys([AVERAGE, *task_names(evaluation), *evaluation.groups]))
+    try:
+        parsed = MetricName.parse(metric)
+    except ValueError:
+        known = [MetricName(suite, name) for suite in (*(f"shot_{shots}" for shots in evaluation.shots), TEXT_CORE) for name in names]
+        known += [MetricName(suite, name) for suite in LOSSES for name in evaluation.losses]
         message = f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
-        return f"{message}, or loss/<name> or bits_per_byte/<name> of evaluation.losses", nearest(metric, known)
-    if parts["loss"]:
-        if parts["name"] in evaluation.losses:
+        message += ", or loss/<name> or bits_per_byte/<name> of evaluation.losses; <k>-shot and TextCore are the averages"
+        return message, nearest(metric, [str(one) for one in known] + [one.title for one in known])
+    if parsed.is_loss:
+        if parsed.name in evaluation.losses:
             return None
-        there = f"evaluation.losses has {', '.join(evaluation.losses)}" if evaluation.losses else "evaluation.losses has nothing"
-        return f"'{metric}' is not measured: {there}", nearest(parts["name"], evaluation.losses)
-    if parts["shots"] and int(parts["shots"]) not in evaluation.shots:
+        there = f"evaluation.losses has {', '.join(evaluation.losses)}" if evaluation.losses else "evaluation.losses is empty"
+        return f"'{metric}' is not measured: {there}", nearest(parsed.name, evaluation.losses)
+    if parsed.shots is not None and parsed.shots not in evaluation.shots:
         shots = ", ".join(map(str, evaluation.shots))
-        return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parts['shots']} to evaluation.shots"
-    name, _, _ = parts["name"].partition(".")
-    if name not in names:
-        return f"'{metric}' is not evaluated: '{name}' is none of {', '.join(names)}", nearest(name, names)
+        return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parsed.shots} to evaluation.shots"
+    if parsed.task not in names:
+        return f"'{metric}' is not evaluated: '{parsed.task}' is none of {', '.join(names)}", nearest(parsed.task, names)
     return None
 
 
@@ -72,7 +71,7 @@ def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment])
         found.append(Finding(("compare", "primary"), message + default, hint))
     elif wrong:
         most = max(baselines[0].evaluation.shots)
-        compare = compare.model_copy(update={"primary": f"shot_{most}/average"})
+        compare = compare.model_copy(update={"primary": str(MetricName(f"shot_{most}", AVERAGE))})
     return compare, found
 
 

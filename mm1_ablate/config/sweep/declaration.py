@@ -22,6 +22,7 @@ from pydantic import (
 
 from mm1_ablate.config.data import FillWith
 from mm1_ablate.config.gpus import GPUS
+from mm1_ablate.config.metric_name import DeclaredMetric
 from mm1_ablate.config.settings import Misfit, Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\- ]*$", max_length=80)]
@@ -127,11 +128,17 @@ class Group(Settings):
 class Compare(Settings):
     """What the report is about."""
 
-    primary: str = "shot_8/average"
-    """The metric of the verdicts; everything else is exploratory."""
+    primary: DeclaredMetric = "shot_8/average"
+    """The metric of the verdicts; all others are exploratory. A metric is named as in results, shot_8/average or text_core/arc_easy, or as
+    in tables: 8-shot, TextCore arc easy."""
     smallest_difference_of_interest: PositiveFloat = 1.0
     """In points of the primary metric: differences that are surely smaller are called equivalent."""
-    metrics: Annotated[list[str], Field(min_length=1)] = ["text_core/average", "shot_0/average", "shot_4/average", "shot_8/average"]
+    metrics: Annotated[list[DeclaredMetric], Field(min_length=1)] = [
+        "text_core/average",
+        "shot_0/average",
+        "shot_4/average",
+        "shot_8/average",
+    ]
     """Columns of the table."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of the intervals."""
@@ -145,7 +152,7 @@ class Expectation(Settings):
     arm: str
     than: str | None = None
     """The arm that it is compared with; nothing: its baseline."""
-    metric: str
+    metric: DeclaredMetric
     is_: Literal["above", "below", "within"] = Field(alias="is")
     """Above or below the baseline by at least `by` points, or within `by` points of it."""
     by: NotNegative = 0.0

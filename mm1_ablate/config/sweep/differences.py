@@ -138,7 +138,7 @@ def in_words(arm: Arm) -> str:
     """All in which an arm differs from its baseline, or a baseline from its file, in one line; empty where there is nothing."""
     changes = arm.changes or arm.everywhere
     along = ", ".join(_along_in_words(changes))
-    return "; ".join([*declared_in_words(arm), *_dropped_in_words(changes), *([f"came along with it: {along}"] if along else [])])
+    return "; ".join([*declared_in_words(arm), *_dropped_in_words(changes), *([f"also changed: {along}"] if along else [])])
 
 
 def _along_in_words(changes: Sequence[Change]) -> tuple[str, ...]:

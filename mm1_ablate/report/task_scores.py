@@ -16,6 +16,7 @@ import pandas as pd
 
 from mm1_ablate import __version__
 from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, floor
@@ -23,7 +24,7 @@ from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
 from mm1_ablate.evaluation.task import Task
-from mm1_ablate.report.metric_info import Scale, column_of, scale_of
+from mm1_ablate.report.metric_info import Scale, scale_of
 
 KEYS = ["family", "shots", "task", "metric", "primary"]
 NAMED = 3
@@ -32,7 +33,7 @@ NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Between what a task's score lies. Nothing: it is not known, or there is no such thing.
+    """Between what a task's score lies. None: it is unknown, or there is no such thing.
 
     Attributes:
         floor: what needs no image and no question; on the scale of tables, as the ceiling.
@@ -131,7 +132,7 @@ def task_scores(study: Study, items: pd.DataFrame | None, remembered: MutableMap
     Args:
         items: item scores of all arms and seeds, in the columns of `evaluation.scores.COLUMNS` with arm and seed. What older or made-up
             tables lack is not told.
-        remembered: floors and ceilings by what they follow from; what is reckoned anew is added.
+        remembered: floors and ceilings by what they follow from; what is computed is added.
     """
     if items is None or items.empty or not {*KEYS, "arm", "seed", "item", "score"} <= set(items.columns):
         return TaskScores()
@@ -145,7 +146,7 @@ def task_scores(study: Study, items: pd.DataFrame | None, remembered: MutableMap
     columns = {}
     for key, by_arm in fewest.items():
         family, shots, task, rule, primary = str(key[0]), int(key[1]), str(key[2]), str(key[3]), bool(key[4])
-        name = column_of(family, shots, task, rule, primary)
+        name = str(MetricName.of_task(family, shots, task, rule, primary))
         own = dict(sorted(by_arm.items(), key=lambda entry: order.get(entry[0], len(order))))
         scale = scale_of(family, rule)
         columns[name] = TaskScore(name, family, task, shots, rule, primary, scale, own, bounds.get((family, shots, task, rule), {}))
@@ -190,7 +191,7 @@ def _bounds(study: Study, items: pd.DataFrame, remembered: MutableMapping[str, A
         asked = [*rows["item"], *rows["reference"], *rows["log_likelihoods"].str.count(",").astype(str), *map(str, _correct(rows))]
         key = (_evaluation(evaluation), str(task_name), str(rule), _digest(asked))
         if key not in by_items:
-            by_items[key] = _reckoned(metric, task, evaluation, rows, remembered)
+            by_items[key] = _computed(metric, task, evaluation, rows, remembered)
         found.setdefault((str(family), int(shots), str(task_name), str(rule)), {})[str(arm)] = by_items[key]
     return found
 
@@ -212,8 +213,8 @@ def _evaluation(evaluation: Evaluation) -> str:
     return evaluation.model_dump_json()
 
 
-def _reckoned(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataFrame, remembered: MutableMapping[str, Any]) -> Bounds:
-    """The bounds of items: remembered, or reckoned and remembered from now on."""
+def _computed(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataFrame, remembered: MutableMapping[str, Any]) -> Bounds:
+    """The bounds of items: remembered, or computed and added to what is remembered."""
     chooses = task.kind == "choose"
     predictions = [
         _choice(str(item), reference, likelihoods, correct) if chooses else Prediction(str(item), "", references_of(reference))
@@ -239,7 +240,7 @@ def _reckoned(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataF
 
 
 def _correct(rows: pd.DataFrame) -> list[int | None]:
-    """The place of the right choice of each item; nothing where there are no choices, or in tables of earlier versions."""
+    """The place of the right choice of each item; None where there are no choices, or in tables of earlier versions."""
     if "correct" not in rows:
         return [None] * len(rows)
     return [None if pd.isna(value) else int(value) for value in rows["correct"]]

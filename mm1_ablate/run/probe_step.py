@@ -2,7 +2,7 @@
 
 In: a request (an experiment and how it is to be run) as a mapping of plain values. Out: seconds of a step and the highest memory.
 The model is the declared one with random weights, whose steps take as long; nothing is downloaded, prepared or kept. A step of many
-micro-batches is reckoned from steps of one and of two: what a micro-batch takes, and what a step takes beside them.
+micro-batches is estimated from steps of one and of two: what a micro-batch takes, and what a step takes beside them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.plan.calibration import CPU
-from mm1_ablate.plan.flops import reads_features
+from mm1_ablate.plan.estimate import CPU
+from mm1_ablate.plan.flops import most_images, reads_features, views_at_most
 from mm1_ablate.plan.memory import micro_batch_rows
-from mm1_ablate.plan.row_statistics import views_at_most
 
 if TYPE_CHECKING:
     from mm1_ablate.data.loader import Batch
@@ -37,8 +36,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Run the steps.
 
     Args:
-        request: `experiment`; `workers` that a step is dealt to, of which one is measured; `made_up`, whether random documents stand in
-            for the data; `steps` that are timed, after `warm_up` that are not.
+        request: `experiment`; `workers` that a step is dealt to, of which one is measured; `made_up`, whether random documents replace
+            the data; `steps` that are timed, after `warm_up` that are not.
     """
     import torch
 
@@ -200,8 +199,7 @@ def _made_up(experiment: Experiment, rows: int, together: int) -> Iterator[list[
 
     packing, encoder, sub_images = experiment.data.packing, experiment.model.image_encoder, experiment.model.sub_images
     tokenizer, random = load_tokenizer(experiment.model.language_model.tokenizer), np.random.default_rng(0)
-    most = packing.row_tokens // packing.nominal_image_tokens
-    most = min(most, packing.max_images if packing.max_images is not None else most)
+    most = most_images(experiment)
     side = encoder.image_size * (1 + isqrt(sub_images.at_most - 1) if sub_images is not None else 1)
     pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
     picture = Image("made-up", lambda: pixels)

@@ -1,6 +1,6 @@
-"""Which arms of a plan are measured, and where: on this machine or on a node of a Ray cluster, in a process of its own.
+"""`plan --probe`: times a few training steps of two arms, on this machine or on a node of a Ray cluster, in a process of their own.
 
-In: a plan and a store. Out: measurements in the store (`plan/calibration.py`), and nothing else of it anywhere.
+In: a plan and a store. Out: measurements in the store (`plan/estimate.py`), and nothing else.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.config.sweep.expand import Trial
-from mm1_ablate.plan.calibration import Measured, Measurements, step_key
-from mm1_ablate.plan.cost import in_gib
-from mm1_ablate.plan.memory import micro_batch_rows, training_memory
+from mm1_ablate.plan.estimate import MeasuredStep, Measurements, step_key
+from mm1_ablate.plan.memory import in_gib, micro_batch_rows, training_memory
 from mm1_ablate.plan.model_statistics import Sizes
-from mm1_ablate.plan.plan import Plan, PlanRow
+from mm1_ablate.plan.plan import Plan
+from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.run.child_process import share_of_machine
+from mm1_ablate.run.cluster import connected
 from mm1_ablate.store.store import Store
 
 STEPS, WARM_UP = 5, 2
 """Steps that are timed (twice as many where a step has several micro-batches), and steps before them that are not."""
 LAST_WORDS = 500
-"""Characters of a failed probe's last line that are shown."""
+"""Characters shown of a failed probe's last line."""
 
 
 class ProbeFailed(Exception):
     """The steps could not be run; says why."""
 
 
-def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool, say: Callable[[str], None]) -> list[Measured]:
-    """Measure the cheapest and the dearest arm that is to be trained, by operations of a step.
+def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool, say: Callable[[str], None]) -> list[MeasuredStep]:
+    """Measure the cheapest and the most expensive arm that is to be trained, by operations of a step.
 
     Args:
-        address: of a Ray cluster; nothing: this machine.
-        made_up: whether random documents stand in for the data.
+        address: of a Ray cluster; None: this machine.
+        made_up: whether random documents take the place of the data.
         say: gets a line for people before each measurement.
 
     Raises:
         ProbeFailed: with the reason.
         ConnectionError: there is no such cluster.
     """
-    rows = sorted((row for row in planned.rows if row.status in ("run", "resume")), key=lambda row: _step(planned, row))
+    rows = sorted((row for row in planned.rows if row.to_train), key=_step_flops)
     if not rows:
         return []
     sizes, measurements, found = Sizes(store.root), Measurements(store.root, store.write_json), []
     for row in {row.fingerprint: row for row in (rows[0], rows[-1])}.values():
-        trial, resources = _declared(planned, row)
+        trial, resources = row.trial, row.resources
         say(f"measuring {STEPS} steps of {row.name}" + (f" on {address}" if address else " on this machine"))
         request = {
             "experiment": trial.experiment.model_dump(mode="json"),
@@ -66,9 +66,9 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
             parts = sizes.parts(trial.experiment)
         expected = training_memory(alone, parts).total
         answer = _on_cluster(address, request, resources) if address else _here(request, resources, expected)
-        measured = Measured(
+        measured = MeasuredStep(
             name=row.name,
-            flops_per_step=_step(planned, row),
+            flops_per_step=_step_flops(row),
             expected_bytes=expected,
             made_up_data=made_up,
             **answer,
@@ -78,19 +78,9 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
     return found
 
 
-def _declared(planned: Plan, row: PlanRow) -> tuple[Trial, Resources]:
-    """The trial of a row, and what its study gives it."""
-    for study in planned.studies:
-        for trial in study.trials:
-            if trial.fingerprint == row.fingerprint:
-                return trial, study.sweep.resources
-    raise LookupError(row.name)
-
-
-def _step(planned: Plan, row: PlanRow) -> float:
+def _step_flops(row: PlanRow) -> float:
     """Operations of one worker in one step."""
-    trial, resources = _declared(planned, row)
-    return row.flops / trial.experiment.training.steps / resources.workers
+    return row.flops / row.trial.experiment.training.steps / row.resources.workers
 
 
 def _in_one_process(experiment: Experiment, workers: int) -> Experiment:
@@ -111,43 +101,37 @@ def _here(request: dict[str, Any], resources: Resources, expected: float) -> dic
 
 
 def in_process(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    """The answer of `benchmark_step.py` in a process of its own."""
+    """The answer of `probe_step.py` in a process of its own."""
     paths = [path for path in sys.path if path]
     environment = os.environ | environment | {"PYTHONPATH": os.pathsep.join(paths)}
     with tempfile.TemporaryDirectory(prefix="mm1-ablate-probe-") as folder:
         asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "mm1_ablate.run.benchmark_step", str(asked), str(answer)]
+        command = [sys.executable, "-m", "mm1_ablate.run.probe_step", str(asked), str(answer)]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if ended.returncode < 0:
             raise ProbeFailed(f"killed by signal {-ended.returncode}; often: out of memory")
         if ended.returncode:
             lines = [line for line in ended.stderr.strip().splitlines() if line.strip()]
             raise ProbeFailed(lines[-1][:LAST_WORDS] if lines else f"exit code {ended.returncode}")
-        return json.loads(answer.read_text())
+        measured: dict[str, Any] = json.loads(answer.read_text())
+        return measured
 
 
 def _on_cluster(address: str, request: dict[str, Any], resources: Resources) -> dict[str, Any]:
     """On a node of a Ray cluster that has what a worker needs."""
     import ray
 
-    from mm1_ablate.run.scheduler import QUIET, _connect
-
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    attached = ray.is_initialized()
-    if not attached:
-        _connect(address, None)
-    try:
-        share = {"num_cpus": resources.worker_cpus, "num_gpus": resources.worker_gpus, "max_retries": 0}
-        reference = ray.remote(_in_worker).options(**share).remote(request, resources.worker_cpus, resources.worker_gpus)
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise ProbeFailed(str(error.cause)) from error
-    except ray.exceptions.RayError as error:
-        raise ProbeFailed(f"its worker was lost: {type(error).__name__}") from error
-    finally:
-        if not attached:
-            ray.shutdown()
+    with connected(address):
+        try:
+            share = {"num_cpus": resources.worker_cpus, "num_gpus": resources.worker_gpus, "max_retries": 0}
+            reference = ray.remote(_in_worker).options(**share).remote(request, resources.worker_cpus, resources.worker_gpus)
+            answer: dict[str, Any] = ray.get(reference)
+            return answer
+        except ray.exceptions.RayTaskError as error:
+            raise ProbeFailed(str(error.cause)) from error
+        except ray.exceptions.RayError as error:
+            raise ProbeFailed(f"its worker was lost: {type(error).__name__}") from error
 
 
 def _in_worker(request: dict[str, Any], cpus: float, gpus: float) -> dict[str, Any]:
