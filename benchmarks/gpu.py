@@ -40,7 +40,7 @@ from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare_requests
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
-from mm1_ablate.model.profile import rehearse_connector, rehearse_encoder, rehearse_language_model
+from mm1_ablate.model.profiler import profile_connector, profile_encoder, profile_language_model
 from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
 from mm1_ablate.training.fit import lightning_trainer
 from mm1_ablate.training.module import PackedTraining
@@ -78,9 +78,9 @@ class Steps:
 def model_flops(experiment: Experiment, batches: Sequence[Batch]) -> float:
     """Of forward and backward passes over these batches, nothing done twice, of attention the unmasked half."""
     model, precision = experiment.model, experiment.training.precision
-    encoder = rehearse_encoder(model.image_encoder, precision)
-    language = rehearse_language_model(model.language_model, vocabulary_of(model.language_model), PADDING, END, precision)
-    connector = rehearse_connector(model.connector, encoder.width, model.image_encoder.grid_side, language.width, precision, True)
+    encoder = profile_encoder(model.image_encoder, precision)
+    language = profile_language_model(model.language_model, vocabulary_of(model.language_model), PADDING, END, precision)
+    connector = profile_connector(model.connector, encoder.width, model.image_encoder.grid_side, language.width, precision, True)
     total = 0.0
     for batch in batches:
         images = len(batch.images) * (encoder.forward + encoder.backward + connector.forward + connector.backward)

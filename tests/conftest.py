@@ -41,7 +41,7 @@ SLOW_FILES = (
     "training/test_training_stages.py",
     "training/test_sharded.py",
     "docs/test_model.py",
-    "model/test_parts_check.py",
+    "model/test_model_preflight.py",
     "evaluation/test_sharded_lockstep.py",
     "config/test_blame.py",
 )

@@ -1,13 +1,14 @@
 """The rooms of CONTRIBUTING.md: imports go downwards only, no module is part of a circle, and heavy libraries stay in their rooms.
 
-Imports inside functions count, as they make a circle too; those for type checkers alone do not.
+Every import counts: inside functions, for type checkers alone, and by string: a text that is the name of a module, such as what is given to
+`importlib.import_module` or `ComponentOf`, the target of a job ("module:function") or what `python -m` runs.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ BELOW = {
     "commands": ("tracking", "run", "plan", "report", "store", "training", "evaluation", "model", "data", "config"),
 }
 """Which rooms, or single modules of a room, a room may import from."""
+COMPONENTS = {"data.sources", "data.items", "model.connectors", "evaluation.metrics"}
+"""Folders of components, which users extend by classes of their own. A setting of config names such a folder, and what a file says by
+`type` is imported from there when it is validated: so a new component takes one file and no registration. Config has the base class of
+each, and needs nothing else of the folder."""
+STILL_CIRCLES = [
+    {"mm1_ablate.plan.plan", "mm1_ablate.plan.estimate"},
+    {"mm1_ablate.report.comparison", "mm1_ablate.report.aa_check"},
+    {"mm1_ablate.training.distributed", "mm1_ablate.training.sharding"},
+]
+"""Circles of types that are to be cut. No more may be added."""
 TRAINS = {"torch", "torchvision", "lightning", "transformers", "timm"}
 NOT_IN = {room: {"ray", "mlflow"} for room in BELOW}
 NOT_IN["config"] |= {*TRAINS, "pandas"}
@@ -46,18 +57,7 @@ def modules() -> dict[str, Path]:
 
 def imported(text: str, known: set[str]) -> Iterator[str]:
     """Full names of what a module imports: of its own package the modules, of others whatever is written."""
-
-    def below(node: ast.AST) -> Iterator[ast.AST]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-                for other in child.orelse:
-                    yield other
-                    yield from below(other)
-                continue
-            yield child
-            yield from below(child)
-
-    for node in below(ast.parse(text)):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,23 +67,50 @@ def imported(text: str, known: set[str]) -> Iterator[str]:
                 yield whole if whole in known else str(node.module)
 
 
+def named(text: str, known: set[str]) -> Iterator[str]:
+    """Modules that a module names in a string, alone or with something of theirs: "mm1_ablate.run.trial:run_trial"."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[\w.]+(:\w+)?", node.value):
+            name = node.value.partition(":")[0]
+            if name in known or (name := name.rpartition(".")[0]) in known:
+                yield name
+
+
 @pytest.fixture(scope="module")
 def imports() -> dict[str, set[str]]:
+    """By module all that it imports, components aside."""
     known = modules()
-    return {name: set(imported(path.read_text(), set(known))) for name, path in known.items()}
+    found = {}
+    for name, path in known.items():
+        text = path.read_text()
+        by_string = {other for other in named(text, set(known)) if not (room(name) == "config" and below(other) in COMPONENTS)}
+        found[name] = {*imported(text, set(known)), *by_string}
+    return found
 
 
 def room(module: str) -> str:
     return module.split(".")[1] if module.startswith("mm1_ablate.") else ""
 
 
-def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Modules that import one another, the first also as the last; empty where there are none."""
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        return list(reversed(error.args[1]))
-    return []
+def below(module: str) -> str:
+    return module.removeprefix("mm1_ablate.")
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules each of which imports all others of its set, if only by way of them."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            new = graph.get(waiting.pop(), set()) - found
+            found |= new
+            waiting += new
+        return found
+
+    reach = {module: reached(module) for module in graph}
+    sets = {frozenset(other for other in reach[module] if module in reach.get(other, ())) for module in graph if module in reach[module]}
+    return sorted(map(set, sets), key=sorted)
 
 
 @pytest.mark.parametrize("name", BELOW)
@@ -94,14 +121,14 @@ def test_a_room_imports_from_rooms_below_it_only(imports: dict[str, set[str]], n
         f"{module} imports {other}"
         for module, names in ours.items()
         for other in sorted(names)
-        if room(other) not in {"", *allowed} and other.removeprefix("mm1_ablate.") not in allowed
+        if room(other) not in {"", *allowed} and below(other) not in allowed
     ]
     assert ours and not wrong
 
 
 def test_no_module_is_part_of_a_circle(imports: dict[str, set[str]]) -> None:
     ours = {module: {other for other in names if other in imports and other != module} for module, names in imports.items()}
-    assert circle(ours) == []
+    assert [one for one in circles(ours) if one not in STILL_CIRCLES] == []
 
 
 @pytest.mark.parametrize("name", NOT_IN)
@@ -134,9 +161,19 @@ def test_what_computes_a_comparison_imports_nothing_that_shows_it(imports: dict[
     assert wrong == []
 
 
-def test_a_circle_through_a_function_is_found_and_one_for_types_is_not() -> None:
-    known = {"a", "b"}
-    late = {"a": set(imported("def f():\n    from b import g\n", known)), "b": set(imported("import a\n", known))}
-    types = {"a": set(imported("if TYPE_CHECKING:\n    from b import g\n", known)), "b": set(imported("import a\n", known))}
-    assert set(circle(late)) == known
-    assert circle(types) == []
+@pytest.mark.parametrize(
+    "line",
+    [
+        "def f():\n    from mm1_ablate.b import g\n",
+        "if TYPE_CHECKING:\n    from mm1_ablate.b import g\n",
+        "b = importlib.import_module('mm1_ablate.b')\n",
+        "b = ComponentOf('mm1_ablate.b')\n",
+        "JOB = 'mm1_ablate.b:main'\n",
+        "run([sys.executable, '-m', 'mm1_ablate.b'])\n",
+    ],
+)
+def test_whatever_way_a_module_is_imported_a_circle_is_found(line: str) -> None:
+    known = {"mm1_ablate.a", "mm1_ablate.b"}
+    texts = {"mm1_ablate.a": line, "mm1_ablate.b": "import mm1_ablate.a\n"}
+    assert circles({name: {*imported(text, known), *named(text, known)} for name, text in texts.items()}) == [known]
+    assert circles({name: {*imported(text, known), *named(text, known)} for name, text in texts.items() if name.endswith("a")}) == []

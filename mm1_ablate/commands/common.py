@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mm1_ablate.config.identity.data_digests import Look
-    from mm1_ablate.config.sweep.data_check import Check
     from mm1_ablate.config.sweep.expand import Study
     from mm1_ablate.store.store import Store
 
@@ -96,10 +95,10 @@ def using_store(place: str) -> Iterator[Store]:
         store.refresh()
         yield store
     except Exception as error:
-        from mm1_ablate.plan.model_statistics import ModelNotHere
+        from mm1_ablate.plan.model_statistics import ModelUnavailable
         from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 
-        if isinstance(error, StorageError | ModelNotHere):
+        if isinstance(error, StorageError | ModelUnavailable):
             stop(FILE_IS_WRONG, str(error))
         if is_disk_full(error):
             stop(FILE_IS_WRONG, str(error) if isinstance(error, DiskFull) else full_disk_message(store.root))
@@ -111,28 +110,12 @@ def using_store(place: str) -> Iterator[Store]:
         raise
 
 
-def checks() -> list[Check]:
-    """What is found out about experiments before anything begins, beside what their files and their data say."""
-    from mm1_ablate.data.lost_documents import lost_files
-    from mm1_ablate.evaluation.fit_check import overflows
-    from mm1_ablate.evaluation.items_check import wrong_items
-    from mm1_ablate.evaluation.prompt_check import asked_unlike_training, unplaced_tokens
-    from mm1_ablate.evaluation.read_check import unreadable_models
-    from mm1_ablate.model.check import missing_models, wrong_encoder
-    from mm1_ablate.model.parts_check import wrong_parts
-    from mm1_ablate.training.context_check import too_long_documents
-    from mm1_ablate.training.words_check import unknown_words
-
-    of_tasks = [overflows, wrong_items, asked_unlike_training, unplaced_tokens]
-    return [lost_files, *of_tasks, missing_models, wrong_encoder, wrong_parts, unreadable_models, too_long_documents, unknown_words]
-
-
 def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:
     """Studies of the sweep files. Every problem of every file is printed before the command ends with 2.
 
     Args:
         look: how far to look at the data; commands that begin something check that all is there.
-        begins: whether it must be possible to begin with them: see `checks`.
+        begins: whether it must be possible to begin with them: see `plan.preflight`.
         store: where an earlier run may have recorded what data holds that is not here. Nothing: all data must be here.
     """
     from mm1_ablate.config.sweep.expand import load_study
@@ -146,7 +129,13 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
             problems += 1
             continue
         try:
-            studies.append(load_study(path, look, checks() if begins else (), store.recorded_contents if store else None))
+            recorded = store.recorded_contents if store else None
+            if begins:
+                from mm1_ablate.plan.preflight import preflight
+
+                studies.append(preflight(path, look, recorded))
+            else:
+                studies.append(load_study(path, look, recorded=recorded))
         except FileErrors as errors:
             for problem in errors.problems:
                 say(str(problem))

@@ -88,7 +88,7 @@ def joined(stage: Stage, inspection: Inspection) -> dict[str, str]:
 
 def asked_by(stage: Stage) -> dict[str, str]:
     """By task, a demonstration and a question as tokens; of tasks whose files are here."""
-    from mm1_ablate.evaluation.fit_check import asked
+    from mm1_ablate.evaluation.preflight import asked
 
     experiment = stage.experiment
     with stage.snapshot.active():

@@ -178,8 +178,12 @@ def costs_in_words(plan: Plan) -> list[str]:
     for line, names in misfits.items():
         others = f" and {len(names) - 2} others" if len(names) > 3 else ""
         lines.append(f"{', '.join(names[:2] if others else names)}{others}: {line}")
-    if uncounted := [row.name for row in rows if not row.flops_counted]:
-        lines.append(f"a part of the model cannot be profiled, so its FLOPs are estimated from its parameters: {', '.join(uncounted)}")
+    not_counted: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for reason in row.flops_not_counted.items():
+            not_counted.setdefault(reason, []).append(row.name)
+    for (section, why), names in not_counted.items():
+        lines.append(f"FLOPs of the {section.replace('_', ' ')} are estimated from its parameters ({why}): {', '.join(names)}")
     return lines
 
 

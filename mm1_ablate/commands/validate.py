@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.commands.arms import arms_in_words, terminal_width
-from mm1_ablate.commands.common import checks, missing_file
+from mm1_ablate.commands.common import missing_file
 
 if TYPE_CHECKING:
     from mm1_ablate.config.yaml_file import FileProblem
@@ -59,15 +59,15 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
     Args:
         without_data: leave the data alone; it may be on another machine.
     """
-    from mm1_ablate.config.sweep.expand import load_study
     from mm1_ablate.config.yaml_file import FileErrors
+    from mm1_ablate.plan.preflight import preflight
 
     missing = missing_file(path)
     if missing:
         problem = {"file": str(path), "line": None, "column": None, "path": "", "message": missing.partition(": ")[2], "hint": ""}
         return FileReport(str(path), problems=[problem], text=missing)
     try:
-        study = load_study(path, "nowhere" if without_data else "check", checks())
+        study = preflight(path, "nowhere" if without_data else "check")
     except FileErrors as errors:
         return FileReport(str(path), problems=[problem.to_json() for problem in errors.problems], text=_text(errors.problems))
     warnings = [warning.to_json() for warning in study.warnings]

@@ -2,7 +2,7 @@
 
 In: an experiment. Out: a finding for each such setting that is written, by place in the experiment. What no arm can give an effect is
 refused: here, where it takes a task's record to tell, else by the settings themselves or, where it takes the parts of a model, by
-`model.parts_check`.
+`model.preflight`.
 """
 
 from __future__ import annotations

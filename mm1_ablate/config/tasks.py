@@ -7,7 +7,6 @@ in none of them: what the record says is. Records are read once for each study t
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +20,7 @@ from mm1_ablate.config.evaluation import Evaluation, misnamed
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of, findings_about, look, once
 from mm1_ablate.config.identity.fingerprint import canonical
-from mm1_ablate.config.settings import Settings
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.yaml_file import FileErrors, read, read_tree
 
 
@@ -42,13 +41,13 @@ def task_record(task: str) -> Any:
     return once(f"record {task}", lambda: read_tree(_path(task))[0])
 
 
-def task_settings(task: str) -> Any:
-    """The record of a task, as settings (`evaluation.task.Task`).
+def task_settings(task: str) -> Task:
+    """The record of a task, as settings.
 
     Raises:
         FileErrors: with every problem of the record.
     """
-    return once(f"task {task}", lambda: read(_path(task), _settings())[0])
+    return once(f"task {task}", lambda: read(_path(task), Task)[0])
 
 
 def task_names(evaluation: Evaluation) -> list[str]:
@@ -65,11 +64,6 @@ def task_names(evaluation: Evaluation) -> list[str]:
 
 def _path(task: str) -> Path:
     return Path(task) if is_own(task) else TASKS / f"{task}.yaml"
-
-
-def _settings() -> type[Settings]:
-    """The settings of a record. Found by name, as components are, for this room is below theirs."""
-    return importlib.import_module("mm1_ablate.evaluation.task").Task
 
 
 # ---------------------------------------------------------------- what a score is made by

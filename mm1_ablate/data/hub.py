@@ -19,6 +19,10 @@ LONGEST_SILENCE = 10.0
 """Seconds that a connection to the hub may take: as long as the hub's own libraries wait for an answer."""
 
 
+class Unavailable(Exception):
+    """A model, configuration or tokenizer that this machine lacks."""
+
+
 @contextmanager
 def hub_if_reachable(name: str) -> Iterator[None]:
     """Within, a hub that cannot be reached is not asked, and for a path no hub is.

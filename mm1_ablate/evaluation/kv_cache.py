@@ -122,7 +122,7 @@ def extend_cache(model: MultimodalModel, cache: KVCache, embeddings: Tensor, val
     """Run a language model over further tokens.
 
     Args:
-        embeddings: [B, T, D], padded on the right. Where they have no values, all else has: see `read_check`.
+        embeddings: [B, T, D], padded on the right. Where they have no values, all else has: see `preflight.check_readable`.
         valid: bool [B, T], false at padding; each row has one true at least.
         scored: bool [B, T], where logits are wanted, at valid positions; there must be one at least.
 

@@ -11,27 +11,16 @@ A template that names `{choice}` asks a question of its own for each choice, wit
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_pieces
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.joining import segments
 from mm1_ablate.data.tokenizer import Tokenizer
 
-IMAGE, ANSWER, CHOICE = "image", "answer", "choice"
 IMAGE_MARK = "<image>"
 """How an image is written where a prompt is shown to people."""
-
-_BRACES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
-
-
-class WrongTemplate(ValueError):
-    """A text that is no template. `line` is the one that is wrong, from 1."""
-
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
-        self.line = line
 
 
 class Incomplete(LookupError):
@@ -40,37 +29,6 @@ class Incomplete(LookupError):
     def __init__(self, item: Item, reason: str, message: str) -> None:
         super().__init__(f"item {item.id} has {reason}{message}")
         self.reason = reason
-
-
-def template_pieces(template: str) -> list[tuple[str, str | None]]:
-    """(text, the field after it) in order; the last field may be None.
-
-    Raises:
-        WrongTemplate: for anything but plain `{field}` and doubled braces.
-    """
-    pieces: list[tuple[str, str | None]] = []
-    text, end = "", 0
-    for brace in _BRACES.finditer(template):
-        text += template[end : brace.start()]
-        end, found = brace.end(), brace[0]
-        if found in ("{{", "}}"):
-            text += found[0]
-            continue
-        line = template.count("\n", 0, brace.start()) + 1
-        if found in "{}":
-            other = "}" if found == "{" else "{"
-            raise WrongTemplate(f"template {template!r}: a '{found}' without its '{other}'; in texts, braces are doubled", line)
-        if not found[1:-1].isidentifier():
-            raise WrongTemplate(f"template {template!r}: expected a plain field such as {{answer}}, found {found}", line)
-        pieces.append((text, found[1:-1]))
-        text = ""
-    text += template[end:]
-    return [*pieces, (text, None)] if text else pieces
-
-
-def template_fields(template: str) -> list[str]:
-    """The fields that a template names, in order, repeated where it repeats them."""
-    return [field for _, field in template_pieces(template) if field is not None]
 
 
 def render(template: str, item: Item, values: Mapping[str, str], until: str | None = None, images: bool = True) -> tuple[str | Image, ...]:

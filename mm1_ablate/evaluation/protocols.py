@@ -9,7 +9,7 @@ OpenFlamingo's training makes it: it is plain text, which is warned of.
 from __future__ import annotations
 
 from mm1_ablate.config.evaluation import Evaluation, Wording, misnamed
-from mm1_ablate.evaluation.prompts import ANSWER, IMAGE, template_fields
+from mm1_ablate.config.task_record import ANSWER, IMAGE, template_fields
 from mm1_ablate.evaluation.task import Task, load_task
 
 END_OF_CHUNK = "<|endofchunk|>"

@@ -1,113 +1,15 @@
-"""A task: a record of about twenty lines of YAML that says which items, how they are asked, and how answers are scored.
-
-Records of this package are in `tasks/`; a path names a record of the user's own. Everything in a record defines a score, so all of it
-is part of the evaluation's identity. Reading one imports no torch.
-"""
+"""The records of tasks in `tasks/`, and those of the user's own: a name or a path in, a `Task` out. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
-
-from mm1_ablate.config.evaluation import Wording
-from mm1_ablate.config.settings import ComponentOf, Misfit, Settings
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.tasks import TASKS, shipped_tasks
-from mm1_ablate.data.items import AnyItemSource
-from mm1_ablate.evaluation.metrics import Kind, Metric
-from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, WrongTemplate, template_fields, template_pieces
+from mm1_ablate.config.yaml_file import read
 
-
-class Task(Settings):
-    """How one benchmark is asked and scored."""
-
-    task: str
-    """Its name in tables."""
-    family: Literal["image", "text"]
-    """image: asked with demonstrations, and in the averages of `shot_k`; text: asked without any, and in `text_core`."""
-    kind: Kind
-    """generate: greedy decoding; choose: the choice with the highest likelihood; likelihood: how likely the first reference is."""
-    items: AnyItemSource
-    """Where questions and demonstrations come from."""
-    prompt: str
-    """A template over the item's fields, `{image}` and `{answer}`. What stands before `{answer}` is the question. One that names
-    `{choice}` is asked for each choice, and its answer is the first reference."""
-    separator: str = ""
-    """Ends a demonstration; a template over the item's fields."""
-    stop: list[Annotated[str, Field(min_length=1)]] = []
-    """An answer ends before the first of these (templates over the item's fields), or at the end of a document."""
-    max_new_tokens: PositiveInt = 16
-    protocols: dict[Literal["openflamingo"], Wording] = {}
-    """Under another protocol than MM1's: prompt, separator, stop strings and token limit instead of those above. Without: the protocol's
-    usual ones (`protocols.py`)."""
-    metrics: list[Annotated[Metric, ComponentOf("mm1_ablate.evaluation.metrics")]] = Field(min_length=1)
-    """The first is the one that enters averages."""
-
-    @model_validator(mode="after")
-    def _templates_fit(self) -> Task:
-        self._check_prompt("prompt", self.prompt)
-        self._check_endings("", self)
-        for protocol, wording in self.protocols.items():
-            if wording.prompt is not None:
-                self._check_prompt(f"protocols.{protocol}.prompt", wording.prompt)
-            self._check_endings(f"protocols.{protocol}.", wording)
-        return self
-
-    def _check_prompt(self, place: str, template: str) -> None:
-        fields = self._fields_of(place, template)
-        if fields.count(ANSWER) != 1:
-            raise Misfit(place, f"expected {{answer}} once, found it {fields.count(ANSWER)} times")
-        if (IMAGE in fields) != (self.family == "image"):
-            raise Misfit(place, "a task of the image family shows {image}, one of the text family does not")
-
-    def _check_endings(self, place: str, wording: Task | Wording) -> None:
-        templates = {"separator": wording.separator, **{f"stop.{index}": text for index, text in enumerate(wording.stop or [])}}
-        for name, template in templates.items():
-            if template is not None and {IMAGE, ANSWER} & set(self._fields_of(place + name, template)):
-                raise Misfit(place + name, f"{template!r} may name the item's own fields only")
-
-    def _fields_of(self, place: str, template: str) -> list[str]:
-        """The fields that a template names, all of which items have.
-
-        Raises:
-            Misfit: at the line of the template that is wrong.
-        """
-        try:
-            pieces = template_pieces(template)
-        except WrongTemplate as error:
-            raise Misfit(place, str(error), error.line) from None
-        names, line = self.items.field_names(), 1
-        expected = [IMAGE, ANSWER, *([CHOICE] if self.kind == "choose" else []), *sorted(names or ())]
-        for text, field in pieces:
-            line += text.count("\n")
-            if field == CHOICE and self.kind != "choose" and field not in (names or ()):
-                raise Misfit(place, f"only a task of kind choose can name {{choice}}, this is one of kind {self.kind}", line)
-            if names is not None and field is not None and field not in expected:
-                raise Misfit(place, f"no item has a field '{field}'; expected {' or '.join(', '.join(expected).rsplit(', ', 1))}", line)
-        return [field for _, field in pieces if field is not None]
-
-    @model_validator(mode="after")
-    def _metrics_fit(self) -> Task:
-        types = [metric.type for metric in self.metrics]
-        for index, metric in enumerate(self.metrics):
-            if metric.type in types[:index]:
-                raise Misfit(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
-            if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
-                raise Misfit(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
-            if metric.type == "choice_accuracy_normalised" and CHOICE in template_fields(self.prompt):
-                raise Misfit(
-                    f"metrics.{index}",
-                    "choice_accuracy_normalised divides by the length of each choice, but with {choice} in the prompt the same answer is"
-                    " scored after each; use choice_accuracy",
-                )
-        return self
-
-    @property
-    def primary(self) -> str:
-        """The type of the metric that enters averages."""
-        return self.metrics[0].type
+__all__ = ["Task", "load_task"]
 
 
 def load_task(name: str) -> Task:
@@ -117,8 +19,6 @@ def load_task(name: str) -> Task:
         LookupError: where there is no such record.
         FileErrors: every problem of the record, with file, line and column.
     """
-    from mm1_ablate.config.yaml_file import read
-
     path = Path(name) if name.endswith((".yaml", ".yml")) else TASKS / f"{name}.yaml"
     if not os.path.isfile(path):
         raise LookupError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mm1_ablate.model.meta_initialisation import parameters_without_values
+from mm1_ablate.model.meta_initialisation import meta_parameters
 
 TOKENS = 3
 
@@ -27,7 +27,7 @@ def embedding_scale(build: Callable[[], Any]) -> float:
     Args:
         build: makes the language model of transformers.
     """
-    with parameters_without_values():
+    with meta_parameters():
         language_model = build().eval()
     table = language_model.get_input_embeddings()
     rows = torch.linspace(-1, 2, table.weight.shape[1])[None].expand(table.weight.shape)

@@ -19,10 +19,9 @@ from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.local_path import WEIGHTS, missing, weight_files
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.hub import hub_if_reachable
-from mm1_ablate.model.huggingface_vision import in_timms_names
-from mm1_ablate.model.meta_initialisation import kept, shapes_only, taken
-from mm1_ablate.model.resample_position_embedding import resampled
-from mm1_ablate.model.weight_compatibility import check_trained_alike
+from mm1_ablate.model.meta_initialisation import meta_initialisation, meta_module
+from mm1_ablate.model.weight_compatibility import check_weight_compatibility
+from mm1_ablate.model.weight_conversion import resample_positions, to_timm_names
 
 
 class PatchEncoder(nn.Module):
@@ -117,7 +116,7 @@ def shape_of_encoder(settings: VisionTransformer | TimmEncoder, to_change: bool 
     """
     local_weights = getattr(settings, "local_weights", None)
     key = f"{settings.model_dump_json(exclude={'preparation', 'frozen', 'learning_rate_scale', 'weights'})} {local_weights}"
-    return (taken if to_change else kept)(key, lambda: build_image_encoder(settings, weights=False))
+    return meta_module(key, lambda: build_image_encoder(settings, weights=False), to_change)
 
 
 def _named(settings: TimmEncoder, pretrained: bool) -> Any:
@@ -155,7 +154,7 @@ def check_named(settings: TimmEncoder) -> None:
     if settings.local_weights is not None:
         _files_of(settings.local_weights)
     encoder = shape_of_encoder(settings)
-    with shapes_only():
+    with meta_initialisation():
         pixels = torch.zeros(1, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
     grid = (1, settings.grid_side**2, encoder.width)
     try:
@@ -205,12 +204,12 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
             state |= _read(file, values)
         except Exception as error:  # of torch, pickle, zip or safetensors, for files that are none of theirs or were cut off
             raise Misfit("weights", f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
-    state = in_timms_names(state)
+    state = to_timm_names(state)
     convert = getattr(sys.modules[type(vision).__module__], "checkpoint_filter_fn", None)
     try:
         if convert is not None:
             state = convert(state, vision)
-        missing_names, unexpected = vision.load_state_dict(resampled(state, vision), strict=False)
+        missing_names, unexpected = vision.load_state_dict(resample_positions(state, vision), strict=False)
     except (RuntimeError, ValueError) as error:
         raise Misfit("weights", f"{path} is of another encoder: {str(error).splitlines()[-1].strip()}") from error
     lacking = [name for name in missing_names if not encoder.is_beyond_features(name)]
@@ -219,7 +218,7 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
         what = [f"lacks {len(lacking)} parameters such as {lacking[0]}"] if lacking else []
         what += [f"has {len(unknown)} that the encoder has not, such as {unknown[0]}"] if unknown else []
         raise Misfit("weights", f"{path} is of another encoder: it {' and '.join(what)}")
-    check_trained_alike(vision, encoder.normalisation, path)
+    check_weight_compatibility(vision, encoder.normalisation, path)
 
 
 BEHIND = ("head", "head_drop", "head_dist", "fc_norm", "attn_pool")

@@ -13,7 +13,7 @@ from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.hub import hub_if_reachable
-from mm1_ablate.model.meta_initialisation import kept, taken
+from mm1_ablate.model.meta_initialisation import meta_module
 
 ROUNDED_UP = 1024
 """A declared vocabulary may be larger than the tokenizer's by less than this: vocabularies are rounded up, as that is faster."""
@@ -129,7 +129,7 @@ def shape_of_language_model(settings: LanguageModel, vocabulary_size: int, paddi
     """
     own = settings.model_dump_json(exclude={"preparation", "frozen", "scale_embeddings"})
     key = f"{own} {local_identity(settings)} {vocabulary_size} {padding} {end}"
-    return (taken if to_change else kept)(key, lambda: build_language_model(settings, vocabulary_size, padding, end, weights=False))
+    return meta_module(key, lambda: build_language_model(settings, vocabulary_size, padding, end, weights=False), to_change)
 
 
 def _check_fields(declared: Mapping[str, Any], config: Any) -> None:

@@ -1,8 +1,8 @@
-"""Models that have shapes and no values.
+"""Meta initialisation: modules that have shapes and no values.
 
 In: nothing. Out: contexts in which modules, or their parameters alone, are made on torch's meta device, without the initialisation that
-would fill them: of a large encoder on the meta device that is nearly all the time it takes to make. And modules that were made so, kept
-for whoever asks next.
+would fill them: of a large encoder on the meta device that is nearly all the time it takes to make. And a cache of modules that were made
+so.
 """
 
 from __future__ import annotations
@@ -20,34 +20,33 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 @contextmanager
-def shapes_only() -> Iterator[None]:
-    """Modules made here are on the meta device, and nothing fills them."""
+def meta_initialisation() -> Iterator[None]:
+    """Modules made here are on the meta device, and their initialisation is skipped."""
     with torch.device("meta"), _Unfilled():
         yield
 
 
-_KEPT: dict[str, nn.Module] = {}
+_MODULES: dict[str, nn.Module] = {}
 
 
-def kept(key: str, make: Callable[[], Module]) -> Module:
-    """A module without values that is looked at and left as it is, made once in a process."""
-    if key not in _KEPT:
-        with shapes_only():
+def meta_module(key: str, make: Callable[[], Module], to_change: bool = False) -> Module:
+    """A module on the meta device, made once in a process.
+
+    Args:
+        key: all that the module depends on.
+        to_change: whether the caller changes it: then nobody else gets this one.
+    """
+    if key not in _MODULES:
+        with meta_initialisation():
             made = make()
         # Whatever was drawn without a word about a device (torch.normal with a size) has values all the same.
-        _KEPT[key] = made.to("meta")
-    return _KEPT[key]  # type: ignore[return-value]
-
-
-def taken(key: str, make: Callable[[], Module]) -> Module:
-    """The same for one who changes it: nobody else gets it."""
-    module = kept(key, make)
-    del _KEPT[key]
-    return module
+        _MODULES[key] = made.to("meta")
+    module = _MODULES.pop(key) if to_change else _MODULES[key]
+    return module  # type: ignore[return-value]
 
 
 @contextmanager
-def parameters_without_values() -> Iterator[None]:
+def meta_parameters() -> Iterator[None]:
     """Modules made here have their buffers, with values, and parameters on the meta device, whose values are to come from elsewhere.
 
     Each parameter is allocated for a moment; what was never written to takes no memory.
@@ -59,7 +58,8 @@ def parameters_without_values() -> Iterator[None]:
         # One that several modules share must stay one.
         if not hasattr(parameter, SHAPE):
             setattr(parameter, SHAPE, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad))
-        return getattr(parameter, SHAPE)
+        shape: nn.Parameter = getattr(parameter, SHAPE)
+        return shape
 
     hook = register_module_parameter_registration_hook(without_values)  # type: ignore[arg-type]  # may return another, it says
     try:

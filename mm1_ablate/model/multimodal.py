@@ -18,7 +18,7 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.context_length import context_length_of
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
-from mm1_ablate.model.meta_initialisation import parameters_without_values
+from mm1_ablate.model.meta_initialisation import meta_parameters
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
 
 IMAGES_AT_ONCE = 512
@@ -186,7 +186,7 @@ def build(
 
 def build_without_values(experiment: Experiment, seed: int) -> MultimodalModel:
     """The declared model with buffers as `build` makes them, and parameters on the meta device. No weights are read."""
-    with parameters_without_values():
+    with meta_parameters():
         return _build(experiment, seed, published=False)
 
 

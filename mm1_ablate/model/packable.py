@@ -1,9 +1,9 @@
 """Whether a language model can be trained on packed documents and images: whether all its layers keep documents apart, attend as they were
-made to, and need nothing of a token but its embedding.
+made to, and need only the embedding of a token.
 
-In: a model without values. Out: nothing, or why it cannot. Told from its class, and by running it: with an attention function that counts
-its calls, with tokens in place of embeddings, and with the masks that transformers would build, which are compared with what packed
-attention does.
+In: a model without values. Out: None, or an error that says why not. Found out from its class, and by running it: with an attention
+function that counts its calls, with tokens in place of embeddings, and with the masks that transformers would build, which are compared
+with what packed attention does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_packable(language_model: Any) -> None:
         raise NotPackable(f"{kind} {why}")
     with torch.no_grad():
         if again := _read_again(language_model):
-            raise NotPackable(f"{kind} look tokens up a second time, in {again}, and images are no tokens that could be looked up there")
+            raise NotPackable(f"{kind} look up token ids a second time, in {again}, and images have no token ids")
         _check_layers(language_model)
         _check_masks(language_model)
 
@@ -55,19 +55,19 @@ def _inputs(language_model: Any) -> dict[str, Tensor]:
 
 
 def _why_not(language_model: Any) -> str | None:
-    """Why documents cannot be packed for a model, by what its class says of it; nothing where that is nothing."""
+    """Why documents cannot be packed for a model, by what its class says of it; None where they can."""
     kinds = {*(getattr(language_model.config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
     if getattr(language_model, "_is_stateful", False) or kinds:
         has = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "layers with a running state"
         return f"have {has}, which do not keep packed documents apart"
     if others := sorted({"vision_config", "audio_config"} & set(getattr(type(language_model.config), "sub_configs", ()))):
-        return f"have parts of their own for images or sound ({', '.join(others)}), which nothing here would use"
+        return f"have encoders of their own for images or sound ({', '.join(others)}), which would not be used"
     tables = [part for name, part in language_model.named_modules() if name.endswith("position_embeddings")]
     if any(isinstance(table, nn.Embedding) and table.padding_idx is not None for table in tables):
         return "count positions from their padding token's, and packed documents from 0"
     inner = getattr(language_model, "base_model", language_model)
     if not any("position_ids" in inspect.signature(part.forward).parameters for part in (language_model, inner)):
-        return "take no positions, so those of a packed document would not begin at its own start"
+        return "take no position_ids, so positions in a packed document would not begin at 0"
     return None
 
 
@@ -90,16 +90,16 @@ def _check_layers(language_model: Any) -> None:
         output = language_model(**_inputs(language_model), logits_to_keep=asked, **arguments)
     kind = f"models of type {language_model.config.model_type}"
     if layout.attended < layers:
-        few = f"{layout.attended} of their {layers} layers attend as transformers' interface has it"
+        few = f"{layout.attended} of their {layers} layers attend through transformers' attention interface"
         raise NotPackable(f"{kind} cannot keep packed documents apart: {few}")
     shape = tuple(getattr(getattr(output, "logits", None), "shape", ()))
     if shape[:2] != (1, len(asked)) or len(shape) != 3:
-        raise NotPackable(f"{kind}, declared so, do not give the logits of the {len(asked)} tokens that were asked for")
+        raise NotPackable(f"{kind}, with this configuration do not return logits for the {len(asked)} requested tokens")
 
 
 # ---------------------------------------------------------------- tokens
 def _read_again(language_model: Any) -> str | None:
-    """A table in which a model looks its tokens up beside its embeddings; nothing where there is none."""
+    """A table in which a model looks its tokens up beside its embeddings; None where there is none."""
     inputs = _inputs(language_model)
     embeddings = inputs.pop("inputs_embeds")
     own = language_model.get_input_embeddings()
@@ -150,8 +150,9 @@ def _other_errors_passed() -> Iterator[None]:
 
 def _told(batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], device: Any = "meta", **more: Any) -> Tensor:
     """A mask function of transformers: a mask without values that knows its rule."""
-    mask: Any = torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool, device=device)
-    mask.rule, mask.window = mask_function, more.get("local_size")
+    mask = torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool, device=device)
+    noted: Any = mask
+    noted.rule, noted.window = mask_function, more.get("local_size")
     return mask
 
 
@@ -173,8 +174,8 @@ def _compared(
     if hasattr(attention_mask, "rule") and not _is_alike(attention_mask, sliding_window):
         name, window = type(module).__name__, attention_mask.window
         if window != sliding_window:
-            told = f"the mask of {name} has a window of {window} tokens, of which its attention is told {sliding_window or 'nothing'}"
-            raise NotPackable(f"{told}: packed documents would be attended to otherwise", "sliding_window")
+            what = f"the mask of {name} has a window of {window} tokens, and its attention gets {sliding_window or 'none'}"
+            raise NotPackable(f"{what}: packed documents would be attended to otherwise", "sliding_window")
         raise NotPackable(f"the mask of {name} is another than packed documents can be given")
     return packed_attention(module, query, key, value, None, sliding_window=sliding_window, document_layout=document_layout, **more)
 

@@ -24,8 +24,8 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation of the three channels, of values from 0 to 1."""
 
 
-def check_trained_alike(vision: Any, normalisation: Normalisation, path: str) -> None:
-    """Whether the encoder is what a folder says that its weights were trained with; a lone file, and a folder that says nothing, pass.
+def check_weight_compatibility(vision: Any, normalisation: Normalisation, path: str) -> None:
+    """Whether an encoder is what a folder says its weights were trained with; a lone file, and a folder without a configuration, pass.
 
     Args:
         vision: timm's, on any device.
@@ -59,13 +59,13 @@ def check_trained_alike(vision: Any, normalisation: Normalisation, path: str) ->
         right = next((tag for tag in tags if _alike(_pair(vars(get_pretrained_cfg(tag))), said)), None)
         raise Misfit(
             "name",
-            f"normalises images with {_in_words(normalisation)}, and the weights in {folder} were trained with {_in_words(said)}; "
+            f"normalises images with {_described(normalisation)}, and the weights in {folder} were trained with {_described(said)}; "
             + (f"name an encoder with those, such as {right}" if right else f"timm has no {architecture or 'such encoder'} with those"),
         )
 
 
 def _said_in(folder: str) -> dict[str, Any]:
-    """Nothing stands for what transformers', OpenCLIP's and timm's files, in this order, do not say."""
+    """What transformers', OpenCLIP's and timm's files say, in this order; None for what they do not."""
     processor = _read(folder, "preprocessor_config.json") or _read(folder, "processor_config.json").get("image_processor") or {}
     open_clip, own = _read(folder, "open_clip_config.json"), _read(folder, "config.json")
     model, preprocessing = open_clip.get("model_cfg") or {}, open_clip.get("preprocess_cfg") or {}
@@ -129,6 +129,6 @@ def _alike(one: Normalisation | None, other: Normalisation | None) -> bool:
     )
 
 
-def _in_words(normalisation: Normalisation) -> str:
+def _described(normalisation: Normalisation) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in normalisation)
     return f"the mean {mean} and the deviation {std}"

@@ -13,7 +13,8 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.gpus import GPUS, UTILISATION
 from mm1_ablate.config.sweep.declaration import Resources, Strategy
 from mm1_ablate.config.training import Precision
-from mm1_ablate.plan.flops import Flops, Parts, is_checkpointed
+from mm1_ablate.model.profile import ModelProfile
+from mm1_ablate.plan.flops import Flops, is_checkpointed
 from mm1_ablate.plan.memory import (
     FLOAT,
     EvaluationMemory,
@@ -67,7 +68,7 @@ class TrialCost:
     """Which GPUs cannot hold it, in words."""
 
 
-def cost_of(experiment: Experiment, parts: Parts, flops: Flops, resources: Resources, gpus: GpuAssumptions) -> TrialCost:
+def cost_of(experiment: Experiment, parts: ModelProfile, flops: Flops, resources: Resources, gpus: GpuAssumptions) -> TrialCost:
     """What a trial costs that has these parts and operations.
 
     Args:
@@ -83,7 +84,7 @@ def cost_of(experiment: Experiment, parts: Parts, flops: Flops, resources: Resou
     return TrialCost(memory, evaluation, host, hours, tuple(does_not_fit(experiment, parts, resources, gpus.names)))
 
 
-def does_not_fit(experiment: Experiment, parts: Parts, resources: Resources, gpus: Sequence[str]) -> list[str]:
+def does_not_fit(experiment: Experiment, parts: ModelProfile, resources: Resources, gpus: Sequence[str]) -> list[str]:
     """A sentence for each GPU that cannot hold a worker of a trial: what takes most memory there, and what would help."""
     workers, strategy = resources.workers, resources.strategy
     training, evaluation = (of(experiment, parts, workers, strategy) for of in (training_memory, evaluation_memory))
@@ -108,7 +109,7 @@ def _mostly(memory: MemoryByPart) -> str:
     return f"about {in_gib(memory.total)}, {memory.largest_in_words} of it"
 
 
-def _remedies_of_evaluation(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
+def _remedies_of_evaluation(experiment: Experiment, parts: ModelProfile, workers: int, strategy: Strategy, capacity: float) -> str:
     """What makes an evaluation fit, the least change first."""
     evaluation = experiment.evaluation
     batch, found = evaluation.batch_items, []
@@ -141,7 +142,7 @@ def _remedies_of_evaluation(experiment: Experiment, parts: Parts, workers: int, 
     return ", or with ".join(found)
 
 
-def _remedies(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, capacity: float) -> str:
+def _remedies(experiment: Experiment, parts: ModelProfile, workers: int, strategy: Strategy, capacity: float) -> str:
     """What makes a trial fit, the least change first."""
     found = []
     if rows := fitting_rows(experiment, parts, capacity, workers, strategy):
@@ -165,7 +166,7 @@ def _remedies(experiment: Experiment, parts: Parts, workers: int, strategy: Stra
     return ", or with ".join(found)
 
 
-def weights_on_host(parts: Parts) -> float:
+def weights_on_host(parts: ModelProfile) -> float:
     """Bytes of a whole model where it is made or read."""
     return FLOAT * sum(part.parameters for part in (parts.image_encoder, parts.connector, parts.language_model))
 

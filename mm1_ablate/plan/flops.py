@@ -1,6 +1,6 @@
 """Tokens and operations of training: what packed rows hold, and what training on them takes, by part of the model.
 
-In: an experiment, its parts as profiled without computing (`model/profile.py`), and what its packed rows hold. Out: operations of
+In: an experiment, the profile of its model (`model/profiler.py`), and what its packed rows hold. Out: operations of
 the image encoder, the connector, the language model's blocks, its head, and attention inside the packed documents, forward and
 backward. They are what `torch.utils.flop_counter` counts of the same step, so a utilisation computed from them is that of the
 hardware: what is done twice counts twice.
@@ -25,7 +25,7 @@ from math import inf
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.model.part_cost import Part
+from mm1_ablate.model.profile import ModelProfile
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,6 @@ def views_at_most(experiment: Experiment) -> int:
 
 
 @dataclass(frozen=True)
-class Parts:
-    image_encoder: Part
-    connector: Part
-    language_model: Part
-
-    @property
-    def counted(self) -> bool:
-        """Whether the operations of every part were counted, and none estimated from its parameters."""
-        return self.image_encoder.counted and self.connector.counted and self.language_model.counted
-
-
-@dataclass(frozen=True)
 class Flops:
     """Operations by part."""
 
@@ -179,7 +167,7 @@ def reads_features(experiment: Experiment) -> bool:
     return encoder.frozen and encoder.preparation is not None and experiment.model.sub_images is None
 
 
-def row_flops(experiment: Experiment, parts: Parts, row: RowContent) -> Flops:
+def row_flops(experiment: Experiment, parts: ModelProfile, row: RowContent) -> Flops:
     """Operations of training on one average packed row."""
     model = experiment.model
     again = 1 if is_checkpointed(experiment) else 0
@@ -199,7 +187,7 @@ def row_flops(experiment: Experiment, parts: Parts, row: RowContent) -> Flops:
     )
 
 
-def training_flops(experiment: Experiment, parts: Parts, row: RowContent) -> Flops:
+def training_flops(experiment: Experiment, parts: ModelProfile, row: RowContent) -> Flops:
     """Operations of training one trial from start to end."""
     return row_flops(experiment, parts, row) * (experiment.training.steps * experiment.training.batch_rows)
 

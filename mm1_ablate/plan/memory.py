@@ -35,7 +35,8 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.gpus import GIB
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.config.training import Muon
-from mm1_ablate.plan.flops import Parts, is_checkpointed, most_images, reads_features, views_at_most
+from mm1_ablate.model.profile import ModelProfile
+from mm1_ablate.plan.flops import is_checkpointed, most_images, reads_features, views_at_most
 
 FLOAT = 4
 HALF = 2
@@ -123,7 +124,7 @@ def micro_batch_rows(experiment: Experiment, workers: int = 1) -> int:
 
 
 def training_memory(
-    experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", rows: int | None = None
+    experiment: Experiment, parts: ModelProfile, workers: int = 1, strategy: Strategy = "ddp", rows: int | None = None
 ) -> TrainingMemory:
     """Bytes of each worker.
 
@@ -135,7 +136,7 @@ def training_memory(
     return max(found, key=lambda memory: memory.total)
 
 
-def fitting_rows(experiment: Experiment, parts: Parts, capacity: float, workers: int = 1, strategy: Strategy = "ddp") -> int:
+def fitting_rows(experiment: Experiment, parts: ModelProfile, capacity: float, workers: int = 1, strategy: Strategy = "ddp") -> int:
     """The most rows of a micro-batch that a GPU of so many bytes holds; 0 where not even one fits."""
     fitting, too_many = 0, ceil(experiment.training.batch_rows / workers) + 1
     while too_many - fitting > 1:
@@ -161,7 +162,9 @@ def _largest_rows(experiment: Experiment) -> list[_LargeRow]:
     return found
 
 
-def _memory_with(experiment: Experiment, parts: Parts, workers: int, strategy: Strategy, rows: int, row: _LargeRow) -> TrainingMemory:
+def _memory_with(
+    experiment: Experiment, parts: ModelProfile, workers: int, strategy: Strategy, rows: int, row: _LargeRow
+) -> TrainingMemory:
     model, checkpointed, features = experiment.model, is_checkpointed(experiment), reads_features(experiment)
     mixed = experiment.training.precision == "bf16-mixed"
     sharded = workers if strategy == "fsdp" else 1
@@ -237,7 +240,7 @@ class EvaluationMemory(MemoryByPart):
 
 
 def evaluation_memory(
-    experiment: Experiment, parts: Parts, workers: int = 1, strategy: Strategy = "ddp", on_gpu: bool = True
+    experiment: Experiment, parts: ModelProfile, workers: int = 1, strategy: Strategy = "ddp", on_gpu: bool = True
 ) -> EvaluationMemory:
     """Bytes of each worker."""
     evaluation, language, encoder = experiment.evaluation, parts.language_model, parts.image_encoder

@@ -1,10 +1,10 @@
-"""Parameters of models and contents of packed rows, remembered, so that a plan answers at once.
+"""What is known of the models and packed rows of a study, remembered, so that a plan answers at once.
 
-Data whose random access takes a long first reading (an index, a conversion) is not opened for a plan: what is declared has to do.
-Counting takes torch, transformers and timm (seconds to import) and packing takes documents; both are pure functions of a section
-of the experiment, so their answers are kept in `sizes.json` of the store (of the cache, while there is no store) under that section's
-fingerprint. The file is a cache: delete it whenever you like. A store that cannot be written is planned all the same, without
-remembering.
+Profiling a model takes torch, transformers and timm (seconds to import) and counting rows takes documents; both are pure functions of a
+section of the experiment, so their answers are kept in `sizes.json` of the store (of the cache, while there is no store) under that
+section's fingerprint. The file is a cache: delete it whenever you like. A store that cannot be written is planned all the same, without
+remembering. Data whose random access takes a long first reading (an index, a conversion) is not opened for a plan: what is declared has to
+do.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mm1_ablate import __version__
+from mm1_ablate.config.connector import Connector
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.identity.model_digests import local_identity
+from mm1_ablate.config.image_encoder import ImageEncoder
+from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.data.cache import cache_folder
-from mm1_ablate.model.part_cost import Part
-from mm1_ablate.plan.flops import Parts, RowContent
+from mm1_ablate.model.profile import ModelProfile, PartProfile
+from mm1_ablate.plan.flops import RowContent
 
-Value = TypeVar("Value")
+PROFILED = 6
+"""How models are profiled: another number where that changes, for what is remembered is no longer right."""
+COUNTED = 5
+"""How rows are packed and counted, likewise."""
+
 MOST_READ = 200_000_000
 """Bytes that a plan may read to make data ready for counting: some seconds."""
-COUNTED = 5
-"""How rows are packed and counted: another number where that changes, for what is remembered is no longer right."""
 ROWS_COUNTED = 64
 """Rows packed to see what a row holds on average."""
 
@@ -39,12 +44,12 @@ class TooMuchToRead(Exception):
     """Data that would take long to be made ready."""
 
 
-class ModelNotHere(Exception):
-    """A model or tokenizer that is given by name, and of which this machine has nothing; in a sentence."""
+class ModelUnavailable(Exception):
+    """A model or tokenizer that is given by name, and that this machine lacks; in a sentence."""
 
 
-class Sizes:
-    """Sizes by fingerprint, from memory, from the file, or counted.
+class ModelStatistics:
+    """Profiles of models and contents of their packed rows by fingerprint, from memory, from the file, or found out.
 
     Args:
         root: of the store.
@@ -52,80 +57,61 @@ class Sizes:
     """
 
     def __init__(self, root: Path, look: bool = True) -> None:
-        # Planning makes no store; what it counted is worth keeping all the same.
+        # Planning makes no store; what it found out is worth keeping all the same.
         self.path = (Path(root) if Path(root).is_dir() else cache_folder()) / "sizes.json"
         self.look = look
         self.problems: dict[str, None] = {}
         """What was wrong with data that was opened to be counted, in words; in order, each once."""
-        self.known: dict[str, Any] = {}
-        self._of: dict[tuple[str, int], tuple[Experiment, Any]] = {}
-        self.counted = False
+        self._known: dict[str, Any] = {}
+        self._profiles: dict[int, tuple[Experiment, ModelProfile]] = {}
+        self._rows: dict[int, tuple[Experiment, RowContent]] = {}
+        self._changed = False
         try:
             content = json.loads(self.path.read_text())
         except (OSError, ValueError):
             content = {}
         if content.get("version") == __version__:
-            self.known = content["sizes"]
+            self._known = content["sizes"]
+
+    # Fingerprints take milliseconds, and all seeds of an arm have one experiment. It is kept, so that no later one has its place in memory.
+    def profile(self, experiment: Experiment) -> ModelProfile:
+        """What the parts of the model take, each profiled once for all experiments that share it.
+
+        Raises:
+            ModelUnavailable: this machine lacks a configuration or a tokenizer.
+        """
+        if id(experiment) not in self._profiles:
+            self._profiles[id(experiment)] = (experiment, self._profile(experiment))
+        return self._profiles[id(experiment)][1]
 
     def parameters(self, experiment: Experiment) -> dict[str, int]:
-        """Parameters by part (image_encoder, connector, language_model, total), of the model as it would be built."""
-        return self._once("parameters", experiment, self._parameters)
-
-    def parts(self, experiment: Experiment) -> Parts:
-        """What the parts of the model take, each rehearsed once for all experiments that share it."""
-        return self._once("parts", experiment, self._parts)
+        """Parameters by part, as `ModelProfile.parameters` names them, of the model as it would be built."""
+        return self.profile(experiment).parameters(experiment.model)
 
     def row(self, experiment: Experiment) -> RowContent:
         """What a packed row holds. Data that cannot be opened here (it may be on the cluster) is taken as declared."""
-        return self._once("row", experiment, self._row)
+        if id(experiment) not in self._rows:
+            self._rows[id(experiment)] = (experiment, self._row(experiment))
+        return self._rows[id(experiment)][1]
 
-    def _once(self, what: str, experiment: Experiment, find: Callable[[Experiment], Value]) -> Value:
-        """Fingerprints take milliseconds, and all seeds of an arm have one experiment."""
-        key = (what, id(experiment))
-        if key not in self._of:
-            # The experiment is kept, so that no later one has its place in memory.
-            self._of[key] = (experiment, find(experiment))
-        return self._of[key][1]
-
-    def _parameters(self, experiment: Experiment) -> dict[str, int]:
-        # What is at a local path may become another.
-        key = fingerprint({"parameters": canonical(experiment.model), **local_identity(experiment.model.language_model)})
-        if key not in self.known:
-            from mm1_ablate.model.size import count_parameters
-
-            with _all_here(experiment.model.image_encoder, experiment.model.language_model):
-                self._remember(key, count_parameters(experiment))
-        return self.known[key]
-
-    def _parts(self, experiment: Experiment) -> Parts:
+    def _profile(self, experiment: Experiment) -> ModelProfile:
         model, precision = experiment.model, experiment.training.precision
         encoder = self._part("image_encoder", model.image_encoder, precision)
-        language = self._part("language_model", model.language_model, precision)
+        language_model = self._part("language_model", model.language_model, precision)
         side, trained = model.image_encoder.grid_side, not model.image_encoder.frozen
-        between = (encoder.width, side, language.width, precision, trained)
-        return Parts(encoder, self._part("connector", model.connector, *between), language)
+        connector = self._part("connector", model.connector, encoder.width, side, language_model.width, precision, trained)
+        return ModelProfile(encoder, connector, language_model)
 
-    def _part(self, name: str, settings: Any, *others: Any) -> Part:
+    def _part(self, name: str, settings: ImageEncoder | Connector | LanguageModel, *others: Any) -> PartProfile:
         without = {"preparation": None, "weights": None} if name == "image_encoder" else {"preparation": None}
-        known = {key: value for key, value in without.items() if key in type(settings).model_fields}
-        form = canonical(settings.model_copy(update=known)) | ({} if name == "image_encoder" else local_identity(settings))
-        key = fingerprint({"rehearsed": name, "settings": form, "others": list(others), "as": COUNTED})
-        if key not in self.known:
-            from mm1_ablate.model import profile
-
-            if name == "language_model":
-                from mm1_ablate.model.language_model import token_ids
-
-                with _all_here(settings):
-                    others = (*token_ids(settings), *others)
-            rehearse = {
-                "image_encoder": profile.rehearse_encoder,
-                "connector": profile.rehearse_connector,
-                "language_model": profile.rehearse_language_model,
-            }[name]
-            with _all_here(settings):
-                self._remember(key, vars(rehearse(settings, *others)))  # type: ignore[operator]
-        return Part(**self.known[key])
+        changes = {key: value for key, value in without.items() if key in type(settings).model_fields}
+        # What is at a local path may become another.
+        form = canonical(settings.model_copy(update=changes)) | ({} if name == "image_encoder" else local_identity(settings))
+        key = fingerprint({"profile": name, "settings": form, "others": list(others), "as": PROFILED})
+        if key not in self._known:
+            with _available(settings):
+                self._remember(key, vars(_profiled(settings, *others)))
+        return PartProfile(**self._known[key])
 
     def _row(self, experiment: Experiment) -> RowContent:
         language_model = experiment.model.language_model
@@ -135,7 +121,7 @@ class Sizes:
         if any(contents.values()):
             identity["contents"] = contents
         key = fingerprint(identity)
-        if key not in self.known:
+        if key not in self._known:
             if any(contents.values()) and not self.look:
                 return RowContent.declared(experiment)
             try:
@@ -147,30 +133,41 @@ class Sizes:
                 self.problems.setdefault(str(error))
                 return RowContent.declared(experiment)
             self._remember(key, vars(content))
-        return RowContent(**self.known[key])
+        return RowContent(**self._known[key])
 
     def _remember(self, key: str, value: Any) -> None:
-        self.known[key] = value
-        self.counted = True
+        self._known[key] = value
+        self._changed = True
 
     def save(self) -> None:
-        """Write what was counted since, where there is a place for it."""
-        if not self.counted:
+        """Write what was found out since, where there is a place for it."""
+        if not self._changed:
             return
         beside = self.path.with_suffix(f".{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"version": __version__, "sizes": self.known}))
+            beside.write_text(json.dumps({"version": __version__, "sizes": self._known}))
             beside.replace(self.path)
-            self.counted = False
+            self._changed = False
         except OSError:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
 
 
+def _profiled(settings: ImageEncoder | Connector | LanguageModel, *others: Any) -> PartProfile:
+    from mm1_ablate.model import profiler
+    from mm1_ablate.model.language_model import token_ids
+
+    if isinstance(settings, LanguageModel):
+        return profiler.profile_language_model(settings, *token_ids(settings), *others)
+    if isinstance(settings, Connector):
+        return profiler.profile_connector(settings, *others)
+    return profiler.profile_encoder(settings, *others)
+
+
 @contextlib.contextmanager
-def _all_here(*settings: Any) -> Iterator[None]:
-    """Make a sentence of what transformers and timm raise for a model or tokenizer that they have not and cannot fetch."""
+def _available(*settings: Any) -> Iterator[None]:
+    """Make a sentence of what transformers and timm raise for a model or tokenizer that they lack and cannot fetch."""
     try:
         yield
     except OSError as error:
@@ -179,8 +176,8 @@ def _all_here(*settings: Any) -> Iterator[None]:
         names = [name for name in dict.fromkeys(named) if ("/" in name or ":" in name) and not name.startswith("local-dir:")]
         what = " and ".join(names or named) or "a part of the model"
         fetch = names[0].removeprefix("hf-hub:").removeprefix("hf_hub:") if names else "NAME"
-        raise ModelNotHere(
-            f"nothing can be reckoned of {what}: the configuration or tokenizer is not on this machine and cannot be fetched; where there"
+        raise ModelUnavailable(
+            f"{what} cannot be profiled: the configuration or tokenizer is not on this machine and cannot be fetched; where there"
             f" is a network, fetch them once (hf download {fetch} --include '*.json'), or name a folder that has them, or train from"
             " scratch: give model_type and a configuration with vocab_size"
         ) from error

@@ -17,7 +17,7 @@ from mm1_ablate.config.yaml_file import FileProblem, in_order
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import Estimate, MeasuredCost, Measurements, Workload, not_estimated, over_budget
 from mm1_ablate.plan.flops import preparation_flops
-from mm1_ablate.plan.model_statistics import Sizes
+from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.power import Detectable, detectable
 from mm1_ablate.plan.trials import PlanRow, Pricing, collect, labelled
 from mm1_ablate.store.store import Store
@@ -113,7 +113,7 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         gpus: GPUs and utilisation to estimate for; None: what the sweeps say.
     """
     gpus = gpus or GpuAssumptions()
-    sizes = Sizes(store.root, look=not any(study.provisional or study.from_record for study in studies))
+    sizes = ModelStatistics(store.root, look=not any(study.provisional or study.from_record for study in studies))
     trials, earlier = collect(studies)
 
     pricing = Pricing(store, sizes, gpus, some_on_gpus=any(trial.resources.gpus for trial in trials), retry=retry)

@@ -14,7 +14,7 @@ from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.plan.cost import GpuAssumptions, TrialCost, cost_of
 from mm1_ablate.plan.flops import Flops, RowContent, TrialTokens, epochs_read, training_flops, trial_tokens, used_up
-from mm1_ablate.plan.model_statistics import Sizes
+from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.store.predictions import evaluation_to_do
 from mm1_ablate.store.store import Store
 
@@ -61,6 +61,8 @@ class PlanRow:
     """Whether tokens were counted on packed rows of the data itself, or taken as declared."""
     flops_counted: bool = True
     """Whether operations were counted one by one for every part of the model, or estimated from its parameters."""
+    flops_not_counted: Mapping[str, str] = field(default_factory=dict)
+    """The parts of the model whose operations are estimated, and why."""
     epochs: Mapping[str, float] = field(default_factory=dict)
     """By source, about how often it is read; empty where the data was not opened."""
 
@@ -148,7 +150,7 @@ class Pricing:
     """What candidates are looked up in and priced by."""
 
     store: Store
-    sizes: Sizes
+    sizes: ModelStatistics
     gpus: GpuAssumptions
     """Of trials on GPUs; of all trials where none asks for any."""
     some_on_gpus: bool
@@ -165,7 +167,7 @@ class Pricing:
             reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in candidate.arms[1:])}"
         with trial.snapshot.active():
             content: RowContent = self.sizes.row(trial.experiment)
-            parameters, parts = self.sizes.parameters(trial.experiment), self.sizes.parts(trial.experiment)
+            parameters, parts = self.sizes.parameters(trial.experiment), self.sizes.profile(trial.experiment)
         if status in ("run", "resume") and (problem := used_up(trial.experiment, content)):
             self.sizes.problems.setdefault(f"{candidate.name}: {problem}")
         flops = training_flops(trial.experiment, parts, content)
@@ -180,7 +182,8 @@ class Pricing:
             tokens=trial_tokens(trial.experiment, content),
             flops_by_part=flops,
             rows_measured=content.measured,
-            flops_counted=parts.counted,
+            flops_counted=not parts.not_counted,
+            flops_not_counted=parts.not_counted,
             epochs=epochs_read(trial.experiment, content),
             cost=cost_of(trial.experiment, parts, flops, resources, gpus),
         )

@@ -18,7 +18,7 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.plan.estimate import MeasuredStep, Measurements, step_key
 from mm1_ablate.plan.memory import in_gib, micro_batch_rows, training_memory
-from mm1_ablate.plan.model_statistics import Sizes
+from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.plan import Plan
 from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.run.child_process import share_of_machine
@@ -50,7 +50,7 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
     rows = sorted((row for row in planned.rows if row.to_train), key=_step_flops)
     if not rows:
         return []
-    sizes, measurements, found = Sizes(store.root), Measurements(store.root, store.write_json), []
+    sizes, measurements, found = ModelStatistics(store.root), Measurements(store.root, store.write_json), []
     for row in {row.fingerprint: row for row in (rows[0], rows[-1])}.values():
         trial, resources = row.trial, row.resources
         say(f"measuring {STEPS} steps of {row.name}" + (f" on {address}" if address else " on this machine"))
@@ -63,7 +63,7 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
         }
         alone = _in_one_process(trial.experiment, resources.workers)
         with trial.snapshot.active():
-            parts = sizes.parts(trial.experiment)
+            parts = sizes.profile(trial.experiment)
         expected = training_memory(alone, parts).total
         answer = _on_cluster(address, request, resources) if address else _here(request, resources, expected)
         measured = MeasuredStep(

@@ -30,7 +30,7 @@ from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.evaluation.sharded_lockstep import is_sharded
 from mm1_ablate.model.image_encoder import PatchEncoder
 from mm1_ablate.model.multimodal import MultimodalModel, build, build_without_values, random_state
-from mm1_ablate.model.resample_position_embedding import resampled
+from mm1_ablate.model.weight_conversion import resample_positions
 from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
 from mm1_ablate.training.checkpoint import make_whole, remove_checkpoint, save_atomically, whole_state
 from mm1_ablate.training.distributed import DistributedLoader, shard_for_evaluation, trainer_options
@@ -112,7 +112,7 @@ def read_earlier_stage(model: MultimodalModel, folder: Path) -> dict[str, Tensor
     Raises:
         ValueError: they are of a model with other parts.
     """
-    weights = resampled(read_weights(folder), model)
+    weights = resample_positions(read_weights(folder), model)
     own = model.state_dict()
     # One that takes its features from an earlier block than the stage before it has no use for the blocks behind.
     behind = [name for name in weights if name not in own and _is_behind_features(name, model)]

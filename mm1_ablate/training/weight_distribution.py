@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mm1_ablate.model.resample_position_embedding import misfit
+from mm1_ablate.model.weight_conversion import state_dict_mismatch
 from mm1_ablate.training.workers import Workers
 
 
@@ -33,7 +33,7 @@ def check_weights(weights: Mapping[str, Tensor], model: nn.Module, whose: str) -
 
 
 def _check(there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]], whose: str) -> None:
-    if wrong := misfit(there, here):
+    if wrong := state_dict_mismatch(there, here):
         raise ValueError(f"{whose} do not fit: {wrong}")
 
 

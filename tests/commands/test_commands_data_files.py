@@ -106,7 +106,7 @@ def test_data_that_begins_with_words_that_the_tokenizer_does_not_know_is_exit_2(
     data_of(sweep).write_text("words that nobody knows\n")
     done = call(command, sweep, *([] if command == "validate" else ["--store", tmp_path / "store"]))
     assert done.exit_code == 2 or (command, done.exit_code) == ("validate", 1)
-    assert "texts of data.sources.text have others: words, that, nobody, knows; declare the tokenizer" in done.output
+    assert "texts of data.sources.text contain others: words, that, nobody, knows; declare the tokenizer" in done.output
 
 
 def test_a_plan_says_that_data_will_not_last(sweep: Path, tmp_path: Path):

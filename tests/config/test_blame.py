@@ -128,7 +128,7 @@ def test_files_that_are_missing_are_the_experiments_though_the_sweep_weighs_them
 
 
 def test_a_wrong_configuration_beside_the_quickstart_is_told_in_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mm1_ablate.commands.common import checks
+    from mm1_ablate.plan.preflight import preflight
 
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "sweeps").mkdir()
@@ -137,6 +137,6 @@ def test_a_wrong_configuration_beside_the_quickstart_is_told_in_the_experiment(t
     text = (SHIPPED / "experiments" / "miniature.yaml").read_text()
     (tmp_path / "experiments" / "miniature.yaml").write_text(text.replace("num_attention_heads: 4", "num_attention_heads: 5"))
     with pytest.raises(FileErrors) as caught:
-        load_study(tmp_path / "sweeps" / "quickstart.yaml", "check", checks())
+        preflight(tmp_path / "sweeps" / "quickstart.yaml")
     (problem,) = caught.value.problems
     assert Path(problem.file).name == "miniature.yaml" and problem.path.startswith("model.language_model") and problem.line > 20

@@ -12,11 +12,11 @@ from local_models import tokenizer_folder
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mm1_ablate.commands.common import checks
 from mm1_ablate.config.identity.model_digests import READ_WHOLE, weights_digest
 from mm1_ablate.config.local_path import weight_files
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.plan.preflight import preflight
 
 LANGUAGE_MODEL = EXPERIMENT[EXPERIMENT.index("    model_type: phi") : EXPERIMENT.index("training:")]
 
@@ -70,17 +70,17 @@ def test_a_path_in_a_sweep_is_relative_to_the_sweep(tmp_path: Path) -> None:
 def test_what_is_not_there_is_said_at_its_line(language_model: str, at: str, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, EXPERIMENT.replace(f"\n{LANGUAGE_MODEL}", f" {language_model}\n"))
     with pytest.raises(FileErrors) as caught:
-        load_study(path, checks=checks())
+        preflight(path)
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith(at) and f"there is no file or folder {tmp_path}/none/here" in problem.message
     assert f"nearest folder that exists is {tmp_path}" in problem.message
-    assert load_study(path, look="nowhere", checks=checks()).trials
+    assert preflight(path, look="nowhere").trials
 
 
 def test_the_tokenizer_of_a_preparation_is_looked_for_too(tmp_path: Path) -> None:
     text = EXPERIMENT.replace("    preparation:\n", "    preparation:\n      tokenizer: ./none\n")
     with pytest.raises(FileErrors) as caught:
-        load_study(write_experiment(tmp_path, text), checks=checks())
+        preflight(write_experiment(tmp_path, text))
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith("./none") and problem.path == "model.image_encoder.preparation.tokenizer"
 

@@ -16,7 +16,6 @@ import mutations
 import pytest
 from config_files import EXPERIMENT
 
-from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.yaml_file import FileErrors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +51,7 @@ def no_longer_than(seconds: float) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The shipped files, where they may be changed; and all that is imported late, imported."""
-    from mm1_ablate.commands.common import checks
+    from mm1_ablate.plan.preflight import preflight
 
     folder = tmp_path_factory.mktemp("shipped")
     for name in ("experiments", "sweeps"):
@@ -62,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MM1_ABLATE_CACHE", str(folder / "cache"))
         patch.delenv("MM1_ABLATE_BENCHMARKS", raising=False)
         for name in ("experiments/mm1_base.yaml", "experiments/miniature.yaml"):
-            load_study(folder / name, "nowhere", checks())
+            preflight(folder / name, "nowhere")
         yield folder
 
 
@@ -79,11 +78,11 @@ def written(place: Path, file: str, text: str) -> Path:
 
 def read_or_refused(path: Path) -> list[str]:
     """What is wrong with a file, after looking whether all of it has a place."""
-    from mm1_ablate.commands.common import checks
+    from mm1_ablate.plan.preflight import preflight
 
     try:
         with no_longer_than(LONGEST):
-            load_study(path, "nowhere", checks())
+            preflight(path, "nowhere")
     except FileErrors as errors:
         assert errors.problems
         for problem in errors.problems:

@@ -95,7 +95,7 @@ def test_an_arm_without_images_may_have_short_rows(tmp_path: Path) -> None:
 
 
 def test_sub_images_and_image_tokens_of_arms_lengthen_rows_within_the_context(tmp_path: Path) -> None:
-    from mm1_ablate.training.context_check import too_long_documents
+    from mm1_ablate.training.preflight import too_long_documents
 
     write_experiment(tmp_path, EXPERIMENT.replace("num_hidden_layers: 3", "num_hidden_layers: 3, max_position_embeddings: 256"))
     for arm, at in (

@@ -175,12 +175,12 @@ def test_what_is_wrong_with_the_files_of_a_record_is_told_with_its_place_in_the_
 
 
 def test_an_override_that_is_no_template_is_told_at_its_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mm1_ablate.evaluation.fit_check import overflows
+    from mm1_ablate.evaluation.preflight import unaskable_tasks
 
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     overrides = '  overrides:\n    miniature_vqa:\n      items: 5\n      prompt: "{image} {question"\n'
     path = write_experiment(tmp_path, EXPERIMENT + overrides)
     with pytest.raises(FileErrors) as caught:
-        load_study(path, "check", [overflows])
+        load_study(path, "check", [unaskable_tasks])
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith('"{image} {question"') and "a '{' without its '}'" in problem.message

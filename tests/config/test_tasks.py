@@ -16,7 +16,7 @@ from task_files import RECORD, ROWS, write_evaluation, write_task
 
 from mm1_ablate.config.errors import Finding
 from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study, load_experiment, load_study
-from mm1_ablate.evaluation.fit_check import overflows
+from mm1_ablate.evaluation.preflight import unaskable_tasks
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_without_data_no_task_is_looked_at_and_identities_are_provisional(folder
     real = study_of(folder)
     write_evaluation(folder, tasks=["miniature_vqa", "tasks/colours.yaml", "vqav2"], shots=[0, 8])
     (folder / "tasks" / "data" / "test.jsonl").unlink()
-    study = load_study(folder / "experiment.yaml", "nowhere", [overflows])
+    study = load_study(folder / "experiment.yaml", "nowhere", [unaskable_tasks])
     assert study.provisional and not real.provisional
     assert study.trials[0].fingerprint == real.trials[0].fingerprint
 
@@ -176,8 +176,8 @@ def test_without_data_no_task_is_looked_at_and_identities_are_provisional(folder
 def test_reading_a_study_and_its_tasks_imports_nothing_heavy(folder: Path):
     program = (
         "import sys; from pathlib import Path; from mm1_ablate.config.sweep.expand import load_study\n"
-        "from mm1_ablate.evaluation.fit_check import overflows\n"
-        f"load_study(Path({str(folder / 'experiment.yaml')!r}), 'check', [overflows])\n"
+        "from mm1_ablate.evaluation.preflight import unaskable_tasks\n"
+        f"load_study(Path({str(folder / 'experiment.yaml')!r}), 'check', [unaskable_tasks])\n"
         "print([name for name in ('torch', 'pyarrow', 'transformers', 'pandas') if name in sys.modules])"
     )
     # The model's context is transformers' to know, unless it is written.
@@ -194,7 +194,7 @@ def test_a_context_that_is_too_short_is_told_at_the_shots_with_task_and_number(f
     tree["model"]["language_model"]["configuration"]["max_position_embeddings"] = 60
     tree["evaluation"] = {"tasks": ["miniature_vqa"], "shots": [0, 2, 8]}
     path = write_experiment(folder, yaml.safe_dump(tree))
-    problem = the_problem_of(path, [overflows])
+    problem = the_problem_of(path, [unaskable_tasks])
     assert problem.path == "evaluation.shots" and "miniature_vqa at 8 shots needs" in problem.message
     assert "the language model has 60" in problem.message
     assert load_study(path).trials, "whether prompts fit is asked by those who begin something"
@@ -216,40 +216,40 @@ def test_an_arm_whose_prompts_do_not_fit_is_told_at_the_edit_that_makes_them_so(
         "compare: {metrics: [shot_0/average]}",
     )
     with pytest.raises(FileErrors) as caught:
-        load_study(path, "check", [overflows])
+        load_study(path, "check", [unaskable_tasks])
     told = [(pointed_at(problem), problem.message) for problem in caught.value.problems]
     assert [place.partition("}")[0].partition(" ")[0] for place, _ in told] == ["100", "16", "[0,"]
     assert "the language model has 100" in told[0][1] and "an image takes 16" in told[1][1] and "at 16 shots" in told[2][1]
 
 
 def test_what_can_be_asked_is_counted_once_and_kept(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from mm1_ablate.evaluation import fit_check
+    from mm1_ablate.evaluation import preflight
 
     prepared: list[str] = []
-    prepare = fit_check.prepare
+    prepare = preflight.prepare_requests
 
     def counted(task: Any, *given: Any) -> Any:
         prepared.append(task.task)
         return prepare(task, *given)
 
-    monkeypatch.setattr(fit_check, "prepare", counted)
+    monkeypatch.setattr(preflight, "prepare_requests", counted)
     grid = "grid: {grid: {training.steps: [100, 200], model.connector.image_tokens: [9, 16]}}"
     path = write_sweep(folder, grid, "seeds: [0, 1]\ncompare: {primary: shot_0/average, metrics: [shot_0/average]}")
     for _ in range(2):
-        load_study(path, "check", [overflows])
+        load_study(path, "check", [unaskable_tasks])
     assert sorted(prepared) == ["colours", "miniature_vqa"]
     write_task(folder / "tasks", rows=ROWS[:2])
-    load_study(path, "check", [overflows])
+    load_study(path, "check", [unaskable_tasks])
     assert prepared[2:] == ["colours"]
     write_task(folder / "tasks", rows=ROWS[:2], metrics=["choice_accuracy_normalised"])
-    load_study(path, "check", [overflows])
+    load_study(path, "check", [unaskable_tasks])
     assert len(prepared) == 3
 
 
 def test_a_wording_that_asks_nothing_is_told_in_a_sentence(folder: Path):
     wording = {"miniature_vqa": {"prompt": "{image} What?"}}
     write_evaluation(folder, tasks=["tasks/colours.yaml", "miniature_vqa"], shots=[0], overrides=wording)
-    problem = the_problem_of(folder / "experiment.yaml", [overflows])
+    problem = the_problem_of(folder / "experiment.yaml", [unaskable_tasks])
     assert problem.path == "evaluation.overrides.miniature_vqa.prompt"
     assert problem.message == "the task cannot be asked so: prompt: expected {answer} once, found it 0 times"
 
@@ -267,7 +267,7 @@ def test_too_few_demonstrations_are_told_where_the_task_is_named(folder: Path):
     )
     Image.new("RGB", (8, 8)).save(folder / "tasks" / "data" / "0.png")
     write_evaluation(folder, tasks=["tasks/colours.yaml"], shots=[0, 4])
-    problem = the_problem_of(folder / "experiment.yaml", [overflows])
+    problem = the_problem_of(folder / "experiment.yaml", [unaskable_tasks])
     assert pointed_at(problem) == "tasks/colours.yaml" and "4 shots need as many demonstrations" in problem.message
 
 

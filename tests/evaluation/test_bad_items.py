@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pandas
@@ -20,7 +22,7 @@ from toy_tasks import (
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.evaluation.evaluate import coverage, summarise
-from mm1_ablate.evaluation.fit_check import ContextOverflow, check_fits, context_needs
+from mm1_ablate.evaluation.preflight import asked, unaskable_tasks
 
 
 def test_bad_items_are_counted_and_named_and_the_score_is_over_the_others(model, tokenizer, tmp_path) -> None:
@@ -72,7 +74,8 @@ def test_a_task_of_which_nothing_can_be_asked_is_an_error(model, tokenizer, tmp_
         run(model, experiment_on([record(tmp_path, toy(corrupt=[f"d{number}" for number in range(8)]))]), tokenizer)
 
 
-def test_prompts_that_do_not_fit_are_found_without_a_model(tmp_path) -> None:
+def test_prompts_that_do_not_fit_are_found_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     path = record(tmp_path, GENERATE)
 
     def declared(length: int, **changes: Any) -> Experiment:
@@ -81,11 +84,11 @@ def test_prompts_that_do_not_fit_are_found_without_a_model(tmp_path) -> None:
             {"model.language_model.configuration": fields, "evaluation": {"tasks": [path], "shots": [0, 2, 3]}, **changes}
         )
 
-    longest = max(sum(need[2:]) + 4 * need.images for need in context_needs(declared(1).evaluation, "miniature")["toy"])
-    check_fits(declared(longest))
-    with pytest.raises(ContextOverflow, match=f"task toy at 3 shots needs {longest} tokens of context .* language model has {longest - 1}"):
-        check_fits(declared(longest - 1))
-    with pytest.raises(ContextOverflow, match="an image takes 1, "):
-        check_fits(declared(30, **{"model.connector": {"type": "average_pool", "image_tokens": 1}}))
-    remembered = json.loads(json.dumps(context_needs(declared(1).evaluation, "miniature")))
-    check_fits(declared(longest), remembered)
+    needed = asked(declared(1).evaluation, "miniature").needed["toy"]
+    longest = max(sum(need[2:]) + 4 * need.images for need in needed)
+    assert not unaskable_tasks(declared(longest))
+    (too_long,) = unaskable_tasks(declared(longest - 1))
+    expected = f"task toy at 3 shots needs {longest} tokens of context .* language model has {longest - 1}"
+    assert re.search(expected, too_long.message) and too_long.path == ("evaluation", "shots")
+    (short,) = unaskable_tasks(declared(30, **{"model.connector": {"type": "average_pool", "image_tokens": 1}}))
+    assert "an image takes 1, " in short.message

@@ -26,7 +26,7 @@ from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.packing import tokenise
 from mm1_ablate.evaluation.evaluate import prepare_requests, summarise
-from mm1_ablate.evaluation.fit_check import ContextOverflow
+from mm1_ablate.evaluation.requests import ContextOverflow
 from mm1_ablate.evaluation.task import Task
 
 

@@ -116,7 +116,7 @@ def test_kept_image_tokens_take_no_more_memory_than_allowed(kept: int) -> None:
 def test_a_deep_model_is_looked_at_by_few_of_its_layers_where_these_are_of_all_its_kinds() -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from mm1_ablate.evaluation.read_check import ENOUGH_LAYERS, check_readable, shorter
+    from mm1_ablate.evaluation.preflight import ENOUGH_LAYERS, check_readable, shorter
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
 

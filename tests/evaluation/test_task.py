@@ -14,11 +14,12 @@ from scipy import stats
 
 from mm1_ablate.config.evaluation import Sets
 from mm1_ablate.config.identity.fingerprint import fingerprint
+from mm1_ablate.config.task_record import template_fields
 from mm1_ablate.config.tasks import shipped_tasks, task_record
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
-from mm1_ablate.evaluation.prompts import continuation, demonstration, question, template_fields
+from mm1_ablate.evaluation.prompts import continuation, demonstration, question
 from mm1_ablate.evaluation.task import Task, load_task
 
 

@@ -22,13 +22,13 @@ from mm1_ablate.config.training import AdamW, Training
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions, needs_equal_lengths
-from mm1_ablate.evaluation.read_check import unreadable_models
+from mm1_ablate.evaluation.preflight import unaskable_models
 from mm1_ablate.evaluation.shared_attention import can_share
 from mm1_ablate.model.language_model import build_language_model, shape_of_language_model
 from mm1_ablate.model.multimodal import MultimodalModel, language_model_blocks
 from mm1_ablate.model.packed_attention import DocumentLayout, packed, packed_throughout
-from mm1_ablate.model.parts_check import facts_about, wrong_parts
-from mm1_ablate.model.profile import rehearse_language_model
+from mm1_ablate.model.preflight import facts_about, wrong_parts
+from mm1_ablate.model.profiler import profile_language_model
 from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
 from mm1_ablate.training.optimisation import build_optimizers
 
@@ -154,7 +154,7 @@ def refusal(settings: LanguageModel) -> str:
     """Why a language model is refused before anything is trained; empty where it is accepted."""
     experiment = tiny_experiment()
     model = experiment.model.model_copy(update={"language_model": settings})
-    found = [finding for check in (wrong_parts, unreadable_models) for finding in check(experiment.model_copy(update={"model": model}))]
+    found = [finding for check in (wrong_parts, unaskable_models) for finding in check(experiment.model_copy(update={"model": model}))]
     return found[0].message if found else ""
 
 
@@ -287,7 +287,7 @@ def check(settings: LanguageModel) -> None:
     if facts_about(settings)["recomputes"]:
         check_recomputing(model, batch)
     check_asking(model)
-    assert rehearse_language_model(settings, *IDS, "32-true").cache > 0
+    assert profile_language_model(settings, *IDS, "32-true").cache > 0
     assert language_model_blocks(model)
 
 

@@ -18,14 +18,14 @@ from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
-from mm1_ablate.model.check import wrong_encoder
 from mm1_ablate.model.connectors.c_abstractor import CAbstractor
 from mm1_ablate.model.image_encoder import build_image_encoder, check_named
 from mm1_ablate.model.language_model import build_language_model
-from mm1_ablate.model.meta_initialisation import shapes_only
+from mm1_ablate.model.meta_initialisation import meta_initialisation
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.model.resample_position_embedding import resampled
-from mm1_ablate.model.size import count_parameters
+from mm1_ablate.model.preflight import wrong_encoders
+from mm1_ablate.model.profiler import count_parameters
+from mm1_ablate.model.weight_conversion import resample_positions
 from mm1_ablate.training.fit import fit
 from mm1_ablate.training.preparation import prepare
 
@@ -125,11 +125,11 @@ def test_positions_are_interpolated_smoothly() -> None:
     with torch.no_grad():
         across = torch.linspace(0, 1, 4).repeat(4)[:, None].expand(-1, 64)
         coarse.vision.pos_embed[0, 1:] = across
-    fine.load_state_dict(resampled(coarse.state_dict(), fine))
+    fine.load_state_dict(resample_positions(coarse.state_dict(), fine))
     rows = fine.vision.pos_embed[0, 1:, 0].view(8, 8)
     assert torch.allclose(rows, rows[0].expand(8, 8), atol=1e-6) and (rows[0].diff() > 0).all()
     assert rows.mean().item() == pytest.approx(0.5, abs=1e-4)
-    back = resampled(fine.state_dict(), coarse)["vision.pos_embed"][0, 1:]
+    back = resample_positions(fine.state_dict(), coarse)["vision.pos_embed"][0, 1:]
     assert (back - across).abs().max() < 0.05
 
 
@@ -144,7 +144,7 @@ def test_a_trained_model_goes_on_at_another_resolution(connector: str) -> None:
         for size in (24, 48)
     )
     trained, continued = build(small, 0), build(large, 1)
-    continued.load_state_dict(resampled(trained.state_dict(), continued))
+    continued.load_state_dict(resample_positions(trained.state_dict(), continued))
     assert continued.encode_images(pixels(48)).shape == (2, 4, 32)
     for name, value in trained.state_dict().items():
         if value.shape == continued.state_dict()[name].shape:
@@ -156,20 +156,20 @@ def test_a_trained_model_goes_on_at_another_resolution(connector: str) -> None:
 def test_patch_kernels_are_resampled_where_the_grid_stays() -> None:
     coarse, fine = (tiny_experiment({"model.image_encoder.image_size": size}) for size in (24, 48))
     model = build(fine, 1)
-    model.load_state_dict(resampled(build(coarse, 0).state_dict(), model))
+    model.load_state_dict(resample_positions(build(coarse, 0).state_dict(), model))
     assert model.encode_images(pixels(48)).shape == (2, 4, 32)
 
 
 def test_a_state_that_fits_is_left_alone_and_what_cannot_be_resampled_is_refused() -> None:
     model = build(tiny_experiment(), 0)
     state = model.state_dict()
-    assert all(resampled(state, model)[name] is value for name, value in state.items())
+    assert all(resample_positions(state, model)[name] is value for name, value in state.items())
     other = {**state, "connector.project.weight": torch.zeros(3, 3)}
     with pytest.raises(RuntimeError, match=r"connector\.project\.weight"):
-        model.load_state_dict(resampled(other, model))
+        model.load_state_dict(resample_positions(other, model))
     odd = {**state, "encoder.vision.pos_embed": torch.zeros(1, 7, 16)}
     with pytest.raises(ValueError, match=r"7 positions.*not a square grid"):
-        resampled(odd, model)
+        resample_positions(odd, model)
 
 
 # ---------------------------------------------------------------- what is refused, and where
@@ -190,7 +190,7 @@ def test_an_encoder_that_is_not_there_is_refused_at_its_line_when_the_plan_is_ma
     tmp_path: Path, encoder: str, at: str, message: str
 ) -> None:
     with pytest.raises(FileErrors) as caught:
-        load_study(declared(tmp_path, encoder), checks=[wrong_encoder])
+        load_study(declared(tmp_path, encoder), checks=[wrong_encoders])
     (problem,) = caught.value.problems
     assert message in str(problem) and pointed_at(problem).startswith(at) and problem.path.startswith("model.image_encoder.")
 
@@ -209,9 +209,9 @@ def test_an_architecture_that_gives_no_features_in_a_row_is_refused_in_words(nam
 
 def test_where_data_may_not_be_looked_at_weights_are_elsewhere_too(tmp_path: Path) -> None:
     there = "{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: there.pth}"
-    assert load_study(declared(tmp_path, there), look="nowhere", checks=[wrong_encoder]).trials
+    assert load_study(declared(tmp_path, there), look="nowhere", checks=[wrong_encoders]).trials
     with pytest.raises(FileErrors, match="16 pixels a side, not 24"):
-        load_study(declared(tmp_path, there.replace("patch_size: 16", "patch_size: 24")), look="nowhere", checks=[wrong_encoder])
+        load_study(declared(tmp_path, there.replace("patch_size: 16", "patch_size: 24")), look="nowhere", checks=[wrong_encoders])
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_tokens_that_a_grid_cannot_give_are_refused_when_the_file_is_read(
 def test_weights_lie_beside_the_file_that_names_them_and_are_what_is_in_them(tmp_path: Path) -> None:
     def identity(folder: Path) -> str:
         path = declared(folder, "{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: own.pth}")
-        (trial,) = load_study(path, checks=[wrong_encoder]).trials
+        (trial,) = load_study(path, checks=[wrong_encoders]).trials
         return trial.fingerprint
 
     for name, seed in (("one", 0), ("moved", 0), ("other", 1)):
@@ -282,7 +282,7 @@ def test_without_values_a_model_has_the_same_parameters_and_nothing_is_drawn() -
         lambda: build_image_encoder(scratch),
         lambda: build_language_model(language, 512, 0, 0),
     ):
-        with shapes_only(), _Executed() as executed:
+        with meta_initialisation(), _Executed() as executed:
             empty = make()
         assert all(parameter.is_meta for parameter in empty.parameters())
         assert [(name, kept.shape, kept.requires_grad) for name, kept in empty.named_parameters()] == [

@@ -18,8 +18,8 @@ from mm1_ablate.config.image_encoder import TimmEncoder
 from mm1_ablate.config.local_path import WEIGHTS
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.config.sweep.expand import FileErrors, load_study
-from mm1_ablate.model.check import wrong_encoder
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder, check_named, load_local
+from mm1_ablate.model.preflight import wrong_encoders
 
 
 def vision_tower(kind: str) -> Any:
@@ -216,7 +216,7 @@ def test_weights_that_cannot_be_are_refused_before_anything_is_trained(tmp_path:
     for name, message in cases.items():
         path = declared(tmp_path, f"{{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: {name}}}")
         with pytest.raises(FileErrors, match=message) as caught:
-            load_study(path, checks=[wrong_encoder])
+            load_study(path, checks=[wrong_encoders])
         (problem,) = caught.value.problems
         assert pointed_at(problem).startswith(name)
 
@@ -237,6 +237,6 @@ def test_weights_of_an_earlier_stage_are_looked_for_too(tmp_path: Path) -> None:
     first, last = declared(tmp_path / "first", one), declared(tmp_path, one.replace(", weights: own.pth", ""))
     last.write_text(last.read_text() + "starts_from: first/experiment.yaml\n")
     with pytest.raises(FileErrors, match=f"no file or folder {tmp_path}/first/own.pth"):
-        load_study(last, checks=[wrong_encoder])
+        load_study(last, checks=[wrong_encoders])
     (first.parent / "own.pth").write_bytes((tmp_path / "own.pth").read_bytes())
-    assert load_study(last, checks=[wrong_encoder]).trials
+    assert load_study(last, checks=[wrong_encoders]).trials

@@ -18,8 +18,9 @@ from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.evaluate import evaluate, predict, prepare_requests
-from mm1_ablate.evaluation.fit_check import ContextOverflow, check_fits
+from mm1_ablate.evaluation.preflight import unaskable_tasks
 from mm1_ablate.evaluation.protocols import load_tasks
+from mm1_ablate.evaluation.requests import ContextOverflow
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.training.fit import fit
 
@@ -117,13 +118,13 @@ def test_prompts_take_as_many_tokens_as_their_images_do() -> None:
     assert len(predict(model, experiment, tokenizer, pipeline)) > 0
 
 
-def test_the_context_must_hold_the_most_that_images_can_take() -> None:
+def test_the_context_must_hold_the_most_that_images_can_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     asked = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0, 4]}
     configuration = {**tiny_experiment().model.language_model.configuration, "max_position_embeddings": 100}
     longer = {"model.language_model.configuration": configuration}
-    check_fits(tiny_experiment({**asked, **longer}))
-    with pytest.raises(ContextOverflow, match="where an image takes 20"):
-        check_fits(sub_images({**asked, **longer}))
+    assert not unaskable_tasks(tiny_experiment({**asked, **longer}))
+    assert "where an image takes 20" in unaskable_tasks(sub_images({**asked, **longer}))[0].message
     model = build(sub_images({**asked, **longer}), 0)
     assert model.image_tokens_at_most == 20
     with pytest.raises(ContextOverflow, match="where an image takes 20"):

@@ -39,11 +39,11 @@ def test_an_accepted_model_is_trained_and_asked_as_transformers_computes_it(mode
 @pytest.mark.parametrize(
     ("model_type", "more", "words"),
     [
-        ("gemma4_text", {}, "look tokens up a second time, in model.embed_tokens_per_layer"),
-        ("gemma3n_text", {}, "look tokens up a second time, in model.embed_tokens_per_layer"),
-        ("phimoe", {"sliding_window": 4}, "has a window of 4 tokens, of which its attention is told nothing"),
+        ("gemma4_text", {}, "look up token ids a second time, in model.embed_tokens_per_layer"),
+        ("gemma3n_text", {}, "look up token ids a second time, in model.embed_tokens_per_layer"),
+        ("phimoe", {"sliding_window": 4}, "has a window of 4 tokens, and its attention gets none"),
         ("llama", {"return_dict": False}, "cannot be run on packed documents"),
-        ("phi4_multimodal", {}, "have parts of their own for images or sound (audio_config, vision_config)"),
+        ("phi4_multimodal", {}, "have encoders of their own for images or sound (audio_config, vision_config)"),
         ("gpt_oss", {}, "does not support an attention implementation"),
     ],
 )

@@ -11,7 +11,7 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.language_model import build_language_model, token_ids
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.model.size import count_parameters
+from mm1_ablate.model.profiler import count_parameters
 
 TOKENS = load_tokenizer().vocabulary_size
 

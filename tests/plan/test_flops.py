@@ -11,18 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from step_helpers import batch_of, content_of, experiment_with
-from tiny import REPOSITORY
+from tiny import REPOSITORY, tiny_experiment
 from torch.nn.functional import conv2d, cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.sweep.expand import load_experiment
-from mm1_ablate.model import profile
+from mm1_ablate.model import profiler
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.model.part_cost import Part
-from mm1_ablate.model.size import count_parameters
+from mm1_ablate.model.profile import PartProfile
+from mm1_ablate.model.profiler import count_parameters
 from mm1_ablate.plan.flops import RowContent, row_flops
-from mm1_ablate.plan.model_statistics import Sizes
+from mm1_ablate.plan.model_statistics import ModelStatistics
 
 PARTS = ("image_encoder", "connector", "language_model")
 LANGUAGE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 512}
@@ -61,13 +61,13 @@ def counted(experiment: Experiment) -> float:
     """What torch counts of one forward and backward pass over the documents."""
     batch = batch_of(experiment, DOCUMENTS)
     model = build(experiment, 0)
-    with FlopCounterMode(display=False, custom_mapping=profile.CORRECTED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=profiler.CORRECTED) as counter:
         cross_entropy(model(batch), batch.targets).backward()
     return counter.get_total_flops()
 
 
 def planned(experiment: Experiment, folder: Path) -> float:
-    return row_flops(experiment, Sizes(folder).parts(experiment), content_of(DOCUMENTS)).total
+    return row_flops(experiment, ModelStatistics(folder).profile(experiment), content_of(DOCUMENTS)).total
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
@@ -80,7 +80,7 @@ def test_of_a_mixture_of_experts_those_count_that_a_token_goes_through(tmp_path:
     configuration = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
     experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 512}
     experiment = experiment_with({"model.language_model": {"model_type": "mixtral", "configuration": configuration | experts}})
-    parts = Sizes(tmp_path).parts(experiment)
+    parts = ModelStatistics(tmp_path).profile(experiment)
     attention_and_router, two_experts = 64 * (64 + 32 + 32 + 64) + 64 * 8, 2 * 3 * 64 * 96
     assert parts.language_model.counted
     assert parts.language_model.forward == pytest.approx(2 * 2 * (attention_and_router + two_experts), rel=0.02)
@@ -114,13 +114,13 @@ def test_flops_agree_with_torchs_count_for_frozen_parts(frozen: tuple[str, ...],
 
 def test_cached_features_leave_the_encoder_out(tmp_path: Path):
     prepared = experiment_with({"model.image_encoder.frozen": True}, prepared=True)
-    parts = row_flops(prepared, Sizes(tmp_path).parts(prepared), content_of(DOCUMENTS))
+    parts = row_flops(prepared, ModelStatistics(tmp_path).profile(prepared), content_of(DOCUMENTS))
     assert parts.image_encoder == 0 and parts.connector > 0
 
 
 def test_activation_checkpointing_adds_a_forward_pass_of_blocks(tmp_path: Path):
     kept, again = (experiment_with({"training.activation_checkpointing": on}) for on in (False, True))
-    before, after = (row_flops(each, Sizes(tmp_path).parts(each), content_of(DOCUMENTS)) for each in (kept, again))
+    before, after = (row_flops(each, ModelStatistics(tmp_path).profile(each), content_of(DOCUMENTS)) for each in (kept, again))
     assert after.blocks == pytest.approx(before.blocks * 4 / 3, rel=0.01)
     assert after.attention == pytest.approx(before.attention * 9 / 7)
     assert (after.head, after.connector) == (before.head, before.connector)
@@ -129,7 +129,7 @@ def test_activation_checkpointing_adds_a_forward_pass_of_blocks(tmp_path: Path):
 def test_grouped_convolutions_are_counted_as_so_many_small_ones():
     """What is corrected in torch's own count."""
     weights, inputs = torch.randn(8, 2, 3, 3, requires_grad=True), torch.randn(1, 8, 6, 6, requires_grad=True)
-    with FlopCounterMode(display=False, custom_mapping=profile.CORRECTED) as ours:
+    with FlopCounterMode(display=False, custom_mapping=profiler.CORRECTED) as ours:
         conv2d(inputs, weights, padding=1, groups=4).sum().backward()
     with FlopCounterMode(display=False) as one_by_one:
         for part, kernel in zip(inputs.split(2, 1), weights.split(2), strict=True):
@@ -148,19 +148,38 @@ class Asks(torch.nn.Module):
         return self.linear(patches) if float(patches.sum()) > 0 else patches
 
 
-def test_a_part_that_cannot_be_rehearsed_is_taken_by_its_parameters():
+def test_a_part_that_cannot_be_run_without_values_is_taken_by_its_parameters():
     with torch.device("meta"):
         part = Asks()
-    known = Part(72, width=8)
+    known = PartProfile(72, width=8)
     run = lambda images: part(torch.empty(images, 4, 8))  # noqa: E731
-    found = profile._rehearse(part, (), None, run, 1, "32-true", known, 4)
+    found = profiler._profile(part, (), None, run, 1, "32-true", known, 4)
     assert not found.counted and found.forward == 2 * 72 * 4 and found.backward == 2 * found.forward
+    assert found.reason == "it cannot be run without values"
+
+
+def test_a_product_without_a_formula_is_the_reason_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(profiler.FORMULAS, torch.ops.aten.addmm)
+    experiment = tiny_experiment()
+    connector = profiler.profile_connector(experiment.model.connector, 64, experiment.model.image_encoder.grid_side, 96, "32-true", True)
+    assert not connector.counted and connector.reason == "there is no formula for the operations of aten.addmm.default"
+    assert connector.forward == 2 * connector.parameters * experiment.model.connector.image_tokens
+
+
+def test_whatever_else_a_part_fails_at_is_the_reason_that_is_given() -> None:
+    def run(images: int) -> torch.Tensor:
+        raise RuntimeError("shapes differ\nand more")
+
+    with torch.device("meta"):
+        part = torch.nn.Linear(8, 8)
+    found = profiler._profile(part, (), None, run, 1, "32-true", PartProfile(72, width=8), 4)
+    assert not found.counted and found.reason == "RuntimeError: shapes differ"
 
 
 def test_the_paper_scale_base_is_counted_as_the_usual_rule_says(tmp_path: Path):
     """ViT-L/14 at 336 px, C-Abstractor of 144 tokens, a language model of 1.2 billion parameters; nothing of it is made."""
     experiment = load_experiment(REPOSITORY / "experiments" / "mm1_base.yaml", "nowhere")
-    parts = Sizes(tmp_path).parts(experiment)
+    parts = ModelStatistics(tmp_path).profile(experiment)
     assert {name: getattr(parts, name).parameters for name in PARTS} == {name: count_parameters(experiment)[name] for name in PARTS}
     row = RowContent.declared(experiment)
     flops, again = row_flops(experiment, parts, row), experiment.training.activation_checkpointing

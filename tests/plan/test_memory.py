@@ -27,12 +27,11 @@ from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.model import multimodal
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.model.part_cost import Part
+from mm1_ablate.model.profile import ModelProfile, PartProfile
 from mm1_ablate.plan import memory as planned_memory
 from mm1_ablate.plan.cost import GpuAssumptions, does_not_fit
-from mm1_ablate.plan.flops import Parts
 from mm1_ablate.plan.memory import evaluation_memory, fitting_rows, training_memory
-from mm1_ablate.plan.model_statistics import Sizes
+from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.training.optimisation import build_optimizers
 
 WIDE = {
@@ -75,8 +74,8 @@ def kept(experiment: Any, documents: Any) -> int:
 )
 def test_what_is_kept_for_the_backward_pass_is_as_planned(precision: str, connector: dict[str, Any], tmp_path: Path):
     experiment = experiment_with({**WIDE, "training.precision": precision, "model.connector": connector})
-    memory = training_memory(experiment, Sizes(tmp_path).parts(experiment))
-    vocabulary = Sizes(tmp_path).parts(experiment).language_model.vocabulary
+    memory = training_memory(experiment, ModelStatistics(tmp_path).profile(experiment))
+    vocabulary = ModelStatistics(tmp_path).profile(experiment).language_model.vocabulary
     normalised = 4 * 12 * 16 * vocabulary  # the one copy of the logits that the backward pass needs
     assert memory.activations + memory.copies + normalised == pytest.approx(kept(experiment, FULL), rel=0.15)
     assert (memory.copies > 0) == (precision == "bf16-mixed")
@@ -84,7 +83,7 @@ def test_what_is_kept_for_the_backward_pass_is_as_planned(precision: str, connec
 
 def test_nothing_is_kept_of_a_frozen_encoder(tmp_path: Path):
     experiment = experiment_with({**WIDE, "model.image_encoder.frozen": True})
-    parts = Sizes(tmp_path).parts(experiment)
+    parts = ModelStatistics(tmp_path).profile(experiment)
     memory = training_memory(experiment, parts)
     vocabulary = parts.language_model.vocabulary
     assert memory.activations + 4 * 12 * 16 * vocabulary == pytest.approx(kept(experiment, FULL), rel=0.15)
@@ -102,12 +101,14 @@ def test_optimiser_states_are_as_large_as_planned(optimizer: dict[str, Any], tmp
     for each in optimizers:
         each.step()
     states = [value for each in optimizers for state in each.state.values() for value in state.values() if value.ndim]
-    assert training_memory(experiment, Sizes(tmp_path).parts(experiment)).optimizer == 4 * sum(value.numel() for value in states)
+    assert training_memory(experiment, ModelStatistics(tmp_path).profile(experiment)).optimizer == 4 * sum(
+        value.numel() for value in states
+    )
 
 
 def test_fsdp_shares_out_what_ddp_repeats(tmp_path: Path):
     experiment = experiment_with({**WIDE, "training.batch_rows": 8, "training.micro_batch_rows": 1})
-    parts = Sizes(tmp_path).parts(experiment)
+    parts = ModelStatistics(tmp_path).profile(experiment)
     alone, ddp, fsdp = (training_memory(experiment, parts, *how) for how in ((1, "ddp"), (4, "ddp"), (4, "fsdp")))
     assert (ddp.weights, ddp.gradients, ddp.optimizer) == (alone.weights, alone.gradients, alone.optimizer)
     assert (fsdp.weights, fsdp.gradients, fsdp.optimizer) == (alone.weights / 4, alone.gradients / 4, alone.optimizer / 4)
@@ -117,18 +118,18 @@ def test_fsdp_shares_out_what_ddp_repeats(tmp_path: Path):
 
 def test_checkpointing_keeps_less_and_halving_a_micro_batch_halves_it(tmp_path: Path):
     experiment = experiment_with(WIDE)
-    parts = Sizes(tmp_path).parts(experiment)
+    parts = ModelStatistics(tmp_path).profile(experiment)
     again = experiment_with({**WIDE, "training.activation_checkpointing": True})
     assert training_memory(again, parts).activations < 0.6 * training_memory(experiment, parts).activations
     assert training_memory(experiment, parts, rows=1).activations == training_memory(experiment, parts, rows=2).activations / 2
 
 
-def part(**numbers: float) -> Part:
+def part(**numbers: float) -> PartProfile:
     plain = dict.fromkeys(("parameters", "forward", "backward", "saved", "copies", "width", "largest_block", "attention", "head"), 0)
-    return Part(**{**plain, "vocabulary": 0, "matrices": 0, "blocks": 1, "counted": True, **numbers})  # type: ignore[arg-type]
+    return PartProfile(**{**plain, "vocabulary": 0, "matrices": 0, "blocks": 1, "counted": True, **numbers})  # type: ignore[arg-type]
 
 
-LARGE = Parts(
+LARGE = ModelProfile(
     part(parameters=300_000_000, saved=600e6, copies=600e6, width=1024, blocks=24, largest_block=12_000_000),
     part(parameters=20_000_000, saved=50e6, copies=40e6, width=2048, largest_block=20_000_000),
     part(parameters=1_400_000_000, saved=3e6, copies=2.6e9, width=2048, blocks=24, largest_block=50_000_000, vocabulary=50_000),
@@ -173,7 +174,7 @@ def test_what_does_not_fit_is_said_with_what_would():
 
 def test_a_model_too_large_for_one_gpu_is_sent_to_fsdp():
     language = {**vars(LARGE.language_model), "parameters": 7_000_000_000, "copies": 14e9, "largest_block": 220_000_000, "blocks": 32}
-    larger = Parts(LARGE.image_encoder, LARGE.connector, part(**language))
+    larger = ModelProfile(LARGE.image_encoder, LARGE.connector, part(**language))
     experiment = experiment_with({**PAPER, "training.micro_batch_rows": 1})
     (line,) = does_not_fit(experiment, larger, Resources(workers=8, gpus_per_worker=1), ["A100-80GB"])
     assert (
@@ -189,7 +190,7 @@ def test_a_model_too_large_for_one_gpu_is_sent_to_fsdp():
 def test_what_fsdp_over_few_cannot_hold_is_sent_to_more():
     language = {**vars(LARGE.language_model), "parameters": 30_000_000_000, "copies": 60e9, "largest_block": 480_000_000, "blocks": 60}
     experiment = experiment_with({**PAPER, "training.micro_batch_rows": 1, "training.activation_checkpointing": True})
-    parts = Parts(LARGE.image_encoder, LARGE.connector, part(**language))
+    parts = ModelProfile(LARGE.image_encoder, LARGE.connector, part(**language))
     resources = Resources(workers=8, gpus_per_worker=1, strategy="fsdp")
     (line,) = does_not_fit(experiment, parts, resources, ["A100-40GB"])
     over = int(line.split("fits with fsdp over ")[1])
@@ -211,7 +212,11 @@ def test_hours_are_operations_over_peak_and_utilisation():
 
 
 # ---------------------------------------------------------------- in evaluation
-HUGE = Parts(Part(1_000), Part(1_000), Part(30 * 10**9, blocks=60, largest_block=5 * 10**8, width=6656, vocabulary=50_000, cache=745_000))
+HUGE = ModelProfile(
+    PartProfile(1_000),
+    PartProfile(1_000),
+    PartProfile(30 * 10**9, blocks=60, largest_block=5 * 10**8, width=6656, vocabulary=50_000, cache=745_000),
+)
 ASKED = {"evaluation.shots": [0, 8], "evaluation.items": 1000, "training.batch_rows": 64}
 
 
@@ -264,14 +269,14 @@ def test_weights_and_what_is_kept_of_a_token_are_as_planned(kind: str, precision
     )
     model = build(experiment, 0)
     cast_weights(model, precision)
-    planned = evaluation_memory(experiment, Sizes(tmp_path).parts(experiment))
+    planned = evaluation_memory(experiment, ModelStatistics(tmp_path).profile(experiment))
     if kind != "gpt2":  # whose matrices are of a class of transformers, and stay as they are
         assert planned.weights == pytest.approx(sum(parameter.nbytes for parameter in model.parameters()), rel=0.03)
     with evaluating(model, precision):
         embeddings, valid = model.embed(torch.arange(5)[None]), torch.ones(1, 5, dtype=torch.bool)
         context, _ = extend_cache(model, KVCache.empty(1, model.device), embeddings, valid, valid)
     kept = sum(one.nbytes for layer in context.layers for one in layer) / 5
-    assert kept == Sizes(tmp_path).parts(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)
+    assert kept == ModelStatistics(tmp_path).profile(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)
 
 
 def test_the_batch_sizes_that_are_assumed_are_those_that_are_used() -> None:

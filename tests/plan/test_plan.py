@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mm1_ablate.config.gpus import GPUS, UTILISATION
 from mm1_ablate.config.sweep.declaration import Budget, Resources
@@ -150,10 +151,21 @@ def test_counted_rows_agree_with_what_training_sees(study: Study):
 
 def test_sizes_are_counted_once_and_remembered(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
     first = plan(study, store)
-    monkeypatch.setattr("mm1_ablate.model.size.count_parameters", lambda experiment: pytest.fail("counted again"))
     monkeypatch.setattr("mm1_ablate.plan.model_statistics.count_rows", lambda experiment: pytest.fail("counted again"))
-    monkeypatch.setattr("mm1_ablate.model.profile.rehearse_connector", lambda *settings: pytest.fail("rehearsed again"))
+    monkeypatch.setattr("mm1_ablate.model.profiler.profile_connector", lambda *settings: pytest.fail("profiled again"))
     assert [row.flops for row in plan(study, store).rows] == [row.flops for row in first.rows]
+
+
+def test_operations_that_cannot_be_counted_are_estimated_and_the_plan_says_why(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
+    from mm1_ablate.commands.tables import costs_in_words
+    from mm1_ablate.model import profiler
+
+    monkeypatch.delitem(profiler.FORMULAS, torch.ops.aten.addmm)
+    planned = plan(study, store)
+    assert not any(row.flops_counted or row.to_json()["flops_counted"] for row in planned.rows)
+    (line,) = (line for line in costs_in_words(planned) if "of the image encoder are estimated" in line)
+    why = "there is no formula for the operations of aten.addmm.default"
+    assert line.startswith(f"FLOPs of the image encoder are estimated from its parameters ({why}): baseline/seed-0, ")
 
 
 def test_data_that_cannot_be_opened_is_planned_as_declared(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):

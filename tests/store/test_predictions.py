@@ -22,8 +22,8 @@ from tiny import TEXT, tiny_experiment
 
 from mm1_ablate.config.sweep.expand import Study, Trial, load_study
 from mm1_ablate.evaluation.prediction_shards import parts_of
-from mm1_ablate.evaluation.read_check import unreadable_models
-from mm1_ablate.model.parts_check import wrong_parts
+from mm1_ablate.evaluation.preflight import unaskable_models
+from mm1_ablate.model.preflight import wrong_parts
 from mm1_ablate.plan.plan import plan
 from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.run.trial import run_trial
@@ -226,7 +226,7 @@ def test_the_command_scores_again_without_torch_or_ray(tmp_path: Path):
     trial = do(store, declared)
     first = store.scores(trial)
     for each in declared.trials:  # as `run` does first of all; from now on the model is known to be right, and its size too
-        assert not wrong_parts(each.experiment) and not unreadable_models(each.experiment)
+        assert not wrong_parts(each.experiment) and not unaskable_models(each.experiment)
     assert planned(store, declared)[0] == "done"
     (tmp_path / "captions.yaml").write_text(yaml.safe_dump({**CAPTIONS, "metrics": ["cider_raw"]}))
     program = (

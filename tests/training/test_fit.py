@@ -15,7 +15,7 @@ from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.training import AdamW
 from mm1_ablate.model.language_model import block_matrices, build_language_model
-from mm1_ablate.model.size import count_parameters
+from mm1_ablate.model.profiler import count_parameters
 from mm1_ablate.training.fit import fit, load_trained
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, mm1_learning_rate
 from mm1_ablate.training.preparation import prepare

@@ -17,7 +17,7 @@ from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.model.size import count_parameters
+from mm1_ablate.model.profiler import count_parameters
 from mm1_ablate.training.fit import fit
 
 PARTS = {"image_encoder": "encoder", "connector": "connector", "language_model": "language_model"}

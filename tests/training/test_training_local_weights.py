@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.model.language_model import token_ids
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.model.size import count_parameters
+from mm1_ablate.model.profiler import count_parameters
 from mm1_ablate.training.fit import fit, load_trained
 
 TOKENS = 320

@@ -7,7 +7,7 @@ name. Out: `Study`, or every problem of all those files at once. Arms that resol
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
 from mm1_ablate.config.sweep.blame import blamed, nothing_changed, touching
 from mm1_ablate.config.sweep.compare import comparison, expectations
-from mm1_ablate.config.sweep.data_check import Check, WrongData, never_read, unread_sources, wrong_data
-from mm1_ablate.config.sweep.declaration import Group, Sweep
+from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
+from mm1_ablate.config.sweep.preflight import Check, Preflight, never_read, unread_sources, wrong_data
 from mm1_ablate.config.sweep.trials import Identity, trials_of
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
@@ -106,9 +106,7 @@ class _Expansion:
         self.path = path
         self.snapshot = snapshot
         self.recorded = recorded
-        self.file: SweepFile
-        """The file whose groups are being expanded."""
-        self.wrong = WrongData(checks)
+        self.wrong = Preflight(checks)
         self.problems = self.wrong.problems
         """Of experiments; those of sweep files are with the file."""
         self.arms: dict[str, Arm] = {}
@@ -122,49 +120,57 @@ class _Expansion:
 
     def study(self) -> Study:
         files = read_with_included(self.path)
-        self.file = first = files[0]
+        first = files[0]
         self.complete = first.complete
         if first.sweep is None:
             raise FileErrors(problem for file in files for problem in file.problems)
-        sweep = first.sweep
         if self.recorded is not None:
-            self.snapshot.recorded = self.recorded(sweep.sweep)
-        base = self._base(first, sweep.experiment, ("experiment",), BASELINE, "")
-        for file in files:
-            self.file = file
-            declared, own = (first, base) if same_baseline(file, first) else (file, self._own_base(file))
-            for name, group in file.sweep.ablations.items() if file.sweep else ():
-                self._expand(sweep, name, group, own, declared)
-        self._tell_of_unread_sources()
-        baselines = [arm for arm in self.arms.values() if arm.baseline == arm.name]
-        first.report([*self._too_many_workers(sweep), *without_effect_in_sweep(sweep)])
-        compare, found = comparison(sweep.compare, not first.is_experiment, [arm.experiment for arm in baselines])
-        first.report(found)
-        experiments = {name: arm.experiment for name, arm in self.arms.items()}
-        for file in files:
-            if file.sweep is not None:
-                names = {arm.name for arm in baselines}
-                file.report(expectations(file.sweep, file.expectations, experiments, names, self.complete))
-        published = [known for file in files if (known := self._published(file)) is not None]
+            self.snapshot.recorded = self.recorded(first.sweep.sweep)
+        self._make_arms(files, first.sweep)
+        compare, published = self._check_whole(files, first.sweep)
         problems = [problem for file in files for problem in file.problems] + self.problems
         warnings = in_order(problem for problem in problems if problem.warning)
         if len(warnings) < len(set(problems)):
             raise FileErrors(problem for problem in problems if not problem.warning)
+        return self._expanded(files, first.sweep, compare, published, warnings)
+
+    def _make_arms(self, files: Sequence[SweepFile], sweep: Sweep) -> None:
+        """The baselines and arms of all files."""
+        first = files[0]
+        base = self._base(first, first, sweep.experiment, ("experiment",), BASELINE)
+        for file in files:
+            declared, own = (first, base) if same_baseline(file, first) else (file, self._own_base(file))
+            for name, group in file.sweep.ablations.items() if file.sweep else ():
+                self._expand(file, sweep, name, group, own, declared)
+
+    def _check_whole(self, files: Sequence[SweepFile], sweep: Sweep) -> tuple[Compare, list[Counterparts]]:
+        """Report what is wrong with the arms together; what is compared, and what the paper has on the arms."""
+        first = files[0]
+        self._report_unread_sources()
+        baselines = {arm.name: arm.experiment for arm in self.arms.values() if arm.baseline == arm.name}
+        first.report([*self._too_many_workers(sweep), *without_effect_in_sweep(sweep)])
+        compare, found = comparison(sweep.compare, not first.is_experiment, list(baselines.values()))
+        first.report(found)
+        experiments = {name: arm.experiment for name, arm in self.arms.items()}
+        for file in files:
+            if file.sweep is not None:
+                file.report(expectations(file.sweep, file.expectations, experiments, set(baselines), self.complete))
+        return compare, [known for file in files if (known := self._published(file)) is not None]
+
+    def _expanded(
+        self,
+        files: Sequence[SweepFile],
+        sweep: Sweep,
+        compare: Compare,
+        published: Sequence[Counterparts],
+        warnings: Sequence[FileProblem],
+    ) -> Study:
         sweeps = [file.sweep for file in files if file.sweep is not None]
-        sweep = sweep.model_copy(
-            update={
-                "compare": compare,
-                "ablations": {name: group for one in sweeps for name, group in one.ablations.items()},
-                "expect": [
-                    with_numbers(expectation, published, self.arms[expectation.arm].baseline)
-                    for one in sweeps
-                    for expectation in one.expect
-                ],
-            }
-        )
+        expect = [with_numbers(claim, published, self.arms[claim.arm].baseline) for one in sweeps for claim in one.expect]
+        groups = {name: group for one in sweeps for name, group in one.ablations.items()}
         return Study(
             name=sweep.sweep,
-            sweep=sweep,
+            sweep=sweep.model_copy(update={"compare": compare, "ablations": groups, "expect": expect}),
             path=self.path,
             arms=tuple(self.arms.values()),
             trials=tuple(trials_of(self.arms.values(), self.identities, sweep.seeds, self.snapshot)),
@@ -183,11 +189,11 @@ class _Expansion:
         """The baseline of an included sweep that compares with another than the whole; the file itself calls it the baseline."""
         assert file.sweep is not None
         name = _own_baseline(file.sweep)
-        base = self._base(file, file.sweep.experiment, ("experiment",), name, "")
+        base = self._base(file, file, file.sweep.experiment, ("experiment",), name)
         file.rename_expected(BASELINE, name)
         return base
 
-    def _tell_of_unread_sources(self) -> None:
+    def _report_unread_sources(self) -> None:
         """Warn of sources that a baseline declares and that neither it nor any arm reads. What a sweep removes, it means to remove."""
         arms = [dict(unread_sources(arm.experiment)) for arm in self.arms.values()]
         for one in self._declared:
@@ -222,98 +228,94 @@ class _Expansion:
         file.report(found)
         return known
 
-    def _report(self, found: Iterable[Finding]) -> None:
-        self.file.report(found)
-
     def _reads_files(self) -> bool:
         experiments = [arm.experiment for arm in self.arms.values()]
         return any(contents_of(source) for experiment in experiments for _, source in sources_of(experiment)) or any(
             reads_files(experiment.evaluation) for experiment in experiments
         )
 
-    def _experiment(self, name: str, where: Keys) -> tuple[Experiment, Marks] | None:
-        shown = self.file.beside(name)
+    def _experiment(self, file: SweepFile, name: str, where: Keys) -> tuple[Experiment, Marks] | None:
+        shown = file.beside(name)
         path = shown.resolve()
         if path not in self._experiments:
             self._experiments[path] = None
             if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
                 near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
-                self._report([Finding(where, f"there is no experiment file {shown}", near)])
+                file.report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None
             try:
                 self._experiments[path] = read_experiment(short(shown))
             except IsASweep as error:
-                self._report([error.named_at(where)])
+                file.report([error.named_at(where)])
             except FileErrors as errors:
                 self.problems += errors.problems
         return self._experiments[path]
 
-    def _base(self, declared: SweepFile, file: str, where: Keys, name: str, group: str) -> _Base | None:
-        """The baseline of an experiment file, with what a sweep file sets everywhere."""
-        sweep = declared.sweep
-        assert sweep is not None
-        read = self._experiment(file, where)
+    def _base(self, file: SweepFile, declared: SweepFile, experiment_file: str, where: Keys, name: str, group: str = "") -> _Base | None:
+        """The baseline of an experiment file, with what a sweep file sets everywhere.
+
+        Args:
+            file: that names the experiment file.
+            declared: whose `everywhere` holds.
+            where: `file` names it.
+        """
+        assert declared.sweep is not None
+        read = self._experiment(file, experiment_file, where)
         if read is None:
             self.complete = False
             return None
         experiment, marks = read
-        edits = edits_of(sweep.everywhere, ("everywhere",))
         folder = declared.path.parent
-        made, found, result = _made(plain(experiment), edits, where, folder)
-        while made is None:
-            # Arms are made from what is right, so that their problems are shown too.
-            self._report(found)
-            right = [edit for edit in edits if not any(finding.path[: len(edit.where)] == edit.where for finding in found)]
-            edits = right if len(right) < len(edits) else []
-            made, found, result = _made(plain(experiment), edits, where, folder)
+        made, found, result = _made_of_right_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
+        file.report(found)
 
         def remade(some: Sequence[Edit]) -> Experiment | None:
             return _made(plain(experiment), some, where, folder)[0]
 
-        self._report(self.wrong.of(made, result.edits, where, marks, remade))
-        self._declared.append(_Declared(experiment, made, result.edits, where, marks, self.file))
+        file.report(self.wrong.of(made, result.edits, where, marks, remade))
+        self._declared.append(_Declared(experiment, made, result.edits, where, marks, file))
         resolved = leaves(made)
-        everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if edits else ()
-        self._add(Arm(name, group, made, name, everywhere=everywhere), where)
+        everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if result.edits else ()
+        self._add(file, Arm(name, group, made, name, everywhere=everywhere), where)
         base = _Base(self.arms[name], plain(made), resolved, Identity.of(made), marks)
         self.identities[name] = base.identity
         return base
 
-    def _expand(self, sweep: Sweep, name: str, group: Group, base: _Base | None, declared: SweepFile) -> None:
+    def _expand(self, file: SweepFile, sweep: Sweep, name: str, group: Group, base: _Base | None, declared: SweepFile) -> None:
         """The arms of a group.
 
         Args:
+            file: that declares the group.
             sweep: the whole, whose seeds are those of all groups.
             declared: the file whose `everywhere` holds for the group.
         """
         drafts, found = drafts_of(name, group)
-        self._report(found)
+        file.report(found)
         self.complete = self.complete and not found
         if group.experiment is not None:
-            base = self._base(declared, group.experiment, ("ablations", name, "experiment"), f"{name}/{BASELINE}", name)
+            base = self._base(file, declared, group.experiment, ("ablations", name, "experiment"), f"{name}/{BASELINE}", name)
         if base is None:
             return
         for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
             message = f"seed {seed} is one of the sweep's own: with it the arm would be the baseline itself, not another draw of it"
-            self._report([Finding(("ablations", name, "seeds"), message, "take other seeds")])
+            file.report([Finding(("ablations", name, "seeds"), message, "take other seeds")])
         wrong: dict[Finding, list[str]] = {}
         for draft in (draft for draft in drafts if not draft.left_out):
-            for finding in self._arm(draft, base):
+            for finding in self._arm(file, draft, base):
                 wrong.setdefault(finding, []).append(draft.name)
         for finding, names in wrong.items():
             # The points of a grid that fail for the same reason are told together.
             several = f" and {len(names) - 1} more" if len(names) > 1 else ""
             in_arm = f"in arm '{names[0]}'{several}: " if group.grid is not None and len(drafts) > 1 else ""
-            self._report([replace(finding, message=in_arm + finding.message)])
+            file.report([replace(finding, message=in_arm + finding.message)])
         if group.grid is not None and not found:
             standing = {draft.levels: draft.name for draft in drafts if draft.name in self.arms}
-            folder = self.file.path.parent
-            left_out = {draft.levels: base.arm.name for draft in drafts if draft.left_out and _is_baseline(draft, base, folder)}
+            left_out = {draft.levels: base.arm.name for draft in drafts if draft.left_out and _is_baseline(draft, base, file.path.parent)}
             self.grids[name] = Grid(axes_of(group), {**standing, **left_out})
 
-    def _arm(self, draft: Draft, base: _Base) -> list[Finding]:
+    def _arm(self, file: SweepFile, draft: Draft, base: _Base) -> list[Finding]:
         """Make an arm of a baseline and keep it, or say what is wrong with it."""
-        folder = self.file.path.parent
+        folder = file.path.parent
         experiment, found, result = _made(base.tree, draft.edits, draft.where, folder)
         if experiment is None:
             self.complete = False
@@ -325,18 +327,18 @@ class _Expansion:
         wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks, remade, arm=True)
         identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
-            self._report([nothing_changed(draft, base.arm.name)])
+            file.report([nothing_changed(draft, base.arm.name)])
         changes = changes_of(base.leaves, leaves(experiment), result.edits, result.consequences)
-        self._add(Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
+        self._add(file, Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
         return wrong
 
-    def _add(self, arm: Arm, where: Keys) -> None:
+    def _add(self, file: SweepFile, arm: Arm, where: Keys) -> None:
         if arm.name in self.arms:
             other = self.arms[arm.name].group
             owner = f"group '{other}'" if other else "the baseline of the sweep"
             message = f"the name '{arm.name}' of an arm is taken already, by {owner}"
-            self._report([Finding(where, message, "rename the group", at_key=True)])
+            file.report([Finding(where, message, "rename the group", at_key=True)])
         else:
             self.arms[arm.name] = arm
 
@@ -369,6 +371,19 @@ def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
             finding = replace(finding, hint=MERGED)  # what a section as a whole has wrong may be what it kept
         told.append(blamed(finding, [*sections, *_bringing_about(finding, tree, result.edits, folder)], where))
     return (None if found else experiment), told, result
+
+
+def _made_of_right_edits(
+    tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
+) -> tuple[Experiment, list[Finding], Altered]:
+    """The experiment that edits make of a right baseline without those that are wrong, and what is wrong with these: arms can be made of
+    it, so that their problems are found too."""
+    experiment, found, result = _made(tree, edits, where, folder)
+    if experiment is not None:
+        return experiment, found, result
+    right = [edit for edit in edits if not any(finding.path[: len(edit.where)] == edit.where for finding in found)]
+    made, others, result = _made_of_right_edits(tree, right if len(right) < len(edits) else [], where, folder)
+    return made, [*found, *others], result
 
 
 def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[Experiment | None, list[Finding]]:

@@ -11,11 +11,11 @@ from config_files import pointed_at
 from official_files import write_image
 from task_files import RECORD, ROWS, write_evaluation, write_task
 
-from mm1_ablate.commands.common import checks
 from mm1_ablate.commands.validate import validate
 from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_study
-from mm1_ablate.evaluation.fit_check import overflows
-from mm1_ablate.evaluation.items_check import wrong_items
+from mm1_ablate.evaluation.preflight import unaskable_tasks
+from mm1_ablate.evaluation.preflight_items import wrong_items
+from mm1_ablate.plan.preflight import CHECKS
 
 TEXT_ITEMS = {"type": "records", "folder": "data", "id": "name", "fields": {"question": "text"}, "queries": {"file": "test.jsonl"}}
 GENERATE = {"kind": "generate", "items": {**TEXT_ITEMS, "references": "labels"}, "stop": ["."], "metrics": ["exact_match"]}
@@ -51,7 +51,7 @@ def rows(*labels: Any) -> list[dict[str, Any]]:
 def test_items_that_are_right_are_not_spoken_of(folder: Path) -> None:
     write_task(folder / "tasks")
     assert told(folder) == []
-    assert wrong_items in checks()
+    assert wrong_items in CHECKS
 
 
 def test_a_right_choice_out_of_range_is_an_error_of_the_record(folder: Path) -> None:
@@ -81,7 +81,7 @@ def test_empty_prompts_are_warned_of(folder: Path) -> None:
     broken[1]["text"] = " "
     write_task(folder / "tasks", rows=broken, **{**GENERATE, "prompt": "colour : {question} {answer}"})
     problem = the_problem(folder)
-    assert problem.warning and "prompt: 1 (1) of 3 items have nothing in question" in problem.message
+    assert problem.warning and "prompt: 1 (1) of 3 items have an empty question" in problem.message
 
 
 def test_missing_pictures_of_questions_and_demonstrations_are_warned_of(folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_files_that_are_no_pictures_are_warned_of_before_anything_is_trained(fol
         write_image(folder / "tasks" / "data" / "pictures" / f"{name}.png")
     (folder / "tasks" / "data" / "pictures" / "1.png").write_bytes(content)
     messages = [problem.message for problem in told(folder)]
-    assert any(f"items.queries: 1 of the 3 pictures looked at cannot be read: {told_so}" in message for message in messages), messages
+    assert any(f"items.queries: 1 of the 3 images checked cannot be read: {told_so}" in message for message in messages), messages
 
 
 @pytest.mark.parametrize("metric", ["vqa_accuracy", "textvqa_accuracy", "vizwiz_accuracy"])
@@ -170,7 +170,7 @@ def test_a_task_that_one_answer_solves_is_warned_of(folder: Path) -> None:
     problem = the_problem(folder)
     assert (
         problem.warning
-        and "tells nothing: the same answer to every item, 'red', has 100, the highest score that is possible" in problem.message
+        and "cannot tell models apart: the same answer to every item, 'red', has 100, the highest possible score" in problem.message
     )
 
 
@@ -183,4 +183,4 @@ def test_normalised_accuracy_of_prompts_that_hold_the_choice_is_refused(folder: 
 
 def test_nothing_is_looked_at_where_nothing_may_be(folder: Path) -> None:
     write_task(folder / "tasks", rows=[*ROWS, ROWS[0]])
-    assert load_study(folder / "experiment.yaml", "nowhere", [wrong_items, overflows]).warnings == ()
+    assert load_study(folder / "experiment.yaml", "nowhere", [wrong_items, unaskable_tasks]).warnings == ()

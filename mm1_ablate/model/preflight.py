@@ -1,14 +1,15 @@
-"""Whether a language model and a connector can be made as declared, and whether they go with the other parts.
+"""Whether a declared model can be made, before anything is trained: its paths, image encoder, connector and language model.
 
-In: an experiment. Out: what is wrong, by place. What settings can tell by themselves they do; here parts are made without values and
-run once on a few tokens or an image, so that what transformers or a connector of one's own would raise when a trial begins is said before,
-at its line; and so is that an earlier stage's connector has weights of other shapes. What was found right is remembered (`check_cache.py`).
+In: an experiment. Out: findings by place in it. What settings can tell by themselves they do; here parts are made without values and run
+once on a few tokens or an image, so that what timm, transformers or a connector of the user's own would raise when a trial begins is said
+before, at its line; and so is that an earlier stage's connector has weights of other shapes. Making a large part, even without values,
+takes seconds to import torch and timm or transformers: so what was found right is remembered (`data/check_cache.py`), and without torch
+it is read.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,45 +18,89 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import look, once
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.identity.model_digests import local_identity
-from mm1_ablate.config.image_encoder import ImageEncoder, VisionTransformer
-from mm1_ablate.config.local_path import local
+from mm1_ablate.config.image_encoder import ImageEncoder, TimmEncoder, VisionTransformer
+from mm1_ablate.config.local_path import local, missing
 from mm1_ablate.config.model import LanguageModel, Model
 from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.sweep.preflight import at_every_stage
+from mm1_ablate.data.check_cache import known, remember
+from mm1_ablate.data.hub import Unavailable
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.model.check_cache import known, remember
 
 LIMITS = ("meta tensor", "meta device", "'meta' backend", "data-dependent", "fake tensor")
 """What torch says where a part asks for values, which a part without values cannot give: no fault of its settings."""
-
-
 LONGEST_REASON = 200
 """Characters of another library's words that are repeated."""
 SOME_VOCABULARY = 1024
-"""Tokens where nobody says how many there are; nothing but the size of embeddings hangs on it."""
+"""Tokens of a vocabulary where none is declared; only the size of the embeddings depends on it."""
 
 
-class NotHere(Exception):
-    """A configuration that this machine lacks."""
+# ---------------------------------------------------------------- paths and image encoders
+def missing_models(experiment: Experiment) -> list[Finding]:
+    """Language models and tokenizers that are declared by a path that does not exist. Where data may not be looked at, none are
+    reported."""
+    return [] if look() == "nowhere" else at_every_stage(experiment, lambda stage: _missing(stage.model))
 
 
+def _missing(model: Model) -> list[Finding]:
+    places: dict[tuple[str, ...], str | None] = {}
+    places["language_model", "name"] = model.language_model.name
+    if model.language_model.tokenizer != model.language_model.name:
+        places["language_model", "tokenizer"] = model.language_model.tokenizer
+    if model.image_encoder.preparation is not None:
+        places["image_encoder", "preparation", "tokenizer"] = model.image_encoder.preparation.tokenizer
+    return [Finding(("model", *place), wrong) for place, value in places.items() if (path := local(value)) and (wrong := missing(path))]
+
+
+def wrong_encoders(experiment: Experiment) -> list[Finding]:
+    """What is wrong with an image encoder that is named: timm has none such, its patches are of another size, it has no such block, or
+    its weights are missing. Where data may not be looked at, neither are weights."""
+    return at_every_stage(experiment, lambda stage: _wrong_encoder(stage.model))
+
+
+def _wrong_encoder(model: Model) -> list[Finding]:
+    encoder = model.image_encoder
+    if not isinstance(encoder, TimmEncoder):
+        return []
+    settings = encoder.model_copy(update={"preparation": None, **({"weights": None} if look() == "nowhere" else {})})
+    return once(f"encoder {settings.model_dump_json()}", lambda: _wrong_timm_encoder(settings))
+
+
+def _wrong_timm_encoder(encoder: TimmEncoder) -> list[Finding]:
+    key = fingerprint({"encoder": canonical(encoder.model_copy(update={"weights": None, "frozen": False}))})
+    # Weights may be gone by now.
+    if encoder.local_weights is None and known(key) is not None:
+        return []
+    from mm1_ablate.model.image_encoder import check_named
+
+    try:
+        check_named(encoder)
+    except Misfit as error:
+        return [Finding(("model", "image_encoder", error.at), error.message)]
+    except OSError:  # of a hub that cannot be reached, which is for the plan to say
+        return []
+    remember(key, {})
+    return []
+
+
+# ---------------------------------------------------------------- language models and connectors
 def wrong_parts(experiment: Experiment) -> list[Finding]:
-    """What is wrong with language models and connectors, of earlier stages too. A check for `load_study`. Models that are
-    given by a name or path are left alone where nothing may be looked at."""
-    found = []
-    for number, stage in enumerate([experiment, *reversed(experiment.earlier)]):
-        below = ("starts_from",) * number
+    """What is wrong with language models and connectors. Models that are given by a name or path are skipped where data may not be
+    looked at."""
+
+    def of_stage(stage: Experiment) -> list[Finding]:
         parts = {"image_encoder": {"preparation"}, "language_model": {"preparation"}}
         models = [stage.model] if stage.starts_from is None else [stage.model, stage.starts_from.model]
         key = f"parts {' after '.join(model.model_dump_json(exclude=parts) for model in models)}"
-        of_stage = once(key, partial(_wrong, *models)) or _not_recomputed(stage)
-        found += [replace(finding, path=(*below, *finding.path)) for finding in of_stage]
-    return found
+        return once(key, partial(_wrong, *models)) or _not_recomputed(stage)
+
+    return at_every_stage(experiment, of_stage)
 
 
 def _wrong(model: Model, before: Model | None = None) -> list[Finding]:
     try:
         width = facts_about(model.language_model)["width"]
-    except NotHere:
+    except Unavailable:
         return []
     except Misfit as error:
         return [Finding(("model", "language_model", *error.at.split(".")), error.message)]
@@ -74,9 +119,11 @@ def _not_recomputed(experiment: Experiment) -> list[Finding]:
         return []
     try:
         facts = facts_about(experiment.model.language_model)
-    except (NotHere, Misfit):
+    except (Unavailable, Misfit):
         return []
-    message = "this language model cannot compute its activations again, says transformers; leave it out, or choose another kind of model"
+    message = (
+        "transformers does not support activation checkpointing for this language model; leave it out, or choose another kind of model"
+    )
     return [] if facts["recomputes"] else [Finding(("training", "activation_checkpointing"), message)]
 
 
@@ -86,12 +133,12 @@ def facts_about(settings: LanguageModel) -> dict[str, int]:
 
     Raises:
         Misfit: at the field that is wrong.
-        NotHere: it is given by a name or path, and nothing is there or may be looked at.
+        Unavailable: it is given by a name or path, and is missing there or may not be looked at.
     """
     if settings.name is not None and look() == "nowhere":
-        raise NotHere
+        raise Unavailable
     key = language_model_key(settings)
-    facts = known(key)
+    facts: dict[str, int] | None = known(key)
     if facts is None:
         facts = _made(settings)
         remember(key, facts)
@@ -129,10 +176,10 @@ def _made(settings: LanguageModel) -> dict[str, int]:
     except Misfit:
         raise
     except OSError as error:
-        raise NotHere from error
+        raise Unavailable from error
     except Exception as error:  # transformers raises its own types, and whatever a model does with values that it never saw
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {in_words(cause)}") from error
+        raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {first_line(cause)}") from error
     for needed in ("hidden_size", "max_position_embeddings"):
         if not isinstance(getattr(model.config, needed, None), int):
             raise Misfit("name" if settings.name else "model_type", f"models of type {model.config.model_type} have no {needed}")
@@ -144,7 +191,7 @@ def _made(settings: LanguageModel) -> dict[str, int]:
         raise Misfit("name" if settings.name else "model_type", f"{error}; choose another kind of model") from error
     except Exception as error:
         if not is_limit(error):
-            raise Misfit(field, f"such a model cannot be run on packed documents: {in_words(error)}") from error
+            raise Misfit(field, f"such a model cannot be run on packed documents: {first_line(error)}") from error
     if settings.scale_embeddings:
         _check_scale(settings, model.config.model_type)
     recomputes = int(getattr(model, "supports_gradient_checkpointing", False))
@@ -216,11 +263,11 @@ def _check_connector(model: Model, language_width: int) -> None:
     connector.check_width(width)
     import torch
 
-    from mm1_ablate.model.meta_initialisation import shapes_only
+    from mm1_ablate.model.meta_initialisation import meta_initialisation
 
     expected = (2, connector.image_tokens, language_width)
     try:
-        with shapes_only():
+        with meta_initialisation():
             module = connector.build(width, side, language_width)
         with torch.no_grad():
             given = module(torch.empty(2, side * side, width, device="meta"))
@@ -229,10 +276,10 @@ def _check_connector(model: Model, language_width: int) -> None:
     except Exception as error:
         if is_limit(error):
             return
-        raise Misfit("", f"it cannot be made for features of width {width} on {side} x {side} patches: {in_words(error)}") from error
+        raise Misfit("", f"it cannot be made for features of width {width} on {side} x {side} patches: {first_line(error)}") from error
     if tuple(getattr(given, "shape", ())) != expected:
         shape = list(getattr(given, "shape", ()))
-        raise Misfit("", f"of 2 images it makes {shape or type(given).__name__}, not image tokens of shape {list(expected)}")
+        raise Misfit("", f"for 2 images it returns {shape or type(given).__name__}, not image tokens of shape {list(expected)}")
     if _is_ours(model):
         remember(key, {})
 
@@ -247,8 +294,8 @@ def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
     key = fingerprint({"connector": keys[0], "of the earlier stage": keys[1]})
     if keys[0] == keys[1] or (_is_ours(model) and known(key) is not None):
         return
-    from mm1_ablate.model.meta_initialisation import shapes_only
-    from mm1_ablate.model.resample_position_embedding import misfit, resampled
+    from mm1_ablate.model.meta_initialisation import meta_initialisation
+    from mm1_ablate.model.weight_conversion import resample_positions, state_dict_mismatch
 
     made = []
     for each in (model, before):
@@ -256,19 +303,19 @@ def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
         if width is None:
             return
         try:
-            with shapes_only():
+            with meta_initialisation():
                 made.append(each.connector.build(width, each.image_encoder.grid_side, language_width))
-        except Exception:  # `_check_connector` tells it, of the stage whose connector it is
+        except Exception:  # `_check_connector` reports it, for the stage whose connector it is
             return
     here, there = made
     try:
-        states = resampled(there.state_dict(), here), here.state_dict()
+        states = resample_positions(there.state_dict(), here), here.state_dict()
         shapes = [{f"connector.{name}": tuple(value.shape) for name, value in state.items()} for state in states]
-        wrong = misfit(*shapes)
+        wrong = state_dict_mismatch(*shapes)
     except Exception as error:
         if is_limit(error):
             return
-        wrong = in_words(error)
+        wrong = first_line(error)
     if wrong:
         its, earlier = (
             f"{each.connector.image_tokens} image tokens of {each.image_encoder.grid_side} x {each.image_encoder.grid_side} patches"
@@ -302,11 +349,11 @@ def _connector_key(model: Model, language_width: int) -> str:
 
 
 def _width_of_encoder(settings: ImageEncoder) -> int | None:
-    """Channels of an encoder's features; nothing where timm cannot make it, which `wrong_encoder` tells."""
+    """Channels of an encoder's features; None where timm cannot make it, which `wrong_encoders` reports."""
     if isinstance(settings, VisionTransformer):
         return settings.width
     key = fingerprint({"encoder width": canonical(settings)})
-    facts = known(key)
+    facts: dict[str, int] | None = known(key)
     if facts is None:
         from mm1_ablate.model.image_encoder import shape_of_encoder
 
@@ -322,7 +369,7 @@ def is_limit(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or any(words in str(error).lower() for words in LIMITS)
 
 
-def in_words(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines: list[Any] = [line.strip() for line in str(error).splitlines() if line.strip()]
     # transformers puts the name of its check first and the reason below.
     reason = lines[1] if len(lines) > 1 and lines[0].startswith("Class validation error") else lines[0] if lines else type(error).__name__

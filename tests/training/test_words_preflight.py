@@ -14,10 +14,10 @@ import yaml
 from config_files import EXPERIMENT, write_experiment
 from pyarrow import parquet
 
-from mm1_ablate.commands.common import checks
 from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_study
-from mm1_ablate.data import first_texts
-from mm1_ablate.training.words_check import unknown_words
+from mm1_ablate.plan.preflight import CHECKS
+from mm1_ablate.training import preflight
+from mm1_ablate.training.preflight import unknown_words
 
 IMAGE = (255, 216, 255, 224)
 
@@ -63,8 +63,8 @@ def test_an_encoders_preparation_without_a_tokenizer_for_its_captions_is_refused
     source = images(tmp_path, ["A photo of a zebra", "a small blue circle"])
     (problem,) = told(tmp_path, {f"{PREPARATION}.source": source})
     assert (problem.path, problem.warning) == (f"{PREPARATION}.tokenizer", False) and problem.line and problem.column
-    assert "texts of model.image_encoder.preparation.source have others: zebra;" in problem.message
-    assert "declare the tokenizer" in problem.message and unknown_words in checks()
+    assert "texts of model.image_encoder.preparation.source contain others: zebra;" in problem.message
+    assert "declare the tokenizer" in problem.message and unknown_words in CHECKS
 
 
 def test_captions_in_the_words_of_the_miniature_and_objectives_that_read_none_are_right(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_data_of_the_mixture_that_the_language_models_tokenizer_does_not_know_is
     text = {"type": "text", "data_type": "text", "files": str(tmp_path / "*.jsonl")}
     name = next(name for name, source in yaml.safe_load(EXPERIMENT)["data"]["sources"].items() if source["data_type"] == "text")
     (problem,) = told(tmp_path, {f"data.sources.{name}": text})
-    assert problem.path == "model.language_model.tokenizer" and f"texts of data.sources.{name} have others: Once" in problem.message
+    assert problem.path == "model.language_model.tokenizer" and f"texts of data.sources.{name} contain others: Once" in problem.message
 
 
 def test_recaptions_are_read_from_their_table(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_recaptions_are_read_from_their_table(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"key": ["00000"], "caption": ["a striped zebra"]}), tmp_path / "captions.parquet")
     source = {"type": "recaptioned", "images": inner, "captions": str(tmp_path / "captions.parquet")}
     (problem,) = told(tmp_path, {f"{PREPARATION}.source": source})
-    assert "have others: zebra" in problem.message
+    assert "contain others: zebra" in problem.message
 
 
 def test_files_that_are_too_large_for_a_look_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_texts, "FILE_BYTES", 1)
+    monkeypatch.setattr(preflight, "FILE_BYTES", 1)
     (problem,) = told(tmp_path, {f"{PREPARATION}.source": images(tmp_path, ["A photo of a zebra"])})
-    assert problem.warning and "too large to look" in problem.message
+    assert problem.warning and "too large to check" in problem.message

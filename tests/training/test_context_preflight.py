@@ -10,10 +10,10 @@ import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 from step_helpers import batch_of, experiment_with
 
-from mm1_ablate.commands.common import checks
 from mm1_ablate.config.sweep.expand import FileErrors, load_study
 from mm1_ablate.model.multimodal import build
-from mm1_ablate.training.context_check import longest_document, too_long_documents
+from mm1_ablate.plan.preflight import CHECKS
+from mm1_ablate.training.preflight import longest_document, too_long_documents
 
 
 def experiment(row: int = 128, context: int | None = 128, tokens: int = 4, **others: Any) -> str:
@@ -34,13 +34,13 @@ def problem_of(folder: Path, text: str) -> tuple[str, str]:
     return pointed_at(problem), problem.message
 
 
-def test_rows_as_long_as_the_context_are_fine_and_longer_ones_are_told(tmp_path: Path):
+def test_rows_as_long_as_the_context_are_fine_and_longer_ones_are_told(tmp_path: Path) -> None:
     assert load_study(write_experiment(tmp_path, experiment(128)), checks=[too_long_documents]).trials
     at, message = problem_of(tmp_path, experiment(129))
     assert at == "129" and "129 tokens long" in message and "context of 128" in message and "at most 128 tokens in a row" in message
 
 
-def test_images_that_take_more_than_packing_counts_make_documents_longer(tmp_path: Path):
+def test_images_that_take_more_than_packing_counts_make_documents_longer(tmp_path: Path) -> None:
     # 16 images of 4 nominal tokens may take 16 each.
     assert problem_of(tmp_path, experiment(128, 128 + 16 * 12 - 1, 16))[0] == "128"
     assert load_study(write_experiment(tmp_path, experiment(128, 128 + 16 * 12, 16)), checks=[too_long_documents]).trials
@@ -52,23 +52,23 @@ def test_images_that_take_more_than_packing_counts_make_documents_longer(tmp_pat
     assert "a document may be 256 tokens long" in problem_of(tmp_path, experiment(128, **crops))[1]
 
 
-def test_the_context_that_a_type_has_by_itself_counts(tmp_path: Path):
+def test_the_context_that_a_type_has_by_itself_counts(tmp_path: Path) -> None:
     # phi's is 2048.
     assert load_study(write_experiment(tmp_path, experiment(2048, None)), checks=[too_long_documents]).trials
     assert "context of 2,048" in problem_of(tmp_path, experiment(2049, None))[1]
 
 
-def test_an_arm_is_told_at_what_it_alters(tmp_path: Path):
+def test_an_arm_is_told_at_what_it_alters(tmp_path: Path) -> None:
     write_experiment(tmp_path, experiment(128, 200))
     with pytest.raises(FileErrors) as caught:
         load_study(write_sweep(tmp_path, "a: {alter: {model.connector.image_tokens: 16}}"), checks=[too_long_documents])
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith("model.connector.image_tokens: 16") or pointed_at(problem).startswith("16")
     assert "data.packing.row_tokens: a document may be 320 tokens long" in problem.message
-    assert too_long_documents in checks()
+    assert too_long_documents in CHECKS
 
 
-def test_the_bound_holds_for_every_document_of_real_rows():
+def test_the_bound_holds_for_every_document_of_real_rows() -> None:
     from itertools import islice
 
     from mm1_ablate.data.packing import open_packed_rows
@@ -84,7 +84,7 @@ def test_the_bound_holds_for_every_document_of_real_rows():
     assert max(lengths) <= longest_document(settings)
 
 
-def test_a_document_beyond_the_context_is_never_trained_on_in_silence():
+def test_a_document_beyond_the_context_is_never_trained_on_in_silence() -> None:
     settings = experiment_with(
         {
             "model.language_model.configuration": {

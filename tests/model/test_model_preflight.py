@@ -14,12 +14,12 @@ import torch
 import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 
-from mm1_ablate.commands.common import checks
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.sweep.expand import FileErrors, load_study
-from mm1_ablate.evaluation.fit_check import context_length, known_context_length
+from mm1_ablate.model.context_length import context_length, known_context_length
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
+from mm1_ablate.plan.preflight import preflight
 from mm1_ablate.training.fit import load_earlier_stage
 
 TEXT = EXPERIMENT.replace(
@@ -137,7 +137,7 @@ def verdict(folder: Path, changes: dict[str, Any]) -> str:
     altered = {**changes, "training.steps": 501}
     sweep = write_sweep(folder, f"arm: {{alter: {json.dumps(altered)}}}")
     try:
-        study = load_study(sweep, checks=checks())
+        study = preflight(sweep)
     except FileErrors as errors:
         for problem in errors.problems:
             # At the line of the change, and at something that the change says.
@@ -183,7 +183,7 @@ def told(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
             place = place[key]
         place[keys[-1]] = value
     with pytest.raises(FileErrors) as caught:
-        load_study(write_experiment(folder, yaml.safe_dump(experiment)), checks=checks())
+        preflight(write_experiment(folder, yaml.safe_dump(experiment)))
     (problem,) = caught.value.problems
     return pointed_at(problem), problem.message
 
@@ -200,7 +200,9 @@ def told(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
         ({CONNECTOR: {"type": "halved.Halved", "image_tokens": 4}}, "", "not image tokens of shape [2, 4, 96]"),
     ],
 )
-def test_the_message_says_what_to_change(settings: dict[str, Any], at: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_message_says_what_to_change(
+    settings: dict[str, Any], at: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "halved.py").write_text(HALVED)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "halved", raising=False)
@@ -245,7 +247,7 @@ def test_a_connector_that_weights_of_the_earlier_stage_do_not_fit_is_told_at_its
             path = write_chain(tmp_path, connector, *sides)
             for _ in range(2):  # what was found wrong is not remembered as right
                 with pytest.raises(FileErrors) as caught:
-                    load_study(path, checks=checks())
+                    preflight(path)
                 (problem,) = caught.value.problems
                 assert problem.path == at and pointed_at(problem).startswith(line), problem
                 assert words in problem.message and "change image_tokens" in problem.message and len(problem.message) < 400, problem
@@ -257,7 +259,7 @@ def test_an_arm_that_alters_a_stage_so_that_a_connector_does_not_fit_is_told_at_
         edits = {"starts_from.training.steps": 501, f"{path}.image_size": 96, f"{path}.patches_per_side": 8}
         sweep = write_sweep(tmp_path, f"finer: {{alter: {json.dumps(edits)}}}")
         with pytest.raises(FileErrors, match=r"model\.connector: .*connector\.project\.0\.weight") as caught:
-            load_study(sweep, checks=checks())
+            preflight(sweep)
         (problem,) = caught.value.problems
         # The connector goes by the grid of patches; with the other size alone it would fit.
         assert Path(problem.file) == sweep and problem.path.endswith(f"{path}.patches_per_side"), problem
@@ -269,13 +271,13 @@ def test_stages_that_fit_or_are_resampled_are_accepted(name: str, tmp_path: Path
     small = {"hidden": 16, "depth": 1} if name == "c_abstractor" else {}
     tokens = 16 if name in ("linear", "mlp") else 4
     later = {"image_tokens": tokens if name in ("attention_pool", "perceiver_resampler") else tokens * 4}
-    (last,) = load_study(write_chain(tmp_path, {"type": name, "image_tokens": tokens, **small}, 4, 8, **later), checks=checks()).trials
+    (last,) = preflight(write_chain(tmp_path, {"type": name, "image_tokens": tokens, **small}, 4, 8, **later)).trials
     torch.save(build(last.experiment.earlier[0], 0).state_dict(), tmp_path / "model.pt")
     load_earlier_stage(build(last.experiment, 0), tmp_path)
 
 
 def test_a_connector_of_ones_own_that_fits_is_accepted(strided: dict[str, Any], tmp_path: Path) -> None:
-    assert load_study(write_chain(tmp_path, strided, 4, 8, image_tokens=16), checks=checks()).trials
+    assert preflight(write_chain(tmp_path, strided, 4, 8, image_tokens=16)).trials
 
 
 HALVED = """
@@ -306,20 +308,20 @@ MIXTRAL = {**LLAMA, "num_key_value_heads": 2, "num_local_experts": 4}
         ({"model_type": "roberta", "configuration": {"is_decoder": True}}, "roberta", "from their padding token's"),
     ],
 )
-def test_settings_that_would_have_no_effect_are_refused(settings: dict[str, Any], at: str, words: str, tmp_path: Path):
+def test_settings_that_would_have_no_effect_are_refused(settings: dict[str, Any], at: str, words: str, tmp_path: Path) -> None:
     declared = {**yaml.safe_load(TEXT)["model"]["language_model"], "initialisation": "transformers", **settings}
     line, message = told(tmp_path, {LANGUAGE: declared})
     assert line.startswith(at) and words in message
 
 
-def test_a_document_may_be_as_long_as_positions_are_turned_one_way(tmp_path: Path):
+def test_a_document_may_be_as_long_as_positions_are_turned_one_way(tmp_path: Path) -> None:
     """Phi-3 with 128k tokens turns all positions of a row otherwise if one of its documents is longer than the context it began with."""
     language_model = {**yaml.safe_load(TEXT)["model"]["language_model"], "model_type": "phi3", "configuration": PHI3}
     experiment = load_study(write_experiment(tmp_path, TEXT)).trials[0].experiment
     settings = experiment.model.language_model.model_copy(update={"model_type": "phi3", "configuration": PHI3})
     assert context_length(settings) == known_context_length(settings) == 64
     with pytest.raises(FileErrors, match="has a context of 64"):
-        load_study(write_experiment(tmp_path, yaml.safe_dump(set_in(LANGUAGE, language_model))), checks=checks())
+        preflight(write_experiment(tmp_path, yaml.safe_dump(set_in(LANGUAGE, language_model))))
 
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "num_key_value_heads": 2}
@@ -333,21 +335,21 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of the kind conv"),
         ("llama4_text", {}, "layers of the kind chunked_attention"),
         ("bert", None, "attention to what comes later"),
-        ("mbart", None, "take no positions"),
+        ("mbart", None, "take no position_ids"),
         ("nemotron", {}, "does not hand on which documents are packed"),
         ("doge", {}, "an attention mask of its own"),
     ],
 )
 def test_models_that_packed_documents_would_be_mixed_by_are_refused(
     model_type: str, configuration: dict[str, Any] | None, words: str, tmp_path: Path
-):
+) -> None:
     settings = {"model_type": model_type, "configuration": {} if configuration is None else {**SMALL, **configuration}}
     line, message = told(tmp_path, {LANGUAGE: {**yaml.safe_load(TEXT)["model"]["language_model"], **settings}})
     assert line.startswith(model_type) and words in message and message.endswith("choose another kind of model")
 
 
-def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from mm1_ablate.model.size import count_parameters
+def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mm1_ablate.model.profiler import count_parameters
 
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     config = tmp_path / "ours" / "config.json"
@@ -361,7 +363,7 @@ def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: 
         config.write_text(
             json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 1024, **LLAMA, **changed})
         )
-        (arm,) = load_study(path, checks=checks()).arms
+        (arm,) = preflight(path).arms
         return count_parameters(arm.experiment)["language_model"]
 
     narrow = of()
@@ -370,7 +372,7 @@ def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: 
         of(num_attention_heads=5)
 
 
-def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     path = write_experiment(tmp_path, TEXT)
     program = (

@@ -1,27 +1,27 @@
 """Whether the items of an experiment's tasks can be asked and scored as declared, before anything is trained: no weights, no tokenizer.
 
 In: an experiment. Out: findings by place in it. Items are drawn as an evaluation draws them, and only those are looked at: their images
-by name, the first of them by the headers of their files too. What was found right about a task of this package is kept in the cache; the
-user's own tasks are looked at each time.
+by name, the first of them by the headers of their files too. What was found right about a task of this package is remembered; the user's
+own tasks are looked at each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from mm1_ablate.config.errors import Finding
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import look, once
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_fields
 from mm1_ablate.config.tasks import is_own, task_settings
+from mm1_ablate.data.check_cache import known, remember
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.evaluation.chance_baselines import can_score, ceiling, chance_baseline
-from mm1_ablate.evaluation.fit_check import kept
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.prediction_shards import asked_identity
-from mm1_ablate.evaluation.prompts import ANSWER, CHOICE, IMAGE, Incomplete, question, render, template_fields
+from mm1_ablate.evaluation.prompts import Incomplete, question, render
 from mm1_ablate.evaluation.protocols import as_asked
 from mm1_ablate.evaluation.task import Task
 
@@ -37,16 +37,9 @@ OF_THE_RECORD = ("no right choice", "an id occurs twice")
 """Reasons that are the record's or the file's fault as a whole: leaving such items out would hide that others are wrong too."""
 
 
-class _Wrong(Exception):
-    """What is wrong with items, so that it is not kept."""
-
-    def __init__(self, found: list[tuple[str, bool]]) -> None:
-        self.found = found
-
-
 def wrong_items(experiment: Experiment) -> list[Finding]:
-    """Items of tasks that cannot be asked, and scores that can tell nothing. A check for `load_study`; of tasks that cannot
-    be opened other checks tell."""
+    """Items of tasks that cannot be asked, and scores that cannot tell models apart. Tasks that cannot be opened are reported by
+    other checks."""
     if look() == "nowhere":
         return []
     evaluation = experiment.evaluation
@@ -67,20 +60,14 @@ def _of_all(evaluation: Evaluation) -> Iterator[Finding]:
 
 def _found(task: Task, evaluation: Evaluation, own: bool) -> list[tuple[str, bool]]:
     """What is wrong with a task, and whether that is a warning."""
-
-    def looked_at() -> list[Any]:
-        if found := list(_looked_at(task, evaluation, own)):
-            raise _Wrong(found)
+    # The code behind a user's own task may change without its settings.
+    key = "" if own else fingerprint(["items", RULE, asked_identity(task, evaluation), canonical(task.metrics)])
+    if key and known(key) is not None:
         return []
-
-    try:
-        if own:
-            looked_at()
-        else:
-            kept(fingerprint(["items", RULE, asked_identity(task, evaluation), canonical(task.metrics)]), looked_at)
-    except _Wrong as wrong:
-        return wrong.found
-    return []
+    found = list(_looked_at(task, evaluation, own))
+    if key and not found:
+        remember(key, {})
+    return found
 
 
 def _looked_at(task: Task, evaluation: Evaluation, own: bool) -> Iterator[tuple[str, bool]]:
@@ -95,12 +82,12 @@ def _looked_at(task: Task, evaluation: Evaluation, own: bool) -> Iterator[tuple[
     if "://" not in str(getattr(task.items, "folder", "")):
         for place, some in ((where, asked), ("demonstrations", items.demonstrations)):
             looked, broken = _broken_pictures(some)
-            yield from _left_out(broken, f"items.{place}: {{}} of the {looked:,} pictures looked at cannot be read", own)
+            yield from _left_out(broken, f"items.{place}: {{}} of the {looked:,} images checked cannot be read", own)
     fields = [field for field in template_fields(task.prompt) if field not in (IMAGE, ANSWER)]
     if fields and CHOICE not in fields:
         blank = [item.id for item in asked if not any(item.fields[field].strip() for field in fields)]
         if blank:
-            yield f"prompt: {_named(blank)} of {len(asked):,} items have nothing in {' and '.join(dict.fromkeys(fields))}", True
+            yield f"prompt: {_named(blank)} of {len(asked):,} items have an empty {' and '.join(dict.fromkeys(fields))}", True
     if asked:
         for metric in task.metrics:
             yield from _senseless(task, metric, asked)
@@ -201,10 +188,8 @@ def _senseless(task: Task, metric: Metric, items: Sequence[Item]) -> Iterator[tu
     if len(items) > 1 and len(items) <= SEARCHED and metric.ceiling != "none" and not metric.wants_split_references:
         least, most = chance_baseline(metric, predictions), ceiling(metric, predictions)
         if least is not None and most is not None and least.value >= most - 1e-9:
-            yield (
-                f"{of} tells nothing: the same answer to every item, '{least.answer}', has {most:.4g}, the highest score that is possible",
-                True,
-            )
+            same = f"the same answer to every item, '{least.answer}', has {most:.4g}, the highest possible score"
+            yield f"{of} cannot tell models apart: {same}", True
 
 
 def _cut(task: Task, item: Item, reference: str) -> str:
@@ -221,4 +206,4 @@ def _why(task: Task, metric: Metric, predictions: Sequence[Prediction], referenc
         if len(predictions) == 1 and metric.score([Prediction("", "a", ("a",) * 4)]) != [1.0]:
             return "over a single item it is 0 by definition; ask more items"
         return "every item has a single reference, and it counts the agreement with other annotators; use exact_match"
-    return "not even the references score anything as answers; use another metric, or other references"
+    return "even the references score 0 as answers; use another metric, or other references"

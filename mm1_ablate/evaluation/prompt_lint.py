@@ -1,7 +1,7 @@
 """What of a task's prompts can make a wrong score without an error, whatever the model is: a task with its questions in, remarks out.
 
 Looked at is a bounded sample of questions and demonstrations. Remarks are plain values, because they are kept beside what prompts take
-(`fit_check.py`). How prompts begin after images is a fact here and no remark: it is compared with the training data (`prompt_check.py`).
+(`preflight.py`). How prompts begin after images is a fact here and no remark: it is compared with the training data (`preflight.py`).
 """
 
 from __future__ import annotations
@@ -11,30 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mm1_ablate.data.documents import after_images
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_fields, template_pieces
+from mm1_ablate.data.documents import Image, Item, after_images
 from mm1_ablate.data.joining import leading_space, segments, spelled
-from mm1_ablate.data.tokenizer import UnknownWords
-from mm1_ablate.evaluation.prompts import (
-    ANSWER,
-    CHOICE,
-    IMAGE,
-    Incomplete,
-    continuation,
-    cut,
-    demonstration,
-    question,
-    right_answer,
-    template_fields,
-    template_pieces,
-)
-
-if TYPE_CHECKING:
-    from mm1_ablate.data.documents import Image, Item
-    from mm1_ablate.data.tokenizer import Tokenizer
-    from mm1_ablate.evaluation.requests import TaskRequests
-    from mm1_ablate.evaluation.task import Task
+from mm1_ablate.data.tokenizer import Tokenizer, UnknownWords
+from mm1_ablate.evaluation.prompts import Incomplete, continuation, cut, demonstration, question, right_answer
+from mm1_ablate.evaluation.requests import TaskRequests
+from mm1_ablate.evaluation.task import Task
 
 SAMPLE = 128
 """Questions looked at, and demonstrations."""
@@ -189,8 +174,8 @@ def _parted_answers(task: Task, items: Sequence[Item], tokenizer: Tokenizer) -> 
                     shown = shown or before[-12:] + space + answer[:12]
     if parted > SELDOM * asked:
         message = (
-            f"in {parted} of {asked} items the tokenizer makes one token of the question's end and the answer's beginning ({shown!r}):"
-            " demonstrations hold that token, and a question ends before it"
+            f"in {parted} of {asked} items the tokenizer merges the end of the question and the beginning of the answer into one token"
+            f" ({shown!r}): demonstrations hold that token, and a question ends before it"
         )
         yield Remark("prompt", message, "end the question with a word or a colon and a space before {answer}")
 
@@ -200,8 +185,8 @@ def _stops_that_never_come(task: Task, items: Sequence[Item], tokenizer: Tokeniz
         if template_fields(template):
             continue
         if not any(template in _written(text, tokenizer) for text in (template, f"a{template}b", f"a {template} b")):
-            message = f"the stop string {template!r} never comes: this tokenizer cannot write it, so no answer ends there"
-            yield Remark("stop", message, "name what a demonstration ends with, as the tokenizer writes it")
+            message = f"the stop string {template!r} never appears: this tokenizer cannot produce it, so no answer ends there"
+            yield Remark("stop", message, "name what a demonstration ends with, as the tokenizer produces it")
 
 
 def _written(text: str, tokenizer: Tokenizer) -> str:
@@ -271,7 +256,7 @@ def _no_end(task: Task, solved: Sequence[Item]) -> Iterator[Remark]:
         return
     end = "".join(text for text, _ in rest)
     if not any(stop in end for stop in task.stop):
-        message = "nothing ends a demonstration (separator is empty), so nothing shows where an answer ends"
+        message = "a demonstration has no end (separator is empty), so the model is not shown where an answer ends"
         if end:
             stops = _listed(task.stop) if task.stop else "there is none"
             message = f"a demonstration ends with {end!r}, which holds no stop string ({stops}): an answer as demonstrated goes on after it"

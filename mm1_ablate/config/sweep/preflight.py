@@ -1,4 +1,8 @@
-"""Experiments in, what is wrong with the data that they name out, at the place that wrote it: an arm of the sweep or an experiment file."""
+"""Checks of the experiments of a study, each once.
+
+In: experiments. Out: what is wrong with the data that they name, and what further checks find (`plan/preflight.py` lists them), at the
+place that wrote it: an arm of the sweep or an experiment file.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,17 @@ from mm1_ablate.config.tasks import wrong_files
 from mm1_ablate.config.yaml_file import FileProblem, Marks, dotted
 
 Check = Callable[[Experiment], list[Finding]]
-"""A further check of experiments, by a room above: what is wrong, by place in the experiment. Asked only of those whose data is there."""
+"""A further check of experiments, by a room above: findings by place in it. Only experiments whose data is there are checked."""
 
 Remade = Callable[[Sequence[Edit]], Experiment | None]
 _Look = Callable[[Experiment], dict[str, Finding]]
-"""What is wrong, each under what tells it from other things that are."""
+"""Findings, each under a key of its own."""
+
+
+def at_every_stage(experiment: Experiment, check: Check) -> list[Finding]:
+    """What a check finds wrong with an experiment and with the earlier stages that it starts from, by place in the experiment."""
+    stages = enumerate([experiment, *reversed(experiment.earlier)])
+    return [_at(("starts_from",) * number, finding) for number, stage in stages for finding in check(stage)]
 
 
 def wrong_data(experiment: Experiment) -> list[Finding]:
@@ -49,18 +59,18 @@ def never_read(place: Place, data_type: str) -> Finding:
     return Finding(place, message, f"give data.mixture.{data_type} a weight, or leave the source out", at_key=True, warning=True)
 
 
-class WrongData:
-    """Tells of each wrong source, task and check once, however many arms have it.
+class Preflight:
+    """Reports what is wrong with a source or a task, and what a check finds, once, however many arms have it.
 
     Args:
-        checks: further checks of experiments; asked only of those whose data is there.
+        checks: further checks; run only on experiments whose data is there.
     """
 
     def __init__(self, checks: Sequence[Check] = ()) -> None:
         self.checks = checks
         self.problems: list[FileProblem] = []
         """What experiment files say wrongly themselves."""
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def of(
         self, experiment: Experiment, edits: Sequence[Edit], where: Keys, marks: Marks, remade: Remade, arm: bool = False
@@ -69,33 +79,33 @@ class WrongData:
         any edit goes to the problems of the experiment file.
 
         Args:
-            remade: the experiment with some of its edits only; nothing where these make none.
-            arm: whether it is an arm. Of settings that have no effect it is told those that it sets itself: what its baseline leaves it
-                with is right there.
+            remade: the experiment with some of its edits only; None where these make none.
+            arm: whether it is an arm. Of its settings that have no effect only those are reported that it sets itself: those of its
+                baseline are right there.
         """
 
-        def told(look: _Look) -> list[Finding]:
+        def new(look: _Look) -> list[Finding]:
             found = []
             for key, finding in look(experiment).items():
-                if key not in self._told:
-                    self._told.add(key)
-                    found += self._told_at(*_to_blame(look, key, finding, edits, remade), where, marks)
+                if key not in self._reported:
+                    self._reported.add(key)
+                    found += self._at_its_place(*_to_blame(look, key, finding, edits, remade), where, marks)
             return found
 
         found = []
         for finding in without_effect(experiment):
             own = touching(edits, finding.path)
             if own or not arm:
-                found += self._told_at(finding, own, where, marks)
-        found += told(_of_sources) + told(_of_tasks)
+                found += self._at_its_place(finding, own, where, marks)
+        found += new(_of_sources) + new(_of_tasks)
         if all(finding.warning for finding in (*_of_tasks(experiment).values(), *found)):
-            found += told(self._of_checks)
+            found += new(self._of_checks)
         return found
 
     def _of_checks(self, experiment: Experiment) -> dict[str, Finding]:
         return {finding.message: finding for check in self.checks for finding in check(experiment)}
 
-    def _told_at(self, finding: Finding, own: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
+    def _at_its_place(self, finding: Finding, own: Sequence[Edit], where: Keys, marks: Marks) -> list[Finding]:
         """A finding, at the first of the edits that brought it about; without any, it goes to the problems of the experiment file."""
         if not own:
             self.problems += marks.problems([finding])

@@ -1,0 +1,49 @@
+"""What is found out about a study before anything is started: in a sweep file, out its study, or everything that would go wrong.
+
+The rooms below have the checks: each takes an experiment and gives findings by place in it. They are run once for all arms that have what
+they look at in common, and only on experiments whose files and data are right by themselves (`config/sweep/preflight.py`, which also finds
+the line of a sweep or experiment file that a finding is about). A new check is a function beside those of its room and a name in `CHECKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mm1_ablate.config.identity.data_digests import Look, Record
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.sweep.preflight import Check
+from mm1_ablate.data.lost_documents import lost_files
+from mm1_ablate.evaluation.preflight import prompts_unlike_training, unaskable_models, unaskable_tasks, unplaced_begin_tokens
+from mm1_ablate.evaluation.preflight_items import wrong_items
+from mm1_ablate.model.preflight import missing_models, wrong_encoders, wrong_parts
+from mm1_ablate.training.preflight import too_long_documents, unknown_words
+
+CHECKS: tuple[Check, ...] = (
+    lost_files,
+    unaskable_tasks,
+    wrong_items,
+    prompts_unlike_training,
+    unplaced_begin_tokens,
+    missing_models,
+    wrong_encoders,
+    wrong_parts,
+    unaskable_models,
+    too_long_documents,
+    unknown_words,
+)
+"""In the order in which their findings are reported."""
+
+
+def preflight(path: Path, look: Look = "check", recorded: Callable[[str], Record] | None = None) -> Study:
+    """The study of a sweep file, once all checks have passed. Warnings are with the study.
+
+    Args:
+        look: how far to look at the data.
+        recorded: see `load_study`.
+
+    Raises:
+        FileErrors: with every problem of the sweep, of the experiments that it names, of their data, tasks and models.
+    """
+    return load_study(path, look, CHECKS, recorded)
