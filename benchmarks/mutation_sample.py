@@ -1,10 +1,10 @@
 """Which share of small wrong changes to the core is noticed by the tests: a random sample of mutmut's mutants.
 
 `pip install -c constraints.txt -e '.[test,mutation]'`, then `python benchmarks/mutation_sample.py --mutants 150` draws among the functions
-of data, model, training, evaluation and report (pyproject.toml, `tool.mutmut`), tries each mutant and prints the share, and each one that no
-test noticed as a diff. Whether such a one is equivalent, so that no test could notice it, is for people to judge. The first call runs the
-tests of these rooms once to learn which test calls which function (some ten minutes on two cores); later ones only what changed. PATTERN,
-such as 'mm1_ablate.data.mixture.*', draws among fewer. Everything is written to mutants/.
+of data, model, training, evaluation and report (pyproject.toml, `tool.mutmut`), tries each of them, and prints the share and, as a diff,
+each one that no test noticed. Whether such a one is equivalent, so that no test could notice it, is for people to judge. The first call
+runs the tests of these rooms once to learn which test calls which function (some ten minutes on two cores); later ones only what changed.
+PATTERN, such as 'mm1_ablate.data.mixture.*', draws among fewer. Everything is written to mutants/.
 """
 
 from __future__ import annotations
