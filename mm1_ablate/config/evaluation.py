@@ -141,8 +141,7 @@ class Evaluation(Settings):
 
     @model_validator(mode="after")
     def _preset(self) -> Evaluation:
-        # Not counted as written, so that altering the protocol alone alters all of it.
-        self.__dict__.update({name: value for name, value in PRESETS[self.protocol].items() if name not in self.model_fields_set})
+        self._derive(**{name: value for name, value in PRESETS[self.protocol].items() if name not in self.model_fields_set})
         return self
 
     @model_validator(mode="after")

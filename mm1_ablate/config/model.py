@@ -76,8 +76,7 @@ class LanguageModel(Settings):
                 left_out = "it" if len(said) == 1 else " and ".join(said)
                 raise Misfit(said[0], f"goes with model_type: a model given by name has its own, as it was trained; leave {left_out} out")
             if "tokenizer" not in self.model_fields_set:
-                # Not counted as written, so that altering the name alone alters both.
-                self.__dict__["tokenizer"] = self.name
+                self._derive(tokenizer=self.name)
         return self
 
     @model_validator(mode="after")

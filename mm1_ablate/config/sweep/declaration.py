@@ -220,15 +220,19 @@ class Resources(Settings):
 
     @model_validator(mode="after")
     def _of_all_workers(self) -> Resources:
-        if "workers" not in self.model_fields_set:
-            self.__dict__["workers"] = max(1, int(self.gpus))
+        written = self.model_fields_set
+        workers = self.workers if "workers" in written else max(1, int(self.gpus))
+        derived = {} if "cpus" in written else {"cpus": float(workers)}
         for name, each in (("gpus", self.gpus_per_worker), ("cpus", self.cpus_per_worker)):
-            if each is not None and name in self.model_fields_set and getattr(self, name) != each * self.workers:
-                raise Misfit(name, f"{self.workers} workers with {each:g} each are {each * self.workers:g}; declare one of the two")
             if each is not None:
-                self.__dict__[name] = float(each * self.workers)
-        if self.cpus_per_worker is None and "cpus" not in self.model_fields_set:
-            self.__dict__["cpus"] = float(self.workers)
+                derived[name] = float(each * workers)
+                if name in written and getattr(self, name) != derived[name]:
+                    raise Misfit(name, f"{workers} workers with {each:g} each are {each * workers:g}; declare one of the two")
+        self._derive(workers=workers, **derived)
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_equal_shares(self) -> Resources:
         if max(self.workers, self.gpus) > 1 and self.gpus not in (0, self.workers):
             raise Misfit(
                 "gpus", f"a worker has one GPU or none, so {self.workers} of them have {self.workers} or 0 in all, not {self.gpus:g}"

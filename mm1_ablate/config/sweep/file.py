@@ -154,21 +154,22 @@ def _without_wrong(tree: Any, found: Sequence[Finding]) -> dict[str, Any] | None
     """A copy of a sweep's mapping without what is wrong; nothing if what is left cannot be expanded."""
     if not isinstance(tree, dict):
         return None
-    whole, tree = tree, dict(tree)
+    whole = tree
+    rest: dict[str, Any] = dict(tree)
     for finding in found:
         first = finding.path[0] if finding.path else None
         if first == "sweep":
-            tree["sweep"] = "unnamed"
+            rest["sweep"] = "unnamed"
         elif first == "experiment" or first is None:
             return None
-        elif first == "ablations" and len(finding.path) > 1 and isinstance(tree.get("ablations"), dict):
-            tree["ablations"] = _without(tree["ablations"], finding.path[1:] if finding.at_key else finding.path[1:2])
+        elif first == "ablations" and len(finding.path) > 1 and isinstance(rest.get("ablations"), dict):
+            rest["ablations"] = _without(rest["ablations"], finding.path[1:] if finding.at_key else finding.path[1:2])
         elif first == "expect" and len(finding.path) > 1:
             wrong = {other.path[1] for other in found if other.path[:1] == ("expect",) and len(other.path) > 1}
-            tree["expect"] = [entry for index, entry in enumerate(whole["expect"]) if index not in wrong]
+            rest["expect"] = [entry for index, entry in enumerate(whole["expect"]) if index not in wrong]
         else:
-            tree.pop(str(first), None)
-    return tree
+            rest.pop(str(first), None)
+    return rest
 
 
 def _without(tree: Any, path: Keys) -> Any:
