@@ -127,9 +127,9 @@ class Model(Settings):
     connector: Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]
     language_model: LanguageModel
     sub_images: SubImages | None = None
-    """Large images as several, and how many. Nothing: each image is resized to the encoder's size."""
+    """Large images as several, and how many. None: each image is resized to the encoder's size."""
     preparation_seed: int | None = None
-    """The seed of the prepared encoder and language model. Nothing: each trial's own seed, so that their luck is part of
+    """The seed of the prepared encoder and language model. None: each trial's own seed, so that their luck is part of
     the error bars. A number: shared by all seeds, which saves time and narrows the error bars."""
 
     @model_validator(mode="after")

@@ -149,7 +149,7 @@ class Node:
         return []
 
     def child(self, name: str) -> Node | None:
-        """One step down, defaults filled in; nothing where the name names nothing."""
+        """One step down, defaults filled in; None where the name names nothing."""
         if self.settings:
             field = next((field for key, field in self.settings.model_fields.items() if name == (field.alias or key)), None)
             if field is None or self.value is None:

@@ -98,7 +98,7 @@ class Group(Settings):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Seeds that the sweep does not have: an arm that equals the baseline in all else (A/A), so that any difference is chance."""
     when_removed: Literal["renormalise", "shrink"] | FillWith | None = None
-    """What becomes of a removed share in this group; nothing: what the experiment's data.when_removed says."""
+    """What becomes of a removed share in this group; None: what the experiment's data.when_removed says."""
     experiment: str | None = None
     """An experiment file that is this group's own baseline."""
 
@@ -151,7 +151,7 @@ class Expectation(Settings):
 
     arm: str
     than: str | None = None
-    """The arm that it is compared with; nothing: its baseline."""
+    """The arm that it is compared with; None: its baseline."""
     metric: DeclaredMetric
     is_: Literal["above", "below", "within"] = Field(alias="is")
     """Above or below the baseline by at least `by` points, or within `by` points of it."""
@@ -189,20 +189,20 @@ class Resources(Settings):
     gpus: NotNegative = 0.0
     """Of all its workers together. A fraction lets several trials share one GPU."""
     cpus: PositiveFloat = 1.0
-    """Of all its workers together; nothing: one for each worker."""
+    """Of all its workers together; None: one for each worker."""
     workers: PositiveInt = 1
-    """Processes that one trial is trained and evaluated by; nothing: as many as it has GPUs, or one."""
+    """Processes that one trial is trained and evaluated by; None: as many as it has GPUs, or one."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     """Instead of `gpus`."""
     cpus_per_worker: PositiveFloat | None = None
     """Instead of `cpus`."""
     strategy: Strategy = "ddp"
     nodes: PositiveInt | None = None
-    """Nodes that the workers are dealt to in equal numbers. Nothing: one if they fit on one, else as few as can be had."""
+    """Nodes that the workers are dealt to in equal numbers. None: one if they fit on one, else as few as can be had."""
     gpu: str | None = None
-    """The kind of GPU there, such as H100: what plans reckon hours and memory for."""
+    """The kind of GPU there, such as H100: what plans estimate hours and memory for."""
     utilisation: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the GPU's peak that plans take training to reach; nothing: 0.4. `mm1-ablate plan --probe` measures it."""
+    """Share of the GPU's peak that plans take training to reach; None: 0.4. `mm1-ablate plan --probe` measures it."""
 
     @field_validator("gpus")
     @classmethod
