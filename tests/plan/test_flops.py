@@ -58,7 +58,8 @@ DOCUMENTS = [(40, 2), (40, 2), (12, 1), (12, 1), (200, 0)]
 
 
 def counted(experiment: Experiment) -> float:
-    """What torch counts of one forward and backward pass over the documents."""
+    """What torch counts of one forward and backward pass over the documents, with our corrections of its formulas, which
+    `test_grouped_convolutions_are_counted_as_so_many_small_ones` holds against torch alone."""
     batch = batch_of(experiment, DOCUMENTS)
     model = build(experiment, 0)
     with FlopCounterMode(display=False, custom_mapping=profiler.CORRECTED) as counter:
