@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, stop
-from mm1_ablate.config.errors import nearest
+from mm1_ablate.config.errors import did_you_mean
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.data.documents import Unreadable
@@ -65,10 +65,10 @@ def look_for_differences(
     for arm in arms:
         names = [one.name for one in study.arms]
         if arm not in names:
-            stop(FILE_IS_WRONG, f"{study.path}: there is no arm '{arm}'; {nearest(arm, names) or 'the arms are ' + ', '.join(names)}")
+            stop(FILE_IS_WRONG, f"{study.path}: there is no arm '{arm}'; {did_you_mean(arm, names) or 'the arms are ' + ', '.join(names)}")
     trials = _trials(study, store, arms, seed)
     both = side_by_side(*(store.items(trial) for trial in trials))
-    both = _only(both, "task", task, "task", nearest)
+    both = _only(both, "task", task, "task", did_you_mean)
     both = _only(both, "shots", shots, "number of shots", lambda *_: "")
     found = differing(both, number_shown, trials[0].seed)
     return Differences(arms, trials, counts(both), found)

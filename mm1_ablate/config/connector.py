@@ -53,7 +53,7 @@ class LearnedQueries(Connector):
     """A connector whose learned queries attend to the patches at the encoder's width: any number of image tokens."""
 
     heads: PositiveInt | None = None
-    """Attention heads; nothing: one for each 64 channels, or as many fewer as divide the width."""
+    """Attention heads; None: one for each 64 channels, or as many fewer as divide the width."""
 
     def check_width(self, encoder_width: int) -> None:
         if self.heads is not None and encoder_width % self.heads:

@@ -61,9 +61,9 @@ class Source(Component):
     keep: Keep = Keep()
     """Which of its documents are kept."""
     max_epochs: PositiveFloat | None = None
-    """How often its documents are read at most; after that the other sources share its part. Nothing: as often as need be."""
+    """How often its documents are read at most; after that the other sources share its part. None: as often as need be."""
     max_bad_share: Annotated[float | None, Field(ge=0, le=1), HowItRuns] = None
-    """The share of unreadable data above which a run stops. Nothing: that of the whole, `data.max_bad_share`."""
+    """The share of unreadable data above which a run stops. None: that of the whole, `data.max_bad_share`."""
 
     @property
     def shows_images(self) -> bool:

@@ -67,11 +67,11 @@ def _finding(detail: Any, model: type[Settings], tree: Any) -> Finding:
         return Finding(path, f"is missing; {what}")
     if kind == "extra_forbidden":
         names = node.names()
-        return Finding(path, f"unknown key; expected one of {', '.join(names)}", nearest(str(path[-1]), names), at_key=True)
+        return Finding(path, f"unknown key; expected one of {', '.join(names)}", did_you_mean(str(path[-1]), names), at_key=True)
     if detail["loc"] and detail["loc"][-1] == "[key]":
         keys = node.keys
         expected = f"one of {', '.join(keys)}" if keys else NAMES
-        return Finding(path, f"unknown key; expected {expected}", nearest(str(path[-1]), keys), at_key=True)
+        return Finding(path, f"unknown key; expected {expected}", did_you_mean(str(path[-1]), keys), at_key=True)
     if kind == "value_error":
         problem = context["error"]
         if isinstance(problem, Misfit):
@@ -80,7 +80,7 @@ def _finding(detail: Any, model: type[Settings], tree: Any) -> Finding:
         return Finding(path, str(problem))
     if kind == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
-        return Finding((*path, "type"), f"expected {_either(tags)}, not {_shown(context['tag'])}", nearest(context["tag"], tags))
+        return Finding((*path, "type"), f"expected {_either(tags)}, not {_shown(context['tag'])}", did_you_mean(context["tag"], tags))
     if kind == "union_tag_not_found":
         return Finding(path, "expected a mapping with a 'type'")
     if kind == "component_type":
@@ -89,7 +89,7 @@ def _finding(detail: Any, model: type[Settings], tree: Any) -> Finding:
         return Finding(path, f"expected {NAMES}, not {_shown(detail['input'])}")
     value = detail["input"]
     literals = [str(option) for member in members(node.annotation) for option in get_args(member) if get_origin(member) is Literal]
-    return Finding(path, f"expected {expectation(node.annotation)}, not {_shown(value)}", nearest(str(value), literals))
+    return Finding(path, f"expected {expectation(node.annotation)}, not {_shown(value)}", did_you_mean(str(value), literals))
 
 
 def _walk(location: tuple[str | int, ...], model: type[Settings], tree: Any, kind: str) -> tuple[Node, tuple[str | int, ...]]:
@@ -109,7 +109,7 @@ def _walk(location: tuple[str | int, ...], model: type[Settings], tree: Any, kin
     return node, tuple(path)
 
 
-def nearest(word: str, words: Any) -> str:
+def did_you_mean(word: str, words: Any) -> str:
     """A suggestion: the word that was probably meant."""
     near = get_close_matches(word, list(words), n=1)
     return f"did you mean '{near[0]}'?" if near else ""
@@ -125,7 +125,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "a list" if value else "an empty list"
     if value is None:
-        return "nothing"
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str):
@@ -135,7 +135,7 @@ def _shown(value: Any) -> str:
 
 
 def expectation(annotation: Any) -> str:
-    """What may stand at a place, in words: 'a whole number above 0, or nothing'."""
+    """What may stand at a place, in words: 'a whole number above 0, or null'."""
     parts = [_one(member) for member in members(annotation)]
     return ", or ".join(dict.fromkeys(parts))
 
@@ -145,7 +145,7 @@ def _one(annotation: Any) -> str:
     if any(isinstance(mark, ComponentOf) for mark in marks):
         return "a mapping with a 'type'"
     if base is NoneType:
-        return "nothing"
+        return "null"
     if get_origin(base) is Literal:
         return _either([str(option) for option in get_args(base)])
     if isinstance(base, type) and issubclass(base, Settings):
@@ -199,10 +199,10 @@ def _booleans(tree: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[st
 
 
 def validated(model: type[Model], tree: Any, folder: Path | None = None) -> tuple[Model | None, list[Finding]]:
-    """The settings of a mapping, or nothing and all that is wrong with it.
+    """The settings of a mapping, or None, and all that is wrong with it.
 
     Args:
-        folder: of the file that the mapping is written in: where its relative paths start. Nothing: the current directory.
+        folder: of the file that the mapping is written in: where its relative paths start. None: the current directory.
     """
     if folder is not None:
         look_beside(folder.resolve())

@@ -41,7 +41,7 @@ PRESETS: dict[Protocol, dict[str, Any]] = {
 
 
 class Wording(Settings):
-    """How a task is asked instead of as its record says. Nothing: as the record says."""
+    """How a task is asked instead of as its record says. None: as the record says."""
 
     prompt: str | None = None
     separator: str | None = None
@@ -53,7 +53,7 @@ class TaskSettings(Wording):
     """What an experiment says of a task instead of its record, and of the protocol."""
 
     items: PositiveInt | None = None
-    """Items of this task. Nothing: `evaluation.items`."""
+    """Items of this task. None: `evaluation.items`."""
 
 
 class Group(Settings):
@@ -99,11 +99,11 @@ class Evaluation(Settings):
     shots: list[Annotated[int, Field(ge=0)]] = [0, 4, 8]
     """Demonstrations before an image question. Text tasks are judged without any."""
     items: PositiveInt | None = None
-    """Items of each task; nothing: all that the task has."""
+    """Items of each task; None: all that the task has."""
     seed: int = 0
     """Chooses items, and demonstrations unless `seeds` does. The same for all arms and training seeds."""
     seeds: list[int] | None = None
-    """Evaluation seeds: each draws other demonstrations for the same items, and scores are means over all. Nothing: `seed` alone."""
+    """Evaluation seeds: each draws other demonstrations for the same items, and scores are means over all. None: `seed` alone."""
     split: Literal["report", "development"] = "report"
     """development: other episodes from another image pool, for tuning a recipe."""
     protocol: Protocol = "mm1"
@@ -113,7 +113,7 @@ class Evaluation(Settings):
     """per_task: one nested set for all queries of a task group (MM1); {sets: k}: k of them; per_query: drawn for each query
     (OpenFlamingo)."""
     zero_shot: TextOnly | None = None
-    """What stands before an image question at 0 shots. Nothing: nothing; {text_only: 2}: demonstrations without images (OpenFlamingo)."""
+    """What precedes an image question at 0 shots. None: no demonstration; {text_only: 2}: demonstrations without images (OpenFlamingo)."""
     overrides: dict[str, TaskSettings] = {}
     """By task: items, prompt, separator, stop strings and token limit instead of those of its record."""
     groups: dict[str, Group] = {}
@@ -141,8 +141,7 @@ class Evaluation(Settings):
 
     @model_validator(mode="after")
     def _preset(self) -> Evaluation:
-        # Not counted as written, so that altering the protocol alone alters all of it.
-        self.__dict__.update({name: value for name, value in PRESETS[self.protocol].items() if name not in self.model_fields_set})
+        self._derive(**{name: value for name, value in PRESETS[self.protocol].items() if name not in self.model_fields_set})
         return self
 
     @model_validator(mode="after")

@@ -128,4 +128,4 @@ def check_stages(model: Model, before: Model) -> None:
 
 
 def _in_words(value: Any) -> str:
-    return "another value" if isinstance(value, dict) else "nothing" if value is None else f"'{value}'"
+    return "another value" if isinstance(value, dict) else "null" if value is None else f"'{value}'"

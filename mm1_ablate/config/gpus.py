@@ -1,4 +1,4 @@
-"""GPUs that plans reckon with: what they compute in a second and what they hold, by NVIDIA's data sheets."""
+"""GPUs that plans estimate with: peak operations per second and memory, by NVIDIA's data sheets."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ UTILISATION = 0.4
 
 
 def gpu_of(device: str) -> str | None:
-    """The name here of a GPU as its driver calls it, such as 'NVIDIA H100 80GB HBM3'; nothing if it is not among them."""
+    """The name here of a GPU as its driver calls it, such as 'NVIDIA H100 80GB HBM3'; None if it is not among them."""
     return next((name for name in GPUS if all(part in device for part in name.split("-"))), None)

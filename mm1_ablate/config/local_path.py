@@ -50,7 +50,7 @@ def local(value: str | None) -> str | None:
 
 
 def missing(path: str) -> str | None:
-    """What is wrong with a path, in words; nothing if something is there."""
+    """What is wrong with a path, in words; None if something is there."""
     if os.path.exists(path):
         return None
     folder = next(parent for parent in Path(path).parents if os.path.isdir(parent))

@@ -76,8 +76,7 @@ class LanguageModel(Settings):
                 left_out = "it" if len(said) == 1 else " and ".join(said)
                 raise Misfit(said[0], f"goes with model_type: a model given by name has its own, as it was trained; leave {left_out} out")
             if "tokenizer" not in self.model_fields_set:
-                # Not counted as written, so that altering the name alone alters both.
-                self.__dict__["tokenizer"] = self.name
+                self._derive(tokenizer=self.name)
         return self
 
     @model_validator(mode="after")
@@ -128,9 +127,9 @@ class Model(Settings):
     connector: Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]
     language_model: LanguageModel
     sub_images: SubImages | None = None
-    """Large images as several, and how many. Nothing: each image is resized to the encoder's size."""
+    """Large images as several, and how many. None: each image is resized to the encoder's size."""
     preparation_seed: int | None = None
-    """The seed of the prepared encoder and language model. Nothing: each trial's own seed, so that their luck is part of
+    """The seed of the prepared encoder and language model. None: each trial's own seed, so that their luck is part of
     the error bars. A number: shared by all seeds, which saves time and narrows the error bars."""
 
     @model_validator(mode="after")

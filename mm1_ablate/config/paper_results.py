@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from mm1_ablate.config.errors import Finding, nearest
+from mm1_ablate.config.errors import Finding, did_you_mean
 from mm1_ablate.config.metric_name import AVERAGE, TEXT_CORE, MetricName
 from mm1_ablate.config.settings import Misfit, Settings
 from mm1_ablate.config.sweep.declaration import Expectation, Sweep
@@ -104,7 +104,7 @@ def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: 
     tables = results().tables
     if declared.table not in tables:
         message = f"there is no table '{declared.table}'; expected one of {', '.join(tables)}"
-        return None, [Finding(("paper", "table"), message, nearest(declared.table, tables))]
+        return None, [Finding(("paper", "table"), message, did_you_mean(declared.table, tables))]
     labels = tables[declared.table].numbers()
     found, rows = [], {}
     for name in arms:
@@ -115,10 +115,10 @@ def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: 
         arm = baseline if name == "baseline" else name
         if arm not in arms:
             if complete:
-                found.append(Finding(("paper", "rows", name), f"there is no arm '{name}'", nearest(name, arms), at_key=True))
+                found.append(Finding(("paper", "rows", name), f"there is no arm '{name}'", did_you_mean(name, arms), at_key=True))
         elif label not in labels:
             message = f"{declared.table} has no row '{label}'; its rows are {', '.join(labels)}"
-            found.append(Finding(("paper", "rows", name), message, nearest(label, labels)))
+            found.append(Finding(("paper", "rows", name), message, did_you_mean(label, labels)))
         else:
             rows[arm] = label
     if not rows and complete and not found:

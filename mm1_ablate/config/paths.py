@@ -54,7 +54,7 @@ def unannotated(annotation: Any) -> tuple[Any, list[Any]]:
 
 def declared(field: FieldInfo) -> Any:
     """The annotation of a field as it was written, marks included."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation  # type: ignore[return-value]
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def plain(value: Any) -> Any:
@@ -113,10 +113,12 @@ class Node:
     @cached_property
     def _arguments(self) -> tuple[Any, tuple[Any, ...]]:
         bases = [unannotated(member)[0] for member in members(self.annotation)]
-        several = [base for base in bases if get_origin(base) in (dict, list, tuple)]
+        several: list[tuple[Any, tuple[Any, ...]]] = [
+            (get_origin(base), get_args(base)) for base in bases if get_origin(base) in (dict, list, tuple)
+        ]
         # Where a list or a mapping may stand, what does stand there says which is meant.
-        several.sort(key=lambda base: isinstance(self.value, dict) != (get_origin(base) is dict))
-        return (get_origin(several[0]), get_args(several[0])) if several else (None, ())
+        several.sort(key=lambda one: isinstance(self.value, dict) != (one[0] is dict))
+        return several[0] if several else (None, ())
 
     @property
     def item(self) -> Any:
@@ -147,7 +149,7 @@ class Node:
         return []
 
     def child(self, name: str) -> Node | None:
-        """One step down, defaults filled in; nothing where the name names nothing."""
+        """One step down, defaults filled in; None where the name names nothing."""
         if self.settings:
             field = next((field for key, field in self.settings.model_fields.items() if name == (field.alias or key)), None)
             if field is None or self.value is None:

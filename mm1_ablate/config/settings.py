@@ -28,6 +28,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    def _derive(self, **values: Any) -> None:
+        """Set fields that follow from others, in a validator. They do not count as written (`model_fields_set`): whoever alters what they
+        follow from alters both."""
+        self.__dict__.update(values)
+
 
 class Misfit(ValueError):
     """Settings that are each fine but do not go together, reported at the one that is to be changed.

@@ -60,7 +60,7 @@ def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experimen
 
 
 def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str, str] | None:
-    """What is wrong with the path of an earlier stage, and a suggestion; nothing if there is a file that can be read."""
+    """What is wrong with the path of an earlier stage, and a suggestion; None if there is a file that can be read."""
     if not isinstance(written, str) or not written:
         return (
             f"expected the path of an experiment file, or an experiment, not {'a list' if isinstance(written, list) else repr(written)}",

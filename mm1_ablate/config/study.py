@@ -24,7 +24,7 @@ class Change:
 
     path: str
     old: Any
-    """Plain value in the baseline; nothing where the path is not there. Of a section that was removed, all that it held."""
+    """Plain value in the baseline; None where the path is not there. Of a section that was removed, all that it held."""
     new: Any
     removed: bool = False
     declared: bool = True

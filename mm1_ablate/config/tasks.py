@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, nearest
+from mm1_ablate.config.errors import Finding, did_you_mean
 from mm1_ablate.config.evaluation import TASKS as TASKS
 from mm1_ablate.config.evaluation import Evaluation, misnamed
 from mm1_ablate.config.experiment import Experiment
@@ -112,7 +112,7 @@ def wrong_records(experiment: Experiment) -> list[Finding]:
         elif task not in shipped_tasks():
             shipped = ", ".join(sorted(shipped_tasks()))
             message = f"there is no task '{task}'; expected one of {shipped}, or the path of a record"
-            found.append(Finding(place, message, nearest(task, shipped_tasks())))
+            found.append(Finding(place, message, did_you_mean(task, shipped_tasks())))
             continue
         try:
             task_settings(task)

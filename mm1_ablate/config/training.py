@@ -52,7 +52,7 @@ class Training(Settings):
     gradient_clip: PositiveFloat | None = 1.0
     precision: Precision = "32-true"
     micro_batch_rows: Annotated[PositiveInt | None, HowItRuns] = None
-    """Rows of one forward and backward pass; nothing: all of them."""
+    """Rows of one forward and backward pass; None: all of them."""
     checkpoint_every_steps: Annotated[PositiveInt, HowItRuns] = 100
     activation_checkpointing: Annotated[bool, HowItRuns] = False
     """Compute the activations inside each transformer block again on the way back instead of keeping them: a third more work, a

@@ -242,7 +242,7 @@ class _Reader:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for part in [part for part in parts or [node] if not isinstance(part, yaml.MappingNode)]:
             word = part.value if isinstance(part, yaml.ScalarNode) else ""
-            shown = "a list" if isinstance(part, yaml.SequenceNode) else f"'{word}'" if word else "nothing"
+            shown = "a list" if isinstance(part, yaml.SequenceNode) else f"'{word}'" if word else "null"
             message = f"expected a mapping to merge, or a list of mappings, such as *shared for what is marked &shared; not {shown}"
             meant = word if word in self._anchors else ""
             self.problems.append(self.marks.at(*_place(part), dotted((*path, "<<")), message, f"did you mean '*{meant}'?" if meant else ""))

@@ -78,11 +78,11 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ("file: test.jsonl", "file: 5", "5", "items.queries.file", "expected text, or a list, not empty, of texts, not 5"),
         ("file: test.jsonl", "file: []", "[]", "items.queries.file", "expected text, or a list, not empty, of texts, not an empty list"),
         ("file: test.jsonl", "file: ['']", "'']", "items.queries.file[0]", "expected text"),
-        ('    image: "{name}.jpg"\n  dem', "    image: 5\n  dem", "5", "items.queries.image", "expected text, or nothing, not 5"),
+        ('    image: "{name}.jpg"\n  dem', "    image: 5\n  dem", "5", "items.queries.image", "expected text, or null, not 5"),
         ("on: name", "on: 5", "5}", "items.queries.join.more.on", "expected text, not 5"),
         ("on: name", "un: name", "un:", "items.queries.join.more.un", "unknown key; expected one of file, rows, on, to"),
         ("{more: {file: more.jsonl, on: name}}", "more.jsonl", "more.jsonl", "items.queries.join", "expected a mapping, not 'more.jsonl'"),
-        ("count: 10", "count: 0", "0}", "items.development.count", "expected a whole number above 0, or nothing, not 0"),
+        ("count: 10", "count: 0", "0}", "items.development.count", "expected a whole number above 0, or null, not 0"),
         ("count: 10", "cuont: 10", "cuont", "items.development.cuont", "unknown key"),
         ("count: 10", "merge: 3", "3}", "items.development.merge", "expected true or false, not 3"),
         ("count: 10", "fields: {question: 5}", "5}", "items.development.fields.question", "expected text, not 5"),
@@ -96,7 +96,7 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ('{file: dev.jsonl, image: "{name}.jpg", count: 10}', "[]", "[]", "items.development", "not an empty list"),
         # Parts in a list.
         ("      where: usable", "      were: usable", "were", "items.demonstrations[0].were", f"unknown key; {OF_A_PART}"),
-        ("where: usable", "where: [usable]", "[usable]", "items.demonstrations[0].where", "expected text, or nothing, not a list"),
+        ("where: usable", "where: [usable]", "[usable]", "items.demonstrations[0].where", "expected text, or null, not a list"),
         ("train-2.jsonl", "5", "5]", "items.demonstrations[0].file[1]", "expected text, not 5"),
         (
             '    - file: older.jsonl\n      image: "{name}.jpg"',

@@ -138,7 +138,7 @@ def test_a_file_that_is_not_there_or_is_no_text(tmp_path: Path) -> None:
         ("x: &shared {a: 1}\ny: {<<: shared, b: 2}\n", 2, 9, "did you mean '*shared'?"),
         ("y:\n  <<: shared\n", 2, 7, "expected a mapping to merge, or a list of mappings, such as *shared for what is marked &shared"),
         ("y: {<<: ~}\n", 1, 9, "not '~'"),
-        ("y:\n  <<:\n  b: 1\n", 2, 6, "not nothing"),
+        ("y:\n  <<:\n  b: 1\n", 2, 6, "not null"),
         ("y: {<<: 5}\n", 1, 9, "not '5'"),
         ("y: {<<: []}\n", 1, 9, "not a list"),
         ("x: &shared {a: 1}\ny: {<<: [*shared, other]}\n", 2, 19, "not 'other'"),

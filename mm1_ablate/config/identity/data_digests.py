@@ -99,7 +99,7 @@ def contents_of(source: Component, split: str | None = None) -> str:
     """The digest of what a source reads; empty for one that reads no files.
 
     Args:
-        split: of the items of a task; nothing for a source of documents.
+        split: of the items of a task; None for a source of documents.
 
     Raises:
         Exception: whatever keeps the source from being read. `findings_about` makes a sentence of it.

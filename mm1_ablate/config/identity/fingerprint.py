@@ -104,7 +104,7 @@ def source_identity(source: Source, form: dict[str, Any], contents: str | None =
 
 
 def data_identity(data: Data) -> dict[str, Any]:
-    identity = canonical(data)
+    identity: dict[str, Any] = canonical(data)
     identity["mixture"] = integer_ratios({str(data_type): weight for data_type, weight in data.mixture.items()})
     sources = identity["sources"]
     identity["sources"] = {}
@@ -118,7 +118,7 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 def experiment_identity(experiment: Experiment) -> dict[str, Any]:
     """What all seeds of an experiment share: everything that shapes the trained weights, and nothing else."""
-    identity = canonical(experiment)
+    identity: dict[str, Any] = canonical(experiment)
     del identity["evaluation"]
     identity["data"] = data_identity(experiment.data)
     identity["model"] = model_identity(experiment.model, identity["model"])

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, nearest
+from mm1_ablate.config.errors import Finding, did_you_mean
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.paths import plain
@@ -195,7 +195,7 @@ def _axis(name: str, values: Sequence[Any] | Mapping[str, dict[str, Any]], where
         return _Axis([edits_of(entry, (*where, index)) for index, entry in enumerate(values)]), found
     if "." not in name and name not in Experiment.model_fields:
         message = "is no path; a named axis has a list of mappings, each from paths to values"
-        return _Axis([]), [*found, Finding(where, message, nearest(name, Experiment.model_fields), at_key=True)]
+        return _Axis([]), [*found, Finding(where, message, did_you_mean(name, Experiment.model_fields), at_key=True)]
     return _Axis([[Edit(name, value, where=(*where, index))] for index, value in enumerate(values)]), found
 
 
@@ -235,7 +235,7 @@ def _by_paths(
                 paths |= {edit.path: edit.value for edit in axes[key].choices[labels.index(value)]}
             else:
                 message = f"there is no '{value}' on this axis; its labels are {', '.join(labels)}"
-                found.append(Finding((*where, "except", index, key), message, nearest(str(value), labels)))
+                found.append(Finding((*where, "except", index, key), message, did_you_mean(str(value), labels)))
         translated.append(paths)
     return translated, found
 
@@ -249,7 +249,7 @@ def _without_exceptions(
         unknown = [path for path in exception if path not in paths]
         for path in unknown:
             message = f"no axis of this grid sets it; the axes set {', '.join(paths)}"
-            found.append(Finding((*where, "except", index, path), message, nearest(path, paths), at_key=True))
+            found.append(Finding((*where, "except", index, path), message, did_you_mean(path, paths), at_key=True))
         if unknown:
             continue
         wanted = {path: fingerprint(value) for path, value in exception.items()}

@@ -14,7 +14,7 @@ from mm1_ablate.config.sweep.arms import Draft
 from mm1_ablate.config.sweep.overrides import Edit, Keys, ends_with
 
 
-def touching(edits: Sequence[Edit], place: Keys) -> list[Edit]:
+def edits_at(edits: Sequence[Edit], place: Keys) -> list[Edit]:
     """The edits that say something about a place."""
     parts = [str(part) for part in place]
     return [edit for edit in edits if not edit.removed and _overlap(edit.path.split("."), parts)]
@@ -25,7 +25,7 @@ def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
     return all(one == other for one, other in zip(left, right, strict=False))
 
 
-def blamed(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
+def moved_to_edit(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
     """A finding about an arm's experiment, moved to the edit in the sweep file that it comes from."""
     path = [str(part) for part in finding.path]
 
@@ -45,7 +45,7 @@ def blamed(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
     return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")
 
 
-def nothing_changed(draft: Draft, baseline: str) -> Finding:
+def equals_baseline(draft: Draft, baseline: str) -> Finding:
     """That an arm is its baseline."""
     if draft.point:
         point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())

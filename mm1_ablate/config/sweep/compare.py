@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from mm1_ablate.config.errors import Finding, listed, nearest
+from mm1_ablate.config.errors import Finding, did_you_mean, listed
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.metric_name import AVERAGE, LOSSES, TEXT_CORE, MetricName
@@ -28,17 +28,17 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
         known += [MetricName(suite, name) for suite in LOSSES for name in evaluation.losses]
         message = f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
         message += ", or loss/<name> or bits_per_byte/<name> of evaluation.losses; <k>-shot and TextCore are the averages"
-        return message, nearest(metric, [str(one) for one in known] + [one.title for one in known])
+        return message, did_you_mean(metric, [str(one) for one in known] + [one.title for one in known])
     if parsed.is_loss:
         if parsed.name in evaluation.losses:
             return None
         there = f"evaluation.losses has {', '.join(evaluation.losses)}" if evaluation.losses else "evaluation.losses is empty"
-        return f"'{metric}' is not measured: {there}", nearest(parsed.name, evaluation.losses)
+        return f"'{metric}' is not measured: {there}", did_you_mean(parsed.name, evaluation.losses)
     if parsed.shots is not None and parsed.shots not in evaluation.shots:
         shots = ", ".join(map(str, evaluation.shots))
         return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parsed.shots} to evaluation.shots"
     if parsed.task not in names:
-        return f"'{metric}' is not evaluated: '{parsed.task}' is none of {', '.join(names)}", nearest(parsed.task, names)
+        return f"'{metric}' is not evaluated: '{parsed.task}' is none of {', '.join(names)}", did_you_mean(parsed.task, names)
     return None
 
 
@@ -94,7 +94,7 @@ def expectations(
         for key, name in (("arm", expectation.arm), ("than", expectation.than)):
             if name is not None and name not in arms and complete:
                 message = f"there is no arm '{name}'; the arms are {listed(sorted(set(arms) - set(baselines)), NAMED) or 'none'}"
-                found.append(Finding((*place, key), message, nearest(name, arms)))
+                found.append(Finding((*place, key), message, did_you_mean(name, arms)))
         both = [arms[name] for name in (expectation.arm, expectation.than) if name in arms] or list(arms.values())[:1]
         wrong = next((wrong for experiment in both if (wrong := metric_problem(expectation.metric, experiment.evaluation))), None)
         if wrong:

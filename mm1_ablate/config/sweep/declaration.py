@@ -98,7 +98,7 @@ class Group(Settings):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Seeds that the sweep does not have: an arm that equals the baseline in all else (A/A), so that any difference is chance."""
     when_removed: Literal["renormalise", "shrink"] | FillWith | None = None
-    """What becomes of a removed share in this group; nothing: what the experiment's data.when_removed says."""
+    """What becomes of a removed share in this group; None: what the experiment's data.when_removed says."""
     experiment: str | None = None
     """An experiment file that is this group's own baseline."""
 
@@ -151,7 +151,7 @@ class Expectation(Settings):
 
     arm: str
     than: str | None = None
-    """The arm that it is compared with; nothing: its baseline."""
+    """The arm that it is compared with; None: its baseline."""
     metric: DeclaredMetric
     is_: Literal["above", "below", "within"] = Field(alias="is")
     """Above or below the baseline by at least `by` points, or within `by` points of it."""
@@ -189,20 +189,20 @@ class Resources(Settings):
     gpus: NotNegative = 0.0
     """Of all its workers together. A fraction lets several trials share one GPU."""
     cpus: PositiveFloat = 1.0
-    """Of all its workers together; nothing: one for each worker."""
+    """Of all its workers together; None: one for each worker."""
     workers: PositiveInt = 1
-    """Processes that one trial is trained and evaluated by; nothing: as many as it has GPUs, or one."""
+    """Processes that one trial is trained and evaluated by; None: as many as it has GPUs, or one."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     """Instead of `gpus`."""
     cpus_per_worker: PositiveFloat | None = None
     """Instead of `cpus`."""
     strategy: Strategy = "ddp"
     nodes: PositiveInt | None = None
-    """Nodes that the workers are dealt to in equal numbers. Nothing: one if they fit on one, else as few as can be had."""
+    """Nodes that the workers are dealt to in equal numbers. None: one if they fit on one, else as few as can be had."""
     gpu: str | None = None
-    """The kind of GPU there, such as H100: what plans reckon hours and memory for."""
+    """The kind of GPU there, such as H100: what plans estimate hours and memory for."""
     utilisation: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the GPU's peak that plans take training to reach; nothing: 0.4. `mm1-ablate plan --probe` measures it."""
+    """Share of the GPU's peak that plans take training to reach; None: 0.4. `mm1-ablate plan --probe` measures it."""
 
     @field_validator("gpus")
     @classmethod
@@ -220,15 +220,19 @@ class Resources(Settings):
 
     @model_validator(mode="after")
     def _of_all_workers(self) -> Resources:
-        if "workers" not in self.model_fields_set:
-            self.__dict__["workers"] = max(1, int(self.gpus))
+        written = self.model_fields_set
+        workers = self.workers if "workers" in written else max(1, int(self.gpus))
+        derived = {} if "cpus" in written else {"cpus": float(workers)}
         for name, each in (("gpus", self.gpus_per_worker), ("cpus", self.cpus_per_worker)):
-            if each is not None and name in self.model_fields_set and getattr(self, name) != each * self.workers:
-                raise Misfit(name, f"{self.workers} workers with {each:g} each are {each * self.workers:g}; declare one of the two")
             if each is not None:
-                self.__dict__[name] = float(each * self.workers)
-        if self.cpus_per_worker is None and "cpus" not in self.model_fields_set:
-            self.__dict__["cpus"] = float(self.workers)
+                derived[name] = float(each * workers)
+                if name in written and getattr(self, name) != derived[name]:
+                    raise Misfit(name, f"{workers} workers with {each:g} each are {each * workers:g}; declare one of the two")
+        self._derive(workers=workers, **derived)
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_equal_shares(self) -> Resources:
         if max(self.workers, self.gpus) > 1 and self.gpus not in (0, self.workers):
             raise Misfit(
                 "gpus", f"a worker has one GPU or none, so {self.workers} of them have {self.workers} or 0 in all, not {self.gpus:g}"

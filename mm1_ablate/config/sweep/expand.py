@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, nearest, validated
+from mm1_ablate.config.errors import Finding, did_you_mean, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, Record, contents_of, sources_of
 from mm1_ablate.config.no_effect import without_effect_in_sweep
@@ -21,7 +21,7 @@ from mm1_ablate.config.paths import plain
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
 from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
-from mm1_ablate.config.sweep.blame import blamed, nothing_changed, touching
+from mm1_ablate.config.sweep.blame import edits_at, equals_baseline, moved_to_edit
 from mm1_ablate.config.sweep.compare import comparison, expectations
 from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
@@ -205,7 +205,7 @@ class _Expansion:
                 if place in in_file:
                     self.problems += one.marks.problems([finding])
                 elif added := [edit for edit in one.edits if edit.path == dotted(place)]:
-                    one.file.report([blamed(finding, added, one.where)])
+                    one.file.report([moved_to_edit(finding, added, one.where)])
 
     def _too_many_workers(self, sweep: Sweep) -> list[Finding]:
         """Workers that a step of some arm has no row for."""
@@ -240,7 +240,7 @@ class _Expansion:
         if path not in self._experiments:
             self._experiments[path] = None
             if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
-                near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
+                near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
                 file.report([Finding(where, f"there is no experiment file {shown}", near)])
                 return None
             try:
@@ -327,7 +327,7 @@ class _Expansion:
         wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks, remade, arm=True)
         identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
-            file.report([nothing_changed(draft, base.arm.name)])
+            file.report([equals_baseline(draft, base.arm.name)])
         changes = changes_of(base.leaves, leaves(experiment), result.edits, result.consequences)
         self._add(file, Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
         self.identities.setdefault(draft.name, identity)
@@ -369,7 +369,7 @@ def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
         sections = [edit for edit in edits if edit.path == place and isinstance(edit.value, dict) and not edit.whole]
         if sections and not finding.hint:
             finding = replace(finding, hint=MERGED)  # what a section as a whole has wrong may be what it kept
-        told.append(blamed(finding, [*sections, *_bringing_about(finding, tree, result.edits, folder)], where))
+        told.append(moved_to_edit(finding, [*sections, *_bringing_about(finding, tree, result.edits, folder)], where))
     return (None if found else experiment), told, result
 
 
@@ -401,7 +401,7 @@ def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[E
 def _bringing_about(finding: Finding, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
     """The edits to blame for a finding by place in the experiment: those that say something about the place, or without which all is
     well there."""
-    if len(edits) < 2 or touching(edits, finding.path):
+    if len(edits) < 2 or edits_at(edits, finding.path):
         return edits
     needed = []
     for edit in edits:

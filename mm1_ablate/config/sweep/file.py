@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, nearest, validated
+from mm1_ablate.config.errors import Finding, did_you_mean, validated
 from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.sweep.arms import edits_of
 from mm1_ablate.config.sweep.declaration import REPLACE, Sweep
@@ -29,7 +29,7 @@ class SweepFile:
     marks: Marks
     problems: list[FileProblem]
     sweep: Sweep | None = None
-    """Nothing where too little is right."""
+    """None where too little is right."""
     is_experiment: bool = False
     """Whether the file is an experiment, to be run alone."""
     complete: bool = True
@@ -104,7 +104,7 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
             file.report([Finding(place, message, "leave it out")])
             continue
         if not os.path.isfile(path):
-            near = nearest(path.name, [other.name for other in path.parent.glob("*.yaml")])
+            near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
             file.report([Finding(place, f"there is no sweep file {path}", near)])
             first.complete = False
             continue
@@ -151,24 +151,25 @@ def _check_groups(files: Sequence[SweepFile]) -> None:
 
 
 def _without_wrong(tree: Any, found: Sequence[Finding]) -> dict[str, Any] | None:
-    """A copy of a sweep's mapping without what is wrong; nothing if what is left cannot be expanded."""
+    """A copy of a sweep's mapping without what is wrong; None if what is left cannot be expanded."""
     if not isinstance(tree, dict):
         return None
-    whole, tree = tree, dict(tree)
+    whole = tree
+    rest: dict[str, Any] = dict(tree)
     for finding in found:
         first = finding.path[0] if finding.path else None
         if first == "sweep":
-            tree["sweep"] = "unnamed"
+            rest["sweep"] = "unnamed"
         elif first == "experiment" or first is None:
             return None
-        elif first == "ablations" and len(finding.path) > 1 and isinstance(tree.get("ablations"), dict):
-            tree["ablations"] = _without(tree["ablations"], finding.path[1:] if finding.at_key else finding.path[1:2])
+        elif first == "ablations" and len(finding.path) > 1 and isinstance(rest.get("ablations"), dict):
+            rest["ablations"] = _without(rest["ablations"], finding.path[1:] if finding.at_key else finding.path[1:2])
         elif first == "expect" and len(finding.path) > 1:
             wrong = {other.path[1] for other in found if other.path[:1] == ("expect",) and len(other.path) > 1}
-            tree["expect"] = [entry for index, entry in enumerate(whole["expect"]) if index not in wrong]
+            rest["expect"] = [entry for index, entry in enumerate(whole["expect"]) if index not in wrong]
         else:
-            tree.pop(str(first), None)
-    return tree
+            rest.pop(str(first), None)
+    return rest
 
 
 def _without(tree: Any, path: Keys) -> Any:

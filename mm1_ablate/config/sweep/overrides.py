@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from mm1_ablate.config.data import Data
-from mm1_ablate.config.errors import Finding, listed, nearest, validated
+from mm1_ablate.config.errors import Finding, did_you_mean, listed, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.paths import ABSENT, Node, PathError, plain
 from mm1_ablate.config.settings import Settings
@@ -99,7 +99,7 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
     result.edits += removals
     does_both = 0 < len(removals) < len(result.edits)
     if result.findings or (does_both and validated(Data, result.tree.get("data"))[0] is None):
-        return result  # what is not valid has no shares to reckon with; whoever validates the tree says why
+        return result  # what is not valid has no shares to compute with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
     for edit in sorted(removals, key=lambda edit: not edit.path.startswith("data.mixture.")):
         try:
@@ -270,7 +270,7 @@ def _merged(node: Node, edit: Edit) -> tuple[Any, list[Edit]]:
         inner = replace(edit, path=f"{edit.path}.{key}", value=value, where=(*edit.where, key))
         below = node.child(key)
         if below is None and node.settings is None and node.value and node.item is not ABSENT and not _can_be_added(node, key, value):
-            hint = nearest(key, node.names()) or f"to add an entry, write all of {edit.path} under `replace`"
+            hint = did_you_mean(key, node.names()) or f"to add an entry, write all of {edit.path} under `replace`"
             raise _WrongInside(inner, f"there is no such entry; {edit.path} has {listed(node.names(), 12)}", hint)
         if (key == "type" and node.has_types) or below is None:
             merged[key] = value

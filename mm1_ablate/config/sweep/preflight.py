@@ -13,7 +13,7 @@ from mm1_ablate.config.errors import Finding
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, sources_of
 from mm1_ablate.config.no_effect import without_effect
-from mm1_ablate.config.sweep.blame import blamed, touching
+from mm1_ablate.config.sweep.blame import edits_at, moved_to_edit
 from mm1_ablate.config.sweep.overrides import Edit, Keys
 from mm1_ablate.config.tasks import wrong_files
 from mm1_ablate.config.yaml_file import FileProblem, Marks, dotted
@@ -94,7 +94,7 @@ class Preflight:
 
         found = []
         for finding in without_effect(experiment):
-            own = touching(edits, finding.path)
+            own = edits_at(edits, finding.path)
             if own or not arm:
                 found += self._at_its_place(finding, own, where, marks)
         found += new(_of_sources) + new(_of_tasks)
@@ -110,8 +110,8 @@ class Preflight:
         if not own:
             self.problems += marks.problems([finding])
             return []
-        if touching(own, finding.path):
-            return [blamed(finding, own, where)]
+        if edits_at(own, finding.path):
+            return [moved_to_edit(finding, own, where)]
         return [replace(finding, path=own[0].where, message=f"{dotted(finding.path)}: {finding.message}", at_key=False)]
 
 
@@ -129,7 +129,7 @@ def _of_tasks(experiment: Experiment) -> dict[str, Finding]:
 
 def _to_blame(look: _Look, key: str, finding: Finding, edits: Sequence[Edit], remade: Remade) -> tuple[Finding, Sequence[Edit]]:
     """A finding with the edits that brought it about; without any where it is there all the same, perhaps in words of its own."""
-    own = touching(edits, finding.path)
+    own = edits_at(edits, finding.path)
     before = remade(()) if edits else None
     if before is not None:
         found = look(before)
@@ -140,7 +140,7 @@ def _to_blame(look: _Look, key: str, finding: Finding, edits: Sequence[Edit], re
     if len(edits) > 1:
         fewer = {edit.path: remade([other for other in edits if other is not edit]) for edit in edits}
         needed = [edit for edit in edits if (left := fewer[edit.path]) is not None and key not in look(left)]
-    return finding, touching(needed, finding.path) or needed or own or edits
+    return finding, edits_at(needed, finding.path) or needed or own or edits
 
 
 def _at(place: Place, finding: Finding) -> Finding:
