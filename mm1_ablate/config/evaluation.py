@@ -56,7 +56,7 @@ class TaskSettings(Wording):
     """Items of this task. None: `evaluation.items`."""
 
 
-class Group(Settings):
+class TaskGroup(Settings):
     """Tasks that have an average of their own: `shot_8/<name>` over its image tasks, `text_core/<name>` over its text tasks.
 
     Every member counts alike unless it has a weight: 100 x CIDEr beside accuracy in percent, as in MM1. A group of groups is the mean of
@@ -76,7 +76,7 @@ class Group(Settings):
         return tasks
 
     @model_validator(mode="after")
-    def _weights_are_of_its_tasks(self) -> Group:
+    def _weights_are_of_its_tasks(self) -> TaskGroup:
         for task in self.weights:
             if task not in self.tasks:
                 raise Misfit(f"weights.{task}", f"it is not among the group's tasks: {', '.join(self.tasks)}")
@@ -116,7 +116,7 @@ class Evaluation(Settings):
     """What precedes an image question at 0 shots. None: no demonstration; {text_only: 2}: demonstrations without images (OpenFlamingo)."""
     overrides: dict[str, TaskSettings] = {}
     """By task: items, prompt, separator, stop strings and token limit instead of those of its record."""
-    groups: dict[str, Group] = {}
+    groups: dict[str, TaskGroup] = {}
     """Averages over some of the tasks or groups, by name. A group with the name 'average' takes the place of the average over all tasks."""
     losses: dict[str, HeldOut] = {}
     """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
@@ -158,7 +158,7 @@ class Evaluation(Settings):
         return tuple(self.seeds) if self.seeds is not None else (self.seed,)
 
 
-def misnamed(groups: Mapping[str, Group], overridden: Iterable[str], tasks: Collection[str]) -> tuple[str, str] | None:
+def misnamed(groups: Mapping[str, TaskGroup], overridden: Iterable[str], tasks: Collection[str]) -> tuple[str, str] | None:
     """The first name in groups or overrides that is neither a task nor a group, or a group that holds itself: (place, what is wrong)."""
     known = ", ".join(tasks)
     for task in overridden:
@@ -175,7 +175,7 @@ def misnamed(groups: Mapping[str, Group], overridden: Iterable[str], tasks: Coll
     return None
 
 
-def _inside(groups: Mapping[str, Group], name: str, seen: set[str]) -> set[str]:
+def _inside(groups: Mapping[str, TaskGroup], name: str, seen: set[str]) -> set[str]:
     """The groups inside a group, at any depth."""
     for member in groups[name].tasks:
         if member in groups and member not in seen:

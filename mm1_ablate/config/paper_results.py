@@ -60,16 +60,16 @@ class Table(Settings):
         return {str(metric): float(cells[column]) for column in self.columns if (metric := _average(column))}
 
 
-class Results(Settings):
+class PaperResults(Settings):
     published: str
     """By whom."""
     tables: dict[str, Table]
 
 
 @cache
-def results() -> Results:
+def results() -> PaperResults:
     """The paper's numbers."""
-    return read(RESULTS, Results)[0]
+    return read(RESULTS, PaperResults)[0]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mm1_ablate.evaluation.prompts import TokenisedPrompt, cut
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GeneratedAnswer:
     """Generated tokens, without the end of the document, and their text before the first stop string."""
 
     tokens: tuple[int, ...]
@@ -32,7 +32,7 @@ def generate(
     questions: Sequence[TokenisedPrompt],
     stop: Sequence[Sequence[str]],
     max_new_tokens: int,
-) -> list[Answer]:
+) -> list[GeneratedAnswer]:
     """Greedy decoding after a cache, one row for each question. Rows that are done leave the batch.
 
     Args:
@@ -61,4 +61,4 @@ def generate(
             rows = [rows[place] for place in going]
         embeddings, valid = embedder.tokens([produced[row][-1:] for row in rows])
         cache, logits = extend_cache(embedder.model, cache, embeddings, valid, valid)
-    return [Answer(tuple(tokens), text.strip()) for tokens, text in zip(produced, texts, strict=True)]
+    return [GeneratedAnswer(tuple(tokens), text.strip()) for tokens, text in zip(produced, texts, strict=True)]

@@ -27,7 +27,7 @@ NOT_ASKED = ("metrics", "protocols")
 
 
 @dataclass(frozen=True)
-class Part:
+class PredictionShard:
     """What is predicted together.
 
     Attributes:
@@ -48,11 +48,11 @@ class Part:
         return {**vars(self), "seeds": list(self.seeds), "identity": dict(self.identity)}
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Part:
+    def from_json(cls, plain: Mapping[str, Any]) -> PredictionShard:
         return cls(plain["kind"], plain["name"], plain["shots"], tuple(plain["seeds"]), plain["fingerprint"], plain["identity"])
 
 
-def parts_of(experiment: Experiment, training: str) -> list[Part]:
+def shards_of(experiment: Experiment, training: str) -> list[PredictionShard]:
     """All parts of an experiment's evaluation, in the order in which they are asked.
 
     Args:
@@ -68,7 +68,7 @@ def parts_of(experiment: Experiment, training: str) -> list[Part]:
         form = canonical(held_out)
         form["source"] = source_identity(held_out.source, form["source"])
         identity = {"training": training, "loss": name, "documents": form, **_computed(evaluation)}
-        found.append(Part("loss", name, 0, evaluation.evaluation_seeds, fingerprint(identity), identity))
+        found.append(PredictionShard("loss", name, 0, evaluation.evaluation_seeds, fingerprint(identity), identity))
     return found
 
 
@@ -89,7 +89,7 @@ def _computed(evaluation: Evaluation) -> dict[str, str]:
     return {"precision": form["precision"]} if "precision" in form else {}
 
 
-def _of_task(task: str, evaluation: Evaluation, training: str) -> Iterator[Part]:
+def _of_task(task: str, evaluation: Evaluation, training: str) -> Iterator[PredictionShard]:
     asked = as_asked(task_settings(task), evaluation)
     common = {"training": training, **asked_identity(asked, evaluation), **_computed(evaluation)}
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot else 0
@@ -97,21 +97,21 @@ def _of_task(task: str, evaluation: Evaluation, training: str) -> Iterator[Part]
         before = {"text_only": text_only} if asked.family == "image" and not shots and text_only else {"shots": shots}
         if before == {"shots": 0}:
             identity: dict[str, Any] = {**common, "before": before}
-            yield Part("task", asked.task, shots, evaluation.evaluation_seeds, fingerprint(identity), identity)
+            yield PredictionShard("task", asked.task, shots, evaluation.evaluation_seeds, fingerprint(identity), identity)
             continue
         for seed in evaluation.evaluation_seeds:
             identity = {**common, "before": {**before, "policy": canonical(evaluation.demonstrations), "seed": seed}}
-            yield Part("task", asked.task, shots, (seed,), fingerprint(identity), identity)
+            yield PredictionShard("task", asked.task, shots, (seed,), fingerprint(identity), identity)
 
 
 # ---------------------------------------------------------------- tables
-def rows_of(part: Part, predictions: pandas.DataFrame) -> pandas.DataFrame:
+def shard_rows(part: PredictionShard, predictions: pandas.DataFrame) -> pandas.DataFrame:
     """The predictions of a part among those of its task, under one evaluation seed, for they are alike under all."""
     own = (predictions["task"] == part.name) & (predictions["shots"] == part.shots) & (predictions["evaluation_seed"] == part.seeds[0])
     return predictions[own].reset_index(drop=True)
 
 
-def joined(kept: Iterable[tuple[Part, pandas.DataFrame]]) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+def join_shards(kept: Iterable[tuple[PredictionShard, pandas.DataFrame]]) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """Predictions of tasks (to be brought in order by `scores.merged`) and measured documents, each in one table."""
     import pandas
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy
     import numpy.typing
 
-    from mm1_ablate.config.evaluation import Evaluation, Group
+    from mm1_ablate.config.evaluation import Evaluation, TaskGroup
     from mm1_ablate.evaluation.task import Task
 
 ASKED = [
@@ -253,7 +253,7 @@ def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
     return rule.scale * math.fsum(found) / len(found)
 
 
-def summarise(items: pandas.DataFrame, groups: Mapping[str, Group] | None = None) -> dict[str, float]:
+def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = None) -> dict[str, float]:
     """What each metric makes of its items, times its scale (100 for all but perplexity and the like), by metric name.
 
     `shot_8/<task>` is an image task's primary metric, `shot_8/<task>.<metric>` another of its metrics, `shot_8/average` the mean of
@@ -291,7 +291,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, Group] | None = None
 Value = TypeVar("Value", float, "numpy.typing.NDArray[numpy.float64]")
 
 
-def group_mean(name: str, groups: Mapping[str, Group], values: Mapping[str, Value]) -> Value | None:
+def group_mean(name: str, groups: Mapping[str, TaskGroup], values: Mapping[str, Value]) -> Value | None:
     """The weighted mean over a group's members; None where none of its tasks is in the suite.
 
     Args:

@@ -267,7 +267,7 @@ class _OperationCounter(TorchDispatchMode):
     of that one's time; and sees what autograd keeps, and which of it are copies of weights in another precision."""
 
     def __init__(self, part: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.attention = 0.0
         self.others = 0.0
         self._own = {_storage(tensor): tensor.numel() for tensors in (part.parameters(), part.buffers()) for tensor in tensors}

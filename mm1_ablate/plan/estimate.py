@@ -37,7 +37,7 @@ PREPARED_IN = "32-true"
 
 # ---------------------------------------------------------------- by operations
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """How long what remains will take, and what that is based on."""
 
     cpu_hours: float | None
@@ -57,7 +57,7 @@ class Estimate:
         return broken
 
 
-def estimate_gpu(hours: Sequence[dict[str, float]], utilisation: float) -> Estimate:
+def estimate_gpu(hours: Sequence[dict[str, float]], utilisation: float) -> CostEstimate:
     """The sum of what trials and preparations take on GPUs, for the GPUs that all of them have hours for; where there is none such, each
     on the fastest of its own. What has no GPU is not in it."""
     hours = [each for each in hours if each]
@@ -66,10 +66,10 @@ def estimate_gpu(hours: Sequence[dict[str, float]], utilisation: float) -> Estim
     if hours and not names:
         fastest = [min(each, key=lambda name: each[name]) for each in hours]
         total = {" and ".join(sorted(set(fastest))): sum(each[name] for each, name in zip(hours, fastest, strict=True))}
-    return Estimate(None, total, f"an estimate: FLOPs over the GPU's peak at {utilisation:.0%} utilisation")
+    return CostEstimate(None, total, f"an estimate: FLOPs over the GPU's peak at {utilisation:.0%} utilisation")
 
 
-def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus: float = 1) -> Estimate:
+def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus: float = 1) -> CostEstimate:
     """Hours of CPU cores for so many operations.
 
     Args:
@@ -78,8 +78,8 @@ def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus:
     """
     if finished and sum(done for done, _ in finished) > 0:
         seconds = flops * sum(spent for _, spent in finished) / sum(done for done, _ in finished) * cpus
-        return Estimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")
-    return Estimate(
+        return CostEstimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")
+    return CostEstimate(
         flops / CPU_RATE / 3600, {}, f"a rough estimate: no trial has finished yet, so {CPU_RATE:.0e} FLOPs a second and core are assumed"
     )
 
@@ -211,7 +211,7 @@ class Workload:
     """Of preparations."""
     gpus: GpuAssumptions
 
-    def estimate(self, store: Store) -> Estimate:
+    def estimate(self, store: Store) -> CostEstimate:
         """Hours by operations. While a trial is on GPUs it holds CPU cores too."""
         prepared, asked = self.preparation_flops, self.resources
         finished = [(row.flops, seconds) for row in self.rows if (seconds := training_seconds(row.trial, store)) is not None]
@@ -266,7 +266,7 @@ class Workload:
 
 
 # ---------------------------------------------------------------- budgets
-def over_budget(studies: Sequence[Study], cost: Estimate, measured: Sequence[MeasuredCost]) -> tuple[str, ...]:
+def over_budget(studies: Sequence[Study], cost: CostEstimate, measured: Sequence[MeasuredCost]) -> tuple[str, ...]:
     """Sentences on budgets that what remains would exceed. Several studies share the sum of their budgets where all declare one; else each
     that does must allow all that runs at its side. Where steps were timed, their hours count and not the estimate."""
     gpus = {each.device: each.hours for each in measured if each.on_gpu}
@@ -274,9 +274,9 @@ def over_budget(studies: Sequence[Study], cost: Estimate, measured: Sequence[Mea
     if gpus and cost.gpu_hours:
         least, estimated = min(gpus.values()), min(cost.gpu_hours.values())
         held = cost.cpu_hours * least / estimated if cost.cpu_hours is not None and estimated else cost.cpu_hours
-        cost = Estimate(held, gpus, cost.basis)
+        cost = CostEstimate(held, gpus, cost.basis)
     elif cpus and cost.cpu_hours is not None and not cost.gpu_hours:
-        cost = Estimate(min(cpus), {}, cost.basis)
+        cost = CostEstimate(min(cpus), {}, cost.basis)
     broken = []
     for kind in ("gpu_hours", "cpu_hours"):
         declared = [(study.name, limit) for study in studies if (limit := getattr(study.sweep.budget, kind)) is not None]
@@ -287,7 +287,7 @@ def over_budget(studies: Sequence[Study], cost: Estimate, measured: Sequence[Mea
     return tuple(broken)
 
 
-def not_estimated(studies: Sequence[Study], cost: Estimate) -> tuple[str, ...]:
+def not_estimated(studies: Sequence[Study], cost: CostEstimate) -> tuple[str, ...]:
     """Sentences on what the verdict about budgets leaves out; none where no budget is declared."""
     budgets = {study.name: study.sweep.budget for study in studies if study.sweep.budget != Budget()}
     if not budgets:

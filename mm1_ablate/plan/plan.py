@@ -15,7 +15,7 @@ from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.config.yaml_file import FileProblem, in_order
 from mm1_ablate.plan.cost import GpuAssumptions
-from mm1_ablate.plan.estimate import Estimate, MeasuredCost, Measurements, Workload, not_estimated, over_budget
+from mm1_ablate.plan.estimate import CostEstimate, MeasuredCost, Measurements, Workload, not_estimated, over_budget
 from mm1_ablate.plan.flops import preparation_flops
 from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.power import Detectable, detectable
@@ -43,7 +43,7 @@ class Plan:
     row_count: int
     """Arms times seeds, before trials that are the same are joined."""
     preparations: tuple[PreparationRow, ...]
-    cost: Estimate
+    cost: CostEstimate
     """Of what remains to be done."""
     detectable: dict[str, Detectable]
     """By study."""

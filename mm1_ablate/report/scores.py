@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mm1_ablate.config.evaluation import Group
+from mm1_ablate.config.evaluation import TaskGroup
 from mm1_ablate.config.metric_name import AVERAGE, TEXT_CORE, MetricName
 from mm1_ablate.evaluation.scores import group_mean
 from mm1_ablate.report.metric_info import Scale, scale_of
@@ -40,7 +40,7 @@ class Scores:
     """
 
     def __init__(
-        self, results: pd.DataFrame, items: pd.DataFrame | None, confidence: float, groups: Mapping[str, Group] | None = None
+        self, results: pd.DataFrame, items: pd.DataFrame | None, confidence: float, groups: Mapping[str, TaskGroup] | None = None
     ) -> None:
         self.confidence = confidence
         self.metrics = [str(metric) for metric in dict.fromkeys(results["metric"])]
@@ -102,7 +102,7 @@ class ItemScores:
         self,
         items: pd.DataFrame | None,
         values: dict[tuple[str, str], dict[int, float]],
-        groups: Mapping[str, Group] | None = None,
+        groups: Mapping[str, TaskGroup] | None = None,
     ) -> None:
         self._values = values
         self._groups = groups or {}

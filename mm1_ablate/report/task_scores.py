@@ -32,7 +32,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ScoreBounds:
     """Between what a task's score lies. None: it is unknown, or there is no such thing.
 
     Attributes:
@@ -65,12 +65,12 @@ class TaskScore:
     primary: bool
     scale: Scale
     items: Mapping[str, int]
-    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    bounds: Mapping[str, ScoreBounds] = field(default_factory=dict)
 
     @property
-    def usual(self) -> Bounds:
+    def usual(self) -> ScoreBounds:
         """Those of the first arm that has any."""
-        return next(iter(self.bounds.values()), Bounds())
+        return next(iter(self.bounds.values()), ScoreBounds())
 
     def lacks(self, arm: str) -> int:
         """How many items fewer than in the arm with most of them."""
@@ -78,7 +78,7 @@ class TaskScore:
 
     def is_below_floor(self, arm: str, mean: float) -> bool:
         """Whether a score is worse than what needs no image and no question."""
-        least = self.bounds.get(arm, Bounds()).floor
+        least = self.bounds.get(arm, ScoreBounds()).floor
         return least is not None and self.scale.is_better(least - mean)
 
 
@@ -168,7 +168,9 @@ def _unasked(items: pd.DataFrame, arms: Sequence[str]) -> tuple[Unasked, ...]:
 
 
 # ---------------------------------------------------------------- floors and ceilings
-def _bounds(study: Study, items: pd.DataFrame, remembered: MutableMapping[str, Any]) -> dict[tuple[str, int, str, str], dict[str, Bounds]]:
+def _bounds(
+    study: Study, items: pd.DataFrame, remembered: MutableMapping[str, Any]
+) -> dict[tuple[str, int, str, str], dict[str, ScoreBounds]]:
     """By family, shots, task and metric, the bounds of each arm."""
     if not {"problem", "reference", "log_likelihoods", "evaluation_seed"} <= set(items.columns):
         return {}
@@ -176,8 +178,8 @@ def _bounds(study: Study, items: pd.DataFrame, remembered: MutableMapping[str, A
     first = items[(items["problem"].fillna("") == "") & (items["family"] != "loss")]
     first = first[first["seed"] == first.groupby("arm")["seed"].transform("first")]
     first = first[first["evaluation_seed"] == first.groupby("arm")["evaluation_seed"].transform("first")]
-    found: dict[tuple[str, int, str, str], dict[str, Bounds]] = {}
-    by_items: dict[tuple[Any, ...], Bounds] = {}
+    found: dict[tuple[str, int, str, str], dict[str, ScoreBounds]] = {}
+    by_items: dict[tuple[Any, ...], ScoreBounds] = {}
     groups: Any = first.groupby(["arm", "family", "shots", "task", "metric"], sort=False)
     order = {arm.name: place for place, arm in enumerate(study.arms)}
     in_order = sorted(groups, key=lambda group: order.get(group[0][0], len(order)))
@@ -213,7 +215,7 @@ def _evaluation(evaluation: Evaluation) -> str:
     return evaluation.model_dump_json()
 
 
-def _computed(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataFrame, remembered: MutableMapping[str, Any]) -> Bounds:
+def _computed(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataFrame, remembered: MutableMapping[str, Any]) -> ScoreBounds:
     """The bounds of items: remembered, or computed and added to what is remembered."""
     chooses = task.kind == "choose"
     predictions = [
@@ -235,8 +237,8 @@ def _computed(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataF
             highest = ceiling(metric, predictions, split)
             remembered[key] = {"floor": least.value if least else None, "answer": least.answer if least else "", "ceiling": highest}
     except (OSError, ValueError, LookupError):
-        return Bounds()  # annotation files that are not on this machine
-    return Bounds(**remembered[key])
+        return ScoreBounds()  # annotation files that are not on this machine
+    return ScoreBounds(**remembered[key])
 
 
 def _correct(rows: pd.DataFrame) -> list[int | None]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from mm1_ablate.evaluation.chance_baselines import PLACE
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import BELOW_FLOOR, DASH, number
-from mm1_ablate.report.task_scores import Bounds, TaskScore
+from mm1_ablate.report.task_scores import ScoreBounds, TaskScore
 
 RIGHT = ("items", "ceiling")
 """Titles of columns of numbers."""
@@ -71,7 +71,7 @@ def _line(comparison: Comparison, columns: Sequence[TaskScore], longest: int | N
     first = columns[0]
     title = first.task.replace("_", " ")
     title = f"{first.rule.replace('_', ' ')} of {title}" if first.family == "loss" else title
-    usual = next((column.usual for column in columns if column.bounds), Bounds())
+    usual = next((column.usual for column in columns if column.bounds), ScoreBounds())
     ceiling = DASH if usual.ceiling is None else number(usual.ceiling, first.scale).removesuffix(".0")
     return [
         title if first.primary else f"{title}: {first.rule.replace('_', ' ')}",
@@ -90,7 +90,7 @@ def _items(columns: Sequence[TaskScore]) -> str:
     return (f"{min(counts):,} to " if len(counts) > 1 else "") + f"{max(counts):,}" + (" ⚑" if uneven else "")
 
 
-def floor_in_words(column: TaskScore, bounds: Bounds, longest: int | None = None) -> str:
+def floor_in_words(column: TaskScore, bounds: ScoreBounds, longest: int | None = None) -> str:
     """'24.0 “unanswerable”', '25.0 by chance', '26.1 always choice 2'."""
     if bounds.floor is None:
         return DASH

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.progress import Progress
-from mm1_ablate.evaluation.prediction_shards import Part, joined, rows_of
-from mm1_ablate.store.manifests import recorded_parts
+from mm1_ablate.evaluation.prediction_shards import PredictionShard, join_shards, shard_rows
+from mm1_ablate.store.manifests import recorded_shards
 from mm1_ablate.store.predictions import Predictions
 from mm1_ablate.store.store import Store
 
@@ -41,7 +41,7 @@ def evaluate_trial(
         ContextOverflow, LookupError, ValueError: see `evaluate.predict`.
     """
     kept = Predictions(store.trial_folder(fingerprint), store)
-    missing = [part for part in recorded_parts(store.evaluation_folder_of(fingerprint, evaluation)) if not kept.has(part)]
+    missing = [part for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation)) if not kept.has(part)]
     if workers is not None:
         # One that looks a moment later may see what the first has written meanwhile.
         missing = workers.broadcast(missing)
@@ -54,7 +54,7 @@ def evaluate_trial(
 
 def _predict(
     kept: Predictions,
-    missing: Sequence[Part],
+    missing: Sequence[PredictionShard],
     experiment: Experiment,
     model: MultimodalModel,
     report: Callable[[Progress], None],
@@ -89,7 +89,7 @@ def _predict(
         names = set(predictions["task"])
         for part in tasks:
             if part.name in names and writes:
-                kept.write(part, rows_of(part, predictions))
+                kept.write(part, shard_rows(part, predictions))
 
     own = experiment.evaluation.losses
     few = experiment.evaluation.model_copy(update={"losses": {name: own[name] for name in own if name in losses}})
@@ -115,7 +115,9 @@ def score_trial(store: Store, fingerprint: str, evaluation: str) -> None:
 
     experiment, _ = store.read_trial(fingerprint, evaluation)
     kept = Predictions(store.trial_folder(fingerprint))
-    predictions, documents = joined((part, kept.read(part)) for part in recorded_parts(store.evaluation_folder_of(fingerprint, evaluation)))
+    predictions, documents = join_shards(
+        (part, kept.read(part)) for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation))
+    )
     tasks = load_tasks(experiment.evaluation)
     items = item_scores(merged([predictions], tasks), documents, tasks, experiment.evaluation)
     store.write_evaluation(fingerprint, evaluation, items, summarise(items, experiment.evaluation.groups))

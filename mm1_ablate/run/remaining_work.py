@@ -16,7 +16,7 @@ from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.run.evaluate_trial import score_trial
 from mm1_ablate.run.trial import recording_failure
-from mm1_ablate.store.predictions import missing_parts
+from mm1_ablate.store.predictions import missing_shards
 from mm1_ablate.store.store import AlreadyRunning, Store
 
 
@@ -85,7 +85,9 @@ def _stages_to_do(work: list[TrialWork], store: Store) -> list[list[TrialWork]]:
 
 def score_saved_predictions(study: Study, store: Store, say: Callable[[str], None]) -> None:
     """Score evaluations all of whose predictions are saved, here and now: that takes no model, and less time than a worker's start."""
-    waiting = [trial for work in trials_to_do(study, store, evaluate_only=True) for trial in work.trials if not missing_parts(trial, store)]
+    waiting = [
+        trial for work in trials_to_do(study, store, evaluate_only=True) for trial in work.trials if not missing_shards(trial, store)
+    ]
     if waiting:
         say(f"scoring the saved predictions of {len(waiting)} trials")
     for trial in waiting:

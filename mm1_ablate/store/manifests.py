@@ -24,7 +24,7 @@ from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.tasks import is_own, task_names, task_settings
 from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing
-from mm1_ablate.evaluation.prediction_shards import Part, parts_of
+from mm1_ablate.evaluation.prediction_shards import PredictionShard, shards_of
 from mm1_ablate.store.files import Files
 from mm1_ablate.store.layout import Layout
 
@@ -187,7 +187,7 @@ def evaluation_record(trial: Trial) -> dict[str, Any]:
     return {
         "fingerprint": trial.evaluation_fingerprint,
         "evaluation": evaluation.model_dump(mode="json"),
-        "parts": [part.to_json() for part in parts_of_trial(trial)],
+        "parts": [part.to_json() for part in shards_of_trial(trial)],
         "metrics": {name: canonical(task.metrics) for name, task in tasks.items()},
         "records": own,
     }
@@ -201,12 +201,12 @@ def evaluation_of(folder: Path) -> Evaluation:
     return Evaluation.model_validate({**record["evaluation"], "tasks": tasks})
 
 
-def parts_of_trial(trial: Trial) -> list[Part]:
+def shards_of_trial(trial: Trial) -> list[PredictionShard]:
     """The parts of a trial's evaluation, by what its tasks' records and files were when its study was loaded."""
     with trial.snapshot.active():
-        return once(f"parts {trial.evaluation_fingerprint}", lambda: parts_of(trial.experiment, trial.fingerprint))
+        return once(f"parts {trial.evaluation_fingerprint}", lambda: shards_of(trial.experiment, trial.fingerprint))
 
 
-def recorded_parts(folder: Path) -> list[Part]:
+def recorded_shards(folder: Path) -> list[PredictionShard]:
     """The parts of an evaluation, as they were when it was recorded."""
-    return [Part.from_json(part) for part in read_json(folder / "evaluation.json")["parts"]]
+    return [PredictionShard.from_json(part) for part in read_json(folder / "evaluation.json")["parts"]]

@@ -18,8 +18,8 @@ from mm1_ablate.config.errors import listed
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.study import Trial
 from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing, replacing, write_json
-from mm1_ablate.evaluation.prediction_shards import Part
-from mm1_ablate.store.manifests import evaluation_record, parts_of_trial
+from mm1_ablate.evaluation.prediction_shards import PredictionShard
+from mm1_ablate.store.manifests import evaluation_record, shards_of_trial
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
@@ -41,42 +41,42 @@ class Predictions:
         self.folder = trial_folder / "predictions"
         self._exists: Callable[[Path], bool] = store.has if store else Path.exists
 
-    def has(self, part: Part) -> bool:
+    def has(self, part: PredictionShard) -> bool:
         """Whether a part has been predicted."""
         record = read_json_or_nothing(self._record(part))
         return record.get("fingerprint") == part.fingerprint and self._exists(self._table(part))
 
-    def read(self, part: Part) -> pandas.DataFrame:
+    def read(self, part: PredictionShard) -> pandas.DataFrame:
         import pandas
 
         return pandas.read_parquet(self._table(part))
 
-    def write(self, part: Part, table: pandas.DataFrame) -> None:
+    def write(self, part: PredictionShard, table: pandas.DataFrame) -> None:
         with replacing(self._table(part)) as beside:
             table.to_parquet(beside, index=False)
         write_json(self._record(part), {**part.to_json(), "rows": len(table), "finished": time.time()})
 
-    def all(self) -> list[Part]:
+    def all(self) -> list[PredictionShard]:
         """Parts that have been predicted, whatever they were for."""
-        return [Part.from_json(read_json(path)) for path in sorted(self.folder.glob("*.json"))]
+        return [PredictionShard.from_json(read_json(path)) for path in sorted(self.folder.glob("*.json"))]
 
-    def _table(self, part: Part) -> Path:
+    def _table(self, part: PredictionShard) -> Path:
         return self.folder / f"{short(part.fingerprint)}.parquet"
 
-    def _record(self, part: Part) -> Path:
+    def _record(self, part: PredictionShard) -> Path:
         return self.folder / f"{short(part.fingerprint)}.json"
 
 
 # ---------------------------------------------------------------- what is missing, and why
-def missing_parts(trial: Trial, store: Store) -> list[Part]:
+def missing_shards(trial: Trial, store: Store) -> list[PredictionShard]:
     """Parts of a trial's evaluation that have not been predicted. Empty: it can be scored without its model."""
     kept = Predictions(store.trial_folder(trial), store)
-    return [part for part in parts_of_trial(trial) if not kept.has(part)]
+    return [part for part in shards_of_trial(trial) if not kept.has(part)]
 
 
 def evaluation_to_do(trial: Trial, store: Store) -> tuple[str, str]:
     """`evaluate` or `rescore`, and why, of a trial whose model is saved and whose evaluation is missing."""
-    missing = missing_parts(trial, store)
+    missing = missing_shards(trial, store)
     if not missing:
         return "rescore", f"predictions are saved; {_what_changed_in_scoring(trial, store)}"
     kept = Predictions(store.trial_folder(trial)).all()
@@ -85,7 +85,7 @@ def evaluation_to_do(trial: Trial, store: Store) -> tuple[str, str]:
     return "evaluate", f"trained; to evaluate: {_in_words(missing, kept)}"
 
 
-def _in_words(missing: Sequence[Part], kept: Sequence[Part]) -> str:
+def _in_words(missing: Sequence[PredictionShard], kept: Sequence[PredictionShard]) -> str:
     """What missing parts have that saved ones have not."""
     reasons: dict[str, dict[str, None]] = {}
     for part in missing:

@@ -12,7 +12,7 @@ from toy_tasks import CHOOSE, GENERATE, experiment_on, random_model, record, run
 
 from mm1_ablate.config.identity.fingerprint import evaluation_identity, fingerprint
 from mm1_ablate.evaluation.precision import cast_weights
-from mm1_ablate.evaluation.prediction_shards import parts_of
+from mm1_ablate.evaluation.prediction_shards import shards_of
 from mm1_ablate.training.fit import TrainedModel
 
 LOSSES = {"text": {"source": {"type": "miniature", "data_type": "text", "content": "text"}, "first": 500, "documents": 5}}
@@ -59,7 +59,7 @@ def test_the_precision_is_part_of_what_an_evaluation_is_and_what_was_asked_befor
     ))  # fmt: skip
     identities = [fingerprint(evaluation_identity(experiment, "trained")) for experiment in (plain, declared, half)]
     assert identities[0] == identities[1] != identities[2]
-    parts = [{part.fingerprint for part in parts_of(experiment, "trained")} for experiment in (plain, declared, half)]
+    parts = [{part.fingerprint for part in shards_of(experiment, "trained")} for experiment in (plain, declared, half)]
     assert parts[0] == parts[1] and not parts[0] & parts[2]
 
 

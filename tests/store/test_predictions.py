@@ -21,7 +21,7 @@ from task_files import ROWS, write_task
 from tiny import TEXT, tiny_experiment
 
 from mm1_ablate.config.sweep.expand import Study, Trial, load_study
-from mm1_ablate.evaluation.prediction_shards import parts_of
+from mm1_ablate.evaluation.prediction_shards import shards_of
 from mm1_ablate.evaluation.preflight import unaskable_models
 from mm1_ablate.model.preflight import wrong_parts
 from mm1_ablate.plan.plan import plan
@@ -282,7 +282,7 @@ OTHER = [
 
 def identities(training: str = "weights", **evaluation: Any) -> dict[tuple[str, int], str]:
     experiment = tiny_experiment({"evaluation": BASE | evaluation})
-    return {(part.name, part.shots): part.fingerprint for part in parts_of(experiment, training)}
+    return {(part.name, part.shots): part.fingerprint for part in shards_of(experiment, training)}
 
 
 @pytest.mark.parametrize("changes", SAME)
