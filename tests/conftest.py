@@ -119,3 +119,16 @@ def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return Store(ADDRESS)
 
     return be
+
+
+@pytest.fixture(scope="module")
+def shared_ray(_cache: Path) -> Iterator[None]:
+    """A Ray on two cores in this process, which the studies of a module that are run here use instead of each starting its own."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MM1_ABLATE_CACHE", str(_cache))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command_line import call
 
 
 class CommandLine:
@@ -28,12 +30,15 @@ class CommandLine:
             self.arguments(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
 
-    def json(self, command: str) -> dict:
-        return json.loads(self(command, "sweeps/tiny.yaml", "--json").stdout)
+    def json(self, command: str) -> dict[str, Any]:
+        """What a command that looks at the study says, asked in this process, which has imported all it needs."""
+        told: dict[str, Any] = json.loads(call(command, "sweeps/tiny.yaml", "--json").stdout)
+        return told
 
 
 @pytest.fixture
-def command_line(tiny_sweep: Path, tmp_path: Path) -> CommandLine:
+def command_line(tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    monkeypatch.chdir(tmp_path)
     return CommandLine(tmp_path)
 
 

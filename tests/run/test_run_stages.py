@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import call
 from mlflow import MlflowClient
 from staged_study import chains, staged, write_chain
 from study_helpers import study, trial
@@ -43,6 +44,7 @@ def trainings(store: Store) -> dict[int, int]:
     return counts
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_stages_are_trained_once_before_what_starts_from_them(tmp_path: Path) -> None:
     whole, store = chains(), Store(tmp_path / "store")
     two = replace(whole, arms=whole.arms[:2], trials=whole.trials[:2])
@@ -77,6 +79,7 @@ def test_stages_are_trained_once_before_what_starts_from_them(tmp_path: Path) ->
     assert len(run_study(whole, store, RunOptions(cpus=2, **QUICK)).done) == 3 and trainings(store)[20] == 1
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_stage_that_fails_is_the_failure_of_what_starts_from_it(tmp_path: Path) -> None:
     whole, store = chains(), Store(tmp_path / "store")
     store.root.mkdir()
@@ -166,8 +169,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mm1_ablate", *arguments]
 
 
-def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path) -> None:
+def told(command: str) -> Any:
+    """What a command that looks at the study says, asked in this process."""
+    return json.loads(call(command, "chain.yaml", "--json").stdout)
+
+
+def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_chain(tmp_path, first_steps=240)
+    monkeypatch.chdir(tmp_path)
     settings: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "COLUMNS": "160"}, "text": True}
     run = command("run", "chain.yaml", "--cpus", "1")
     killed = subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
@@ -180,7 +189,7 @@ def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path)
         killed.wait()
     (checkpoint,) = tmp_path.glob("ablations/trials/*/last.ckpt")
     assert not list(tmp_path.glob("ablations/trials/*/model.pt")), "killed in the middle"
-    planned = json.loads(subprocess.run(command("plan", "chain.yaml", "--json"), capture_output=True, **settings).stdout)
+    planned = told("plan")
     assert sorted(stage["status"] for stage in planned["stages"]) == ["resume", "run"]
     assert [row["status"] for row in planned["trials"]] == ["run"] * 3
 
@@ -200,7 +209,7 @@ def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path)
     record = json.loads((judged[0] / "trial.json").read_text())
     model = load_trained(Experiment.model_validate(record["experiment"]), 0, judged[0])
     assert model.state_dict()["encoder.vision.patch_embed.proj.weight"].shape[-1] == 24
-    known = json.loads(subprocess.run(command("status", "chain.yaml", "--json"), capture_output=True, **settings).stdout)
+    known = told("status")
     assert known["counts"] == {"done": 3} and known["stage_counts"] == {"done": 2}
     assert [len(stage["trials"]) for stage in known["stages"]] == [2, 1]
     client = MlflowClient(f"sqlite:///{tmp_path / 'ablations' / 'mlflow.db'}")
@@ -209,7 +218,7 @@ def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path)
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'stage'")
     assert {run.data.tags["fingerprint"] for run in runs} == {stage["fingerprint"] for stage in known["stages"]}
     assert all(client.get_metric_history(run.info.run_id, "loss")[-1].step == 240 for run in runs)
-    report = json.loads(subprocess.run(command("report", "chain.yaml", "--json"), capture_output=True, **settings).stdout)
+    report = told("report")
     assert {arm["name"]: arm["n"] for arm in report["arms"]} == {"baseline": 1, "without text at last": 1, "without text at first": 1}
 
     # Another sweep over the first stage alone, as an arm: it is judged and not trained again.

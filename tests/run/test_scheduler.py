@@ -31,6 +31,7 @@ def attempts(store: Store, trial) -> list[str]:
     return (store.trial_folder(trial) / "attempts").read_text().split("\n")[:-1]
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_failures_are_told_apart_stop_nobody_else_and_only_they_are_retried(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.root.mkdir()
