@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from tiny import write_tiny_sweep
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A process knows one mode for good, and clusters of both kinds would refuse each other; tokens are tested in processes of their own.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
+
+# How long an example takes says nothing where other tests run beside it.
+settings.register_profile("suite", settings(), deadline=None)
+settings.load_profile("suite")
 
 SLOW_FILES = (
     "run/test_run_stages.py",
