@@ -125,6 +125,19 @@ def test_no_module_is_part_of_a_circle(imports: dict[str, set[str]]) -> None:
     assert circles(ours) == []
 
 
+def test_what_is_imported_from_the_package_exists() -> None:
+    """Also inside functions, which a type checker that ignores missing imports does not see."""
+    known = modules()
+    ours = [*PACKAGE.rglob("*.py"), *PACKAGE.parent.glob("tests/**/*.py"), *PACKAGE.parent.glob("benchmarks/*.py")]
+    wrong = [
+        f"{path.relative_to(PACKAGE.parent)} imports {other}"
+        for path in ours
+        for other in imported(path.read_text(), set(known))
+        if other.partition(".")[0] == "mm1_ablate" and other not in known
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("name", NOT_IN)
 def test_a_room_leaves_heavy_libraries_to_those_above_it(imports: dict[str, set[str]], name: str) -> None:
     wrong = [

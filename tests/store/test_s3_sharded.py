@@ -29,7 +29,7 @@ from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of
 from mm1_ablate.store.bucket import leases, upload
 from mm1_ablate.store.bucket.object_store import ObjectStore
 from mm1_ablate.store.store import HELD, Store
-from mm1_ablate.training import sharding
+from mm1_ablate.training import checkpoint
 from mm1_ablate.training.checkpoint import remove_checkpoint
 from mm1_ablate.training.module import PackedTraining
 
@@ -51,7 +51,7 @@ def work(stop_at: str, rank: int = 0, **arguments: Any) -> int:
     """`run_trial`; stops, and waits to be killed, in a step after the second checkpoint, or before that is named."""
     torch.set_num_threads(1)
     upload.EVERY = 0.2
-    save, begin = sharding.save_atomically, PackedTraining.on_train_batch_start
+    save, begin = checkpoint.save_atomically, PackedTraining.on_train_batch_start
 
     def stopping_save(checkpoint: Any, path: Path) -> None:
         if checkpoint["mm1_ablate"]["step"] == 2 * EVERY:
@@ -64,7 +64,7 @@ def work(stop_at: str, rank: int = 0, **arguments: Any) -> int:
         begin(module, *others)
 
     if stop_at == "naming":
-        sharding.save_atomically = stopping_save
+        checkpoint.save_atomically = stopping_save
     if stop_at == "step":
         PackedTraining.on_train_batch_start = stopping_step  # type: ignore[method-assign]
     return run_trial(rank=rank, **arguments)
@@ -125,7 +125,7 @@ class Crew:
 def named(server: Server) -> str:
     """The shards that the bucket's checkpoint names."""
     found = [entry for entry in server.bucket.objects.all() if entry.key.endswith("/last.ckpt")]
-    return sharding.shards_of(BytesIO(found[0].get()["Body"].read())) or "" if found else ""
+    return checkpoint.shards_of(BytesIO(found[0].get()["Body"].read())) or "" if found else ""
 
 
 def settled(server: Server, second: Path) -> bool:

@@ -64,7 +64,7 @@ class BucketFiles(Files):
     def download_checkpoint(self, checkpoint: Path) -> None:
         self.download(checkpoint)
         if checkpoint.exists():
-            from mm1_ablate.training.sharding import shards_of
+            from mm1_ablate.training.checkpoint import shards_of
 
             if shards := shards_of(checkpoint):
                 self.download_folder(checkpoint.with_name(shards))
