@@ -203,7 +203,7 @@ def test_a_node_that_joins_without_the_store_costs_no_trial(cluster, tmp_path: P
     (tmp_path / "sitecustomize.py").write_text(BLIND.format(store=str(store.root), looked=str(looked)))
     monkeypatch.setattr("mm1_ablate.run.launcher.MOUNTED_WITHIN", 1.0)
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(run_study, tiny, store, address=cluster.address, on_event=events.append, **STEPPING)
+        running = thread.submit(run_study, tiny, store, RunOptions(address=cluster.address, **STEPPING), on_event=events.append)
         until = time.monotonic() + 300
         while sum(store.status(trial).status == "running" for trial in tiny.trials) < 2 and time.monotonic() < until:
             time.sleep(0.1)

@@ -103,8 +103,8 @@ def sharing(last: str, steps: int) -> Study:
 
 def driver(study: str, store: Store) -> subprocess.Popen[str]:
     """A run of a study in a process of its own, which prints what it begins with and at its end how many trials it has done."""
-    options = "cpus=1, on_event=lambda line: print(line, flush=True), **STEPPING"
-    program = f"from test_run_stages import *; print(len(run_study({study}, Store({str(store.root)!r}), RunOptions({options})).done))"
+    options = "RunOptions(cpus=1, **STEPPING), on_event=lambda line: print(line, flush=True)"
+    program = f"from test_run_stages import *; print(len(run_study({study}, Store({str(store.root)!r}), {options}).done))"
     paths = os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])
     return subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
 
