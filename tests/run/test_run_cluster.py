@@ -82,7 +82,7 @@ def test_a_node_that_is_lost_costs_the_steps_since_the_last_checkpoint_and_one_t
 
     # Nodes are started and killed by the main thread.
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(run_study, tiny, store, address=cluster.address, **STEPPING)
+        running = thread.submit(run_study, tiny, store, RunOptions(address=cluster.address, **STEPPING))
         try:
             # Nodes with one CPU each: two trials at work at once are on both.
             assert wait_for(2 * REACHED) == [REACHED, REACHED]
