@@ -289,7 +289,7 @@ def test_a_token_that_a_cluster_does_not_take_is_said_and_one_that_it_takes_is_s
             said = [driver.communicate(timeout=300)[0] for driver in joined]
             cluster.communicate()
     assert said[0].strip() == "1 nodes"
-    assert "does not take the token of this machine; ~/.ray/auth_token" in said[1]
+    assert "does not accept the token of this machine; ~/.ray/auth_token" in said[1]
 
 
 @pytest.mark.parametrize(

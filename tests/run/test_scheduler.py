@@ -91,8 +91,10 @@ def test_nothing_outlives_a_run_that_is_ended_and_its_trials_can_go_on(tmp_path:
     driver = subprocess.Popen([sys.executable, "-c", program], env=environment(), stdout=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 300
-        while not all(store.status(trial).status == "running" for trial in tiny.trials) and time.monotonic() < until:
+        progress = [store.trial_folder(trial) / "progress.json" for trial in tiny.trials]
+        while not all(file.exists() for file in progress) and time.monotonic() < until:
             time.sleep(0.1)
+        assert all(store.status(trial).status == "running" for trial in tiny.trials)
         pids = [int(pid) for trial in tiny.trials for line in attempts(store, trial) for pid in line.split()]
         assert len(pids) == 4 and all(child_process.is_alive(pid) for pid in pids)
         driver.send_signal(how)
