@@ -24,7 +24,7 @@ FILES = sorted(
     for pattern in ("experiments/**/*.yaml", "sweeps/**/*.yaml", "mm1_ablate/evaluation/tasks/*.yaml")
     for path in ROOT.glob(pattern)
 )
-LONGEST = 5.0
+LONGEST = 20.0
 """Seconds of one file, of this process's own time."""
 SAMPLE, WHOLE = 1, 30
 """Mistakes in each file, by default and with -m slow."""
@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MM1_ABLATE_CACHE", str(folder / "cache"))
         patch.delenv("MM1_ABLATE_BENCHMARKS", raising=False)
-        for name in ("experiments/mm1_base.yaml", "experiments/miniature.yaml"):
+        for name in ("experiments/mm1_base.yaml", "experiments/miniature.yaml", "sweeps/mm1/all.yaml"):
             preflight(folder / name, "nowhere")
         yield folder
 
