@@ -3,7 +3,7 @@
 `pip install -c constraints.txt -e '.[test,mutation]'`, then `python benchmarks/mutation_sample.py --mutants 150` draws among the functions
 of data, model, training, evaluation and report (pyproject.toml, `tool.mutmut`), tries each of them, and prints the share and, as a diff,
 each one that no test noticed. Whether such a one is equivalent, so that no test could notice it, is for people to judge. The first call
-runs the tests of these rooms once to learn which test calls which function (some ten minutes on two cores); later ones only what changed.
+runs the tests of these rooms once to learn which test calls which function; later ones only what changed.
 PATTERN, such as 'mm1_ablate.data.mixture.*', draws among fewer. Everything is written to mutants/.
 """
 

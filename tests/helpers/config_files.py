@@ -1,4 +1,4 @@
-"""Small experiment and sweep files for the tests of the spec room."""
+"""Small experiment and sweep files for the tests of what users declare."""
 
 from __future__ import annotations
 
