@@ -85,7 +85,9 @@ def test_what_may_be_lost_is_a_warning_and_is_named_everywhere(folder: Path):
     shown = call("data", folder / "experiments" / "tiny.yaml", "--to", folder / "page.html")
     assert re.search(told, " ".join(shown.stdout.split())), shown.output
     assert "2 of 20 files cannot be read" in (folder / "page.html").read_text()
-    source = json.loads(call("data", folder / "experiments" / "tiny.yaml", "--json").stdout)["sources"]["synthetic_captions"]
+    source = json.loads(call("data", folder / "experiments" / "tiny.yaml", "--json", "--to", folder / "page.html").stdout)["sources"][
+        "synthetic_captions"
+    ]
     (lost,) = source["lost"]
     assert (lost["files"], lost["of_files"], lost["documents"]) == (2, 20, 400) and source["bad_share"] == pytest.approx(0.1)
 
