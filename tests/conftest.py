@@ -60,7 +60,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if len(files) == 1 and files.pop().endswith(".py") else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not hasattr(config, "workerinput"):
+        return  # in one process nothing is gained, and a run that ends at the first failure had better begin with what is short
     order = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
 

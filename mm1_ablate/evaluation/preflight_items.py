@@ -202,8 +202,8 @@ def _why(task: Task, metric: Metric, predictions: Sequence[Prediction], referenc
     if can_score(metric, predictions, references):
         stops = ", ".join(repr(stop) for stop in task.stop)
         return f"every reference holds a stop string ({stops}), and an answer ends before it; declare other stop strings"
+    if len(predictions) == 1 and metric.score([Prediction("", "a", ("a",) * 4)]) != [1.0]:
+        return "over a single item it is 0 by definition; ask more items"
     if all(len(one.references) == 1 for one in predictions):
-        if len(predictions) == 1 and metric.score([Prediction("", "a", ("a",) * 4)]) != [1.0]:
-            return "over a single item it is 0 by definition; ask more items"
         return "every item has a single reference, and it counts the agreement with other annotators; use exact_match"
     return "even the references score 0 as answers; use another metric, or other references"

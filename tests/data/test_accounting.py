@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mm1_ablate.data.accounting import Accounting, SourceCounts, TooMuchBadData
+from mm1_ablate.data.accounting import Accounting, SourceCounts, TooMuchBadData, describe_bad, describe_unused
 from mm1_ablate.data.counter_based_random import Draws
 from mm1_ablate.data.documents import Unreadable
 
@@ -170,3 +170,15 @@ def test_an_account_can_be_written_as_json():
     account = bad_documents(3, 10, 20, 1.0).account()
     assert json.loads(json.dumps(account)) == account
     assert account["laion"]["epochs"] == 0.5 and account["laion"]["bad"] == {"empty caption": 3} and account["laion"]["bad_share"] == 0.3
+
+
+def test_why_documents_were_not_used_is_told_with_the_most_frequent_first():
+    counts = _accounting({}, {"empty caption": 1, "truncated JPEG": 2}, {"below 5": 1, "above 9": 3000})
+    counts.dropped["longer than a row"] = 20
+    bad = "2 truncated JPEG (first: truncated JPEG 0, truncated JPEG 1); 1 empty caption (first: empty caption 0)"
+    assert describe_bad(counts) == bad
+    assert describe_unused(counts) == f"{bad}; 3,000 above 9; 20 longer than a row; 1 below 5"
+    assert describe_bad(SourceCounts()) == describe_unused(SourceCounts()) == "no reason was counted"
+    nameless = SourceCounts()
+    nameless.add_bad(Unreadable("empty caption", ""))
+    assert describe_bad(nameless) == "1 empty caption" and nameless.examples == {"empty caption": []}

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from mm1_ablate.config.settings import Settings, is_identity
 from mm1_ablate.data.cache import NotEnoughSpace, build_once, cache_folder
 from mm1_ablate.data.files import DataFile, Files, NoFiles, digest_files, find_files
+from mm1_ablate.data.readers.file_signatures import compression_by, describe_format
 
 
 class Reads(Settings):
@@ -243,3 +244,30 @@ def test_a_file_is_named_by_place_and_not_by_address(shards: Path) -> None:
     assert find_files([f"{shards}/a/00001.bin"]) == [
         DataFile(f"{shards}/a/00001.bin", "00001.bin", 200_000, str((shards / "a/00001.bin").stat().st_mtime_ns))
     ]
+
+
+@pytest.mark.parametrize(
+    ("head", "is_"),
+    [
+        (b"\xef\xbb\xbf \n<!DOCTYPE HTML><html>", "an HTML page, such as a server's error; download the file again"),
+        (b"<HTML lang='en'>", "an HTML page, such as a server's error; download the file again"),
+        (b"<head>", "an HTML page, such as a server's error; download the file again"),
+        (b"<?xml version='1.0'?>", "an XML page, such as a store's error; download the file again"),
+        (b"<Error><Code>", "an XML page, such as a store's error; download the file again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer instead of the file; fetch the file with `git lfs pull`"),
+        (b"PK\x03\x04", "a zip archive; unpack it"),
+        (b"PAR1", "parquet"),
+        (b"\x89PNG\r\n", "a PNG image"),
+        (b"a" * 257 + b"ustar", "a tar"),
+        (b"a" * 256 + b"ustar", ""),
+        (b"\x1f\x8b\x08", "compressed with gzip; unpack it"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it"),
+        (b"BZh91", "compressed with bzip2; unpack it"),
+        (b"\0" * 512, "all zeros, as an unfinished download leaves"),
+        (b'{"text": 1}', ""),
+    ],
+)
+def test_what_a_file_is_is_known_by_its_first_bytes(head: bytes, is_: str) -> None:
+    assert describe_format(head, 1000) == is_
+    assert describe_format(b"", 0) == "a file of 0 bytes"
+    assert (compression_by(head) or "nothing") in (is_ or "nothing") or compression_by(head) is None

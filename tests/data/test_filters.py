@@ -113,6 +113,9 @@ def test_a_column_may_be_called_anything():
         ((9, -1, "a"), [9, "a"]),
         ((-1,), ["bad: not an image"]),
         ((-1, 3), ["left out: image side below 4 pixels"]),
+        ((51, 4), [4]),
+        ((51, -1), ["left out: image side above 50 pixels"]),
+        ((50,), [50]),
     ],
 )
 def test_small_images_of_interleaved_documents_are_left_out_and_the_rest_stays(parts: tuple, expected: list, knows_sizes: bool):

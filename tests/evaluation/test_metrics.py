@@ -157,3 +157,23 @@ def test_scores_do_not_depend_on_the_order_of_items_or_references(data: st.DataO
         turned = metric.score([Prediction(one.item, one.text, one.references[::-1]) for one in (items[place] for place in order)])
         assert turned == pytest.approx(scores[list(order)].tolist(), abs=1e-12)
         assert ((scores >= 0) & (scores <= (10 + 1e-9 if name.startswith("cider") else 1))).all()
+
+
+def test_answers_that_a_metric_cannot_score_are_named_with_what_they_lack() -> None:
+    unsure = replace(chosen(0, a=-1.0, b=-2.0), correct=None)
+    short = replace(chosen(0, a=-1.0, b=-2.0), log_likelihoods=(-1.0,))
+    for metric in (ChoiceAccuracy(), Perplexity(), LambadaAccuracy()):
+        with pytest.raises(ValueError, match=r"^item item: needs a right choice and "):
+            metric.score([unsure])
+    with pytest.raises(ValueError, match=r"^item item: needs a right choice and a log-likelihood of each choice$"):
+        ChoiceAccuracy().score([short])
+    with pytest.raises(ValueError, match=r"^item item: needs a right choice and a number of bytes of each choice$"):
+        BitsPerByte().score([replace(chosen(0, a=-1.0, b=-2.0), byte_counts=(1,))])
+    with pytest.raises(ValueError, match=r"^item item: needs a right choice and a number of tokens of each choice$"):
+        TokenLoss().score([replace(continued("a", -1.0), token_counts=())])
+    with pytest.raises(ValueError, match=r"^nothing to divide by: all items are empty$"):
+        BitsPerByte().score([replace(continued("a", -1.0), byte_counts=(0,))])
+    with pytest.raises(ValueError, match="expected at least one word"):
+        SlotF1(slots={"colour": []})
+    with pytest.raises(ValueError, match="a word must be of one slot only, these are of several: blue, red "):
+        SlotF1(slots={"colour": ["red", "blue"], "shape": ["red", "ring"], "size": ["blue"]})

@@ -316,7 +316,10 @@ def test_chat_tokens_of_a_prompt_are_warned_of(folder: Path, mark: str) -> None:
     byte_level(folder / "tokenizer", special=["<turn_1>"])
     write_task(folder, prompt="{image}" + mark + "{question} Short answer: {answer}")
     (warning,) = warned(folder)
-    assert f"prompt: '{mark}' is read as plain text, not as a special token" in warning.message
+    assert warning.message.endswith(
+        f"prompt: '{mark}' is read as plain text, not as a special token: training never has it, and conversations are not supported yet"
+    )
+    assert warning.hint == "ask in plain words, and end demonstrations with text such as a line end"
     written_anyhow = warned(folder, "nowhere")
     assert len(written_anyhow) == (mark != "<turn_1>")
 
@@ -334,7 +337,9 @@ def test_the_marks_of_openflamingo_are_warned_of_once_for_all_tasks_at_the_proto
 
 def test_chat_tokens_in_the_items_are_warned_of(folder: Path) -> None:
     write_task(folder, question="<image>\nWhat colour is it?")
-    assert "items: the field 'question' of items holds '<image>'" in messages(folder)
+    (warning,) = (warning for warning in warned(folder) if "items: " in warning.message)
+    assert "items: the field 'question' of items holds '<image>', which is read as plain text" in warning.message
+    assert warning.hint == "take it out of the field in the record"
 
 
 def test_a_published_model_whose_tokenizer_places_a_begin_token_is_warned_of(folder: Path) -> None:
@@ -347,7 +352,11 @@ def test_a_published_model_whose_tokenizer_places_a_begin_token_is_warned_of(fol
     tree["model"]["language_model"] = {"name": "./model"}
     write_experiment(folder, yaml.safe_dump(tree, sort_keys=False))
     (warning,) = warned(folder)
-    assert warning.path == "model.language_model.name" and "places '<s>' before a text" in warning.message
+    assert warning.path == "model.language_model.name" and warning.message == (
+        "the tokenizer of model places '<s>' before a text, and the published model was trained so; here documents and prompts begin "
+        "without it, in training and in evaluation alike"
+    )
+    assert warning.hint == "scores without training, of a frozen model above all, may be lower than published ones"
     assert not warned(folder, "nowhere")
     # What the model was trained with is said by its own tokenizer, whichever is used here.
     byte_level(folder / "tokenizer")
@@ -367,26 +376,54 @@ def test_a_model_trained_from_nothing_needs_no_begin_token(folder: Path) -> None
 
 # ---------------------------------------------------------------- answers
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, told, hint",
     [
-        ({"stop": ["."], "separator": "."}, None),
+        ({"stop": ["."], "separator": "."}, "", ""),
         (
             {"answers": ["3.5 metres"], "stop": ["\n", "."]},
-            "stop: 20 of 20 items have only references that a stop string cuts",
+            "stop: 20 of 20 items have only references that a stop string cuts, such as '3.5 metres' before '.': "
+            "they cannot be answered right",
+            "stop at what ends a demonstration, such as a line end",
         ),
-        ({"answers": ["red."], "stop": ["\n", "."]}, None),
-        ({"prompt": "{image}Question: {question}\n{answer}"}, "prompt: the white space before {answer} holds the stop string '\\n'"),
-        ({"separator": ";"}, "separator: a demonstration ends with ';', which holds no stop string ('\\n')"),
-        ({"separator": ""}, "separator: a demonstration has no end"),
-        ({"max_new_tokens": 2, "answers": ["a long answer of many words"]}, "max_new_tokens: 20 of 20 items have only references of more"),
-        ({"question": "What colour is it? "}, "items: 24 of 24 items have a space at an end of 'question' beside the space of the prompt"),
-        ({"answers": [" red"]}, "items: 24 of 24 items have a space at an end of 'answer'"),
+        ({"answers": ["red."], "stop": ["\n", "."]}, "", ""),
+        (
+            {"prompt": "{image}Question: {question}\n{answer}"},
+            "prompt: the white space before {answer} holds the stop string '\\n': an answer written as demonstrated ends before it begins",
+            "put a space there, or end demonstrations and answers with another string",
+        ),
+        (
+            {"separator": ";"},
+            "separator: a demonstration ends with ';', which holds no stop string ('\\n'): an answer as demonstrated goes on after it",
+            "end demonstrations with a stop string, such as a line end in both",
+        ),
+        (
+            {"separator": ""},
+            "separator: a demonstration has no end (separator is empty), so the model is not shown where an answer ends",
+            "end demonstrations with a stop string, such as a line end in both",
+        ),
+        (
+            {"max_new_tokens": 2, "answers": ["a long answer of many words"]},
+            "max_new_tokens: 20 of 20 items have only references of more than 2 tokens (",
+            "allow ",
+        ),
+        (
+            {"question": "What colour is it? "},
+            "items: 24 of 24 items have a space at an end of 'question' beside the space of the prompt: 'What colour is it? '",
+            "two spaces are other tokens than one: add `| trim` to the expression in the record",
+        ),
+        (
+            {"answers": [" red"]},
+            "items: 24 of 24 items have a space at an end of 'answer' beside the space of the prompt: ' red'",
+            "two spaces are other tokens than one: add `| trim` to the expression in the record",
+        ),
     ],
 )
-def test_answers_that_cannot_be_right_as_asked_are_warned_of(folder: Path, changes: dict[str, Any], told: str | None) -> None:
+def test_answers_that_cannot_be_right_as_asked_are_warned_of(folder: Path, changes: dict[str, Any], told: str, hint: str) -> None:
     write_task(folder, **changes)
-    found = messages(folder)
-    assert told in found if told else not found, found
+    found = [(warning.message.partition(": ")[2], warning.hint or "") for warning in warned(folder)]
+    assert any(message.startswith(told) and said.startswith(hint) for message, said in found) if told else not found, found
+    if told and not told.endswith("("):
+        assert (told, hint) in found
 
 
 def test_a_stop_string_that_the_tokenizer_cannot_write_is_warned_of(folder: Path) -> None:
@@ -395,6 +432,7 @@ def test_a_stop_string_that_the_tokenizer_cannot_write_is_warned_of(folder: Path
     path = write_experiment(folder, yaml.safe_dump(tree))
     (warning,) = preflight(path).warnings
     assert warning.path == "evaluation.overrides.miniature_vqa.stop" and "the stop string '\\n' never appears" in warning.message
+    assert warning.hint == "name what a demonstration ends with, as the tokenizer produces it"
 
 
 def test_an_answer_that_grows_together_with_its_question_is_warned_of(folder: Path) -> None:
@@ -405,10 +443,12 @@ def test_an_answer_that_grows_together_with_its_question_is_warned_of(folder: Pa
     merged = models.BPE({**letters, ":r": len(letters), "<|endoftext|>": len(letters) + 1}, [(":", "r")])
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(merged), eos_token="<|endoftext|>").save_pretrained(folder / "tokenizer")
     write_task(folder, prompt="{image}Question: {question} Short answer:{answer}", max_new_tokens=40)
-    assert (
-        "prompt: in 10 of 20 items the tokenizer merges the end of the question and the beginning of the answer into one token"
-        in messages(folder)
+    (warning,) = (warning for warning in warned(folder) if "prompt: " in warning.message)
+    assert warning.message.endswith(
+        "prompt: in 10 of 20 items the tokenizer merges the end of the question and the beginning of the answer into one token "
+        "('hort answer:red'): demonstrations hold that token, and a question ends before it"
     )
+    assert warning.hint == "end the question with a word or a colon and a space before {answer}"
 
 
 # ---------------------------------------------------------------- the rule

@@ -333,3 +333,34 @@ def test_an_effect_that_lacks_a_trial_is_not_judged_however_many_seeds_are_left(
     for effect in grid(values, 5).effects:
         assert effect.estimate is not None and effect.estimate.seeds == 4
         assert not effect.complete and np.isnan(effect.p_adjusted)
+
+
+# ---------------------------------------------------------------- remarks
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (1, "One seed: the variation between seeds is unknown, so there are no verdicts. Use at least three seeds."),
+        (2, "Two seeds leave one degree of freedom: there are intervals, but no verdicts. Use at least three seeds."),
+        (3, ""),
+    ],
+)
+def test_what_few_seeds_cannot_tell_is_said(seeds: int, said: str) -> None:
+    remarks = compared({"arm": RISE[:seeds]}).remarks
+    assert [remark for remark in remarks if "three seeds" in remark] == [said] * bool(said)
+    assert "Intervals cover training seeds only, not the sampling of evaluation items: scores of items are missing." in remarks
+
+
+def test_scores_that_recipes_were_tuned_on_are_not_for_reporting() -> None:
+    for split, said in (("development", True), ("report", False)):
+        remarks = compared({"arm": RISE}, experiment={"evaluation.split": split}).remarks
+        assert ("Scores come from development episodes, which recipes are tuned on: not for reporting." in remarks) == said
+
+
+def test_notes_say_where_seeds_are_not_paired_and_where_they_do_not_vary() -> None:
+    study, nothing = made_up_study(["arm"], seeds=range(6)), [float("nan")] * 3
+    apart = replace(study, arms=tuple(replace(arm, seeds=(0, 1, 2) if arm.name == "baseline" else (3, 4, 5)) for arm in study.arms))
+    unpaired = compare(apart, scores(apart, {"baseline": [*BASE, *nothing], "arm": [*nothing, *(BASE + 20)]})).row("arm")
+    assert unpaired.verdict == "better" and unpaired.notes == ("seeds are not those of the baseline: unpaired (Welch)",)
+    still = compared({"arm": [2.0, 2.0, 2.0]}).row("arm")
+    assert still.verdict == "undecided"
+    assert still.notes == ("the difference is the same at every seed: no variation to estimate an interval from",)

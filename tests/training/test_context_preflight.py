@@ -37,12 +37,23 @@ def problem_of(folder: Path, text: str) -> tuple[str, str]:
 def test_rows_as_long_as_the_context_are_fine_and_longer_ones_are_told(tmp_path: Path) -> None:
     assert load_study(write_experiment(tmp_path, experiment(128)), checks=[too_long_documents]).trials
     at, message = problem_of(tmp_path, experiment(129))
-    assert at == "129" and "129 tokens long" in message and "context of 128" in message and "at most 128 tokens in a row" in message
+    assert at == "129" and message.endswith(
+        "a document may be 129 tokens long, and the language model has a context of 128; declare at most 128 tokens in a row "
+        "or a language model with a longer context"
+    )
 
 
 def test_images_that_take_more_than_packing_counts_make_documents_longer(tmp_path: Path) -> None:
     # 16 images of 4 nominal tokens may take 16 each.
-    assert problem_of(tmp_path, experiment(128, 128 + 16 * 12 - 1, 16))[0] == "128"
+    at, message = problem_of(tmp_path, experiment(128, 128 + 16 * 12 - 1, 16))
+    grown = (
+        "a document may be 320 tokens long (128 of the row, and 192 more because an image takes 16 tokens at most where packing counts 4)"
+    )
+    helps = "nominal_image_tokens: 16, or fewer images, or a language model with a longer context"
+    assert at == "128"
+    assert message.endswith(f"{grown}, and the language model has a context of 319; declare at most 127 tokens in a row, {helps}")
+    less = problem_of(tmp_path, experiment(128, 192, 16))[1]
+    assert less.endswith(f"{grown}, and the language model has a context of 192; declare fewer tokens in a row, {helps}")
     assert load_study(write_experiment(tmp_path, experiment(128, 128 + 16 * 12, 16)), checks=[too_long_documents]).trials
     # Where documents have one image each, only that one grows.
     captions = {"data": {"mixture": {"captioned": 1}}}

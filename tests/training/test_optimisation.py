@@ -21,16 +21,21 @@ from transformers import AttentionInterface
 
 from mm1_ablate.config.connector import Connector
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.preparation import preparations_of
+from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.training import AdamW, Muon
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
+from mm1_ablate.model.image_encoder import build_image_encoder
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.model.packed_attention import NAME, packed_throughout
 from mm1_ablate.training.activation_checkpointing import checkpointed_and_compiled
 from mm1_ablate.training.checkpoint import random_state_dict, restore_random_state
 from mm1_ablate.training.fit import fit, load_trained
+from mm1_ablate.training.module import TrainingCallback
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share
+from mm1_ablate.training.preparation import ContrastiveObjective, ReconstructiveObjective, prepare
 
 ADAMW = {"type": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0}
 MUON = {"type": "muon", "learning_rate": 0.02, "rest": ADAMW}
@@ -266,6 +271,21 @@ def test_gradients_that_are_too_long_are_shortened_to_the_bound_all_parts_alike(
     assert parts[1e-3] == pytest.approx([part * 1e-3 / norms[None][0] for part in parts[None]], rel=1e-2)
 
 
+# ---------------------------------------------------------------- what is told of it
+def test_what_is_reported_is_what_the_curve_shows(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    fit(tiny_experiment({"training.steps": 3}), 0, None, None, tmp_path, told.append)
+    points = curve(tmp_path)
+    assert [(one.stage, one.step, one.steps, one.loss) for one in told] == [("train", point["step"], 3, point["loss"]) for point in points]
+    assert [point["step"] for point in points] == [1, 2, 3]
+    assert 0 <= points[0]["seconds"] <= points[1]["seconds"] <= points[2]["seconds"] < 600
+
+
+def test_a_curve_has_a_hundred_points_or_a_few_more() -> None:
+    every = {steps: TrainingCallback(Path(), steps, 1, print).read_every for steps in (1, 100, 199, 200, 1050)}
+    assert every == {1: 1, 100: 1, 199: 1, 200: 2, 1050: 10}
+
+
 # ---------------------------------------------------------------- modes, micro-batches and random numbers
 class Watching(Connector):
     """Says how it is called, and adds noise of three kinds to what it hands on."""
@@ -376,6 +396,101 @@ def test_random_states_that_went_through_a_file_give_the_same_numbers_again(draw
     assert draw() != expected
     restore_random_state(torch.load(tmp_path / "state", weights_only=True))
     assert draw() == expected
+
+
+# ---------------------------------------------------------------- preparations
+def prepared(kind: str, folder: Path, changes: dict[str, Any]) -> None:
+    experiment = tiny_experiment(changes, prepared=True)
+    prepare(next(one for one in preparations_of(experiment, 0) if one.kind == kind), folder, lambda progress: None)
+
+
+@pytest.mark.parametrize("objective", ["contrastive", "reconstructive"])
+def test_each_step_of_an_encoders_preparation_has_its_rate_decay_and_bound(objective: str, calls: list[Call], tmp_path: Path) -> None:
+    """A warm-up of 6 % of the steps, then a cosine down to nothing."""
+    declared = {"objective": objective, "steps": 34, "batch_images": 8, "learning_rate": 0.01}
+    prepared("image_encoder", tmp_path, {f"model.image_encoder.preparation.{name}": value for name, value in declared.items()})
+    assert len(calls) == 34
+    assert all(len(set(call.rates.values())) == 1 for call in calls)
+    rates = [min(call.rates.values()) for call in calls]
+    assert rates[:3] == pytest.approx([0.005, 0.01, 0.01])
+    # A quarter of the 31 steps down lies between steps 9 and 10.
+    assert rates[9] > 0.01 * (1 + sqrt(0.5)) / 2 > rates[10] and rates[33] == pytest.approx(0, abs=1e-9)
+    assert all(set(call.decays.values()) == {0.05} for call in calls)
+    norms = [call.norm() for call in calls]
+    assert max(norms) <= 1 + 1e-4 and any(norm == pytest.approx(1, abs=1e-3) for norm in norms)
+
+
+def test_each_step_of_a_language_models_preparation_has_its_rate_and_its_own_order(calls: list[Call], tmp_path: Path) -> None:
+    at = "model.language_model.preparation"
+    prepared("language_model", tmp_path, {f"{at}.steps": 34, f"{at}.optimizer": {**ADAMW, "learning_rate": 0.002}})
+    rates = [point["learning_rate"] for point in curve(tmp_path)]
+    assert rates == pytest.approx([0.002 * learning_rate_share(step, 34, 2, 0.0) for step in range(34)])
+    assert rates[:3] == pytest.approx([0.001, 0.002, 0.002]) and rates[-1] == pytest.approx(0, abs=1e-9)
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.pt", "curve.jsonl", "data.json"}
+    calls.clear()
+    prepared("language_model", tmp_path / "one", {f"{at}.steps": 1, f"{at}.optimizer": ADAMW})
+    assert set(calls[0].rates.values()) == {1e-3}, "a single step has no warm-up"
+
+
+class Given(nn.Module):
+    """An encoder whose features are its input."""
+
+    width = 3
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+
+def test_the_contrastive_loss_is_clips() -> None:
+    """Mean over both directions of the cross-entropy of each image's own caption among all of the batch (Radford et al. 2021, figure 3)."""
+    torch.manual_seed(0)
+    objective = ContrastiveObjective(Given(), 7)  # type: ignore[arg-type]
+    nn.init.constant_(objective.log_scale, log(2.5))
+    patches, tokens, starts = torch.randn(3, 4, 3), torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([0, 1, 4])
+    images = objective.image_head(patches.mean(1))
+    bags = [objective.words.weight[own].mean(0) for own in ([0], [1, 2, 3], [4, 5])]
+    texts = objective.text_head(torch.stack(bags))
+    cosines = [[torch.cosine_similarity(image, text, dim=0).item() for text in texts] for image in images]
+    parts = np.exp(2.5 * np.array(cosines))
+    expected = -np.mean([np.log(parts[k, k] / parts[k].sum()) / 2 + np.log(parts[k, k] / parts[:, k].sum()) / 2 for k in range(3)])
+    assert float(objective(patches, tokens, starts)) == pytest.approx(expected, rel=1e-5)
+    nn.init.constant_(objective.log_scale, 50.0)
+    sharp = [softmax(100 * table) for table in (np.array(cosines), np.array(cosines).T)]
+    bounded = -np.mean([np.log(np.diagonal(table)) for table in sharp])
+    assert float(objective(patches, tokens, starts)) == pytest.approx(bounded, rel=1e-3), "a temperature of a hundredth at least"
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Over the last axis, in plain numpy."""
+    parts = np.exp(values - values.max(-1, keepdims=True))
+    return parts / parts.sum(-1, keepdims=True)
+
+
+def test_the_reconstructive_loss_is_of_the_pixels_of_masked_patches_and_those_are_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SimMIM (Xie et al. 2022): a linear head whose bias is a masked patch has nothing left to learn of it."""
+    torch.manual_seed(0)
+    encoder = build_image_encoder(tiny_experiment().model.image_encoder)
+    objective = ReconstructiveObjective(encoder, 7)
+    nothing = torch.empty(0)
+    pixels = torch.randint(256, (1, 3, 24, 24), dtype=torch.uint8)
+    drawn = torch.tensor([[0.61, 0.59, 0.6, 0.99]])  # of a grid of two by two the one right above is masked
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: drawn.clone())
+    with torch.no_grad():
+        objective.head.weight.zero_()
+        patch = (pixels[0, :, :12, 12:].float() - encoder.mean[0]) / encoder.std[0]
+        objective.head.bias.copy_(patch.flatten())
+        assert float(objective(pixels, nothing, nothing)) == pytest.approx(0, abs=1e-10)
+        objective.head.bias.add_(2.0)
+        assert float(objective(pixels, nothing, nothing)) == pytest.approx(4.0, rel=1e-5)
+    changed = pixels.clone()
+    changed[0, :, :12, 12:] = 0
+    seen: list[torch.Tensor] = []
+    encoder.vision.norm_pre.register_forward_hook(lambda module, given, hidden: seen.append(hidden.detach().clone()))
+    objective(pixels, nothing, nothing)
+    objective(changed, nothing, nothing)
+    torch.testing.assert_close(seen[0], seen[1], msg="what is masked does not reach the blocks")
+    objective(255 - pixels, nothing, nothing)
+    assert not torch.allclose(seen[0], seen[2])
 
 
 # ---------------------------------------------------------------- blocks
