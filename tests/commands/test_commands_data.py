@@ -16,6 +16,9 @@ from config_files import EXPERIMENT, write_experiment, write_sweep
 from PIL import Image
 
 import mm1_ablate
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.data.counter_based_random import key, permuted
+from mm1_ablate.data.inspection import inspect
 
 
 @pytest.fixture
@@ -239,3 +242,12 @@ def test_one_place_says_how_images_reach_a_model():
     package = Path(mm1_ablate.__file__).parent
     made = [path.relative_to(package).as_posix() for path in sorted(package.rglob("*.py")) if "ImagePipeline(" in path.read_text()]
     assert made == []
+
+
+def test_of_a_source_whose_sampled_document_cannot_be_used_nothing_is_shown_as_tokens(own_captions: Path):
+    bad = (3, 4, 5, 7)
+    seed = next(seed for seed in range(100) if permuted(key("sample", seed, "alt_text"), 0, 40) in bad)
+    found = inspect(load_study(own_captions).trials[0].experiment, sample=1, shown=0, rows=1, seed=seed)
+    source = next(one for one in found.sources if one.name == "alt_text")
+    assert (source.sampled, source.usable, source.joined) == (1, 0, "")
+    assert source.text_tokens is None and source.text_tokens_in_all == source.images_in_all == 0

@@ -221,6 +221,7 @@ def test_what_failed_halfway_is_not_there_and_is_made_anew(tmp_path: Path, monke
 
     with pytest.raises(RuntimeError):
         build_once("things", "one", 10, fails)
+    assert not list(cache_folder().rglob("half")), "what a failed build has written takes no room"
     folder = build_once("things", "one", 10, lambda folder, report: (folder / "whole").write_text("1") and None)
     assert [path.name for path in folder.iterdir()] == ["whole"]
 

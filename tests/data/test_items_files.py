@@ -257,12 +257,14 @@ def test_tables_with_pictures_in_base64_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending, mark", [("csv", ","), ("tsv", "\t")])
 def test_rows_of_a_table_that_do_not_fit_its_head_are_bad_and_not_filled_up(tmp_path: Path, ending: str, mark: str) -> None:
     lines = [["id", "ask", "say"], ["0", "what?", "a"], ["1", "which", " one?", "b"], ["2", "c"], [], ["3", "what?", "d"]]
+    lines += [["4", '"what" is it?', "e"], ["5", '"what?"', "f"]]
     (tmp_path / f"a.{ending}").write_text("".join(mark.join(line) + "\n" for line in lines))
     items = source(tmp_path, queries={"file": f"a.{ending}"}, demonstrations=None).open()
-    assert {item.id: item.references[0] for item in items.queries} == {"0": "a", "3": "d"}
+    assert {item.id: item.references[0] for item in items.queries} == {"0": "a", "3": "d", "5": "f"}
     assert sorted(f"{problem}" for problem in items.bad) == [
         f"a row of 2 fields, not 3: {tmp_path}/a.{ending}:4",
         f"a row of 4 fields, not 3: {tmp_path}/a.{ending}:3",
+        f"text behind a closing quotation mark: {tmp_path}/a.{ending}:7",
     ]
 
 

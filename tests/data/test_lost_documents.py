@@ -14,7 +14,7 @@ from tar_files import documents, picture, plain_tar
 from mm1_ablate.config.data import Data
 from mm1_ablate.data.accounting import Accounting, SourceCounts, TooMuchBadData
 from mm1_ablate.data.documents import KnownLoss, LeftOut, Unreadable
-from mm1_ablate.data.lost_documents import FileRead, limited_sources, losses_of, share_of, what_to_say
+from mm1_ablate.data.lost_documents import FileRead, Losses, Lost, limited_sources, losses_of, share_of, what_to_say
 from mm1_ablate.data.packing import open_packed_rows
 from mm1_ablate.data.sources.webdataset import WebDataset
 from mm1_ablate.data.tokenizer import load_tokenizer
@@ -58,6 +58,19 @@ def test_words_name_files_bytes_documents_and_the_first_of_them() -> None:
     assert losses.in_words() == (
         "4 of 6 files cannot be read and 1 of 6 files can be read only in part; lost are 4.0 kB of 20.0 kB, about 440 of 600 documents"
         " (73.3%). The first: 0.tar: a file of 0 bytes; 1.tar: a file of 0 bytes; 2.tar: a file of 0 bytes; and 2 more"
+    )
+
+
+def test_an_account_has_the_numbers_and_the_first_names() -> None:
+    lost = (Lost("a.tar", "broken", 10, 5), Lost("b.tar", "broken", 20, 6, "part"), Lost("c.tar", "links", 30, 7, "entries"))
+    told = Losses(lost, 9, 1000, 82.0).to_json()
+    assert {name: told[name] for name in told if name not in ("first", "in_words")} == {
+        "of": "documents", "files": 2, "of_files": 9, "bytes": 60, "documents": 18, "share": pytest.approx(0.18),
+    }  # fmt: skip
+    assert told["first"] == ["a.tar: broken", "b.tar: broken", "c.tar: links"]
+    assert told["in_words"] == (
+        "1 of 9 files cannot be read and 1 of 9 files can be read only in part and entries of 9 files are not read; lost are 60 bytes of "
+        "1.0 kB, about 18 of 100 documents (18.0%). a.tar: broken; b.tar: broken; c.tar: links"
     )
 
 

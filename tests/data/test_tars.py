@@ -347,6 +347,10 @@ def test_a_source_that_is_as_declared_passes_although_its_first_sample_is_bad(tm
     for name in ("good.tar", "half.tar", "good.tgz"):
         WebDataset(files=(f"{tmp_path}/{name}",)).check()
     WebDataset(files=(f"{tmp_path}/good.tar",), caption_field="json.caption").check()
+    plain_tar(tmp_path / "null.tar", [(f"{key}.{end}", content) for key, score in (("a", b"null"), ("b", b"null")) for end, content in (
+        ("jpg", picture(1)), ("txt", b"red"), ("json", b'{"score": ' + score + b"}"),
+    )])  # fmt: skip
+    WebDataset.model_validate({"files": f"{tmp_path}/null.tar", "keep": {"columns": {"score": {"at_least": 1}}}}).check()
 
 
 def test_a_source_that_is_as_declared_passes_although_its_first_shards_are_bad(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mm1_ablate.evaluation.metrics import Prediction
@@ -84,6 +84,7 @@ def test_captions_of_one_item_or_without_words_score_nothing() -> None:
 @given(item_lists)
 def test_cider_ptb_is_pycocoevalcaps_on_tokens(items: list[tuple[str, list[str]]]) -> None:
     tokens = [(" ".join(ptb_tokens(text)), [" ".join(ptb_tokens(one)) for one in references]) for text, references in items]
+    assume(any(any(references) for _, references in tokens))  # of punctuation alone pycocoevalcap makes no scores
     assert CiderPtb().score(predictions_of(items)) == pytest.approx(reference_scores(tokens), abs=1e-9)
 
 
@@ -101,6 +102,7 @@ def test_tokens_are_those_of_stanford() -> None:
         ("Dr. Smith of the U.S. paid £3.50 at 5 p.m.", "dr. smith of the u.s. paid # 3.50 at 5 p.m."),
         ("“It’s” – a ten-year-old — 'dog'", "it 's a ten-year-old dog"),
         ("a 🙂 smile", "a smile"),
+        ("rock ’n’ roll ’til ’till ’cause ’em ’50s", "rock ’n’ roll ’til ’till ’cause ’em ’50s"),
         ("", ""),
     ],
 )

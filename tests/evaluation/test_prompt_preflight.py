@@ -420,7 +420,7 @@ def test_a_model_trained_from_nothing_needs_no_begin_token(folder: Path) -> None
 )
 def test_answers_that_cannot_be_right_as_asked_are_warned_of(folder: Path, changes: dict[str, Any], told: str, hint: str) -> None:
     write_task(folder, **changes)
-    found = [(warning.message.partition(": ")[2], warning.hint or "") for warning in warned(folder)]
+    found = [(warning.message.partition("task mine: ")[2], warning.hint or "") for warning in warned(folder)]
     assert any(message.startswith(told) and said.startswith(hint) for message, said in found) if told else not found, found
     if told and not told.endswith("("):
         assert (told, hint) in found

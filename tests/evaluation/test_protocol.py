@@ -43,6 +43,10 @@ def test_queries_are_dealt_to_sets_in_equal_numbers(queries: int, sets: int, see
     items = [Item(f"q{number}", "g", None, {}, ("a",)) for number in range(queries)]
     numbers = assigned_sets(items, Sets(sets=sets), seed, "t")
     assert numbers == assigned_sets(items, Sets(sets=sets), seed, "t")
+    if queries > 20 and sets > 2:
+        assert numbers != assigned_sets(items, Sets(sets=sets), seed + 1, "t") and numbers != assigned_sets(
+            items, Sets(sets=sets), seed, "u"
+        )
     counts = [numbers.count(number) for number in range(sets)]
     assert max(counts) - min(counts) <= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,3 +134,29 @@ def test_a_deep_model_is_looked_at_by_few_of_its_layers_where_these_are_of_all_i
     late = ["sliding_attention"] * 20 + ["full_attention"] * 20
     for whole in (made("llama", 3), made("gemma3_text", 40, head_dim=8, layer_types=late)):
         assert shorter(whole) is whole
+
+
+def test_what_is_read_stays_on_the_device_of_the_caches() -> None:
+    """The meta device stands for a GPU."""
+    elsewhere = KVCache.after_prefixes([KVCache.empty(1, torch.device("meta"))] * 2, [0, 1, 1])
+    branched = elsewhere.flat().branch(torch.zeros(2, dtype=torch.long, device="meta"))
+    for cache in (elsewhere, branched, elsewhere.select(torch.zeros(2, dtype=torch.long, device="meta"))):
+        assert {cache.seen.device.type, cache.lengths.device.type} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("configuration", "shares"),
+    [
+        ({}, True),
+        ({"layer_types": ["full_attention", "full_attention"]}, True),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, False),
+        ({"sliding_window": 8}, False),
+        ({"attn_logit_softcapping": 50.0}, False),
+        ({"attention_chunk_size": 8}, False),
+        ({"model_type": "gpt_oss"}, False),
+    ],
+)
+def test_prefixes_are_shared_where_attention_is_plain(configuration: dict[str, Any], shares: bool) -> None:
+    config = SimpleNamespace(**{"model_type": "llama", **configuration})
+    assert can_share(SimpleNamespace(config=config, _supports_attention_backend=True)) == shares
+    assert not can_share(SimpleNamespace(config=config))

@@ -30,8 +30,9 @@ def test_sizes_need_no_tokenizer_where_the_vocabulary_is_declared(tmp_path: Path
         count_parameters(declared(None, nowhere))
 
 
-def test_a_vocabulary_may_be_rounded_up() -> None:
-    larger, exact = build(declared(TOKENS + 60), 0), build(declared(None), 0)
+def test_a_vocabulary_may_be_as_large_as_the_tokenizers_or_rounded_up() -> None:
+    larger, exact = build(declared(TOKENS + 60), 0), build(declared(TOKENS), 0)
+    assert exact.language_model.get_input_embeddings().weight.shape[0] == TOKENS
     width = exact.language_model.config.hidden_size
     assert larger.language_model.get_input_embeddings().weight.shape == (TOKENS + 60, width)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
+import pytest
 from made_up import made_up_study, scores
+from tiny import tiny_experiment
 
 from mm1_ablate.config.sweep.expand import Change
 from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.confounds import answered_items, measures
 from mm1_ablate.report.markdown import markdown
 
 BASE = (
@@ -50,3 +54,42 @@ def test_settings_that_differ_without_being_declared_are_named() -> None:
     row = compared({}, declared, along, dropped).row("arm")
     assert row.changes == ("model.connector.type average_pool → attention_pool",)
     assert row.also_changed == ("dropped with the type: model.connector.depth 3", "training.steps 4 → 5")
+
+
+def test_what_an_arm_took_saw_and_answered_is_measured_over_its_trials() -> None:
+    experiment = tiny_experiment({"training.steps": 4})
+    points = {"step": [2, 4], "tokens": [100, 300.0], "images": [10, 30], "documents": [20, 50]}
+    whole, other = pd.DataFrame(points), pd.DataFrame({**points, "tokens": [100, 340.0], "documents": [20, 60]})
+    stopped = whole.iloc[:1]
+    found = measures(
+        experiment,
+        parameters=1234,
+        flops_per_token=5_678_000.0,
+        curves=[whole, other, stopped, pd.DataFrame()],
+        accounts=[{"text": {"epochs": 0.5}, "captions": {"epochs": 2.0}}, {"text": {"epochs": 0.25}}],
+        answered="8 (abcd)",
+        evaluation="ef01",
+        codes={"0.2.0, 0.1.0", "0.1.0"},
+    )
+    assert {measure.title: measure.value for measure in found} == {
+        "parameters": 1234, "image tokens": 4, "FLOPs per token": 5_700_000.0, "nominal tokens": 4 * 2 * 128, "rows of a batch": 2,
+        "tokens seen": 320.0, "text tokens seen": 320.0 - 30 * 4, "images seen": 30.0, "documents seen": 55.0,
+        "epochs of text": pytest.approx(0.375), "epochs of captions": 1.0,
+        "evaluation": "ef01", "evaluation items": "8 (abcd)", "code": "0.1.0, 0.2.0",
+    }  # fmt: skip
+    nothing = measures(
+        experiment, parameters=1, flops_per_token=1.0, curves=[stopped], accounts=[], answered=None, evaluation="ef01", codes=()
+    )
+    assert [measure.title for measure in nothing] == [
+        "parameters", "image tokens", "FLOPs per token", "nominal tokens", "rows of a batch", "evaluation",
+    ]  # fmt: skip
+
+
+def test_arms_that_answered_the_same_items_have_one_identity_of_them_whatever_their_order_and_seeds() -> None:
+    lines = [("one", seed, "vqa", 0, f"item-{number}") for seed in (0, 1) for number in range(1200)]
+    lines += [("other", 2, "vqa", 0, f"item-{number}") for number in reversed(range(1200))]
+    lines += [("fewer", 0, "vqa", 0, f"item-{number}") for number in range(1199)] + [("shots", 0, "vqa", 4, "item-0")]
+    found = answered_items(pd.DataFrame(lines, columns=["arm", "seed", "task", "shots", "item"]))
+    assert found["one"] == found["other"] and found["one"].startswith("1,200 (") and len(found["one"]) == len("1,200 (01234567)")
+    assert found["fewer"].startswith("1,199 (") and found["shots"].startswith("1 (") and len({*found.values()}) == 3
+    assert answered_items(None) == answered_items(pd.DataFrame({"arm": ["one"]})) == {}

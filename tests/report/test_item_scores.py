@@ -151,3 +151,12 @@ def test_arms_that_share_fewer_than_two_items_have_the_interval_of_the_seeds(com
     items = table(apart)
     found = estimated(items, reported(items, "text_core/facts"), "text_core/facts", range(6))
     assert found.method == "Welch" and found.with_items == (common == 2)
+
+
+def test_the_items_of_a_column_are_those_of_its_tasks_primary_metric_whichever_comes_first() -> None:
+    answers = one_seed()
+    other = table({key: own[::-1] ** 2 for key, own in answers.items()}, metric="alias_match").assign(primary=False)
+    items = pd.concat([other, table(answers)], ignore_index=True)
+    found = estimated(items, reported(table(answers), "text_core/facts"), "text_core/facts", [7])
+    low, high = stats.ttest_rel(answers["arm", 7], answers["baseline", 7]).confidence_interval()
+    assert found.with_items and (found.low, found.high) == pytest.approx((100 * low, 100 * high))

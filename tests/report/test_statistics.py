@@ -61,7 +61,7 @@ def test_one_seed_with_items_has_the_interval_of_evaluation_noise_only() -> None
     found = paired_difference([items.mean()], [items])
     expected = stats.ttest_1samp(items[0], 0)
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert found.method == "evaluation items only"
+    assert found.method == "evaluation items only" and found.with_items
 
 
 def test_differences_without_any_spread_are_not_taken_for_certainty() -> None:
@@ -245,6 +245,11 @@ def test_detectable_difference_has_its_power_by_the_noncentral_t(degrees: int, c
     shift = detectable_difference(1.0, degrees, comparisons=comparisons)
     critical = stats.t.ppf(1 - 0.025 / comparisons, degrees)
     assert stats.nct.sf(critical, degrees, shift) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_what_a_paired_comparison_detects_is_at_its_own_level_power_and_family() -> None:
+    shift = minimum_detectable_effect(2.0, 4, confidence=0.9, power=0.7, comparisons=6) / (2.0 / 4**0.5)
+    assert stats.nct.sf(stats.t.ppf(1 - 0.1 / 6 / 2, 3), 3, shift) == pytest.approx(0.7, abs=1e-3)
 
 
 def test_what_is_detectable_is_found_four_times_in_five() -> None:

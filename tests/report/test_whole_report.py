@@ -1,4 +1,4 @@
-"""A report with everything that one can hold, as people read it: word for word what lies in tests/report/whole_report.
+"""A report with everything that one can hold, as people read it: word for word what lies in tests/golden/report.
 
 Where a wording is to change, `WRITE_WHOLE_REPORT=1 pytest tests/report/test_whole_report.py` writes these files again, and the difference
 is for a person to read: the texts hold because somebody did.
@@ -33,7 +33,7 @@ from mm1_ablate.report.task_scores import ScoreBounds, TaskScore, TaskScores, Un
 from mm1_ablate.report.text import print_comparison, wide_table
 from mm1_ablate.report.verdicts import FalseVerdicts, Rate
 
-FOLDER = Path(__file__).parent / "whole_report"
+FOLDER = Path(__file__).parents[1] / "golden" / "report"
 BASE = np.array([50.0, 51.0, 50.5])
 GRID = {("average", "small"): "baseline"} | {
     point: "grid/" + ",".join(point) for point in product(("average", "attention"), ("small", "large")) if point != ("average", "small")
@@ -106,7 +106,7 @@ ACCOUNTS: list[dict[str, dict[str, Any]]] = [
             "dropped": {"longer than a row": 4},
             "lost": [{"in_words": "2 of 9 files cannot be read", "of": "documents", "documents": 2000, "first": ["a.tar"]}],
         },
-        "text": {"documents": 50},
+        "text": {"documents": 50, "bad": {"empty text": 2}},
     },
     {"captions": {"drawn": 9_000, "bad": {"not an image": 9}, "examples": {"not an image": ["00000.tar/00007"]}}},
 ]  # fmt: skip
@@ -153,7 +153,6 @@ def held(name: str, text: str) -> None:
     path = FOLDER / name
     text = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
     if os.environ.get("WRITE_WHOLE_REPORT"):
-        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
 

@@ -58,6 +58,13 @@ def test_images_that_take_more_than_packing_counts_make_documents_longer(tmp_pat
     # Where documents have one image each, only that one grows.
     captions = {"data": {"mixture": {"captioned": 1}}}
     assert load_study(write_experiment(tmp_path, experiment(128, 128 + 12, 16, **captions)), checks=[too_long_documents]).trials
+    # As do the images that a row may hold at most.
+    few = {"data": {"packing": {**yaml.safe_load(experiment(128))["data"]["packing"], "max_images": 2}}}
+    assert "a document may be 152 tokens long" in problem_of(tmp_path, experiment(128, 151, 16, **few))[1]
+    # What is held out counts too.
+    pages = {"type": "miniature", "data_type": "interleaved", "content": "interleaved"}
+    held_out = {**captions, "evaluation": {"losses": {"pages": {"source": pages}}}}
+    assert "a document may be 320 tokens long" in problem_of(tmp_path, experiment(128, 300, 16, **held_out))[1]
     # Sub-images are so many images more.
     crops = {"model": yaml.safe_load(experiment(128, 255))["model"] | {"sub_images": {"at_most": 2}}}
     assert "a document may be 256 tokens long" in problem_of(tmp_path, experiment(128, **crops))[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.training import AdamW
 from mm1_ablate.model.language_model import block_matrices, build_language_model
 from mm1_ablate.model.profiler import count_parameters
-from mm1_ablate.training.fit import fit, load_trained
+from mm1_ablate.training.fit import fit, lightning_trainer, load_trained
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, mm1_learning_rate
 from mm1_ablate.training.preparation import prepare
 
@@ -225,3 +226,12 @@ def test_features_are_kept_whether_or_not_the_first_trial_freezes_the_encoder(tm
         experiment = tiny_experiment({"model.image_encoder.frozen": frozen}, prepared=True)
         prepare(next(found for found in preparations_of(experiment, 0) if found.kind == "image_encoder"), tmp_path / str(frozen), silent)
         assert (tmp_path / str(frozen) / "features-1" / "keys.json").exists()
+
+
+def test_only_lightnings_own_advice_is_silenced() -> None:
+    root, own = logging.getLogger(), logging.getLogger("lightning.pytorch")
+    before = root.level
+    own.setLevel(logging.INFO)
+    trainer = lightning_trainer()
+    assert (root.level, own.level) == (before, logging.ERROR)
+    assert trainer.max_epochs == 1 and not trainer.loggers and not trainer.checkpoint_callbacks and trainer.progress_bar_callback is None

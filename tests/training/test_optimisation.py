@@ -453,11 +453,11 @@ def test_the_contrastive_loss_is_clips() -> None:
     cosines = [[torch.cosine_similarity(image, text, dim=0).item() for text in texts] for image in images]
     parts = np.exp(2.5 * np.array(cosines))
     expected = -np.mean([np.log(parts[k, k] / parts[k].sum()) / 2 + np.log(parts[k, k] / parts[:, k].sum()) / 2 for k in range(3)])
-    assert float(objective(patches, tokens, starts)) == pytest.approx(expected, rel=1e-5)
+    assert objective(patches, tokens, starts).item() == pytest.approx(expected, rel=1e-5)
     nn.init.constant_(objective.log_scale, 50.0)
     sharp = [softmax(100 * table) for table in (np.array(cosines), np.array(cosines).T)]
     bounded = -np.mean([np.log(np.diagonal(table)) for table in sharp])
-    assert float(objective(patches, tokens, starts)) == pytest.approx(bounded, rel=1e-3), "a temperature of a hundredth at least"
+    assert objective(patches, tokens, starts).item() == pytest.approx(bounded, rel=1e-3), "a temperature of a hundredth at least"
 
 
 def softmax(values: np.ndarray) -> np.ndarray:
