@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from made_up import made_up_study
 from rich.console import Console
 from scored_study import Said, write_scores
+from toy_tasks import GENERATE, Toy, record
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
@@ -218,6 +219,20 @@ def test_records_that_are_gone_and_tables_without_references_have_no_floor() -> 
         column = task_scores(study, own).columns["shot_0/gone"]
         assert column.items == {"arm": 2} and column.bounds == {} and not column.is_below_floor("arm", 0.0)
     assert task_scores(study, None).columns == {} and task_scores(study, table[["arm", "score"]]).columns == {}
+
+
+def test_the_floor_of_a_metric_that_weighs_words_by_the_whole_split_is_made_with_it(tmp_path: Path) -> None:
+    metric = {"type": "cider_raw", "frequency": "split"}
+    path = record(tmp_path, {**GENERATE, "metrics": [metric]})
+    study = made_up_study(["arm"], experiment={"evaluation.tasks": [path], "evaluation.items": 4})
+    asked = Toy().open("report", 4, 0).queries
+    table = pd.DataFrame(
+        {"arm": "arm", "seed": 0, "task": "toy", "family": "image", "shots": 0, "item": [item.id for item in asked], "metric": "cider_raw",
+         "primary": True, "score": 0.0, "problem": "", "reference": [item.references[0] for item in asked], "log_likelihoods": "",
+         "evaluation_seed": 0}
+    )  # fmt: skip
+    (bounds,) = task_scores(study, table).columns["shot_0/toy"].bounds.values()
+    assert bounds.floor is not None and bounds.floor > 0 and bounds.answer in {item.references[0] for item in asked}
 
 
 # ---------------------------------------------------------------- metrics of other scales
