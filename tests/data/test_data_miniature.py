@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -186,3 +187,16 @@ def test_what_is_withheld_can_be_known_from_training():
     assert {noun for noun, _ in tasks.agreements("training")} == set(range(len(language.NOUNS)))
     assert not set(tasks.sums("report")) & set(tasks.sums("development"))
     assert not {phrase for phrase, _, _ in tasks.facts("report")} & {phrase for phrase, _, _ in tasks.facts("development")}
+
+
+def test_texts_after_images_are_those_of_the_first_documents():
+    settings = Miniature(content="interleaved", data_type="interleaved", documents=40)
+    found, documents = settings.texts_after_images(9), settings.open(0)
+    expected = [
+        after
+        for index in range(9)
+        for before, after in pairwise(documents[index].parts)
+        if isinstance(before, Image) and isinstance(after, str)
+    ]
+    assert found == expected[:9] and len(found) == 9
+    assert len(settings.texts_after_images(10_000)) > 40

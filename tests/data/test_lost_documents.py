@@ -14,8 +14,10 @@ from tar_files import documents, picture, plain_tar
 from mm1_ablate.config.data import Data
 from mm1_ablate.data.accounting import Accounting, SourceCounts, TooMuchBadData
 from mm1_ablate.data.documents import KnownLoss, LeftOut, Unreadable
+from mm1_ablate.data.files import find_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, Lost, limited_sources, losses_of, share_of, what_to_say
 from mm1_ablate.data.packing import open_packed_rows
+from mm1_ablate.data.readers.quick_check import lost_lines
 from mm1_ablate.data.sources.webdataset import WebDataset
 from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -243,3 +245,12 @@ def test_lines_of_a_file_are_reckoned_from_its_beginning(tmp_path: Path, suffix:
     (tmp_path / f"b.jsonl{suffix}").write_bytes(packed(b'{"text": "one word"}\n' * 100_000))
     (file,) = find_files([f"{tmp_path}/b*"])
     assert file.size / head_of_lines(file).bytes_of_one == pytest.approx(100_000, rel=0.6)
+
+
+def test_lines_that_lack_the_field_are_lost_with_their_file_and_what_they_have_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n' * 50)
+    (tmp_path / "b.jsonl").write_text('{"words": "one", "id": 1}\n' * 50)
+    (losses,) = lost_lines(find_files([f"{tmp_path}/*.jsonl"]), ["text"])
+    assert losses.in_words().endswith("b.jsonl: no field 'text' in its first lines; they have words, id")
+    assert (losses.documents, losses.files, losses.bytes) == (pytest.approx(80, abs=2), 2, 50 * 26)
+    assert losses.there == pytest.approx(50)

@@ -236,3 +236,11 @@ def test_files_that_are_no_parquet_or_have_no_rows_are_refused(tmp_path: Path):
     write(tmp_path / "b.parquet", [], pa.schema([("image", pa.binary()), ("caption", pa.string())]))
     with pytest.raises(Misfit, match=r"'b\.parquet' has no rows"):
         ImageTextTable(files=f"{tmp_path}/b.parquet").check()
+
+
+def test_contents_are_those_of_the_files_and_not_their_place(tmp_path: Path):
+    for folder, count in (("one", 3), ("moved", 3), ("other", 4)):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "a.parquet", rows(count))
+    one, moved, other = (ImageTextTable(files=f"{tmp_path}/{folder}/*.parquet").contents() for folder in ("one", "moved", "other"))
+    assert one == moved != other
