@@ -186,6 +186,8 @@ def test_a_task_that_one_answer_solves_is_warned_of(folder: Path) -> None:
 
 def test_normalised_accuracy_of_prompts_that_hold_the_choice_is_refused(folder: Path) -> None:
     items = {**RECORD["items"], "references": "text"}
+    write_task(folder / "tasks", items=items, prompt="{question} {choice} {answer}", metrics=["choice_accuracy"])
+    assert told(folder) == []
     write_task(folder / "tasks", items=items, prompt="{question} {choice} {answer}", metrics=["choice_accuracy_normalised"])
     (problem,) = told(folder)
     assert "with {choice} in the prompt the same answer is scored after each; use choice_accuracy" in problem.message
