@@ -80,7 +80,7 @@ def _only(both: pandas.DataFrame, column: str, wanted: Any, what: str, suggest: 
     there = list(dict.fromkeys(both[column]))
     if wanted not in there:
         hint = suggest(wanted, there) or f"there are: {', '.join(map(str, there)) or 'none'}"
-        stop(FILE_IS_WRONG, f"no {what} '{wanted}' that both arms were asked; {hint}")
+        stop(FILE_IS_WRONG, f"no {what} '{wanted}' that both arms were evaluated on; {hint}")
     kept: pandas.DataFrame = both[both[column] == wanted]
     return kept
 
@@ -105,7 +105,7 @@ def _say_what_to_run(study: Study, store: Store, arm: str, seed: int | None) -> 
     command = "evaluate" if all(state.trained for state in states.values()) else "run"
     told = "; ".join(f"{name}: {state.status}, {state.reason}" for name, state in states.items())
     place = f"mm1-ablate {command} {shlex.quote(str(study.path))} --store {shlex.quote(store.address)}"
-    stop(SOME_FAILED, f"{arm} has no scores yet ({told}); first: {place}")
+    stop(SOME_FAILED, f"{arm} has no scores yet ({told}); run first: {place}")
 
 
 # ---------------------------------------------------------------- what the items show

@@ -48,7 +48,7 @@ def run_sweep(
     planned = plan(study, store, retry)
     tell_plan(planned, store)
     if planned.over_budget and not evaluate_only:
-        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
+        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or reduce the work")
     if not evaluate_only:
         store.write_warnings(study)
     to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
@@ -56,7 +56,7 @@ def run_sweep(
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
-            stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
+            stop(INTERRUPTED, f"interrupted; to continue: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
         if outcome.elsewhere:
             tell(f"another run works on {', '.join(outcome.elsewhere)}")
     else:
@@ -66,7 +66,7 @@ def run_sweep(
             after = f"; if its machine was lost, its lease runs out within {store.lease_seconds:g} seconds: then run this again"
             ends = after if store.lease_seconds else ""
             what = f"another run works on {', '.join(elsewhere)}{ends}"
-        tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
+        tell(f"nothing to do: {what}" + (", except for failed ones" if planned.failed else ""))
     if not any(store.has_scores(trial) for trial in study.trials):
         tell("no trial has scores yet: there is nothing to compare")
         track_what_ended(study, store)
@@ -292,7 +292,7 @@ def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
 
     study = read_finished(path, store) if path is not None else None
     if str(store.root) != store.address:
-        tell(f"MLflow reads {store.root}, which is made from {store.address}")
+        tell(f"MLflow reads {store.root}, a copy of {store.address}")
     if not store.root.is_dir():
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):

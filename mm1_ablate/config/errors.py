@@ -20,7 +20,7 @@ from mm1_ablate.config.paths import ABSENT, Node, members, unannotated
 from mm1_ablate.config.settings import ComponentOf, Misfit, Settings, look_beside
 
 Model = TypeVar("Model", bound=Settings)
-NAMES = "a name that begins with a letter or digit and goes on with letters, digits, spaces and any of _ . -"
+NAMES = "a name of letters, digits, spaces and any of _ . - that begins with a letter or digit"
 
 ANYTHING = "another value"
 LONGEST_SHOWN = 80
@@ -35,7 +35,7 @@ class Finding:
     at_key: bool = False
     """Whether the key is wrong rather than its value."""
     warning: bool = False
-    """Whether it stops nothing: it is said before a run, and again in the report."""
+    """Whether it is only a warning: shown before a run, and again in the report."""
     line: int = 0
     """Of a text of several lines the one that is wrong, from 1; 0: none in particular."""
 

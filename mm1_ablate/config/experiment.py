@@ -54,15 +54,15 @@ class Experiment(Settings):
     """A whole system that can be trained and scored."""
 
     experiment: Annotated[str, HowItRuns]
-    """Its name, for people."""
+    """Name of the experiment."""
     description: Annotated[str, HowItRuns] = ""
     data: Data
     model: Model
     training: Training
     evaluation: Evaluation
     starts_from: Annotated[Experiment | None, Field(json_schema_extra=_or_a_file)] = None
-    """An earlier stage: an experiment, or the path of its file relative to this one. The model starts from the weights that it ends with,
-    at the same seed; what belongs to places is resampled where the resolution differs. Its own evaluation is not run."""
+    """An earlier stage: an experiment, or the path of its file relative to this one. Training starts from its final
+    weights at the same seed; parameters per grid position are resampled if the resolution differs. Its own evaluation is not run."""
 
     @model_validator(mode="after")
     def _fits_the_earlier_stage(self) -> Experiment:
@@ -79,7 +79,7 @@ class Experiment(Settings):
         if packing.row_tokens < least:
             written = [name for name in ("row_tokens", "nominal_image_tokens") if name in packing.model_fields_set]
             what = f"an image, which counts nominal_image_tokens ({packing.nominal_image_tokens}), beside a token of its text"
-            message = f"a row of {packing.row_tokens} tokens cannot hold {what if shown else 'a token and what it predicts'}"
+            message = f"a row of {packing.row_tokens} tokens cannot hold {what if shown else 'a token and its target'}"
             fewer = ", or fewer nominal_image_tokens" if shown else ""
             raise Misfit(f"data.packing.{(written or ['row_tokens'])[0]}", f"{message}; expected row_tokens of at least {least}{fewer}")
         return self
@@ -104,12 +104,12 @@ def check_stages(model: Model, before: Model) -> None:
 
     for part in ("image_encoder", "language_model"):
         if getattr(model, part).preparation is not None:
-            message = "the weights come from the earlier stage (starts_from), so nothing is prepared for this one: leave it out here"
+            message = "the weights come from the earlier stage (starts_from), so nothing is prepared for this one; leave it out"
             raise Misfit(f"model.{part}.preparation", message)
     for part, name, nothing in (("image_encoder", "weights", None), ("language_model", "initialisation", None)):
         ours, theirs = (getattr(getattr(one, part), name, nothing) for one in (model, before))
         if name in getattr(model, part).model_fields_set and ours not in (nothing, theirs):
-            message = "the weights come from the earlier stage (starts_from), so this has no effect: leave it out here, or alter it there"
+            message = "the weights come from the earlier stage (starts_from), so this has no effect; leave it out, or set it there"
             raise Misfit(f"model.{part}.{name}", message)
     for name in ("name", "model_type", "tokenizer", "scale_embeddings", "configuration"):
         same(f"model.language_model.{name}", getattr(model.language_model, name), getattr(before.language_model, name))

@@ -59,9 +59,9 @@ class MetricName:
         elif suite == _TEXT_CORE_TITLE:
             suite = TEXT_CORE
         elif not (separator and suite in LOSSES):
-            raise ValueError(f"'{text}' is no metric")
+            raise ValueError(f"'{text}' is not a metric")
         if bool(separator) != bool(name):
-            raise ValueError(f"'{text}' is no metric")
+            raise ValueError(f"'{text}' is not a metric")
         return cls(suite, name.replace(" ", "_") if separator == " " else name or AVERAGE)
 
     @classmethod

@@ -55,13 +55,11 @@ def _in_model(experiment: Experiment) -> Iterator[Finding]:
 def _in_training(experiment: Experiment) -> Iterator[Finding]:
     training = experiment.training
     if isinstance(training.optimizer, Muon) and experiment.model.language_model.frozen:
-        message = (
-            "muon is for the matrices of the language model, which is frozen, and all else is trained by its `rest`; declare type: adamw"
-        )
+        message = "muon trains only matrices of the language model, which is frozen; its `rest` trains everything else. Declare type: adamw"
         yield _warning("training.optimizer.type", message)
     rows = training.micro_batch_rows
     if rows is not None and rows > training.batch_rows:
-        yield _warning("training.micro_batch_rows", f"a step has no more than {training.batch_rows} rows (batch_rows); leave it out")
+        yield _warning("training.micro_batch_rows", f"a step has only {training.batch_rows} rows (batch_rows); leave it out")
 
 
 def _in_sources(experiment: Experiment) -> Iterator[Finding]:
@@ -77,7 +75,7 @@ def _in_sources(experiment: Experiment) -> Iterator[Finding]:
     for place, (source, names) in alone.items():
         for name in names:
             if _says(source, name):
-                told = "this source is the only one here" if name == "weight" else "this source is read as often as it is needed"
+                told = "this source is the only one here" if name == "weight" else "this source is repeated as often as needed"
                 yield replace(_warning("", f"{told}; leave it out"), path=(*place.split("."), name))
 
 
@@ -87,19 +85,19 @@ def _in_evaluation(experiment: Experiment) -> Iterator[Finding]:
     shots, unseen = [shots for shots in evaluation.shots if shots], evaluation.zero_shot is None or 0 not in evaluation.shots
     only_text = all(record.family == "text" for record in records)
     if only_text and shots and "shots" in evaluation.model_fields_set:
-        yield _warning("evaluation.shots", "text tasks are asked without demonstrations; leave it out")
+        yield _warning("evaluation.shots", "text tasks have no demonstrations; leave it out")
     if _says(evaluation, "zero_shot") and (only_text or 0 not in evaluation.shots):
-        yield _warning("evaluation.zero_shot", "no image task is asked at 0 shots; add 0 to shots, or leave it out")
+        yield _warning("evaluation.zero_shot", "no image task is evaluated at 0 shots; add 0 to shots, or leave it out")
     if only_text or (not shots and unseen):
         if evaluation.seeds is not None and len(evaluation.seeds) > 1:
-            yield _warning("evaluation.seeds", "nothing is asked with demonstrations, so all seeds but the first ask nothing; leave it out")
+            yield _warning("evaluation.seeds", "nothing is evaluated with demonstrations, so only the first seed is used; leave it out")
         if _says(evaluation, "demonstrations"):
-            yield _warning("evaluation.demonstrations", "nothing is asked with demonstrations; leave it out")
+            yield _warning("evaluation.demonstrations", "nothing is evaluated with demonstrations; leave it out")
     for record in records:
         wording = evaluation.overrides.get(record.task)
         if wording is None:
             continue
-        nothing = {"separator": "a text task is asked without demonstrations"} if record.family == "text" else {}
+        nothing = {"separator": "a text task has no demonstrations"} if record.family == "text" else {}
         if record.kind != "generate":
             nothing |= dict.fromkeys(("stop", "max_new_tokens"), f"a task of kind {record.kind} generates no answers")
         for name, why in nothing.items():
@@ -115,5 +113,5 @@ def without_effect_in_sweep(sweep: Sweep) -> list[Finding]:
     if resources.strategy == "fsdp" and resources.workers == 1:
         found.append(_warning("resources.strategy", "one worker has the whole model; declare more workers, or leave it out"))
     if budget.gpu_hours is not None and not resources.gpus:
-        found.append(_warning("budget.gpu_hours", "trials are given no GPU (resources.gpus); declare cpu_hours, or GPUs"))
+        found.append(_warning("budget.gpu_hours", "trials have no GPU (resources.gpus); declare cpu_hours, or GPUs"))
     return found

@@ -39,7 +39,7 @@ class Table(Settings):
     def _rows_fill_the_columns(self) -> Table:
         for index, row in enumerate(self.rows):
             if len(row) != len(self.columns):
-                raise Misfit(f"rows.{index}", f"has {len(row)} cells, and there are {len(self.columns)} columns")
+                raise Misfit(f"rows.{index}", f"has {len(row)} cells, not one for each of the {len(self.columns)} columns")
         return self
 
     def numbers(self) -> dict[str, dict[str, float]]:
@@ -122,7 +122,7 @@ def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: 
         else:
             rows[arm] = label
     if not rows and complete and not found:
-        message = f"no arm is called as a row of {declared.table}, which are {', '.join(labels)}; say in 'rows' which arm is which"
+        message = f"no arm has the name of a row of {declared.table}; the rows are {', '.join(labels)}; name the row of each arm in 'rows'"
         found.append(Finding(("paper",), message, at_key=True))
     order = {label: place for place, label in enumerate(labels)}
     return Counterparts(declared.table, dict(sorted(rows.items(), key=lambda row: order[row[1]]))), found

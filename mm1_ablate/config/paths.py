@@ -180,12 +180,12 @@ class Node:
     def _lost(self, path: str, before: list[str], node: Node) -> PathError:
         place = ".".join(before)
         if node.has_types and node.settings is None and isinstance(node.value, dict):
-            return PathError(f"no such path; the type of {place} names nothing", untyped=place)
+            return PathError(f"no such path; the type of {place} is unknown", untyped=place)
         if node.value is None and before:
-            return PathError(f"no such path: {place} is nothing here, so there is nothing below it", f"alter {place} as a whole")
+            return PathError(f"no such path: {place} is None here, so it has no settings", f"alter {place} as a whole")
         near = self._meant(path.split("."))
         names = ", ".join(node.names())
-        message = f"no such path; {place or 'an experiment'} has {names}" if names else f"no such path; {place} has nothing below it"
+        message = f"no such path; {place or 'an experiment'} has {names}" if names else f"no such path; {place} is a single value"
         return PathError(message, f"did you mean '{near}'?" if near else "")
 
     def _meant(self, parts: list[str]) -> str:

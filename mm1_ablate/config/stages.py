@@ -26,7 +26,7 @@ class IsASweep(FileErrors):
 
     def __init__(self, path: Path, tree: dict[str, Any], marks: Marks) -> None:
         about = tree.get("experiment")
-        hint = f"the sweep is about '{about}'" if isinstance(about, str) else ""
+        hint = f"the experiment of this sweep is '{about}'" if isinstance(about, str) else ""
         self.finding = Finding(("sweep",), f"{path} is a sweep; expected an experiment file", hint, at_key=True)
         super().__init__(marks.problems([self.finding]))
 
@@ -68,7 +68,7 @@ def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str,
         )
     if path.resolve() in later:
         circle = [*later[later.index(path.resolve()) :], path]
-        told = f", by way of {', '.join(one.name for one in circle[1:-1])}" if len(circle) > 2 else ""
+        told = f", through {', '.join(one.name for one in circle[1:-1])}" if len(circle) > 2 else ""
         return f"{path} starts from itself{told}", "a stage starts from an earlier one"
     if os.path.isdir(path):
         return f"{path} is a directory; expected the path of an experiment file", ""

@@ -32,7 +32,7 @@ class ItemSource(Component):
             count: queries at most; None: as many as the task usually has.
             seed: draws queries and demonstrations.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it is opened")
+        raise TypeError(f"{type(self).__name__} does not implement `open`")
 
     def field_names(self) -> Collection[str] | None:
         """What templates can name of the items, besides image, answer and choice. None: it is not known before they are opened."""
@@ -108,26 +108,26 @@ class Task(Settings):
     """How one benchmark is asked and scored."""
 
     task: str
-    """Its name in tables."""
+    """Name of the task in tables."""
     family: Literal["image", "text"]
-    """image: asked with demonstrations, and in the averages of `shot_k`; text: asked without any, and in `text_core`."""
+    """image: evaluated with demonstrations, averaged in `shot_k`; text: evaluated without them, averaged in `text_core`."""
     kind: Kind
     """generate: greedy decoding; choose: the choice with the highest likelihood; likelihood: how likely the first reference is."""
     items: AnyItemSource
     """Where questions and demonstrations come from."""
     prompt: str
-    """A template over the item's fields, `{image}` and `{answer}`. What stands before `{answer}` is the question. One that names
-    `{choice}` is asked for each choice, and its answer is the first reference."""
+    """A template over the item's fields, `{image}` and `{answer}`. The text before `{answer}` is the question. A
+    template with `{choice}` is evaluated for each choice, and its answer is the first reference."""
     separator: str = ""
     """Ends a demonstration; a template over the item's fields."""
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """An answer ends before the first of these (templates over the item's fields), or at the end of a document."""
     max_new_tokens: PositiveInt = 16
     protocols: dict[Literal["openflamingo"], Wording] = {}
-    """Under another protocol than MM1's: prompt, separator, stop strings and token limit instead of those above. Without: the protocol's
-    usual ones (`protocols.py`)."""
+    """Prompt, separator, stop strings and token limit under a protocol other than MM1's. Default: the protocol's usual ones
+    (`protocols.py`)."""
     metrics: list[Annotated[Metric, ComponentOf("mm1_ablate.evaluation.metrics")]] = Field(min_length=1)
-    """The first is the one that enters averages."""
+    """The first one enters averages."""
 
     @model_validator(mode="after")
     def _templates_fit(self) -> Task:
@@ -144,7 +144,7 @@ class Task(Settings):
         if fields.count(ANSWER) != 1:
             raise Misfit(place, f"expected {{answer}} once, found it {fields.count(ANSWER)} times")
         if (IMAGE in fields) != (self.family == "image"):
-            raise Misfit(place, "a task of the image family shows {image}, one of the text family does not")
+            raise Misfit(place, "expected {image} in a task of the image family, and none in one of the text family")
 
     def _check_endings(self, place: str, wording: Task | Wording) -> None:
         templates = {"separator": wording.separator, **{f"stop.{index}": text for index, text in enumerate(wording.stop or [])}}

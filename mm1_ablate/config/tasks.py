@@ -125,7 +125,7 @@ def wrong_records(experiment: Experiment) -> list[Finding]:
     names = task_names(evaluation)
     for index, name in enumerate(names):
         if name in names[:index]:
-            found.append(Finding(("evaluation", "tasks", index), f"another task is called '{name}' too"))
+            found.append(Finding(("evaluation", "tasks", index), f"another task has the same name, '{name}'"))
     wrong = misnamed(evaluation.groups, evaluation.overrides, names)
     if wrong:
         found.append(Finding(("evaluation", *wrong[0].split(".")), wrong[1]))

@@ -44,7 +44,7 @@ class FileProblem:
     excerpt: str = field(default="", compare=False)
     """The source line, and a caret below the column."""
     warning: bool = False
-    """Whether it stops nothing."""
+    """Whether it is only a warning."""
 
     def __str__(self) -> str:
         return self.in_one_line() + (f"\n{self.excerpt}" if self.excerpt else "")
@@ -139,7 +139,7 @@ for _kind, _pattern in _KINDS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern.pattern})$"), None)
 
 LONGEST_FILE = 4 * 1024 * 1024
-"""Bytes: what is longer is no declaration, and would take long to read."""
+"""Bytes: longer files are refused, as reading them would take long."""
 DEEPEST = 100
 """Mappings and lists inside one another."""
 MOST_VALUES = 100_000
@@ -183,10 +183,10 @@ class _Reader:
         """
         self._count += 1
         if self._count > MOST_VALUES:
-            message = f"the file holds more than {MOST_VALUES:,} values, its aliases written out"
+            message = f"the file contains more than {MOST_VALUES:,} values, its aliases written out"
             raise FileErrors([self.marks.at(*_place(node), dotted(path), message)])
         if id(node) in self._open or len(self._open) >= DEEPEST:
-            told = "an alias must not hold itself" if id(node) in self._open else _too_deep()
+            told = "an alias must not contain itself" if id(node) in self._open else _too_deep()
             self.problems.append(self.marks.at(*_place(node), dotted(path), told))
             return False
         self._open.add(id(node))
@@ -196,7 +196,7 @@ class _Reader:
         tag = node.tag.removeprefix(_YAML)
         if tag not in kinds:
             written = f"!!{tag}" if tag != node.tag else tag
-            message = f"the YAML tag '{written}' has no meaning here"
+            message = f"the YAML tag '{written}' is not supported"
             self.problems.append(self.marks.at(*_place(node), dotted(path), message, "leave the tag out"))
 
     def _mapping(self, node: Any, path: Keys) -> dict[str, Any]:
@@ -215,12 +215,12 @@ class _Reader:
         for key_node, value_node in node.value:
             place = _place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(self.marks.at(*place, dotted(path), "expected a key of text, not a mapping or a list"))
+                self.problems.append(self.marks.at(*place, dotted(path), "expected text as a key, not a mapping or a list"))
                 continue
             key = key_node.value
             self._refuse_tag(key_node, (*path, key), "str", *_KINDS)
             if "\0" in key:
-                self.problems.append(self.marks.at(*place, dotted(path), "the key holds the character NUL"))
+                self.problems.append(self.marks.at(*place, dotted(path), "the key contains the character NUL"))
                 continue
             is_merge = key == "<<" and not key_node.style
             if key in first:
@@ -252,14 +252,14 @@ class _Reader:
         tag, text = node.tag.removeprefix(_YAML), node.value
         self.marks.scalars[path] = node.style == "|"
         if "\0" in text:
-            self._refuse(path, "the text holds the character NUL")
+            self._refuse(path, "the text contains the character NUL")
         if tag == "str":
             return text
         if tag not in _KINDS:
             self._refuse_tag(node, path)
             return text
         if not _KINDS[tag].fullmatch(text):
-            self._refuse(path, f"'{text}' is not a value of the YAML kind '{tag}'")
+            self._refuse(path, f"'{text}' is not a value of the YAML type '{tag}'")
             return text
         if tag == "null":
             return None
@@ -274,13 +274,13 @@ class _Reader:
             short = len(plain.lstrip("+-0")) <= 24
             if short and abs(whole := int(plain, base)) <= LARGEST:
                 return whole
-            self._refuse(path, f"'{_shortened(text)}' is too large; whole numbers go to {LARGEST}")
+            self._refuse(path, f"'{_shortened(text)}' is too large; the largest whole number is {LARGEST}")
             return text
         number = float(plain) if "n" not in plain.lower() else nan
         if not isfinite(number):
-            self._refuse(path, f"'{_shortened(text)}' is not a value that a number can have here", "put it in quotes if text is meant")
+            self._refuse(path, f"'{_shortened(text)}' is not a finite number", "put it in quotes if it is text")
         elif number == 0 and re.search("[1-9]", re.split("[eE]", plain)[0]):
-            self._refuse(path, f"'{_shortened(text)}' is too small to be told from 0")
+            self._refuse(path, f"'{_shortened(text)}' is too small to be distinguished from 0")
         else:
             return number
         return text
@@ -321,7 +321,8 @@ def _text(path: Path, marks: Marks) -> str:
     except (OSError, ValueError) as error:
         raise FileErrors([marks.at(1, 1, "", f"the file cannot be read: {error}")]) from None
     if len(data) > LONGEST_FILE:
-        raise FileErrors([marks.at(1, 1, "", f"the file cannot be read: {len(data):,} bytes are more than a declaration has")])
+        message = f"the file cannot be read: its {len(data):,} bytes are more than the {LONGEST_FILE:,} allowed"
+        raise FileErrors([marks.at(1, 1, "", message)])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -340,7 +341,7 @@ def _look_through(text: str, marks: Marks) -> set[str]:
     """
     if character := _CONTROL.search(text):
         before = _LINE_BREAK.split(text[: character.start()])
-        message = f"this is not YAML: the character U+{ord(character[0]):04X} cannot stand in a file"
+        message = f"this is not YAML: the character U+{ord(character[0]):04X} is not allowed in a file"
         raise FileErrors([marks.at(len(before), len(before[-1]) + 1, "", message, "in double quotes, it can be written as an escape")])
     anchors: set[str] = set()
     depth = 0
@@ -352,7 +353,7 @@ def _look_through(text: str, marks: Marks) -> set[str]:
             if event.anchor is not None:
                 anchors.add(event.anchor)
             if isinstance(event, yaml.ScalarEvent) and event.tag == "!":
-                raise FileErrors([marks.at(*_place(event), "", "the YAML tag '!' has no meaning here", "leave the tag out")])
+                raise FileErrors([marks.at(*_place(event), "", "the YAML tag '!' is not supported", "leave the tag out")])
     return anchors
 
 

@@ -40,7 +40,7 @@ class NotEnoughSpace(OSError):
         super().__init__(
             errno.ENOSPC,
             f"{what} needs about {decimal(needed)} in {folder}, where {decimal(free)} are free; "
-            "make room, or set MM1_ABLATE_CACHE to a folder on a larger disk",
+            "free some space, or set MM1_ABLATE_CACHE to a folder on a larger disk",
         )
         self.needed = needed
         self.free = free

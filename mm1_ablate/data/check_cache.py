@@ -19,7 +19,7 @@ from mm1_ablate.config.identity.data_digests import once
 from mm1_ablate.data.cache import cache_folder
 
 RULES = 4
-"""Number of the rules that checks go by: another one where a check looks at more, as what was found right may no longer be."""
+"""Version of the rules of checks: increased when a check looks at more, as results from before may no longer hold."""
 
 
 def known(key: str) -> Any:

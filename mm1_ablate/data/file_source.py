@@ -70,7 +70,7 @@ class FileSource(Source):
         Raises:
             Exception: the rest of the file is damaged; its documents are lost and counted.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what records a file has")
+        raise NotImplementedError(f"{type(self).__name__} does not implement `records`")
 
     def open(self, seed: int = 0, name: str = "") -> OpenRecords:
         """The documents. The seed changes nothing: their order is the mixture's."""

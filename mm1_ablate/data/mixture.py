@@ -226,5 +226,7 @@ class Mixture:
             epochs = max_epochs.get(name)
             last[name] = None if epochs is None else int(Fraction(str(epochs)) * length)
             if last[name] == 0:
-                raise ValueError(f"{epochs} epochs of source '{name}' with its {length:,} documents are no document; raise its max_epochs")
+                raise ValueError(
+                    f"{epochs} epochs of source '{name}' with its {length:,} documents are less than one document; raise its max_epochs"
+                )
         return last

@@ -76,8 +76,8 @@ def demonstrations(
             if len(chosen) == shots:
                 return tuple(chosen)
     raise ValueError(
-        f"evaluation.tasks: {task}, group '{query.group}': {shots} shots need as many demonstrations,"
-        f" there are {len(chosen)} beside the question"
+        f"evaluation.tasks: {task}, group '{query.group}': {shots} shots need {shots} demonstrations,"
+        f" but there are {len(chosen)} besides the question"
     )
 
 

@@ -42,9 +42,9 @@ from mm1_ablate.model.context_length import context_length
 from mm1_ablate.model.preflight import facts_about, first_line, is_limit, language_model_key, without_values
 
 COUNTED = 4
-"""How tokens of prompts are counted: another number where that changes, for what is remembered is no longer right."""
+"""Version of how tokens of prompts are counted: increased when that changes, as cached results then no longer hold."""
 SAMPLED = 2
-"""How training data is looked at, likewise."""
+"""Version of how training data is sampled, likewise."""
 SELDOM = 0.01
 """Fewer texts after images than this share begin so: as good as never."""
 ENOUGH_LAYERS = 6
@@ -107,7 +107,9 @@ def _asked(evaluation: Evaluation, tokenizer: str) -> Asked:
             field = misfit.at.partition(".")[0] if misfit else ""
             if settings.task in evaluation.overrides and field in evaluation.overrides[settings.task].model_fields_set:
                 place = (*place, field)
-            found.wrong.append(Finding(place, f"the task cannot be asked so: {_reason(error)}", line=misfit.line if misfit else 0))
+            found.wrong.append(
+                Finding(place, f"the task cannot be evaluated like this: {_reason(error)}", line=misfit.line if misfit else 0)
+            )
             continue
         try:
             found.needed[task.task], found.facts[task.task] = _prompts(task, evaluation, tokenizer)
@@ -309,7 +311,7 @@ def _unlike(task: Task, asked: Mapping[str, int], trained: Mapping[str, float]) 
         usual = max(trained, key=lambda one: trained[one])
         message = (
             f"after an image {task.prompt!r} goes on with {_named(space)}, and texts after images in training begin with {_named(usual)}:"
-            " their first tokens differ with this tokenizer, so the model is prompted as it hardly ever was in training"
+            " their first tokens differ with this tokenizer, so prompts are unlike the training data"
         )
         yield Remark("prompt", message, f"write the prompt with {_named(usual)} after {{image}}")
 
@@ -371,8 +373,8 @@ def unplaced_begin_tokens(experiment: Experiment) -> list[Finding]:
         return []
     called = Path(name).name if local(name) else name
     message = (
-        f"the tokenizer of {called} places '{begin}' before a text, and the published model was trained so; here documents and prompts"
-        f" begin without it, in training and in evaluation alike"
+        f"the tokenizer of {called} adds '{begin}' before a text, and the published model was trained with it; here documents and"
+        f" prompts begin without it, in training and in evaluation"
     )
     hint = "scores without training, of a frozen model above all, may be lower than published ones"
     return [Finding(("model", "language_model", "name"), message, hint, warning=True)]

@@ -26,7 +26,7 @@ from mm1_ablate.evaluation.protocols import as_asked
 from mm1_ablate.evaluation.task import Task
 
 RULE = 2
-"""Number of the rule by which items are looked at: another one where more is looked at, for what was found right is kept."""
+"""Version of the rule by which items are checked: increased when more is checked, as results are cached."""
 NAMED = 3
 """Items of a kind whose ids are given."""
 PICTURES = 256
@@ -76,9 +76,9 @@ def _looked_at(task: Task, evaluation: Evaluation, own: bool) -> Iterator[tuple[
     items = task.items.open(split=evaluation.split, count=count, seed=evaluation.seed)
     asked, bad = _askable(task, items)
     where = "queries" if evaluation.split == "report" else "development"
-    yield from _left_out(bad, f"items.{where}: {{}} of {len(bad) + len(asked):,} items cannot be asked", own)
+    yield from _left_out(bad, f"items.{where}: {{}} of {len(bad) + len(asked):,} items cannot be evaluated", own)
     total = len(items.bad_demonstrations) + len(items.demonstrations)
-    yield from _left_out(items.bad_demonstrations, f"items.demonstrations: {{}} of {total:,} items cannot be shown", own)
+    yield from _left_out(items.bad_demonstrations, f"items.demonstrations: {{}} of {total:,} demonstrations cannot be used", own)
     if "://" not in str(getattr(task.items, "folder", "")):
         for place, some in ((where, asked), ("demonstrations", items.demonstrations)):
             looked, broken = _broken_pictures(some)
@@ -158,7 +158,7 @@ def _left_out(bad: Sequence[Unreadable], sentence: str, own: bool) -> Iterator[t
 def _help(reason: str) -> str:
     if reason == "an id occurs twice":
         return "give each row an id of its own, leave 'id' out, or declare 'merge: true' if rows of one id are one item"
-    return "'correct' counts choices from 0; leave rows out with 'where' that have no right choice"
+    return "'correct' counts choices from 0; exclude rows without a correct choice with 'where'"
 
 
 def _named(ids: Sequence[str]) -> str:
@@ -204,6 +204,6 @@ def _why(task: Task, metric: Metric, predictions: Sequence[Prediction], referenc
         return f"every reference holds a stop string ({stops}), and an answer ends before it; declare other stop strings"
     if all(len(one.references) == 1 for one in predictions):
         if len(predictions) == 1 and metric.score([Prediction("", "a", ("a",) * 4)]) != [1.0]:
-            return "over a single item it is 0 by definition; ask more items"
+            return "over a single item it is 0 by definition; evaluate more items"
         return "every item has a single reference, and it counts the agreement with other annotators; use exact_match"
     return "even the references score 0 as answers; use another metric, or other references"

@@ -96,8 +96,8 @@ def chat_remarks(task: Task, special: Sequence[str] = ()) -> list[Remark]:
     return [Remark(field, f"{_listed(marks)} {PLAIN_TEXT}", USE_WORDS) for field, marks in found.items()]
 
 
-PLAIN_TEXT = "is read as plain text, not as a special token: training never has it, and conversations are not supported yet"
-USE_WORDS = "ask in plain words, and end demonstrations with text such as a line end"
+PLAIN_TEXT = "is read as plain text, not as a special token: it never occurs in training, and conversations are not supported yet"
+USE_WORDS = "write the prompt in plain words, and end demonstrations with text such as a line end"
 
 
 def marks_in(text: str, special: Sequence[str] = ()) -> list[str]:
@@ -144,7 +144,7 @@ def _double_spaces(task: Task, items: Sequence[Item]) -> Iterator[Remark]:
             message = (
                 f"{len(double)} of {len(values)} items have a space at an end of '{field}' beside the space of the prompt: {double[0]!r}"
             )
-            yield Remark("items", message, "two spaces are other tokens than one: add `| trim` to the expression in the record")
+            yield Remark("items", message, "two spaces give other tokens than one: add `| trim` to the expression in the record")
 
 
 def _value(item: Item, field: str) -> str | None:
@@ -221,7 +221,7 @@ def _answers_cut(task: Task, items: Sequence[Item]) -> Iterator[Remark]:
         stop, _ = ended.most_common(1)[0]
         message = (
             f"{ended.total()} of {len(items)} items have only references that a stop string cuts, such as {shown[stop]!r} before {stop!r}:"
-            " they cannot be answered right"
+            " they cannot be answered correctly"
         )
         yield Remark("stop", message, "stop at what ends a demonstration, such as a line end")
 

@@ -207,7 +207,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
         left_out.append((len(items.queries) + len(left_out), bad.what, bad))
     if not questions:
         examples = "; ".join(str(problem) for _, _, problem in left_out[:3])
-        raise ValueError(f"task {task.task}: no items" + (f" that can be asked: {examples}" if examples else ""))
+        raise ValueError(f"task {task.task}: no items" + (f" that can be evaluated: {examples}" if examples else ""))
     sampler = DemonstrationSampler(task, evaluation.demonstrations, items.demonstrations, max(shots), text_only, tokenizer)
     asked = []
     for seed in seeds if sampler.most or text_only else seeds[:1]:

@@ -271,7 +271,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
         value = _aggregate(str(family), str(metric), own)
         if math.isnan(value):
             reasons = "; ".join(own["problem"].drop_duplicates()[:3]).strip("; ")
-            reasons = reasons or "none has a reference, or what the model makes of them is not a number"
+            reasons = reasons or "none has a reference, or the model's results are not numbers"
             raise ValueError(f"task {task} at {shots} shots: no item has a score under {metric}: {reasons}")
         scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":

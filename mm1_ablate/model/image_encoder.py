@@ -134,9 +134,9 @@ def _named(settings: TimmEncoder, pretrained: bool) -> Any:
         raise Misfit("name", f"timm cannot make '{name}' for images of {settings.image_size} pixels: {error}") from error
     patch = to_2tuple(getattr(getattr(vision, "patch_embed", None), "patch_size", None) or 0)
     if not any(patch) or not all(hasattr(vision, part) for part in ("blocks", "forward_intermediates", "prune_intermediate_layers")):
-        raise Misfit("name", f"'{name}' is no stack of blocks over one grid of patches, such as timm's ViT, AIMv2, SigLIP and EVA")
+        raise Misfit("name", f"'{name}' is not a stack of blocks over one grid of patches, such as timm's ViT, AIMv2, SigLIP and EVA")
     if tuple(patch) != (settings.patch_size, settings.patch_size):
-        raise Misfit("patch_size", f"'{name}' has patches of {patch[0]} pixels a side, not {settings.patch_size}")
+        raise Misfit("patch_size", f"'{name}' has patches of {patch[0]} pixels, not {settings.patch_size}")
     if -settings.feature_layer > len(vision.blocks):
         raise Misfit("feature_layer", f"block {settings.feature_layer} does not exist, '{name}' has only {len(vision.blocks)} blocks")
     return vision
@@ -160,7 +160,7 @@ def check_named(settings: TimmEncoder) -> None:
     try:
         found = tuple(encoder(pixels).shape)
     except Exception as error:  # whatever an architecture does that is none of those that `forward` is for
-        raise Misfit("name", f"'{settings.name}' gives no grid of patches: {error}") from error
+        raise Misfit("name", f"'{settings.name}' returns no grid of patches: {error}") from error
     if found != grid:
         raise Misfit("name", f"'{settings.name}' gives features of the shape {found[1:]}, not a grid of patches, {grid[1:]}")
     if settings.local_weights is not None:
@@ -211,13 +211,13 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
             state = convert(state, vision)
         missing_names, unexpected = vision.load_state_dict(resample_positions(state, vision), strict=False)
     except (RuntimeError, ValueError) as error:
-        raise Misfit("weights", f"{path} is of another encoder: {str(error).splitlines()[-1].strip()}") from error
+        raise Misfit("weights", f"{path} belongs to another encoder: {str(error).splitlines()[-1].strip()}") from error
     lacking = [name for name in missing_names if not encoder.is_beyond_features(name)]
     unknown = [name for name in unexpected if not encoder.is_beyond_features(name)]
     if lacking or unknown:
         what = [f"lacks {len(lacking)} parameters such as {lacking[0]}"] if lacking else []
-        what += [f"has {len(unknown)} that the encoder has not, such as {unknown[0]}"] if unknown else []
-        raise Misfit("weights", f"{path} is of another encoder: it {' and '.join(what)}")
+        what += [f"has {len(unknown)} that the encoder lacks, such as {unknown[0]}"] if unknown else []
+        raise Misfit("weights", f"{path} belongs to another encoder: it {' and '.join(what)}")
     check_weight_compatibility(vision, encoder.normalisation, path)
 
 

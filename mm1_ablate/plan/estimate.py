@@ -80,7 +80,7 @@ def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus:
         seconds = flops * sum(spent for _, spent in finished) / sum(done for done, _ in finished) * cpus
         return CostEstimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")
     return CostEstimate(
-        flops / CPU_RATE / 3600, {}, f"a rough estimate: no trial has finished yet, so {CPU_RATE:.0e} FLOPs a second and core are assumed"
+        flops / CPU_RATE / 3600, {}, f"a rough estimate: no trial has finished yet, so {CPU_RATE:.0e} FLOPs per second and core are assumed"
     )
 
 

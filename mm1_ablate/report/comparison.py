@@ -62,7 +62,7 @@ class Comparison:
     descriptions: Mapping[str, str]
     """What a group is to find out, by group, where the sweep says it."""
     remarks: tuple[str, ...]
-    """What a reader should know before believing the table."""
+    """Remarks on how the numbers were measured."""
     data_losses: tuple[DataLoss, ...] = ()
     """Data that was unreadable, not kept, cut or too long, by source and reason."""
     tasks: TaskScores = field(default_factory=TaskScores)

@@ -98,7 +98,7 @@ def _lessons(comparison: Comparison) -> list[str]:
         return []
     papers = any(judgement.expectation.paper for judgement in judged)
     titles = ["lesson", *(["the paper's numbers"] if papers else []), "ours", "verdict"]
-    lines = ["", "## What was expected, and what came out"]
+    lines = ["", "## Expectations and results"]
     families = list(dict.fromkeys(judgement.family for judgement in judged))
     for family in families:
         lines += ["", f"### {family}"] if len(families) > 1 else []
@@ -191,7 +191,7 @@ def _tasks(comparison: Comparison) -> list[str]:
     ]
     told += [_pipes(line) for line in lines]
     if comparison.tasks.unasked:
-        told += ["", "Items that could not be asked:", "", *(f"- {problem}" for problem in unasked_lines(comparison))]
+        told += ["", "Items that could not be evaluated:", "", *(f"- {problem}" for problem in unasked_lines(comparison))]
     return told
 
 

@@ -159,4 +159,4 @@ def print_tasks(comparison: Comparison, console: Console) -> None:
     console.print()
     console.print(table)
     for problem in unasked_lines(comparison):
-        console.print(Padding(Text(f"not asked: {problem}", style="yellow"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"not evaluated: {problem}", style="yellow"), (0, 0, 0, 2)))

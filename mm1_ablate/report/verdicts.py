@@ -182,12 +182,12 @@ def remarks_on(study: Study, rows: Sequence[Row], metrics: Sequence[str]) -> tup
     models = [arm.experiment.model for arm in study.arms if arm.experiment.model.preparation_seed is not None]
     if any(model.image_encoder.preparation or model.language_model.preparation for model in models):
         remarks.append(
-            "All seeds start from one prepared image encoder and language model: the variation between such models is not in intervals."
+            "All seeds share one prepared image encoder and language model: intervals do not cover the variation between preparations."
         )
     if any(arm.experiment.evaluation.split == "development" for arm in study.arms):
         remarks.append("Scores come from development episodes, which recipes are tuned on: not for reporting.")
     if any(arm.experiment.evaluation.demonstrations == "per_task" for arm in study.arms):
-        remarks.append("Demonstrations were drawn once and are the same for all arms: the variation between draws is not in the intervals.")
+        remarks.append("All arms share one draw of demonstrations: intervals do not cover the variation between draws.")
     return tuple(remarks)
 
 

@@ -42,9 +42,9 @@ CONNECTED_WITHIN = 5.0
 ANSWERED_WITHIN = 60.0
 """Seconds within which a node must answer: starting a worker and importing this package from a slow disk takes a while."""
 AUTH_MODE = "RAY_AUTH_MODE"
-SAME_TOKEN = "~/.ray/auth_token, or what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN names, must be the same here and on its nodes"
+SAME_TOKEN = "~/.ray/auth_token, or what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN names, must be the same here and on all nodes"
 NO_HEAD = (
-    "is no address that trials can be started from: run the command on the cluster's head with --address auto, or send it there with"
+    "cannot start trials: run the command on the cluster's head with --address auto, or send it there with"
     " `ray job submit --address http://HEAD:8265 -- mm1-ablate run ...`"
 )
 WRONG_VERSION = "has mm1-ablate {theirs}, and here it is {ours}"
@@ -141,7 +141,7 @@ def resolved_address(address: str) -> str:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED_WITHIN):
             return place
     except ValueError:
-        raise ConnectionError(f"{named} is no address of a Ray cluster: give the head's host:port, such as 10.0.0.1:6379") from None
+        raise ConnectionError(f"{named} is not an address of a Ray cluster: give the head's host:port, such as 10.0.0.1:6379") from None
     except OSError as error:
         reason = error.strerror or str(error).strip()
         raise ConnectionError(f"no Ray cluster at {named}: {reason}") from error
@@ -320,8 +320,8 @@ def check_ray(address: str | None, store: Path | str | None = None) -> HealthChe
         remedy = (
             "check the address, that it can be reached from here, and that every node runs the same Ray"
             if address
-            else "see that /tmp or RAY_TMPDIR is writable, and whether a Ray of yours is half alive here and has to be ended "
-            "(not by `ray stop` where others use this machine: it ends everybody's Ray)"
+            else "check that /tmp or RAY_TMPDIR is writable, and that no stale Ray process of yours is left here "
+            "(do not use `ray stop` on a machine that others use: it ends everybody's Ray)"
         )
         return HealthCheck("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
     try:

@@ -218,7 +218,7 @@ def _shares(resources: Resources, say: Callable[[str], None]) -> tuple[int, ...]
     except ResourcesMissing as error:
         if not has_autoscaler():
             raise
-        say(f"{error}; waiting for the cluster's autoscaler to add what is needed")
+        say(f"{error}; waiting for the cluster's autoscaler to add nodes")
         return node_shares(resources, fit_on_one=False)
 
 

@@ -139,7 +139,7 @@ def _wait_for(store: Store, file: Path) -> None:
 
 def _exit_taken_over() -> None:
     """End this process at once: another machine has taken its work over."""
-    print("another machine has taken this over: the storage was out of reach for too long", flush=True)
+    print("another machine has taken over this trial: the storage was unavailable here for too long", flush=True)
     os._exit(HELD)
 
 

@@ -52,4 +52,4 @@ def full_disk_message(root: Path) -> str:
     place = next((place for place in free if free[place] < FULL_BELOW), root)
     larger = " or set MM1_ABLATE_CACHE to a folder on a larger disk" if place.is_relative_to(cache_folder()) else ""
     left = f"{decimal(free.get(place, 0))} free on that disk; a quota may leave less"
-    return f"{socket.gethostname()} has no room for more in {place} ({left}): make room there{larger}, and the same command goes on"
+    return f"{socket.gethostname()} has no space left in {place} ({left}): free some there{larger}, then run the same command again"

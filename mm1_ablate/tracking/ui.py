@@ -74,7 +74,7 @@ def _serve(store: Store, port: int, lines: list[str], open_browser: bool, say: C
     """Start the server, say where to look, and end it whatever ends this."""
     server = start_server(store, port)
     try:
-        say("MLflow is up; Ctrl-C ends it")
+        say("MLflow is running; Ctrl-C stops it")
         for line in lines:
             say(line)
         if open_browser:

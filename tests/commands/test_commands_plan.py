@@ -21,7 +21,14 @@ from mm1_ablate.tracking.ui import check_mlflow
 def test_plan_shows_every_trial_and_what_seeds_can_detect(tiny_sweep: Path, tmp_path: Path):
     done = call("plan", tiny_sweep, "--store", tmp_path / "store")
     assert done.exit_code == 0
-    for word in ("baseline/seed-0", "without/interleaved/seed-1", "never run", "6 distinct trials", "2 seeds: differences of", "CPU"):
+    for word in (
+        "baseline/seed-0",
+        "without/interleaved/seed-1",
+        "never run",
+        "6 distinct trials",
+        "2 seeds: smallest detectable difference",
+        "CPU",
+    ):
         assert word in done.stdout
 
 

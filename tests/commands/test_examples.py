@@ -148,8 +148,11 @@ def test_people_get_the_counts_and_the_place_of_the_page(sweep: Path, tmp_path: 
     ("arguments", "told"),
     [
         ((FIRST, "without/txt"), "there is no arm 'without/txt'; did you mean 'without/text'?"),
-        ((FIRST, SECOND, "--task", "miniature_vqs"), "no task 'miniature_vqs' that both arms were asked; did you mean 'miniature_vqa'?"),
-        ((FIRST, SECOND, "--shots", 4), "no number of shots '4' that both arms were asked; there are: 0, 2"),
+        (
+            (FIRST, SECOND, "--task", "miniature_vqs"),
+            "no task 'miniature_vqs' that both arms were evaluated on; did you mean 'miniature_vqa'?",
+        ),
+        ((FIRST, SECOND, "--shots", 4), "no number of shots '4' that both arms were evaluated on; there are: 0, 2"),
         ((FIRST, SECOND, "--seed", 5), "baseline has no seed 5; its seeds are 0, 1"),
         ((FIRST, SECOND, "--to", "/proc/page.html"), "name an .html file that can be written with --to"),
     ],

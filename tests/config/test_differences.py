@@ -165,7 +165,7 @@ def test_a_section_that_is_added_or_removed_is_told_as_one(tmp_path: Path) -> No
     assert in_words(study.arm("b")) == "removed model.image_encoder.preparation"
     (removed,) = study.arm("b").changes
     assert removed.old["source"]["content"] == "synthetic_captions" and removed.new is None
-    assert in_words(study.arm("c")) == "nothing but its seeds: 7"
+    assert in_words(study.arm("c")) == "only its seeds: 7"
 
 
 # ------------------------------------------------------------- everywhere it is looked for

@@ -40,7 +40,7 @@ def test_a_path_below_nothing_says_what_is_nothing(tmp_path: Path) -> None:
         EXPERIMENT.replace("    preparation:\n      source: {type: miniature, data_type: captioned, content: synthetic_captions}\n", ""),
     )
     _, message, hint = the_problem(tmp_path, "a: {alter: {model.image_encoder.preparation.steps: 3}}")
-    assert "model.image_encoder.preparation is nothing here" in message and "as a whole" in hint
+    assert "model.image_encoder.preparation is None here" in message and "as a whole" in hint
 
 
 def test_a_path_everywhere_and_in_except_is_checked_too(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_path_everywhere_and_in_except_is_checked_too(tmp_path: Path) -> None:
 )
 def test_an_arm_that_changes_nothing_is_an_error(tmp_path: Path, ablations: str) -> None:
     at, message, _ = the_problem(tmp_path, ablations)
-    assert at.startswith("same:") and "arm 'same' changes nothing" in message
+    assert at.startswith("same:") and "arm 'same' is identical to baseline: " in message
 
 
 def test_removing_a_type_without_weight_changes_nothing(tmp_path: Path) -> None:
@@ -161,12 +161,12 @@ def test_what_is_removed_cannot_be_altered_in_the_same_arm(tmp_path: Path, arm: 
         ("a: {grid: {mix: [3, 4]}}", "mix", "a named axis has a list of mappings"),
         ("a: {grid: {training.steps: [300], b: [{training.steps: 400}]}}", "b:", "two axes set training.steps"),
         ("a: {grid: {training.steps: [300]}, except: [{training.steps: 400}]}", "{training.steps: 400}", "matches no point"),
-        ("a: {grid: {training.steps: [300]}, except: [{training.steps: 300}]}", "except", "leaves nothing of the grid"),
-        ("baseline: {alter: {training.steps: 300}}", "baseline", "taken already, by the baseline of the sweep"),
+        ("a: {grid: {training.steps: [300]}, except: [{training.steps: 300}]}", "except", "excludes every point of the grid"),
+        ("baseline: {alter: {training.steps: 300}}", "baseline", "already used by the baseline of the sweep"),
         (
             "a/text: {alter: {training.steps: 300}}\na: {remove_each: [data.mixture.text]}",
             "data.mixture.text",
-            "taken already, by group 'a/text'",
+            "already used by group 'a/text'",
         ),
         ("'a,b': {alter: {training.steps: 300}}", "'a,b'", "expected a name"),
         ("a: {alter: {training.steps: 300}, alterr: 3}", "alterr", "unknown key"),
@@ -206,7 +206,7 @@ def test_the_rest_of_a_sweep_is_checked(tmp_path: Path, rest: str, at: str, mess
     ("expectation", "at", "message", "hint"),
     [
         ("arm: lest, metric: shot_8/average, is: below", "lest", "there is no arm 'lest'; the arms are less", "did you mean 'less'?"),
-        ("arm: baseline, metric: shot_8/average, is: below", "baseline", "is a baseline", "or say with 'than' from which arm"),
+        ("arm: baseline, metric: shot_8/average, is: below", "baseline", "is a baseline", "or name another arm with 'than'"),
         ("arm: less, metric: shot8/average, is: below", "shot8/average", "is no metric", "did you mean 'shot_8/average'?"),
         ("arm: less, metric: shot_16/average, is: below", "shot_16/average", "is not evaluated", "add 16 to evaluation.shots"),
         ("arm: less, metric: text_core/miniature_vqs, is: below", "text_core", "is not evaluated", "did you mean 'miniature_vqa'?"),
@@ -258,7 +258,7 @@ def test_a_sweep_in_the_place_of_an_experiment_is_told_where_it_is_named(tmp_pat
     (tmp_path / "other.yaml").write_text("sweep: other\nexperiment: experiment.yaml\nseeds: [0]\n")
     at, message, hint = the_problem(tmp_path, "a: {experiment: other.yaml, alter: {training.steps: 7}}")
     assert at.startswith("other.yaml, alter") and "other.yaml is a sweep; expected an experiment file" in message
-    assert hint == "the sweep is about 'experiment.yaml'"
+    assert hint == "the experiment of this sweep is 'experiment.yaml'"
     path = tmp_path / "sweep.yaml"
     path.write_text("sweep: small\nexperiment: other.yaml\n")
     with pytest.raises(FileErrors, match=r"sweep.yaml:2:13: experiment: .*other.yaml is a sweep; expected an experiment file"):

@@ -145,7 +145,7 @@ def test_an_arm_of_other_seeds_is_the_baseline_with_those(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("ablations", "message"),
     [
-        ("a: {seeds: [1, 10]}", "seed 1 is one of the sweep's own"),
+        ("a: {seeds: [1, 10]}", "seed 1 is one of the sweep's seeds"),
         ("a: {seeds: [10, 10]}", "given more than once"),
         ("a: {seeds: [10], alter: {training.steps: 3}}", "a group has one of"),
         ("a: {seeds: []}", "not empty"),

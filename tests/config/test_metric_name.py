@@ -110,8 +110,8 @@ def test_a_sweep_in_either_spelling_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rest", "at", "message", "hint"),
     [
-        ("compare: {primary: 8-shott}", "8-shott", "'8-shott' is no metric", "did you mean '8-shot'?"),
-        ("compare: {metrics: [8-shot, textcore]}", "textcore", "'textcore' is no metric", "did you mean 'TextCore'?"),
+        ("compare: {primary: 8-shott}", "8-shott", "'8-shott' is not a metric", "did you mean '8-shot'?"),
+        ("compare: {metrics: [8-shot, textcore]}", "textcore", "'textcore' is not a metric", "did you mean 'TextCore'?"),
         (
             "compare: {metrics: [8-shot miniature vqs]}",
             "8-shot mini",

@@ -102,7 +102,7 @@ def test_an_arm_is_warned_of_what_it_sets_and_not_of_what_it_is_left_with(tmp_pa
     ("task", "field", "words"),
     [
         ("miniature_sums", "stop: [x]", "generates no answers"),
-        ("miniature_facts", "separator: x", "asked without demonstrations"),
+        ("miniature_facts", "separator: x", "has no demonstrations"),
     ],
 )
 def test_wording_that_a_task_has_no_use_for_is_refused(task: str, field: str, words: str, tmp_path: Path) -> None:

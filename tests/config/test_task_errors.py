@@ -132,7 +132,7 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ("Answer: {answer}", "Answer: {answer} }", "Answer: {", "prompt", "a '}' without its '{'"),
         ("{question}\n", "{questoin}\n", "Question: {", "prompt", "no item has a field 'questoin'; expected image, answer or question"),
         ("{question}\n", "{choice}\n", "Question: {", "prompt", "only a task of kind choose can name {choice}"),
-        ("{image} Look", "Look", "|-", "prompt", "a task of the image family shows {image}"),
+        ("{image} Look", "Look", "|-", "prompt", "expected {image} in a task of the image family"),
         ('separator: "\\n"', 'separator: "{answer}"', '"{answer}"', "separator", "may name the item's own fields only"),
         ('separator: "\\n"', 'separator: "{colour}"', '"{colour}"', "separator", "no item has a field 'colour'"),
         ('"Question"]', '"{0}"]', '"{0}"', "stop[1]", "expected a plain field"),

@@ -161,7 +161,7 @@ def test_names_inside_records_are_those_that_groups_and_metrics_name(folder: Pat
     assert "'colour' is neither a task" in the_problem_of(folder / "experiment.yaml").message
     write_task(folder / "tasks", "same")
     write_evaluation(folder, tasks=["tasks/colours.yaml", "tasks/same.yaml"])
-    assert "another task is called 'colours' too" in the_problem_of(folder / "experiment.yaml").message
+    assert "another task has the same name, 'colours'" in the_problem_of(folder / "experiment.yaml").message
 
 
 def test_without_data_no_task_is_looked_at_and_identities_are_provisional(folder: Path):
@@ -251,7 +251,7 @@ def test_a_wording_that_asks_nothing_is_told_in_a_sentence(folder: Path):
     write_evaluation(folder, tasks=["tasks/colours.yaml", "miniature_vqa"], shots=[0], overrides=wording)
     problem = the_problem_of(folder / "experiment.yaml", [unaskable_tasks])
     assert problem.path == "evaluation.overrides.miniature_vqa.prompt"
-    assert problem.message == "the task cannot be asked so: prompt: expected {answer} once, found it 0 times"
+    assert problem.message == "the task cannot be evaluated like this: prompt: expected {answer} once, found it 0 times"
 
 
 def test_too_few_demonstrations_are_told_where_the_task_is_named(folder: Path):

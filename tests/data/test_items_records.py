@@ -201,5 +201,5 @@ def test_nothing_to_ask_is_an_error_with_its_reason(folder: Path) -> None:
     official_files.write_lines(folder / "twice.jsonl", [row(1), row(1), row(2), row(3)])
     with pytest.raises(Misfit, match=r"queries: no item can be asked; no reference"):  # the reason of most, not the first one
         source(folder, queries={"file": "twice.jsonl"}, references="[]").open()
-    with pytest.raises(Misfit, match=r"queries: q.jsonl has no row that counts"):
+    with pytest.raises(Misfit, match=r"queries: q.jsonl has no usable row"):
         source(folder, queries={"file": "q.jsonl", "where": "id > 99"}).open()

@@ -177,7 +177,7 @@ def _sample(number: int) -> list[tuple[str, bytes]]:
 
 
 def test_keys_that_never_match_are_an_error_that_shows_both(folder: Path) -> None:
-    with pytest.raises(Misfit, match="'key' of the images is like '000000000', 'url' of the table like 'https://images/22'") as error:
+    with pytest.raises(Misfit, match="'key' of the images is, for example, '000000000', 'url' of the table 'https://images/22'") as error:
         altered(folder, key="url").make_ready()
     assert error.value.at == "joined_by"
 

@@ -221,8 +221,8 @@ def test_where_several_columns_could_be_meant_the_choice_is_told(tmp_path: Path)
     rows = {"image": [png(0)], "jpg": [png(1)], "caption": ["a dog"], "text": ["an essay"]}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     assert warned(ImageTextTable(files=f"{tmp_path}/a.parquet")) == [
-        ("image", "columns image and jpg could all be the image; 'image' is read. Name the one that is meant"),
-        ("caption", "columns caption and text could all be the caption; 'caption' is read. Name the one that is meant"),
+        ("image", "columns image and jpg could all be the image; 'image' is read. Name the intended one"),
+        ("caption", "columns caption and text could all be the caption; 'caption' is read. Name the intended one"),
     ]
     assert warned(ImageTextTable(files=f"{tmp_path}/a.parquet", image="jpg", caption="text")) == []
     # As img2dataset writes it: one caption under two names.
@@ -241,6 +241,6 @@ def test_numbered_pictures_of_one_key_are_told_as_not_read(tmp_path: Path) -> No
 def test_picture_files_beside_pages_that_hold_their_pictures_are_told_as_not_read(tmp_path: Path) -> None:
     pattern, _ = write_pictures(tmp_path / "b", "img2dataset")
     inside = Obelics(files=str(write_obelics(tmp_path / "a.parquet")), image_files=pattern)
-    assert warned(inside) == [("image_files", "is not read: the documents hold their pictures themselves")]
+    assert warned(inside) == [("image_files", "is not read: the documents contain their pictures")]
     assert warned(Obelics(files=str(write_obelics(tmp_path / "c.parquet", images="url")), image_files=pattern)) == []
     assert warned(switched(inside, images=False)) == []

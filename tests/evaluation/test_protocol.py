@@ -184,7 +184,7 @@ def test_an_override_is_part_of_what_is_evaluated_and_can_be_swept() -> None:
     "fields, message",
     [
         ({"overrides": {"miniature_vqq": {}}}, "overrides.miniature_vqq: 'miniature_vqq' is not evaluated"),
-        ({"groups": {"a": {"tasks": ["b"]}}}, "groups.a.tasks: 'b' is neither a task that is evaluated nor a group"),
+        ({"groups": {"a": {"tasks": ["b"]}}}, "groups.a.tasks: 'b' is neither an evaluated task nor a group"),
         ({"groups": {"a": {"tasks": ["b"]}, "b": {"tasks": ["a"]}}}, "holds itself"),
         ({"groups": {"miniature_vqa": {"tasks": ["miniature_vqa"]}}}, "a task has this name"),
         ({"groups": {"a": {"tasks": ["miniature_vqa"], "weights": {"x": 1}}}}, "weights.x"),

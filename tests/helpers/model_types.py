@@ -292,7 +292,7 @@ def check(settings: LanguageModel) -> None:
 
 
 # ---------------------------------------------------------------- the table
-COLUMNS = "| type | | asked with | why not |\n|---|---|---|---|"
+COLUMNS = "| type | | evaluated with | why not |\n|---|---|---|---|"
 
 
 def row(model_type: str, more: dict[str, Any] | None = None) -> str:

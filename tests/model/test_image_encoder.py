@@ -179,7 +179,7 @@ def test_a_state_that_fits_is_left_alone_and_what_cannot_be_resampled_is_refused
         ("{type: timm, name: test_vit, image_size: 50, patch_size: 16}", "50", "of the patch size, 16; the nearest are 48 and 64"),
         ("{type: timm, name: test_vitt, image_size: 48, patch_size: 16, weights: null}", "test_vitt", "did you mean 'test_vit'?"),
         ("{type: timm, name: test_vit.none, image_size: 48, patch_size: 16}", "test_vit.none", "timm cannot make 'test_vit.none'"),
-        ("{type: timm, name: test_vit, image_size: 48, patch_size: 24}", "24}", "'test_vit' has patches of 16 pixels a side, not 24"),
+        ("{type: timm, name: test_vit, image_size: 48, patch_size: 24}", "24}", "'test_vit' has patches of 16 pixels, not 24"),
         ("{type: timm, name: resnet18, image_size: 48, patch_size: 16}", "resnet18", "timm cannot make 'resnet18' for images of 48"),
         ("{type: timm, name: swin_tiny_patch4_window7_224, image_size: 56}", "swin_tiny", "no stack of blocks over one grid"),
         ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, feature_layer: -9}", "-9}", "'test_vit' has only 6 blocks"),
@@ -210,7 +210,7 @@ def test_an_architecture_that_gives_no_features_in_a_row_is_refused_in_words(nam
 def test_where_data_may_not_be_looked_at_weights_are_elsewhere_too(tmp_path: Path) -> None:
     there = "{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: there.pth}"
     assert load_study(declared(tmp_path, there), look="nowhere", checks=[wrong_encoders]).trials
-    with pytest.raises(FileErrors, match="16 pixels a side, not 24"):
+    with pytest.raises(FileErrors, match="16 pixels, not 24"):
         load_study(declared(tmp_path, there.replace("patch_size: 16", "patch_size: 24")), look="nowhere", checks=[wrong_encoders])
 
 

@@ -51,7 +51,7 @@ def test_arms_of_other_seeds_are_compared_unpaired_and_undecided() -> None:
     comparison = compare(study, results, items=items)
     assert {row.verdict for row in comparison.rows} <= {"baseline", "undecided"} and not comparison.holes
     assert all("unpaired (Welch)" in " ".join(row.notes) for row in comparison.rows if not row.is_baseline)
-    assert comparison.row("a-a-0").changes == ("nothing but its seeds: 3, 4, 5",)
+    assert comparison.row("a-a-0").changes == ("only its seeds: 3, 4, 5",)
 
 
 def test_false_verdicts_stay_below_what_is_promised() -> None:

@@ -355,7 +355,7 @@ def test_resources_can_be_declared_for_each_worker_or_for_all() -> None:
         ({"workers": 1, "gpus": 8}, "a worker has one GPU or none"),
         ({"workers": 8, "gpus": 2}, "a worker has one GPU or none"),
         ({"workers": 8, "gpus": 4, "gpus_per_worker": 1}, "declare one of the two"),
-        ({"workers": 8, "nodes": 3}, "cannot be dealt to 3 nodes"),
+        ({"workers": 8, "nodes": 3}, "cannot be spread evenly over 3 nodes"),
         ({"workers": 2, "strategy": "zero"}, "'ddp' or 'fsdp'"),
     ],
 )

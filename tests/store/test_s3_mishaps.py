@@ -250,4 +250,4 @@ def test_a_run_of_what_another_machine_works_on_does_not_say_that_all_is_done(se
         machine("second")
         said = call("run", tiny_sweep, "--store", ADDRESS)
     assert said.exit_code == 0, said.output
-    assert "nothing to be done: another run works on baseline/seed-0, without/text/seed-0; if its machine was lost" in said.output
+    assert "nothing to do: another run works on baseline/seed-0, without/text/seed-0; if its machine was lost" in said.output

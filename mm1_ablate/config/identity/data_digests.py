@@ -23,14 +23,14 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.settings import Component, Misfit, Settings, is_identity
 
 Look = Literal["check", "contents", "nowhere"]
-"""check: that all is there as declared, and which data it is; contents: only which data it is; nowhere: at no data at all."""
+"""check: verify that data is as declared, and compute its digests; contents: only compute digests; nowhere: read no data."""
 Place = tuple[str | int, ...]
 Record = Mapping[str, str]
 """Digests that an earlier run saw, by `DataSnapshot.names`."""
 Value = TypeVar("Value")
 
 _OF_THE_MIXTURE = frozenset({"data_type", "weight", "max_epochs", "max_bad_share"})
-"""Fields that change neither what is read nor whether it fits."""
+"""Fields that change neither what is read nor whether it is as declared."""
 _KEPT = frozenset({"keep"})
 """Fields that change which documents are read, but not the files."""
 

@@ -194,7 +194,7 @@ def _axis(name: str, values: Sequence[Any] | Mapping[str, dict[str, Any]], where
     if "." not in name and all(_sets_paths(value, name) for value in values):
         return _Axis([edits_of(entry, (*where, index)) for index, entry in enumerate(values)]), found
     if "." not in name and name not in Experiment.model_fields:
-        message = "is no path; a named axis has a list of mappings, each from paths to values"
+        message = "is not a path; a named axis needs a list of mappings from paths to values"
         return _Axis([]), [*found, Finding(where, message, did_you_mean(name, Experiment.model_fields), at_key=True)]
     return _Axis([[Edit(name, value, where=(*where, index))] for index, value in enumerate(values)]), found
 
@@ -209,7 +209,7 @@ def _sets_paths(value: Any, axis: str) -> bool:
 
 def _labelled_axis(name: str, values: Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Finding]]:
     if "." in name:
-        message = "is a path, whose values are a list; labels are for a named axis, with mappings from paths to values"
+        message = "is a path, so its values are a list; only a named axis has labels, each with a mapping from paths to values"
         return _Axis([]), [Finding(where, message, at_key=True)]
     found = []
     seen: dict[str, str] = {}
@@ -257,7 +257,7 @@ def _without_exceptions(
             found.append(Finding((*where, "except", index), "matches no point of the grid"))
         kept = [point for point in kept if not _matches(point, wanted)]
     if not kept and not found:
-        found.append(Finding((*where, "except"), "leaves nothing of the grid", at_key=True))
+        found.append(Finding((*where, "except"), "excludes every point of the grid", at_key=True))
     return kept, found
 
 

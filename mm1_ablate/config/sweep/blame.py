@@ -49,8 +49,8 @@ def equals_baseline(draft: Draft, baseline: str) -> Finding:
     """That an arm is its baseline."""
     if draft.point:
         point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
-        message = f"arm '{draft.name}' changes nothing: it is {baseline} itself, which is a row of its own"
+        message = f"arm '{draft.name}' changes nothing: it is identical to {baseline}, which already has a row"
         return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
     paths = ", ".join(edit.path for edit in draft.edits)
-    message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {baseline}"
+    message = f"arm '{draft.name}' is identical to {baseline}: {paths} {'changes' if len(draft.edits) == 1 else 'change'} nothing"
     return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)

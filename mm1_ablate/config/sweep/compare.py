@@ -26,7 +26,7 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
     except ValueError:
         known = [MetricName(suite, name) for suite in (*(f"shot_{shots}" for shots in evaluation.shots), TEXT_CORE) for name in names]
         known += [MetricName(suite, name) for suite in LOSSES for name in evaluation.losses]
-        message = f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
+        message = f"'{metric}' is not a metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
         message += ", or loss/<name> or bits_per_byte/<name> of evaluation.losses; <k>-shot and TextCore are the averages"
         return message, did_you_mean(metric, [str(one) for one in known] + [one.title for one in known])
     if parsed.is_loss:
@@ -38,7 +38,7 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
         shots = ", ".join(map(str, evaluation.shots))
         return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parsed.shots} to evaluation.shots"
     if parsed.task not in names:
-        return f"'{metric}' is not evaluated: '{parsed.task}' is none of {', '.join(names)}", did_you_mean(parsed.task, names)
+        return f"'{metric}' is not evaluated: '{parsed.task}' is not one of {', '.join(names)}", did_you_mean(parsed.task, names)
     return None
 
 
@@ -89,8 +89,8 @@ def expectations(
     for index, expectation in zip(places, sweep.expect, strict=True):
         place = ("expect", index)
         if expectation.arm in baselines and expectation.than is None:
-            message = f"'{expectation.arm}' is a baseline; expectations are about differences from it"
-            found.append(Finding((*place, "arm"), message, "or say with 'than' from which arm"))
+            message = f"'{expectation.arm}' is a baseline; expectations compare other arms with it"
+            found.append(Finding((*place, "arm"), message, "or name another arm with 'than'"))
         for key, name in (("arm", expectation.arm), ("than", expectation.than)):
             if name is not None and name not in arms and complete:
                 message = f"there is no arm '{name}'; the arms are {listed(sorted(set(arms) - set(baselines)), NAMED) or 'none'}"

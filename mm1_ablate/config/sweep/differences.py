@@ -18,7 +18,7 @@ from mm1_ablate.config.sweep.overrides import Edit
 LONGEST_VALUE = 40
 """Characters of a value in a table; what is longer is cut in the middle."""
 MOST_ADDED = 12
-"""Settings of a section which the baseline lacks that are told one by one."""
+"""Settings of a section missing in the baseline that are listed one by one."""
 NOTHING: tuple[Any, ...] = (None, {})
 
 
@@ -123,7 +123,7 @@ def declared_in_words(arm: Arm) -> tuple[str, ...]:
     """What an arm's ablation says: 'removed data.mixture.text', 'model.connector.image_tokens 4 → 16'; of a baseline, what the sweep sets
     everywhere."""
     if arm.seeds:
-        return (f"nothing but its seeds: {', '.join(map(str, arm.seeds))}",)
+        return (f"only its seeds: {', '.join(map(str, arm.seeds))}",)
     told = _in_words([change for change in arm.changes or arm.everywhere if change.declared])
     return (f"everywhere: {told[0]}", *told[1:]) if arm.everywhere and told else told
 

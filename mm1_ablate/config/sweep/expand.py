@@ -35,7 +35,7 @@ from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
-MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
+MERGED = "a mapping is merged into what is there; under `replace` it replaces it"
 
 
 def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> Study:
@@ -113,7 +113,7 @@ class _Expansion:
         self.grids: dict[str, Grid] = {}
         self.identities: dict[str, Identity] = {}
         self.complete = True
-        """Whether every arm that the files mean is known."""
+        """Whether all arms of the files are known."""
         self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
         self._declared: list[_Declared] = []
         """What the baselines declare."""
@@ -214,7 +214,7 @@ class _Expansion:
         if not few:
             return []
         more = f" and {len(few) - 1} more" if len(few) > 1 else ""
-        message = f"{workers} workers need a row each in every step, but training.batch_rows is {few[0][1]} in '{few[0][0]}'{more}"
+        message = f"each of {workers} workers needs a row in every step, but training.batch_rows is {few[0][1]} in '{few[0][0]}'{more}"
         where = "workers" if "workers" in sweep.resources.model_fields_set else "gpus"
         return [Finding(("resources", where), message)]
 
@@ -297,8 +297,8 @@ class _Expansion:
         if base is None:
             return
         for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
-            message = f"seed {seed} is one of the sweep's own: with it the arm would be the baseline itself, not another draw of it"
-            file.report([Finding(("ablations", name, "seeds"), message, "take other seeds")])
+            message = f"seed {seed} is one of the sweep's seeds, at which the arm is identical to the baseline"
+            file.report([Finding(("ablations", name, "seeds"), message, "choose other seeds")])
         wrong: dict[Finding, list[str]] = {}
         for draft in (draft for draft in drafts if not draft.left_out):
             for finding in self._arm(file, draft, base):
@@ -337,7 +337,7 @@ class _Expansion:
         if arm.name in self.arms:
             other = self.arms[arm.name].group
             owner = f"group '{other}'" if other else "the baseline of the sweep"
-            message = f"the name '{arm.name}' of an arm is taken already, by {owner}"
+            message = f"the arm name '{arm.name}' is already used by {owner}"
             file.report([Finding(where, message, "rename the group", at_key=True)])
         else:
             self.arms[arm.name] = arm

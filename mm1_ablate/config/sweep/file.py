@@ -29,13 +29,13 @@ class SweepFile:
     marks: Marks
     problems: list[FileProblem]
     sweep: Sweep | None = None
-    """None where too little is right."""
+    """None if the file has too many errors to be used."""
     is_experiment: bool = False
     """Whether the file is an experiment, to be run alone."""
     complete: bool = True
-    """Whether every arm that the file means is declared."""
+    """Whether all arms of the file could be declared."""
     expectations: list[int] = field(default_factory=list)
-    """Places in the file's list of the expectations that are right in themselves."""
+    """Indices in the file of the expectations that are valid by themselves."""
 
     def report(self, found: Iterable[Finding]) -> None:
         self.problems += self.marks.problems(found)
@@ -144,7 +144,7 @@ def _check_groups(files: Sequence[SweepFile]) -> None:
         for name in list(file.sweep.ablations) if file.sweep else []:
             owner = owners.setdefault(name, file)
             if owner is not file and file.sweep is not None:
-                message = f"the group '{name}' of {file.path} is in {owner.path} already, and both are in one study"
+                message = f"the group '{name}' of {file.path} also exists in {owner.path}, in the same study"
                 file.report([Finding(("ablations", name), message, "rename one of them", at_key=True)])
                 left = {group: value for group, value in file.sweep.ablations.items() if group != name}
                 file.sweep = file.sweep.model_copy(update={"ablations": left})

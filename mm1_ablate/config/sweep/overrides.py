@@ -35,9 +35,9 @@ class Edit:
     value: Any = None
     removed: bool = False
     whole: bool = False
-    """Whether the value takes the place of all that is at the path, instead of being merged into it."""
+    """Whether the value replaces everything at the path, instead of being merged into it."""
     where: Keys = ()
-    """Where the sweep file says so."""
+    """Its place in the sweep file."""
     stage: str = ""
     """What leads to the earlier stage that the path is in, with a dot at its end; empty for the last one."""
 
@@ -52,9 +52,9 @@ class Altered:
     edits: list[Edit] = field(default_factory=list)
     """What was applied: of a mapping that was merged, an edit for each setting in it, with its own path and place."""
     findings: list[Finding] = field(default_factory=list)
-    """What is wrong; paths are places in the sweep file."""
+    """Problems; their paths are places in the sweep file."""
     untyped: list[str] = field(default_factory=list)
-    """Places whose `type` names nothing, so that nobody can say what is below them."""
+    """Places whose `type` is unknown, and with it their settings."""
     kept: Fraction = Fraction(1)
     """The share of the training that is left, where removed data shrinks it."""
 
@@ -182,9 +182,9 @@ def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Finding]:
         for path in removed:
             message = ""
             if own == path or own.startswith(path + "."):
-                message = f"is altered, and the same arm removes {path}"
+                message = f"is altered, but the same arm removes {path}"
             elif path == f"data.mixture.{feeds}":
-                message = f"is altered, but feeds only '{feeds}', and the same arm removes {path}"
+                message = f"is altered, but provides only '{feeds}', which the same arm removes with {path}"
             if message:
                 found[id(edit)] = Finding(edit.where, _named(edit, message), "keep one of the two", at_key=True)
     return list(found.values())
@@ -262,7 +262,8 @@ def _merged(node: Node, edit: Edit) -> tuple[Any, list[Edit]]:
     if not isinstance(edit.value, dict) or not isinstance(node.value, dict):
         return edit.value, [edit]
     if not edit.value:
-        raise _WrongInside(edit, "an empty mapping changes nothing: it is merged into what is there", "`replace` takes its place instead")
+        message = "an empty mapping changes nothing: it is merged into what is there"
+        raise _WrongInside(edit, message, "to replace it, write it under `replace`")
     if node.has_types and "type" in edit.value:
         node = Node(node.annotation, _retyped(node, edit.value["type"]))
     merged, applied = dict(node.value), []
@@ -329,13 +330,13 @@ def _remove(result: Altered, edit: Edit) -> None:
         elif place == "data.sources":
             _remove_source(result, root, name)
     elif (node.value is None or node.value is False) and _resolved(result.tree, edit.path) in (None, False):
-        raise PathError(f"cannot be removed: it is already {'nothing' if node.value is None else 'off'}")
+        raise PathError(f"cannot be removed: it is already {'None' if node.value is None else 'off'}")
     elif node.nullable and parent.settings is not None:
         result.tree = root.replaced(edit.path, None)
     elif Node(node.annotation, {}).settings is not None and _says_nothing(Node(node.annotation, {})):
-        # Bounds, say: what they are without anything written is what it means to be without them.
+        # Bounds, say: removing them means returning to their defaults.
         if _says_nothing(node):
-            raise PathError("cannot be removed: it is already nothing")
+            raise PathError("cannot be removed: it is already None")
         result.tree = root.replaced(edit.path, {})
     elif node.value is True:
         result.tree = root.replaced(edit.path, False)
@@ -375,7 +376,7 @@ def _reassign(result: Altered, removed_type: str | None, lost: Fraction, total: 
     elif isinstance(when_removed, dict) and lost:
         filling = str(when_removed.get("fill_with"))
         if filling == removed_type:
-            raise PathError(f"data.when_removed fills with '{filling}', which is what was removed", "fill with another data type")
+            raise PathError(f"data.when_removed fills with '{filling}', which was removed", "fill with another data type")
         _set(result, f"data.mixture.{filling}", _number(_weights(root).get(filling, Fraction(0)) + lost))
 
 

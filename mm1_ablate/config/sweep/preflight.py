@@ -55,7 +55,7 @@ def unread_sources(experiment: Experiment, place: Place = ()) -> Iterator[tuple[
 def never_read(place: Place, data_type: str) -> Finding:
     """The warning about a source that no arm reads."""
     *_, name = place
-    message = f"source '{name}' is never read: its data type, {data_type}, has no share in data.mixture, in no arm"
+    message = f"source '{name}' is never read: its data type, {data_type}, has no share in data.mixture in any arm"
     return Finding(place, message, f"give data.mixture.{data_type} a weight, or leave the source out", at_key=True, warning=True)
 
 

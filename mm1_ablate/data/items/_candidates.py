@@ -149,7 +149,7 @@ def pool_of(source: Record, name: str, declared: ItemFiles, files: FoundFiles, f
     except Unreadable as error:  # in a list that is joined
         raise Misfit(f"{name}.join", str(error)) from None
     if not pool.candidates and first is None:
-        raise Misfit(name, f"{', '.join(declared.file)} has no row that counts" + (f"; {pool.bad[0]}" if pool.bad else ""))
+        raise Misfit(name, f"{', '.join(declared.file)} has no usable row" + (f"; {pool.bad[0]}" if pool.bad else ""))
     return pool
 
 

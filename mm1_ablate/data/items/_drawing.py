@@ -32,7 +32,7 @@ HELD_OUT = 10
 POOL = 2048
 """Candidates for demonstrations, and items of a development split that is held out from them, unless a record says otherwise."""
 RULE = 3
-"""Number of the rule by which items are drawn: another one draws others, and must not find these in the cache."""
+"""Version of the rule by which items are drawn: increased when it draws other items, which must not be taken from the cache."""
 
 
 # ---------------------------------------------------------------- one item
@@ -101,7 +101,7 @@ def _correct(value: Any, choices: int) -> int:
     try:
         index = int(value)
     except (TypeError, ValueError):
-        raise Unreadable("no right choice", f"'{value}' is no number") from None
+        raise Unreadable("no right choice", f"'{value}' is not a number") from None
     if not 0 <= index < choices:
         raise Unreadable("no right choice", f"{index}, of {choices} choices")
     return index
@@ -275,4 +275,4 @@ def check(source: Record, split: str) -> None:
             taken, bad = _first_good(pool.candidates, pool.shape, 1, pictures)
             if not taken:
                 first = next(iter([*bad, *pool.bad]), None)
-                raise missing(source, name, f"none of the first rows can be used: {first}" if first else "no row counts")
+                raise missing(source, name, f"none of the first rows can be used: {first}" if first else "no row is usable")

@@ -137,7 +137,7 @@ class _NameFormatter(Formatter):
             value = int(value)
         text = str(super().format_field(value, format_spec))
         if text.startswith("/") or ".." in text.split("/"):
-            raise ValueError(f"{text!r} leads out of the folder")
+            raise ValueError(f"{text!r} is outside of the folder")
         return text
 
 

@@ -40,22 +40,22 @@ class Shape(Settings):
     """What of a row is what: Jinja expressions over its fields, as in lm-evaluation-harness's records."""
 
     id: Expression | None = None
-    """What tells an item from all others of its file. None: a digest of the row."""
+    """Identifies an item within its file. None: a digest of the row."""
     group: Expression | None = None
     """Demonstrations of a query come from its own group. None: all items are of one group."""
     fields: dict[str, Expression] | None = None
     """What the templates of the task can name."""
     references: Expression | None = None
-    """Right answers: a text or a list of texts. Demonstrations answer with the first."""
+    """Correct answers: a text or a list of texts. Demonstrations show the first."""
     choices: Expression | None = None
     """A list of texts to choose from."""
     correct: Expression | None = None
-    """Which choice is right, from 0."""
+    """Index of the correct choice, from 0."""
     image: NameTemplate | None = None
     """The image's file name, with fields in braces: `coco/val2014/COCO_val2014_{image_id:012d}.jpg`. It may be in a .zip or .tar of its
     folder's name."""
     image_key: NameTemplate | None = None
-    """What the picture is called in all tasks that show it, so that it is encoded once. None: its file, with the folder."""
+    """Key of the picture, shared by all tasks that show it, so that it is encoded once. None: its file, with the folder."""
 
 
 class Join(Settings):
@@ -105,12 +105,11 @@ class Record(Shape, ItemSource):
     archives: Annotated[Patterns | None, HowItRuns] = None
     """Further .zip or .tar files in which the images are, if they are neither unpacked nor in one of their folder's name."""
     queries: Alternatives
-    """What is asked for a report."""
+    """Test items, for reports."""
     demonstrations: Alternatives | None = None
-    """What may be shown before a question. None: the task is asked without any."""
+    """Candidates for demonstrations. None: the task has no demonstrations."""
     development: Alternatives | None = None
-    """What is asked of a recipe that is being tuned. None: a tenth of the pictures (or rows) of the demonstrations, which are then
-    never shown."""
+    """Items for tuning a recipe. None: a tenth of the pictures (or rows) of the demonstrations, which are then never shown."""
 
     @model_validator(mode="after")
     def _says_what_is_right(self) -> Record:
@@ -119,7 +118,7 @@ class Record(Shape, ItemSource):
             for index, files in enumerate(alternatives):
                 shape, place = self.shape(files), f"{name}.{index}" if len(alternatives) > 1 else name
                 if shape.references is None and (shape.choices is None or shape.correct is None):
-                    raise Misfit(place, "says neither 'references' nor 'choices' and which is 'correct'")
+                    raise Misfit(place, "has neither 'references' nor 'choices' with 'correct'")
                 if (shape.choices is None) != (shape.correct is None):
                     raise Misfit(place, "'choices' and 'correct' go together")
         return self

@@ -137,9 +137,7 @@ def _json(file: DataFile, inside: str) -> Iterator[dict[str, Any] | Unreadable]:
         tree = tree[name]
     if isinstance(tree, dict):
         if not all(isinstance(value, dict) for value in tree.values()):
-            raise WrongShape(
-                f"{file.address}: expected rows, found a mapping of {', '.join(list(tree)[:8])}; say with 'rows' where they are"
-            )
+            raise WrongShape(f"{file.address}: expected rows, found a mapping of {', '.join(list(tree)[:8])}; name their place with 'rows'")
         yield from ({"key": key, **value} for key, value in tree.items())
     elif isinstance(tree, list):
         yield from (value if isinstance(value, dict) else {"value": value} for value in tree)

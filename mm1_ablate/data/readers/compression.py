@@ -94,7 +94,7 @@ def decompressed(file: DataFile) -> bytes:
         with file.open() as plain:
             return plain.read()
     if file.size == 0:
-        raise Damaged("it has no bytes")
+        raise Damaged("it is empty")
     import pyarrow as pa  # late: most annotation files are plain
 
     with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:

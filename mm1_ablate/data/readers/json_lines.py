@@ -29,7 +29,7 @@ VERSION = "3"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 128 << 20
 """Bytes in which the first line should end."""
-ONE_LIST = "it begins like one JSON list; expected an object in each line (`jq -c '.[]'` makes that of it)"
+ONE_LIST = "it begins like one JSON list; expected an object in each line (convert it with `jq -c '.[]'`)"
 LOOKED_AT = 64
 """Lines that tell what columns there are."""
 

@@ -57,7 +57,7 @@ def are_tables(files: Sequence[DataFile]) -> bool:
     others = [file for file in files if not _is_table(file)]
     if unknown := [file for file in others if not _is_lines(file)]:
         expected = f"{', '.join(LINES)} (also .gz, .zst) or {', '.join(TABLES)}"
-        raise Misfit("files", f"'{unknown[0].name}' is called neither JSON lines nor parquet; expected a name that ends in {expected}")
+        raise Misfit("files", f"'{unknown[0].name}' is neither JSON lines nor parquet by its name; expected a name that ends in {expected}")
     if tables and others:
         message = f"'{tables[0].name}' is parquet and '{others[0].name}' is JSON lines; declare a source for each"
         raise Misfit("files", message)

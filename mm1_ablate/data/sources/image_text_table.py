@@ -87,9 +87,7 @@ class ImageTextTable(Source):
             # img2dataset writes the caption under both names.
             twice = set(possible) == {"caption", "txt"} and "key" in there
             if getattr(self, setting) is None and len(possible) > 1 and not twice:
-                message = (
-                    f"columns {' and '.join(possible)} could all be the {setting}; '{possible[0]}' is read. Name the one that is meant"
-                )
+                message = f"columns {' and '.join(possible)} could all be the {setting}; '{possible[0]}' is read. Name the intended one"
                 found.append(Misfit(setting, message))
         return found
 

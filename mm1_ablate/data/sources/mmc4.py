@@ -24,7 +24,7 @@ class Mmc4(InterleavedFiles):
 
     type: Literal["mmc4"] = "mmc4"
     image_place: Literal["before", "after"] = "before"
-    """Where an image stands: before the sentence that it matches, or after it."""
+    """Position of an image: before or after the sentence that it matches."""
     similarity: Bounds = Bounds()
     """CLIP similarity (`matched_sim`) of the images that are kept; the sentences all stay."""
 
@@ -38,7 +38,9 @@ class Mmc4(InterleavedFiles):
         if self._looks_up:
             check_columns(columns, {"files": (IMAGES, (f"lists of {OBJECT}",))})
             if not self.image_files:
-                message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
+                message = (
+                    "the documents only reference their pictures; declare where the files are, or train on the text alone (images: false)"
+                )
                 raise Misfit("image_files", message)
             check_pictures(self.image_files)
 

@@ -45,7 +45,7 @@ class Obelics(InterleavedFiles):
             columns[IMAGES] == images[1] and all(IMAGES in footer.empty or not footer.rows for footer in map(footer_of, files))
         )
         if self._looks_up and only_names and not self.image_files:
-            message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
+            message = "the documents only reference their pictures; declare where the files are, or train on the text alone (images: false)"
             raise Misfit("image_files", message)
         if self._looks_up and self.image_files:
             check_pictures(self.image_files)
@@ -56,7 +56,7 @@ class Obelics(InterleavedFiles):
 
     def warnings(self) -> list[Misfit]:
         inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
-        return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
+        return [Misfit("image_files", "is not read: the documents contain their pictures")] if inside else []
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
         return first_rows(found_files(self.files), [TEXTS], most)

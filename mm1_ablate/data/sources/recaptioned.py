@@ -71,9 +71,9 @@ class Recaptioned(Source):
     caption: str = "caption"
     """The table's column with the captions."""
     joined_by: str = "key"
-    """What of the images the table names: 'key' (of a sample in a tar) or a field of its JSON, such as url; of parquet any column."""
+    """Field of the images to join by: 'key' (of a sample in a tar) or a field of its JSON, such as url; any column of parquet."""
     key: str | None = None
-    """The table's column that holds it. None: it is called the same."""
+    """The table's column to join by. None: it has the same name."""
 
     @model_validator(mode="after")
     def _kept_as_a_whole(self) -> Recaptioned:
@@ -219,9 +219,9 @@ class OpenRecaptioned:
             ours, theirs = _like(self._images.values(settings.joined_by)), _like(_column(self._rows, self._key))
             unmatched = json.loads((folder / "counts.json").read_text())
             shared = unmatched.get("samples whose key others have")
-            message = "no row of the table belongs to any image" + (f" ({shared:,} images have keys that others have)" if shared else "")
+            message = "no row of the table matches an image" + (f" ({shared:,} images have keys that others have)" if shared else "")
             raise Misfit(
-                "joined_by", f"{message}: '{settings.joined_by}' of the images is like {ours}, '{self._key}' of the table like {theirs}"
+                "joined_by", f"{message}: '{settings.joined_by}' of the images is, for example, {ours}, '{self._key}' of the table {theirs}"
             )
         return sample, memory_mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
 

@@ -41,8 +41,8 @@ class WebDataset(Source):
     caption_field: str = "txt"
     """Where the caption is: the extension of an entry, or json.NAME, a field of the JSON entry."""
     image_field: str | None = None
-    """Which entry is the image, by its extension: jpg, or rgb.png where names are like 0001.rgb.png. None: the one entry that is called
-    jpg, jpeg, png, webp, gif, bmp, tif, tiff or avif; a sample with several of them is bad data."""
+    """Extension of the entry with the image: jpg, or rgb.png for names like 0001.rgb.png. None: the only entry with the extension jpg,
+    jpeg, png, webp, gif, bmp, tif, tiff or avif; a sample with several of them is bad data."""
 
     @field_validator("caption_field")
     @classmethod
@@ -76,7 +76,7 @@ class WebDataset(Source):
         files, samples = found_files(self.files), self.check_images()
         fields = _fields(samples)
         if self.caption_field.startswith("json.") and not fields and (kinds := _kinds_of_json(samples)):
-            message = f"the JSON beside the images holds {kinds[0]}, no object with fields; name the extension of the captions"
+            message = f"the JSON beside the images holds {kinds[0]}, not an object with fields; name the extension of the captions"
             raise Misfit("caption_field", message)
         captions = {key: _field_of(sample, self.caption_field) for key, sample in samples.items()}
         if all(caption is None for caption in captions.values()):

@@ -99,7 +99,7 @@ class AnnotatorAgreement(Metric):
 
     def forms(self, annotators: Sequence[str]) -> tuple[Form, Form]:
         """What of the answer, and what of each annotator's answer is compared; the same functions for items that are treated alike."""
-        raise TypeError(f"{type(self).__name__} does not say what it compares")
+        raise TypeError(f"{type(self).__name__} does not implement what it compares")
 
     def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
         scores = []
