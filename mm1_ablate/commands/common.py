@@ -38,7 +38,7 @@ def say(message: str) -> None:
 
 
 def tell(message: str) -> None:
-    """A line about what is done, of commands whose output is for people."""
+    """A line about what is done, for commands that print text, not JSON."""
     typer.echo(message)
 
 

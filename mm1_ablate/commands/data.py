@@ -1,4 +1,4 @@
-"""What an experiment's data holds, for people. In: a sweep or experiment file. Out: a table, JSON, and a page with documents to look at."""
+"""What an experiment's data holds. In: a sweep or experiment file. Out: a table, JSON, and a page with documents to look at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items that two arms answered differently, for people. In: a sweep, its store, two arms. Out: a page, a table of counts, JSON."""
+"""Items that two arms answered differently. In: a sweep, its store, two arms. Out: a page, a table of counts, JSON."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _say_what_to_run(study: Study, store: Store, arm: str, seed: int | None) -> 
 
 # ---------------------------------------------------------------- what the items show
 def shown_items(differences: Differences) -> dict[tuple[str, str], Shown]:
-    """The images and choices of the examples' items, opened again through their source; of what cannot be had, why."""
+    """The images and choices of the examples' items, opened again through their source; for unavailable ones, the reason."""
     evaluation = differences.trials[0].experiment.evaluation
     try:
         tasks = {task.task: task for task in load_tasks(evaluation)}

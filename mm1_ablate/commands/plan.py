@@ -30,7 +30,7 @@ def probe_arms(planned: Plan, store: Store, address: str | None, made_up: bool) 
 
     Args:
         address: of a Ray cluster, on one of whose nodes the steps are run; None: on this machine.
-        made_up: whether random documents take the place of the data.
+        made_up: whether random documents replace the data.
     """
     from mm1_ablate.run.probe import ProbeFailed, measure_arms
 

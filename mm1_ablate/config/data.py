@@ -82,12 +82,12 @@ class Source(Component):
         """
 
     def warnings(self) -> Sequence[Misfit]:
-        """What stops no run and must be said before one, each at its field; asked after `check` found nothing wrong."""
+        """Warnings to show before a run, each at its field; called after `check` has passed."""
         return ()
 
     def losses(self) -> Sequence[Any]:
         """What of its files cannot be read, as far as a look at each of them tells that reads none of them whole: a sequence of
-        `mm1_ablate.data.lost_documents.Losses`. What is open may know more of it, and says so in an attribute of the same name."""
+        `mm1_ablate.data.lost_documents.Losses`. An open source may know more, in an attribute of the same name."""
         return ()
 
     def texts_after_images(self, most: int) -> Sequence[str] | None:

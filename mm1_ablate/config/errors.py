@@ -178,7 +178,7 @@ def _limits(mark: Any) -> list[tuple[str, Any]]:
 
 
 def lost_booleans(model: type[Settings], tree: Any) -> list[Finding]:
-    """Places where true or false would be taken for the number 1 or 0, which pydantic and Python allow and nobody means."""
+    """Places where true or false would be taken for the number 1 or 0, which pydantic and Python allow by accident."""
     found = []
     for path, value in _booleans(tree, ()):
         node: Node | None = Node(model, tree)

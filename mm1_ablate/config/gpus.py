@@ -29,7 +29,7 @@ GPUS = {
     "L40S": Gpu(362e12, 91.6e12, 44.4 * GIB),
 }
 UTILISATION = 0.4
-"""Share of the peak that training is taken to reach where nobody says another one."""
+"""Utilisation that plans assume by default: share of the peak that training reaches."""
 
 
 def gpu_of(device: str) -> str | None:

@@ -81,7 +81,7 @@ class Metric(Component):
         return [self.aggregate(self.score([replace(one, text=answer) for one in predictions], split_references)) for answer in answers]
 
     def answer(self, prediction: Prediction) -> str:
-        """What a model answered in the eyes of this metric, for people; a score of 1 beside a wrong answer would puzzle them.
+        """A model's answer as this metric sees it, for display: a score of 1 beside a wrong answer would be puzzling.
 
         A text whose likelihood alone was asked is an answer only if greedy decoding would give it.
         """

@@ -54,7 +54,7 @@ class Arm:
     seeds: tuple[int, ...] = ()
     """Of an arm that equals its baseline but for its seeds; empty: those of the sweep."""
     everywhere: tuple[Change, ...] = ()
-    """Of a baseline: in what it differs from its experiment file, because the sweep says so for all arms."""
+    """Of a baseline: in what it differs from its experiment file, because of the sweep's `everywhere`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trial:
     """One experiment with one seed: what is trained and scored once, whatever number of arms it feeds."""
 
     name: str
-    """Of its first arm, for people: leave-one-out/interleaved/seed-1."""
+    """Of its first arm, for display: leave-one-out/interleaved/seed-1."""
     arms: tuple[str, ...]
     seed: int
     experiment: Experiment
@@ -157,7 +157,7 @@ class Study:
 
     @cached_property
     def stages(self) -> tuple[Trial, ...]:
-        """Distinct earlier stages that are no trials of the study themselves, in the order of those that start from them, the first of all
+        """Distinct earlier stages that are not trials of the study themselves, in the order of those that start from them, the first of all
         first. Each has the name that the first of them gives it, and the arms of all."""
         own = {trial.fingerprint for trial in self.trials}
         found: dict[str, Trial] = {}
@@ -175,7 +175,7 @@ class Study:
             return short(digest(evaluation_identity(experiment, "", task_identities(experiment.evaluation))))
 
     def starting_from(self, stage: Trial) -> tuple[Trial, ...]:
-        """The trials that start from an earlier stage, at once or by way of others."""
+        """The trials that start from an earlier stage, directly or through others."""
         return tuple(trial for trial in self.trials if any(one.fingerprint == stage.fingerprint for one in trial.earlier))
 
     @cached_property

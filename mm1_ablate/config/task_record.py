@@ -65,7 +65,7 @@ _BRACES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 
 
 class WrongTemplate(ValueError):
-    """A text that is no template. `line` is the one that is wrong, from 1."""
+    """A text that is not a template. `line` is the one that is wrong, from 1."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)

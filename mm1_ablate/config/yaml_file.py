@@ -5,7 +5,7 @@ their line and column. All of a file's problems are raised at once.
 
 Differences from PyYAML's defaults (YAML 1.1), each a trap it closes: 1e-3 is a number, 0o17 is 15 and 017 is 17, `no`, `yes` and `on`
 are words, dates and 5:5:1 stay text, keys are always text, a key given twice is an error. What could be lost without a word is refused:
-tags, `<<` on what is no mapping, numbers that a number cannot hold.
+tags, `<<` on what is not a mapping, numbers that cannot be represented.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Marks:
         known = path
         while known and known not in self.values:
             known = known[:-1]
-        # A key that is missing is told at its mapping's key; what was written without its list or its mapping, at the value.
+        # A missing key is reported at its mapping's key; a value without its list or mapping, at the value.
         missing = known != path and not isinstance(path[len(known)], int) and known not in self.scalars
         table = self.keys if known in self.keys and (at_key or missing) else self.values
         place = table.get(known, (1, 1))
@@ -179,7 +179,7 @@ class _Reader:
         """Whether a node can be read; it is to be taken from `_open` afterwards.
 
         Raises:
-            FileErrors: the file means more than anybody could have written.
+            FileErrors: the file expands to more values than allowed.
         """
         self._count += 1
         if self._count > MOST_VALUES:
@@ -238,7 +238,7 @@ class _Reader:
         return {**merged, **own}
 
     def _merged_nodes(self, node: Any, path: Keys) -> list[Any]:
-        """The mappings that `<<` names; anything else is refused, for it would be merged by nobody."""
+        """The mappings that `<<` names; anything else is refused, as it would not be merged."""
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for part in [part for part in parts or [node] if not isinstance(part, yaml.MappingNode)]:
             word = part.value if isinstance(part, yaml.ScalarNode) else ""
@@ -312,7 +312,7 @@ def _text(path: Path, marks: Marks) -> str:
     """The text of a file; without the byte-order mark that some editors begin with.
 
     Raises:
-        FileErrors: it cannot be read, or is no text in UTF-8.
+        FileErrors: it cannot be read, or is not text in UTF-8.
     """
     try:
         data = path.read_bytes()

@@ -1,6 +1,6 @@
 """What became of the data: every document that was asked for is counted, by source, and why if it was not used.
 
-Counts go in as documents are drawn, packed and decoded; an account in plain values comes out, for the run's files and for people.
+Counts go in as documents are drawn, packed and decoded; an account in plain values comes out, for the run's files and for display.
 Nothing that is skipped goes unseen, and a source of which too much is unreadable stops the run (`TooMuchBadData`).
 """
 
@@ -21,7 +21,7 @@ EXAMPLES = 3
 ENOUGH = 200
 """Documents (or images) among which a share of bad ones means something; of a smaller source, all of them."""
 DEVIATIONS = 3
-"""Standard deviations by which more must be bad than is allowed, before that is no matter of chance."""
+"""Standard deviations by which more must be bad than is allowed, before it is significant."""
 
 
 class TooMuchBadData(ValueError):
@@ -162,7 +162,7 @@ class Accounting:
         return share_of(one for one in self.losses.get(name, ()) if one.of == "documents")
 
     def check(self) -> None:
-        """Stop if too much is bad, as soon as that can be said.
+        """Stop if too much is bad, as soon as that is certain or significant.
 
         Raises:
             TooMuchBadData: naming the source, its share, the reasons and the first examples.
@@ -185,7 +185,7 @@ class Accounting:
         return both
 
     def state(self) -> dict[str, Any]:
-        """The counts as plain numbers and names, from which `restore` goes on. A copy."""
+        """The counts as plain numbers and names, from which `restore` continues. A copy."""
         return {name: _plain(counts) for name, counts in self.sources.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

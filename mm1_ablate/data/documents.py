@@ -19,7 +19,7 @@ class Unreadable(Exception):
 
     Args:
         reason: a few words by which it is counted, the same for all of a kind: "truncated JPEG", "empty caption".
-        what: which one, for people: the key of the document or image, the file that it is in.
+        what: which one, for display: the key of the document or image, the file that it is in.
     """
 
     def __init__(self, reason: str, what: str = "") -> None:
@@ -51,7 +51,7 @@ class Image:
     """Returns uint8 [height, width, 3]; not to be written to.
 
     Raises:
-        Unreadable: there is no such picture.
+        Unreadable: the picture is missing or damaged.
     """
     size: Callable[[], tuple[int, int]] | None = None
     """Returns (width, height) in pixels without decoding, where the source knows a way. Raises Unreadable likewise."""
@@ -71,7 +71,7 @@ class Document:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What the data says of the document besides, such as a CLIP score: what `keep.columns` can name."""
     damage: tuple[Unreadable, ...] = ()
-    """Parts that could not be had and were left out, such as images that are missing."""
+    """Parts that were unavailable and left out, such as missing images."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -79,7 +79,7 @@ class Document:
 
     @property
     def text(self) -> str:
-        """The texts alone, for people and for encoders that learn from captions."""
+        """The texts alone, for display and for encoders that learn from captions."""
         return " ".join(part for part in self.parts if isinstance(part, str))
 
 

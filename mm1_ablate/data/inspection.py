@@ -64,7 +64,7 @@ class SourceContent:
     share: float
     """Of the mixture, as its `count` counts."""
     documents: int
-    """In one epoch, whatever becomes of them."""
+    """In one epoch, used or not."""
     sampled: int
     usable: int
     """Of the sample: read, and kept by `keep`."""

@@ -169,7 +169,7 @@ def lost_files(experiment: Experiment) -> list[Finding]:
 
 
 def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Finding]:
-    """What is to be said of a source's losses, by place in the experiment."""
+    """Errors and warnings about a source's losses, by place in the experiment."""
     too_much = share_of(losses) > limit
     found = []
     for one in sorted(losses, key=lambda one: -one.share):

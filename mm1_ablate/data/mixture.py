@@ -40,7 +40,7 @@ class Mixture:
         measure: tokens of a document; needed when they are counted.
         max_epochs: how often a source is read at most; a source that is not named: as often as need be.
         refuse: says why a document cannot be used, where it cannot; it is then counted as dropped.
-        accounting: counts what becomes of every document.
+        accounting: counts what happens to every document.
 
     Raises:
         ValueError: if a source is empty, or nothing is left to draw from; while drawing, if a source has no usable document.

@@ -56,7 +56,7 @@ def demonstrations(
         pool: solved items of the question's group.
         policy: `per_task`: the same for all questions of a group (MM1); `sets: k`: one of k; `per_query`: drawn for each (OpenFlamingo).
         set_number: which of the k sets.
-        usable: whether an item can be shown; the next one takes the place of one that cannot. Asked only of those whose turn it is.
+        usable: whether an item can be shown; the next one replaces one that cannot. Asked only of those whose turn it is.
 
     Raises:
         ValueError: where the pool is too small.

@@ -62,7 +62,7 @@ class _TaskRunner:
         self.equal_lengths = needs_equal_lengths(embedder.model)
 
     def ask(self, batches: Sequence[Sequence[Request]], report: Callable[[int], None]) -> Iterator[Asked]:
-        """What comes of every question, in no particular order.
+        """The result of every question, in no particular order.
 
         Args:
             report: called with the number of answers that are there or will never be.
@@ -241,7 +241,7 @@ def predict(
         A row for each task, number of shots, evaluation seed and item, in this order: see `scores.predictions_table`.
 
     Raises:
-        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that takes the place of one
+        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that replaces one
             with an unreadable image is too long.
     """
     evaluation = experiment.evaluation
@@ -279,7 +279,7 @@ def _shares(tasks: Sequence[TaskRequests], batch_items: int, image_tokens: int, 
 
 
 def _counted(report: Report, total: int) -> Callable[[int], None]:
-    """What reports progress when it is told of further answers."""
+    """Reports progress as answers come in."""
     done = 0
 
     def answered(answers: int) -> None:

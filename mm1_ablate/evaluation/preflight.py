@@ -310,7 +310,7 @@ def _unlike(task: Task, asked: Mapping[str, int], trained: Mapping[str, float]) 
             continue
         usual = max(trained, key=lambda one: trained[one])
         message = (
-            f"after an image {task.prompt!r} goes on with {_named(space)}, and texts after images in training begin with {_named(usual)}:"
+            f"after an image {task.prompt!r} continues with {_named(space)}, and texts after images in training begin with {_named(usual)}:"
             " their first tokens differ with this tokenizer, so prompts are unlike the training data"
         )
         yield Remark("prompt", message, f"write the prompt with {_named(usual)} after {{image}}")

@@ -1,7 +1,7 @@
 """Whether the items of an experiment's tasks can be asked and scored as declared, before anything is trained: no weights, no tokenizer.
 
 In: an experiment. Out: findings by place in it. Items are drawn as an evaluation draws them, and only those are looked at: their images
-by name, the first of them by the headers of their files too. What was found right about a task of this package is remembered; the user's
+by name, the first of them by the headers of their files too. Passed checks of tasks of this package are cached; the user's
 own tasks are looked at each time.
 """
 

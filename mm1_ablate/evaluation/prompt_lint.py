@@ -24,7 +24,7 @@ from mm1_ablate.evaluation.task import Task
 SAMPLE = 128
 """Questions looked at, and demonstrations."""
 SELDOM = 0.05
-"""What no larger share of the sample has is no cause for a warning: benchmarks have odd items."""
+"""Share of the sample up to which there is no warning: benchmarks have odd items."""
 CHAT = re.compile(
     r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|IMG)\]|<</?SYS>>|</?s>|<(?:start|end)_of_(?:turn|utterance|image)>|<(?:bos|eos|image|img|image_soft_token)>"
 )
@@ -47,7 +47,7 @@ class Facts(NamedTuple):
     leading_spaces: dict[str, int]
     """How many texts after images begin with which white space, as the tokenizer sees it."""
     asked: str
-    """A demonstration and a question as tokens, for people."""
+    """A demonstration and a question as tokens, for display."""
 
     @classmethod
     def of_plain(cls, remarks: Sequence[Sequence[str]], leading_spaces: Mapping[str, int], asked: str) -> Facts:
@@ -259,7 +259,9 @@ def _no_end(task: Task, solved: Sequence[Item]) -> Iterator[Remark]:
         message = "a demonstration has no end (separator is empty), so the model is not shown where an answer ends"
         if end:
             stops = _listed(task.stop) if task.stop else "there is none"
-            message = f"a demonstration ends with {end!r}, which holds no stop string ({stops}): an answer as demonstrated goes on after it"
+            message = (
+                f"a demonstration ends with {end!r}, which holds no stop string ({stops}): an answer as demonstrated continues after it"
+            )
         yield Remark("separator", message, "end demonstrations with a stop string, such as a line end in both")
 
 

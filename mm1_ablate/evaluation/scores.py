@@ -254,7 +254,7 @@ def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
 
 
 def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = None) -> dict[str, float]:
-    """What each metric makes of its items, times its scale (100 for all but perplexity and the like), by metric name.
+    """The value of each metric over its items, times its scale (100 for all but perplexity and the like), by metric name.
 
     `shot_8/<task>` is an image task's primary metric, `shot_8/<task>.<metric>` another of its metrics, `shot_8/average` the mean of
     the primary metrics over image tasks, each counting alike, and `shot_8/<group>` the mean over the group's image tasks. Text tasks are

@@ -2,7 +2,7 @@
 
 A sharded block is gathered from all workers whenever one of them computes it, so all have to call the model equally often. Before
 each call of the language model every worker says that it has work. One that has none of its own, because its questions are answered or
-it had none, joins with calls on a single token whose outcome nobody looks at, until no worker has any left.
+it had none, joins with calls on a single token whose outcome is ignored, until no worker has any left.
 
 In: a model whose language model is sharded as torch's `fully_shard` does it. Out: a block of code inside which it can be called at will;
 all workers enter and leave the block, and only then do anything else together. Models that are whole are called as ever. A worker that
@@ -52,7 +52,7 @@ def is_sharded(language_model: Any) -> bool:
 
 
 def _anybody(works: bool) -> bool:
-    """Whether any worker is about to call the language model. On the CPU: nobody waits for a GPU to say so."""
+    """Whether any worker is about to call the language model. On the CPU, so that no GPU is waited for."""
     workers = torch.tensor([int(works)])
     distributed.all_reduce(workers)
     return bool(workers)

@@ -156,7 +156,7 @@ def _initialise_by_fan_in(model: Any) -> None:
     known = (nn.Linear, Conv1D)  # the second is GPT-2's name of the first, with its weight the other way round
     own = {id(parameter) for block in model.modules() if isinstance(block, (*known, nn.Embedding)) for parameter in block.parameters()}
     if others := [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) not in own]:
-        kind = f"models of type {model.config.model_type} have weights that are no torch.nn.Linear ({others[0]})"
+        kind = f"models of type {model.config.model_type} have weights that are not torch.nn.Linear ({others[0]})"
         raise Misfit("initialisation", f"{kind}, which fan_in does not cover; leave it out, or choose another model type")
     embeddings = model.get_input_embeddings()
     for block in model.modules():

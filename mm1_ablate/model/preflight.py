@@ -3,7 +3,7 @@
 In: an experiment. Out: findings by place in it. What settings can tell by themselves they do; here parts are made without values and run
 once on a few tokens or an image, so that what timm, transformers or a connector of the user's own would raise when a trial begins is said
 before, at its line; and so is that an earlier stage's connector has weights of other shapes. Making a large part, even without values,
-takes seconds to import torch and timm or transformers: so what was found right is remembered (`data/check_cache.py`), and without torch
+takes seconds to import torch and timm or transformers: so passed checks are cached (`data/check_cache.py`), and without torch
 it is read.
 """
 

@@ -28,7 +28,7 @@ from mm1_ablate.plan.memory import (
 )
 
 USUAL = ("H100", "A100-80GB")
-"""GPUs that hours are given for where nobody names one."""
+"""GPUs for which hours are estimated by default."""
 SHARDED_OVER = (2, 4, 8, 16, 32, 64)
 """Numbers of workers that a plan tries where a trial does not fit."""
 

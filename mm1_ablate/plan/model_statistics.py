@@ -129,7 +129,7 @@ class ModelStatistics:
             except (OSError, ImportError, TooMuchToRead):
                 return RowContent.declared(experiment)
             except ValueError as error:
-                # A trial would end with the same words; nobody should have to wait for them.
+                # A trial would fail with the same message; it is shown now.
                 self.problems.setdefault(str(error))
                 return RowContent.declared(experiment)
             self._remember(key, vars(content))

@@ -56,7 +56,7 @@ class Plan:
     problems: tuple[str, ...] = ()
     """What was wrong with the data when its first rows were packed: trials will fail because of it."""
     stages: tuple[PlanRow, ...] = ()
-    """Earlier stages that trials start from and that are no arms of their own, each once; their arms are those of the trials that start
+    """Earlier stages that trials start from and that are not arms of their own, each once; their arms are those of the trials that start
     from them."""
     measured: tuple[MeasuredCost, ...] = ()
     """The cost by timed steps, a record for each device."""

@@ -1,4 +1,4 @@
-"""What becomes of each trial of a plan, and why, how large it is and what it costs.
+"""What a plan does with each trial, and why, how large it is and what it costs.
 
 In: studies and their store. Out: `collect`: the distinct trials, and the earlier stages that they start from; `Pricing.row`: a `PlanRow`
 of each, with its status, parameters, tokens, operations and cost.
@@ -118,7 +118,7 @@ class PlanRow:
 
 # ---------------------------------------------------------------- collect
 def collect(studies: Sequence[Study]) -> tuple[list[Candidate], list[Candidate]]:
-    """The distinct trials of studies, and the distinct earlier stages that trials start from and that are no trials themselves.
+    """The distinct trials of studies, and the distinct earlier stages that trials start from and that are not trials themselves.
 
     A trial that feeds arms of several studies is counted once, with the resources of the first. A stage that is a trial too is trained as
     that trial is, and counted there.
@@ -158,7 +158,7 @@ class Pricing:
     """Whether failed trials are tried again."""
 
     def row(self, candidate: Candidate) -> PlanRow:
-        """What becomes of a trial, its size and cost."""
+        """What is to be done with a trial, its size and cost."""
         trial, resources = candidate.trial, candidate.resources
         # Beside trials on GPUs those that ask for none stay on cores, whatever GPU is named: each is in one sum.
         gpus = self.gpus if resources.gpus or not self.some_on_gpus else GpuAssumptions()

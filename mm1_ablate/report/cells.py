@@ -133,7 +133,7 @@ def cell_json(cell: Cell) -> dict[str, Any]:
 
 
 def amount(value: Cost) -> str:
-    """A cost for people: 1.24M, 426k, 16."""
+    """A cost for display: 1.24M, 426k, 16."""
     if isinstance(value, str):
         return value
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):

@@ -66,7 +66,7 @@ class Comparison:
     data_losses: tuple[DataLoss, ...] = ()
     """Data that was unreadable, not kept, cut or too long, by source and reason."""
     tasks: TaskScores = field(default_factory=TaskScores)
-    """Over how many items the score of each task is, between which floor and ceiling it lies, and what could not be asked."""
+    """Over how many items the score of each task is, between which floor and ceiling it lies, and which items could not be evaluated."""
     published: tuple[Counterparts, ...] = ()
     """The rows of the paper that arms correspond to (see `paper_comparison.py`)."""
     false_verdicts: FalseVerdicts | None = None
@@ -176,12 +176,12 @@ def compare(
         results: columns arm, seed, metric, value; one line for each score, on a scale of 0 to 100.
         holes: (arm, seed, reason) of trials that gave no scores. What is missing in the results without being named is a hole too.
         items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `scores.py`); makes
-            intervals cover the luck of the evaluation items.
+            intervals cover the sampling of evaluation items.
         costs: by arm, what it took, saw and answered (see `confounds.measures`). What differs from the baseline's is named in the table,
             so that a reader sees what was held constant.
         accounts: of each trial, what became of its data (see `lost_data.py`).
         tasks: what the score of each task stands on (see `task_scores.py`).
-        warnings: what was said before the run, a line each with its place in a file.
+        warnings: warnings shown before the run, a line each with its place in a file.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()
     scores = Scores(results, items, declared.confidence, study.arms[0].experiment.evaluation.groups)

@@ -87,7 +87,7 @@ def _inline(svg: bytes | None, label: str) -> Markup | None:
         text = text.replace(colour, f"var(--{name})")
     width = re.search(r'width="([\d.]+)pt"', text)
     points = float(width[1]) if width else 600.0
-    # Wide pictures scroll on a narrow screen; shrunk, nobody could read them.
+    # Wide pictures scroll on a narrow screen; shrunk, they would be unreadable.
     limit = "100%" if points < 450 else "none"
     attributes = f'role="img" aria-label="{label}" style="width:{points * 4 / 3:.0f}px;max-width:{limit};height:auto" '
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt"|width="[\d.]+pt"', "", text)

@@ -133,7 +133,7 @@ def _below(comparison: Comparison, columns: Sequence[TaskScore]) -> str:
 
 
 def unasked_lines(comparison: Comparison) -> list[str]:
-    """What could not be asked, and in which arms if not in all."""
+    """Items that could not be evaluated, and in which arms if not in all."""
     every = len(comparison.rows)
     return [
         one.in_words() + ("" if len(one.arms) in (0, every) else f", in {', '.join(one.arms)}" if len(one.arms) <= MOST_ARMS else "")
@@ -142,7 +142,7 @@ def unasked_lines(comparison: Comparison) -> list[str]:
 
 
 def print_tasks(comparison: Comparison, console: Console) -> None:
-    """The table, and what could not be asked."""
+    """The table, and the items that could not be evaluated."""
     lines = task_lines(comparison, LONGEST_ANSWER, primary_only=True)
     if not lines:
         return

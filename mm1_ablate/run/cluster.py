@@ -3,7 +3,7 @@
 In: an address as people give it, and the place of a store. Out: a connection for the length of a block, or a sentence on why there is none;
 and for each node what is wrong with it, if anything: each is asked to use the store, at the same time as the driver (`store/health.py`).
 
-Ray itself tries for minutes where nobody answers, and of a token that is not accepted it says only that it cannot connect.
+Ray itself retries for minutes if nothing answers, and reports a rejected token only as a failed connection.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def join(address: str) -> None:
     """Connect this process to the cluster at an address: `auto`, or host:port of its head.
 
     Raises:
-        ConnectionError: nobody answers there, or our token is not accepted; with what to do.
+        ConnectionError: nothing answers there, or our token is rejected; with a remedy.
     """
     import ray
 
@@ -125,10 +125,10 @@ def join(address: str) -> None:
 
 
 def resolved_address(address: str) -> str:
-    """Host and port of an address, once somebody answers there.
+    """Host and port of an address, once something answers there.
 
     Raises:
-        ConnectionError: it is no such address, or nobody answers.
+        ConnectionError: it is not such an address, or nothing answers.
     """
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -154,12 +154,12 @@ def rejects_token(address: str) -> bool:
 
     host, _, port = address.rpartition(":")
     try:
-        # Where nobody answers, Ray's client tries for most of a minute.
+        # If nothing answers, Ray's client retries for most of a minute.
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED_WITHIN):
             GcsClient(address=address)
     except AuthenticationError:
         return True
-    except Exception:  # nobody answers there, or it is no host:port
+    except Exception:  # nothing answers there, or it is not host:port
         return False
     return False
 
@@ -206,7 +206,7 @@ def exclude_nodes(unusable: Iterable[str]) -> dict[str, str]:
 
 
 def fits_without(unusable: Iterable[str], bundles: Sequence[Mapping[str, float]]) -> bool:
-    """Whether every one of some bundles of resources can be had on a node that is not among those with the given ids, or will be."""
+    """Whether every one of some bundles of resources is available on a node that is not among those with the given ids, or will be."""
     fit = [node["Resources"] for node in usable_nodes() if node["NodeID"] not in set(unusable)]
     return has_autoscaler() or all(
         any(all(has.get(what, 0) >= asked for what, asked in bundle.items()) for has in fit) for bundle in bundles

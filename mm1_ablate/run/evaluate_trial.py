@@ -93,7 +93,7 @@ def _predict(
 
     own = experiment.evaluation.losses
     few = experiment.evaluation.model_copy(update={"losses": {name: own[name] for name in own if name in losses}})
-    # Held-out documents are laid out first, so that one that does not fit is told before anything is generated.
+    # Held-out documents are laid out first, so that one that does not fit is reported before anything is generated.
     held_out = prepare_documents(model, experiment.model_copy(update={"evaluation": few}), tokenizer)
     predict(model, experiment, tokenizer, pipeline, report, rank, ranks, wanted=wanted, keep=keep)
     for name, documents in held_out.items():

@@ -208,7 +208,7 @@ class ProgressView:
         self._said = time.time()
 
     def event(self, line: str) -> None:
-        """A line for people: what begins. Pass it to `run_study(on_event=...)`."""
+        """A line for display: what begins. Pass it to `run_study(on_event=...)`."""
         self.message = line
         if not self.console.is_terminal:
             self._print(line)
@@ -225,7 +225,7 @@ class ProgressView:
         return Group(table(rows, max(6, self.console.size.height - 4)), Text(summary, style="bold"))
 
     def print_changes(self) -> None:
-        """Where there is no terminal: what changed since the last time, and now and then how far things are."""
+        """Where there is no terminal: changes since the last line, and progress from time to time."""
         rows = self.progress.rows()
         for row in rows:
             status = row.state.status

@@ -105,7 +105,7 @@ class WorkerFailure:
 
 
 def free_port() -> int:
-    """A port of this node that nobody uses."""
+    """A free port of this node."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]
@@ -113,7 +113,7 @@ def free_port() -> int:
 
 
 def interface_towards(address: str) -> str | None:
-    """The network interface by which this node reaches an IPv4 address; nothing where that cannot be told."""
+    """The network interface by which this node reaches an IPv4 address; None if unknown."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))  # sends nothing: only the way is looked up
         own = probe.getsockname()[0]

@@ -65,7 +65,7 @@ class Workers:
         if self.ranks == 1:
             yield
             return
-        # What is counted and gathered is on the CPU, so that nobody waits for a GPU to learn it.
+        # What is counted and gathered is on the CPU, so that no process waits for a GPU.
         backend, device = ("cpu:gloo,cuda:nccl", self.device) if self.device.type == "cuda" else ("gloo", None)
         distributed.init_process_group(backend, rank=self.rank, world_size=self.ranks, timeout=TIMEOUT, device_id=device)
         yield

@@ -149,7 +149,7 @@ def _names(key: str, folder: Path) -> list[str]:
 
 
 def _files(source: Component) -> str:
-    """Where a source's files are, for people."""
+    """Where a source's files are, for display."""
     texts: list[str] = []
 
     def collect(values: Mapping[str, Any]) -> None:
@@ -186,7 +186,7 @@ def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
 
 
 def findings_about(source: Component, split: str | None = None) -> tuple[Finding, ...]:
-    """What is wrong with what a source reads, or what it warns of, paths relative to the source; empty where nobody may look."""
+    """What is wrong with what a source reads, or what it warns of, paths relative to the source; empty where data is not read."""
     snapshot = _active()
     if snapshot.look == "nowhere":
         return ()
@@ -216,7 +216,7 @@ def _looked_at(source: Any, split: str | None, snapshot: DataSnapshot) -> tuple[
             look_at()
         except Misfit as error:
             found = found or _at_field(error)
-        except Exception as error:  # permissions, networks, a user's own source: whatever it is, it has to be said in a sentence
+        except Exception as error:  # permissions, networks, a user's own source: whatever it is, it is reported in a sentence
             place: Place = ("files",) if "files" in type(source).model_fields else ()
             found = found or Finding(place, f"cannot be read: {_in_words(error)}")
     if found is not None:

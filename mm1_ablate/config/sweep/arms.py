@@ -49,7 +49,7 @@ def edits_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
 
 
 def replacements_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
-    """The edits of a mapping from paths to values that take the place of all that is there."""
+    """The edits of a mapping from paths to values that replace all that is there."""
     return [Edit(path, value, whole=True, where=(*where, path)) for path, value in entries.items()]
 
 

@@ -184,7 +184,7 @@ Strategy = Literal["ddp", "fsdp"]
 
 
 class Resources(Settings):
-    """Of one trial. How it is run is no part of what it is: more workers change no result beyond rounding."""
+    """Resources of one trial. They are not part of its identity: more workers change no result beyond rounding."""
 
     gpus: NotNegative = 0.0
     """GPUs of a trial, over all of its workers. A fraction lets several trials share one GPU."""

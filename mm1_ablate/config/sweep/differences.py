@@ -68,11 +68,11 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for path in dict.fromkeys([*old, *new]):
         if any(tree.get(above) not in NOTHING for above in _above(path) for tree in (old, new)):
-            continue  # a value stands there in place of the mapping, and is told
+            continue  # a value replaces the mapping there, and is listed
         left, right = old.get(path), new.get(path)
         if left is right or (left == right and json.dumps(left) == json.dumps(right)):
             continue
-        # A mapping that says nothing is told where the other has no mapping at all, not where it has one that says something.
+        # An empty mapping is listed where the other has no mapping at all, not where it has one with settings.
         says_nothing = left in NOTHING and right in NOTHING
         if not (says_nothing and any(leaf is not None and inner.startswith(f"{path}.") for inner, leaf in (*old.items(), *new.items()))):
             yield path

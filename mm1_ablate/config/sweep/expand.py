@@ -43,7 +43,7 @@ def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), r
 
     Args:
         look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
-            data nobody looked at have provisional fingerprints.
+            data that was not read have provisional fingerprints.
         checks: of the experiments of all arms.
         recorded: from a study's name, what an earlier run saw of its data (`DataSnapshot.to_record`): for data that is not here.
 
@@ -304,7 +304,7 @@ class _Expansion:
             for finding in self._arm(file, draft, base):
                 wrong.setdefault(finding, []).append(draft.name)
         for finding, names in wrong.items():
-            # The points of a grid that fail for the same reason are told together.
+            # The points of a grid that fail for the same reason are reported together.
             several = f" and {len(names) - 1} more" if len(names) > 1 else ""
             in_arm = f"in arm '{names[0]}'{several}: " if group.grid is not None and len(drafts) > 1 else ""
             file.report([replace(finding, message=in_arm + finding.message)])

@@ -128,8 +128,8 @@ def _apply(result: Altered, edits: Sequence[Edit]) -> dict[int, list[Edit]]:
 
 
 def _retyped_everywhere(tree: dict[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
-    """The types of components that edits change, wherever in a mapping: before anything is said of their settings. What cannot be found yet
-    is told of, or made, when the edits are applied."""
+    """The types of components that edits change, wherever in a mapping: before their settings are checked. What cannot be found yet
+    is reported, or made, when the edits are applied."""
     types = {path: value for edit in edits for path, value in said(edit).items() if isinstance(value, str)}
     for path, value in sorted(types.items(), key=lambda entry: entry[0].count(".")):
         root = Node(Experiment, tree)
@@ -256,7 +256,7 @@ def _can_be_added(mapping: Node, name: str, value: Any) -> bool:
 
 
 def _merged(node: Node, edit: Edit) -> tuple[Any, list[Edit]]:
-    """What stands at a node after an edit that is no replacement, and the edits of single settings that it comes to."""
+    """The value of a node after an edit that is not a replacement, and the edits of single settings that it amounts to."""
     if node.has_types and isinstance(edit.value, str):
         return _retyped(node, edit.value), [replace(edit, path=f"{edit.path}.type")]
     if not isinstance(edit.value, dict) or not isinstance(node.value, dict):
@@ -301,7 +301,7 @@ def _says_nothing(node: Node) -> bool:
 
 
 def _resolved(tree: dict[str, Any], path: str) -> Any:
-    """What stands at a path in the end, though nobody wrote it: settings may follow from others, as those of a protocol do. None where
+    """The resolved value at a path that is not written: settings may follow from others, as those of a protocol do. None where
     nothing does, or the tree is not valid."""
     at: Any = validated(Experiment, tree)[0]
     for name in path.split("."):
@@ -368,7 +368,7 @@ def _remove_source(result: Altered, before: Node, name: str) -> None:
 
 
 def _reassign(result: Altered, removed_type: str | None, lost: Fraction, total: Fraction) -> None:
-    """What becomes of a share that was lost: `data.when_removed`. Renormalising is what weights do by themselves."""
+    """Reassign a removed share by `data.when_removed`. Weights renormalise by themselves."""
     root = Node(Experiment, result.tree)
     when_removed = root.find("data.when_removed").value
     if when_removed == "shrink" and total:

@@ -91,7 +91,7 @@ def archives(source: Record) -> list[DataFile]:
 
 
 def missing(source: Record, at: str, problem: str) -> Misfit:
-    """That something is not there, and where names start and files are to be had."""
+    """A message that something is missing, where names start, and where files are published."""
     where = f"; names start at the folder {source.base()}" + (f" ({source.folder})" if source.folder.startswith("${") else "")
     return Misfit(at, problem + where + (f"; the files are published at {source.published}" if source.published else ""))
 

@@ -110,7 +110,7 @@ def _correct(value: Any, choices: int) -> int:
 def _references(value: Any) -> list[str]:
     texts = [text for text in (value if isinstance(value, list) else [value]) if text is not None]
     for text in texts:
-        if isinstance(text, dict | list):  # written as text it would be an answer that nobody gives
+        if isinstance(text, dict | list):  # as text it would never be a correct answer
             raise Unreadable("no reference", f"expected a text or a list of texts, found {value}")
     return [str(text) for text in texts]
 

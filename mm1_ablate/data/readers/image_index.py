@@ -162,7 +162,7 @@ def _of_pictures(losses: Sequence[Losses]) -> list[Losses]:
 
 
 def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
-    """Of files that are a picture each. What lies beside them and is nothing that could hold one is no loss."""
+    """Of files that are a picture each. Other files beside them do not count as losses."""
     small = [file for file in pictures if file.size <= POINTER][:LOOKED_AT]
     looked_at = list(dict.fromkeys([*small, *pictures[:20]]))
     wrong = {file.address: why for file, why in zip(looked_at, map_files(looked_at, _wrong_picture), strict=True) if why}

@@ -119,7 +119,7 @@ def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
 
 
 def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> list[tuple[Any, str]]:
-    """The first values of a column, in the first file that has any; each with its place, for people. Empty where nothing can be read."""
+    """The first values of a column, in the first file that has any; each with its place, for display. Empty where nothing can be read."""
     tables = are_tables(files)
     for file in files:
         with suppress(Unreadable):

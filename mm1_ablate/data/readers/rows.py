@@ -32,7 +32,7 @@ class Rows:
         read: of each file what was read of it, for `losses`.
 
     Raises:
-        Misfit: at `files`, they are damaged and there is no row at all.
+        Misfit: at `files`, they are damaged and have no rows.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Rows:
         return f"{self._digests[file]}/{self.files[file].name}/{row}"
 
     def place(self, index: int) -> str:
-        """Where a row is, for people."""
+        """Where a row is, for display."""
         file, row = self._place(index)
         return f"{self.files[file].name}, row {row + 1}"
 

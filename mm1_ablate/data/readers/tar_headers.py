@@ -42,7 +42,7 @@ def tar_entries(read: Callable[[int, int], bytes], size: int) -> Iterator[TarEnt
         size: bytes of the tar.
 
     Raises:
-        DamagedTar: where the tar breaks off (two blocks of zeros are its end) or is no tar. An entry whose bytes are cut off is handed
+        DamagedTar: where the tar breaks off (two blocks of zeros are its end) or is not a tar. An entry whose bytes are cut off is handed
             out before that, so that it is known; `offset + size` then lies beyond the end.
     """
     place = 0

@@ -21,7 +21,7 @@ def caption_of(value: Any, what: str) -> str:
         what: names it in reports.
 
     Raises:
-        Unreadable: it is no text, or empty, or a text that is a JSON object or list.
+        Unreadable: it is not text, or empty, or a text that is a JSON object or list.
     """
     text = text_of(value, what, "caption").strip()
     if _is_json(text):
@@ -45,7 +45,7 @@ def check_captions(setting: str, named: str, values: Iterable[tuple[Any, str]]) 
 
     Args:
         setting: that names the field.
-        named: the field, for people.
+        named: the field, for display.
         values: each with what names it in reports.
 
     Raises:

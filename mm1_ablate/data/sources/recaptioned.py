@@ -1,7 +1,7 @@
 """Captioned images with other captions: a table of recaptions (VeCap, Lai et al. 2023) joined to the tars or tables that hold the images.
 
 The join is made once and kept in the cache: which row of the table belongs to which sample. Samples without a row are left out; their
-own captions are never looked at. A sample whose key others have is left out as well: nobody knows which of them a caption is of.
+own captions are never looked at. A sample whose key others have is left out as well: it is unknown which of them a caption belongs to.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class OpenImages(Protocol):
     """What an open source needs besides, to be recaptioned."""
 
     bad: list[Unreadable]
-    """What is damaged, and so is no document."""
+    """Damaged files, which yield no documents."""
 
     def __len__(self) -> int: ...
 
@@ -258,5 +258,5 @@ def _shared(hashes: np.ndarray) -> np.ndarray:
 
 
 def _like(values: Iterator[Any]) -> str:
-    """The first value, for people."""
+    """The first value, for display."""
     return repr(next((value for value in values if value is not None), None))

@@ -155,7 +155,7 @@ class ObjectStore:
                     answer = self._filesystem.call_s3("head_bucket", Bucket=self.bucket)
                     date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
                     there = parsedate_to_datetime(date).timestamp()
-            # Counted on by a clock that nobody sets: one that is put forward would make leases of the living look old.
+            # Measured by a monotonic clock: a clock that is set forward would make live leases look old.
             self._clock = there, time.monotonic()
         return self._clock[0] + time.monotonic() - self._clock[1]
 
@@ -184,7 +184,7 @@ class ObjectStore:
     def replace(self, path: str, content: bytes, tag: str) -> str | None:
         """Write an object if the one there has a tag; returns the new tag, or None if it has another or is gone.
 
-        Where a file system has no such condition it is looked at first: a moment is left in which somebody else may write too.
+        Where a file system has no such condition it is looked at first: so another process may write in between.
         """
         with self._explained("write"):
             if not self._is_s3:

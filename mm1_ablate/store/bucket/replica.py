@@ -5,7 +5,7 @@ The bucket is the truth, and the replica forgets whatever is not there:
 * `refresh` lists the bucket and downloads small records that changed, so that statuses, plans and tables are read from local files;
 * `download` gets what else is needed: weights, checkpoints, features, item scores. `has` says whether it is there at all;
 * `write` changes a record in the bucket, then here;
-* `start_from_the_bucket` makes a folder what it is in the bucket, before somebody works on it.
+* `start_from_the_bucket` makes a folder what it is in the bucket, before a process works on it.
 
 What was downloaded or uploaded is remembered with the tag that it has in the bucket and the time of modification that it has here, so that
 nothing is downloaded twice, and what a killed process left here without uploading it is told apart and removed.
