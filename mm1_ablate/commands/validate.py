@@ -49,7 +49,7 @@ class FileReport:
             return self.text
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
         stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
-        valid = f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
+        valid = f"{self.file}: valid: study '{self.name}', {_number_of(self.arms, 'arm')}, {_number_of(self.rows, 'trial')}{joined}{stages}"
         return "\n".join([valid, *self.arm_lines, *([self.text] if self.text else [])])
 
 
@@ -76,6 +76,10 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
     return FileReport(
         str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=_text(study.warnings)
     )
+
+
+def _number_of(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(problems: Iterable[FileProblem]) -> str:

@@ -109,7 +109,7 @@ def _lessons(comparison: Comparison) -> list[str]:
                 verdict = f"**{judgement.verdict}**: {judgement.reason}"
                 ours = _ours(judgement, comparison.scale(expected.metric))
                 lines.append(_pipes([expected.because, *([expected.paper or DASH] if papers else []), ours, verdict]))
-    words = f"Written down before the run. Differences have their intervals. {how_judged(comparison)}"
+    words = f"Declared before the run. Differences have intervals. {how_judged(comparison)}"
     return [*lines, "", words]
 
 
@@ -158,7 +158,7 @@ def _effects(comparison: Comparison) -> list[str]:
         return []
     intro = (
         f"Contrasts on {metric_title(comparison.primary)}, taken within each seed: a main effect is the mean difference of a level from "
-        "the axis's first, over the points of the grid that both were run at; an interaction is how much such a difference changes along "
+        "the axis's first, over the points of the grid that both have; an interaction is how much such a difference changes along "
         "another axis, zero where the axes add up. Exploratory: bold ones are significant at the false discovery rate of the other columns."
     )
     lines = ["", "## Effects in grids", "", intro, "", _pipes(["grid", "effect", "points", "difference"]), "|---|---|--:|--:|"]
