@@ -34,8 +34,8 @@ class Settings(BaseModel):
         self.__dict__.update(values)
 
 
-class Misfit(ValueError):
-    """Settings that are each fine but do not go together, reported at the one that is to be changed.
+class SettingError(ValueError):
+    """An error at one setting, such as of two that do not go together; raised by validators and checks of settings.
 
     `at` is a dotted path relative to the settings whose validator raises it, empty for the value itself; `line` is, of a text of several
     lines, the one that is wrong, from 1, or 0.

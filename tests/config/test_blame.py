@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, pointed_at, problems_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.sweep.expand import Experiment, FileErrors, FileProblem, load_study
 
 SHIPPED = Path(__file__).resolve().parents[2]
 
 
-def fewer_heads(experiment: Experiment) -> list[Finding]:
+def fewer_heads(experiment: Experiment) -> list[Diagnostic]:
     """A check as the rooms above have them."""
     found = []
     if experiment.model.language_model.configuration.get("num_attention_heads", 4) != 4:
-        found.append(Finding(("model", "language_model", "configuration", "num_attention_heads"), "expected 4 heads"))
+        found.append(Diagnostic(("model", "language_model", "configuration", "num_attention_heads"), "expected 4 heads"))
     if experiment.model.connector.image_tokens == 9 and experiment.training.batch_rows == 4:
-        found.append(Finding(("model", "language_model", "model_type"), f"none for 9 of {experiment.training.steps}"))
+        found.append(Diagnostic(("model", "language_model", "model_type"), f"none for 9 of {experiment.training.steps}"))
     return found
 
 

@@ -107,8 +107,8 @@ def check(path: Path, data: st.DataObject) -> None:
 
     result = altered(tree, [*edits, *removals])
     by_mapping = altered(tree, [*written, *removals])
-    arm, found = (None, result.findings) if result.findings else validated(Experiment, result.tree, path.parent)
-    same, _ = (None, []) if by_mapping.findings else validated(Experiment, by_mapping.tree, path.parent)
+    arm, found = (None, result.diagnostics) if result.diagnostics else validated(Experiment, result.tree, path.parent)
+    same, _ = (None, []) if by_mapping.diagnostics else validated(Experiment, by_mapping.tree, path.parent)
     assert same == arm, "a mapping does what the paths into it do"
     assume(arm is not None and not found)
 

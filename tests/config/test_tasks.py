@@ -14,7 +14,7 @@ from command_line import call
 from config_files import pointed_at, problems_of, study_of, write_experiment, write_sweep
 from task_files import RECORD, ROWS, write_evaluation, write_task
 
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study, load_experiment, load_study
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 
@@ -274,7 +274,7 @@ def test_too_few_demonstrations_are_told_where_the_task_is_named(folder: Path):
 def test_a_check_is_told_once_however_many_arms_it_is_true_of(tmp_path: Path):
     path = write_sweep(tmp_path, "fewer: {alter: {training.steps: 400}}\nfewest: {alter: {training.steps: 300}}")
     with pytest.raises(FileErrors) as caught:
-        load_study(path, "check", [lambda experiment: [Finding(("evaluation", "shots"), "never")]])
+        load_study(path, "check", [lambda experiment: [Diagnostic(("evaluation", "shots"), "never")]])
     (problem,) = caught.value.problems
     assert problem.message == "never" and Path(problem.file).name == "experiment.yaml"
 

@@ -12,7 +12,7 @@ from made_up import made_up_study, noisy_results, scores
 from scipy import stats
 
 from mm1_ablate.report.cells import Measure
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.text import headline
@@ -27,7 +27,7 @@ def verdicts(arms: dict[str, list[float]], **sweep: Any) -> dict[str, str]:
     return {row.name: row.verdict for row in comparison.rows}
 
 
-def compared(arms: dict[str, list[float]], **sweep: Any) -> Comparison:
+def compared(arms: dict[str, list[float]], **sweep: Any) -> StudyComparison:
     study = made_up_study(list(arms), seeds=range(len(next(iter(arms.values())))), **sweep)
     return compare(study, scores(study, {"baseline": BASE[: len(study.sweep.seeds)], **arms}))
 

@@ -8,7 +8,7 @@ from made_up import made_up_study, scores
 
 from mm1_ablate.config.sweep.expand import Change
 from mm1_ablate.report.cells import Measure
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.markdown import markdown
 
 BASE = (
@@ -19,7 +19,7 @@ BASE = (
 )
 
 
-def compared(arm: dict[str, float | str], *changes: Change) -> Comparison:
+def compared(arm: dict[str, float | str], *changes: Change) -> StudyComparison:
     study = made_up_study(["arm"])
     own = replace(study.arm("arm"), changes=changes)
     study = replace(study, arms=(study.arms[0], own))

@@ -31,7 +31,7 @@ from mm1_ablate.evaluation.metrics.exact_match import ExactMatch
 from mm1_ablate.evaluation.metrics.vqa_accuracy import VqaAccuracy
 from mm1_ablate.evaluation.task import Task, load_task
 from mm1_ablate.report import html as html_page
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
@@ -97,7 +97,7 @@ def stored(sweep: Path, tmp_path: Path) -> tuple[Study, Store]:
     return write_scores(sweep, tmp_path / "store", answer)
 
 
-def shown(comparison: Comparison, width: int = 160) -> str:
+def shown(comparison: StudyComparison, width: int = 160) -> str:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     return stream.getvalue()

@@ -1,6 +1,6 @@
-"""Which of an arm's edits a finding about the arm's experiment comes from.
+"""Which of an arm's edits a diagnostic about the arm's experiment comes from.
 
-In: findings, and edits with their places in the sweep file. Out: findings at the edits that are to blame.
+In: diagnostics, and edits with their places in the sweep file. Out: diagnostics at the edits that are to blame.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from mm1_ablate.config.errors import Finding
-from mm1_ablate.config.sweep.arms import Draft
+from mm1_ablate.config.errors import Diagnostic
+from mm1_ablate.config.sweep.arms import DeclaredArm
 from mm1_ablate.config.sweep.overrides import Edit, Keys, ends_with
 
 
@@ -25,9 +25,9 @@ def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
     return all(one == other for one, other in zip(left, right, strict=False))
 
 
-def moved_to_edit(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
-    """A finding about an arm's experiment, moved to the edit in the sweep file that it comes from."""
-    path = [str(part) for part in finding.path]
+def moved_to_edit(diagnostic: Diagnostic, edits: Sequence[Edit], where: Keys) -> Diagnostic:
+    """A diagnostic about an arm's experiment, moved to the edit in the sweep file that it comes from."""
+    path = [str(part) for part in diagnostic.path]
 
     def closeness(edit: Edit) -> tuple[bool, int]:
         parts = edit.path.split(".")
@@ -37,20 +37,22 @@ def moved_to_edit(finding: Finding, edits: Sequence[Edit], where: Keys) -> Findi
     edit = max(edits, key=closeness, default=None)
     place = ".".join(path)
     if edit is None or closeness(edit)[1] == 0:
-        return replace(finding, path=where, message=f"{place}: {finding.message}", at_key=False)
+        return replace(diagnostic, path=where, message=f"{place}: {diagnostic.message}", at_key=False)
     parts = edit.path.split(".")
-    inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
+    inside = diagnostic.path[len(parts) :] if path[: len(parts)] == parts else ()
     # Messages name the path, unless the place in the sweep file ends with it anyway.
     told = inside or (place == edit.path and ends_with(edit.where, edit.path))
-    return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")
+    return replace(diagnostic, path=(*edit.where, *inside), message=diagnostic.message if told else f"{place}: {diagnostic.message}")
 
 
-def equals_baseline(draft: Draft, baseline: str) -> Finding:
+def equals_baseline(declared_arm: DeclaredArm, baseline: str) -> Diagnostic:
     """That an arm is its baseline."""
-    if draft.point:
-        point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
-        message = f"arm '{draft.name}' changes nothing: it is identical to {baseline}, which already has a row"
-        return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
-    paths = ", ".join(edit.path for edit in draft.edits)
-    message = f"arm '{draft.name}' is identical to {baseline}: {paths} {'changes' if len(draft.edits) == 1 else 'change'} nothing"
-    return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)
+    if declared_arm.point:
+        point = ", ".join(f"{path}: {value}" for path, value in declared_arm.point.items())
+        message = f"arm '{declared_arm.name}' changes nothing: it is identical to {baseline}, which already has a row"
+        return Diagnostic(declared_arm.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
+    paths = ", ".join(edit.path for edit in declared_arm.edits)
+    message = (
+        f"arm '{declared_arm.name}' is identical to {baseline}: {paths} {'changes' if len(declared_arm.edits) == 1 else 'change'} nothing"
+    )
+    return Diagnostic(declared_arm.where, message, at_key=declared_arm.where[-1] == declared_arm.group)
