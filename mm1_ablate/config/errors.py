@@ -171,8 +171,8 @@ def _one(annotation: Any) -> str:
 
 def _bounds(marks: list[Any]) -> str:
     words = {"gt": "above {}", "ge": "of at least {}", "lt": "below {}", "le": "of at most {}"}
-    said = [words[name].format(value) for mark in marks for name, value in _limits(mark)]
-    return " " + " and ".join(said) if said else ""
+    limits = [words[name].format(value) for mark in marks for name, value in _limits(mark)]
+    return " " + " and ".join(limits) if limits else ""
 
 
 def _limits(mark: Any) -> list[tuple[str, Any]]:

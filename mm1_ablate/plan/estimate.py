@@ -79,9 +79,7 @@ def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus:
     if finished and sum(done for done, _ in finished) > 0:
         seconds = flops * sum(spent for _, spent in finished) / sum(done for done, _ in finished) * cpus
         return CostEstimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")
-    return CostEstimate(
-        flops / CPU_RATE / 3600, {}, f"a rough estimate: no trial has finished yet, so {CPU_RATE:.0e} FLOPs per second and core are assumed"
-    )
+    return CostEstimate(flops / CPU_RATE / 3600, {}, f"rough: assumes {CPU_RATE:.0e} FLOP/s per core, as no trial has finished yet")
 
 
 def training_seconds(trial: Trial, store: Store) -> float | None:

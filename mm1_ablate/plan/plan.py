@@ -167,7 +167,7 @@ def _preparations(rows: Sequence[PlanRow], store: Store) -> tuple[PreparationRow
 
 
 def _repeats(study: Study, studies: Sequence[Study], rows: Mapping[str, PlanRow]) -> list[str]:
-    """Arms that read a source more than once which their baseline reads once at most; about the same for all seeds.
+    """Arms that repeat a source (1.05 epochs or more, as counts are estimates) that their baseline reads once at most; alike for all seeds.
 
     Args:
         rows: by evaluation fingerprint.
@@ -177,7 +177,7 @@ def _repeats(study: Study, studies: Sequence[Study], rows: Mapping[str, PlanRow]
     for arm in study.arms:
         for name, read in epochs[arm.name].items() if arm.name != arm.baseline else ():
             once = epochs[arm.baseline].get(name, 0.0)
-            if read > 1 >= once and epochs[arm.baseline]:
+            if read >= 1.05 and once <= 1 and epochs[arm.baseline]:
                 arm_name = labelled(studies, study, arm.name)
-                lines.append(f"{arm_name} reads source '{name}' about {read:.1f} times, its baseline {once:.1f} times")
+                lines.append(f"{arm_name} reads source '{name}' about {read:.1f} times (baseline {once:.1f})")
     return lines

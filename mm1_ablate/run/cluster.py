@@ -275,10 +275,10 @@ def _problem_there(probe: Probe, node: str) -> tuple[str | None, str]:
 
 
 def _task_error(error: Exception) -> str:
-    """What Ray says of a task that could not be run."""
+    """Why Ray could not run a task."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
-    return f"cannot run a task of mm1-ablate: {said[:300]}"
+    line_of_error = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
+    return f"cannot run a task of mm1-ablate: {line_of_error[:300]}"
 
 
 def has_autoscaler() -> bool:

@@ -205,7 +205,7 @@ class ProgressView:
         self.slots = 1
         self.message = ""
         self._last: dict[str, str] = {}
-        self._said = time.time()
+        self._printed_at = time.time()
 
     def event(self, line: str) -> None:
         """A line for display: what begins. Pass it to `run_study(on_event=...)`."""
@@ -236,13 +236,13 @@ class ProgressView:
             if not (known_before and status in ("done", "failed", "interrupted")):
                 detail = f" in {duration(row.state.seconds)}" if status == "done" else f": {row.state.reason}" if status == "failed" else ""
                 self._print(f"{row.name} {status}{detail}")
-        if time.time() - self._said > QUIET_SECONDS:
+        if time.time() - self._printed_at > QUIET_SECONDS:
             running = [f"{row.name} {row.state.stage} {row.state.step}/{row.state.steps}" for row in rows if row.state.status == "running"]
             more = f" and {len(running) - 4} more" if len(running) > 4 else ""
             self._print(self._summary(rows) + (f" · {', '.join(running[:4])}{more}" if running else ""))
 
     def _print(self, line: str) -> None:
-        self._said = time.time()
+        self._printed_at = time.time()
         self.console.print(f"[{duration(time.time() - self.progress.began):>6}] {line}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -294,12 +294,12 @@ def _first_lines(file: DataFile) -> Iterator[bytes]:
                     raise Unreadable(f"{longest}; expected an object in each line, as `jq -c` writes them", file.name)
                 return
     except Damaged as error:
-        raise Unreadable(_said(file, error), file.name) from None
+        raise Unreadable(_damage_in_words(file, error), file.name) from None
     if (last := b"".join(pieces)).strip():
         yield last
 
 
-def _said(file: DataFile, error: Damaged) -> str:
+def _damage_in_words(file: DataFile, error: Damaged) -> str:
     named = describe_format(head_and_tail(file)[0], file.size)
     return f"it is {named}" if named and "compressed with" not in named else str(error)
 

@@ -197,10 +197,10 @@ def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: Pro
 
 def _unpacked_size(file: DataFile) -> int:
     """An estimate: gzip says the size at its end, of which it keeps 32 bits; images shrink little."""
-    said = int.from_bytes(file.read(max(0, file.size - 4), 4), "little")
-    while said < file.size * 0.9:
-        said += 1 << 32
-    return said
+    size = int.from_bytes(file.read(max(0, file.size - 4), 4), "little")
+    while size < file.size * 0.9:
+        size += 1 << 32
+    return size
 
 
 def _unpacked(file: DataFile, digest: str, size: int, report: ProgressCallback | None) -> DataFile:

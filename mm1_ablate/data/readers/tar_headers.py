@@ -98,8 +98,8 @@ def is_header(header: bytes) -> bool:
     The lower half of Adler-32 is that sum plus one, modulo 65521, and many times quicker than a sum in Python.
     """
     field = header[148:156]
-    said = _number(field) if len(header) == BLOCK else None
-    return said is not None and (said - 8 * 32 + sum(field) + 1) % 65521 == adler32(header) & 0xFFFF
+    checksum = _number(field) if len(header) == BLOCK else None
+    return checksum is not None and (checksum - 8 * 32 + sum(field) + 1) % 65521 == adler32(header) & 0xFFFF
 
 
 def _number(field: bytes) -> int | None:
