@@ -41,7 +41,7 @@ class SourceCounts:
     """What became of one source's documents."""
 
     drawn: int = 0
-    """Documents asked for, in the source's order; those that were not used included."""
+    """Documents drawn, in the source's order, used or not."""
     documents: int = 0
     """Documents that went into the mixture."""
     images: int = 0
@@ -49,11 +49,11 @@ class SourceCounts:
     tokens: int = 0
     """Their nominal tokens."""
     bad_documents: int = 0
-    """Documents asked for that could not be used at all."""
+    """Documents drawn that could not be used at all."""
     missing_images: int = 0
     """Images that a document should have had; the document itself stayed."""
     loaded_images: int = 0
-    """Images that batches asked for, readable or not."""
+    """Images requested for batches, readable or not."""
     unreadable_images: int = 0
     """Those of them that could not be decoded."""
     bad: Counter[str] = field(default_factory=Counter)

@@ -69,7 +69,7 @@ class Document:
     """captioned, interleaved or text."""
     parts: tuple[str | Image, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What the data says of the document besides, such as a CLIP score: what `keep.columns` can name."""
+    """Further numbers of the document, such as a CLIP score, for `keep.columns`."""
     damage: tuple[Unreadable, ...] = ()
     """Parts that were unavailable and left out, such as missing images."""
 
@@ -102,7 +102,7 @@ class Item:
     """Right answers; the first is the one that a demonstration shows."""
     choices: tuple[str, ...] = ()
     correct: int | None = None
-    """Index of the right choice, where there are choices."""
+    """Index of the correct choice, if there are choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,6 @@ class ItemSet:
     queries: list[Item]
     demonstrations: list[Item]
     bad: list[Unreadable] = field(default_factory=list)
-    """Queries that were drawn and cannot be asked: a missing image, no reference. Others took their places where there were any."""
+    """Queries that were drawn and cannot be evaluated (a missing image, no reference). Others replaced them where possible."""
     bad_demonstrations: list[Unreadable] = field(default_factory=list)
     """The same of demonstrations; no score counts these."""

@@ -42,7 +42,7 @@ __all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged",
 
 Report = Callable[[Progress], None]
 Wanted = Callable[[str, int, int], bool]
-"""Whether to ask a task at a number of shots under an evaluation seed."""
+"""Whether to evaluate a task at a number of shots under an evaluation seed."""
 
 
 def everything(task: str, shots: int, evaluation_seed: int) -> bool:

@@ -33,7 +33,7 @@ PICTURES = 256
 """Pictures that are opened, of the questions and of the demonstrations: all of a large benchmark would take minutes."""
 SEARCHED = 20_000
 """Items up to which a constant answer is looked for."""
-OF_THE_RECORD = ("no right choice", "an id occurs twice")
+OF_THE_RECORD = ("no correct choice", "an id occurs twice")
 """Reasons that are the record's or the file's fault as a whole: leaving such items out would hide that others are wrong too."""
 
 
@@ -134,7 +134,7 @@ def _check(task: Task, item: Item, by_choice: bool) -> None:
         if not item.choices:
             raise Unreadable("no choices", item.id)
         if item.correct is None or not 0 <= item.correct < len(item.choices):
-            raise Unreadable("no right choice", f"{item.id} ({item.correct}, of {len(item.choices)} choices)")
+            raise Unreadable("no correct choice", f"{item.id} ({item.correct}, of {len(item.choices)} choices)")
         if not all(choice.strip() for choice in item.choices):
             raise Unreadable("an empty answer to choose", item.id)
     if (task.kind != "choose" or by_choice) and not any(reference.strip() for reference in item.references):

@@ -188,7 +188,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     """Draw the items of a task (see `protocols.as_asked`) and their demonstrations, and tokenise them.
 
     Raises:
-        ValueError: where there are too few demonstrations, or no item can be asked.
+        ValueError: where there are too few demonstrations, or no item can be evaluated.
     """
     own = evaluation.overrides.get(task.task)
     count = own.items if own and own.items else evaluation.items
@@ -224,7 +224,7 @@ def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer
         Incomplete: the item lacks what asking or scoring it needs.
     """
     if task.kind == "choose" and (item.correct is None or not item.choices):
-        raise Incomplete(item, "no choices" if not item.choices else "no right choice", "")
+        raise Incomplete(item, "no choices" if not item.choices else "no correct choice", "")
     by_choice = CHOICE in template_fields(task.prompt)
     if not item.references and (task.kind != "choose" or by_choice):
         raise Incomplete(item, "no reference", "")

@@ -28,7 +28,7 @@ from mm1_ablate.data.hub import Unavailable
 from mm1_ablate.data.tokenizer import load_tokenizer
 
 LIMITS = ("meta tensor", "meta device", "'meta' backend", "data-dependent", "fake tensor")
-"""What torch says where a part asks for values, which a part without values cannot give: no fault of its settings."""
+"""Messages of torch if a part needs values while it is run without: not an error of its settings."""
 LONGEST_REASON = 200
 """Characters of another library's words that are repeated."""
 SOME_VOCABULARY = 1024

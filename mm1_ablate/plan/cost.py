@@ -38,9 +38,9 @@ class GpuAssumptions:
     """What is assumed of the GPUs that trials run on."""
 
     names: tuple[str, ...] = ()
-    """Of `GPUS`; empty: what the sweep says, or else the usual ones."""
+    """Names in `GPUS`; empty: the sweep's, or else the default ones."""
     utilisation: float | None = None
-    """Share of the peak; None: what the sweep says, or else `UTILISATION`."""
+    """Share of the peak; None: the sweep's, or else `UTILISATION`."""
 
     def of(self, resources: Resources) -> GpuAssumptions:
         """The same with what a sweep says filled in."""
@@ -63,7 +63,7 @@ class TrialCost:
     host: float
     """Bytes of its node that the worker that makes the weights needs for them: the whole model. With ddp each worker does."""
     gpu_hours: dict[str, float] = field(default_factory=dict)
-    """By name of the GPU, over all workers; empty for trials that ask for none."""
+    """By name of the GPU, over all workers; empty for trials without GPUs."""
     misfits: tuple[str, ...] = ()
     """Which GPUs cannot hold it, in words."""
 

@@ -92,7 +92,7 @@ class ArmRow:
     verdict: str = UNDECIDED
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
-    """What the ablation says, setting by setting; of a baseline what the sweep sets everywhere."""
+    """What the ablation declares, setting by setting; of a baseline what the sweep sets everywhere."""
     differences: tuple[Change, ...] = ()
     """All settings in which the arm differs from its baseline."""
     confounds: tuple[Confound, ...] = ()

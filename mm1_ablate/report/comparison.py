@@ -60,7 +60,7 @@ class StudyComparison:
     held_constant: tuple[str, ...]
     """What all arms have in common with their baselines, as far as it was measured."""
     descriptions: Mapping[str, str]
-    """What a group is to find out, by group, where the sweep says it."""
+    """Description of each group, where the sweep has one."""
     remarks: tuple[str, ...]
     """Remarks on how the numbers were measured."""
     data_losses: tuple[DataLoss, ...] = ()

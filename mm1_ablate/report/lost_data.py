@@ -26,7 +26,7 @@ class DataLoss:
     count: int
     """In the trial with the largest count."""
     drawn: int
-    """Documents of the source that this trial asked for."""
+    """Documents of the source that this trial drew."""
     trials: int
     """Trials that met it."""
     examples: tuple[str, ...] = ()

@@ -42,7 +42,7 @@ from mm1_ablate.report.verdicts import is_significant_uncorrected
 
 STYLES = {BETTER: "bold green", WORSE: "bold red", UNDECIDED: "dim", HOLE: "yellow", ONE_SEED: "yellow"}
 MOST_NAMES = 8
-"""Of arms that a sentence lists though there is nothing to say of them."""
+"""Number of arms without a verdict that the headline lists."""
 DATA_LOSSES = (
     "Skipped and counted in training. Trials read the same data in the same order, so counts are those of the trial with the largest; "
     "those of each trial are in its data.json."

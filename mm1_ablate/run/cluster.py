@@ -47,7 +47,7 @@ NO_HEAD = (
     "cannot start trials: run the command on the cluster's head with --address auto, or send it there with"
     " `ray job submit --address http://HEAD:8265 -- mm1-ablate run ...`"
 )
-WRONG_VERSION = "has mm1-ablate {theirs}, and here it is {ours}"
+WRONG_VERSION = "has mm1-ablate {theirs}, but this machine has {ours}"
 
 
 class ClusterUnusable(Exception):

@@ -139,7 +139,7 @@ def _launcher(resources: Resources, store: Store, options: RunOptions) -> Launch
     """
     cores = options.cpus or os.cpu_count() or 1
     if options.cluster == LOCAL and resources.cpus > cores:
-        raise ResourcesMissing(f"a trial asks for {resources.cpus:g} cpus (resources.cpus in the sweep), and there are {cores} here")
+        raise ResourcesMissing(f"a trial requests {resources.cpus:g} cpus (resources.cpus in the sweep), but there are {cores} here")
     return Launcher(
         store.address,
         child_process.new_server_folder(),

@@ -46,7 +46,7 @@ def assign_workers(resources: Resources, nodes: Sequence[Mapping[str, float]]) -
         return shares
     if resources.nodes is not None and sum(own >= shares[0] for own in capacities) >= resources.nodes:
         return shares
-    raise ResourcesMissing(f"a trial asks for {_request_in_words(resources)}, and {_nodes_in_words(nodes)}")
+    raise ResourcesMissing(f"a trial requests {_request_in_words(resources)}, and {_nodes_in_words(nodes)}")
 
 
 def node_shares(resources: Resources, fit_on_one: bool) -> tuple[int, ...]:

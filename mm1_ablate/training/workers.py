@@ -21,7 +21,7 @@ from mm1_ablate.config.sweep.declaration import Strategy
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=6)
-"""How long one process waits for another. That one has ended is noticed by whoever started them, so this is for slow ones only."""
+"""How long one process waits for another. The parent process notices one that has ended, so this limits slow ones only."""
 
 
 def _all_files_are_shared(*files: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_right_choice_out_of_range_is_an_error_of_the_record(folder: Path) -> 
     problem = the_problem(folder)
     assert not problem.warning
     assert (
-        "items.queries: 2 of 4 items cannot be evaluated: no right choice (first: 1 (2, of 2 choices), 3 (2, of 2 choices))"
+        "items.queries: 2 of 4 items cannot be evaluated: no correct choice (first: 1 (2, of 2 choices), 3 (2, of 2 choices))"
         in problem.message
     )
     assert "counts choices from 0" in problem.message

@@ -334,9 +334,9 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
         ("jamba", {"num_hidden_layers": 9}, "layers of the kind linear_attention"),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of the kind conv"),
         ("llama4_text", {}, "layers of the kind chunked_attention"),
-        ("bert", None, "attention to what comes later"),
+        ("bert", None, "attention to later tokens"),
         ("mbart", None, "take no position_ids"),
-        ("nemotron", {}, "does not hand on which documents are packed"),
+        ("nemotron", {}, "does not pass on which documents are packed"),
         ("doge", {}, "an attention mask of its own"),
     ],
 )

@@ -66,10 +66,10 @@ def test_a_server_that_nobody_answers_for_is_named(tiny_sweep: Path, server: Ser
 def test_rights_that_lack_are_said_with_those_that_it_takes(server: Server, tiny_sweep: Path, tmp_path: Path) -> None:
     server.forbids = {"PUT"}
     check = check_store(ADDRESS)
-    assert not check.ok and "no right to write in the store" in check.found and "s3:PutObject" in check.found
-    with pytest.raises(StorageError, match="no right to write"):
+    assert not check.ok and "no permission to write in the store" in check.found and "s3:PutObject" in check.found
+    with pytest.raises(StorageError, match="no permission to write"):
         run_study(study(), Store(ADDRESS), RunOptions(cpus=1))
-    assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no right to write"
+    assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no permission to write"
     server.forbids = {"DELETE"}
     assert "no right to delete" in check_store(ADDRESS).found
     server.forbids = {"GET", "HEAD"}

@@ -171,7 +171,7 @@ def test_nodes_of_a_cluster_that_share_no_file_do_a_study_with_preparations_and_
             }  # fmt: skip
             server.forbids.add("PUT")
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-            with pytest.raises(ClusterUnusable, match=r"cannot use the store: no right to write in the store s3://"):
+            with pytest.raises(ClusterUnusable, match=r"cannot use the store: no permission to write in the store s3://"):
                 require_usable_nodes(ADDRESS)
         finally:
             ray.shutdown()

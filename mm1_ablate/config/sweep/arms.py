@@ -99,7 +99,7 @@ class _Axis:
     choices: list[list[Edit]]
     """What each of its values sets."""
     labels: tuple[str, ...] = ()
-    """What the file calls its values; empty where it says nothing."""
+    """Labels of its values in the file; empty without labels."""
 
     @property
     def paths(self) -> list[str]:

@@ -83,7 +83,7 @@ class _Base:
     """Its single settings, as they are resolved."""
     identity: Identity
     marks: Marks
-    """Where its experiment file says what."""
+    """Places in its experiment file."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Preflight:
     def __init__(self, checks: Sequence[Check] = ()) -> None:
         self.checks = checks
         self.problems: list[FileProblem] = []
-        """What experiment files say wrongly themselves."""
+        """Errors of experiment files themselves."""
         self._reported: set[str] = set()
 
     def of(

@@ -101,9 +101,9 @@ def _correct(value: Any, choices: int) -> int:
     try:
         index = int(value)
     except (TypeError, ValueError):
-        raise Unreadable("no right choice", f"'{value}' is not a number") from None
+        raise Unreadable("no correct choice", f"'{value}' is not a number") from None
     if not 0 <= index < choices:
-        raise Unreadable("no right choice", f"{index}, of {choices} choices")
+        raise Unreadable("no correct choice", f"{index}, of {choices} choices")
     return index
 
 
@@ -179,7 +179,7 @@ def _draw(source: RecordSettings, chosen: dict[str, tuple[ItemFiles, FoundFiles]
         items.queries, bad = _first_good(candidates, pool.shape, wanted, pictures)
         items.bad += bad
         if not items.queries:
-            raise SettingError(name, "no item can be asked" + (f"; {_usual(items.bad)}" if items.bad else ""))
+            raise SettingError(name, "no item can be evaluated" + (f"; {_usual(items.bad)}" if items.bad else ""))
 
     if asked in chosen:
         declared, files = chosen[asked]
@@ -209,7 +209,7 @@ def draw(source: RecordSettings, split: str, count: int | None, seed: int) -> It
     """The items of a split.
 
     Raises:
-        SettingError: files are missing or not what the record says, or no item can be asked.
+        SettingError: files are missing or not what the record says, or no item can be evaluated.
     """
     chosen = chosen_files(source, split)
     every = [file for _, files in chosen.values() for found in files.values() for file in found]

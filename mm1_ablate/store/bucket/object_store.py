@@ -89,7 +89,7 @@ class ObjectStore:
             raise
         except PermissionError as error:
             needed = "it takes s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject below it (docs/cluster.md)"
-            raise StorageError(f"no right to {doing} in the store {self.address} ({_line(error)}); {needed}") from error
+            raise StorageError(f"no permission to {doing} in the store {self.address} ({_line(error)}); {needed}") from error
         except Exception as error:  # each file system has its own kinds
             if type(error).__name__ in NO_CREDENTIALS:
                 where = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile with AWS_PROFILE, or give the machine a role"
