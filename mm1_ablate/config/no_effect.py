@@ -1,4 +1,4 @@
-"""Settings that have no effect beside others, such as a learning rate of what is frozen: warnings, for an arm may give them one.
+"""Settings that have no effect because of others, such as the learning rate of a frozen part. Warnings, as an arm may change that.
 
 In: an experiment. Out: a diagnostic for each such setting that is written, by place in the experiment. What no arm can give an effect is
 refused: here, where it takes a task's record to tell, else by the settings themselves or, where it takes the parts of a model, by

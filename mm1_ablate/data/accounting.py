@@ -1,4 +1,4 @@
-"""What became of the data: every document that was asked for is counted, by source, and why if it was not used.
+"""Data accounting: every document drawn is counted by source, with the reason if it was not used.
 
 Counts go in as documents are drawn, packed and decoded; an account in plain values comes out, for the run's files and for display.
 Nothing that is skipped goes unseen, and a source of which too much is unreadable stops the run (`TooMuchBadData`).

@@ -1,4 +1,4 @@
-"""What checks before a run found out, kept from one command to the next.
+"""Results of checks before a run, cached between commands.
 
 In: a fingerprint of all that an answer depends on. Out: the answer, plain values of JSON. Making a part of a model without values takes
 torch, timm or transformers (seconds to import), and large tasks take a while to be read and tokenised. So answers are kept in `checks.json`

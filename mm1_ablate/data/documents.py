@@ -1,4 +1,4 @@
-"""What the data room hands out: documents to train on and items to be judged by, whatever files they came from.
+"""What the data room hands out: documents to train on and evaluation items, from files of any format.
 
 A `Document` is a sequence of texts and images in reading order; captions, interleaved pages and plain text are all that. An
 `Image` is a key and a way to load its pixels, so that nothing is decoded before a batch needs it.

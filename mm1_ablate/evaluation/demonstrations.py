@@ -1,4 +1,4 @@
-"""Which solved items stand before a question.
+"""Selection of the demonstrations before a question.
 
 A pure function of the evaluation seed, the task's name, the group, the policy, and what cannot be shown: never of the batch size or of
 which process asks. Nested: the 4-shot demonstrations are the first four of the 8-shot ones.

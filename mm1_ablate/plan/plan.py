@@ -1,4 +1,4 @@
-"""What a sweep asks for, held against what the store has: what will run, why, what it costs, what it can show.
+"""A sweep compared with its store: what will run, why, what it costs, what it can show.
 
 In: one or several expanded studies and a store. Out: a `Plan`; nothing is started or written but the cache of model statistics. Studies
 that are planned together share their trials: one that feeds arms of several is counted once.

@@ -1,4 +1,4 @@
-"""How often the comparison calls better or worse what is the same.
+"""A/A check: how often the comparison finds an arm better or worse without a true difference.
 
 In: stored results (and item scores) of many seeds of one and the same arm. Out: the rate of false verdicts when some of those seeds
 play the baseline and others an arm, judged by the very code that judges real arms: once with the seeds of both sides paired by

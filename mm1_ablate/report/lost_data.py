@@ -1,4 +1,4 @@
-"""Data that was asked for and skipped or cut: unreadable, not kept, cut, too long. Nothing of it is hidden.
+"""Data that was drawn and then skipped or cut: unreadable, not kept, cut, too long.
 
 In: the account of each trial's data (see `data.accounting.Accounting.account`). Out: one line for each source and reason. Trials read
 the same data in the same order, so counts of several trials are not summed: those of the trial with the largest are shown.

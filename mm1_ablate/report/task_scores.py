@@ -1,4 +1,4 @@
-"""What the score of each task stands on: over how many items it is, and between which floor and ceiling it lies.
+"""The basis of each task's score: number of items, floor (chance baseline) and ceiling.
 
 In: a study and its item scores. Out: a `TaskScore` for each column such as shot_8/vqa, and the items that could not be evaluated. Floors
 and ceilings follow from the items alone, so they are the same for all arms that were asked the same ones, and are remembered.

@@ -1,4 +1,4 @@
-"""Each task beside what its scores stand on: over how many items, between which floor and ceiling, and which arms do not reach it.
+"""Each task with the basis of its scores: number of items, floor and ceiling, and the arms below the floor.
 
 In: a `StudyComparison`. Out: rows of strings for the report, a table on a rich console.
 """

@@ -1,4 +1,4 @@
-"""What is concluded: corrections for several comparisons, the verdict of each row, and what a reader should know first.
+"""Conclusions: correction for multiple comparisons, the verdict of each arm, and remarks for readers.
 
 In: rows with estimates. Out: the same rows with adjusted p values, verdicts and notes; remarks on the study as a whole.
 

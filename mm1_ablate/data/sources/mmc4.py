@@ -1,4 +1,4 @@
-"""Multimodal C4 (Zhu et al. 2023): JSON lines of sentences and of images, each image matched to a sentence; the pictures lie beside."""
+"""Multimodal C4 (Zhu et al. 2023): JSON lines of sentences and of images, each image matched to a sentence; pictures are separate files."""
 
 from __future__ import annotations
 
