@@ -25,7 +25,7 @@ LONGEST_VALUE = 48
 
 @dataclass(frozen=True)
 class DeclaredArm:
-    """An arm that is declared, not yet made."""
+    """An arm as its group declares it, before its edits are applied."""
 
     name: str
     group: str
@@ -111,7 +111,7 @@ class _Axis:
         return {path for choice in self.choices for edit in choice for path in leaf_values(edit)}
 
     @cached_property
-    def telling(self) -> set[str]:
+    def varying_paths(self) -> set[str]:
         """The paths whose values differ along the axis: those that a name needs."""
         values: dict[str, set[str]] = {path: set() for path in self.paths}
         for choice in self.choices:
@@ -124,7 +124,7 @@ class _Axis:
         """A value as parts of a name."""
         if self.labels:
             return [self.labels[place]]
-        return [_label(tails[edit.path], edit.value) for edit in self.choices[place] if edit.path in self.telling]
+        return [_label(tails[edit.path], edit.value) for edit in self.choices[place] if edit.path in self.varying_paths]
 
 
 def _grid(name: str, group: AblationGroup, where: Keys) -> tuple[list[DeclaredArm], list[Diagnostic]]:

@@ -45,7 +45,7 @@ def load_study(
 
     Args:
         look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
-            data that was not read have provisional fingerprints.
+            data was not read have provisional fingerprints.
         checks: of the experiments of all arms.
         recorded: from a study's name, what an earlier run saw of its data (`DataSnapshot.to_record`): for data that is not here.
 
@@ -268,7 +268,7 @@ class _Expansion:
             return None
         experiment, marks = read
         folder = declared.path.parent
-        made, found, result = _made_of_right_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
+        made, found, result = _made_of_valid_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
         file.report(found)
 
         def remade(some: Sequence[Edit]) -> Experiment | None:
@@ -383,16 +383,16 @@ def _made(
     return (None if found else experiment), told, result
 
 
-def _made_of_right_edits(
+def _made_of_valid_edits(
     tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
 ) -> tuple[Experiment, list[Diagnostic], AlteredExperiment]:
-    """The experiment that edits make of a right baseline without those that are wrong, and what is wrong with these: arms can be made of
-    it, so that their problems are found too."""
+    """The experiment that the valid edits make of a valid baseline, and the errors of the others: arms can be made of it, so that their
+    errors are found too."""
     experiment, found, result = _made(tree, edits, where, folder)
     if experiment is not None:
         return experiment, found, result
     right = [edit for edit in edits if not any(diagnostic.path[: len(edit.where)] == edit.where for diagnostic in found)]
-    made, others, result = _made_of_right_edits(tree, right if len(right) < len(edits) else [], where, folder)
+    made, others, result = _made_of_valid_edits(tree, right if len(right) < len(edits) else [], where, folder)
     return made, [*found, *others], result
 
 
@@ -409,8 +409,8 @@ def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[E
 
 
 def _bringing_about(diagnostic: Diagnostic, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
-    """The edits to blame for a diagnostic by place in the experiment: those that say something about the place, or without which all is
-    well there."""
+    """The edits to blame for a diagnostic by place in the experiment: those that set something at the place, or without which the
+    diagnostic disappears."""
     if len(edits) < 2 or edits_at(edits, diagnostic.path):
         return edits
     needed = []
