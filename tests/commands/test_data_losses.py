@@ -252,7 +252,7 @@ def test_a_duplicated_sample_is_one_bad_document_and_stops_nothing(folder: Path)
     assert lost.documents == 1 and share_of(opened.losses) == pytest.approx(1 / 151)
 
 
-def test_a_damaged_tar_that_was_renamed_is_told_of_by_its_new_name(folder: Path):
+def test_a_damaged_tar_that_was_renamed_is_reported_by_its_new_name(folder: Path):
     from mm1_ablate.data.files import find_files
     from mm1_ablate.data.readers.tar import open_tars
 

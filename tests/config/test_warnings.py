@@ -46,7 +46,7 @@ def test_a_source_that_warns_leaves_the_study_valid(folder: Path, doubtful: None
     assert warning.path == "data.sources.text.files" and warning.line > 1
 
 
-def test_what_is_wrong_is_told_without_the_warnings(folder: Path, doubtful: None):
+def test_what_is_wrong_is_reported_without_the_warnings(folder: Path, doubtful: None):
     write_lines_experiment(folder, files="data/*.tex")
     with pytest.raises(Exception, match=r"tex") as raised:
         study_of(folder)

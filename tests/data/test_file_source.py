@@ -106,7 +106,7 @@ def test_a_check_says_what_is_wrong_at_its_field(tmp_path: Path) -> None:
     source(tmp_path, "a =0.5\n", **scored).check()
 
 
-def test_what_is_kept_goes_by_columns(tmp_path: Path) -> None:
+def test_what_is_kept_depends_on_columns(tmp_path: Path) -> None:
     opened = open_source(source(tmp_path, "a =0.5\nb =0.25\n", keep={"columns": {"score": {"at_least": 0.4}}}))
     assert said(opened[0]) == ["a"]
     with pytest.raises(LeftOut, match=r"score below 0\.4"):

@@ -68,7 +68,7 @@ def test_a_mapping_of_ids_is_rows_with_a_key_and_lines_of_text_are_text(tmp_path
     }
 
 
-def test_a_file_of_another_shape_is_told_at_its_part(folder: Path) -> None:
+def test_a_file_of_another_shape_is_reported_at_its_part(folder: Path) -> None:
     official_files.write_json(folder / "q.json", {"questions": [row(1)], "info": {}})
     for part, message in (
         ({"file": "q.json"}, "found a mapping of questions, info"),
@@ -127,7 +127,7 @@ def test_a_name_in_the_data_does_not_lead_out_of_the_folder(folder: Path) -> Non
         source(folder, image="{name}.jpg", demonstrations=None).open()
 
 
-def test_missing_files_are_told_with_the_variable_and_where_they_are_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_reported_with_the_variable_and_where_they_are_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official = source("${MM1_ABLATE_BENCHMARKS}", published="https://example.org/files")
     with pytest.raises(
         SettingError, match=r"folder: .* MM1_ABLATE_BENCHMARKS is not set; .* holds q.jsonl \(published at https://example.org/files\)"
@@ -241,7 +241,7 @@ def test_compressed_annotations_need_no_package_that_only_tests_install(
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])
 @pytest.mark.parametrize("harm", ["cut", "empty", "html"])
-def test_a_damaged_compressed_file_is_told_at_its_part(folder: Path, ending: str, harm: str) -> None:
+def test_a_damaged_compressed_file_is_reported_at_its_part(folder: Path, ending: str, harm: str) -> None:
     whole = {"gz": gzip.compress, "zst": zstandard.compress}[ending]((folder / "q.jsonl").read_bytes() * 50)
     (folder / f"q.jsonl.{ending}").write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "html": b"<html>not found</html>"}[harm])
     with pytest.raises(SettingError, match=rf"^queries: .*q\.jsonl\.{ending} cannot be unpacked"):
@@ -294,7 +294,7 @@ def test_files_of_other_kinds_are_not_taken_for_lines_of_text(tmp_path: Path, na
         source(tmp_path, queries={"file": name}, demonstrations=None).check()
 
 
-def test_text_that_is_no_utf_8_is_told_at_its_part(tmp_path: Path) -> None:
+def test_text_that_is_no_utf_8_is_reported_at_its_part(tmp_path: Path) -> None:
     for name in ("a.txt", "a.csv"):
         (tmp_path / name).write_bytes("id,ask,say\n0,où?,là\n".encode("latin-1"))
         with pytest.raises(SettingError, match=rf"^queries: .*{name} is not UTF-8"):

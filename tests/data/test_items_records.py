@@ -84,7 +84,7 @@ def test_a_part_has_items_up_to_its_count(folder: Path) -> None:
     assert len(limited.open().demonstrations) == 5
 
 
-def test_rows_without_an_id_are_told_apart_by_what_they_say(folder: Path) -> None:
+def test_rows_without_an_id_are_distinguished_by_what_they_say(folder: Path) -> None:
     rows = [{"ask": f"{number}", "say": "x"} for number in (1, 2, 2)]
     official_files.write_lines(folder / "q.jsonl", rows)
     once = ids(source(folder, id=None, demonstrations=None).open().queries)

@@ -95,7 +95,7 @@ def test_damaged_tars_are_counted_here_as_well(folder: Path) -> None:
     assert ([document.key[-2:] for document in good], bad) == (["04", "06", "08", "10", "12"], ["truncated tar"])
 
 
-def test_what_is_kept_goes_by_columns_of_the_table_and_of_the_images(folder: Path) -> None:
+def test_what_is_kept_depends_on_columns_of_the_table_and_of_the_images(folder: Path) -> None:
     def kept(columns: dict[str, Any]) -> list[str]:
         source = altered(folder, keep={"columns": columns})
         source.check()

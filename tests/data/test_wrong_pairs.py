@@ -219,7 +219,7 @@ def test_a_status_of_another_meaning_is_warned_of(tmp_path: Path) -> None:
     assert [at for at, _ in warned(joined)] == ["images.files"]
 
 
-def test_where_several_columns_could_be_meant_the_choice_is_told(tmp_path: Path) -> None:
+def test_where_several_columns_could_be_meant_the_choice_is_reported(tmp_path: Path) -> None:
     rows = {"image": [png(0)], "jpg": [png(1)], "caption": ["a dog"], "text": ["an essay"]}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     assert warned(ImageTextTable(files=f"{tmp_path}/a.parquet")) == [
@@ -232,7 +232,7 @@ def test_where_several_columns_could_be_meant_the_choice_is_told(tmp_path: Path)
     assert warned(ImageTextTable(files=f"{tmp_path}/b.parquet")) == []
 
 
-def test_numbered_pictures_of_one_key_are_told_as_not_read(tmp_path: Path) -> None:
+def test_numbered_pictures_of_one_key_are_reported_as_not_read(tmp_path: Path) -> None:
     members = [("dog.jpg", JPG), ("dog.txt", b"a dog"), ("dog.2.jpg", JPG), ("dog.2.txt", b"a dog"), ("cat.jpg", JPG), ("cat.txt", b"cat")]
     ((at, message),) = warned(web(plain_tar(tmp_path / "a.tar", members)))
     assert at == "files" and "2.jpg, 2.txt" in message and "not read" in message and "first dot" in message
@@ -240,7 +240,7 @@ def test_numbered_pictures_of_one_key_are_told_as_not_read(tmp_path: Path) -> No
     assert warned(web(plain_tar(tmp_path / "b.tar", masks))) == []
 
 
-def test_picture_files_beside_pages_that_hold_their_pictures_are_told_as_not_read(tmp_path: Path) -> None:
+def test_picture_files_beside_pages_that_hold_their_pictures_are_reported_as_not_read(tmp_path: Path) -> None:
     pattern, _ = write_pictures(tmp_path / "b", "img2dataset")
     inside = Obelics(files=str(write_obelics(tmp_path / "a.parquet")), image_files=pattern)
     assert warned(inside) == [("image_files", "is not read: the documents contain their pictures")]

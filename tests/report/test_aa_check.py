@@ -102,7 +102,7 @@ def test_a_rate_above_the_promise_by_more_than_chance_is_called_so() -> None:
     assert "above the nominal rate" in found(12).in_words() and "above" not in found(8).in_words()
 
 
-def test_the_rate_is_told_everywhere() -> None:
+def test_the_rate_is_reported_everywhere() -> None:
     study = same_study()
     results, _ = made_up_scores(study)
     found = FalseVerdicts(12, 3, 0.05, Rate(3, 100), Rate(1, 100))

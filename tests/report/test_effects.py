@@ -142,7 +142,7 @@ def test_intervals_of_effects_hold_their_level_and_true_effects_are_found() -> N
     assert found_size / 200 > 0.8
 
 
-def test_effects_are_told_everywhere_and_drawn() -> None:
+def test_effects_are_reported_everywhere_and_drawn() -> None:
     comparison = compared(WHOLE)
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=120))

@@ -56,7 +56,7 @@ def test_annotators_who_disagree_set_a_ceiling() -> None:
     assert ceiling(VqaAccuracy(), items(apart, ("a",) * 10, ())) == pytest.approx(65)
 
 
-def test_other_metrics_reach_100_or_nobody_knows() -> None:
+def test_other_metrics_reach_100_or_have_no_known_ceiling() -> None:
     assert ceiling(ExactMatch(), items(("a", "b"))) == ceiling(ChoiceAccuracy(), items(())) == 100
     assert ceiling(CiderRaw(), items(("a dog",), ("a cat",))) is None
     assert ceiling(VqaAccuracy(), items((), ())) is None

@@ -258,7 +258,7 @@ def test_a_single_common_seed_beside_a_hole_is_called_evaluation_noise() -> None
     assert "one seed in common with the baseline: the interval covers evaluation items only" in row.notes
 
 
-def test_that_demonstrations_were_drawn_once_is_said_where_they_were() -> None:
+def test_a_shared_draw_of_demonstrations_is_remarked() -> None:
     said = {
         policy: "Demonstrations were drawn once" in markdown(compared({"arm": RISE}, experiment={"evaluation.demonstrations": policy}))
         for policy in ("per_task", "per_query")
