@@ -271,7 +271,7 @@ def test_tars_laid_end_to_end_lose_what_is_after_the_first_and_say_so(folder: Pa
     (folder / "both.tar").write_bytes(first.read_bytes() + second.read_bytes())
     opened = WebDataset(files=(f"{folder}/both.tar",)).open(name="web")
     (lost,) = opened.losses
-    assert len(opened) == 20 and "laid end to end" in lost.lost[0].reason and 18 <= lost.documents <= 32
+    assert len(opened) == 20 and "concatenated tars" in lost.lost[0].reason and 18 <= lost.documents <= 32
 
 
 def test_pictures_beside_pages_that_cannot_be_read_are_lost_pictures(folder: Path):
@@ -354,7 +354,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(folder: Path):
     plain_tar(folder / "0.tar", [("a.png", picture(1)), ("a.txt", mark + b"red"), ("b.png", picture(1)), ("b.txt", mark)])
     good, bad = documents(source(folder / "0.tar"))
     assert [document.text for document in good] == ["red"] and bad == ["empty caption"]
-    # Files that were laid end to end, and a mark inside the text.
+    # Files that were concatenated tars, and a mark inside the text.
     (folder / "a.jsonl").write_bytes(mark + b'{"text": "one"}\n' + mark + b'{"text": "two"}\n{"text": "\\ufeffthree"}\n')
     opened = Text(files=(f"{folder}/a.jsonl",)).open()
     pages = [{"text_list": ["\ufeff", "\ufefffour"], "image_info": []}]
@@ -387,7 +387,7 @@ def test_captions_that_are_lists_are_refused_when_a_plan_is_made(folder: Path):
         WebDataset(files=(f"{folder}/0.tar",), caption_field="json.captions").check()
     assert error.value.at == "caption_field"
     plain_tar(folder / "1.tar", [("a.png", picture(1)), ("a.json", b'["a caption"]')])
-    with pytest.raises(SettingError, match=r"the JSON beside the images holds lists of text, no object with fields"):
+    with pytest.raises(SettingError, match=r"the JSON beside the images holds lists of text, not an object with fields"):
         WebDataset(files=(f"{folder}/1.tar",), caption_field="json.captions").check()
 
 
@@ -405,6 +405,6 @@ def test_images_of_which_there_is_only_a_path_are_refused_when_a_plan_is_made(fo
         assert error.value.at == "image"
         pages = {"images": pa.array([[value, None]], pa.list_(kind)), "texts": [[None, "a"]]}
         pq.write_table(pa.table(pages), folder / "pages.parquet")
-        with pytest.raises(SettingError, match="the documents only name their pictures") as error:
+        with pytest.raises(SettingError, match="the documents only reference their pictures") as error:
             Obelics(files=(f"{folder}/pages.parquet",)).check()
         assert error.value.at == "image_files"

@@ -125,7 +125,7 @@ def test_choices_are_shown_with_their_likelihoods_and_the_margin_of_the_right_on
     right, wrong = one["first"]["log_likelihoods"], one["second"]["log_likelihoods"]
     assert max(right) == LIKELY and max(wrong) == LIKELY
     assert one["first"]["text"] == one["references"][0] != one["second"]["text"]
-    cells = re.search(r"likeliest wrong one</td>(.*?)</tr>", page, re.DOTALL)
+    cells = re.search(r"most likely wrong choice</td>(.*?)</tr>", page, re.DOTALL)
     assert cells is not None
     shown = [float(number.replace("−", "-")) for number in re.findall(r"<td>([^<]+)</td>", cells[1])]
     place = right.index(LIKELY)

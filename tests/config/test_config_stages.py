@@ -179,7 +179,7 @@ def test_a_circle_of_stages_is_reported_with_its_files(folder: Path) -> None:
     with pytest.raises(FileErrors) as caught:
         load_experiment(folder / "stages" / "second.yaml")
     (problem,) = caught.value.problems
-    assert problem.file.endswith("first.yaml") and "second.yaml starts from itself, by way of first.yaml" in str(problem)
+    assert problem.file.endswith("first.yaml") and "second.yaml starts from itself, through first.yaml" in str(problem)
     (problem,) = problems_of(folder, "x: {remove: data.mixture.text}")
     assert problem.path == "starts_from" and (problem.line or 0) > 0 and "starts from itself" in problem.message
 

@@ -207,11 +207,11 @@ def test_the_rest_of_a_sweep_is_checked(tmp_path: Path, rest: str, at: str, mess
     [
         ("arm: lest, metric: shot_8/average, is: below", "lest", "there is no arm 'lest'; the arms are less", "did you mean 'less'?"),
         ("arm: baseline, metric: shot_8/average, is: below", "baseline", "is a baseline", "or name another arm with 'than'"),
-        ("arm: less, metric: shot8/average, is: below", "shot8/average", "is no metric", "did you mean 'shot_8/average'?"),
+        ("arm: less, metric: shot8/average, is: below", "shot8/average", "is not a metric", "did you mean 'shot_8/average'?"),
         ("arm: less, metric: shot_16/average, is: below", "shot_16/average", "is not evaluated", "add 16 to evaluation.shots"),
         ("arm: less, metric: text_core/miniature_vqs, is: below", "text_core", "is not evaluated", "did you mean 'miniature_vqa'?"),
         ("arm: less, metric: shot_8/average, is: less", "less, because", "expected 'above', 'below' or 'within', not 'less'", ""),
-        ("arm: less, metric: shot_8/average, is: within", "{arm: less", "points above 0 that 'within' means", ""),
+        ("arm: less, metric: shot_8/average, is: within", "{arm: less", "points above 0, which 'within' needs", ""),
     ],
 )
 def test_expectations_are_about_arms_and_metrics_that_are_there(tmp_path: Path, expectation: str, at: str, message: str, hint: str) -> None:
@@ -240,7 +240,7 @@ def test_every_worker_needs_a_row_of_each_step(tmp_path: Path, rest: str, arms: 
         return
     at, message, _ = the_problem(tmp_path, few, rest)
     workers = rest.split()[-1].rstrip("}")
-    assert at.startswith(workers) and f"{workers} workers need a row each" in message and arms in message
+    assert at.startswith(workers) and f"{workers} workers needs a row in every step" in message and arms in message
 
 
 def test_an_experiment_that_is_not_there_is_reported_where_it_is_named(tmp_path: Path) -> None:

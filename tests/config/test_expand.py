@@ -235,7 +235,7 @@ def test_filling_hands_the_share_to_another_type(tmp_path: Path) -> None:
     study = study_of(tmp_path, ablations)
     assert study.arm("a").experiment.data.mixture == {"captioned": 55, "interleaved": 45}
     assert study.arm("b").experiment.data.mixture == {"captioned": 22.5, "interleaved": 45, "text": 32.5}
-    assert "which is what was removed" in the_problem(tmp_path, "a: {remove: data.mixture.text, when_removed: {fill_with: text}}")[1]
+    assert "which was removed" in the_problem(tmp_path, "a: {remove: data.mixture.text, when_removed: {fill_with: text}}")[1]
 
 
 # ------------------------------------------------------------- altering

@@ -44,7 +44,7 @@ def test_labels_go_with_values_and_say_what_is_left_out(tmp_path: Path) -> None:
     [
         (TWO_AXES.replace("{connector: averaged,", "{connector: average,"), "average,", "there is no 'average' on this axis", "averaged"),
         (TWO_AXES.replace("{model.connector.type: attention_pool}", "{model.connector.type: average_pool}"), "{model", "'averaged'", ""),
-        ("g: {grid: {training.steps: {few: {training.steps: 400}}}}", "training.steps", "is a path, whose values are a list", ""),
+        ("g: {grid: {training.steps: {few: {training.steps: 400}}}}", "training.steps", "is a path, so its values are a list", ""),
         (
             MIX.replace("data.mixture.interleaved: 0}\n      cap", "data.mixture.interlaced: 0}\n      cap"),
             "data.mixture.interlaced",

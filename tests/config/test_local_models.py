@@ -165,7 +165,7 @@ def test_what_a_model_by_name_would_not_heed_is_refused(more: str, tmp_path: Pat
     with pytest.raises(FileErrors) as caught:
         load_experiment(path)
     (problem,) = caught.value.problems
-    assert pointed_at(problem).startswith(more.partition(" ")[2]) and "goes with model_type" in problem.message
+    assert pointed_at(problem).startswith(more.partition(" ")[2]) and "needs model_type" in problem.message
 
 
 def test_all_that_init_writes_of_a_model_type_is_named_at_once_for_a_model_by_name(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_spellings(text: str, name: str, title: str) -> None:
     ],
 )
 def test_what_is_no_metric(text: str) -> None:
-    with pytest.raises(ValueError, match="is no metric"):
+    with pytest.raises(ValueError, match="is not a metric"):
         MetricName.parse(text)
 
 
@@ -118,7 +118,7 @@ def test_a_sweep_in_either_spelling_is_the_same(tmp_path: Path) -> None:
             "'shot_8/miniature_vqs' is not evaluated",
             "did you mean 'miniature_vqa'?",
         ),
-        ("expect: [{arm: less, metric: TextCor, is: below, because: it was so}]", "TextCor", "is no metric", "did you mean 'TextCore'?"),
+        ("expect: [{arm: less, metric: TextCor, is: below, because: it was so}]", "TextCor", "is not a metric", "did you mean 'TextCore'?"),
         (
             "expect: [{arm: less, metric: 16-shot, is: below, because: it was so}]",
             "16-shot",

@@ -56,12 +56,12 @@ def warned(folder: Path, text: str) -> list[tuple[str, str]]:
             "fan_in",
         ),
         ({f"{ENCODER}.preparation": None, "model.preparation_seed": 0}, "model.preparation_seed", "is prepared"),
-        ({f"{LANGUAGE}.frozen": True}, "training.optimizer.type", "declare type: adamw"),
-        ({"training.micro_batch_rows": 16}, "training.micro_batch_rows", "no more than 8 rows"),
+        ({f"{LANGUAGE}.frozen": True}, "training.optimizer.type", "Declare type: adamw"),
+        ({"training.micro_batch_rows": 16}, "training.micro_batch_rows", "only 8 rows"),
         ({f"{LANGUAGE}.preparation": {**PREPARED, "source": {**SOURCE, "weight": 2}}}, f"{LANGUAGE}.preparation.source.weight", "only one"),
         ({"evaluation.losses": {"text": {"source": {**SOURCE, "max_epochs": 2}}}}, "evaluation.losses.text.source.max_epochs", "as often"),
         ({"evaluation.shots": [4], "evaluation.zero_shot": {"text_only": 2}}, "evaluation.zero_shot", "add 0 to shots"),
-        ({"evaluation.shots": [0], "evaluation.seeds": [0, 1]}, "evaluation.seeds", "all seeds but the first"),
+        ({"evaluation.shots": [0], "evaluation.seeds": [0, 1]}, "evaluation.seeds", "only the first seed is used"),
         ({"evaluation.shots": [0], "evaluation.demonstrations": "per_query"}, "evaluation.demonstrations", "leave it out"),
         ({"evaluation.tasks": ["miniature_facts"], "evaluation.shots": [0, 4]}, "evaluation.shots", "text tasks"),
     ],
@@ -116,7 +116,7 @@ def test_wording_that_a_task_has_no_use_for_is_refused(task: str, field: str, wo
 
 @pytest.mark.parametrize(
     ("rest", "words"),
-    [("resources: {strategy: fsdp}", "one worker has the whole model"), ("budget: {gpu_hours: 2}", "given no GPU")],
+    [("resources: {strategy: fsdp}", "one worker has the whole model"), ("budget: {gpu_hours: 2}", "have no GPU")],
 )
 def test_resources_that_do_nothing_are_warned_of(rest: str, words: str, tmp_path: Path) -> None:
     (warning,) = study_of(tmp_path, rest=rest).warnings

@@ -124,7 +124,7 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ("question: text}", "question: 'text['}", "'text['", "items.fields.question", "expected a Jinja expression"),
         ("fields: {question: text}", "fields: {question: 5}", "5}", "items.fields.question", "expected text, not 5"),
         ('"{name}.jpg"\n  dem', '"{name.jpg"\n  dem', '"{name.jpg', "items.queries.image", "expected a name with fields in braces"),
-        ('  references: answers | map(attribute="answer")\n', "", "file: test", "items.queries", "says neither 'references' nor 'choices'"),
+        ('  references: answers | map(attribute="answer")\n', "", "file: test", "items.queries", "has neither 'references' nor 'choices'"),
         # Templates.
         ("{answer}\nsep", "answer\nsep", "|-", "prompt", "expected {answer} once, found it 0 times"),
         ("{question}\n", "{question!r}\n", "Question: {", "prompt", "expected a plain field such as {answer}, found {question!r}"),

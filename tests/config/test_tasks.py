@@ -118,7 +118,7 @@ def test_a_benchmark_that_is_not_there_is_reported_where_its_task_is_named(tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": []}, "no row counts"),
+        ({"rows": []}, "no row is usable"),
         ({"rows": [{"name": "a"}]}, "none of the first rows can be used"),
         ({"items": {**RECORD["items"], "queries": {"file": "nowhere.jsonl"}}}, "no file matches"),
         ({"promt": "x"}, "colours.yaml:16:1: promt: unknown key"),
@@ -158,7 +158,7 @@ def test_names_inside_records_are_those_that_groups_and_metrics_name(folder: Pat
     (problem,) = problems_of(folder, rest="compare: {primary: text_core/colour, metrics: [text_core/both]}")
     assert pointed_at(problem).startswith("text_core/colour") and problem.hint == "did you mean 'colours'?"
     write_evaluation(folder, **tasks, groups={"both": {"tasks": ["colour", "miniature_vqa"]}})
-    assert "'colour' is neither a task" in the_problem_of(folder / "experiment.yaml").message
+    assert "'colour' is neither an evaluated task" in the_problem_of(folder / "experiment.yaml").message
     write_task(folder / "tasks", "same")
     write_evaluation(folder, tasks=["tasks/colours.yaml", "tasks/same.yaml"])
     assert "another task has the same name, 'colours'" in the_problem_of(folder / "experiment.yaml").message
@@ -268,7 +268,7 @@ def test_too_few_demonstrations_are_reported_where_the_task_is_named(folder: Pat
     Image.new("RGB", (8, 8)).save(folder / "tasks" / "data" / "0.png")
     write_evaluation(folder, tasks=["tasks/colours.yaml"], shots=[0, 4])
     problem = the_problem_of(folder / "experiment.yaml", [unaskable_tasks])
-    assert pointed_at(problem) == "tasks/colours.yaml" and "4 shots need as many demonstrations" in problem.message
+    assert pointed_at(problem) == "tasks/colours.yaml" and "4 shots need 4 demonstrations" in problem.message
 
 
 def test_a_check_is_reported_once_however_many_arms_it_is_true_of(tmp_path: Path):

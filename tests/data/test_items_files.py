@@ -152,7 +152,7 @@ def test_a_check_looks_at_the_first_rows(folder: Path) -> None:
     with pytest.raises(SettingError, match=r"image is missing: .* \(images/"):
         source(folder, image="images/{id}.jpg").check()
     official_files.write_lines(folder / "q.jsonl", [])
-    with pytest.raises(SettingError, match="no row counts"):
+    with pytest.raises(SettingError, match="no row is usable"):
         source(folder).check()
 
 

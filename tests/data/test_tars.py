@@ -237,7 +237,9 @@ def test_compressed_tars_that_do_not_fit_on_the_disk_are_refused_before_any_is_u
         (tmp_path / name).write_bytes(gzip.compress(plain_tar(tmp_path / "0.tar", [("a.txt", name.encode())]).read_bytes()))
     with (tmp_path / "1.tgz").open("r+b") as file:  # larger than the disk, and of no blocks
         file.truncate(shutil.disk_usage(tmp_path).free * 5 // 4)
-    with pytest.raises(NotEnoughSpace, match=r"unpacked tars of these files needs about .* are free; make room, or set MM1_ABLATE_CACHE"):
+    with pytest.raises(
+        NotEnoughSpace, match=r"unpacked tars of these files needs about .* are free; free some space, or set MM1_ABLATE_CACHE"
+    ):
         open_tars(find_files([f"{tmp_path}/*.tgz"]))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and "unpacked" in str(path)]
 

@@ -219,7 +219,7 @@ def test_a_field_that_is_not_there_is_refused_at_its_place(tmp_path: Path, suffi
         ("a.jsonl", b"just words\n", "expected a JSON object in each line, found 'just words'"),
         ("a.json.gz", b"{}", "'a.json.gz' cannot be used"),
         ("a.parquet", b"PAR1", "'a.parquet' cannot be used"),
-        ("a.csv", b"a,b", "'a.csv' is called neither JSON lines nor parquet"),
+        ("a.csv", b"a,b", "'a.csv' is neither JSON lines nor parquet by its name"),
     ],
 )
 def test_files_that_are_not_text_are_refused(tmp_path: Path, name: str, contents: bytes, said: str):

@@ -347,7 +347,7 @@ def test_a_published_model_whose_tokenizer_places_a_begin_token_is_warned_of(fol
     tree["model"]["language_model"] = {"name": "./model"}
     write_experiment(folder, yaml.safe_dump(tree, sort_keys=False))
     (warning,) = warned(folder)
-    assert warning.path == "model.language_model.name" and "places '<s>' before a text" in warning.message
+    assert warning.path == "model.language_model.name" and "adds '<s>' before a text" in warning.message
     assert not warned(folder, "nowhere")
     # What the model was trained with is said by its own tokenizer, whichever is used here.
     byte_level(folder / "tokenizer")

@@ -181,7 +181,7 @@ def test_a_state_that_fits_is_left_alone_and_what_cannot_be_resampled_is_refused
         ("{type: timm, name: test_vit.none, image_size: 48, patch_size: 16}", "test_vit.none", "timm cannot make 'test_vit.none'"),
         ("{type: timm, name: test_vit, image_size: 48, patch_size: 24}", "24}", "'test_vit' has patches of 16 pixels, not 24"),
         ("{type: timm, name: resnet18, image_size: 48, patch_size: 16}", "resnet18", "timm cannot make 'resnet18' for images of 48"),
-        ("{type: timm, name: swin_tiny_patch4_window7_224, image_size: 56}", "swin_tiny", "no stack of blocks over one grid"),
+        ("{type: timm, name: swin_tiny_patch4_window7_224, image_size: 56}", "swin_tiny", "not a stack of blocks over one grid"),
         ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, feature_layer: -9}", "-9}", "'test_vit' has only 6 blocks"),
         ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: none/of.pth}", "none/of.pth", "there is no file or folder"),
     ],
@@ -250,7 +250,7 @@ def test_weights_lie_beside_the_file_that_names_them_and_are_what_is_in_them(tmp
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit2", img_size=48).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(SettingError, match=r"weights: .*other\.pth is of another encoder"):
+    with pytest.raises(SettingError, match=r"weights: .*other\.pth belongs to another encoder"):
         build_image_encoder(encoder(weights=str(tmp_path / "other.pth")))
     state = timm.create_model(TINY, img_size=48).state_dict()
     del state["blocks.2.attn.qkv.weight"]

@@ -207,8 +207,8 @@ def test_weights_that_cannot_be_are_refused_before_anything_is_trained(tmp_path:
     (tmp_path / "damaged.pth").write_bytes(b"no weights")
     (tmp_path / "empty").mkdir()
     cases = {
-        "other.pth": "is of another encoder",
-        "other.safetensors": "is of another encoder",
+        "other.pth": "belongs to another encoder",
+        "other.safetensors": "belongs to another encoder",
         "damaged.safetensors": "cannot be read as weights",
         "damaged.pth": "cannot be read as weights",
         "empty": "no weights in the folder .*empty; expected one of model.safetensors",

@@ -49,7 +49,7 @@ def test_arms_are_rows_by_their_names_or_as_declared(tmp_path: Path) -> None:
         ("{table: figure5_text}", "figure5_text", "there is no table", "figure5"),
         ("{table: figure5d_synthetic_captions, rows: {shrt: with VeCap}}", "shrt", "there is no arm 'shrt'", "'short'"),
         ("{table: figure5d_synthetic_captions, rows: {short: with VeCup}}", "with VeCup", "has no row 'with VeCup'", "'with VeCap'"),
-        ("{table: figure5d_synthetic_captions}", "paper", "no arm is called as a row", ""),
+        ("{table: figure5d_synthetic_captions}", "paper", "no arm has the name of a row", ""),
     ],
 )
 def test_a_row_that_the_paper_lacks_is_an_error(tmp_path: Path, paper: str, at: str, message: str, hint: str) -> None:

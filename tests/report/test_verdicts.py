@@ -260,7 +260,8 @@ def test_a_single_common_seed_beside_a_hole_is_called_evaluation_noise() -> None
 
 def test_a_shared_draw_of_demonstrations_is_remarked() -> None:
     said = {
-        policy: "Demonstrations were drawn once" in markdown(compared({"arm": RISE}, experiment={"evaluation.demonstrations": policy}))
+        policy: "All arms share one draw of demonstrations"
+        in markdown(compared({"arm": RISE}, experiment={"evaluation.demonstrations": policy}))
         for policy in ("per_task", "per_query")
     }
     assert said == {"per_task": True, "per_query": False}

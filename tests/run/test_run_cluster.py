@@ -298,8 +298,8 @@ def test_a_token_that_a_cluster_does_not_take_is_reported_and_one_that_it_takes_
         ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: Connection refused"),
         ("no-such-host.invalid:6379", "no Ray cluster at no-such-host.invalid:6379: "),
         ("127.0.0.1", "127.0.0.1 is not an address of a Ray cluster: give the head's host:port"),
-        ("http://127.0.0.1:8265", "http://127.0.0.1:8265 is no address that trials can be started from: .*ray job submit"),
-        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 is no address that trials can be started from: .*on the cluster's head"),
+        ("http://127.0.0.1:8265", "http://127.0.0.1:8265 cannot start trials: .*ray job submit"),
+        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 cannot start trials: .*on the cluster's head"),
     ],
 )
 def test_an_address_that_leads_to_no_cluster_is_reported_at_once(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

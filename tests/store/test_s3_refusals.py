@@ -71,9 +71,9 @@ def test_rights_that_lack_are_reported_with_those_that_it_takes(server: Server, 
         run_study(study(), Store(ADDRESS), RunOptions(cpus=1))
     assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no permission to write"
     server.forbids = {"DELETE"}
-    assert "no right to delete" in check_store(ADDRESS).found
+    assert "no permission to delete" in check_store(ADDRESS).found
     server.forbids = {"GET", "HEAD"}
-    assert "no right to list" in refused(tiny_sweep)
+    assert "no permission to list" in refused(tiny_sweep)
 
 
 def test_a_server_without_conditional_writes_is_distinguished_before_a_run_and_by_the_doctor(server: Server, tmp_path: Path) -> None:
