@@ -76,7 +76,7 @@ def test_removing_a_type_without_weight_changes_nothing(tmp_path: Path) -> None:
 def test_a_point_of_a_grid_that_is_the_baseline_says_how_to_leave_it_out(tmp_path: Path) -> None:
     grid = "g: {grid: {model.connector.type: [average_pool, c_abstractor]}%s}"
     _, message, hint = the_problem(tmp_path, grid % "")
-    assert "baseline itself" in message and hint == "add {model.connector.type: average_pool} to the group's `except`"
+    assert "identical to baseline" in message and hint == "add {model.connector.type: average_pool} to the group's `except`"
     study_of(tmp_path, grid % ", except: [{model.connector.type: average_pool}]")
 
 
@@ -158,7 +158,7 @@ def test_what_is_removed_cannot_be_altered_in_the_same_arm(tmp_path: Path, arm: 
         ("a: {grid: {training.steps: [300, 300.0]}}", "300.0", "same value as entry 1"),
         ("a: {grid: {training.steps: []}}", "[]", "not empty"),
         ("a: {grid: {training.steps: 300}}", "300", "expected a list"),
-        ("a: {grid: {mix: [3, 4]}}", "mix", "a named axis has a list of mappings"),
+        ("a: {grid: {mix: [3, 4]}}", "mix", "a named axis needs a list of mappings"),
         ("a: {grid: {training.steps: [300], b: [{training.steps: 400}]}}", "b:", "two axes set training.steps"),
         ("a: {grid: {training.steps: [300]}, except: [{training.steps: 400}]}", "{training.steps: 400}", "matches no point"),
         ("a: {grid: {training.steps: [300]}, except: [{training.steps: 300}]}", "except", "excludes every point of the grid"),
@@ -188,12 +188,12 @@ def test_groups_that_do_not_say_what_they_mean(tmp_path: Path, ablations: str, a
         ("sedes: [1]", "sedes", "unknown key"),
         ("resources: {gpus: -1}", "-1", "of at least 0"),
         ("resources: {cpus: 0}", "0}", "above 0"),
-        ("resources: {gpus: 1.5}", "1.5", "whole numbers"),
+        ("resources: {gpus: 1.5}", "1.5", "whole number"),
         ("budget: {gpu_hours: -5}", "-5", "of at least 0"),
         ("budget: {gpu_ours: 5}", "gpu_ours", "unknown key"),
         ("compare: {primary: shot_5/average}", "shot_5/average", "is not evaluated: evaluation.shots has 0, 4, 8"),
         ("compare: {primary: average}", "average", "expected shot_<k>/<name> or text_core/<name>"),
-        ("compare: {metrics: [shot_8/average, shot_8/avrage]}", "shot_8/avrage", "'avrage' is none of average, miniature_attributes"),
+        ("compare: {metrics: [shot_8/average, shot_8/avrage]}", "shot_8/avrage", "'avrage' is not one of average, miniature_attributes"),
         ("compare: {confidence: 95}", "95", "above 0 and below 1"),
     ],
 )

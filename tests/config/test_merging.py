@@ -204,7 +204,7 @@ def test_an_axis_may_hold_sections(folder: Path) -> None:
             "keep one of the two",
         ),
         ("a: {replace: {data.mixture: {text: 5}}, remove: data.mixture.text}", "data.mixture", "the same arm removes", "keep one"),
-        ("a: {alter: {replace: 5}}", "5", "expected a mapping, not empty, from paths to the values", ""),
+        ("a: {alter: {replace: 5}}", "5", "expected a mapping, not empty, from paths to their new values", ""),
         ("a: {replace: {training.stepz: 5}}", "training.stepz", "no such path", "did you mean 'training.steps'"),
         ("a: {replace: {training.steps: 5}, grid: {training.steps: [4]}}", "{training", "not replace and grid", ""),
     ],

@@ -110,8 +110,8 @@ def test_tabs_are_named_as_such(tmp_path: Path) -> None:
         ("# only a comment\n", "empty"),
         ("a: &x [*x]\n", "alias"),
         ("a: !!binary xx\n", "the YAML tag '!!binary' is not supported"),
-        ("? [1]\n: 2\n", "key of text"),
-        ("a: 1e999\n", "not a value"),
+        ("? [1]\n: 2\n", "text as a key"),
+        ("a: 1e999\n", "not a finite number"),
     ],
 )
 def test_what_is_no_declaration_is_refused(tmp_path: Path, text: str, message: str) -> None:
