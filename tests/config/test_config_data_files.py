@@ -271,7 +271,7 @@ def _at(tree: Any, path: str) -> Any:
         ("alter: {data.sources.text.keep.columns.score.at_lest: 1}", "no such path", ""),
         ("alter: {data.sources.txt.keep.columns.score.at_least: 1}", "no such path", "data.sources.text.keep"),
         ("alter: {data.sources.newcomer.weight: 1}", "no such path", ""),
-        ("remove: data.sources.text.keep.text_characters", "already nothing", ""),
+        ("remove: data.sources.text.keep.text_characters", "already None", ""),
         ("remove: data.sources.text.keep.columns.score", "no such path", ""),
         ("remove: data.packing", "cannot be removed", ""),
         ("remove: model.connector", "cannot be removed", ""),

@@ -175,7 +175,7 @@ def test_what_is_optional_can_be_removed(tmp_path: Path, path: str, left: object
         ("model.connector", "cannot be removed; alter it instead"),
         ("evaluation.tasks.0", "cannot be removed; alter it instead"),
         ("model.image_encoder.frozen", "already off"),
-        ("model.preparation_seed", "already nothing"),
+        ("model.preparation_seed", "already None"),
     ],
 )
 def test_what_is_not_optional_cannot(tmp_path: Path, path: str, why: str) -> None:
