@@ -136,8 +136,7 @@ def plan(
 
     Nothing is trained, except for the few steps of --probe, whose timings are kept in the store."""
     from mm1_ablate.commands.common import console, read_studies
-    from mm1_ablate.commands.plan import gpus_named, probe_arms
-    from mm1_ablate.commands.tables import show_plan
+    from mm1_ablate.commands.plan import gpus_named, probe_arms, show_plan
     from mm1_ablate.plan.plan import plan_together
 
     gpus = gpus_named(gpu, utilisation)
@@ -219,7 +218,7 @@ def data(
 def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Show the status of each trial."""
     from mm1_ablate.commands.common import console, read_finished
-    from mm1_ablate.commands.tables import show_status, status_json
+    from mm1_ablate.commands.plan import show_status, status_json
 
     with using_store(store) as records:
         study = read_finished(sweep, records)
@@ -313,7 +312,7 @@ def ui(
 @app.command(cls=Command)
 def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; made if it is missing.")] = Path("schemas")) -> None:
     """Write JSON Schemas for editors."""
-    from mm1_ablate.config.schema import write_schemas
+    from mm1_ablate.commands.init import write_schemas
 
     try:
         written = write_schemas(folder)

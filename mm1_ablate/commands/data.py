@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, read_study, stop
+from mm1_ablate.commands.plan import count
 from mm1_ablate.commands.prepare_data import bar, ready
-from mm1_ablate.commands.tables import count
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, identity_of
 from mm1_ablate.config.sweep.expand import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
 from mm1_ablate.data.lost_documents import losses_to_json
-from mm1_ablate.report.data_page import data_page, percent, spread
+from mm1_ablate.report.pages import data_page, percent, spread
 
 
 def arm_of(study: Study, name: str | None) -> Arm:

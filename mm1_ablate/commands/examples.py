@@ -18,8 +18,8 @@ from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.report.examples import Count, Example, counts, differing, side_by_side
-from mm1_ablate.report.examples_page import Shown, examples_page, picture
 from mm1_ablate.report.formats import number
+from mm1_ablate.report.pages import Shown, examples_page, picture
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ predictions are equal and log-likelihoods equal to 1e-5; in half precision, or o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -20,22 +19,20 @@ import pandas
 import torch
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.progress import Progress
-from mm1_ablate.config.training import Precision
+from mm1_ablate.config.training import Progress
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
+from mm1_ablate.evaluation.evaluation_mode import evaluating
 from mm1_ablate.evaluation.generation import generate
 from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
 from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_equal_lengths
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
-from mm1_ablate.evaluation.precision import autocast_in
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.requests import ContextOverflow, Request, TaskRequests, check_context, needs, prepare_requests
 from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
-from mm1_ablate.evaluation.sharded_lockstep import in_lockstep
 from mm1_ablate.model.multimodal import MultimodalModel
 
 __all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare_requests", "scored", "summarise"]
@@ -204,18 +201,6 @@ def _batches(prepared: TaskRequests, size: int, image_tokens: int) -> list[list[
 
     ordered = sorted(prepared.requests, key=order)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
-@contextmanager
-def evaluating(model: MultimodalModel, precision: Precision = "32-true") -> Iterator[None]:
-    """Dropout off and no gradients; the model is left as it was. Workers that share a sharded model all enter and leave this."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), autocast_in(model, precision), in_lockstep(model):
-            yield
-    finally:
-        model.train(training)
 
 
 def predict(

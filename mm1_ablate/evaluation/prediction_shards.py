@@ -15,9 +15,9 @@ from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint, source_identity
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.evaluation.protocols import as_asked
-from mm1_ablate.evaluation.task import Task
 
 if TYPE_CHECKING:
     import pandas

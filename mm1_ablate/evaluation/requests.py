@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mm1_ablate.config.evaluation import Demonstrations, Evaluation
-from mm1_ablate.config.task_record import CHOICE, template_fields
+from mm1_ablate.config.task_record import CHOICE, Task, template_fields
 from mm1_ablate.data.documents import Image, Item, Unreadable
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.prompts import Incomplete, TokenisedPrompt, continuation, demonstration, question, render, shown, tokenise
-from mm1_ablate.evaluation.task import Task
 
 
 class Need(NamedTuple):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing
 
     from mm1_ablate.config.evaluation import Evaluation, TaskGroup
-    from mm1_ablate.evaluation.task import Task
+    from mm1_ablate.config.task_record import Task
 
 ASKED = [
     "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",

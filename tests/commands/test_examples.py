@@ -18,8 +18,8 @@ from PIL import Image
 from scored_study import Said, write_scores
 
 from mm1_ablate.config.sweep.expand import Trial
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable
-from mm1_ablate.evaluation.task import Task
 
 FIRST, SECOND = "baseline", "without/text"
 LIKELY, UNLIKELY = -0.5, -4.0

@@ -12,7 +12,7 @@ from command_line import call
 from step_helpers import experiment_with
 from tiny import TINY, tiny_experiment
 
-from mm1_ablate.config.gpus import GPUS, UTILISATION, gpu_of
+from mm1_ablate.config.sweep.declaration import GPUS, UTILISATION, gpu_of
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import CPU, MeasuredStep, Measurements, StepTime, step_key

@@ -142,7 +142,7 @@ def test_reading_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
         "sweep: small\nexperiment: experiment.yaml\nablations: {a: {alter: {model.connector.type: c_abstractor}}}\n"
     )
     code = (
-        "import sys; from pathlib import Path; from mm1_ablate.config.sweep.expand import load_study; import mm1_ablate.config.schema;"
+        "import sys; from pathlib import Path; from mm1_ablate.config.sweep.expand import load_study; import mm1_ablate.commands.init;"
         f"load_study(Path({str(tmp_path / 'sweep.yaml')!r}));"
         "print([name for name in ('torch', 'pandas', 'ray', 'transformers', 'lightning') if name in sys.modules])"
     )

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from mm1_ablate.data import check_cache
-from mm1_ablate.data.check_cache import known, remember, remembered
+from mm1_ablate.data import cache as caches
+from mm1_ablate.data.cache import known, remember, remembered
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each call is one of another command: nothing is kept but in the file."""
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(check_cache, "once", lambda key, make: make())
+    monkeypatch.setattr(caches, "once", lambda key, make: make())
     return tmp_path / "cache"
 
 
@@ -40,7 +40,7 @@ def test_none_is_an_answer_too() -> None:
 def test_what_another_command_wrote_meanwhile_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember("a", 1)
     read: dict[str, Any] = {"a": 1}
-    monkeypatch.setattr(check_cache, "once", lambda key, make: read)
+    monkeypatch.setattr(caches, "once", lambda key, make: read)
     content = json.loads((cache / "checks.json").read_text())
     content["answers"]["of another"] = 2
     (cache / "checks.json").write_text(json.dumps(content))
@@ -57,7 +57,7 @@ def test_what_fails_is_not_kept() -> None:
 
 def test_answers_by_other_rules_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     remember("a", 1)
-    monkeypatch.setattr(check_cache, "RULES", check_cache.RULES + 1)
+    monkeypatch.setattr(caches, "RULES", caches.RULES + 1)
     assert known("a") is None
 
 

@@ -18,7 +18,7 @@ from official_files import jpeg
 from mm1_ablate.config.metric import Prediction
 from mm1_ablate.config.settings import find_component
 from mm1_ablate.config.sweep.expand import load_experiment
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 

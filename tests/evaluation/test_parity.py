@@ -18,7 +18,7 @@ from mm1_ablate.config.tasks import TASKS
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.evaluate import evaluate, prepare_requests, summarise
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.model.multimodal import build
 
 SIZES: dict[str, Any] = {

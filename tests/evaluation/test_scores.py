@@ -12,11 +12,12 @@ import pytest
 from toy_tasks import GENERATE, Toy, experiment_on, record, run
 
 from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, ItemSet
 from mm1_ablate.evaluation.metrics import Prediction
+from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, prepare_requests
 from mm1_ablate.evaluation.scores import Asked, coverage, merged, predictions_of, predictions_table, references_of, scored, summarise
-from mm1_ablate.evaluation.task import Task, load_task
 
 NAN = math.nan
 

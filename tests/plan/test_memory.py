@@ -17,13 +17,11 @@ from hypothesis import strategies as some
 from step_helpers import batch_of, experiment_with
 from torch.nn.functional import cross_entropy
 
-from mm1_ablate.config.gpus import GIB, GPUS
-from mm1_ablate.config.sweep.declaration import Resources, Strategy
+from mm1_ablate.config.sweep.declaration import GIB, GPUS, Resources, Strategy
 from mm1_ablate.config.training import Precision
 from mm1_ablate.evaluation import embedding, held_out_loss, shared_attention
-from mm1_ablate.evaluation.evaluate import evaluating
+from mm1_ablate.evaluation.evaluation_mode import cast_weights, evaluating
 from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache
-from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.model import multimodal
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build

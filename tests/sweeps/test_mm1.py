@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
+from mm1_ablate.commands.init import experiment_schema, sweep_schema
 from mm1_ablate.config.paper_results import results
-from mm1_ablate.config.schema import experiment_schema, sweep_schema
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.config.sweep.expand import Study, load_experiment, load_study
 from mm1_ablate.model.profiler import count_parameters

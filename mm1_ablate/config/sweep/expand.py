@@ -19,16 +19,23 @@ from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
-from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
+from mm1_ablate.config.study import Arm, Change, Grid, Identity, Study, Trial, trials_of
 from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
-from mm1_ablate.config.sweep.blame import edits_at, equals_baseline, moved_to_edit
 from mm1_ablate.config.sweep.compare import comparison, expectations
 from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
-from mm1_ablate.config.sweep.preflight import Check, Preflight, never_read, unread_sources, wrong_data
-from mm1_ablate.config.sweep.trials import Identity, trials_of
+from mm1_ablate.config.sweep.preflight import (
+    Check,
+    Preflight,
+    edits_at,
+    equals_baseline,
+    moved_to_edit,
+    never_read,
+    unread_sources,
+    wrong_data,
+)
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from mm1_ablate.config.errors import Finding
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, sources_of
 from mm1_ablate.config.no_effect import without_effect
-from mm1_ablate.config.sweep.blame import edits_at, moved_to_edit
-from mm1_ablate.config.sweep.overrides import Edit, Keys
+from mm1_ablate.config.sweep.arms import Draft
+from mm1_ablate.config.sweep.overrides import Edit, Keys, ends_with
 from mm1_ablate.config.tasks import wrong_files
 from mm1_ablate.config.yaml_file import FileProblem, Marks, dotted
 
@@ -146,3 +147,46 @@ def _to_blame(look: _Look, key: str, finding: Finding, edits: Sequence[Edit], re
 def _at(place: Place, finding: Finding) -> Finding:
     """A finding about a part, as one about the whole."""
     return replace(finding, path=(*place, *finding.path))
+
+
+# ---------------------------------------------------------------- which edit a finding comes from
+def edits_at(edits: Sequence[Edit], place: Keys) -> list[Edit]:
+    """The edits that say something about a place."""
+    parts = [str(part) for part in place]
+    return [edit for edit in edits if not edit.removed and _overlap(edit.path.split("."), parts)]
+
+
+def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether one path leads to the other."""
+    return all(one == other for one, other in zip(left, right, strict=False))
+
+
+def moved_to_edit(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
+    """A finding about an arm's experiment, moved to the edit in the sweep file that it comes from."""
+    path = [str(part) for part in finding.path]
+
+    def closeness(edit: Edit) -> tuple[bool, int]:
+        parts = edit.path.split(".")
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, parts, strict=False)))
+        return common in (len(path), len(parts)), common
+
+    edit = max(edits, key=closeness, default=None)
+    place = ".".join(path)
+    if edit is None or closeness(edit)[1] == 0:
+        return replace(finding, path=where, message=f"{place}: {finding.message}", at_key=False)
+    parts = edit.path.split(".")
+    inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
+    # Messages name the path, unless the place in the sweep file ends with it anyway.
+    told = inside or (place == edit.path and ends_with(edit.where, edit.path))
+    return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")
+
+
+def equals_baseline(draft: Draft, baseline: str) -> Finding:
+    """That an arm is its baseline."""
+    if draft.point:
+        point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
+        message = f"arm '{draft.name}' changes nothing: it is {baseline} itself, which is a row of its own"
+        return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
+    paths = ", ".join(edit.path for edit in draft.edits)
+    message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {baseline}"
+    return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)

@@ -19,6 +19,6 @@ class AttentionPool(LearnedQueries):
     type: Literal["attention_pool"] = "attention_pool"
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._attention_pool import AttentionPoolModule
+        from mm1_ablate.model.connectors._learned_queries import AttentionPoolModule
 
         return AttentionPoolModule(self.image_tokens, self.heads_at(encoder_width), encoder_width, grid_side, language_width)

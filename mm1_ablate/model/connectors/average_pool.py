@@ -17,6 +17,6 @@ class AveragePool(SquareTokens):
     type: Literal["average_pool"] = "average_pool"
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._average_pool import AveragePoolModule
+        from mm1_ablate.model.connectors._pooling import AveragePoolModule
 
         return AveragePoolModule(isqrt(self.image_tokens), encoder_width, language_width)

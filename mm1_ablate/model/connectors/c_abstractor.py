@@ -28,7 +28,7 @@ class CAbstractor(SquareTokens):
     mlp_depth: PositiveInt = 2
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._c_abstractor import CAbstractorModule
+        from mm1_ablate.model.connectors._pooling import CAbstractorModule
 
         tokens_per_side = isqrt(self.image_tokens)
         return CAbstractorModule(tokens_per_side, self.hidden, self.depth, self.mlp_depth, encoder_width, grid_side, language_width)

@@ -24,7 +24,7 @@ class PerceiverResampler(LearnedQueries):
     depth: PositiveInt = 6
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._perceiver_resampler import PerceiverResamplerModule
+        from mm1_ablate.model.connectors._learned_queries import PerceiverResamplerModule
 
         heads = self.heads_at(encoder_width)
         return PerceiverResamplerModule(self.image_tokens, self.depth, heads, encoder_width, grid_side, language_width)

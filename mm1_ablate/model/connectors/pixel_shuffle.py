@@ -31,6 +31,6 @@ class PixelShuffle(SquareTokens):
             )
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._pixel_shuffle import PixelShuffleModule
+        from mm1_ablate.model.connectors._pooling import PixelShuffleModule
 
         return PixelShuffleModule(grid_side // isqrt(self.image_tokens), encoder_width, language_width)
