@@ -23,7 +23,8 @@ import yaml
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluate, summarise
+from mm1_ablate.evaluation.evaluate import evaluate
+from mm1_ablate.evaluation.scores import summarise
 from mm1_ablate.model.multimodal import build
 
 BATCH = 16

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mm1_ablate.config.identity.data_digests import Look
-    from mm1_ablate.config.sweep.expand import Study
+    from mm1_ablate.config.study import Study
     from mm1_ablate.store.store import Store
 
 SOME_FAILED = 1

@@ -15,7 +15,7 @@ from mm1_ablate.commands.plan import count
 from mm1_ablate.commands.prepare_data import bar, ready
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, identity_of
-from mm1_ablate.config.sweep.expand import Arm, Study
+from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
 from mm1_ablate.data.lost_documents import losses_to_json

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, stop
 from mm1_ablate.config.errors import did_you_mean
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.evaluation.protocols import load_tasks

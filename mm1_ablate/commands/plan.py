@@ -14,15 +14,16 @@ from rich.text import Text
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, say, stop
 from mm1_ablate.config.identity.fingerprint import short
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.declaration import GIB, GPUS
 from mm1_ablate.config.sweep.differences import arms_in_words
-from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import MeasuredCost
 from mm1_ablate.plan.memory import in_gib
 from mm1_ablate.plan.plan import Plan
 from mm1_ablate.plan.trials import PlanRow
-from mm1_ablate.store.store import Store, TrialState
+from mm1_ablate.store.status import TrialState
+from mm1_ablate.store.store import Store
 
 COLOURS = {
     "done": "green",

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.errors import Finding, did_you_mean
-from mm1_ablate.config.evaluation import TASKS as TASKS
-from mm1_ablate.config.evaluation import Evaluation, misnamed
+from mm1_ablate.config.evaluation import TASKS, Evaluation, misnamed
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of, findings_about, look, once
 from mm1_ablate.config.identity.fingerprint import canonical

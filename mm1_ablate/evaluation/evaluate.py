@@ -31,11 +31,9 @@ from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_eq
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import ContextOverflow, Request, TaskRequests, check_context, needs, prepare_requests
-from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
+from mm1_ablate.evaluation.requests import Request, TaskRequests, check_context, needs, prepare_requests
+from mm1_ablate.evaluation.scores import Asked, ids_in_line, item_scores, merged, predictions_table
 from mm1_ablate.model.multimodal import MultimodalModel
-
-__all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare_requests", "scored", "summarise"]
 
 Report = Callable[[Progress], None]
 Wanted = Callable[[str, int, int], bool]

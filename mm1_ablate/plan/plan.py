@@ -12,7 +12,7 @@ from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.yaml_file import FileProblem, in_order
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import CostEstimate, MeasuredCost, Measurements, Workload, not_estimated, over_budget

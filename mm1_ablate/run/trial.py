@@ -23,9 +23,11 @@ from mm1_ablate.config.training import Progress
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.evaluation.prediction_shards import PredictionShard, join_shards, shard_rows
 from mm1_ablate.store.disk_full import is_disk_full
+from mm1_ablate.store.files import StorageError
+from mm1_ablate.store.locks import AlreadyRunning
 from mm1_ablate.store.manifests import recorded_shards
 from mm1_ablate.store.predictions import Predictions
-from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
+from mm1_ablate.store.store import HELD, Store
 
 if TYPE_CHECKING:
     from mm1_ablate.config.training import Precision

@@ -17,7 +17,7 @@ from official_files import vqav2
 from PIL import Image
 from scored_study import Said, write_scores
 
-from mm1_ablate.config.sweep.expand import Trial
+from mm1_ablate.config.study import Trial
 from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable
 

@@ -16,7 +16,9 @@ from lines_files import LINES, write_data, write_lines_experiment, write_lines_s
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.fingerprint import fingerprint, training_identity
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.sweep.expand import FileErrors, Study, load_experiment, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_experiment, load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 
 @pytest.fixture

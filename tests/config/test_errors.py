@@ -10,7 +10,8 @@ import pytest
 import yaml
 from config_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_experiment, load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,13 @@ import pytest
 from config_files import EXPERIMENT, pointed_at, write_experiment
 from pydantic import ValidationError
 
-from mm1_ablate.config.experiment import Connector, Experiment, VisionTransformer
+from mm1_ablate.config.connector import Connector
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.image_encoder import VisionTransformer
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.settings import ComponentOf, Settings, UnknownType, find_component
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment
+from mm1_ablate.config.sweep.expand import load_experiment
+from mm1_ablate.config.yaml_file import FileErrors
 
 
 class Holder(Settings):
@@ -25,7 +28,7 @@ class Holder(Settings):
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_lab.py").write_text(
         "from mm1_ablate.config.data import Source\n"
-        "from mm1_ablate.config.experiment import Connector\n"
+        "from mm1_ablate.config.connector import Connector\n"
         "class Mixer(Connector):\n    layers: int = 2\n"
         "class Files(Source):\n    folder: str\n"
         "class Plain:\n    pass\n"

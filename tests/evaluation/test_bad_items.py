@@ -21,8 +21,8 @@ from toy_tasks import (
 )
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.evaluation.evaluate import coverage, summarise
 from mm1_ablate.evaluation.preflight import asked, unaskable_tasks
+from mm1_ablate.evaluation.scores import coverage, summarise
 
 
 def test_bad_items_are_counted_and_named_and_the_score_is_over_the_others(model, tokenizer, tmp_path) -> None:

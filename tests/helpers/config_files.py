@@ -7,7 +7,9 @@ from textwrap import dedent, indent
 
 import pytest
 
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 EXPERIMENT = """\
 experiment: small

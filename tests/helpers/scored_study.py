@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas
 
-from mm1_ablate.config.sweep.expand import Study, Trial, load_study
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item
 from mm1_ablate.evaluation.metrics import Prediction

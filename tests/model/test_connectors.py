@@ -23,7 +23,8 @@ from transformers.models.internvl.modeling_internvl import InternVLModel, Intern
 
 from mm1_ablate.config.connector import Connector
 from mm1_ablate.config.settings import component_types
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment
+from mm1_ablate.config.sweep.expand import load_experiment
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.grid import to_grid, to_tokens
 from mm1_ablate.model.multimodal import build
 

@@ -17,10 +17,10 @@ from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.evaluate import evaluate, predict, prepare_requests
+from mm1_ablate.evaluation.evaluate import evaluate, predict
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import ContextOverflow
+from mm1_ablate.evaluation.requests import ContextOverflow, prepare_requests
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.training.fit import fit
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import GPUS, UTILISATION, Budget, Resources
-from mm1_ablate.config.sweep.expand import Study, load_study
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import MeasuredStep, Measurements, step_key
 from mm1_ablate.plan.flops import trial_tokens

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
 from mm1_ablate.commands.run import compare_and_write, compare_study, item_scores
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable
 from mm1_ablate.evaluation.chance_baselines import ceiling, constant_answer

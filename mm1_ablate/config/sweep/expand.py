@@ -19,7 +19,7 @@ from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
-from mm1_ablate.config.study import Arm, Change, Grid, Identity, Study, Trial, trials_of
+from mm1_ablate.config.study import Arm, Grid, Identity, Study, trials_of
 from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
 from mm1_ablate.config.sweep.compare import comparison, expectations
 from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
@@ -38,8 +38,6 @@ from mm1_ablate.config.sweep.preflight import (
 )
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
-
-__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
 MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
