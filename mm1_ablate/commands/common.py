@@ -157,6 +157,15 @@ def read_finished(path: Path, store: Store) -> Study:
     return study
 
 
+def write_page(target: Path, page: str) -> None:
+    """Write a page; ends the command with 2 where it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
+
+
 def missing_file(path: Path) -> str | None:
     """What is wrong with a path that cannot be a sweep file, with the nearest file that exists; nothing if it can be read."""
     if path.is_file():

@@ -185,13 +185,9 @@ def show_data(stage: Stage, inspection: Inspection, console: Console) -> None:
         console.print(f"{name}: {tokens}", markup=False, soft_wrap=True)
 
 
-def write_page(stage: Stage, inspection: Inspection, target: Path, name: str) -> None:
-    """Write the page; ends the command with 2 where it cannot be written."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(data_page(inspection, name, facts(stage, inspection), joined(stage, inspection)), encoding="utf-8")
-    except OSError as error:
-        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
+def page_of(stage: Stage, inspection: Inspection, name: str) -> str:
+    """The page."""
+    return data_page(inspection, name, facts(stage, inspection), joined(stage, inspection))
 
 
 def to_json(stage: Stage, inspection: Inspection) -> dict[str, Any]:

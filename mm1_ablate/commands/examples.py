@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -153,15 +152,9 @@ def _line(error: Exception) -> str:
 
 
 # ---------------------------------------------------------------- output
-def write_page(differences: Differences, target: Path) -> None:
-    """Write the page; ends the command with 2 where it cannot be written."""
-    shown = shown_items(differences)
-    page = examples_page(differences.arms, differences.facts(), differences.counts, differences.examples, shown)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
+def page_of(differences: Differences) -> str:
+    """The page."""
+    return examples_page(differences.arms, differences.facts(), differences.counts, differences.examples, shown_items(differences))
 
 
 def show_counts(differences: Differences, console: Console) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.config.image_encoder import ImageEncoder
 from mm1_ablate.config.model import LanguageModel
+from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.model.profile import ModelProfile, PartProfile
 from mm1_ablate.plan.flops import RowContent
@@ -141,17 +141,10 @@ class ModelStatistics:
 
     def save(self) -> None:
         """Write what was found out since, where there is a place for it."""
-        if not self._changed:
-            return
-        beside = self.path.with_suffix(f".{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"version": __version__, "sizes": self._known}))
-            beside.replace(self.path)
-            self._changed = False
-        except OSError:
+        if self._changed:
             with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
+                write_json(self.path, {"version": __version__, "sizes": self._known}, durable=False)
+                self._changed = False
 
 
 def _profiled(settings: ImageEncoder | Connector | LanguageModel, *others: Any) -> PartProfile:

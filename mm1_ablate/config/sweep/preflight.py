@@ -14,7 +14,6 @@ from mm1_ablate.config.errors import Finding
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, sources_of
 from mm1_ablate.config.no_effect import without_effect
-from mm1_ablate.config.sweep.arms import Draft
 from mm1_ablate.config.sweep.overrides import Edit, Keys, ends_with
 from mm1_ablate.config.tasks import wrong_files
 from mm1_ablate.config.yaml_file import FileProblem, Marks, dotted
@@ -39,25 +38,30 @@ def wrong_data(experiment: Experiment) -> list[Finding]:
     return found + [finding for _, finding in wrong_files(experiment)]
 
 
-def unread_sources(experiment: Experiment, place: Place = ()) -> Iterator[tuple[Place, str]]:
-    """Sources of an experiment and of its earlier stages whose data type has no share in the mixture: their places and data types.
+def never_read(experiment: Experiment, arms: Sequence[Experiment]) -> list[Finding]:
+    """Warnings about sources of an experiment and of its earlier stages that it does not read, nor any arm."""
+    unread = [dict(_unread_sources(arm)) for arm in arms]
+    return [
+        Finding(
+            place,
+            f"source '{place[-1]}' is never read: its data type, {data_type}, has no share in data.mixture, in no arm",
+            f"give data.mixture.{data_type} a weight, or leave the source out",
+            at_key=True,
+            warning=True,
+        )
+        for place, data_type in _unread_sources(experiment)
+        if all(place in of_arm for of_arm in unread)
+    ]
 
-    Args:
-        place: of the experiment.
-    """
+
+def _unread_sources(experiment: Experiment, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Sources whose data type has no share in the mixture: their places, which begin with that of the experiment, and data types."""
     read = experiment.data.shares()
     for name, source in experiment.data.sources.items():
         if name not in read:
             yield (*place, "data", "sources", name), source.data_type
     if experiment.starts_from is not None:
-        yield from unread_sources(experiment.starts_from, (*place, "starts_from"))
-
-
-def never_read(place: Place, data_type: str) -> Finding:
-    """The warning about a source that no arm reads."""
-    *_, name = place
-    message = f"source '{name}' is never read: its data type, {data_type}, has no share in data.mixture, in no arm"
-    return Finding(place, message, f"give data.mixture.{data_type} a weight, or leave the source out", at_key=True, warning=True)
+        yield from _unread_sources(experiment.starts_from, (*place, "starts_from"))
 
 
 class Preflight:
@@ -179,14 +183,3 @@ def moved_to_edit(finding: Finding, edits: Sequence[Edit], where: Keys) -> Findi
     # Messages name the path, unless the place in the sweep file ends with it anyway.
     told = inside or (place == edit.path and ends_with(edit.where, edit.path))
     return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")
-
-
-def equals_baseline(draft: Draft, baseline: str) -> Finding:
-    """That an arm is its baseline."""
-    if draft.point:
-        point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
-        message = f"arm '{draft.name}' changes nothing: it is {baseline} itself, which is a row of its own"
-        return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
-    paths = ", ".join(edit.path for edit in draft.edits)
-    message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {baseline}"
-    return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)
