@@ -290,13 +290,11 @@ def evaluate(
     report: Report = lambda progress: None,
     rank: int = 0,
     ranks: int = 1,
-    gather: Callable[[pandas.DataFrame], Sequence[pandas.DataFrame]] | None = None,
 ) -> pandas.DataFrame:
     """Score a model on all tasks and held-out documents of an experiment.
 
     Args:
         rank, ranks: of this process among those that share the work; all of them get the whole table.
-        gather: gives every process the tables of all; None: `all_gather_tables`, by torch.distributed.
 
     Returns:
         A row for each task, number of shots, evaluation seed, metric and item, in this order, whatever the batch size: see
@@ -312,8 +310,7 @@ def evaluate(
     with evaluating(model, evaluation.precision):
         documents = measure(model, held_out, tokenizer, pipeline, rank, ranks)
     if ranks > 1:
-        gather = gather or all_gather_tables
-        predictions, documents = merged(gather(predictions), tasks), pandas.concat(gather(documents))
+        predictions, documents = merged(all_gather_tables(predictions), tasks), pandas.concat(all_gather_tables(documents))
     return item_scores(predictions, documents, tasks, evaluation)
 
 

@@ -74,13 +74,11 @@ def shards_of(experiment: Experiment, training: str) -> list[PredictionShard]:
 
 def asked_identity(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     """Which items a task asks and how, whatever stands before them."""
-    own = evaluation.overrides.get(task.task)
     form = {name: value for name, value in canonical(task).items() if name not in NOT_ASKED}
     contents = contents_of(task.items, evaluation.split)
     if contents:
         form["items"] = {**form["items"], "contents": contents}
-    count = own.items if own and own.items else evaluation.items
-    return {"task": form, "items": count, "seed": evaluation.seed, "split": evaluation.split}
+    return {"task": form, "items": evaluation.items_of(task.task), "seed": evaluation.seed, "split": evaluation.split}
 
 
 def _computed(evaluation: Evaluation) -> dict[str, str]:

@@ -70,9 +70,7 @@ def _found(task: Task, evaluation: Evaluation, own: bool) -> list[tuple[str, boo
 
 
 def _looked_at(task: Task, evaluation: Evaluation, own: bool) -> Iterator[tuple[str, bool]]:
-    settings = evaluation.overrides.get(task.task)
-    count = settings.items if settings and settings.items else evaluation.items
-    items = task.items.open(split=evaluation.split, count=count, seed=evaluation.seed)
+    items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     asked, bad = _askable(task, items)
     where = "queries" if evaluation.split == "report" else "development"
     yield from _left_out(bad, f"items.{where}: {{}} of {len(bad) + len(asked):,} items cannot be asked", own)

@@ -189,9 +189,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     Raises:
         ValueError: where there are too few demonstrations, or no item can be asked.
     """
-    own = evaluation.overrides.get(task.task)
-    count = own.items if own and own.items else evaluation.items
-    items = task.items.open(split=evaluation.split, count=count, seed=evaluation.seed)
+    items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     seeds = evaluation.evaluation_seeds
     shots = tuple(sorted(evaluation.shots)) if task.family == "image" else (0,)
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot and task.family == "image" and 0 in shots else 0

@@ -11,20 +11,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import numpy
 import pandas
+from numpy.typing import NDArray
 
+from mm1_ablate.config.evaluation import Evaluation, TaskGroup
 from mm1_ablate.config.metric_name import AVERAGE, MetricName, suite_of
-from mm1_ablate.config.settings import find_component
-from mm1_ablate.evaluation.metrics import Metric, Prediction, References
-
-if TYPE_CHECKING:
-    import numpy
-    import numpy.typing
-
-    from mm1_ablate.config.evaluation import Evaluation, TaskGroup
-    from mm1_ablate.config.task_record import Task
+from mm1_ablate.config.task_record import Task
+from mm1_ablate.evaluation.metrics import Prediction, References, metric_class
 
 ASKED = [
     "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",
@@ -246,9 +242,7 @@ def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
     """The number of tables for the items of a task under a metric: the mean over evaluation seeds; nan where none could be judged."""
     if family == "loss":  # held-out documents: their scores are made such that the mean is the ratio of totals
         return float(own["score"].mean())
-    rule = find_component("mm1_ablate.evaluation.metrics", metric)
-    if not issubclass(rule, Metric):
-        raise TypeError(f"'{metric}' is not a subclass of mm1_ablate.evaluation.metrics.Metric")
+    rule = metric_class(metric)
     found = [rule.aggregate(scores.tolist()) for _, scores in own.groupby("evaluation_seed", sort=False)["score"]]
     return rule.scale * math.fsum(found) / len(found)
 
@@ -276,8 +270,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
         scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":
             continue
-        rule = find_component("mm1_ablate.evaluation.metrics", str(metric))
-        if primary and issubclass(rule, Metric) and rule.scale == 100:
+        if primary and metric_class(str(metric)).scale == 100:
             averaged.setdefault(suite_of(str(family), int(str(shots)), str(metric)), {})[str(task)] = value
     for suite, values in averaged.items():
         scores[str(MetricName(suite, AVERAGE))] = sum(values.values()) / len(values)
@@ -288,7 +281,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
     return scores
 
 
-Value = TypeVar("Value", float, "numpy.typing.NDArray[numpy.float64]")
+Value = TypeVar("Value", float, NDArray[numpy.float64])
 
 
 def group_mean(name: str, groups: Mapping[str, TaskGroup], values: Mapping[str, Value]) -> Value | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import sources_of
 from mm1_ablate.config.sweep.declaration import Strategy
-from mm1_ablate.config.training import Progress
+from mm1_ablate.config.training import Precision, Progress
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.evaluation.prediction_shards import PredictionShard, join_shards, shard_rows
 from mm1_ablate.store.disk_full import is_disk_full
@@ -29,10 +29,6 @@ from mm1_ablate.store.manifests import recorded_shards
 from mm1_ablate.store.predictions import Predictions
 from mm1_ablate.store.store import HELD, Store
 
-if TYPE_CHECKING:
-    from mm1_ablate.config.training import Precision
-    from mm1_ablate.model.multimodal import MultimodalModel
-    from mm1_ablate.training.workers import Workers
 if TYPE_CHECKING:
     import pandas
 

@@ -7,14 +7,11 @@ width^-0.5 (there: 1), and a linear layer leads to the language model's width (t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 
 from mm1_ablate.config.connector import LearnedQueries
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class PerceiverResampler(LearnedQueries):
@@ -23,7 +20,7 @@ class PerceiverResampler(LearnedQueries):
     type: Literal["perceiver_resampler"] = "perceiver_resampler"
     depth: PositiveInt = 6
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         from mm1_ablate.model.connectors._learned_queries import PerceiverResamplerModule
 
         heads = self.heads_at(encoder_width)
