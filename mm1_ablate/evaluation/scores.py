@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -209,33 +208,6 @@ def references_of(reference: str) -> tuple[str, ...]:
         if isinstance(several, list) and len(several) != 1:
             return tuple(map(str, several))
     return (reference,)
-
-
-def coverage(items: pandas.DataFrame) -> pandas.DataFrame:
-    """Over how many items each score is.
-
-    Returns:
-        Columns task, shots, metric, score (as `summarise` has it), items, left_out, reasons (JSON: reason to how many items), replaced
-        (items of which a demonstration could not be shown, so that another took its place).
-    """
-    rows = []
-    for (task, shots, metric), own in items.groupby(["task", "shots", "metric"], sort=False):
-        bad = own[own["problem"] != ""].drop_duplicates("item")
-        reasons = Counter(problem.partition(": ")[0] for problem in bad["problem"])
-        answered = own[own["problem"] == ""]
-        rows.append(
-            {
-                "task": task,
-                "shots": shots,
-                "metric": metric,
-                "score": _aggregate(str(own["family"].iloc[0]), str(metric), own),
-                "items": answered["item"].nunique(),
-                "left_out": len(bad),
-                "reasons": json.dumps(dict(sorted(reasons.items()))),
-                "replaced": answered.loc[answered["replaced"] != "", "item"].nunique(),
-            }
-        )
-    return pandas.DataFrame(rows)
 
 
 def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
