@@ -1,4 +1,4 @@
-"""A trained model and an experiment in, the score of every item of every task at every number of shots out.
+"""A trained model and an experiment in, what it answers to every item of every task at every number of shots out.
 
 Prompts are made and their lengths checked for all tasks before anything is generated. Then, task by task, questions go through in
 batches; those of a batch may have different demonstrations, which are read once, kept while a later batch needs them, and read on
@@ -26,13 +26,12 @@ from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.evaluation_mode import evaluating
 from mm1_ablate.evaluation.generation import generate
-from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
 from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_equal_lengths
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.requests import Request, TaskRequests, check_context, needs, prepare_requests
-from mm1_ablate.evaluation.scores import Asked, ids_in_line, item_scores, merged, predictions_table
+from mm1_ablate.evaluation.scores import Asked, ids_in_line, merged, predictions_table
 from mm1_ablate.model.multimodal import MultimodalModel
 
 Report = Callable[[Progress], None]
@@ -280,44 +279,3 @@ def _left_out(prepared: TaskRequests, wanted: Wanted) -> Iterator[Asked]:
             for seed in prepared.seeds:
                 if wanted(prepared.task.task, shots, seed):
                     yield Asked(shots, seed, place, item, "", "", 0, "", "", str(problem), None)
-
-
-def evaluate(
-    model: MultimodalModel,
-    experiment: Experiment,
-    tokenizer: Tokenizer,
-    pipeline: ImagePipeline,
-    report: Report = lambda progress: None,
-    rank: int = 0,
-    ranks: int = 1,
-) -> pandas.DataFrame:
-    """Score a model on all tasks and held-out documents of an experiment.
-
-    Args:
-        rank, ranks: of this process among those that share the work; all of them get the whole table.
-
-    Returns:
-        A row for each task, number of shots, evaluation seed, metric and item, in this order, whatever the batch size: see
-        `scores.scored`. Scores are of 1; `summarise` turns them into the numbers of tables.
-
-    Raises:
-        ContextOverflow, LookupError, ValueError: see `predict`.
-    """
-    evaluation = experiment.evaluation
-    tasks = load_tasks(evaluation)
-    held_out = prepare_documents(model, experiment, tokenizer)
-    predictions = predict(model, experiment, tokenizer, pipeline, report, rank, ranks)
-    with evaluating(model, evaluation.precision):
-        documents = measure(model, held_out, tokenizer, pipeline, rank, ranks)
-    if ranks > 1:
-        predictions, documents = merged(all_gather_tables(predictions), tasks), pandas.concat(all_gather_tables(documents))
-    return item_scores(predictions, documents, tasks, evaluation)
-
-
-def all_gather_tables(table: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """The tables of all processes of torch.distributed's default group, by rank."""
-    from torch import distributed
-
-    tables: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(tables, table)
-    return tables

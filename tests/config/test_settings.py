@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from config_files import EXPERIMENT, pointed_at, write_experiment
+from config_files import EXPERIMENT, load_experiment, pointed_at, write_experiment
 from pydantic import ValidationError
 
 from mm1_ablate.config.connector import Connector
@@ -16,7 +16,6 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.image_encoder import VisionTransformer
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.settings import ComponentOf, Settings, UnknownType, find_component
-from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.config.yaml_file import FileErrors
 
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas
 import pytest
+from evaluated import evaluate
 from toy_tasks import (
     CHOOSE,
     CONFIGURATION,
@@ -23,7 +24,6 @@ from toy_tasks import (
 from mm1_ablate.config.tasks import shipped_tasks
 from mm1_ablate.config.training import Progress
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.evaluation.evaluate import evaluate
 from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.evaluation.requests import ContextOverflow, prepare_requests
 from mm1_ablate.evaluation.scores import COLUMNS, summarise

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from evaluated import evaluate
 from tiny import tiny_experiment
 from toy_tasks import CHOOSE, CONFIGURATION, GENERATE, OUTPUTS, record
 
@@ -20,7 +21,6 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation import evaluation_mode
-from mm1_ablate.evaluation.evaluate import evaluate
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.run import child_process
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together

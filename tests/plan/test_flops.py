@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from config_files import load_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from step_helpers import batch_of, content_of, experiment_with
@@ -16,7 +17,6 @@ from torch.nn.functional import conv2d, cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.model import profiler
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.profile import PartProfile

@@ -132,9 +132,10 @@ def test_what_is_asked_later_comes_out_as_if_it_had_been_asked_with_the_rest(sto
 
 
 def test_kept_predictions_give_the_items_of_an_evaluation_in_one_go(store: Store, tmp_path: Path):
+    from evaluated import evaluate
+
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.data.tokenizer import load_tokenizer
-    from mm1_ablate.evaluation.evaluate import evaluate
     from mm1_ablate.evaluation.scores import summarise
     from mm1_ablate.training.fit import load_trained
 

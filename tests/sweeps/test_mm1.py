@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
+from config_files import load_experiment
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
@@ -18,7 +19,7 @@ from mm1_ablate.commands.init import experiment_schema, sweep_schema
 from mm1_ablate.config.paper_results import results
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.config.sweep.expand import load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.model.profiler import count_parameters
 from mm1_ablate.plan.cost import does_not_fit
 from mm1_ablate.plan.model_statistics import ModelStatistics

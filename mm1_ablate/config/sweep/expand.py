@@ -26,7 +26,7 @@ from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
-from mm1_ablate.config.sweep.preflight import Check, Preflight, edits_at, moved_to_edit, never_read, wrong_data
+from mm1_ablate.config.sweep.preflight import Check, Preflight, edits_at, moved_to_edit, never_read
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
 
@@ -49,22 +49,6 @@ def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), r
     snapshot = DataSnapshot(look, Path(path).parent)
     with snapshot.active():
         return _Expansion(Path(path), snapshot, checks, recorded).study()
-
-
-def load_experiment(path: Path, look: Look = "check") -> Experiment:
-    """The experiment of a file.
-
-    Args:
-        look: how far to look at the data.
-
-    Raises:
-        FileErrors: with every problem of the file.
-    """
-    with DataSnapshot(look, Path(path).parent).active():
-        experiment, marks = read_experiment(Path(path))
-        if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
-            raise FileErrors(marks.problems(found))
-        return experiment
 
 
 @dataclass
