@@ -11,11 +11,12 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
+from functools import cache, lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from mm1_ablate import __version__
-from mm1_ablate.config.identity.data_digests import once
 from mm1_ablate.data.cache import cache_folder
 
 RULES = 4
@@ -29,15 +30,16 @@ def known(key: str) -> Any:
 
 def remember(key: str, answer: Any) -> None:
     """Keep an answer. A cache that cannot be written costs time, no more."""
-    _answers()[key] = answer
+    answers = _answers()
+    answers[key] = answer
     folder = cache_folder()
     beside = folder / f"checks.{os.getpid()}"
-    # Another command may have written since.
-    content = {"versions": _versions(), "answers": {**_read(), key: answer}}
+    content = {"versions": _versions(), "answers": answers}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(content))
         beside.replace(folder / "checks.json")
+        _read.cache_clear()
     except OSError:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -54,17 +56,30 @@ def remembered(key: str, find: Callable[[], Any]) -> Any:
 
 
 def _answers() -> dict[str, Any]:
-    return once("answers of checks", _read)
-
-
-def _read() -> dict[str, Any]:
+    path = cache_folder() / "checks.json"
     try:
-        content = json.loads((cache_folder() / "checks.json").read_text())
+        found = path.stat()
+        state = (found.st_ino, found.st_mtime_ns, found.st_size)
+    except OSError:
+        state = None
+    return _read(path, state, RULES)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, state: tuple[int, int, int] | None, rules: int) -> dict[str, Any]:
+    """Answers in a file that is in that state. Where it cannot be written, this process keeps its answers here."""
+    try:
+        content = json.loads(path.read_text())
         answers: dict[str, Any] = dict(content["answers"]) if content["versions"] == _versions() else {}
     except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
         return {}
     return answers
 
 
+@cache
+def _package_versions() -> tuple[str, ...]:
+    return version("timm"), version("transformers"), __version__
+
+
 def _versions() -> list[str]:
-    return [version("timm"), version("transformers"), __version__, str(RULES)]
+    return [*_package_versions(), str(RULES)]
