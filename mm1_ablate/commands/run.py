@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pandas
 
     from mm1_ablate.report.cells import Measure
-    from mm1_ablate.report.comparison import Comparison
+    from mm1_ablate.report.comparison import StudyComparison
     from mm1_ablate.run.scheduler import Outcome
 
 
@@ -124,7 +124,7 @@ def say_failures(study: Study, store: Store) -> int:
 
 
 # ---------------------------------------------------------------- comparison
-def compare_study(study: Study, store: Store) -> Comparison:
+def compare_study(study: Study, store: Store) -> StudyComparison:
     """The arms of a study, by what its store has."""
     from mm1_ablate.report.aa_check import with_false_verdicts
     from mm1_ablate.report.comparison import compare
@@ -182,7 +182,7 @@ def measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None)
     return found
 
 
-def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
+def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path]:
     """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed."""
     from mm1_ablate.report.html import report_version, write_report
 
@@ -209,7 +209,7 @@ def text_of_sweep(study: Study) -> str:
     return "\n".join([study.path.read_text(), *parts])
 
 
-def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
+def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
     """The report as Markdown with its pictures, where people want to keep it."""
     from mm1_ablate.report.markdown import write_markdown
 
@@ -228,7 +228,7 @@ def show_comparison(study: Study, store: Store, path: Path) -> None:
     tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(store)}")
 
 
-def track_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
+def track_study(study: Study, store: Store, comparison: StudyComparison, folder: Path) -> None:
     """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
     from mm1_ablate.report.markdown import markdown
     from mm1_ablate.report.text import wide_table

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import PositiveInt, field_validator
 
-from mm1_ablate.config.settings import Component, Misfit
+from mm1_ablate.config.settings import Component, SettingError
 
 
 class Connector(Component):
@@ -22,7 +22,7 @@ class Connector(Component):
         """Raise ValueError, saying what would do, if `image_tokens` cannot be made from a grid of side x side patches."""
 
     def check_width(self, encoder_width: int) -> None:
-        """Raise Misfit at a field that does not go with features of this width. Asked where an encoder's settings say its width."""
+        """Raise SettingError at a field that does not go with features of this width. Asked where an encoder's settings say its width."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         """The torch module: [images, side * side, encoder_width] to [images, image_tokens, language_width]."""
@@ -57,7 +57,7 @@ class LearnedQueries(Connector):
 
     def check_width(self, encoder_width: int) -> None:
         if self.heads is not None and encoder_width % self.heads:
-            raise Misfit("heads", f"the encoder's width, {encoder_width}, is not a multiple of {self.heads} heads")
+            raise SettingError("heads", f"the encoder's width, {encoder_width}, is not a multiple of {self.heads} heads")
 
     def heads_at(self, encoder_width: int) -> int:
         """Attention heads at an encoder's width."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from mm1_ablate.config.settings import Component, ComponentOf, HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import Component, ComponentOf, HowItRuns, SettingError, Settings
 
 DataType = Literal["captioned", "synthetic_captioned", "interleaved", "text"]
 Weight = Annotated[float, Field(ge=0)]
@@ -26,7 +26,7 @@ class Bounds(Settings):
     @model_validator(mode="after")
     def _in_order(self) -> Bounds:
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise Misfit("at_most", f"{self.at_most} is less than at_least, {self.at_least}: nothing would be kept")
+            raise SettingError("at_most", f"{self.at_most} is less than at_least, {self.at_least}: nothing would be kept")
         return self
 
     def __contains__(self, value: float) -> bool:
@@ -78,10 +78,10 @@ class Source(Component):
         """Look at the beginning of what it reads.
 
         Raises:
-            Misfit: at the field that is wrong: files that do not exist or hold nothing, a field or column that is not there.
+            SettingError: at the field that is wrong: files that do not exist or hold nothing, a field or column that is not there.
         """
 
-    def warnings(self) -> Sequence[Misfit]:
+    def warnings(self) -> Sequence[SettingError]:
         """What stops no run and must be said before one, each at its field; asked after `check` found nothing wrong."""
         return ()
 
@@ -156,11 +156,13 @@ class Data(Settings):
     @model_validator(mode="after")
     def _sources_feed_the_mixture(self) -> Data:
         if not any(self.mixture.values()):
-            raise Misfit("mixture", "every weight is zero, so nothing is left to train on; give at least one data type a positive weight")
+            raise SettingError(
+                "mixture", "every weight is zero, so nothing is left to train on; give at least one data type a positive weight"
+            )
         fed = {source.data_type for source in self.sources.values()}
         for data_type, weight in self.mixture.items():
             if weight and data_type not in fed:
-                raise Misfit(
+                raise SettingError(
                     f"mixture.{data_type}",
                     f"no source feeds it; add a source with data_type: {data_type}, or remove data.mixture.{data_type}",
                 )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from mm1_ablate.config.data import AnySource
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
 from mm1_ablate.config.training import Precision
 
 TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
@@ -79,7 +79,7 @@ class TaskGroup(Settings):
     def _weights_are_of_its_tasks(self) -> TaskGroup:
         for task in self.weights:
             if task not in self.tasks:
-                raise Misfit(f"weights.{task}", f"it is not among the group's tasks: {', '.join(self.tasks)}")
+                raise SettingError(f"weights.{task}", f"it is not among the group's tasks: {', '.join(self.tasks)}")
         return self
 
 
@@ -149,7 +149,7 @@ class Evaluation(Settings):
         # Where a record is the user's own, or there is none, names are checked after that: `tasks.wrong_records`.
         shipped = all(os.path.isfile(TASKS / f"{task}.yaml") for task in self.tasks)
         if shipped and (wrong := misnamed(self.groups, self.overrides, self.tasks)):
-            raise Misfit(*wrong)
+            raise SettingError(*wrong)
         return self
 
     @property

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from mm1_ablate.config.data import AnySource
 from mm1_ablate.config.local_path import PathOrName, beside, local
-from mm1_ablate.config.settings import Misfit, Settings
+from mm1_ablate.config.settings import SettingError, Settings
 
 
 class EncoderPreparation(Settings):
@@ -31,7 +31,7 @@ class EncoderPreparation(Settings):
     @model_validator(mode="after")
     def _has_images(self) -> EncoderPreparation:
         if self.source.data_type == "text":
-            raise Misfit("source.data_type", "an image encoder is prepared on images with captions; expected captioned, not text")
+            raise SettingError("source.data_type", "an image encoder is prepared on images with captions; expected captioned, not text")
         return self
 
 
@@ -62,11 +62,11 @@ class VisionTransformer(Settings):
         divisor = self.patch_size or self.patches_per_side or 1
         if self.image_size % divisor:
             what = "the patch size" if self.patch_size else "the patches a side"
-            raise Misfit("image_size", f"{self.image_size} is not a multiple of {what}, {divisor}")
+            raise SettingError("image_size", f"{self.image_size} is not a multiple of {what}, {divisor}")
         if self.width % self.heads:
-            raise Misfit("width", f"{self.width} is not a multiple of the {self.heads} heads")
+            raise SettingError("width", f"{self.width} is not a multiple of the {self.heads} heads")
         if -self.feature_layer > self.depth:
-            raise Misfit("feature_layer", f"block {self.feature_layer} does not exist, the encoder has only {self.depth} blocks")
+            raise SettingError("feature_layer", f"block {self.feature_layer} does not exist, the encoder has only {self.depth} blocks")
         return self
 
     @property
@@ -108,7 +108,7 @@ class TimmEncoder(Settings):
             lower = self.image_size - side
             nearest = " and ".join(str(size) for size in (lower, lower + self.patch_size) if size)
             message = f"{self.image_size} is not a multiple of the patch size, {self.patch_size}; the nearest are {nearest}"
-            raise Misfit("image_size", message)
+            raise SettingError("image_size", message)
         return self
 
     @property

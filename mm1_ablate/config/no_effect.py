@@ -1,6 +1,6 @@
 """Settings that have no effect beside others, such as a learning rate of what is frozen: warnings, for an arm may give them one.
 
-In: an experiment. Out: a finding for each such setting that is written, by place in the experiment. What no arm can give an effect is
+In: an experiment. Out: a diagnostic for each such setting that is written, by place in the experiment. What no arm can give an effect is
 refused: here, where it takes a task's record to tell, else by the settings themselves or, where it takes the parts of a model, by
 `model.preflight`.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.settings import Settings
 from mm1_ablate.config.sweep.declaration import Sweep
@@ -19,17 +19,17 @@ from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.config.training import Muon
 
 
-def without_effect(experiment: Experiment) -> list[Finding]:
+def without_effect(experiment: Experiment) -> list[Diagnostic]:
     """What is written and does nothing, in an experiment and its earlier stages. Their own evaluations are not run, as is documented."""
     found = [*_in_model(experiment), *_in_training(experiment), *_in_sources(experiment), *_in_evaluation(experiment)]
     for number, stage in enumerate(reversed(experiment.earlier), start=1):
         own = [*_in_model(stage), *_in_training(stage)]
-        found += [replace(finding, path=("starts_from",) * number + finding.path) for finding in own]
+        found += [replace(diagnostic, path=("starts_from",) * number + diagnostic.path) for diagnostic in own]
     return found
 
 
-def _warning(place: str, message: str) -> Finding:
-    return Finding(tuple(place.split(".")), f"has no effect: {message}", at_key=True, warning=True)
+def _warning(place: str, message: str) -> Diagnostic:
+    return Diagnostic(tuple(place.split(".")), f"has no effect: {message}", at_key=True, warning=True)
 
 
 def _says(settings: Settings, name: str) -> bool:
@@ -37,7 +37,7 @@ def _says(settings: Settings, name: str) -> bool:
     return name in settings.model_fields_set and getattr(settings, name) != type(settings).model_fields[name].default
 
 
-def _in_model(experiment: Experiment) -> Iterator[Finding]:
+def _in_model(experiment: Experiment) -> Iterator[Diagnostic]:
     model = experiment.model
     encoder, language_model = model.image_encoder, model.language_model
     if encoder.frozen and _says(encoder, "learning_rate_scale"):
@@ -52,7 +52,7 @@ def _in_model(experiment: Experiment) -> Iterator[Finding]:
         yield _warning("model.preparation_seed", "neither the image encoder nor the language model is prepared; leave it out")
 
 
-def _in_training(experiment: Experiment) -> Iterator[Finding]:
+def _in_training(experiment: Experiment) -> Iterator[Diagnostic]:
     training = experiment.training
     if isinstance(training.optimizer, Muon) and experiment.model.language_model.frozen:
         message = (
@@ -64,7 +64,7 @@ def _in_training(experiment: Experiment) -> Iterator[Finding]:
         yield _warning("training.micro_batch_rows", f"a step has no more than {training.batch_rows} rows (batch_rows); leave it out")
 
 
-def _in_sources(experiment: Experiment) -> Iterator[Finding]:
+def _in_sources(experiment: Experiment) -> Iterator[Diagnostic]:
     """Sources that stand alone, so that there is nothing to weigh them against."""
     model = experiment.model
     alone: dict[str, tuple[Source, tuple[str, ...]]] = {}
@@ -81,7 +81,7 @@ def _in_sources(experiment: Experiment) -> Iterator[Finding]:
                 yield replace(_warning("", f"{told}; leave it out"), path=(*place.split("."), name))
 
 
-def _in_evaluation(experiment: Experiment) -> Iterator[Finding]:
+def _in_evaluation(experiment: Experiment) -> Iterator[Diagnostic]:
     evaluation = experiment.evaluation
     records = [task_settings(task) for task in evaluation.tasks]
     shots, unseen = [shots for shots in evaluation.shots if shots], evaluation.zero_shot is None or 0 not in evaluation.shots
@@ -105,10 +105,10 @@ def _in_evaluation(experiment: Experiment) -> Iterator[Finding]:
         for name, why in nothing.items():
             if getattr(wording, name) is not None:
                 place = ("evaluation", "overrides", record.task, name)
-                yield Finding(place, f"has no effect: {why}; leave it out", at_key=True)
+                yield Diagnostic(place, f"has no effect: {why}; leave it out", at_key=True)
 
 
-def without_effect_in_sweep(sweep: Sweep) -> list[Finding]:
+def without_effect_in_sweep(sweep: Sweep) -> list[Diagnostic]:
     """The same of a sweep's own settings."""
     found = []
     resources, budget = sweep.resources, sweep.budget

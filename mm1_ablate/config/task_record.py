@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mm1_ablate.config.evaluation import Wording
 from mm1_ablate.config.metric import Kind, Metric
-from mm1_ablate.config.settings import Component, ComponentOf, Misfit, Settings
+from mm1_ablate.config.settings import Component, ComponentOf, SettingError, Settings
 
 EvaluationSplit = Literal["report", "development"]
 
@@ -42,7 +42,7 @@ class ItemSource(Component):
         """Look whether what `open` reads is there, and at the beginning of it.
 
         Raises:
-            Misfit: at the field that is wrong: files that do not exist, a field that no row has.
+            SettingError: at the field that is wrong: files that do not exist, a field that no row has.
         """
 
     def contents(self, split: EvaluationSplit = "report") -> str:
@@ -51,7 +51,7 @@ class ItemSource(Component):
         Part of an evaluation's identity: other annotations are another evaluation, a moved folder is not. Images do not count.
 
         Raises:
-            Misfit: as `check`.
+            SettingError: as `check`.
         """
         return ""
 
@@ -142,34 +142,36 @@ class Task(Settings):
     def _check_prompt(self, place: str, template: str) -> None:
         fields = self._fields_of(place, template)
         if fields.count(ANSWER) != 1:
-            raise Misfit(place, f"expected {{answer}} once, found it {fields.count(ANSWER)} times")
+            raise SettingError(place, f"expected {{answer}} once, found it {fields.count(ANSWER)} times")
         if (IMAGE in fields) != (self.family == "image"):
-            raise Misfit(place, "a task of the image family shows {image}, one of the text family does not")
+            raise SettingError(place, "a task of the image family shows {image}, one of the text family does not")
 
     def _check_endings(self, place: str, wording: Task | Wording) -> None:
         templates = {"separator": wording.separator, **{f"stop.{index}": text for index, text in enumerate(wording.stop or [])}}
         for name, template in templates.items():
             if template is not None and {IMAGE, ANSWER} & set(self._fields_of(place + name, template)):
-                raise Misfit(place + name, f"{template!r} may name the item's own fields only")
+                raise SettingError(place + name, f"{template!r} may name the item's own fields only")
 
     def _fields_of(self, place: str, template: str) -> list[str]:
         """The fields that a template names, all of which items have.
 
         Raises:
-            Misfit: at the line of the template that is wrong.
+            SettingError: at the line of the template that is wrong.
         """
         try:
             pieces = template_pieces(template)
         except WrongTemplate as error:
-            raise Misfit(place, str(error), error.line) from None
+            raise SettingError(place, str(error), error.line) from None
         names, line = self.items.field_names(), 1
         expected = [IMAGE, ANSWER, *([CHOICE] if self.kind == "choose" else []), *sorted(names or ())]
         for text, field in pieces:
             line += text.count("\n")
             if field == CHOICE and self.kind != "choose" and field not in (names or ()):
-                raise Misfit(place, f"only a task of kind choose can name {{choice}}, this is one of kind {self.kind}", line)
+                raise SettingError(place, f"only a task of kind choose can name {{choice}}, this is one of kind {self.kind}", line)
             if names is not None and field is not None and field not in expected:
-                raise Misfit(place, f"no item has a field '{field}'; expected {' or '.join(', '.join(expected).rsplit(', ', 1))}", line)
+                raise SettingError(
+                    place, f"no item has a field '{field}'; expected {' or '.join(', '.join(expected).rsplit(', ', 1))}", line
+                )
         return [field for _, field in pieces if field is not None]
 
     @model_validator(mode="after")
@@ -177,11 +179,11 @@ class Task(Settings):
         types = [metric.type for metric in self.metrics]
         for index, metric in enumerate(self.metrics):
             if metric.type in types[:index]:
-                raise Misfit(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
+                raise SettingError(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
             if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
-                raise Misfit(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
+                raise SettingError(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
             if metric.type == "choice_accuracy_normalised" and CHOICE in template_fields(self.prompt):
-                raise Misfit(
+                raise SettingError(
                     f"metrics.{index}",
                     "choice_accuracy_normalised divides by the length of each choice, but with {choice} in the prompt the same answer is"
                     " scored after each; use choice_accuracy",

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
 
 Precision = Literal["32-true", "bf16-mixed"]
 """float32 throughout, or matrix products in bfloat16 beside weights in float32."""
@@ -66,7 +66,7 @@ class Training(Settings):
     @model_validator(mode="after")
     def _warmup_ends(self) -> Training:
         if self.warmup_steps >= self.steps:
-            raise Misfit("warmup_steps", f"expected fewer than the {self.steps} steps of the training, not {self.warmup_steps}")
+            raise SettingError("warmup_steps", f"expected fewer than the {self.steps} steps of the training, not {self.warmup_steps}")
         return self
 
 

@@ -1,6 +1,6 @@
 """YAML files read so that every value remembers where it was written.
 
-In: a path and the settings class that the file declares. Out: the settings, and `Marks` by which later findings are shown at
+In: a path and the settings class that the file declares. Out: the settings, and `Marks` by which later diagnostics are shown at
 their line and column. All of a file's problems are raised at once.
 
 Differences from PyYAML's defaults (YAML 1.1), each a trap it closes: 1e-3 is a number, 0o17 is 15 and 017 is 17, `no`, `yes` and `on`
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from mm1_ablate.config.errors import Finding, validated
+from mm1_ablate.config.errors import Diagnostic, validated
 from mm1_ablate.config.settings import Settings
 
 Keys = tuple[str | int, ...]
@@ -112,7 +112,7 @@ class Marks:
         told = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
         return FileProblem(self.file, line, column, _shortened(path, EXCERPT), told, hint, excerpt)
 
-    def problems(self, found: Iterable[Finding]) -> list[FileProblem]:
+    def problems(self, found: Iterable[Diagnostic]) -> list[FileProblem]:
         return [replace(self.problem(one.path, one.message, one.hint, one.at_key, one.line), warning=one.warning) for one in found]
 
 

@@ -1,6 +1,6 @@
 """Whether the items of an experiment's tasks can be asked and scored as declared, before anything is trained: no weights, no tokenizer.
 
-In: an experiment. Out: findings by place in it. Items are drawn as an evaluation draws them, and only those are looked at: their images
+In: an experiment. Out: diagnostics by place in it. Items are drawn as an evaluation draws them, and only those are looked at: their images
 by name, the first of them by the headers of their files too. What was found right about a task of this package is remembered; the user's
 own tasks are looked at each time.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import look, once
@@ -36,7 +36,7 @@ OF_THE_RECORD = ("no right choice", "an id occurs twice")
 """Reasons that are the record's or the file's fault as a whole: leaving such items out would hide that others are wrong too."""
 
 
-def wrong_items(experiment: Experiment) -> list[Finding]:
+def wrong_items(experiment: Experiment) -> list[Diagnostic]:
     """Items of tasks that cannot be asked, and scores that cannot tell models apart. Tasks that cannot be opened are reported by
     other checks."""
     if look() == "nowhere":
@@ -45,7 +45,7 @@ def wrong_items(experiment: Experiment) -> list[Finding]:
     return once(f"items {evaluation.model_dump_json()}", lambda: list(_of_all(evaluation)))
 
 
-def _of_all(evaluation: Evaluation) -> Iterator[Finding]:
+def _of_all(evaluation: Evaluation) -> Iterator[Diagnostic]:
     for index, name in enumerate(evaluation.tasks):
         try:
             task = as_asked(task_settings(name), evaluation)
@@ -54,7 +54,7 @@ def _of_all(evaluation: Evaluation) -> Iterator[Finding]:
             continue
         of = f"task '{task.task}' ({name})" if is_own(name) else f"task '{task.task}'"
         for message, warning in found:
-            yield Finding(("evaluation", "tasks", index), f"{of}: {message}", warning=warning)
+            yield Diagnostic(("evaluation", "tasks", index), f"{of}: {message}", warning=warning)
 
 
 def _found(task: Task, evaluation: Evaluation, own: bool) -> list[tuple[str, bool]]:

@@ -37,7 +37,7 @@ LOSS_COLUMNS = ["loss", "place", "document", "data_type", "nats", "tokens", "tex
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ItemOutcome:
     """An item at a number of shots under an evaluation seed: what came out, or why it could not be asked.
 
     Attributes:
@@ -72,7 +72,7 @@ def ids_of_line(line: str) -> tuple[str, ...]:
     return tuple(one.replace("%20", " ").replace("%25", "%") for one in line.split(" ") if one)
 
 
-def predictions_table(task: Task, asked: Sequence[Asked]) -> pandas.DataFrame:
+def predictions_table(task: Task, asked: Sequence[ItemOutcome]) -> pandas.DataFrame:
     """A row for each item, number of shots and evaluation seed, columns as in `PREDICTION_COLUMNS`; lists are JSON."""
     rows = []
     for one in asked:

@@ -18,7 +18,7 @@ from timm.layers import QuickGELU
 from timm.models import get_pretrained_cfg
 
 from mm1_ablate.config.local_path import weight_files
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation of the three channels, of values from 0 to 1."""
@@ -32,7 +32,7 @@ def check_weight_compatibility(vision: Any, normalisation: Normalisation, path: 
         normalisation: what its images are normalised with.
 
     Raises:
-        Misfit: at the name, for a contradiction; at the weights, if what the folder says cannot be read.
+        SettingError: at the name, for a contradiction; at the weights, if what the folder says cannot be read.
     """
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     if path != folder and path not in weight_files(folder):
@@ -47,7 +47,7 @@ def check_weight_compatibility(vision: Any, normalisation: Normalisation, path: 
     )
     for ours, said, unlike in compared:
         if None not in (ours, said) and not isclose(ours, said, rel_tol=1e-3):
-            raise Misfit(
+            raise SettingError(
                 "name",
                 f"is an encoder with {unlike(ours)}, and the weights in {folder} were trained with {unlike(said)}; "
                 "name the one that they are of",
@@ -57,7 +57,7 @@ def check_weight_compatibility(vision: Any, normalisation: Normalisation, path: 
         architecture = (getattr(vision, "pretrained_cfg", None) or {}).get("architecture")
         tags = timm.list_models(f"{architecture}.*", pretrained=True) if architecture else []
         right = next((tag for tag in tags if _alike(_pair(vars(get_pretrained_cfg(tag))), said)), None)
-        raise Misfit(
+        raise SettingError(
             "name",
             f"normalises images with {_described(normalisation)}, and the weights in {folder} were trained with {_described(said)}; "
             + (f"name an encoder with those, such as {right}" if right else f"timm has no {architecture or 'such encoder'} with those"),
@@ -107,7 +107,7 @@ def _read(folder: str, name: str) -> dict[str, Any]:
         with open(path) as file:
             return dict(json.load(file))
     except (OSError, ValueError, TypeError) as error:
-        raise Misfit("weights", f"{path} cannot be read: {error}") from error
+        raise SettingError("weights", f"{path} cannot be read: {error}") from error
 
 
 def _first(*values: Any) -> Any:

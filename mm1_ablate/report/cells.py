@@ -80,7 +80,7 @@ class Confound:
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm."""
 
     name: str

@@ -83,7 +83,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Unasked:
+class UnscoredItems:
     """Items of a task that could not be asked, for one reason."""
 
     task: str
@@ -103,7 +103,7 @@ class TaskScores:
     """All columns, by name, and what could not be asked."""
 
     columns: Mapping[str, TaskScore] = field(default_factory=dict)
-    unasked: tuple[Unasked, ...] = ()
+    unasked: tuple[UnscoredItems, ...] = ()
 
     def uneven_in_words(self) -> tuple[str, ...]:
         """A sentence on what is scored over fewer items in one arm than in another, if anything is."""
@@ -153,7 +153,7 @@ def task_scores(study: Study, items: pd.DataFrame | None, remembered: MutableMap
     return TaskScores(columns, _unasked(items, list(order)))
 
 
-def _unasked(items: pd.DataFrame, arms: Sequence[str]) -> tuple[Unasked, ...]:
+def _unasked(items: pd.DataFrame, arms: Sequence[str]) -> tuple[UnscoredItems, ...]:
     if "problem" not in items:
         return ()
     bad = items.loc[items["problem"].fillna("") != "", ["arm", "seed", "task", "item", "problem"]].drop_duplicates()
@@ -163,7 +163,7 @@ def _unasked(items: pd.DataFrame, arms: Sequence[str]) -> tuple[Unasked, ...]:
         most = int(rows.groupby(["arm", "seed"])["item"].nunique().max())
         examples = tuple(str(item) for item in rows["item"].drop_duplicates()[:NAMED])
         met = set(rows["arm"])
-        found.append(Unasked(str(task), str(reason), most, tuple(arm for arm in arms if arm in met), examples))
+        found.append(UnscoredItems(str(task), str(reason), most, tuple(arm for arm in arms if arm in met), examples))
     return tuple(sorted(found, key=lambda one: (one.task, -one.count, one.reason)))
 
 

@@ -93,7 +93,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_with_data_is_told_at_its_place_in_the_experiment(folder: Path, case: str):
+def test_what_is_wrong_with_data_is_reported_at_its_place_in_the_experiment(folder: Path, case: str):
     source, pointed, message = WRONG[case]
     write_data(folder / "secret", only="REFUSED")
     path = write_lines_experiment(folder, **source)
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_data_is_told_at_its_place_in_the_experiment(folder: 
         assert line[problem.column - 1 :].strip("'") == pointed
 
 
-def test_wrong_data_of_an_edit_is_told_at_the_edit_with_all_other_problems(folder: Path):
+def test_wrong_data_of_an_edit_is_reported_at_the_edit_with_all_other_problems(folder: Path):
     problems = problems_of(
         folder,
         """

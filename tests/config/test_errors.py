@@ -28,14 +28,14 @@ from mm1_ablate.config.yaml_file import FileErrors
         ("a: {grid: {size: [{model.image_encoder.image_sise: 16}]}}", "model.image_encoder.image_sise", "model.image_encoder.image_size"),
     ],
 )
-def test_a_path_that_names_nothing_is_told_with_the_nearest(tmp_path: Path, ablations: str, at: str, hint: str | None) -> None:
+def test_an_unknown_path_is_reported_with_the_nearest(tmp_path: Path, ablations: str, at: str, hint: str | None) -> None:
     problem = problems_of(tmp_path, ablations)[0]
     assert pointed_at(problem).startswith(at)
     assert "no such path" in problem.message
     assert problem.hint == (f"did you mean '{hint}'?" if hint else "")
 
 
-def test_a_path_below_nothing_says_what_is_nothing(tmp_path: Path) -> None:
+def test_a_path_below_none_names_what_is_none(tmp_path: Path) -> None:
     write_experiment(
         tmp_path,
         EXPERIMENT.replace("    preparation:\n      source: {type: miniature, data_type: captioned, content: synthetic_captions}\n", ""),
@@ -100,7 +100,7 @@ def test_token_counts_that_a_grid_of_patches_cannot_give(tmp_path: Path, ablatio
     assert told[0].startswith(at) and message in told[1]
 
 
-def test_points_that_fail_for_the_same_reason_are_told_once(tmp_path: Path) -> None:
+def test_points_that_fail_for_the_same_reason_are_reported_once(tmp_path: Path) -> None:
     axes = "model.connector.type: [c_abstractor, average_pool], model.connector.image_tokens: [5], training.steps: [200, 300]"
     assert "and 3 more" in the_problem(tmp_path, f"g: {{grid: {{{axes}}}}}")[1]
 
@@ -122,7 +122,7 @@ def test_points_that_fail_for_the_same_reason_are_told_once(tmp_path: Path) -> N
         ("a: {alter: {data.sources.text.images: false}}", "false", "data.sources.text: "),
     ],
 )
-def test_an_arm_that_is_no_valid_experiment_is_told_at_its_value(tmp_path: Path, ablations: str, at: str, message: str) -> None:
+def test_an_arm_that_is_no_valid_experiment_is_reported_at_its_value(tmp_path: Path, ablations: str, at: str, message: str) -> None:
     problem = problems_of(tmp_path, ablations)[0]
     assert pointed_at(problem).startswith(at) and message in problem.message
 
@@ -244,7 +244,7 @@ def test_every_worker_needs_a_row_of_each_step(tmp_path: Path, rest: str, arms: 
     assert at.startswith(workers) and f"{workers} workers need a row each" in message and arms in message
 
 
-def test_an_experiment_that_is_not_there_is_told_where_it_is_named(tmp_path: Path) -> None:
+def test_an_experiment_that_is_not_there_is_reported_where_it_is_named(tmp_path: Path) -> None:
     path = write_sweep(tmp_path)
     path.write_text("sweep: small\nexperiment: experimnt.yaml\n")
     with pytest.raises(FileErrors) as caught:
@@ -255,7 +255,7 @@ def test_an_experiment_that_is_not_there_is_told_where_it_is_named(tmp_path: Pat
     assert at.startswith("../other.yaml") and "no experiment file" in message
 
 
-def test_a_sweep_in_the_place_of_an_experiment_is_told_where_it_is_named(tmp_path: Path) -> None:
+def test_a_sweep_in_the_place_of_an_experiment_is_reported_where_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("sweep: other\nexperiment: experiment.yaml\nseeds: [0]\n")
     at, message, hint = the_problem(tmp_path, "a: {experiment: other.yaml, alter: {training.steps: 7}}")
     assert at.startswith("other.yaml, alter") and "other.yaml is a sweep; expected an experiment file" in message
@@ -268,7 +268,7 @@ def test_a_sweep_in_the_place_of_an_experiment_is_told_where_it_is_named(tmp_pat
         load_experiment(tmp_path / "other.yaml")
 
 
-def test_mistakes_in_the_experiment_are_told_in_its_own_file(tmp_path: Path) -> None:
+def test_mistakes_in_the_experiment_are_reported_in_its_own_file(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT.replace("batch_rows", "batch_row"))
     problems = problems_of(tmp_path, "a: {remove: data.mixture.text}", "sedes: [1]")
     assert [(Path(problem.file).name, pointed_at(problem)[:9]) for problem in problems] == [
@@ -291,7 +291,7 @@ def test_a_file_that_is_no_sweep_at_all(tmp_path: Path) -> None:
             load_study(path)
 
 
-def test_all_mistakes_of_all_kinds_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_all_kinds_are_reported_at_once(tmp_path: Path) -> None:
     ablations = """
         a: {remove: [data.mixture.txt]}
         b: {alter: {training.steps: 500}}
@@ -382,7 +382,7 @@ def replacements(tree: Any, junk: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=str)
-def test_whatever_stands_anywhere_is_told_and_never_a_crash(tmp_path: Path, junk: Any) -> None:
+def test_whatever_stands_anywhere_is_reported_and_never_a_crash(tmp_path: Path, junk: Any) -> None:
     write_experiment(tmp_path)
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(WHOLE))

@@ -55,6 +55,6 @@ def test_labels_go_with_values_and_say_what_is_left_out(tmp_path: Path) -> None:
         (MIX.replace("{data.mixture.interleaved: 0}", "{}"), "{}", "not empty", ""),
     ],
 )
-def test_mistakes_are_told_where_they_are(tmp_path: Path, ablations: str, at: str, message: str, hint: str) -> None:
+def test_mistakes_are_reported_where_they_are(tmp_path: Path, ablations: str, at: str, message: str, hint: str) -> None:
     pointed, told, hinted = the_problem(tmp_path, ablations)
     assert pointed.startswith(at) and message in told and hint in hinted

@@ -68,7 +68,7 @@ def test_a_path_in_a_sweep_is_relative_to_the_sweep(tmp_path: Path) -> None:
         ("{name: ./none/here, tokenizer: miniature}", "./none/here"),
     ],
 )
-def test_what_is_not_there_is_said_at_its_line(language_model: str, at: str, tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported_at_its_line(language_model: str, at: str, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, EXPERIMENT.replace(f"\n{LANGUAGE_MODEL}", f" {language_model}\n"))
     with pytest.raises(FileErrors) as caught:
         preflight(path)

@@ -127,7 +127,7 @@ def test_a_sweep_in_either_spelling_is_the_same(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_misspelt_metric_is_told_with_what_was_meant(tmp_path: Path, rest: str, at: str, message: str, hint: str) -> None:
+def test_a_misspelt_metric_is_reported_with_what_was_meant(tmp_path: Path, rest: str, at: str, message: str, hint: str) -> None:
     told = the_problem(tmp_path, LESS, rest)
     assert told[0].startswith(at) and message in told[1] and told[2] == hint
 

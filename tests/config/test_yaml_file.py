@@ -211,7 +211,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     assert (problem.line, problem.column) == (2, 1)
 
 
-def test_what_a_mapping_says_itself_goes_before_what_it_merges_and_is_told_where_it_stands(tmp_path: Path) -> None:
+def test_what_a_mapping_says_itself_goes_before_what_it_merges_and_is_reported_where_it_stands(tmp_path: Path) -> None:
     class Inner(Settings):
         x: int
         y: int = 0
@@ -232,7 +232,7 @@ def test_what_a_mapping_says_itself_goes_before_what_it_merges_and_is_told_where
     assert tree["c"] == {"x": 1, "y": 1, "z": 3} and tree["d"] == {"x": 4}
 
 
-def test_a_missing_key_is_told_at_the_mapping_that_lacks_it_and_not_at_what_it_merges(tmp_path: Path) -> None:
+def test_a_missing_key_is_reported_at_the_mapping_that_lacks_it_and_not_at_what_it_merges(tmp_path: Path) -> None:
     class Inner(Settings):
         x: int
         y: int
@@ -261,7 +261,7 @@ def test_an_excerpt_of_a_long_line_shows_the_place(tmp_path: Path) -> None:
     assert len(source) < 200 and source[caret.index("^") :].startswith(".inf]")
 
 
-def test_every_problem_is_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_every_problem_is_reported_in_the_order_of_the_file(tmp_path: Path) -> None:
     class Inner(Settings):
         steps: int
         rate: float = 1.0
@@ -293,7 +293,7 @@ def test_true_is_not_taken_for_one(tmp_path: Path) -> None:
     assert [problem.message for problem in problems] == ["expected a whole number, not true", "expected a number, not false"]
 
 
-def test_a_missing_key_is_told_at_the_mapping_that_lacks_it(tmp_path: Path) -> None:
+def test_a_missing_key_is_reported_at_the_mapping_that_lacks_it(tmp_path: Path) -> None:
     class Inner(Settings):
         steps: int
 

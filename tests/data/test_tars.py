@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tar_files import add, as_img2dataset_writes, documents, picture, plain_tar, source
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import NotEnoughSpace
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import find_files
@@ -335,7 +335,7 @@ def test_a_source_that_is_not_as_declared_is_an_error_at_the_field_that_is_wrong
     plain_tar(tmp_path / "text.tar", [("a.txt", b"text")])
     (tmp_path / "page.tar").write_bytes(b"<html>" * 100)
     (tmp_path / "bad.tgz").write_bytes(b"<html>" * 100)
-    with pytest.raises(Misfit, match=says) as error:
+    with pytest.raises(SettingError, match=says) as error:
         WebDataset(files=(f"{tmp_path}/{files}",), caption_field=field).check()
     assert error.value.at == at
 

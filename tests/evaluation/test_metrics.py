@@ -46,7 +46,7 @@ def test_exact_match_ignores_case_and_white_space_and_accepts_any_reference() ->
     assert ExactMatch(ignore_case=False).score(predictions) == [0, 1, 0, 0]
 
 
-def test_exact_match_ignores_punctuation_and_articles_where_it_is_told_to() -> None:
+def test_exact_match_ignores_punctuation_and_articles_if_declared() -> None:
     predictions = [answers("the dog.", "dog"), answers("dog!", "dog"), answers("a dog", "dog"), answers("another dog", "dog")]
     assert ExactMatch().score(predictions) == [0, 0, 0, 0]
     assert ExactMatch(ignore_punctuation=True).score(predictions) == [0, 1, 0, 0]

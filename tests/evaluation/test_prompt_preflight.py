@@ -157,7 +157,7 @@ def test_a_tokenizer_that_sees_no_spaces_is_not_warned_of(folder: Path) -> None:
     assert not preflight(path).warnings
 
 
-def test_without_data_nothing_is_said_of_it(folder: Path) -> None:
+def test_without_data_there_is_no_warning_about_it(folder: Path) -> None:
     write_task(folder, prompt=SPACED)
     assert not warned(folder, "nowhere")
 

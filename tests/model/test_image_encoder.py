@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.connectors.c_abstractor import CAbstractor
@@ -200,7 +200,7 @@ def test_an_encoder_that_is_not_there_is_refused_at_its_line_when_the_plan_is_ma
 def test_an_architecture_that_gives_no_features_in_a_row_is_refused_in_words(name: str) -> None:
     try:
         check_named(encoder(144, name=name))
-    except Misfit as error:
+    except SettingError as error:
         assert error.at == "name" and name in error.message
     else:
         with torch.device("meta"):
@@ -251,12 +251,12 @@ def test_weights_lie_beside_the_file_that_names_them_and_are_what_is_in_them(tmp
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit2", img_size=48).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(Misfit, match=r"weights: .*other\.pth is of another encoder"):
+    with pytest.raises(SettingError, match=r"weights: .*other\.pth is of another encoder"):
         build_image_encoder(encoder(weights=str(tmp_path / "other.pth")))
     state = timm.create_model(TINY, img_size=48).state_dict()
     del state["blocks.2.attn.qkv.weight"]
     torch.save(state, tmp_path / "damaged.pth")
-    with pytest.raises(Misfit, match=r"lacks 1 parameters such as blocks\.2\.attn\.qkv\.weight"):
+    with pytest.raises(SettingError, match=r"lacks 1 parameters such as blocks\.2\.attn\.qkv\.weight"):
         build_image_encoder(encoder(weights=str(tmp_path / "damaged.pth")))
 
 

@@ -128,7 +128,7 @@ def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path
         assert run_together(folder, asked) == WorkerFailure(1, child_process.ChildExit(FULL, None))
 
 
-def test_a_word_of_torchs_in_somebody_elses_error_is_no_full_disk() -> None:
+def test_a_word_of_torchs_in_another_error_is_no_full_disk() -> None:
     assert not is_disk_full(ValueError("unexpected position ids"))
 
 

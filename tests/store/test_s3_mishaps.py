@@ -202,7 +202,7 @@ def test_a_stage_is_not_taken_away_from_who_starts_from_it(server: Server, machi
 
 
 # ---------------------------------------------------------------- clocks
-def test_a_clock_that_is_put_forward_makes_nobody_dead(server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_forward_expires_no_live_lease(server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     store, one = machine("first"), study().trials[0]
     folder = store.write_trial(one)
     with store.hold(folder):

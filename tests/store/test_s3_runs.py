@@ -55,7 +55,7 @@ def trainings(server: Server) -> dict[str, int]:
     return {entry.key.split("/")[-2]: len(entry.get()["Body"].read().splitlines()) for entry in found}
 
 
-def test_a_study_by_the_command_line_killed_and_gone_on_with_on_another_machine(
+def test_a_study_by_the_command_line_killed_and_continued_on_another_machine(
     server: Server, tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tiny_sweep.read_text().replace(

@@ -23,7 +23,7 @@ from pydantic import (
 
 from mm1_ablate.config.data import FillWith
 from mm1_ablate.config.metric_name import DeclaredMetric
-from mm1_ablate.config.settings import Misfit, Settings
+from mm1_ablate.config.settings import SettingError, Settings
 
 GIB = 2**30
 
@@ -71,7 +71,7 @@ REPLACE = "replace"
 def _replacements_are_edits(edits: dict[str, Any]) -> dict[str, Any]:
     replacements = edits.get(REPLACE, {"": None})
     if not isinstance(replacements, dict) or not replacements:
-        raise Misfit(REPLACE, "expected a mapping, not empty, from paths to the values that take their place")
+        raise SettingError(REPLACE, "expected a mapping, not empty, from paths to the values that take their place")
     return edits
 
 
@@ -105,7 +105,7 @@ def _without_repeats(seeds: list[int]) -> list[int]:
     return seeds
 
 
-class Group(Settings):
+class AblationGroup(Settings):
     """One or several arms: exactly one of remove, remove_each, alter, replace, grid and seeds; remove, alter and replace together are one
     arm that does all of it."""
 
@@ -141,20 +141,20 @@ class Group(Settings):
         return seeds if seeds is None else _without_repeats(seeds)
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Group:
+    def _one_kind(self) -> AblationGroup:
         kinds = [kind for kind in ("remove", "remove_each", "alter", "replace", "grid", "seeds") if getattr(self, kind) is not None]
         if not kinds:
             raise ValueError("expected one of remove, remove_each, alter, replace, grid or seeds")
         if len(kinds) > 1 and not {*kinds} <= {"remove", "alter", "replace"}:
-            raise Misfit(
+            raise SettingError(
                 kinds[1],
                 "a group has one of remove, remove_each, alter, replace, grid and seeds (remove, alter and replace together are one arm),"
                 f" not {' and '.join(kinds)}",
             )
         if self.except_ and self.grid is None:
-            raise Misfit("except", "leaves out points of a grid, and this group has no grid")
+            raise SettingError("except", "leaves out points of a grid, and this group has no grid")
         if self.when_removed is not None and self.remove is None and self.remove_each is None:
-            raise Misfit("when_removed", "acts on what is removed, and this group removes nothing")
+            raise SettingError("when_removed", "acts on what is removed, and this group removes nothing")
         return self
 
 
@@ -197,9 +197,9 @@ class Expectation(Settings):
     @model_validator(mode="after")
     def _within_something(self) -> Expectation:
         if self.than == self.arm:
-            raise Misfit("than", f"'{self.arm}' is compared with itself")
+            raise SettingError("than", f"'{self.arm}' is compared with itself")
         if self.is_ == "within" and not self.by:
-            raise Misfit("by", "expected the number of points above 0 that 'within' means")
+            raise SettingError("by", "expected the number of points above 0 that 'within' means")
         return self
 
 
@@ -260,18 +260,18 @@ class Resources(Settings):
             if each is not None:
                 derived[name] = float(each * workers)
                 if name in written and getattr(self, name) != derived[name]:
-                    raise Misfit(name, f"{workers} workers with {each:g} each are {each * workers:g}; declare one of the two")
+                    raise SettingError(name, f"{workers} workers with {each:g} each are {each * workers:g}; declare one of the two")
         self._derive(workers=workers, **derived)
         return self
 
     @model_validator(mode="after")
     def _workers_have_equal_shares(self) -> Resources:
         if max(self.workers, self.gpus) > 1 and self.gpus not in (0, self.workers):
-            raise Misfit(
+            raise SettingError(
                 "gpus", f"a worker has one GPU or none, so {self.workers} of them have {self.workers} or 0 in all, not {self.gpus:g}"
             )
         if self.nodes is not None and self.workers % self.nodes:
-            raise Misfit("nodes", f"{self.workers} workers cannot be dealt to {self.nodes} nodes in equal numbers")
+            raise SettingError("nodes", f"{self.workers} workers cannot be dealt to {self.nodes} nodes in equal numbers")
         return self
 
     @property
@@ -307,7 +307,7 @@ class Sweep(Settings):
     """Other sweep files, relative to this one, whose ablations and expectations are part of this study too. One that names another
     experiment or another `everywhere` brings its own baseline, with which its arms are compared: <sweep>/baseline. Seeds, comparison,
     resources and budget are those of this file."""
-    ablations: dict[GroupName, Group] = {}
+    ablations: dict[GroupName, AblationGroup] = {}
     compare: Compare = Compare()
     expect: list[Expectation] = []
     paper: Published | None = None

@@ -49,7 +49,7 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
     Args:
         old: the leaves of the baseline.
         new: the leaves of the arm.
-        edits: what was applied (`Altered.edits`).
+        edits: what was applied (`AlteredExperiment.edits`).
         consequences: paths that changed because of a removal.
     """
     left = dict.fromkeys(_differing(old, new))

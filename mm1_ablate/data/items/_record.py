@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, WithJsonSchema, model_validator
 
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.items._expressions import Expression, NameTemplate
 
@@ -95,7 +95,7 @@ Alternatives = Annotated[
 """One, or alternatives in order of preference: the first whose files exist is read."""
 
 
-class Record(Shape, ItemSource):
+class RecordSettings(Shape, ItemSource):
     """What a record declares of its items."""
 
     folder: Annotated[str, AfterValidator(_from_record), HowItRuns] = f"${{{BENCHMARKS}}}"
@@ -113,15 +113,15 @@ class Record(Shape, ItemSource):
     never shown."""
 
     @model_validator(mode="after")
-    def _says_what_is_right(self) -> Record:
+    def _says_what_is_right(self) -> RecordSettings:
         for name in ("queries", "demonstrations", "development"):
             alternatives = getattr(self, name) or ()
             for index, files in enumerate(alternatives):
                 shape, place = self.shape(files), f"{name}.{index}" if len(alternatives) > 1 else name
                 if shape.references is None and (shape.choices is None or shape.correct is None):
-                    raise Misfit(place, "says neither 'references' nor 'choices' and which is 'correct'")
+                    raise SettingError(place, "says neither 'references' nor 'choices' and which is 'correct'")
                 if (shape.choices is None) != (shape.correct is None):
-                    raise Misfit(place, "'choices' and 'correct' go together")
+                    raise SettingError(place, "'choices' and 'correct' go together")
         return self
 
     def field_names(self) -> Collection[str]:
@@ -139,7 +139,7 @@ class Record(Shape, ItemSource):
         """The folder, its variables replaced.
 
         Raises:
-            Misfit: a variable is not set.
+            SettingError: a variable is not set.
         """
 
         def value(match: re.Match[str]) -> str:
@@ -147,7 +147,7 @@ class Record(Shape, ItemSource):
                 needed = ", ".join(self.queries[0].file)
                 published = f" (published at {self.published})" if self.published else ""
                 what = f"the environment variable {match[1]} is not set; set it to the folder of your benchmarks, which holds {needed}"
-                raise Misfit("folder", what + published)
+                raise SettingError("folder", what + published)
             return os.environ[match[1]]
 
         return os.path.expanduser(re.sub(r"\$\{(\w+)\}", value, self.folder)).rstrip("/")

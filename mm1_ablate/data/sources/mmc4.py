@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from mm1_ablate.config.data import Bounds
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.readers.image_index import check_pictures
 from mm1_ablate.data.readers.json_lines import open_json_lines
@@ -31,7 +31,7 @@ class Mmc4(InterleavedFiles):
     def check(self) -> None:
         files = found_files(self.files)
         if are_tables(files):
-            raise Misfit("files", f"'{files[0].name}' is parquet; MMC4 is JSON lines")
+            raise SettingError("files", f"'{files[0].name}' is parquet; MMC4 is JSON lines")
         columns = columns_of(files)
         check_columns(columns, {"files": (TEXTS, (f"lists of {TEXT}",))})
         check_columns(columns, kept_columns(self.keep))
@@ -39,7 +39,7 @@ class Mmc4(InterleavedFiles):
             check_columns(columns, {"files": (IMAGES, (f"lists of {OBJECT}",))})
             if not self.image_files:
                 message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
-                raise Misfit("image_files", message)
+                raise SettingError("image_files", message)
             check_pictures(self.image_files)
 
     def needed(self) -> dict[str, tuple[str, ...]]:

@@ -30,7 +30,7 @@ NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetriev
 """Errors of botocore, which only S3 needs."""
 
 
-class Entry(NamedTuple):
+class StoredObject(NamedTuple):
     """An object of a listing."""
 
     size: int
@@ -100,7 +100,7 @@ class ObjectStore:
         return f"there is no bucket '{self.bucket}' for the store {self.address}: make it, or name another with --store or MM1_ABLATE_STORE"
 
     # ---------------------------------------------------------------- reading
-    def list(self, below: str = "") -> dict[str, Entry]:
+    def list(self, below: str = "") -> dict[str, StoredObject]:
         """All objects in a folder."""
         with self._explained("list"):
             try:
@@ -115,7 +115,7 @@ class ObjectStore:
             start = len(self._opened[1]) + 1
             return {name[start:]: _entry(info) for name, info in found.items() if info["type"] == "file"}
 
-    def entry(self, path: str) -> Entry | None:
+    def entry(self, path: str) -> StoredObject | None:
         """One object's; None if it is not there."""
         with self._explained("read"):
             try:
@@ -239,14 +239,14 @@ class ObjectStore:
             )
 
 
-def _entry(info: Mapping[str, Any]) -> Entry:
+def _entry(info: Mapping[str, Any]) -> StoredObject:
     size = int(info.get("size") or 0)
     written = next((info[key] for key in ("LastModified", "last_modified", "updated", "mtime", "created") if info.get(key)), 0.0)
     if isinstance(written, str):
         written = datetime.fromisoformat(written)
     seconds = written.timestamp() if isinstance(written, datetime) else float(written)
     tag = next((str(info[key]).strip('"') for key in ("ETag", "etag", "md5Hash", "content_md5") if info.get(key)), f"{size}-{seconds}")
-    return Entry(size, tag, seconds)
+    return StoredObject(size, tag, seconds)
 
 
 def _code(error: BaseException | None) -> str:
