@@ -29,8 +29,6 @@ LONGEST_SHOWN = 80
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """An error or a warning about a place in a file, given by the keys that lead to it."""
-
     path: tuple[str | int, ...]
     message: str
     hint: str = ""
@@ -115,6 +113,14 @@ def did_you_mean(word: str, words: Any) -> str:
     """A suggestion: the word that was probably meant."""
     near = get_close_matches(word, list(words), n=1)
     return f"did you mean '{near[0]}'?" if near else ""
+
+
+def file_like(path: Path) -> str:
+    """A suggestion: the YAML file that was probably meant, beside the place of one that is missing."""
+    # By their stems: that all of them end in .yaml makes no two names alike.
+    names = {other.stem: other.name for other in path.parent.glob("*.yaml")}
+    near = get_close_matches(path.stem, names, n=1)
+    return f"did you mean '{names[near[0]]}'?" if near else ""
 
 
 def _either(options: list[str]) -> str:

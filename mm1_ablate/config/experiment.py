@@ -10,39 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mm1_ablate.config.connector import Connector, LearnedQueries, SquareTokens, TokenPerPatch
+from mm1_ablate.config.connector import LearnedQueries
 from mm1_ablate.config.data import Data
-from mm1_ablate.config.evaluation import Evaluation, HeldOut
-from mm1_ablate.config.image_encoder import EncoderPreparation, ImageEncoder, TimmEncoder, VisionTransformer
-from mm1_ablate.config.model import LanguageModel, LanguageModelPreparation, Model, ModelPart, SubImages, frozen_parts
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.image_encoder import TimmEncoder
+from mm1_ablate.config.model import Model
 from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
-from mm1_ablate.config.training import AdamW, AnyOptimizer, Muon, Training
-
-# All of it can be imported from here, which is where a component of one's own takes its base class from.
-__all__ = [
-    "AdamW",
-    "AnyOptimizer",
-    "Connector",
-    "EncoderPreparation",
-    "Evaluation",
-    "Experiment",
-    "HeldOut",
-    "ImageEncoder",
-    "LanguageModel",
-    "LanguageModelPreparation",
-    "LearnedQueries",
-    "Model",
-    "ModelPart",
-    "Muon",
-    "SquareTokens",
-    "SubImages",
-    "TimmEncoder",
-    "TokenPerPatch",
-    "Training",
-    "VisionTransformer",
-    "check_stages",
-    "frozen_parts",
-]
+from mm1_ablate.config.training import Training
 
 
 def _or_a_file(schema: dict[str, Any]) -> None:
@@ -111,7 +85,9 @@ def check_stages(model: Model, before: Model) -> None:
     for part, name, nothing in (("image_encoder", "weights", None), ("language_model", "initialisation", None)):
         ours, theirs = (getattr(getattr(one, part), name, nothing) for one in (model, before))
         if name in getattr(model, part).model_fields_set and ours not in (nothing, theirs):
-            message = "the weights come from the earlier stage (starts_from), so this has no effect; leave it out, or set it there"
+            message = (
+                "the weights come from the earlier stage (starts_from), so this has no effect; leave it out, or change the earlier stage"
+            )
             raise SettingError(f"model.{part}.{name}", message)
     for name in ("name", "model_type", "tokenizer", "scale_embeddings", "configuration"):
         same(f"model.language_model.{name}", getattr(model.language_model, name), getattr(before.language_model, name))

@@ -73,10 +73,10 @@ class LanguageModel(Settings):
             raise ValueError("declare either name (weights) or model_type and configuration")
         if self.name is not None:
             of_model_type = ("configuration", "initialisation", "scale_embeddings")
-            given = [field for field in of_model_type if getattr(self, field) != type(self).model_fields[field].default]
-            if given:
-                left_out = "it" if len(given) == 1 else " and ".join(given)
-                raise SettingError(given[0], f"needs model_type: a model given by name has its own; leave {left_out} out")
+            said = [field for field in of_model_type if getattr(self, field) != type(self).model_fields[field].default]
+            if said:
+                left_out = "it" if len(said) == 1 else " and ".join(said)
+                raise SettingError(said[0], f"needs model_type: a model given by name has its own; leave {left_out} out")
             if "tokenizer" not in self.model_fields_set:
                 self._derive(tokenizer=self.name)
         return self

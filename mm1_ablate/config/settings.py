@@ -35,7 +35,7 @@ class Settings(BaseModel):
 
 
 class SettingError(ValueError):
-    """An error at one setting, such as of two that do not go together; raised by validators and checks of settings.
+    """Settings that are each fine but do not go together, reported at the one that is to be changed.
 
     `at` is a dotted path relative to the settings whose validator raises it, empty for the value itself; `line` is, of a text of several
     lines, the one that is wrong, from 1, or 0.

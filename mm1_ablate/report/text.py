@@ -135,7 +135,7 @@ def how_judged(comparison: StudyComparison) -> str:
 
 
 def detectable(row: ArmRow, primary: str) -> str:
-    """The smallest true difference that the row's comparison finds with 80 % power."""
+    """The smallest true difference that the row's comparison would have found four times in five."""
     value, scale = row.cells[primary].detectable, row.cells[primary].scale
     return "" if math.isnan(value) else "> 100" if scale.in_percent and value >= 100 else number(value, scale)
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from mm1_ablate.config.metric_name import metric_title
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Compare
-from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow, Hole, no_difference
 from mm1_ablate.report.statistics import LEAST_SEEDS, benjamini_hochberg, equivalence, holm
 
@@ -162,7 +162,7 @@ def is_significant_uncorrected(row: ArmRow, primary: str) -> bool:
 
 
 def remarks_on(study: Study, rows: Sequence[ArmRow], metrics: Sequence[str]) -> tuple[str, ...]:
-    """What a reader should know before believing the table."""
+    """Remarks on how the numbers were measured."""
     remarks = []
     estimates = [cell.estimate for row in rows for metric, cell in row.cells.items() if metric in metrics and cell.estimate]
     seeds = len(study.sweep.seeds)

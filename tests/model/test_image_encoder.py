@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from config_files import pointed_at
+from config_files import load_experiment, pointed_at
 from local_models import CLIP_MEAN, TINY, declared, encoder, pixels
 from tiny import CAPTIONED, tiny_experiment
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +17,8 @@ from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.settings import SettingError
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.connectors.c_abstractor import CAbstractor
 from mm1_ablate.model.image_encoder import build_image_encoder, check_named
 from mm1_ablate.model.language_model import build_language_model
@@ -250,7 +251,7 @@ def test_weights_lie_beside_the_file_that_names_them_and_are_what_is_in_them(tmp
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit2", img_size=48).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(SettingError, match=r"weights: .*other\.pth belongs to another encoder"):
+    with pytest.raises(SettingError, match=r"weights: .*other\.pth is of another encoder"):
         build_image_encoder(encoder(weights=str(tmp_path / "other.pth")))
     state = timm.create_model(TINY, img_size=48).state_dict()
     del state["blocks.2.attn.qkv.weight"]

@@ -1,6 +1,6 @@
 """The arms that the groups of a sweep declare: a name and a list of edits each, before anything is applied.
 
-In: `Sweep`. Out: declared arms, and what is wrong with grids and names, by place in the sweep file.
+In: `Sweep`. Out: arms of arms, and what is wrong with grids and names, by place in the sweep file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST_VALUE = 48
 
 @dataclass(frozen=True)
 class DeclaredArm:
-    """An arm as its group declares it, before its edits are applied."""
+    """An arm that is declared, not yet made."""
 
     name: str
     group: str
@@ -40,6 +40,18 @@ class DeclaredArm:
     """Whether it is a point that the grid leaves out: no arm, but perhaps the baseline stands there."""
     seeds: tuple[int, ...] = ()
     """Of an arm that differs in its seeds alone."""
+
+
+def equals_baseline(declared_arm: DeclaredArm, baseline: str) -> Diagnostic:
+    """That an arm is its baseline."""
+    if declared_arm.point:
+        point = ", ".join(f"{path}: {value}" for path, value in declared_arm.point.items())
+        message = f"arm '{declared_arm.name}' changes nothing: it is identical to {baseline}, which already has a row"
+        return Diagnostic(declared_arm.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
+    paths = ", ".join(edit.path for edit in declared_arm.edits)
+    change = "changes" if len(declared_arm.edits) == 1 else "change"
+    message = f"arm '{declared_arm.name}' is identical to {baseline}: {paths} {change} nothing"
+    return Diagnostic(declared_arm.where, message, at_key=declared_arm.where[-1] == declared_arm.group)
 
 
 def edits_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:

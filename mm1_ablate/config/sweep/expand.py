@@ -12,27 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Diagnostic, did_you_mean, validated
+from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, RecordedDigests, contents_of, sources_of
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
-from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
-from mm1_ablate.config.sweep.arms import DeclaredArm, axes_of, declared_arms, edits_of
-from mm1_ablate.config.sweep.blame import edits_at, equals_baseline, moved_to_edit
+from mm1_ablate.config.study import Arm, Grid, Identity, Study, trials_of
+from mm1_ablate.config.sweep.arms import DeclaredArm, axes_of, declared_arms, edits_of, equals_baseline
 from mm1_ablate.config.sweep.compare import comparison, expectations
 from mm1_ablate.config.sweep.declaration import AblationGroup, Compare, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.config.sweep.overrides import AlteredExperiment, Edit, Keys, altered
-from mm1_ablate.config.sweep.preflight import Check, Preflight, never_read, unread_sources, wrong_data
-from mm1_ablate.config.sweep.trials import Identity, trials_of
+from mm1_ablate.config.sweep.preflight import Check, Preflight, edits_at, moved_to_edit, never_read
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
-
-__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
 MERGED = "a mapping is merged into what is there; under `replace` it replaces it"
@@ -55,22 +51,6 @@ def load_study(
     snapshot = DataSnapshot(look, Path(path).parent)
     with snapshot.active():
         return _Expansion(Path(path), snapshot, checks, recorded).study()
-
-
-def load_experiment(path: Path, look: Look = "check") -> Experiment:
-    """The experiment of a file.
-
-    Args:
-        look: how far to look at the data.
-
-    Raises:
-        FileErrors: with every problem of the file.
-    """
-    with DataSnapshot(look, Path(path).parent).active():
-        experiment, marks = read_experiment(Path(path))
-        if found := [diagnostic for diagnostic in wrong_data(experiment) if not diagnostic.warning]:
-            raise FileErrors(marks.problems(found))
-        return experiment
 
 
 @dataclass
@@ -197,16 +177,13 @@ class _Expansion:
 
     def _report_unread_sources(self) -> None:
         """Warn of sources that a baseline declares and that neither it nor any arm reads. What a sweep removes, it means to remove."""
-        arms = [dict(unread_sources(arm.experiment)) for arm in self.arms.values()]
+        arms = [arm.experiment for arm in self.arms.values()]
         for one in self._declared:
-            in_file = dict(unread_sources(one.experiment))
-            for place, data_type in unread_sources(one.made):
-                diagnostic = never_read(place, data_type)
-                if not all(place in unread for unread in arms):
-                    continue
-                if place in in_file:
+            in_file = [diagnostic.path for diagnostic in never_read(one.experiment, arms)]
+            for diagnostic in never_read(one.made, arms):
+                if diagnostic.path in in_file:
                     self.problems += one.marks.problems([diagnostic])
-                elif added := [edit for edit in one.edits if edit.path == dotted(place)]:
+                elif added := [edit for edit in one.edits if edit.path == dotted(diagnostic.path)]:
                     one.file.report([moved_to_edit(diagnostic, added, one.where)])
 
     def _too_many_workers(self, sweep: Sweep) -> list[Diagnostic]:
@@ -242,8 +219,7 @@ class _Expansion:
         if path not in self._experiments:
             self._experiments[path] = None
             if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
-                near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
-                file.report([Diagnostic(where, f"there is no experiment file {shown}", near)])
+                file.report([Diagnostic(where, f"there is no experiment file {shown}", file_like(path))])
                 return None
             try:
                 self._experiments[path] = read_experiment(short(shown))
@@ -271,10 +247,7 @@ class _Expansion:
         made, found, result = _made_of_valid_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
         file.report(found)
 
-        def remade(some: Sequence[Edit]) -> Experiment | None:
-            return _made(plain(experiment), some, where, folder)[0]
-
-        file.report(self.wrong.of(made, result.edits, where, marks, remade))
+        file.report(self.wrong.of(made, result.edits, where, marks, lambda some: _made(plain(experiment), some, where, folder)[0]))
         self._declared.append(_Declared(experiment, made, result.edits, where, marks, file))
         resolved = leaves(made)
         everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if result.edits else ()
@@ -300,7 +273,7 @@ class _Expansion:
             return
         for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
             message = f"seed {seed} is one of the sweep's seeds, at which the arm is identical to the baseline"
-            file.report([Diagnostic(("ablations", name, "seeds"), message, "choose other seeds")])
+            file.report([Diagnostic(("ablations", name, "seeds"), message, "take other seeds")])
         wrong: dict[Diagnostic, list[str]] = {}
         for declared_arm in (declared_arm for declared_arm in arms if not declared_arm.left_out):
             for diagnostic in self._arm(file, declared_arm, base):
@@ -327,10 +300,14 @@ class _Expansion:
             self.complete = False
             return found
 
-        def remade(some: Sequence[Edit]) -> Experiment | None:
-            return _made(base.tree, some, declared_arm.where, folder)[0]
-
-        wrong = self.wrong.of(experiment, result.edits, declared_arm.where, base.marks, remade, arm=True)
+        wrong = self.wrong.of(
+            experiment,
+            result.edits,
+            declared_arm.where,
+            base.marks,
+            lambda some: _made(base.tree, some, declared_arm.where, folder)[0],
+            arm=True,
+        )
         identity = Identity.of(experiment)
         if identity == base.identity and not declared_arm.seeds:
             file.report([equals_baseline(declared_arm, base.arm.name)])
@@ -386,8 +363,8 @@ def _made(
 def _made_of_valid_edits(
     tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
 ) -> tuple[Experiment, list[Diagnostic], AlteredExperiment]:
-    """The experiment that the valid edits make of a valid baseline, and the errors of the others: arms can be made of it, so that their
-    errors are found too."""
+    """The experiment that edits make of a right baseline without those that are wrong, and what is wrong with these: arms can be made of
+    it, so that their problems are found too."""
     experiment, found, result = _made(tree, edits, where, folder)
     if experiment is not None:
         return experiment, found, result
@@ -409,8 +386,8 @@ def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[E
 
 
 def _bringing_about(diagnostic: Diagnostic, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
-    """The edits to blame for a diagnostic by place in the experiment: those that set something at the place, or without which the
-    diagnostic disappears."""
+    """The edits to blame for a diagnostic by place in the experiment: those that say something about the place, or without which all is
+    well there."""
     if len(edits) < 2 or edits_at(edits, diagnostic.path):
         return edits
     needed = []

@@ -101,7 +101,7 @@ def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> AlteredExperiment:
     result.edits += removals
     does_both = 0 < len(removals) < len(result.edits)
     if result.diagnostics or (does_both and validated(Data, result.tree.get("data"))[0] is None):
-        return result  # shares need valid data; validation of the tree reports the reason
+        return result  # what is not valid has no shares to compute with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
     for edit in sorted(removals, key=lambda edit: not edit.path.startswith("data.mixture.")):
         try:
@@ -173,7 +173,7 @@ def _order(edit: Edit) -> tuple[bool, bool, int]:
 
 
 def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Diagnostic]:
-    """Settings that one arm both removes and alters."""
+    """Things that are removed and altered, at or below themselves, in one arm."""
     removed = [edit.path for edit in edits if edit.removed]
     sources = tree["data"]["sources"]
     found = {}
@@ -296,7 +296,7 @@ def _can_be_begun(root: Node, place: str) -> bool:
 
 
 def _is_empty(node: Node) -> bool:
-    """Whether settings have no effect: every field has a default, and is None, off or empty."""
+    """Whether settings say nothing at all: every field is there by default, and is nothing, off or empty."""
     if node.settings is None:
         return node.value in (None, False) or node.value == {} or node.value == []
     return all(below is not None and _is_empty(below) for below in map(node.child, node.names()))

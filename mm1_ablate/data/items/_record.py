@@ -112,7 +112,7 @@ class RecordSettings(Shape, ItemSource):
     """Items for tuning a recipe. None: a tenth of the pictures (or rows) of the demonstrations, which are then never shown."""
 
     @model_validator(mode="after")
-    def _has_correct_answers(self) -> RecordSettings:
+    def _says_what_is_right(self) -> RecordSettings:
         for name in ("queries", "demonstrations", "development"):
             alternatives = getattr(self, name) or ()
             for index, files in enumerate(alternatives):
