@@ -1,4 +1,4 @@
-"""Statistics of the models and packed rows of a study, cached so that plans are fast.
+"""What is known of the models and packed rows of a study, remembered, so that a plan answers at once.
 
 Profiling a model takes torch, transformers and timm (seconds to import) and counting rows takes documents; both are pure functions of a
 section of the experiment, so their answers are kept (`data/cache.py`) under that section's fingerprint. Data whose random access

@@ -60,7 +60,7 @@ class StudyComparison:
     held_constant: tuple[str, ...]
     """What all arms have in common with their baselines, as far as it was measured."""
     descriptions: Mapping[str, str]
-    """Description of each group, where the sweep has one."""
+    """What a group is to find out, by group, where the sweep says it."""
     remarks: tuple[str, ...]
     """Remarks on how the numbers were measured."""
     data_losses: tuple[DataLoss, ...] = ()

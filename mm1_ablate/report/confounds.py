@@ -1,4 +1,4 @@
-"""Confounds: differences between an arm and its baseline that its ablation does not declare; all else is held constant.
+"""What was held constant: for each arm, in what it differs from its baseline though its ablation does not name it.
 
 In: the experiments of an arm and its baseline, and the records of their trials. Out: what each arm took, saw and answered, and the
 differences in words, for the table.

@@ -41,7 +41,7 @@ def load_study(
 
     Args:
         look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
-            data was not read have provisional fingerprints.
+            data that was not read have provisional fingerprints.
         checks: of the experiments of all arms.
         recorded: from a study's name, what an earlier run saw of its data (`DataSnapshot.to_record`): for data that is not here.
 
@@ -63,7 +63,7 @@ class _Base:
     """Its single settings, as they are resolved."""
     identity: Identity
     marks: Marks
-    """Places in its experiment file."""
+    """Where its experiment file says what."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A sweep file, and the sweep files that it includes, read as far as they are valid.
+"""A sweep file, and the sweep files that it includes, read as far as they are right.
 
 In: a path. Out: a `SweepFile` for it and for each included one: its sweep without what is wrong, and every problem at its line and
 column. What is right is expanded all the same, so that its problems are shown at once with the others.

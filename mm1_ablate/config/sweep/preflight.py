@@ -74,7 +74,7 @@ class Preflight:
     def __init__(self, checks: Sequence[Check] = ()) -> None:
         self.checks = checks
         self.problems: list[FileProblem] = []
-        """Errors of experiment files themselves."""
+        """What experiment files say wrongly themselves."""
         self._reported: set[str] = set()
 
     def of(
