@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from mm1_ablate.config.study import Grid, Study
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.figures import curves, drawn, effects, forest, shots
 
 BASE = np.array([50.0, 51.0, 50.5])
@@ -30,7 +30,7 @@ DIFFERENCES = {
 }
 
 
-def compared(differences: Mapping[str, Sequence[float]], **sweep: Any) -> Comparison:
+def compared(differences: Mapping[str, Sequence[float]], **sweep: Any) -> StudyComparison:
     study = made_up_study(list(differences), seeds=range(len(next(iter(differences.values())))), **sweep)
     base = np.resize(BASE, len(study.sweep.seeds))
     return compare(study, scores(study, {"baseline": list(base), **{arm: list(base + own) for arm, own in differences.items()}}))
@@ -136,7 +136,7 @@ def grid_study(seeds: int = 2) -> Study:
     return made_up_study([name for name in NAMES.values() if name != "baseline"], seeds=range(seeds))
 
 
-def grid(gaps: Sequence[tuple[str, str]] = (), groups: Sequence[str] = ("grid",)) -> Comparison:
+def grid(gaps: Sequence[tuple[str, str]] = (), groups: Sequence[str] = ("grid",)) -> StudyComparison:
     """Large is 10 better and a little uneven, attention makes no clear difference."""
     names, study = NAMES, grid_study(3)
     study = replace(study, grids={group: Grid({"model.connector.type": TYPES, "size": SIZES}, names) for group in groups})

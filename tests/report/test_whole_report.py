@@ -25,11 +25,11 @@ from rich.console import Console
 from mm1_ablate.config.paper_results import Counterparts
 from mm1_ablate.config.study import Grid
 from mm1_ablate.report.cells import Measure
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.metric_info import scale_of
-from mm1_ablate.report.task_scores import ScoreBounds, TaskScore, TaskScores, Unasked
+from mm1_ablate.report.task_scores import ScoreBounds, TaskScore, TaskScores, UnscoredItems
 from mm1_ablate.report.text import print_comparison, wide_table
 from mm1_ablate.report.verdicts import FalseVerdicts, Rate
 
@@ -88,8 +88,8 @@ def task_columns() -> TaskScores:
         own = {arm: bounds for arm in arms} if bounds.floor is not None else {}
         columns[name] = TaskScore(name, family, task, shots, rule, primary, scale_of(family, rule), items, own)
     unasked = (
-        Unasked("captions", "truncated JPEG", 2, tuple(arms), ("a", "b")),
-        Unasked("miniature_vqa", "no image", 1002, ("gone",), ("x-1", "x-2", "x-3")),
+        UnscoredItems("captions", "truncated JPEG", 2, tuple(arms), ("a", "b")),
+        UnscoredItems("miniature_vqa", "no image", 1002, ("gone",), ("x-1", "x-2", "x-3")),
     )
     return TaskScores(columns, unasked)
 
@@ -113,7 +113,7 @@ ACCOUNTS: list[dict[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def comparison() -> StudyComparison:
     declared = {
         "compare": {"metrics": METRICS, "smallest_difference_of_interest": 1},
         "expect": [{"metric": "shot_8/average", **one} for one in EXPECTED],
@@ -158,17 +158,17 @@ def held(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("width", [100, 160])
-def test_the_terminal(comparison: Comparison, width: int) -> None:
+def test_the_terminal(comparison: StudyComparison, width: int) -> None:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     held(f"terminal_{width}.txt", stream.getvalue())
 
 
-def test_the_markdown_document(comparison: Comparison) -> None:
+def test_the_markdown_document(comparison: StudyComparison) -> None:
     held("report.md", markdown(comparison, {"forest": "forest.png", "effects": "effects.png"}))
 
 
-def test_the_page_but_for_its_style(comparison: Comparison) -> None:
+def test_the_page_but_for_its_style(comparison: StudyComparison) -> None:
     page = html(comparison, sweep_text="sweep: made-up\n")
     held("report.html", re.sub(r"(?s)<style>.*?</style>", "", page))
 
@@ -182,7 +182,7 @@ def rounded(value: Any) -> Any:
     return float(f"{round(value, 9):.6g}") if isinstance(value, float) else value
 
 
-def test_the_tables_of_numbers(comparison: Comparison) -> None:
+def test_the_tables_of_numbers(comparison: StudyComparison) -> None:
     held("comparison.json", json.dumps(rounded(json.loads(json.dumps(comparison.to_json()))), indent=1, ensure_ascii=False))
     held("comparison.csv", comparison.long().round(9).to_csv(index=False, float_format="%.6g"))
     held("table.csv", wide_table(comparison).to_csv(index=False))

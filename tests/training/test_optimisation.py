@@ -22,8 +22,7 @@ from transformers import AttentionInterface
 from mm1_ablate.config.connector import Connector
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.progress import Progress
-from mm1_ablate.config.training import AdamW, Muon
+from mm1_ablate.config.training import AdamW, Muon, Progress
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
