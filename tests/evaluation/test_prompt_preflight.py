@@ -317,7 +317,8 @@ def test_chat_tokens_of_a_prompt_are_warned_of(folder: Path, mark: str) -> None:
     write_task(folder, prompt="{image}" + mark + "{question} Short answer: {answer}")
     (warning,) = warned(folder)
     assert warning.message.endswith(
-        f"prompt: '{mark}' is read as plain text, not as a special token: it never occurs in training, and conversations are not supported yet"
+        f"prompt: '{mark}' is read as plain text, not as a special token: it never occurs in training, "
+        "and conversations are not supported yet"
     )
     assert warning.hint == "write the prompt in plain words, and end demonstrations with text such as a line end"
     written_anyhow = warned(folder, "nowhere")
