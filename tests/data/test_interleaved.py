@@ -44,7 +44,9 @@ def test_obelics_with_its_images_beside(tmp_path: Path, how: str):
     source = Obelics(files=str(documents), image_files=pattern, images_by=by)
     source.check()
     assert read(source) == [["I0", "one\n\ntwo", "I1", "I2", "three"], *PAGES[1:]]
-    assert source.open()[1].images[0].size() == (6, 4)
+    opened = source.open()
+    assert opened[1].images[0].size() == (6, 4)
+    assert len({image.key for index in range(4) for image in opened[index].images if image.key}) == 6
 
 
 @pytest.mark.parametrize("how", LAYOUTS)
@@ -247,3 +249,11 @@ def test_the_miniature_shares_the_switches_and_keeps_its_identity():
     plain: Mapping[str, Any] = {"type": "miniature", "content": "interleaved", "data_type": "interleaved"}
     assert fingerprint(Miniature(**plain)) == fingerprint(dict(plain))
     assert fingerprint(Miniature(**plain, interleaving=False)) == fingerprint({**plain, "interleaving": False})
+
+
+@pytest.mark.parametrize(("place", "expected"), [("before", ["one", None]), ("after", ["one", None])])
+def test_blank_sentences_of_mmc4_have_no_place_but_their_pictures_do(place: str, expected: list[str | None]):
+    row = {"text_list": ["one", " ", None, 3], "image_info": [{"matched_text_index": 1}, {"matched_text_index": 9}, "no picture"]}
+    source = Mmc4(files="a.jsonl", image_files="b.tar", image_place=place)
+    assert source.places_of(row) == expected
+    assert source.places_of({"text_list": "one", "image_info": []}) == source.places_of({}) == []

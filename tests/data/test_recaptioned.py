@@ -153,6 +153,13 @@ def test_what_is_not_as_declared_is_an_error_of_the_plan_at_its_field(folder: Pa
     assert error.value.at == at
 
 
+def test_a_column_without_a_caption_is_named(folder: Path) -> None:
+    (folder / "blank.jsonl").write_text("".join(json.dumps({"id": f"{number:09}", "vecap": " "}) + "\n" for number in range(3)))
+    with pytest.raises(SettingError, match="column 'vecap' holds no captions: empty caption in ") as error:
+        altered(folder, captions="blank.jsonl").check()
+    assert error.value.at == "caption"
+
+
 def test_a_key_that_several_samples_have_names_none_of_them(folder: Path) -> None:
     """Writers that begin every shard anew at 0: nobody knows which of the pictures the caption is of."""
     for shard in range(2):

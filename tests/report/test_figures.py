@@ -262,6 +262,8 @@ def test_curves_are_the_losses_of_each_seed_and_their_mean() -> None:
     expected = [own for arm in ("baseline", "arm") for own in (*curve[arm], np.mean(curve[arm], axis=0))]
     assert [list(line.get_ydata()) for line in axes.lines] == [pytest.approx(list(own)) for own in expected]
     assert all(list(line.get_xdata()) == [0.5, 1.5, 2.0] for line in axes.lines), "middles of steps, none after the last"
+    colours = [to_hex(line.get_color()) for line in axes.lines]
+    assert len({*colours[:3]}) == len({*colours[3:]}) == 1 and colours[0] != colours[3]
     legend = axes.get_legend()
     assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["baseline", "arm"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "training loss\n(faint: single seeds)")

@@ -167,3 +167,12 @@ def test_numbers_and_titles() -> None:
 def test_long_names_fold_where_their_parts_meet() -> None:
     assert wrapped("model.connector.type=c_abstractor", 20) == "model.connector.\ntype=c_abstractor"
     assert wrapped("short", 20) == "short" and wrapped("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])
+
+
+def test_what_is_significant_is_coloured_by_its_direction_and_all_else_is_dim(comparison: StudyComparison) -> None:
+    stream = io.StringIO()
+    print_comparison(comparison, Console(file=stream, width=160, force_terminal=True, color_system="standard", legacy_windows=False))
+    cell = comparison.row("leave-one-out/interleaved").cells["shot_8/average"]
+    assert cell.estimate is not None and f"\x1b[1;31m{signed(cell.estimate.difference)}\x1b[0m\x1b[31m [" in stream.getvalue()
+    cell = comparison.row("leave-one-out/text").cells["shot_8/average"]
+    assert cell.estimate is not None and f"{signed(cell.estimate.difference)}\x1b[2m [" in stream.getvalue()

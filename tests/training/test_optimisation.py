@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import exp, log, sqrt
@@ -278,6 +279,14 @@ def test_what_is_reported_is_what_the_curve_shows(tmp_path: Path) -> None:
     assert [(one.stage, one.step, one.steps, one.loss) for one in told] == [("train", point["step"], 3, point["loss"]) for point in points]
     assert [point["step"] for point in points] == [1, 2, 3]
     assert 0 <= points[0]["seconds"] <= points[1]["seconds"] <= points[2]["seconds"] < 600
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_batches_are_prepared_by_the_declared_threads(threads: int, tmp_path: Path) -> None:
+    seen: set[str] = set()
+    experiment = tiny_experiment({"training.loader_threads": threads, "training.steps": 3})
+    fit(experiment, 0, None, None, tmp_path, lambda progress: seen.update(thread.name for thread in threading.enumerate()))
+    assert any(name.startswith("mm1-ablate-") for name in seen) == (threads > 0)
 
 
 def test_a_curve_has_a_hundred_points_or_a_few_more() -> None:
