@@ -186,6 +186,18 @@ def test_a_task_that_one_answer_solves_is_warned_of(folder: Path) -> None:
     )
 
 
+def test_a_task_that_one_answer_nearly_solves_still_tells_models_apart(folder: Path) -> None:
+    write_task(folder / "tasks", rows=rows(*[["red"]] * 119, ["green"]), **GENERATE)
+    assert told(folder) == []
+
+
+def test_items_of_which_only_likelihoods_are_measured_are_checked_too(folder: Path) -> None:
+    record = {**{name: value for name, value in GENERATE.items() if name != "stop"}, "kind": "likelihood", "metrics": ["perplexity"]}
+    write_task(folder / "tasks", rows=rows(["red"], ["green"], []), **record)
+    problem = the_problem(folder)
+    assert problem.warning and "1 of 3 items cannot be evaluated: no reference (first: 2)" in problem.message
+
+
 def test_normalised_accuracy_of_prompts_that_hold_the_choice_is_refused(folder: Path) -> None:
     items = {**RECORD["items"], "references": "text"}
     write_task(folder / "tasks", items=items, prompt="{question} {choice} {answer}", metrics=["choice_accuracy"])

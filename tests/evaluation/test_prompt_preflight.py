@@ -398,6 +398,12 @@ def test_a_model_trained_from_nothing_needs_no_begin_token(folder: Path) -> None
             "end demonstrations with a stop string, such as a line end in both",
         ),
         (
+            {"separator": ";", "stop": []},
+            "separator: a demonstration ends with ';', which holds no stop string (there is none): "
+            "an answer as demonstrated continues after it",
+            "end demonstrations with a stop string, such as a line end in both",
+        ),
+        (
             {"separator": ""},
             "separator: a demonstration has no end (separator is empty), so the model is not shown where an answer ends",
             "end demonstrations with a stop string, such as a line end in both",
