@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate import __version__
-from mm1_ablate.config.identity.data_digests import once
 from mm1_ablate.data.atomic_files import write_json
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ def memory_mapped(path: Path) -> np.ndarray:
 
 # ---------------------------------------------------------------- answers of checks
 # Making a part of a model without values takes torch, timm or transformers (seconds to import), and large tasks take a while to be read and
-# tokenised. So what checks before a run found out is kept in `checks.json` of the cache, for the versions that it was found with: plain
-# values of JSON, each under a fingerprint of all that it depends on.
+# tokenised. So what plans and checks before a run found out is kept in `checks.json` of the cache, for the versions that it was found with:
+# plain values of JSON, each under a fingerprint of all that it depends on.
 RULES = 4
 """Number of the rules that checks go by: another one where a check looks at more, as what was found right may no longer be."""
 
@@ -206,10 +206,11 @@ def known(key: str) -> Any:
 
 def remember(key: str, answer: Any) -> None:
     """Keep an answer. A cache that cannot be written costs time, no more."""
-    _answers()[key] = answer
+    answers = _answers()
+    answers[key] = answer
     with contextlib.suppress(OSError):
-        # Another command may have written since.
-        write_json(cache_folder() / "checks.json", {"versions": _versions(), "answers": {**_read(), key: answer}}, durable=False)
+        write_json(cache_folder() / "checks.json", {"versions": _versions(), "answers": answers}, durable=False)
+        _read.cache_clear()
 
 
 def remembered(key: str, find: Callable[[], Any]) -> Any:
@@ -223,12 +224,20 @@ def remembered(key: str, find: Callable[[], Any]) -> Any:
 
 
 def _answers() -> dict[str, Any]:
-    return once("answers of checks", _read)
-
-
-def _read() -> dict[str, Any]:
+    path = cache_folder() / "checks.json"
     try:
-        content = json.loads((cache_folder() / "checks.json").read_text())
+        found = path.stat()
+        state = (found.st_ino, found.st_mtime_ns, found.st_size)
+    except OSError:
+        state = None
+    return _read(path, state, RULES)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, state: tuple[int, int, int] | None, rules: int) -> dict[str, Any]:
+    """Answers in a file that is in that state. Where it cannot be written, this process keeps its answers here."""
+    try:
+        content = json.loads(path.read_text())
         answers: dict[str, Any] = dict(content["answers"]) if content["versions"] == _versions() else {}
     except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
         return {}
@@ -236,4 +245,9 @@ def _read() -> dict[str, Any]:
 
 
 def _versions() -> list[str]:
-    return [version("timm"), version("transformers"), __version__, str(RULES)]
+    return [*_package_versions(), str(RULES)]
+
+
+@cache
+def _package_versions() -> tuple[str, ...]:
+    return version("timm"), version("transformers"), __version__

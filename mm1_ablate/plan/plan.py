@@ -113,13 +113,12 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         gpus: GPUs and utilisation to estimate for; None: what the sweeps say.
     """
     gpus = gpus or GpuAssumptions()
-    sizes = ModelStatistics(store.root, look=not any(study.provisional or study.from_record for study in studies))
+    sizes = ModelStatistics(look=not any(study.provisional or study.from_record for study in studies))
     trials, earlier = collect(studies)
 
     pricing = Pricing(store, sizes, gpus, some_on_gpus=any(trial.resources.gpus for trial in trials), retry=retry)
     by_key = {trial.trial.evaluation_fingerprint: pricing.row(trial) for trial in trials}
     rows, stages = tuple(by_key.values()), tuple(pricing.stage_row(stage, by_key) for stage in earlier)
-    sizes.save()
     preparations = _preparations((*rows, *stages), store)
 
     # By training fingerprint: a model that is evaluated in two ways is trained once. In one order always, so that sums are the same.

@@ -149,13 +149,21 @@ def test_counted_rows_agree_with_what_training_sees(study: Study):
     assert (len(batch.tokens) - images) / 64 == pytest.approx(content.text_tokens, rel=0.1)
 
 
-def test_sizes_are_counted_once_and_remembered(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that knows nothing yet."""
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
+
+
+def test_sizes_are_counted_once_and_remembered_for_all_stores(study: Study, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = plan(study, store)
     monkeypatch.setattr("mm1_ablate.plan.model_statistics.count_rows", lambda experiment: pytest.fail("counted again"))
     monkeypatch.setattr("mm1_ablate.model.profiler.profile_connector", lambda *settings: pytest.fail("profiled again"))
-    assert [row.flops for row in plan(study, store).rows] == [row.flops for row in first.rows]
+    for other in (store, Store(tmp_path / "another")):
+        assert [row.flops for row in plan(study, other).rows] == [row.flops for row in first.rows]
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_operations_that_cannot_be_counted_are_estimated_and_the_plan_says_why(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
     from mm1_ablate.commands.plan import costs_in_words
     from mm1_ablate.model import profiler
@@ -168,6 +176,7 @@ def test_operations_that_cannot_be_counted_are_estimated_and_the_plan_says_why(s
     assert line.startswith(f"FLOPs of the image encoder are estimated from its parameters ({why}): baseline/seed-0, ")
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_data_that_cannot_be_opened_is_planned_as_declared(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
     def nowhere(experiment):
         raise FileNotFoundError("/data/on/the/cluster")

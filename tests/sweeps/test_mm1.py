@@ -96,7 +96,7 @@ def test_the_header_of_an_experiment_tells_its_sizes() -> None:
 
 def test_the_largest_is_trained_and_evaluated_in_shards_on_gpus_that_could_not_hold_it_whole(tmp_path: Path) -> None:
     experiment = load_experiment(REPOSITORY / "experiments" / "mm1_30b.yaml", "nowhere")
-    parts = ModelStatistics(tmp_path).profile(experiment)
+    parts = ModelStatistics().profile(experiment)
     sharded, whole = (Resources(workers=64, gpus_per_worker=1, strategy=strategy) for strategy in ("fsdp", "ddp"))
     assert does_not_fit(experiment, parts, sharded, ["H100", "A100-80GB"]) == []
     training, evaluation = does_not_fit(experiment, parts, whole, ["H100"])
