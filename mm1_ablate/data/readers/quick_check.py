@@ -86,7 +86,7 @@ def _bytes_of_sample(files: Iterable[DataFile]) -> float:
 
 
 # ---------------------------------------------------------------- tables and lines
-def lost_tables(files: Sequence[DataFile], needed: Needed) -> list[Losses]:
+def lost_tables(files: Sequence[DataFile], needed: Needed, field: str = "files") -> list[Losses]:
     """What of parquet files cannot be read, by their footers: damaged ones, and those that lack a column or have nothing in it."""
     footers = map_files(files, footer_of)
     read = []
@@ -110,12 +110,12 @@ def _wrong_columns(footer: Footer, needed: Needed) -> str:
     return ""
 
 
-def lost_rows(files: Sequence[DataFile], needed: Needed) -> list[Losses]:
+def lost_rows(files: Sequence[DataFile], needed: Needed, field: str = "files") -> list[Losses]:
     """The same of files that are either."""
-    return lost_tables(files, needed) if are_tables(files) else lost_lines(files, needed)
+    return lost_tables(files, needed, field) if are_tables(files) else lost_lines(files, needed, field)
 
 
-def lost_lines(files: Sequence[DataFile], needed: Iterable[str]) -> list[Losses]:
+def lost_lines(files: Sequence[DataFile], needed: Iterable[str], field: str = "files") -> list[Losses]:
     """What of files of JSON lines cannot be read, by the beginning of each."""
     heads = map_files(files, head_of_lines)
     columns = list(needed)

@@ -107,7 +107,7 @@ class Recaptioned(Source):
         own, others = self._kept_columns(self._caption_columns())
         needed = {self.caption: (TEXT, BYTES), self.key or self.joined_by: (TEXT, NUMBER, BYTES)}
         kept = dict(kept_columns(Keep(columns=own)).values())
-        captions = [one.scaled(1, "captions") for one in lost_rows(self._caption_files(), {**needed, **kept})]
+        captions = lost_rows(self._caption_files(), {**needed, **kept}, "captions")
         images = self._images(others)
         return [*(one.scaled(1, f"images.{one.field}") for one in getattr(images, "image_losses", images.losses)()), *captions]
 
