@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import sources_of
+from mm1_ablate.config.identity.reads import DataChanged, reads_of_preparation, reads_of_training
 from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.data.atomic_files import write_json
-from mm1_ablate.run.evaluate_trial import evaluate_trial
+from mm1_ablate.run.evaluate_trial import EvaluationFailed, evaluate_trial
+from mm1_ablate.run.planned_data import PlannedData
 from mm1_ablate.store.disk_full import is_disk_full
+from mm1_ablate.store.status import preparation_code, training_code
 from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from mm1_ablate.model.multimodal import MultimodalModel
     from mm1_ablate.training.workers import Workers
 
-FAILURE_NAMES = {"TooMuchBadData": ("bad data", 1000)}
+FAILURE_NAMES = {"TooMuchBadData": ("bad data", 1000), "DataChanged": ("data changed", 1000), "SeveralFailed": ("evaluation", 1000)}
 """What a failure is called in its line of reason, where not by the exception, and how many characters of the message follow."""
 REPORT_EVERY = 0.5
 """Seconds between two writes of the progress."""
@@ -80,6 +83,8 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
             # A sharded model's weights are read by the first worker alone.
             reads = leads or not workers.shard
             experiment, seed = store.read_trial(fingerprint)
+            if leads:
+                store.start(folder, "train", code=training_code(experiment))
 
             def load(precision: Precision) -> MultimodalModel:
                 if reads:
@@ -93,16 +98,21 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
                 workers.barrier()
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
+                check = _DataCheck(store, folder, experiment) if workers.leads_here else _no_check
+                check(False)
                 _make_ready(experiment, "data")
                 parts = prepared.get("image_encoder"), prepared.get("language_model")
                 start = store.read_start(fingerprint) if reads else None
-                model = TrainedModel(load, fit(experiment, seed, *parts, folder, report, workers, start))
+                model = TrainedModel(load, fit(experiment, seed, *parts, folder, report, workers, start, check))
             for evaluation in evaluations:
-                if leads:
-                    store.start(folder, "evaluate", evaluation)
-                asked = store.read_trial(fingerprint, evaluation)[0]
-                _make_ready(asked, "evaluation")
-                evaluate_trial(store, fingerprint, evaluation, partial(model, asked.evaluation.precision), report, workers)
+
+                def evaluate(evaluation: str = evaluation) -> None:
+                    asked = store.read_trial(fingerprint, evaluation)[0]
+                    _make_ready(asked, "evaluation")
+                    evaluate_trial(store, fingerprint, evaluation, partial(model, asked.evaluation.precision), report, workers)
+
+                if not recording_evaluation(store, fingerprint, evaluation, evaluate, leads, ranks == 1):
+                    break
 
     if not leads:
         return recording_failure(store, folder, work, leads)
@@ -147,6 +157,30 @@ def _no_report(progress: Progress) -> None:
     """Progress of a worker that is not the first: only the first reports."""
 
 
+class _DataCheck:
+    """Compares what a trial reads with what it was planned with: for `fit`, which calls it with whether all has been read."""
+
+    def __init__(self, store: Store, folder: Path, experiment: Experiment) -> None:
+        self.folder, self.planned = folder, PlannedData(store, folder)
+        self.reads = partial(reads_of_training, experiment)
+
+    def __call__(self, over: bool) -> None:
+        if not over:
+            self.planned.check(self.reads)
+            return
+        try:
+            self.planned.check_what_was_opened(self.reads)
+        except DataChanged:
+            from mm1_ablate.training.checkpoint import remove_checkpoint
+
+            remove_checkpoint(self.folder / "last.ckpt")  # nobody knows which of its steps read what
+            raise
+
+
+def _no_check(over: bool) -> None:
+    """Another process of this machine looks."""
+
+
 def _make_ready(experiment: Experiment, section: str) -> None:
     """Make the sources of a section ready. They are where the run was started; another node may lack indices."""
     for place, source in sources_of(experiment):
@@ -161,17 +195,58 @@ def run_preparation(store_root: str, fingerprint: str) -> int:
     folder = store.prepared_folder(preparation)
 
     def work() -> None:
-        store.start(folder, "prepare")
+        store.start(folder, "prepare", code=preparation_code(preparation))
         from mm1_ablate.training.preparation import prepare
 
-        section = preparation.settings.preparation
+        section, planned = preparation.settings.preparation, PlannedData(store, folder)
+        reads = partial(reads_of_preparation, preparation)
+        planned.check(reads)
         if section is not None:
             section.source.make_ready()
         prepare(preparation, folder, ProgressFile(folder))
+        planned.check(reads)
 
     with store.hold(folder, wait=True, lost=_exit_taken_over):
         done = store.preparation_status(preparation).status == "done"
         return 0 if done else recording_failure(store, folder, work)
+
+
+def recording_evaluation(
+    store: Store, fingerprint: str, evaluation: str, work: Callable[[], None], leads: bool = True, alone: bool = True
+) -> bool:
+    """Do an evaluation of a held trial. A failure is its own, and is remembered beside it; others of the same model are done all the same.
+
+    Args:
+        leads, alone: see `recording_failure`.
+
+    Returns:
+        Whether the process can go on to the next.
+
+    Raises:
+        Exception: of several workers this one cannot go on, or a disk is full.
+    """
+    if leads:
+        store.start_evaluation(fingerprint, evaluation)
+    try:
+        work()
+    except Exception as error:
+        if is_disk_full(error) or not (alone or isinstance(error, EvaluationFailed)):
+            raise
+        cause = error.__cause__ if isinstance(error, EvaluationFailed) and isinstance(error.__cause__, Exception) else error
+        if leads:
+            traceback.print_exception(cause)
+            folder = store.evaluation_folder_of(fingerprint, evaluation)
+            store.write(folder / "error.txt", "".join(traceback.format_exception(cause)).encode())
+            store.fail(folder, reason_of(cause))
+        return "CUDA error" not in str(cause)  # after which no computation of this process works
+    return True
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, in a line."""
+    message = str(error).strip().splitlines()
+    kind, longest = FAILURE_NAMES.get(type(error).__name__, (type(error).__name__, 300))
+    return f"{kind}: {message[0][:longest]}" if message else kind
 
 
 def recording_failure(store: Store, folder: Path, work: Callable[[], None], leads: bool = True, alone: bool = True) -> int:
@@ -192,9 +267,7 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
         traceback.print_exc()
         if (leads and alone) or not store.has_failed(folder):
             store.write(folder / "error.txt", traceback.format_exc().encode())
-            message = str(error).strip().splitlines()
-            kind, longest = FAILURE_NAMES.get(type(error).__name__, (type(error).__name__, 300))
-            store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
+            store.fail(folder, reason_of(error))
         return 1
     if leads:
         store.finish(folder)
