@@ -9,6 +9,7 @@ from made_up import made_up_study, scores
 from mm1_ablate.config.sweep.expand import Change
 from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.confounds import Codes, code_measures
 from mm1_ablate.report.markdown import markdown
 
 BASE = (
@@ -50,3 +51,38 @@ def test_settings_that_differ_without_being_declared_are_named() -> None:
     row = compared({}, declared, along, dropped).row("arm")
     assert row.changes == ("model.connector.type average_pool → attention_pool",)
     assert row.also_changed == ("dropped with the type: model.connector.depth 3", "training.steps 4 → 5")
+
+
+# ---------------------------------------------------------------- code
+def by_code(baseline: Codes, arm: Codes, other: Codes | None = None) -> tuple[Comparison, tuple[str, ...]]:
+    """A comparison of a baseline and arms that this code made; with what is told of the first arm."""
+    study = made_up_study(["arm", "other"])
+    results = scores(study, {"baseline": [50.0, 51, 52], "arm": [50.0, 52, 51], "other": [50.0, 52, 51]})
+    codes = {"baseline": baseline, "arm": arm, "other": baseline if other is None else other}
+    comparison = compare(study, results, costs={name: tuple(code_measures(own)) for name, own in codes.items()})
+    return comparison, comparison.row("arm").also_changed
+
+
+ONE, TWO = "0.1.0+aaaaaaaa", "0.1.0+bbbbbbbb"
+
+
+def test_what_trained_and_what_scored_are_told_apart() -> None:
+    codes = {"code": {0: ONE, 1: ONE}, "code that scored": {0: ONE, 1: ONE}}
+    comparison, told = by_code(codes, {**codes, "code that scored": {0: TWO, 1: TWO}})
+    assert told == (f"code that scored {ONE} → {TWO}",)
+    assert comparison.held_constant == ("code",)
+
+
+def test_seeds_of_different_code_are_told_also_where_the_baseline_is_alike() -> None:
+    mixed = {"code": {0: ONE, 1: TWO}}
+    comparison, told = by_code(mixed, mixed)
+    assert told == (f"code {ONE} (seed 0), {TWO} (seed 1), as in the baseline",)
+    assert comparison.row("baseline").also_changed == (f"code {ONE} (seed 0), {TWO} (seed 1)",)
+    assert comparison.held_constant == ()
+
+
+def test_files_of_ones_own_are_compared_one_by_one_and_with_arms_that_have_them() -> None:
+    plain, own, changed = ({"code": {0: text}} for text in (ONE, f"{ONE}, own.py@1, helper.py@1", f"{ONE}, own.py@1, helper.py@2"))
+    assert by_code(plain, own, own)[1] == ()
+    assert by_code(plain, own, changed)[1] == ("code of helper.py 1, in other 2",)
+    assert by_code(own, changed)[1] == ("code of helper.py 1 → 2",)

@@ -18,6 +18,7 @@ from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, Record, 
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
+from mm1_ablate.config.settings import reading_files
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
 from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
 from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
@@ -51,7 +52,7 @@ def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), r
         FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
     snapshot = DataSnapshot(look, Path(path).parent)
-    with snapshot.active():
+    with snapshot.active(), reading_files():
         return _Expansion(Path(path), snapshot, checks, recorded).study()
 
 
@@ -64,7 +65,7 @@ def load_experiment(path: Path, look: Look = "check") -> Experiment:
     Raises:
         FileErrors: with every problem of the file.
     """
-    with DataSnapshot(look, Path(path).parent).active():
+    with DataSnapshot(look, Path(path).parent).active(), reading_files():
         experiment, marks = read_experiment(Path(path))
         if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
             raise FileErrors(marks.problems(found))
