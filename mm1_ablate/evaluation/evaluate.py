@@ -284,14 +284,31 @@ def predict(
         failed(task, numbers, error)
         refused.update((task, number) for number in numbers)
 
+    def opened(record: Task, numbers: Sequence[int]) -> tuple[TaskRequests | None, Exception | None]:
+        """Its requests at these numbers of shots, or why there are none."""
+        prepared, error = _prepared(record, evaluation.model_copy(update={"shots": list(numbers)}), tokenizer, check)
+        return prepared, agree(error)
+
+    def prepare(record: Task) -> TaskRequests | None:
+        numbers = asked_at(record.task)
+        prepared, problem = opened(record, evaluation.shots)
+        if problem is not None and failed is not None and len(numbers) > 1:
+            # What keeps one number of shots from being asked need not keep the others.
+            alone = {number: opened(record, [number])[1] for number in numbers}
+            if left := [number for number in numbers if alone[number] is None]:
+                for number, error in alone.items():
+                    if error is not None:
+                        refuse(record.task, [number], error)
+                prepared, problem = opened(record, left)
+        if problem is not None and (left := asked_at(record.task)):
+            refuse(record.task, left, problem)
+        return prepared if asked_at(record.task) else None
+
     records = [task for task in load_tasks(evaluation) if asked_at(task.task)]
     tasks: list[TaskRequests] = []
     for record in records:
-        prepared, error = _prepared(record, evaluation, tokenizer, check)
-        if (problem := agree(error)) is not None:
-            refuse(record.task, asked_at(record.task), problem)
+        if (prepared := prepare(record)) is None:
             continue
-        assert prepared is not None, "there are requests, or there is an error"
         for number in asked_at(record.task):
             needed = [need for need in needs(prepared) if need.shots == number]
             try:

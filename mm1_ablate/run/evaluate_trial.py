@@ -80,6 +80,7 @@ def evaluate_trial(
         except Exception as error:
             if is_disk_full(error):
                 raise
+            traceback.print_exc()
             raise EvaluationFailed from error
 
 
@@ -105,7 +106,10 @@ class _Asking:
         if len(every) == 1:
             return every[0]
         lines = [f"{what}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}" for what, error in self.failures.items()]
-        return SeveralFailed(f"{len(lines)} parts failed: {' | '.join(lines)}")
+        several = SeveralFailed(f"{len(lines)} parts failed: {' | '.join(lines)}")
+        for error in every:
+            several.add_note("".join(traceback.format_exception(error)))
+        return several
 
     def ask(self, model: MultimodalModel, report: Callable[[Progress], None]) -> None:
         from mm1_ablate.data.images import ImagePipeline

@@ -234,7 +234,8 @@ def recording_evaluation(
             raise
         cause = error.__cause__ if isinstance(error, EvaluationFailed) and isinstance(error.__cause__, Exception) else error
         if leads:
-            traceback.print_exception(cause)
+            if cause is error:
+                traceback.print_exc()
             folder = store.evaluation_folder_of(fingerprint, evaluation)
             store.write(folder / "error.txt", "".join(traceback.format_exception(cause)).encode())
             store.fail(folder, reason_of(cause))

@@ -118,9 +118,10 @@ class Manifests:
 
     # ------------------------------------------------------------ trials that a study ever had
     def register_trials(self, study: Study) -> None:
-        """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name."""
+        """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name, of several arms of one
+        training that of the first."""
         known = self._registered(study)
-        now = known | {one.fingerprint: one.name for one in (*study.stages, *study.trials)}
+        now = known | {one.fingerprint: one.name for one in (*study.stages, *reversed(study.trials))}
         if now != known:
             self._write_json(self._registry(study), now)
 

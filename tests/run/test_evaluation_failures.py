@@ -28,7 +28,9 @@ def store(tmp_path: Path) -> Store:
 
 def study(folder: Path, **arms: dict[str, Any]) -> Study:
     """A study of one training, evaluated in several ways."""
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_experiment(TINY).model_dump(mode="json")))
+    experiment = tiny_experiment(TINY).model_dump(mode="json")
+    experiment["model"]["language_model"]["configuration"]["max_position_embeddings"] = 200
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(experiment))
     groups = {name: {"alter": {f"evaluation.{key}": value for key, value in changes.items()}} for name, changes in arms.items()}
     compare = {"primary": "shot_0/miniature_vqa", "metrics": ["shot_0/miniature_vqa"]}
     sweep = {"sweep": "tiny", "experiment": "tiny.yaml", "seeds": [0], "ablations": groups, "compare": compare}
@@ -62,29 +64,33 @@ def test_one_that_fails_keeps_no_other_from_being_done_and_stays_failed(store: S
     assert do(store, declared) == {"baseline": "done", "broken": "failed", "facts": "done", "long": "done"}
     (trial,) = (trial for trial in declared.trials if trial.name.startswith("broken"))
     reason = store.status(trial).reason
-    assert "task broken" in reason and "no item has a score" in reason, reason
-    assert (file := store.traceback_file(trial)) and "no item has a score" in file.read_text()
+    assert "task broken" in reason and "no items that can be asked" in reason, reason
+    assert (file := store.traceback_file(trial)) and "no items that can be asked" in file.read_text()
     # Another evaluation of the same model later does not make it forgotten, nor is it tried again unasked.
     more = study(tmp_path, **arms, later={"shots": [0, 2]})
     assert do(store, more) == {"baseline": "done", "broken": "failed", "facts": "done", "long": "done", "later": "done"}
     assert store.status(trial).reason == reason
     assert not trials_to_do(more, store, False)
     shown = call("status", more.path, "--store", store.root, "--json").stdout
-    assert "no item has a score" in shown
+    assert "no items that can be asked" in shown
     # It is what --retry tries again.
     forget_failures(more, store)
     assert [work.evaluations for work in trials_to_do(more, store, False)] == [[trial.evaluation_fingerprint]]
 
 
 def test_a_failed_task_or_number_of_shots_keeps_no_other_from_being_asked(store: Store, tmp_path: Path) -> None:
-    incorrect = write_toy(tmp_path, "refusing", demonstrations=0)
-    declared = study(tmp_path, all={"tasks": [incorrect, "miniature_vqa", "miniature_facts"], "shots": [0, 60]})
+    broken = write_toy(tmp_path, "broken", incomplete=[f"q{number}" for number in range(9)])
+    few = write_toy(tmp_path, "few", demonstrations=2)
+    declared = study(tmp_path, all={"tasks": [broken, few, "miniature_vqa", "miniature_facts"], "shots": [0, 24]})
     (trial,) = (trial for trial in declared.trials if trial.name.startswith("all"))
     assert do(store, declared)["all"] == "failed"
     reason = store.status(trial).reason
-    assert "task miniature_vqa at 60 shots" in reason and "ContextOverflow" in reason and "task refusing" in reason, reason
+    assert reason.startswith("evaluation: 3 parts failed: task broken at 0, 24 shots: ValueError: "), reason
+    for part in ("task few at 24 shots: ValueError: ", "task miniature_vqa at 24 shots: ContextOverflow: "):
+        assert part in reason, reason
+    assert (file := store.traceback_file(trial)) and file.read_text().count("Traceback (most recent call last)") >= 3
     kept = {(part.name, part.shots) for part in Predictions(store.trial_folder(trial)).all()}
-    assert {("miniature_vqa", 0), ("miniature_facts", 0)} <= kept and ("miniature_vqa", 60) not in kept
+    assert kept == {("few", 0), ("miniature_vqa", 0), ("miniature_facts", 0)}
     # Without what fails nothing is left to be asked.
     less = study(tmp_path, all={"tasks": ["miniature_vqa", "miniature_facts"], "shots": [0]})
     (model,) = {store.trial_folder(trial) / "model.pt" for trial in declared.trials}

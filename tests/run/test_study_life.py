@@ -80,8 +80,8 @@ class Life:
 
     def also_changed(self, arm: str) -> list[str]:
         report = json.loads(call("report", self.sweep, "--store", self.store.root, "--json").stdout)
-        (row,) = (row for row in report["rows"] if row["name"] == arm)
-        return [line for line in row["also_changed"] if line.startswith("code")]
+        (row,) = (row for row in report["arms"] if row["name"] == arm)
+        return [line for line in row["brought_along"] if line.startswith("code")]
 
     def held_constant(self) -> set[str]:
         report = json.loads(call("report", self.sweep, "--store", self.store.root, "--json").stdout)
@@ -99,7 +99,7 @@ def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Life:
 def test_the_life_of_a_study(life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(life.run().values()) == {"done"} and len(life.did) == 4
     files = {"connector_of_life.py", "helper_of_life.py"}
-    trained = {"code", *(f"code of {file}" for file in files)}
+    trained = {"code", *(f"code of {file}" for file in (*files, "lines_source.py"))}
     evaluated = {f"code that {did}{file}" for did in ("predicted", "scored") for file in ("", *(f": {file}" for file in files))}
     assert life.held_constant() == trained | evaluated
 
