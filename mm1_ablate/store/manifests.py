@@ -118,10 +118,12 @@ class Manifests:
 
     # ------------------------------------------------------------ trials that a study ever had
     def register_trials(self, study: Study) -> None:
-        """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name, of several arms of one
-        training that of the first."""
-        known = self._registered(study)
-        now = known | {one.fingerprint: one.name for one in (*study.stages, *reversed(study.trials))}
+        """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name, that of the first
+        of several arms."""
+        known, names = self._registered(study), dict[str, str]()
+        for one in (*study.stages, *study.trials):
+            names.setdefault(one.fingerprint, one.name)
+        now = known | names
         if now != known:
             self._write_json(self._registry(study), now)
 
