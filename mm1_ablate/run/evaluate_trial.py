@@ -151,7 +151,8 @@ class _Asking:
     def _laid_out(self, model: MultimodalModel, tokenizer: Tokenizer) -> dict[str, Any]:
         from mm1_ablate.evaluation.held_out_loss import prepare_documents
 
-        evaluation, found = self.experiment.evaluation, {}
+        evaluation = self.experiment.evaluation
+        found: dict[str, Any] = {}
         for name in evaluation.losses:
             if not any(part.kind == "loss" and part.name == name for part in self.missing):
                 continue

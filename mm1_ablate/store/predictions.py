@@ -63,8 +63,8 @@ class Predictions:
 
     def code(self, parts: Iterable[PredictionShard]) -> str | None:
         """The code that predicted some parts, joined; None where that of one is unknown."""
-        codes = [read_json_or_nothing(self._record(part)).get("code") for part in parts]
-        if not codes or None in codes:
+        codes: list[str] = [read_json_or_nothing(self._record(part)).get("code") or "" for part in parts]
+        if not codes or not all(codes):
             return None
         return ", ".join(sorted({each for code in codes for each in code.split(", ")}))
 
