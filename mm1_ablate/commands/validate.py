@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_ablate.commands.arms import arms_in_words, terminal_width
 from mm1_ablate.commands.common import missing_file
+from mm1_ablate.config.sweep.differences import arms_in_words
 
 if TYPE_CHECKING:
     from mm1_ablate.config.yaml_file import FileProblem
@@ -22,20 +23,20 @@ class FileReport:
     rows: int = 0
     distinct_trials: int = 0
     earlier_stages: int = 0
-    """Distinct ones that trials start from and that are no trials themselves."""
+    """Distinct earlier stages that trials start from and that are not trials themselves."""
     problems: list[dict[str, Any]] = field(default_factory=list)
     """Each with file, line, column, path, message, hint."""
     warnings: list[dict[str, Any]] = field(default_factory=list)
-    """What stops nothing, likewise."""
+    """Warnings, likewise."""
     differences: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By arm, the settings in which it differs from its baseline, each with path, old, new, and whether it was removed, is declared by the
     ablation, or was dropped with the type of a component."""
     everywhere: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By baseline, the settings in which it differs from its experiment file, likewise."""
     arm_lines: list[str] = field(default_factory=list)
-    """The differences for people."""
+    """The differences for display."""
     text: str = ""
-    """The problems, or the warnings of a valid file, for people, with the lines that they are about."""
+    """The problems, or the warnings of a valid file, for display, with the lines that they are about."""
 
     @property
     def valid(self) -> bool:
@@ -49,7 +50,7 @@ class FileReport:
             return self.text
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
         stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
-        valid = f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
+        valid = f"{self.file}: valid: study '{self.name}', {_number_of(self.arms, 'arm')}, {_number_of(self.rows, 'trial')}{joined}{stages}"
         return "\n".join([valid, *self.arm_lines, *([self.text] if self.text else [])])
 
 
@@ -72,10 +73,14 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
         return FileReport(str(path), problems=[problem.to_json() for problem in errors.problems], text=_text(errors.problems))
     warnings = [warning.to_json() for warning in study.warnings]
     counts = (len(study.arms), study.row_count, len(study.trials), len(study.stages))
-    told = arms_in_words([study], terminal_width()) if len(study.arms) > 1 or study.arms[0].everywhere else []
+    told = arms_in_words([study], shutil.get_terminal_size((160, 24)).columns) if len(study.arms) > 1 or study.arms[0].everywhere else []
     return FileReport(
         str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=_text(study.warnings)
     )
+
+
+def _number_of(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(problems: Iterable[FileProblem]) -> str:

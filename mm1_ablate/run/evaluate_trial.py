@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.reads import reads_of_loss, reads_of_task
-from mm1_ablate.config.progress import Progress
+from mm1_ablate.config.training import Progress
 from mm1_ablate.evaluation.prediction_shards import PredictionShard, join_shards, shard_rows
 from mm1_ablate.run.planned_data import PlannedData
 from mm1_ablate.store.disk_full import is_disk_full
@@ -172,7 +172,8 @@ class _Asking:
     def _measure(self, model: MultimodalModel, held_out: dict[str, Any], tokenizer: Tokenizer, pipeline: ImagePipeline) -> None:
         import pandas
 
-        from mm1_ablate.evaluation.evaluate import ends_all, evaluating, without_frames
+        from mm1_ablate.evaluation.evaluate import ends_all, without_frames
+        from mm1_ablate.evaluation.evaluation_mode import evaluating
         from mm1_ablate.evaluation.held_out_loss import measure
 
         parts = {part.name: part for part in self.missing if part.kind == "loss"}

@@ -14,11 +14,12 @@ from functools import partial
 
 from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.run.evaluate_trial import score_trial
 from mm1_ablate.run.trial import recording_evaluation
+from mm1_ablate.store.locks import AlreadyRunning
 from mm1_ablate.store.predictions import missing_shards
-from mm1_ablate.store.store import AlreadyRunning, Store
+from mm1_ablate.store.store import Store
 
 
 @dataclass

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import sources_of
 from mm1_ablate.config.identity.reads import DataChanged, reads_of_preparation, reads_of_training
-from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.sweep.declaration import Strategy
+from mm1_ablate.config.training import Precision, Progress
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.run.evaluate_trial import EvaluationFailed, evaluate_trial
 from mm1_ablate.run.planned_data import PlannedData
 from mm1_ablate.store.disk_full import is_disk_full
+from mm1_ablate.store.files import StorageError
+from mm1_ablate.store.locks import AlreadyRunning
 from mm1_ablate.store.status import preparation_code, training_code
-from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
+from mm1_ablate.store.store import HELD, Store
 
 if TYPE_CHECKING:
-    from mm1_ablate.config.training import Precision
     from mm1_ablate.model.multimodal import MultimodalModel
     from mm1_ablate.training.workers import Workers
 
@@ -149,7 +150,7 @@ def _wait_for(store: Store, file: Path) -> None:
 
 def _exit_taken_over() -> None:
     """End this process at once: another machine has taken its work over."""
-    print("another machine has taken this over: the storage was out of reach for too long", flush=True)
+    print("another machine has taken over this trial: the storage was unavailable here for too long", flush=True)
     os._exit(HELD)
 
 

@@ -16,7 +16,8 @@ from lines_source import Lines
 from task_files import ROWS, write_task
 from tiny import TINY, tiny_experiment
 
-from mm1_ablate.config.sweep.expand import Study, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.run.remaining_work import remaining_work
 from mm1_ablate.run.trial import run_preparation, run_trial
 from mm1_ablate.store.predictions import Predictions
