@@ -65,15 +65,15 @@ def test_one_that_fails_keeps_no_other_from_being_done_and_stays_failed(store: S
     assert do(store, declared) == {"baseline": "done", "broken": "failed", "facts": "done", "long": "done"}
     (trial,) = (trial for trial in declared.trials if trial.name.startswith("broken"))
     reason = store.status(trial).reason
-    assert "task broken" in reason and "no items that can be asked" in reason, reason
-    assert (file := store.traceback_file(trial)) and "no items that can be asked" in file.read_text()
+    assert "task broken" in reason and "no items that can be evaluated" in reason, reason
+    assert (file := store.traceback_file(trial)) and "no items that can be evaluated" in file.read_text()
     # Another evaluation of the same model later does not make it forgotten, nor is it tried again unasked.
     more = study(tmp_path, **arms, later={"shots": [0, 2]})
     assert do(store, more) == {"baseline": "done", "broken": "failed", "facts": "done", "long": "done", "later": "done"}
     assert store.status(trial).reason == reason
     assert not trials_to_do(more, store, False)
     shown = call("status", more.path, "--store", store.root, "--json").stdout
-    assert "no items that can be asked" in shown
+    assert "no items that can be evaluated" in shown
     # It is what --retry tries again.
     forget_failures(more, store)
     assert [work.evaluations for work in trials_to_do(more, store, False)] == [[trial.evaluation_fingerprint]]
