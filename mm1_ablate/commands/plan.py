@@ -187,6 +187,7 @@ def summary(plan: Plan) -> list[str]:
     for study in plan.studies:
         prefix = f"{study.name}: " if len(plan.studies) > 1 else ""
         lines.append(prefix + plan.detectable[study.name].in_words())
+    lines += [f"no longer in the file, not touched: {name} ({folder})" for name, folder in plan.unlisted]
     return lines
 
 

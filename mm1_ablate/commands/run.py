@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,10 @@ from mm1_ablate.commands.common import (
 )
 from mm1_ablate.commands.plan import summary
 from mm1_ablate.commands.prepare_data import make_ready
-from mm1_ablate.config.study import Study
+from mm1_ablate.config.errors import listed
+from mm1_ablate.config.identity.data_digests import DataSnapshot
+from mm1_ablate.config.identity.reads import NAMED, difference, reads_of_training
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.plan.plan import Plan, plan
 from mm1_ablate.store.store import Store
@@ -46,7 +49,9 @@ def run_sweep(
     """Do what a sweep lacks and show the comparison; returns the exit code."""
     study = read_study(path, "contents" if evaluate_only else "check", begins=True)
     planned = plan(study, store, retry)
-    tell_plan(planned, store)
+    for line in summary(planned):
+        tell(line)
+    told = tell_rewritten(study, store)
     if planned.over_budget and not evaluate_only:
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or reduce the work")
     if not evaluate_only:
@@ -57,10 +62,12 @@ def run_sweep(
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
             stop(INTERRUPTED, f"interrupted; to continue: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
+        tell_rewritten(study, store, told)
         if outcome.elsewhere:
             tell(f"another run works on {', '.join(outcome.elsewhere)}")
     else:
         store.write_study(study)
+        store.register_trials(study)
         what = "no evaluation is missing" if evaluate_only else "all trials have been run"
         if elsewhere := [row.name for row in planned.rows if row.status == "running"]:
             after = f"; if its machine was lost, its lease runs out within {store.lease_seconds:g} seconds: then run this again"
@@ -76,13 +83,34 @@ def run_sweep(
     return SOME_FAILED if failed else 0
 
 
-def tell_plan(planned: Plan, store: Store) -> None:
-    """The plan in a few lines, and what lies in the store that the file no longer names."""
-    for line in summary(planned):
-        tell(line)
-    (study,) = planned.studies
-    for folder, name in store.unlisted_trials(study).items():
-        tell(f"no longer in the file, not touched: {name} ({store.where(folder)})")
+def tell_rewritten(study: Study, store: Store, told: Collection[str] = ()) -> list[str]:
+    """Tell of files that were written again since trials were trained with them and that count as the same data; returns the lines.
+
+    Args:
+        told: lines that were told before.
+    """
+    rewritten: dict[str, dict[str, None]] = {}
+    with DataSnapshot("contents", study.path.parent).active():
+        for trial in (*study.stages, *study.trials):
+            folder = store.trial_folder(trial)
+            if not store.has(folder / "model.pt") or not (planned := store.planned_reads(folder)):
+                continue
+            try:
+                now = reads_of_training(trial.experiment)
+            except Exception:  # what is not there any more is not written again
+                continue
+            for place in planned.keys() & now.keys():
+                rewritten.setdefault(place, {}).update(dict.fromkeys(difference(planned[place], now[place]).touched))
+    lines = [
+        f"{place}: {listed(files, NAMED)}: written again since trials were trained with it, with the same size, beginning and end:"
+        " it counts as the same data, and what is in its middle was not compared"
+        for place, files in sorted(rewritten.items())
+        if files
+    ]
+    for line in lines:
+        if line not in told:
+            say(line)
+    return lines
 
 
 def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
@@ -110,16 +138,21 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
 
 
 def say_failures(study: Study, store: Store) -> int:
-    """Name the trials that failed, why, and where to read more; returns how many."""
-    failed = 0
+    """Name the trials that failed, why, and where to read more, and count those that are missing besides; returns how many failed."""
+    failed = missing = 0
     for trial in study.trials:
         state = store.status(trial)
+        missing += state.status in ("missing", "interrupted")
         if state.status == "failed":
             failed += 1
             traceback = store.traceback_file(trial)
             say(f"failed: {trial.name}: {state.reason}" + (f" ({store.where(traceback)})" if traceback else ""))
+    are = "is" if missing == 1 else "are"
     if failed:
-        say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again")
+        besides = f"; {missing} more {are} missing" if missing else ""
+        say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again{besides}")
+    elif missing:
+        say(f"{missing} of {len(study.trials)} trials {are} missing")
     return failed
 
 
@@ -177,8 +210,25 @@ def measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None)
                 accounts=[account for trial in trials if store.status(trial).trained and (account := store.data_account(trial))],
                 answered=answered.get(arm),
                 evaluation=study.evaluation_digest(arm),
-                codes={code for trial in trials if store.has_scores(trial) and (code := store.code(trial))},
+                codes=codes_of(trials, store),
             )
+    return found
+
+
+def codes_of(trials: Sequence[Trial], store: Store) -> dict[str, dict[int, str]]:
+    """What code did for an arm's scored trials, by seed which code it was, as far as that is known."""
+    found: dict[str, dict[int, str]] = {}
+    for trial in (one for one in trials if store.has_scores(one)):
+        evaluated = store.evaluation_code(trial)
+        roles = {
+            "code": store.code(trial),
+            "code of what it starts from": store.code_it_starts_from(trial),
+            "code that predicted": evaluated.get("predicted"),
+            "code that scored": evaluated.get("scored"),
+        }
+        for role, code in roles.items():
+            if code:
+                found.setdefault(role, {})[trial.seed] = code
     return found
 
 

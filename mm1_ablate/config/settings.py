@@ -13,6 +13,9 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -84,15 +87,18 @@ def component_types(package: str) -> dict[str, type[Component]]:
     return {name: find_component(package, name) for name in component_names(package)}
 
 
-@cache
 def find_component(package: str, type_name: str) -> type[Component]:
     """The settings class of a type: a file of the package, or `module.Class` of the user's own.
 
     Raises:
         UnknownType: with the types that exist, and the nearest one.
     """
-    if "." in type_name:
-        return _own_component(type_name)
+    # One's own is looked for each time: in another study the same name may be another's.
+    return _own_component(type_name) if "." in type_name else _shipped_component(package, type_name)
+
+
+@cache
+def _shipped_component(package: str, type_name: str) -> type[Component]:
     names = component_names(package)
     if type_name not in names:
         near = get_close_matches(type_name, names, n=1)
@@ -105,25 +111,79 @@ def find_component(package: str, type_name: str) -> type[Component]:
     raise UnknownType(f"{module.__file__} has no subclass of mm1_ablate.config.settings.Component")
 
 
+_reading: ContextVar[dict[Path, None] | None] = ContextVar("folders of the files that are read", default=None)
 _folders: dict[Path, None] = {}
-"""Of the files that have been read."""
+"""Of files that were read on their own."""
+_appended: dict[Path, None] = {}
+"""Folders in `sys.path` because a module beside a file lies there."""
+
+
+@contextmanager
+def reading_files() -> Iterator[None]:
+    """Look for modules of the user's own only beside the files that are read within, whatever was read before."""
+    token = _reading.set({})
+    try:
+        yield
+    finally:
+        _reading.reset(token)
 
 
 def look_beside(folder: Path) -> None:
     """Look for modules of the user's own in a folder too, if they are nowhere else."""
-    _folders[folder] = None
+    folders = _reading.get()
+    (_folders if folders is None else folders)[folder] = None
 
 
 def _find_beside(module: str) -> None:
-    """Make a module that lies beside a file that was read one that can be imported, here and by whoever is given this `sys.path`."""
-    if not module or module in sys.modules or importlib.util.find_spec(module) is not None:
+    """Make a module that lies beside a file that was read one that can be imported, here and by whoever is given this `sys.path`.
+
+    Raises:
+        ImportError: in this process the name stands for a module beside a file of another study.
+    """
+    if not module:
         return
-    for folder in _folders:
-        if (folder / f"{module}.py").is_file() or (folder / module).is_dir():
-            # Last, so that it hides nothing.
-            sys.path.append(str(folder))
-            importlib.invalidate_caches()
-            return
+    folders = _reading.get()
+    here = next((folder for folder in (_folders if folders is None else folders) if _lies_in(folder, module)), None)
+    there = _folder_of(module)
+    if there is None and here is not None:
+        # Last, so that it hides nothing.
+        sys.path.append(str(here))
+        _appended[here] = None
+        importlib.invalidate_caches()
+    elif folders is not None and here is None and there in _appended:
+        raise ImportError(f"there is no module '{module}' beside the files that name it; {there} has one, which another study read")
+    if here is not None and (there is None or there in _appended):
+        for name in {module, *_loaded_from(_appended)}:
+            other = _folder_of(name)
+            if other not in (None, here) and other in _appended and _lies_in(here, name) and _text(here, name) != _text(other, name):
+                message = f"this process has read module '{name}' in {other}, and {here} has another of that name"
+                raise ImportError(f"{message}; rename one of them, or use a process for each")
+
+
+def _lies_in(folder: Path, module: str) -> bool:
+    return (folder / f"{module}.py").is_file() or (folder / module).is_dir()
+
+
+def _folder_of(module: str) -> Path | None:
+    """The folder in which a module or package is found; None where it cannot be imported."""
+    loaded = sys.modules.get(module)
+    spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(module)
+    if spec is None:
+        return Path() if loaded is not None else None
+    places = list(spec.submodule_search_locations or ())
+    return Path(places[0]).parent if places else Path(spec.origin or "").parent
+
+
+def _loaded_from(folders: Iterable[Path]) -> set[str]:
+    """Names of the modules and packages of these folders that have been imported."""
+    inside = {str(folder) for folder in folders}
+    return {name for name in list(sys.modules) if "." not in name and name != "__main__" and str(_folder_of(name)) in inside}
+
+
+def _text(folder: Path, module: str) -> dict[str, bytes]:
+    """What the files of a module or package say."""
+    files = [folder / f"{module}.py", *sorted((folder / module).rglob("*.py"))]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files if file.is_file()}
 
 
 def _own_component(type_name: str) -> type[Component]:

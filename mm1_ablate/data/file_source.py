@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.data import Source
+from mm1_ablate.config.own_code import own_sources
 from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import BytesAdded, Conversion, ProgressCallback, build_all
 from mm1_ablate.data.documents import Document, Image, Unreadable, after_images
@@ -126,6 +127,7 @@ class FileSource(Source):
         for kind in type(self).__mro__:
             if issubclass(kind, FileSource) and kind is not FileSource:
                 code.update(_code_of(kind))
+                code.update(_beside(kind))
         settings = self.model_dump(mode="json", exclude={"files", *Source.model_fields})
         return f"{type(self).__module__}.{type(self).__qualname__} {code.hexdigest()} {json.dumps(settings, sort_keys=True)}"
 
@@ -207,6 +209,16 @@ def _code_of(kind: type) -> bytes:
         return inspect.getsource(sys.modules[kind.__module__]).encode()
     except (KeyError, OSError, TypeError):
         return b"".join(marshal.dumps(value.__code__) for value in vars(kind).values() if inspect.isfunction(value))
+
+
+def _beside(kind: type) -> bytes:
+    """The text of what the module of a user's own class imports from beside it; empty where that is nothing."""
+    module = kind.__module__
+    if module.partition(".")[0] == __name__.partition(".")[0]:
+        return b""
+    itself = module.replace(".", "/")
+    files = {name: text for name, text in own_sources([module]).items() if name not in (f"{itself}.py", f"{itself}/__init__.py")}
+    return b"".join(f"{name} {len(text)}\n".encode() + text for name, text in files.items())
 
 
 def _size(file: DataFile) -> int:

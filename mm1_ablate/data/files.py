@@ -22,6 +22,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
+from mm1_ablate.config.identity.data_digests import FileSeen, note_files
 from mm1_ablate.config.settings import HowItRuns
 from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.cache import cache_folder
@@ -281,6 +282,7 @@ def digest_files(files: Sequence[DataFile]) -> str:
     What a file holds is remembered in the cache by its address, size and stamp, so that only files that changed are read again.
     """
     digests = map_files(files, digest_file)
+    note_files(FileSeen(file.address, file.name, file.size, digest, file.stamp) for file, digest in zip(files, digests, strict=True))
     whole = sha256()
     for file, digest in sorted(zip(files, digests, strict=True), key=lambda pair: pair[0].name):
         whole.update(f"{file.name}\0{file.size}\0{digest}\n".encode())

@@ -11,32 +11,40 @@ predictions are equal and log-likelihoods equal to 1e-5; in half precision, or o
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import pandas
 import torch
 
+from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.training import Progress
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.evaluation_mode import evaluating
+from mm1_ablate.evaluation.evaluation_mode import evaluating, is_sharded
 from mm1_ablate.evaluation.generation import generate
 from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_equal_lengths
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import Request, TaskRequests, check_context, needs, prepare_requests
+from mm1_ablate.evaluation.requests import ContextOverflow, Request, TaskRequests, check_context, needs, prepare_requests
 from mm1_ablate.evaluation.scores import ItemOutcome, ids_in_line, merged, predictions_table
 from mm1_ablate.model.multimodal import MultimodalModel
 
 Report = Callable[[Progress], None]
 Wanted = Callable[[str, int, int], bool]
 """Whether to evaluate a task at a number of shots under an evaluation seed."""
+
+
+Failed = Callable[[str, Sequence[int], Exception], None]
+"""What becomes of it that a task cannot be asked at some numbers of shots."""
 
 
 def everything(task: str, shots: int, evaluation_seed: int) -> bool:
@@ -121,7 +129,8 @@ class _TaskRunner:
             if one.replaced:  # another demonstration may be longer
                 longer = TaskRequests(self.prepared.task, self.prepared.shots, self.prepared.seeds, (one,), (), self.prepared.sampler)
                 model = self.embedder.model
-                check_context(self.prepared.task.task, needs(longer), model.image_tokens_at_most, model.context_length)
+                needed = [need for need in needs(longer) if need.shots in self.shots_of(one)]
+                check_context(self.prepared.task.task, needed, model.image_tokens_at_most, model.context_length)
         return current, problems
 
     def _alike(self, batch: Sequence[Request], shots: int) -> Iterator[list[Request]]:
@@ -200,6 +209,15 @@ def _batches(prepared: TaskRequests, size: int, image_tokens: int) -> list[list[
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
+def _nothing(task: str) -> None:
+    """No check."""
+
+
+def _alone(error: Exception | None) -> Exception | None:
+    """What happened to the only process happened to all."""
+    return error
+
+
 def predict(
     model: MultimodalModel,
     experiment: Experiment,
@@ -210,6 +228,9 @@ def predict(
     ranks: int = 1,
     wanted: Wanted = everything,
     keep: Callable[[pandas.DataFrame], None] = lambda predictions: None,
+    failed: Failed | None = None,
+    check: Callable[[str], None] = _nothing,
+    agree: Callable[[Exception | None], Exception | None] = _alone,
 ) -> pandas.DataFrame:
     """Ask a model all questions of an experiment, or one process's share of them.
 
@@ -218,36 +239,136 @@ def predict(
         wanted: what to ask; the rest is not even opened. What is asked comes out as if all were. Where no demonstrations make a difference,
             the first evaluation seed stands for all.
         keep: called with the predictions of each task, or this process's share of them, as soon as it has been asked.
+        failed: called where a task cannot be asked, or not at some numbers of shots; all else is asked then. None: that is raised.
+        check: called with a task's name before and after its items are opened.
+        agree: from what happened to one process, and None, what happened to any. All processes call it as often.
 
     Returns:
         A row for each task, number of shots, evaluation seed and item, in this order: see `scores.predictions_table`.
 
     Raises:
-        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that replaces one
-            with an unreadable image is too long.
+        ContextOverflow, LookupError, ValueError: without `failed`; before anything is generated, but where a demonstration that replaces
+            one with an unreadable image is too long.
     """
     evaluation = experiment.evaluation
     shots, seeds = sorted({0, *evaluation.shots}), evaluation.evaluation_seeds
-    records = [task for task in load_tasks(evaluation) if any(wanted(task.task, number, seed) for number in shots for seed in seeds)]
-    if not records:
+    refused: set[tuple[str, int]] = set()
+
+    def asks(task: str, number: int, seed: int) -> bool:
+        return (task, number) not in refused and wanted(task, number, seed)
+
+    def asked_at(task: str) -> list[int]:
+        return [number for number in shots if any(asks(task, number, seed) for seed in seeds)]
+
+    def refuse(task: str, numbers: Sequence[int], error: Exception) -> None:
+        if failed is None:
+            raise error
+        failed(task, numbers, error)
+        refused.update((task, number) for number in numbers)
+
+    def opened(record: Task, numbers: Sequence[int]) -> tuple[TaskRequests | None, Exception | None]:
+        """Its requests at these numbers of shots, or why there are none."""
+        prepared, error = _prepared(record, evaluation.model_copy(update={"shots": list(numbers)}), tokenizer, check)
+        return prepared, agree(error)
+
+    def prepare(record: Task) -> TaskRequests | None:
+        numbers = asked_at(record.task)
+        prepared, problem = opened(record, evaluation.shots)
+        if problem is not None and failed is not None and len(numbers) > 1:
+            # What keeps one number of shots from being asked need not keep the others.
+            alone = {number: opened(record, [number])[1] for number in numbers}
+            if left := [number for number in numbers if alone[number] is None]:
+                for number, error in alone.items():
+                    if error is not None:
+                        refuse(record.task, [number], error)
+                prepared, problem = opened(record, left)
+        if problem is not None and (left := asked_at(record.task)):
+            refuse(record.task, left, problem)
+        return prepared if asked_at(record.task) else None
+
+    records = [task for task in load_tasks(evaluation) if asked_at(task.task)]
+    tasks: list[TaskRequests] = []
+    for record in records:
+        if (prepared := prepare(record)) is None:
+            continue
+        for number in asked_at(record.task):
+            needed = [need for need in needs(prepared) if need.shots == number]
+            try:
+                check_context(record.task, needed, model.image_tokens_at_most, model.context_length)
+            except ContextOverflow as overflow:
+                refuse(record.task, [number], overflow)
+        if asked_at(record.task):
+            tasks.append(prepared)
+    if not tasks:
         return pandas.DataFrame()
-    tasks = [prepare_requests(task, evaluation, tokenizer) for task in records]
-    for prepared in tasks:
-        check_context(prepared.task.task, needs(prepared), model.image_tokens_at_most, model.context_length)
     shares = list(_shares(tasks, evaluation.batch_items, model.image_tokens_at_most, rank, ranks))
     embedder = PromptEmbedder(model, pipeline, tokenizer.padding)
-    runners = [_TaskRunner(prepared, embedder, tokenizer, wanted) for prepared in tasks]
+    runners = [_TaskRunner(prepared, embedder, tokenizer, asks) for prepared in tasks]
     answered = _counted(report, sum(runner.answers_to(share) for runner, share in zip(runners, shares, strict=True)))
+
+    def attempt(runner: _TaskRunner, share: Sequence[Sequence[Request]]) -> tuple[list[ItemOutcome], Exception | None]:
+        found: list[ItemOutcome] = []
+        error: Exception | None = None
+        try:
+            with evaluating(model, evaluation.precision):
+                found = list(runner.ask(share, answered))
+        except Exception as caught:
+            if failed is None or ends_all(caught, model):
+                raise
+            error = without_frames(caught)
+        return found, agree(error)
+
     tables = []
     for runner, share in zip(runners, shares, strict=True):
-        with evaluating(model, evaluation.precision):
-            asked = list(runner.ask(share, answered))
-        if rank == 0:
-            asked += _left_out(runner.prepared, wanted)
-        tables.append(merged([predictions_table(runner.prepared.task, asked)], [runner.prepared.task]))
+        task = runner.prepared.task.task
+        asked, problem = attempt(runner, share)
+        if problem is not None:
+            asked = []
+            several = asked_at(task)
+            for number in several:
+                if len(several) > 1:
+                    # What keeps one number of shots from being asked need not keep the others.
+                    one = _TaskRunner(runner.prepared, embedder, tokenizer, partial(_at_shots, number, asks))
+                    some, problem = attempt(one, share)
+                    asked += some if problem is None else []
+                if problem is not None:
+                    refuse(task, [number], problem)
         runner.demonstration_cache.keep_only([])
+        if not asked_at(task):
+            continue
+        if rank == 0:
+            asked += _left_out(runner.prepared, asks)
+        tables.append(merged([predictions_table(runner.prepared.task, asked)], [runner.prepared.task]))
         keep(tables[-1])
-    return merged(tables, records)
+    return merged(tables, records) if tables else pandas.DataFrame()
+
+
+def _at_shots(number: int, wanted: Wanted, task: str, shots: int, evaluation_seed: int) -> bool:
+    return shots == number and wanted(task, shots, evaluation_seed)
+
+
+def _prepared(
+    task: Task, evaluation: Evaluation, tokenizer: Tokenizer, check: Callable[[str], None]
+) -> tuple[TaskRequests | None, Exception | None]:
+    try:
+        check(task.task)
+        prepared = prepare_requests(task, evaluation, tokenizer)
+        check(task.task)
+    except Exception as error:
+        return None, error
+    return prepared, None
+
+
+def ends_all(error: Exception, model: MultimodalModel) -> bool:
+    """Whether nothing else can be done after an error: the workers of a sharded model wait for one another at every layer, and after an
+    error of CUDA's no computation works."""
+    return is_sharded(model.language_model) or "CUDA error" in str(error)
+
+
+def without_frames(error: Exception) -> Exception:
+    """An error that keeps the text of its traceback, but no longer the tensors of the functions that it went through."""
+    error.add_note("".join(traceback.format_exception(error)))
+    return error.with_traceback(None)
 
 
 def _shares(tasks: Sequence[TaskRequests], batch_items: int, image_tokens: int, rank: int, ranks: int) -> Iterator[list[list[Request]]]:
@@ -267,7 +388,7 @@ def _counted(report: Report, total: int) -> Callable[[int], None]:
     def answered(answers: int) -> None:
         nonlocal done
         done += answers
-        report(Progress(stage="evaluate", step=done, steps=total, loss=None))
+        report(Progress(stage="evaluate", step=min(done, total), steps=total, loss=None))
 
     return answered
 

@@ -15,6 +15,7 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
+from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.local_path import WEIGHTS, missing, weight_files
 from mm1_ablate.config.settings import SettingError
@@ -114,8 +115,7 @@ def shape_of_encoder(settings: VisionTransformer | TimmEncoder, to_change: bool 
     Raises:
         SettingError: as `build_image_encoder`.
     """
-    local_weights = getattr(settings, "local_weights", None)
-    key = f"{settings.model_dump_json(exclude={'preparation', 'frozen', 'learning_rate_scale', 'weights'})} {local_weights}"
+    key = f"{settings.model_dump_json(exclude={'preparation', 'frozen', 'learning_rate_scale', 'weights'})} {local_identity(settings)}"
     return meta_module(key, lambda: build_image_encoder(settings, weights=False), to_change)
 
 

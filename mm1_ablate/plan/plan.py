@@ -58,6 +58,8 @@ class Plan:
     stages: tuple[PlanRow, ...] = ()
     """Earlier stages that trials start from and that are not arms of their own, each once; their arms are those of the trials that start
     from them."""
+    unlisted: tuple[tuple[str, str], ...] = ()
+    """Trials that a study once had and its file no longer lists: name, and where they lie. They are not touched."""
     measured: tuple[MeasuredCost, ...] = ()
     """The cost by timed steps, a record for each device."""
 
@@ -97,6 +99,7 @@ class Plan:
             "repeats": list(self.repeats),
             "warnings": [warning.to_json() for warning in self.warnings],
             "problems": list(self.problems),
+            "no_longer_named": [{"name": name, "folder": folder} for name, folder in self.unlisted],
         }
 
 
@@ -145,6 +148,12 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         problems=tuple(sizes.problems),
         measured=measured,
         stages=stages,
+        unlisted=tuple(
+            (labelled(studies, study, name), store.where(folder))
+            for study in studies
+            if not study.provisional
+            for folder, name in store.unlisted_trials(study).items()
+        ),
     )
 
 

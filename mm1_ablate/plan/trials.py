@@ -10,14 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mm1_ablate.config.errors import listed
+from mm1_ablate.config.identity.reads import reads_of_training
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.declaration import Resources
+from mm1_ablate.config.sweep.differences import since_in_words
 from mm1_ablate.plan.cost import GpuAssumptions, TrialCost, cost_of
 from mm1_ablate.plan.flops import Flops, RowContent, TrialTokens, epochs_read, training_flops, trial_tokens, used_up
 from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.store.predictions import evaluation_to_do
 from mm1_ablate.store.store import Store
 
+NAMED = 3
+"""Settings in which a trial differs from an earlier one that a reason lists."""
 TO_DO = ("run", "resume", "evaluate", "rescore")
 """Statuses of trials that have something to be done."""
 WITHOUT_TRAINING = ("evaluate", "rescore")
@@ -32,6 +37,8 @@ class PlannedTrial:
     name: str
     """With several studies `study: trial`."""
     resources: Resources
+    study: Study
+    """The first that has it."""
     arms: list[str] = field(default_factory=list)
     """Rows of the comparison that it feeds; with several studies `study: arm`."""
     users: list[PlannedTrial] = field(default_factory=list)
@@ -126,7 +133,7 @@ def collect(studies: Sequence[Study]) -> tuple[list[PlannedTrial], list[PlannedT
     trials: dict[str, PlannedTrial] = {}
     for study in studies:
         for trial in study.trials:
-            new = PlannedTrial(trial, labelled(studies, study, trial.name), study.sweep.resources)
+            new = PlannedTrial(trial, labelled(studies, study, trial.name), study.sweep.resources, study)
             known = trials.setdefault(trial.evaluation_fingerprint, new)
             known.arms.extend(labelled(studies, study, arm) for arm in trial.arms)
     own = {planned.trial.fingerprint for planned in trials.values()}
@@ -135,7 +142,7 @@ def collect(studies: Sequence[Study]) -> tuple[list[PlannedTrial], list[PlannedT
         for stage in user.trial.earlier:
             if stage.fingerprint not in own:
                 name = user.name + stage.name.removeprefix(user.trial.name)
-                stages.setdefault(stage.fingerprint, PlannedTrial(stage, name, user.resources)).users.append(user)
+                stages.setdefault(stage.fingerprint, PlannedTrial(stage, name, user.resources, user.study)).users.append(user)
     return list(trials.values()), list(stages.values())
 
 
@@ -147,7 +154,7 @@ def labelled(studies: Sequence[Study], study: Study, name: str) -> str:
 # ---------------------------------------------------------------- price
 @dataclass(frozen=True)
 class Pricing:
-    """What candidates are looked up in and priced by."""
+    """What planned trials are looked up in and priced by."""
 
     store: Store
     sizes: ModelStatistics
@@ -162,7 +169,7 @@ class Pricing:
         trial, resources = planned.trial, planned.resources
         # Beside trials on GPUs those that ask for none stay on cores, whatever GPU is named: each is in one sum.
         gpus = self.gpus if resources.gpus or not self.some_on_gpus else GpuAssumptions()
-        status, reason = _status(trial, self.store, self.retry)
+        status, reason = _status(planned, self.store, self.retry)
         if len(planned.arms) > 1:
             reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in planned.arms[1:])}"
         with trial.snapshot.active():
@@ -201,8 +208,9 @@ class Pricing:
         return replace(row, arms=arms, status=row.status if needed else "not needed", reason=f"{row.reason}; {users}")
 
 
-def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
+def _status(planned: PlannedTrial, store: Store, retry: bool) -> tuple[str, str]:
     """What is to become of a trial, and why, from what the store says of it."""
+    trial = planned.trial
     state = store.status(trial)
     if state.status == "failed" and not retry:
         return "failed", f"{state.reason}; --retry tries again"
@@ -213,4 +221,21 @@ def _status(trial: Trial, store: Store, retry: bool) -> tuple[str, str]:
         status, why = evaluation_to_do(trial, store)
         return status, why if state.status == "missing" else f"{reason}; {why}"
     resumable = store.has(store.trial_folder(trial.fingerprint) / "last.ckpt")
-    return ("resume" if resumable else "run"), reason
+    before = "" if resumable or state.started or planned.study.provisional else trained_before(planned.study, trial, store)
+    return ("resume" if resumable else "run"), f"{reason}; {before}" if before else reason
+
+
+def trained_before(study: Study, trial: Trial, store: Store) -> str:
+    """In what a trial that never ran differs from the one of its name that the study has trained, as it says: 'trained before with
+    training.steps 100, now 200'; empty where there is none."""
+    found = []
+    for experiment, before in store.trained_before(study, trial):
+        changes = since_in_words(experiment, trial.experiment)
+        with trial.snapshot.active():
+            now = reads_of_training(trial.experiment)
+        changes += [f"other data in {place}" for place in before if place in now and before[place].digest != now[place].digest]
+        found.append(changes)
+    if not found:
+        return ""
+    nearest = min(found, key=len)
+    return f"trained before with {listed(nearest, NAMED)}" if nearest else "trained before with other data, weights or preparations"

@@ -57,12 +57,12 @@ class Measure:
 
     Attributes:
         kind: exact: equal or different; seen: counted in training, and never quite equal, as another mixture fills rows a little
-            differently; epochs: how often the source of this name was read.
+            differently; epochs: how often the source of this name was read; code: equal, and the same at all seeds, or different.
     """
 
     name: str
     value: Cost
-    kind: Literal["exact", "seen", "epochs"] = "exact"
+    kind: Literal["exact", "seen", "epochs", "code"] = "exact"
 
     @property
     def title(self) -> str:

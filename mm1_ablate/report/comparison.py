@@ -240,7 +240,7 @@ def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], cos
                 cells=cells,
                 changes=declared_in_words(arm),
                 differences=arm.changes,
-                confounds=confounds(arm, by_title[arm.name], by_title[arm.baseline]),
+                confounds=confounds(arm, by_title[arm.name], by_title[arm.baseline], by_title),
                 costs=by_title[arm.name],
             )
         )

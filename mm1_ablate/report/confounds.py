@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,6 +19,8 @@ from mm1_ablate.config.study import Arm
 from mm1_ablate.config.sweep.differences import undeclared_in_words
 from mm1_ablate.report.cells import ArmRow, Confound, Measure, amount
 
+Codes = Mapping[str, Mapping[int, str]]
+"""What code did ("code": trained), by seed which code it was (`store.status.training_code`)."""
 TOLERANCE = 0.02
 """The part by which counts of training may differ without being named."""
 
@@ -33,7 +35,7 @@ def measures(
     accounts: Sequence[Mapping[str, Mapping[str, Any]]],
     answered: str | None,
     evaluation: str,
-    codes: Collection[str],
+    codes: Codes,
 ) -> tuple[Measure, ...]:
     """What an arm took, saw and answered, in the order of the table.
 
@@ -42,7 +44,7 @@ def measures(
         accounts: of each trained trial, what became of its data, by source.
         answered: an identity of the items that it answered (`answered_items`).
         evaluation: a digest of how it was evaluated.
-        codes: versions of the code that trained its scored trials.
+        codes: by which code its scored trials were trained, predicted and scored, by seed: see `code_measures`.
     """
     training, packing = experiment.training, experiment.data.packing
     return (
@@ -56,8 +58,27 @@ def measures(
         *_epochs(accounts),
         Measure("evaluation", evaluation),
         *([Measure("evaluation items", answered)] if answered else []),
-        *([Measure("code", ", ".join(sorted({part for code in codes for part in code.split(", ")})))] if codes else []),
+        *code_measures(codes),
     )
+
+
+def code_measures(codes: Codes) -> Iterator[Measure]:
+    """A measure of each thing that code did and of each file of the user's own that did it: 'code', 'code of mean.py', 'code that scored'.
+    Of several states of the code the value says at which seeds: '0.1.0+1f00ba47 (seed 0), 0.1.0+c0ffee00 (seeds 1, 2)'."""
+    for role, by_seed in codes.items():
+        states: dict[str, dict[str, list[int]]] = {}
+        for seed, code in sorted(by_seed.items()):
+            for part in code.split(", "):
+                file, _, digest = part.rpartition("@")
+                title = role if not file else f"{role} of {file}" if role == "code" else f"{role}: {file}"
+                states.setdefault(title, {}).setdefault(digest, []).append(seed)
+        for title, seeds in states.items():
+            alone = len(seeds) == 1
+            yield Measure(title, ", ".join(state if alone else f"{state} {_seeds(at)}" for state, at in seeds.items()), "code")
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"({'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))})"
 
 
 def _seen(experiment: Experiment, curves: Sequence[pd.DataFrame]) -> list[Measure]:
@@ -97,19 +118,38 @@ Costs = Mapping[str, Measure]
 """By title."""
 
 
-def confounds(arm: Arm, ours: Costs, theirs: Costs) -> tuple[Confound, ...]:
+def confounds(arm: Arm, ours: Costs, theirs: Costs, others: Mapping[str, Costs] | None = None) -> tuple[Confound, ...]:
     """All in which an arm differs from its baseline and which it does not declare: settings first, then what it took and saw.
 
     Args:
         ours: of the arm; theirs: of the baseline.
+        others: of all arms, by name: code that the baseline does not take is compared with theirs.
     """
     settings = [Confound(text) for text in undeclared_in_words(arm)]
     if arm.name == arm.baseline:
-        return tuple(settings)
+        mixed = (measure for measure in ours.values() if measure.kind == "code" and not _is_one(measure))
+        return (*settings, *(Confound(f"{measure.title} {measure.value}") for measure in mixed))
     # Another mixture reads every source another number of times, which goes without saying; repeated data does not.
     both = [(ours[title], theirs[title]) for title in ours if title in theirs and ours[title].kind != "epochs"]
     measured = [_difference(own, other) for own, other in both if not _alike(own, other)]
-    return (*settings, *measured, *_repeated(ours, theirs))
+    return (*settings, *measured, *_code_without_baseline(arm, ours, theirs, others or {}), *_repeated(ours, theirs))
+
+
+def _code_without_baseline(arm: Arm, ours: Costs, theirs: Costs, others: Mapping[str, Costs]) -> Iterator[Confound]:
+    """Code that the baseline does not take, and that is another at other seeds or in other arms."""
+    for title, own in ours.items():
+        if own.kind != "code" or title in theirs:
+            continue
+        other = next((name for name, costs in others.items() if title in costs and not _alike(own, costs[title])), None)
+        if not _is_one(own):
+            yield Confound(f"{title} {own.value}")
+        elif other is not None:
+            yield Confound(f"{title} {own.value}, in {other} {others[other][title].value}")
+
+
+def _is_one(code: Measure) -> bool:
+    """Whether one state of the code did all."""
+    return ", " not in str(code.value)
 
 
 def _repeated(ours: Costs, theirs: Costs) -> Iterator[Confound]:
@@ -128,19 +168,23 @@ def held_constant(rows: Sequence[ArmRow]) -> tuple[str, ...]:
     arms = [(row, by_name[row.baseline]) for row in rows if not row.is_baseline]
     measured = {title: measure for row, _ in arms for title, measure in row.costs.items()}
     return tuple(
-        title if measure.kind == "exact" else f"{title} (within {TOLERANCE:.0%})"
+        title if measure.kind in ("exact", "code") else f"{title} (within {TOLERANCE:.0%})"
         for title, measure in measured.items()
         if all(title in row.costs and title in base.costs and _alike(row.costs[title], base.costs[title]) for row, base in arms)
     )
 
 
 def _alike(ours: Measure, theirs: Measure) -> bool:
+    if ours.kind == "code":
+        return ours.value == theirs.value and _is_one(ours)
     if isinstance(ours.value, str) or isinstance(theirs.value, str):
         return ours.value == theirs.value
     return math.isclose(ours.value, theirs.value, rel_tol=1e-9 if ours.kind == "exact" else TOLERANCE)
 
 
 def _difference(ours: Measure, theirs: Measure) -> Confound:
+    if ours.kind == "code" and ours.value == theirs.value:
+        return Confound(f"{ours.title} {ours.value}, as in the baseline")
     before, after = amount(theirs.value), amount(ours.value)
     if isinstance(ours.value, str) or isinstance(theirs.value, str):
         return Confound(f"{ours.title} {before} → {after}")

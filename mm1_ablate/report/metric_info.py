@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 
 import pandas as pd
 
@@ -42,7 +41,6 @@ LOSS = Scale(points=1.0, higher_is_better=False)
 """Loss per token and bits per byte of held-out documents."""
 
 
-@cache
 def scale_of(family: str, rule: str) -> Scale:
     """The scale of a metric type for tasks of a family; that of percentages where there is no such type.
 

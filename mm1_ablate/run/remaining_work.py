@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
-from mm1_ablate.run.trial import recording_failure, score_trial
+from mm1_ablate.run.evaluate_trial import score_trial
+from mm1_ablate.run.trial import recording_evaluation
 from mm1_ablate.store.locks import AlreadyRunning
 from mm1_ablate.store.predictions import missing_shards
 from mm1_ablate.store.store import Store
@@ -41,13 +43,17 @@ class RemainingWork:
     """Earlier stages; those of a later list start from those of an earlier one."""
     preparations: list[Preparation]
 
-    def write_manifests(self, store: Store) -> None:
-        """Write what workers on other nodes read: the records of all of it."""
+    def write_manifests(self, store: Store, snapshot: DataSnapshot) -> None:
+        """Write what workers on other nodes read: the records of all of it.
+
+        Args:
+            snapshot: what the study saw of its data.
+        """
         for each in (*self.trials, *(stage for wave in self.stages for stage in wave)):
             for trial in each.trials:
                 store.write_trial(trial)
         for preparation in self.preparations:
-            store.write_preparation(preparation)
+            store.write_preparation(preparation, snapshot)
 
 
 def remaining_work(study: Study, store: Store, evaluate_only: bool) -> RemainingWork:
@@ -94,8 +100,8 @@ def score_saved_predictions(study: Study, store: Store, say: Callable[[str], Non
         fingerprint, evaluation = trial.fingerprint, trial.evaluation_fingerprint
         folder = store.write_trial(trial)
         with contextlib.suppress(AlreadyRunning), store.hold(folder):
-            store.start(folder, "evaluate", evaluation)
-            recording_failure(store, folder, partial(score_trial, store, fingerprint, evaluation))
+            recording_evaluation(store, fingerprint, evaluation, partial(score_trial, store, fingerprint, evaluation))
+            store.finish(folder)
 
 
 def wait_for_ending_children(study: Study, store: Store) -> None:
@@ -116,6 +122,8 @@ def forget_failures(study: Study, store: Store) -> None:
     """Make failed trials, stages and preparations missing again."""
     for trial in (one for named in study.trials for one in (*named.earlier, named)):
         store.retry(store.trial_folder(trial))
+        if trial.evaluation_fingerprint:
+            store.retry(store.evaluation_folder(trial))
         for preparation in trial.preparations:
             store.retry(store.prepared_folder(preparation))
 

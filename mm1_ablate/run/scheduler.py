@@ -105,7 +105,7 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     wait_for_ending_children(study, store)
     if options.retry:
         forget_failures(study, store)
-    started = sum(len(work.trials) for work in trials_to_do(study, store, options.evaluate_only))
+    started = _count(trials_to_do(study, store, options.evaluate_only))
     try:
         with interruptible():
             score_saved_predictions(study, store, say)
@@ -114,7 +114,7 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     remaining = remaining_work(study, store, options.evaluate_only)
     if not remaining.trials:
         return _outcome(study, store, started)
-    remaining.write_manifests(store)
+    remaining.write_manifests(store, study.snapshot)
     launcher = _launcher(study.sweep.resources, store, options)
     store.check()
     interrupted = False
@@ -172,8 +172,18 @@ def _run_on_ray(
             say(f"training earlier stages: {len(wave)}{chain}")
             driver.run_stages(wave)
         if work := trials_to_do(study, store, options.evaluate_only):
-            say(f"running {sum(len(each.trials) for each in work)} trials")
+            say(f"running {_count(work)} trials")
+        while work:
             driver.run_trials(work)
+            # Whose process was lost in one evaluation may have others left, of a model that is trained.
+            left = [
+                each for each in trials_to_do(study, store, evaluate_only=True) if each.fingerprint in {one.fingerprint for one in work}
+            ]
+            work = left if _count(left) < _count(work) else []
+
+
+def _count(work: list[TrialWork]) -> int:
+    return sum(len(each.trials) for each in work)
 
 
 def _remove_leftovers(store: Store) -> None:

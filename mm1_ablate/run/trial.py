@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,25 +18,23 @@ from typing import TYPE_CHECKING
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import sources_of
+from mm1_ablate.config.identity.reads import DataChanged, reads_of_preparation, reads_of_training
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.config.training import Precision, Progress
 from mm1_ablate.data.atomic_files import write_json
-from mm1_ablate.evaluation.prediction_shards import PredictionShard, join_shards, shard_rows
+from mm1_ablate.run.evaluate_trial import EvaluationFailed, evaluate_trial
+from mm1_ablate.run.planned_data import PlannedData
 from mm1_ablate.store.disk_full import is_disk_full
 from mm1_ablate.store.files import StorageError
 from mm1_ablate.store.locks import AlreadyRunning
-from mm1_ablate.store.manifests import recorded_shards
-from mm1_ablate.store.predictions import Predictions
+from mm1_ablate.store.status import preparation_code, training_code
 from mm1_ablate.store.store import HELD, Store
 
 if TYPE_CHECKING:
-    import pandas
-
     from mm1_ablate.model.multimodal import MultimodalModel
     from mm1_ablate.training.workers import Workers
 
-
-FAILURE_NAMES = {"TooMuchBadData": ("bad data", 1000)}
+FAILURE_NAMES = {"TooMuchBadData": ("bad data", 1000), "DataChanged": ("data changed", 1000), "SeveralFailed": ("evaluation", 1000)}
 """What a failure is called in its line of reason, where not by the exception, and how many characters of the message follow."""
 REPORT_EVERY = 0.5
 """Seconds between two writes of the progress."""
@@ -86,6 +84,8 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
             # A sharded model's weights are read by the first worker alone.
             reads = leads or not workers.shard
             experiment, seed = store.read_trial(fingerprint)
+            if leads:
+                store.start(folder, "train", code=training_code(experiment))
 
             def load(precision: Precision) -> MultimodalModel:
                 if reads:
@@ -99,16 +99,21 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
                 workers.barrier()
                 prepared = store.read_prepared(fingerprint)
                 report(Progress("train", 0, experiment.training.steps))
+                check = _DataCheck(store, folder, experiment) if workers.leads_here else _no_check
+                check(False)
                 _make_ready(experiment, "data")
                 parts = prepared.get("image_encoder"), prepared.get("language_model")
                 start = store.read_start(fingerprint) if reads else None
-                model = TrainedModel(load, fit(experiment, seed, *parts, folder, report, workers, start))
+                model = TrainedModel(load, fit(experiment, seed, *parts, folder, report, workers, start, check))
             for evaluation in evaluations:
-                if leads:
-                    store.start(folder, "evaluate", evaluation)
-                asked = store.read_trial(fingerprint, evaluation)[0]
-                _make_ready(asked, "evaluation")
-                evaluate_trial(store, fingerprint, evaluation, partial(model, asked.evaluation.precision), report, workers)
+
+                def evaluate(evaluation: str = evaluation) -> None:
+                    asked = store.read_trial(fingerprint, evaluation)[0]
+                    _make_ready(asked, "evaluation")
+                    evaluate_trial(store, fingerprint, evaluation, partial(model, asked.evaluation.precision), report, workers)
+
+                if not recording_evaluation(store, fingerprint, evaluation, evaluate, leads, ranks == 1):
+                    break
 
     if not leads:
         return recording_failure(store, folder, work, leads)
@@ -153,6 +158,30 @@ def _no_report(progress: Progress) -> None:
     """Progress of a worker that is not the first: only the first reports."""
 
 
+class _DataCheck:
+    """Compares what a trial reads with what it was planned with: for `fit`, which calls it with whether all has been read."""
+
+    def __init__(self, store: Store, folder: Path, experiment: Experiment) -> None:
+        self.folder, self.planned = folder, PlannedData(store, folder)
+        self.reads = partial(reads_of_training, experiment)
+
+    def __call__(self, over: bool) -> None:
+        if not over:
+            self.planned.check(self.reads)
+            return
+        try:
+            self.planned.check_what_was_opened(self.reads)
+        except DataChanged:
+            from mm1_ablate.training.checkpoint import remove_checkpoint
+
+            remove_checkpoint(self.folder / "last.ckpt")  # nobody knows which of its steps read what
+            raise
+
+
+def _no_check(over: bool) -> None:
+    """Another process of this machine looks."""
+
+
 def _make_ready(experiment: Experiment, section: str) -> None:
     """Make the sources of a section ready. They are where the run was started; another node may lack indices."""
     for place, source in sources_of(experiment):
@@ -167,17 +196,59 @@ def run_preparation(store_root: str, fingerprint: str) -> int:
     folder = store.prepared_folder(preparation)
 
     def work() -> None:
-        store.start(folder, "prepare")
+        store.start(folder, "prepare", code=preparation_code(preparation))
         from mm1_ablate.training.preparation import prepare
 
-        section = preparation.settings.preparation
+        section, planned = preparation.settings.preparation, PlannedData(store, folder)
+        reads = partial(reads_of_preparation, preparation)
+        planned.check(reads)
         if section is not None:
             section.source.make_ready()
         prepare(preparation, folder, ProgressFile(folder))
+        planned.check(reads)
 
     with store.hold(folder, wait=True, lost=_exit_taken_over):
         done = store.preparation_status(preparation).status == "done"
         return 0 if done else recording_failure(store, folder, work)
+
+
+def recording_evaluation(
+    store: Store, fingerprint: str, evaluation: str, work: Callable[[], None], leads: bool = True, alone: bool = True
+) -> bool:
+    """Do an evaluation of a held trial. A failure is its own, and is remembered beside it; others of the same model are done all the same.
+
+    Args:
+        leads, alone: see `recording_failure`.
+
+    Returns:
+        Whether the process can go on to the next.
+
+    Raises:
+        Exception: of several workers this one cannot go on, or a disk is full.
+    """
+    if leads:
+        store.start_evaluation(fingerprint, evaluation)
+    try:
+        work()
+    except Exception as error:
+        if is_disk_full(error) or not (alone or isinstance(error, EvaluationFailed)):
+            raise
+        cause = error.__cause__ if isinstance(error, EvaluationFailed) and isinstance(error.__cause__, Exception) else error
+        if leads:
+            if cause is error:
+                traceback.print_exc()
+            folder = store.evaluation_folder_of(fingerprint, evaluation)
+            store.write(folder / "error.txt", "".join(traceback.format_exception(cause)).encode())
+            store.fail(folder, reason_of(cause))
+        return "CUDA error" not in str(cause)  # after which no computation of this process works
+    return True
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, in a line."""
+    message = str(error).strip().splitlines()
+    kind, longest = FAILURE_NAMES.get(type(error).__name__, (type(error).__name__, 300))
+    return f"{kind}: {message[0][:longest]}" if message else kind
 
 
 def recording_failure(store: Store, folder: Path, work: Callable[[], None], leads: bool = True, alone: bool = True) -> int:
@@ -198,113 +269,8 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
         traceback.print_exc()
         if (leads and alone) or not store.has_failed(folder):
             store.write(folder / "error.txt", traceback.format_exc().encode())
-            message = str(error).strip().splitlines()
-            kind, longest = FAILURE_NAMES.get(type(error).__name__, (type(error).__name__, 300))
-            store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)
+            store.fail(folder, reason_of(error))
         return 1
     if leads:
         store.finish(folder)
     return 0
-
-
-# ---------------------------------------------------------------- evaluation
-def evaluate_trial(
-    store: Store,
-    fingerprint: str,
-    evaluation: str,
-    model: Callable[[], MultimodalModel],
-    report: Callable[[Progress], None],
-    workers: Workers | None = None,
-) -> None:
-    """Ask a trained model what an evaluation lacks, then score all of it.
-
-    Args:
-        model: loads it; not called where nothing is lacking.
-        report: told how far the asking is.
-        workers: the processes that share the asking; the first of them writes. Nothing: this one alone.
-
-    Raises:
-        ContextOverflow, LookupError, ValueError: see `evaluate.predict`.
-    """
-    kept = Predictions(store.trial_folder(fingerprint), store)
-    missing = [part for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation)) if not kept.has(part)]
-    if workers is not None:
-        # One that looks a moment later may see what the first has written meanwhile.
-        missing = workers.broadcast(missing)
-    if missing:
-        experiment, _ = store.read_trial(fingerprint, evaluation)
-        _predict(kept, missing, experiment, model(), report, workers)
-    if workers is None or workers.leads:
-        score_trial(store, fingerprint, evaluation)
-
-
-def _predict(
-    kept: Predictions,
-    missing: Sequence[PredictionShard],
-    experiment: Experiment,
-    model: MultimodalModel,
-    report: Callable[[Progress], None],
-    workers: Workers | None = None,
-) -> None:
-    import pandas
-
-    from mm1_ablate.data.images import ImagePipeline
-    from mm1_ablate.data.tokenizer import load_tokenizer
-    from mm1_ablate.evaluation.evaluate import predict
-    from mm1_ablate.evaluation.evaluation_mode import evaluating
-    from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
-    from mm1_ablate.evaluation.protocols import load_tasks
-    from mm1_ablate.evaluation.scores import merged
-
-    records = load_tasks(experiment.evaluation)
-    tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
-    pipeline = ImagePipeline.of(experiment.model)
-    tasks = [part for part in missing if part.kind == "task"]
-    losses = {part.name: part for part in missing if part.kind == "loss"}
-
-    def wanted(task: str, shots: int, seed: int) -> bool:
-        return any(part.name == task and part.shots == shots and seed in part.seeds for part in tasks)
-
-    def of_all(table: pandas.DataFrame) -> list[pandas.DataFrame]:
-        return [table] if workers is None else workers.all_gather(table)
-
-    writes = workers is None or workers.leads
-    rank, ranks = (0, 1) if workers is None else (workers.rank, workers.ranks)
-
-    def keep(share: pandas.DataFrame) -> None:
-        predictions = share if ranks == 1 else merged(of_all(share), records)
-        names = set(predictions["task"])
-        for part in tasks:
-            if part.name in names and writes:
-                kept.write(part, shard_rows(part, predictions))
-
-    own = experiment.evaluation.losses
-    few = experiment.evaluation.model_copy(update={"losses": {name: own[name] for name in own if name in losses}})
-    # Held-out documents are laid out first, so that one that does not fit is reported before anything is generated.
-    held_out = prepare_documents(model, experiment.model_copy(update={"evaluation": few}), tokenizer)
-    predict(model, experiment, tokenizer, pipeline, report, rank, ranks, wanted=wanted, keep=keep)
-    for name, documents in held_out.items():
-        with evaluating(model, experiment.evaluation.precision):
-            share = measure(model, {name: documents}, tokenizer, pipeline, rank, ranks)
-        measured = pandas.concat(of_all(share)).sort_values("place", kind="stable").reset_index(drop=True)
-        if writes:
-            kept.write(losses[name], measured)
-
-
-def score_trial(store: Store, fingerprint: str, evaluation: str) -> None:
-    """Score an evaluation all of whose parts are kept. Needs no model and imports no torch.
-
-    Raises:
-        ValueError: no item of a task has a score.
-    """
-    from mm1_ablate.evaluation.protocols import load_tasks
-    from mm1_ablate.evaluation.scores import item_scores, merged, summarise
-
-    experiment, _ = store.read_trial(fingerprint, evaluation)
-    kept = Predictions(store.trial_folder(fingerprint))
-    predictions, documents = join_shards(
-        (part, kept.read(part)) for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation))
-    )
-    tasks = load_tasks(experiment.evaluation)
-    items = item_scores(merged([predictions], tasks), documents, tasks, experiment.evaluation)
-    store.write_evaluation(fingerprint, evaluation, items, summarise(items, experiment.evaluation.groups))

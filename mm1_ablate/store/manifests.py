@@ -3,6 +3,7 @@
 In: studies and their trials. Out: records, written and read back for the processes that do the work.
 
     trials/<12>/trial.json                          settings of a trial, what it starts from
+    trials/<12>/files.jsonl                         the files that it was planned with (beside other records: that those were planned with)
     trials/<12>/evaluations/<12>/evaluation.json    an evaluation, its parts and metrics
     trials/<12>/evaluations/<12>/task-<n>.yaml      the user's own tasks, as they were when the study was started
     prepared/<12>/preparation.json                  settings of a preparation
@@ -13,13 +14,23 @@ In: studies and their trials. Out: records, written and read back for the proces
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import once
+from mm1_ablate.config.identity.data_digests import DataSnapshot, once
 from mm1_ablate.config.identity.fingerprint import canonical
+from mm1_ablate.config.identity.reads import (
+    Contents,
+    Reads,
+    from_lines,
+    reads_of_evaluation,
+    reads_of_preparation,
+    reads_of_training,
+    to_lines,
+)
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.tasks import is_own, task_names, task_settings
@@ -56,19 +67,28 @@ class Manifests:
             # An earlier stage may be an arm too, of this study or another: then it goes by its name there.
             record["name"] = read_json_or_nothing(folder / "trial.json").get("name", trial.name)
         self._write_record(folder / "trial.json", record)
+        if not self._files.has(folder / "model.pt"):  # of one that is trained the record says what it was trained with
+            self._write_reads(folder, trial.snapshot, lambda: reads_of_training(trial.experiment))
         if not trial.evaluation_fingerprint:
             return folder
         evaluation, beside = evaluation_record(trial), self._layout.evaluation_folder(trial)
         self._write_record(beside / "evaluation.json", evaluation)
+        self._write_reads(beside, trial.snapshot, lambda: reads_of_evaluation(trial.experiment.evaluation))
         for number, settings in enumerate(evaluation["records"].values()):
             self._write_task(beside / f"task-{number}.yaml", settings)
         return folder
 
-    def write_preparation(self, preparation: Preparation) -> Path:
-        """Record what a preparation is; returns its folder."""
+    def write_preparation(self, preparation: Preparation, snapshot: DataSnapshot | None = None) -> Path:
+        """Record what a preparation is; returns its folder.
+
+        Args:
+            snapshot: what its study saw of the data.
+        """
         folder = self._layout.prepared_folder(preparation)
         record = {"fingerprint": preparation.fingerprint, "name": preparation.name, "preparation": preparation.model_dump(mode="json")}
         self._write_record(folder / "preparation.json", record)
+        if snapshot is not None:
+            self._write_reads(folder, snapshot, lambda: reads_of_preparation(preparation))
         return folder
 
     def write_study(self, study: Study) -> Path:
@@ -98,9 +118,12 @@ class Manifests:
 
     # ------------------------------------------------------------ trials that a study ever had
     def register_trials(self, study: Study) -> None:
-        """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name."""
-        known = self._registered(study)
-        now = known | {one.fingerprint: one.name for one in (*study.stages, *study.trials)}
+        """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name, that of the first
+        of several arms."""
+        known, names = self._registered(study), dict[str, str]()
+        for one in (*study.stages, *study.trials):
+            names.setdefault(one.fingerprint, one.name)
+        now = known | names
         if now != known:
             self._write_json(self._registry(study), now)
 
@@ -110,6 +133,19 @@ class Manifests:
         listed = {one.fingerprint for trial in study.trials for one in (*trial.earlier, trial)}
         gone = {self._layout.trial_folder(one): name for one, name in self._registered(study).items() if one not in listed}
         return {folder: name for folder, name in gone.items() if folder.exists()}
+
+    def trained_before(self, study: Study, trial: Trial) -> list[tuple[Experiment, dict[str, Contents]]]:
+        """The trained trials that had this one's name in the study and are others: their experiments, and what they read."""
+        others = [one for one, name in self._registered(study).items() if name == trial.name and one != trial.fingerprint]
+        found = []
+        for one in others:
+            folder = self._layout.trial_folder(one)
+            if self._files.has(folder / "model.pt") and (folder / "trial.json").exists():
+                try:
+                    found.append((self.read_trial(one)[0], self.planned_reads(folder)))
+                except (ValueError, KeyError):  # its component is gone, or a version of this package wrote it otherwise
+                    continue
+        return found
 
     def _registry(self, study: Study) -> Path:
         return self._layout.study_folder(study) / "trials.json"
@@ -140,6 +176,20 @@ class Manifests:
         if earlier is None:
             return None
         return self._files.download_for(self._layout.trial_folder(fingerprint), self._layout.trial_folder(earlier) / "model.pt").parent
+
+    def planned_reads(self, folder: Path) -> dict[str, Contents]:
+        """What a trial's, an evaluation's or a preparation's folder says of what it was planned to read; empty in earlier stores."""
+        path = folder / "files.jsonl"
+        self._files.download(path)
+        return from_lines(path.read_bytes()) if path.exists() else {}
+
+    def _write_reads(self, folder: Path, snapshot: DataSnapshot, reads: Callable[[], Reads]) -> None:
+        if snapshot.look == "nowhere":
+            return
+        with snapshot.active():
+            content, path = to_lines(reads()), folder / "files.jsonl"
+        if content and (not path.exists() or path.read_bytes() != content):
+            self._files.write(path, content)
 
     def _record_of(self, fingerprint: str) -> Path:
         return self._record(self._layout.trial_folder(fingerprint) / "trial.json")

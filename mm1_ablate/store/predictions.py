@@ -10,7 +10,7 @@ is missing. Parts that are kept stay when an evaluation is killed, and serve eve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +51,22 @@ class Predictions:
 
         return pandas.read_parquet(self._table(part))
 
-    def write(self, part: PredictionShard, table: pandas.DataFrame) -> None:
+    def write(self, part: PredictionShard, table: pandas.DataFrame, code: str | None = None) -> None:
+        """Keep a part.
+
+        Args:
+            code: by which it was predicted: see `status.evaluation_code`.
+        """
         with replacing(self._table(part)) as beside:
             table.to_parquet(beside, index=False)
-        write_json(self._record(part), {**part.to_json(), "rows": len(table), "finished": time.time()})
+        write_json(self._record(part), {**part.to_json(), "rows": len(table), "finished": time.time(), "code": code})
+
+    def code(self, parts: Iterable[PredictionShard]) -> str | None:
+        """The code that predicted some parts, joined; None where that of one is unknown."""
+        codes: list[str] = [read_json_or_nothing(self._record(part)).get("code") or "" for part in parts]
+        if not codes or not all(codes):
+            return None
+        return ", ".join(sorted({each for code in codes for each in code.split(", ")}))
 
     def all(self) -> list[PredictionShard]:
         """Parts that have been predicted, whatever they were for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.study import Study, Trial
@@ -22,17 +23,33 @@ class Results:
     def __init__(self, layout: Layout, files: Files, statuses: Statuses) -> None:
         self._layout, self._files, self._statuses = layout, files, statuses
 
-    def write_evaluation(self, fingerprint: str, evaluation: str, items: pandas.DataFrame, scores: dict[str, float]) -> None:
-        """Keep a trial's item scores and their summary; the summary last, because it says that all is there."""
+    def write_evaluation(
+        self,
+        fingerprint: str,
+        evaluation: str,
+        items: pandas.DataFrame,
+        scores: dict[str, float],
+        code: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Keep a trial's item scores and their summary; the summary last, because it says that all is there.
+
+        Args:
+            code: which `predicted` and which `scored`: see `status.evaluation_code`.
+        """
         folder = self._layout.evaluation_folder_of(fingerprint, evaluation)
         with replacing(folder / "items.parquet") as beside:
             items.to_parquet(beside, index=False)
-        write_json(folder / "scores.json", {"scores": scores, "finished": time.time()})
+        write_json(folder / "scores.json", {"scores": scores, "finished": time.time(), **({"code": dict(code)} if code else {})})
 
     def scores(self, trial: Trial) -> dict[str, float]:
         """Summary of a trial that is done, by metric."""
         scores: dict[str, float] = read_json(self._layout.evaluation_folder(trial) / "scores.json")["scores"]
         return scores
+
+    def evaluation_code(self, trial: Trial) -> dict[str, str]:
+        """The code that `predicted` and that `scored` what a trial that is done has; without what is not known."""
+        code = read_json(self._layout.evaluation_folder(trial) / "scores.json").get("code", {})
+        return {role: by for role, by in code.items() if by}
 
     def items(self, trial: Trial) -> pandas.DataFrame:
         """Item scores of a trial that is done, as `evaluation.evaluate` gives them."""

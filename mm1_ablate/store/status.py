@@ -11,13 +11,17 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mm1_ablate import __version__
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.own_code import own_code, own_modules
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Trial
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.atomic_files import read_json_or_nothing
 from mm1_ablate.store.files import Files
 from mm1_ablate.store.layout import Layout
@@ -79,6 +83,10 @@ class Statuses:
             return TrialState("done", "finished", trained, **times)
         if trained and not trial.evaluation_fingerprint:
             return TrialState("done", "trained", trained, **times)
+        own = read_json_or_nothing(self._layout.evaluation_folder(trial) / "status.json") if trial.evaluation_fingerprint else {}
+        if own.get("status") == "failed":
+            times = {"started": own.get("started"), "finished": own.get("finished")}
+            return TrialState("failed", own["reason"], trained, "evaluate", **times)
         if record.get("status") == "running":
             return self._working(folder, record, trained)
         failed_here = record.get("stage") != "evaluate" or record.get("evaluation") == trial.evaluation_fingerprint
@@ -137,8 +145,11 @@ class Statuses:
 
     # ------------------------------------------------------------ why something failed
     def failed_folder(self, trial: Trial) -> Path:
-        """The folder of what a failed trial failed of: its own, a preparation's, or its earlier stage's, which may have failed likewise."""
+        """The folder of what a failed trial failed of: its evaluation's, its own, a preparation's, or its earlier stage's, which may have
+        failed likewise."""
         own = self._layout.trial_folder(trial)
+        if trial.evaluation_fingerprint and self.recorded(evaluation := self._layout.evaluation_folder(trial)) == "failed":
+            return evaluation
         if self.recorded(own) == "failed":
             return own
         for preparation in trial.preparations:
@@ -160,9 +171,14 @@ class Statuses:
         return path.read_text() if path.exists() else None
 
     # ------------------------------------------------------------ written by the process that does the work
-    def start(self, folder: Path, stage: str, evaluation: str | None = None) -> None:
-        """Say that a held folder is being worked on."""
+    def start(self, folder: Path, stage: str, evaluation: str | None = None, code: str | None = None) -> None:
+        """Say that a held folder is being worked on.
+
+        Args:
+            code: by which it is trained: see `training_code`; None: that of this package.
+        """
         previous = read_json_or_nothing(folder / "status.json")
+        self._keep_failure(folder, previous, evaluation)
         process = {"host": socket.gethostname(), "pid": os.getpid()}
         goes_on = all(previous.get(name) == value for name, value in process.items())
         started = previous["started"] if previous.get("status") == "running" and goes_on else time.time()
@@ -170,8 +186,23 @@ class Statuses:
         if not goes_on:
             (folder / "progress.json").unlink(missing_ok=True)
         record = {"status": "running", "stage": stage, "evaluation": evaluation, "started": started}
-        code = {"code": self._code_of(folder, previous)}
-        self._write(folder, record | code | process | {"run": os.environ.get(RUN)})
+        trained_by = {"code": self._code_of(folder, previous, code or code_version())}
+        self._write(folder, record | trained_by | process | {"run": os.environ.get(RUN)})
+
+    def start_evaluation(self, fingerprint: str, evaluation: str) -> None:
+        """Say that a held trial is being evaluated."""
+        own = self._layout.evaluation_folder_of(fingerprint, evaluation)
+        for name in ("status.json", "error.txt"):
+            (own / name).unlink(missing_ok=True)
+        self.start(self._layout.trial_folder(fingerprint), "evaluate", evaluation)
+
+    def _keep_failure(self, folder: Path, previous: dict[str, Any], evaluation: str | None) -> None:
+        """Of an evaluation whose process was lost the trial's record says that it failed: keep that beside it before the record is
+        used for another."""
+        failed = previous.get("evaluation") if previous.get("status") == "failed" and previous.get("stage") == "evaluate" else None
+        if failed and failed != evaluation:
+            own = self._layout.evaluation_folder_of(folder.name, failed)
+            self._write(own, {name: previous[name] for name in ("status", "reason", "finished") if name in previous})
 
     def finish(self, folder: Path) -> None:
         """Say that a folder's work is done."""
@@ -208,17 +239,27 @@ class Statuses:
             self._write(folder, {"status": "missing", "code": record.get("code")})
 
     def code(self, trial: Trial) -> str | None:
-        """The version of the code that trained a trial, several joined if it was resumed by another; None if unknown."""
-        return read_json_or_nothing(self._layout.trial_folder(trial) / "status.json").get("code")
+        """The code that trained a trial, several joined if it was resumed by another; None if unknown. See `training_code`."""
+        return self._code(self._layout.trial_folder(trial))
 
-    def _code_of(self, folder: Path, previous: dict[str, Any]) -> str | None:
+    def code_it_starts_from(self, trial: Trial) -> str | None:
+        """The code that made its preparations and trained its earlier stages, joined; None if unknown, or there are none."""
+        folders = [self._layout.trial_folder(one) for one in trial.earlier]
+        folders += [self._layout.prepared_folder(one) for stage in (*trial.earlier, trial) for one in stage.preparations]
+        parts = {part for folder in folders if (code := self._code(folder)) for part in code.split(", ")}
+        return ", ".join(sorted(parts)) or None
+
+    def _code(self, folder: Path) -> str | None:
+        return read_json_or_nothing(folder / "status.json").get("code")
+
+    def _code_of(self, folder: Path, previous: dict[str, Any], now: str) -> str | None:
         """The code that what a folder holds was, and is now to be, trained by."""
         before = previous.get("code")
         if self._files.has(folder / "model.pt"):
             return before
         if self._files.has(folder / "last.ckpt"):
-            return ", ".join(sorted({*before.split(", "), code_version()})) if before else None
-        return code_version()
+            return ", ".join(sorted({*before.split(", "), *now.split(", ")})) if before else None
+        return now
 
     def _write(self, folder: Path, record: dict[str, Any]) -> None:
         self._files.write(folder / "status.json", json.dumps(record, indent=1).encode())
@@ -235,3 +276,24 @@ def code_version() -> str:
         content = path.read_bytes()
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return f"{__version__}+{digest.hexdigest()[:8]}"
+
+
+def training_code(experiment: Experiment) -> str:
+    """The code that trains an experiment: `code_version`, and the files of the user's own that it takes, such as
+    '0.1.0+1f00ba47, mean.py@8c1d22aa'."""
+    return _with_own(own_modules(experiment.data) | own_modules(experiment.model) | own_modules(experiment.training))
+
+
+def preparation_code(preparation: Preparation) -> str:
+    """The code that makes a preparation, likewise."""
+    return _with_own(own_modules(preparation.settings))
+
+
+def evaluation_code(experiment: Experiment, tasks: Iterable[Task]) -> str:
+    """The code that evaluates an experiment's model and scores its answers to tasks, likewise."""
+    named = [own_modules(experiment.model), own_modules(experiment.evaluation), *(own_modules(task) for task in tasks)]
+    return _with_own(set().union(*named))
+
+
+def _with_own(modules: Iterable[str]) -> str:
+    return ", ".join([code_version(), *(f"{file}@{digest}" for file, digest in own_code(modules).items())])

@@ -4,8 +4,8 @@ In: studies and their trials. Out: states, scores, items, curves and holes. A fo
 training fingerprint and holding all of them; scores in a folder for each evaluation fingerprint, so that a changed evaluation scores the
 kept model again and trains nothing.
 
-    trials/<12>/    trial.json, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
-                    data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet}
+    trials/<12>/    trial.json, files.jsonl, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
+                    data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet, ...}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
     studies/<name>/ sweep.yaml, contents.json, trials.json, report/
 
@@ -69,8 +69,10 @@ class Store:
         self.register_trials, self.unlisted_trials = manifests.register_trials, manifests.unlisted_trials
         self.read_trial, self.read_preparation = manifests.read_trial, manifests.read_preparation
         self.read_prepared, self.read_start = manifests.read_prepared, manifests.read_start
+        self.planned_reads, self.trained_before = manifests.planned_reads, manifests.trained_before
         # status.py: how far it has come
         self.status, self.preparation_status, self.has_scores = statuses.status, statuses.preparation_status, statuses.has_scores
+        self.start_evaluation, self.code_it_starts_from = statuses.start_evaluation, statuses.code_it_starts_from
         self.start, self.finish, self.fail, self.retry = statuses.start, statuses.finish, statuses.fail, statuses.retry
         self.recorded, self.has_failed, self.holder = statuses.recorded, statuses.has_failed, statuses.holder
         self.failed_folder, self.traceback_file, self.error = statuses.failed_folder, statuses.traceback_file, statuses.error
@@ -78,7 +80,7 @@ class Store:
         # results.py: what came out
         self.write_evaluation, self.scores, self.items = results.write_evaluation, results.scores, results.items
         self.results, self.holes, self.data_account = results.results, results.holes, results.data_account
-        self.curve, self.curves = results.curve, results.curves
+        self.curve, self.curves, self.evaluation_code = results.curve, results.curves, results.evaluation_code
 
     @property
     def home(self) -> str:

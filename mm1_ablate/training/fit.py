@@ -138,6 +138,7 @@ def fit(
     report: Callable[[Progress], None],
     workers: Workers = Workers(),
     start_from: Path | None = None,
+    check_data: Callable[[bool], None] = lambda over: None,
 ) -> MultimodalModel | None:
     """Train, or resume from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (the data account) in the folder.
 
@@ -146,6 +147,7 @@ def fit(
         report: told how far the training is; by the process that leads alone.
         workers: the processes that train it together, which all call this.
         start_from: the folder of an earlier stage, whose trained weights the model starts from; None where there is none.
+        check_data: called with False when all data has been opened, and with True when it has been read, before any weights are kept.
 
     Returns:
         The trained model, ready to be evaluated in float32; None where it was sharded: evaluation shards it otherwise,
@@ -158,9 +160,11 @@ def fit(
     """
     model, weights = _start(experiment, seed, (encoder_folder, language_model_folder), start_from, workers)
     loader = _loader(experiment, seed, encoder_folder, workers)
+    check_data(False)
     with random_state(seed, "training" if workers.leads else f"training/{workers.rank}"):
         scale = experiment.model.image_encoder.learning_rate_scale
         train(model, loader, experiment.training, scale, folder, report, workers=workers, weights=weights)
+    check_data(True)
     state = whole_state(model) if workers.shard else model.state_dict()
     if workers.leads:
         save_atomically(state, folder / WEIGHTS)

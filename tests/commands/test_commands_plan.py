@@ -192,5 +192,5 @@ def test_arms_that_other_code_trained_are_flagged(tiny_sweep: Path, tmp_path: Pa
             store.write_evaluation(trial.fingerprint, trial.evaluation_fingerprint, pandas.DataFrame(items), {"shot_0/average": 1.0})
             store.finish(folder)
     comparison = compare_study(study, store)
-    assert "code 0.1.0+aaaaaaaa → 0.1.0+aaaaaaaa, 0.1.0+bbbbbbbb" in comparison.row("without/text").also_changed
+    assert "code 0.1.0+aaaaaaaa → 0.1.0+aaaaaaaa (seed 0), 0.1.0+bbbbbbbb (seed 1)" in comparison.row("without/text").also_changed
     assert not any(part.startswith("code") for part in comparison.row("without/interleaved").also_changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,79 @@ def test_data_from_a_record_is_reported_for_its_own_study_alone(sweep: Path, tmp
         load_study(sweep, "contents")
     assert again.from_record and not study.from_record
     assert known(again) == known(study)
+
+
+# ---------------------------------------------------------------- modules of one's own
+OWN = """\
+from mm1_ablate.model.connectors.average_pool import AveragePool
+import {helper}
+class Own(AveragePool):
+    type: str = "{module}.Own"
+    strength: int = {default}
+"""
+
+
+def write_own(folder: Path, module: str, default: int = 1, helper: str = "json", **files: str) -> Path:
+    """A sweep whose connector is a class of a module beside it."""
+    folder.mkdir()
+    (folder / f"{module}.py").write_text(OWN.format(module=module, default=default, helper=helper))
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    experiment = yaml.safe_load(EXPERIMENT)
+    experiment["model"]["connector"] = {"type": f"{module}.Own", "image_tokens": 4}
+    write_experiment(folder, yaml.safe_dump(experiment))
+    return write_sweep(folder, "short: {alter: {training.steps: 40}}")
+
+
+@pytest.fixture
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process has imported from beside files, as in a new one; taken back at the end."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr("mm1_ablate.config.settings._appended", {})
+
+
+def said_of(sweep: Path) -> str:
+    with pytest.raises(FileErrors) as caught:
+        load_study(sweep)
+    return " ".join(str(problem) for problem in caught.value.problems)
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_a_module_of_one_study_is_not_taken_for_that_of_another(tmp_path: Path) -> None:
+    first = write_own(tmp_path / "one", "connectors_of_one")
+    assert load_study(first).arms
+    other = write_own(tmp_path / "two", "connectors_of_one", default=2)
+    said = said_of(other)
+    assert f"'connectors_of_one' in {tmp_path / 'one'}" in said and "rename one of them, or use a process for each" in said
+    assert load_study(first).arms
+    # The same text is the same component, wherever it lies: a study that was copied.
+    assert load_study(write_own(tmp_path / "copy", "connectors_of_one")).arms
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_what_a_module_imports_is_not_taken_from_another_study(tmp_path: Path) -> None:
+    load_study(write_own(tmp_path / "one", "connectors_with_helper", helper="helper_of_one", helper_of_one="LAYERS = 1\n"))
+    second = write_own(tmp_path / "two", "further_connectors", helper="helper_of_one", helper_of_one="LAYERS = 2\n")
+    assert "module 'helper_of_one'" in said_of(second)
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_a_study_does_not_find_what_lies_beside_another(tmp_path: Path) -> None:
+    load_study(write_own(tmp_path / "one", "connectors_beside_one"))
+    lacking = write_own(tmp_path / "two", "connectors_beside_one")
+    (lacking.parent / "connectors_beside_one.py").unlink()
+    assert "there is no module 'connectors_beside_one' beside the files that name it" in said_of(lacking)
+
+
+def test_an_archive_of_images_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+    import zipfile
+
+    from mm1_ablate.data.readers.image_folder import ImageFolder
+
+    read = []
+    for content in (b"one", b"another"):
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+            archive.writestr("a.jpg", content)
+        read.append(ImageFolder(str(tmp_path)).find("images/a.jpg")())
+    assert read == [b"one", b"another"]

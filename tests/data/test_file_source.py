@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,3 +130,26 @@ def test_contents_change_with_the_files_alone(tmp_path: Path) -> None:
 def test_texts_after_images_are_those_of_the_first_records(tmp_path: Path) -> None:
     pages = source(tmp_path, "BAD\n1 a 2 b\nc 3 d\n")
     assert pages.texts_after_images(10) == ["a", "b", "d"] and pages.texts_after_images(2) == ["a", "b"]
+
+
+def test_records_are_copied_anew_when_what_the_format_imports_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "format_with_helper.py").write_text(
+        "from mm1_ablate.data.file_source import FileSource\n"
+        "class Format(FileSource):\n"
+        "    type: str = 'format_with_helper.Format'\n"
+        "    data_type: str = 'text'\n"
+        "    def records(self, file):\n"
+        "        from helper_of_format import words\n"
+        "        return words()\n"
+    )
+    (tmp_path / "pages.txt").write_text("page")
+    read = []
+    for word in ("one", "another"):
+        (tmp_path / "helper_of_format.py").write_text(f"def words():\n    return [['{word}']]\n")
+        for module in ("format_with_helper", "helper_of_format"):
+            sys.modules.pop(module, None)
+        importlib.invalidate_caches()
+        kind = importlib.import_module("format_with_helper").Format
+        read += [document.parts for document in open_source(kind.model_validate({"files": str(tmp_path / "*.txt")}))]
+    assert read == [("one",), ("another",)]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mm1_ablate.config.data import Data, Source
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.settings import component_types, find_component
+from mm1_ablate.config.settings import component_types
 from mm1_ablate.config.sweep.declaration import Sweep
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
@@ -65,7 +65,6 @@ def own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "base64_tsv", raising=False)
-    find_component.cache_clear()
     (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     (tmp_path / "base64_tsv.py").write_text(code)
     lines = [f"{key}\t{text}\t{base64.b64encode(jpeg(8 * key)).decode()}" for key, text in enumerate(CAPTIONS)]

@@ -12,7 +12,7 @@ from tiny import tiny_experiment
 from mm1_ablate.config.study import Change
 from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import StudyComparison, compare
-from mm1_ablate.report.confounds import answered_items, measures
+from mm1_ablate.report.confounds import Codes, answered_items, code_measures, measures
 from mm1_ablate.report.markdown import markdown
 
 BASE = (
@@ -69,16 +69,16 @@ def test_what_an_arm_took_saw_and_answered_is_measured_over_its_trials() -> None
         accounts=[{"text": {"epochs": 0.5}, "captions": {"epochs": 2.0}}, {"text": {"epochs": 0.25}}],
         answered="8 (abcd)",
         evaluation="ef01",
-        codes={"0.2.0, 0.1.0", "0.1.0"},
+        codes={"code": {0: "0.1.0+aa", 1: "0.1.0+bb"}},
     )
     assert {measure.title: measure.value for measure in found} == {
         "parameters": 1234, "image tokens": 4, "FLOPs per token": 5_700_000.0, "nominal tokens": 4 * 2 * 128, "rows of a batch": 2,
         "tokens seen": 320.0, "text tokens seen": 320.0 - 30 * 4, "images seen": 30.0, "documents seen": 55.0,
         "epochs of text": pytest.approx(0.375), "epochs of captions": 1.0,
-        "evaluation": "ef01", "evaluation items": "8 (abcd)", "code": "0.1.0, 0.2.0",
+        "evaluation": "ef01", "evaluation items": "8 (abcd)", "code": "0.1.0+aa (seed 0), 0.1.0+bb (seed 1)",
     }  # fmt: skip
     nothing = measures(
-        experiment, parameters=1, flops_per_token=1.0, curves=[stopped], accounts=[], answered=None, evaluation="ef01", codes=()
+        experiment, parameters=1, flops_per_token=1.0, curves=[stopped], accounts=[], answered=None, evaluation="ef01", codes={}
     )
     assert [measure.title for measure in nothing] == [
         "parameters", "image tokens", "FLOPs per token", "nominal tokens", "rows of a batch", "evaluation",
@@ -93,3 +93,38 @@ def test_arms_that_answered_the_same_items_have_one_identity_of_them_whatever_th
     assert found["one"] == found["other"] and found["one"].startswith("1,200 (") and len(found["one"]) == len("1,200 (01234567)")
     assert found["fewer"].startswith("1,199 (") and found["shots"].startswith("1 (") and len({*found.values()}) == 3
     assert answered_items(None) == answered_items(pd.DataFrame({"arm": ["one"]})) == {}
+
+
+# ---------------------------------------------------------------- code
+def by_code(baseline: Codes, arm: Codes, other: Codes | None = None) -> tuple[StudyComparison, tuple[str, ...]]:
+    """A comparison of a baseline and arms that this code made; with what is told of the first arm."""
+    study = made_up_study(["arm", "other"])
+    results = scores(study, {"baseline": [50.0, 51, 52], "arm": [50.0, 52, 51], "other": [50.0, 52, 51]})
+    codes = {"baseline": baseline, "arm": arm, "other": baseline if other is None else other}
+    comparison = compare(study, results, costs={name: tuple(code_measures(own)) for name, own in codes.items()})
+    return comparison, comparison.row("arm").also_changed
+
+
+ONE, TWO = "0.1.0+aaaaaaaa", "0.1.0+bbbbbbbb"
+
+
+def test_what_trained_and_what_scored_are_told_apart() -> None:
+    codes = {"code": {0: ONE, 1: ONE}, "code that scored": {0: ONE, 1: ONE}}
+    comparison, told = by_code(codes, {**codes, "code that scored": {0: TWO, 1: TWO}})
+    assert told == (f"code that scored {ONE} → {TWO}",)
+    assert comparison.held_constant == ("code",)
+
+
+def test_seeds_of_different_code_are_told_also_where_the_baseline_is_alike() -> None:
+    mixed = {"code": {0: ONE, 1: TWO}}
+    comparison, told = by_code(mixed, mixed)
+    assert told == (f"code {ONE} (seed 0), {TWO} (seed 1), as in the baseline",)
+    assert comparison.row("baseline").also_changed == (f"code {ONE} (seed 0), {TWO} (seed 1)",)
+    assert comparison.held_constant == ()
+
+
+def test_files_of_ones_own_are_compared_one_by_one_and_with_arms_that_have_them() -> None:
+    plain, own, changed = ({"code": {0: text}} for text in (ONE, f"{ONE}, own.py@1, helper.py@1", f"{ONE}, own.py@1, helper.py@2"))
+    assert by_code(plain, own, own)[1] == ()
+    assert by_code(plain, own, changed)[1] == ("code of helper.py 1, in other 2",)
+    assert by_code(own, changed)[1] == ("code of helper.py 1 → 2",)

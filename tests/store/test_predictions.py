@@ -156,8 +156,8 @@ def test_an_evaluation_that_is_killed_keeps_what_it_has_asked(store: Store, tmp_
     store.write_trial(trial)
     write = Predictions.write
 
-    def write_and_die(self: Predictions, part: Any, table: Any) -> None:
-        write(self, part, table)
+    def write_and_die(self: Predictions, part: Any, *of_it: Any) -> None:
+        write(self, part, *of_it)
         if part.name == "miniature_facts":
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -103,7 +103,7 @@ def test_how_much_bad_data_is_allowed_says_how_a_trial_runs_and_not_what_it_is(t
     assert run_trial(str(store.root), lax.fingerprint, []) == 0
 
 
-def test_a_worker_looks_at_no_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_compares_digests_and_checks_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from lines_source import Lines
 
     experiment = text_experiment(tmp_path, 0, **{"training.steps": 2})
@@ -111,7 +111,6 @@ def test_a_worker_looks_at_no_contents(tmp_path: Path, monkeypatch: pytest.Monke
     store.write_trial(declared)
     made: list[str] = []
     monkeypatch.setattr(Lines, "make_ready", lambda self, report=None: made.append("ready"))
-    monkeypatch.setattr(Lines, "contents", lambda self: pytest.fail("a worker digested the data again"))
     monkeypatch.setattr(Lines, "check", lambda self: pytest.fail("a worker checked the data again"))
     assert run_trial(str(store.root), declared.fingerprint, [declared.evaluation_fingerprint]) == 0
     assert made == ["ready"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,6 +35,24 @@ _KEPT = frozenset({"keep"})
 """Fields that change which documents are read, but not the files."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileSeen:
+    """A file as it was when a digest was made of it."""
+
+    address: str
+    """An absolute local path, or an address."""
+    name: str
+    size: int
+    digest: str
+    """Of what it holds: see `data.files.digest_file`."""
+    stamp: str = ""
+    """Changes whenever the file is written; empty where nothing says so."""
+
+    def to_json(self) -> list[Any]:
+        """Plain JSON values: its fields in order."""
+        return list(astuple(self))
+
+
 class DataSnapshot:
     """What one study saw of its data when it was loaded. Files that change later change neither it nor what is derived from it.
 
@@ -53,6 +71,8 @@ class DataSnapshot:
         self.from_record: dict[str, None] = {}
         """Files that could not be read and whose digests came from the record; in order."""
         self.digests: dict[str, str] = {}
+        self.files: dict[str, tuple[FileSeen, ...]] = {}
+        """The files behind each digest, as far as `note_files` was told."""
         self.diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
         self.names: dict[str, dict[str, str]] = {}
         """Its two names in a record: with the declared paths of files, and with paths relative to the study's folder."""
@@ -94,6 +114,33 @@ def once(key: str, make: Callable[[], Value]) -> Value:
     return value
 
 
+# ---------------------------------------------------------------- files
+_SEEN: ContextVar[list[FileSeen] | None] = ContextVar("files that are digested", default=None)
+
+
+@contextmanager
+def seeing_files() -> Iterator[list[FileSeen]]:
+    """The files that are digested in this block, as far as `note_files` is told."""
+    seen: list[FileSeen] = []
+    token = _SEEN.set(seen)
+    try:
+        yield seen
+    finally:
+        _SEEN.reset(token)
+
+
+def note_files(files: Iterable[FileSeen]) -> None:
+    """Tell whoever asks for a digest of which files it is."""
+    if (seen := _SEEN.get()) is not None:
+        seen.extend(files)
+
+
+def files_behind(source: Component, split: str | None = None) -> tuple[FileSeen, ...]:
+    """The files behind `contents_of`."""
+    contents_of(source, split)
+    return _active().files.get(_key(source, split, _KEPT), ())
+
+
 # ---------------------------------------------------------------- digests
 def contents_of(source: Component, split: str | None = None) -> str:
     """The digest of what a source reads; empty for one that reads no files.
@@ -115,7 +162,9 @@ def contents_of(source: Component, split: str | None = None) -> str:
 
 def _digest(source: Any, split: str | None, key: str, snapshot: DataSnapshot) -> str:
     try:
-        digest: str = source.contents() if split is None else source.contents(split)
+        with seeing_files() as seen:
+            digest: str = source.contents() if split is None else source.contents(split)
+        snapshot.files[key] = tuple(dict.fromkeys(seen))
     except Exception:
         names = _names(key, snapshot.folder)
         recorded = next((snapshot.recorded[name] for name in names if name in snapshot.recorded), None)

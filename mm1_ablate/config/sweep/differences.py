@@ -12,6 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from mm1_ablate.config.errors import listed
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.fingerprint import canonical
 from mm1_ablate.config.settings import Settings
 from mm1_ablate.config.study import Arm, Change, Study
 from mm1_ablate.config.sweep.overrides import Edit
@@ -133,6 +135,14 @@ def undeclared_in_words(arm: Arm) -> tuple[str, ...]:
     """Which settings differ though the ablation did not name them: what another type does not have, and what it brings."""
     changes = arm.changes or arm.everywhere
     return (*_dropped_in_words(changes), *_along_in_words(changes))
+
+
+def since_in_words(old: Experiment, new: Experiment) -> list[str]:
+    """In what an experiment is trained otherwise than it was: 'training.steps 100, now 200'; how it is evaluated is left out."""
+    forms = [leaves({name: part for name, part in canonical(one).items() if name != "evaluation"}) for one in (old, new)]
+    before, now = leaves(old), leaves(new)
+    changes = [_change(path, before, now) for path in _differing(*forms)]
+    return [f"{change.path} {', now '.join(_beside(change.old, change.new))}" for change in changes if change.old != change.new]
 
 
 def in_words(arm: Arm) -> str:

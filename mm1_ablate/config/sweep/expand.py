@@ -18,6 +18,7 @@ from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, Recorded
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
+from mm1_ablate.config.settings import reading_files
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
 from mm1_ablate.config.study import Arm, Grid, Identity, Study, trials_of
 from mm1_ablate.config.sweep.arms import DeclaredArm, axes_of, declared_arms, edits_of, equals_baseline
@@ -49,7 +50,7 @@ def load_study(
         FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
     snapshot = DataSnapshot(look, Path(path).parent)
-    with snapshot.active():
+    with snapshot.active(), reading_files():
         return _Expansion(Path(path), snapshot, checks, recorded).study()
 
 

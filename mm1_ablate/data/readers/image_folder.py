@@ -73,7 +73,7 @@ class ImageFolder:
             for ending in ARCHIVES:
                 file = self._files(folder).get(base + ending)
                 if file is not None:
-                    yield _opened(file)
+                    yield _opened(_as_it_is(file))
             part = posixpath.dirname(part) if part != posixpath.dirname(part) else ""
 
 
@@ -88,6 +88,14 @@ def _listed(folder: str) -> dict[str, DataFile]:
         return {posixpath.basename(file.address): file for file in find_files([f"{folder}/*"])}
     except NoFiles:
         return {}
+
+
+def _as_it_is(file: DataFile) -> DataFile:
+    """A file of a listing with its size and stamp: another one may lie in its place by now, or later in the same process."""
+    if not file.is_local:
+        return file
+    status = os.stat(file.address)
+    return DataFile(file.address, file.name, status.st_size, str(status.st_mtime_ns))
 
 
 def _whole(file: DataFile) -> bytes:

@@ -48,7 +48,7 @@ HEAVY = ("model.pt", "weights.pt", "last.ckpt", "features")
 """Beginnings of names of what is large: of a folder that is taken over these are downloaded only when they are asked for."""
 HELPING = "{}"
 """In a folder's note: no lease of this machine's."""
-RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-")
+RECORDS = ("trial.json", "preparation.json", "evaluation.json", "task-", "files.jsonl")
 """What is to be done: written by whoever starts a run, also while another works on the folder."""
 
 
