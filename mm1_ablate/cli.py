@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, store_place, tell, using_store
+from mm1_ablate.commands.common import (
+    BUDGET_FORBIDS,
+    FILE_IS_WRONG,
+    SOME_FAILED,
+    any_text_can_be_said,
+    print_json,
+    require_current_directory,
+    say,
+    stop,
+    store_place,
+    tell,
+    using_store,
+)
 
 
 class Command(TyperCommand):
@@ -76,6 +88,8 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Declared ablations of multimodal models, trained, scored and compared."""
+    any_text_can_be_said()
+    require_current_directory()
 
 
 @app.command(cls=Command)

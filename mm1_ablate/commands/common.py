@@ -6,10 +6,14 @@ Exit codes are part of the interface: 0 done, 1 some trials failed (or a check f
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import json
 import os
+import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,6 +34,37 @@ SOME_FAILED = 1
 FILE_IS_WRONG = 2
 BUDGET_FORBIDS = 3
 INTERRUPTED = 130
+
+
+IN_ASCII = {"±": "+-", "×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "←": "<-", "…": "...", "·": "-", "’": "'", "“": '"', "”": '"'}
+"""How what the output's encoding lacks is written."""
+
+
+def any_text_can_be_said() -> None:
+    """Standard output and error take every text: a terminal or file in ASCII or Latin-1 is no reason to lose a report."""
+    codecs.register_error("mm1_ablate", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mm1_ablate")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler of Python's codecs: something near in ASCII; bytes of file names that are no text as they are."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start]
+    after = error.start + 1
+    if "\udc80" <= lacking <= "\udcff":
+        return bytes([ord(lacking) - 0xDC00]), after
+    nearest = IN_ASCII.get(lacking) or unicodedata.normalize("NFKD", lacking).encode("ascii", "ignore").decode()
+    return nearest or "?", after
+
+
+def require_current_directory() -> None:
+    """End the command with 2 where the directory that it was started in has been deleted: every path is relative to it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        stop(FILE_IS_WRONG, "the current directory has been deleted; change to one that exists, then run the command again")
 
 
 def say(message: str) -> None:
@@ -102,12 +137,39 @@ def using_store(place: str) -> Iterator[Store]:
             stop(FILE_IS_WRONG, str(error))
         if is_disk_full(error):
             stop(FILE_IS_WRONG, str(error) if isinstance(error, DiskFull) else full_disk_message(store.root))
-        if not isinstance(error, OSError):
-            raise
-        root, file = store.root, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-        if error.errno == errno.EROFS or (file is not None and (file.is_relative_to(root) or root.is_relative_to(file))):
-            stop(FILE_IS_WRONG, f"the store {place} cannot be used: {file or root}: {error.strerror}; {NAME_A_STORE}")
+        if isinstance(error, OSError) and (sentence := _unusable_place(error, place, store.root)):
+            stop(FILE_IS_WRONG, sentence)
         raise
+
+
+def _unusable_place(error: OSError, place: str, root: Path) -> str | None:
+    """Which of the folders that a command writes to cannot be used, and what to do; None where an error is not of that kind.
+
+    Args:
+        place, root: of the store, as it was named, and on this machine.
+    """
+    from mm1_ablate.data.cache import cache_folder
+
+    refused = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+    if not isinstance(error.filename, str | bytes):
+        return f"the store {place} cannot be used: {root}: {error.strerror}; {NAME_A_STORE}" if error.errno == errno.EROFS else None
+    file = Path(os.fsdecode(error.filename))
+
+    def concerns(folder: Path) -> bool:
+        return file.is_relative_to(folder) or folder.is_relative_to(file)
+
+    if concerns(root):
+        return f"the store {place} cannot be used: {file}: {error.strerror}; {NAME_A_STORE}"
+    if concerns(cache_folder()):
+        return f"the cache {cache_folder()} cannot be used: {file}: {error.strerror}; set MM1_ABLATE_CACHE to a folder that can be written"
+    if refused and any(file.is_relative_to(os.environ[name]) for name in TEMPORARY if os.environ.get(name)):
+        named = next(name for name in TEMPORARY if os.environ.get(name) and file.is_relative_to(os.environ[name]))
+        return f"{file}: {error.strerror}; set {named} to a folder that can be written"
+    return f"{file}: {error.strerror}" if refused else None
+
+
+TEMPORARY = ("RAY_TMPDIR", "TMPDIR", "TMP", "TEMP", "HOME")
+"""Environment variables that name folders which libraries write to."""
 
 
 def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:

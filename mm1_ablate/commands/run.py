@@ -232,18 +232,21 @@ def track_study(study: Study, store: Store, comparison: Comparison, folder: Path
     """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
     from mm1_ablate.report.markdown import markdown
     from mm1_ablate.report.text import wide_table
-    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, track, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, no_files, track, tracking_uri
 
     stamp = store.study_folder(study) / "mirrored.json"
     content = {"address": tracking_uri(store), "report": _digest((folder / "report.html").read_text()), "trials": _states(study, store)}
     if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
         return
     try:
-        track(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
+        tracked = track(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
     except TrackingFailed as error:
         say(f"{error} (everything is in the store; the next run writes it again)")
     else:
-        write_json(stamp, content)
+        if tracked.without_files:
+            say(f"{no_files(tracked)} (everything is in the store)")
+        else:
+            write_json(stamp, content)
 
 
 def track_what_ended(study: Study, store: Store) -> None:

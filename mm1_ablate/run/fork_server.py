@@ -252,6 +252,9 @@ def main(folder: Path, modules: Sequence[str]) -> None:
     os.setsid()
     # Ray starts its processes with SIGINT blocked.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    # What a batch system sends to all processes of a job is the driver's to answer: it ends the children, who save a checkpoint first.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     try:
         server = ForkServer(folder)
         (folder / "pid").write_text(str(os.getpid()))
