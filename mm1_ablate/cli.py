@@ -22,12 +22,21 @@ from mm1_ablate.commands.common import (
     stop,
     store_place,
     tell,
+    unusable_place,
     using_store,
 )
 
 
 class Command(TyperCommand):
-    """A command whose help shows arguments as people write them: SWEEP, not {SWEEP} <path>."""
+    """A command whose help shows arguments as people write them: SWEEP, not {SWEEP} <path>. A folder that cannot be used ends it with 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if sentence := unusable_place(error):
+                stop(FILE_IS_WRONG, sentence)
+            raise
 
     def get_params(self, ctx: Any) -> list[Any]:
         params = super().get_params(ctx)

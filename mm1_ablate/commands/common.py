@@ -69,12 +69,12 @@ def require_current_directory() -> None:
 
 def say(message: str) -> None:
     """A line about what is wrong: on standard error, so that standard output stays what was asked for."""
-    typer.echo(message, err=True)
+    print(message, file=sys.stderr, flush=True)  # `echo` would write UTF-8 where ASCII is wanted
 
 
 def tell(message: str) -> None:
     """A line about what is done, of commands whose output is for people."""
-    typer.echo(message)
+    print(message, flush=True)
 
 
 def stop(code: int, *messages: str) -> NoReturn:
@@ -85,7 +85,7 @@ def stop(code: int, *messages: str) -> NoReturn:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    print(json.dumps(value, indent=2, allow_nan=False), flush=True)
 
 
 def console(stderr: bool = False) -> Console:
@@ -137,38 +137,38 @@ def using_store(place: str) -> Iterator[Store]:
             stop(FILE_IS_WRONG, str(error))
         if is_disk_full(error):
             stop(FILE_IS_WRONG, str(error) if isinstance(error, DiskFull) else full_disk_message(store.root))
-        if isinstance(error, OSError) and (sentence := _unusable_place(error, place, store.root)):
+        if isinstance(error, OSError) and (sentence := unusable_place(error, place, store.root)):
             stop(FILE_IS_WRONG, sentence)
         raise
 
 
-def _unusable_place(error: OSError, place: str, root: Path) -> str | None:
+def unusable_place(error: OSError, place: str = "", root: Path | None = None) -> str | None:
     """Which of the folders that a command writes to cannot be used, and what to do; None where an error is not of that kind.
 
     Args:
-        place, root: of the store, as it was named, and on this machine.
+        place, root: of the store, as it was named, and on this machine; none where the command uses no store.
     """
     from mm1_ablate.data.cache import cache_folder
 
-    refused = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
     if not isinstance(error.filename, str | bytes):
-        return f"the store {place} cannot be used: {root}: {error.strerror}; {NAME_A_STORE}" if error.errno == errno.EROFS else None
-    file = Path(os.fsdecode(error.filename))
-
-    def concerns(folder: Path) -> bool:
-        return file.is_relative_to(folder) or folder.is_relative_to(file)
-
-    if concerns(root):
+        if "temporary directory" in str(error.strerror):
+            return f"{error.strerror}; set TMPDIR to a folder that can be written"
+        if root is not None and error.errno == errno.EROFS:
+            return f"the store {place} cannot be used: {root}: {error.strerror}; {NAME_A_STORE}"
+        return None
+    file, cache = Path(os.fsdecode(error.filename)), cache_folder()
+    if root is not None and (file.is_relative_to(root) or root.is_relative_to(file)):
         return f"the store {place} cannot be used: {file}: {error.strerror}; {NAME_A_STORE}"
-    if concerns(cache_folder()):
-        return f"the cache {cache_folder()} cannot be used: {file}: {error.strerror}; set MM1_ABLATE_CACHE to a folder that can be written"
-    if refused and any(file.is_relative_to(os.environ[name]) for name in TEMPORARY if os.environ.get(name)):
-        named = next(name for name in TEMPORARY if os.environ.get(name) and file.is_relative_to(os.environ[name]))
-        return f"{file}: {error.strerror}; set {named} to a folder that can be written"
-    return f"{file}: {error.strerror}" if refused else None
+    refused = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+    if cache.is_relative_to(file) or (refused and file.is_relative_to(cache)):
+        return f"the cache {cache} cannot be used: {file}: {error.strerror}; set MM1_ABLATE_CACHE to a folder that can be written"
+    if not refused:
+        return None
+    named = next((name for name in NAME_FOLDERS if os.environ.get(name) and file.is_relative_to(os.environ[name])), None)
+    return f"{file}: {error.strerror}" + (f"; set {named} to a folder that can be written" if named else "")
 
 
-TEMPORARY = ("RAY_TMPDIR", "TMPDIR", "TMP", "TEMP", "HOME")
+NAME_FOLDERS = ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP", "HOME")
 """Environment variables that name folders which libraries write to."""
 
 

@@ -52,7 +52,8 @@ class NotEnoughSpace(OSError):
 def cache_folder() -> Path:
     """The folder that everything here is in. It need not exist yet."""
     named = os.environ.get("MM1_ABLATE_CACHE")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "mm1-ablate"
+    # Where nobody knows a home, as for some users of containers, `~` stays as it is.
+    return Path(named).expanduser().absolute() if named else Path("/", os.path.expanduser("~")) / ".cache" / "mm1-ablate"
 
 
 def build_once(
