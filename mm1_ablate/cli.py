@@ -5,6 +5,7 @@ Nothing heavy is imported until a command needs it, so that `--help` answers at 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +98,8 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Declared ablations of multimodal models, trained, scored and compared."""
+    # No command shows a window; what a notebook or a matplotlibrc names may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     any_text_can_be_said()
     require_current_directory()
 

@@ -238,9 +238,9 @@ def _end_with_server(server: int) -> None:
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Import what children will need; a missing module is reported by the child."""
+    """Import what children will need; what cannot be imported, for whatever reason, is reported by the child."""
     for name in modules:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.freeze()
 

@@ -34,8 +34,8 @@ KEPT = (
     *("OMP_PLACES", "OMP_PROC_BIND", "KMP_AFFINITY", "KMP_DUPLICATE_LIB_OK"),
 )
 """Of those, what says where something is, how processes speak, how memory is given out, what is logged, and on which cores threads are."""
-FIXED = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-"""Orders of sets are the same in every process, and files are read and written in UTF-8 under any locale."""
+FIXED = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "MPLBACKEND": "agg"}
+"""Orders of sets are the same in every process, files are in UTF-8 under any locale, and Matplotlib, which torchmetrics imports, is there."""
 
 
 def trial_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -69,8 +69,8 @@ STAY = {
 
 
 def test_what_changes_trials_goes_and_what_says_where_things_are_stays() -> None:
-    passed_on = trial_environment(CHANGE_TRIALS | STAY | {"PYTHONHASHSEED": "7", "PYTHONUTF8": "0"})
-    assert passed_on == STAY | {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+    passed_on = trial_environment(CHANGE_TRIALS | STAY | {"PYTHONHASHSEED": "7", "PYTHONUTF8": "0", "MPLBACKEND": "nonsense"})
+    assert passed_on == STAY | {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "MPLBACKEND": "agg"}
 
 
 def look_around(answer: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments import mpi
 from tiny import tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
@@ -91,6 +92,7 @@ def test_weights_are_the_same_from_any_shell_and_in_any_folder(
     (tmp_path / "modules" / "mpi4py" / "__init__.py").write_text("")
     (tmp_path / "modules" / "mpi4py" / "MPI.py").write_text(STUB)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    monkeypatch.setattr(mpi, "_MPI4PY_AVAILABLE", True)  # kept from before it was there
     monkeypatch.chdir(tmp_path / "here")
     for name, value in SHELLS[shell].items():
         monkeypatch.setenv(name, value)
@@ -116,5 +118,5 @@ def test_a_training_that_ends_before_its_last_step_has_failed(tmp_path: Path) ->
     experiment = tiny_experiment()
     tokenizer, pipeline = load_tokenizer(experiment.model.language_model.tokenizer), ImagePipeline.of(experiment.model, None)
     loader = BatchLoader(experiment.data, tokenizer, image_tokens=4, image_pipeline=pipeline, seed=0, steps=2, batch_rows=2)
-    with pytest.raises(StoppedEarly, match="after 2 of 4 declared steps"):
+    with pytest.raises(StoppedEarly, match="after 2 of the 4 declared steps"):
         train(build(experiment, 0), loader, experiment.training, 1.0, tmp_path, silent)
