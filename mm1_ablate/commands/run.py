@@ -205,8 +205,8 @@ def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
 
 def text_of_sweep(study: Study) -> str:
     """The sweep file, and those that it includes."""
-    parts = [f"# {path.name}\n{path.read_text()}" for path in study.included]
-    return "\n".join([study.path.read_text(), *parts])
+    own, *parts = (path.read_text(encoding="utf-8") for path in (study.path, *study.included))
+    return "\n".join([own, *(f"# {path.name}\n{part}" for path, part in zip(study.included, parts, strict=True))])
 
 
 def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
@@ -235,7 +235,8 @@ def track_study(study: Study, store: Store, comparison: Comparison, folder: Path
     from mm1_ablate.tracking.mlflow_runs import TrackingFailed, no_files, track, tracking_uri
 
     stamp = store.study_folder(study) / "mirrored.json"
-    content = {"address": tracking_uri(store), "report": _digest((folder / "report.html").read_text()), "trials": _states(study, store)}
+    report = _digest((folder / "report.html").read_text(encoding="utf-8"))
+    content = {"address": tracking_uri(store), "report": report, "trials": _states(study, store)}
     if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
         return
     try:

@@ -35,7 +35,7 @@ KEPT = (
 )
 """Of those, what says where something is, how processes speak, how memory is given out, what is logged, and on which cores threads are."""
 FIXED = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "MPLBACKEND": "agg"}
-"""Orders of sets are the same in every process, files are in UTF-8 under any locale, and Matplotlib, which torchmetrics imports, is there."""
+"""Orders of sets are the same in every process, files are in UTF-8 under any locale, and no library needs a screen."""
 
 
 def trial_environment(environment: Mapping[str, str]) -> dict[str, str]:
