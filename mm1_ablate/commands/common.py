@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mm1_ablate.config.identity.data_digests import Look
-    from mm1_ablate.config.sweep.expand import Study
+    from mm1_ablate.config.study import Study
     from mm1_ablate.store.store import Store
 
 SOME_FAILED = 1
@@ -217,6 +217,15 @@ def read_finished(path: Path, store: Store) -> Study:
     if study.from_record:
         say(f"not here, so taken to be what the last run saw: {'; '.join(study.from_record)}")
     return study
+
+
+def write_page(target: Path, page: str) -> None:
+    """Write a page; ends the command with 2 where it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
 
 
 def missing_file(path: Path) -> str | None:

@@ -25,9 +25,9 @@ from mm1_ablate.commands.common import (
     stop,
     tell,
 )
+from mm1_ablate.commands.plan import summary
 from mm1_ablate.commands.prepare_data import make_ready
-from mm1_ablate.commands.tables import summary
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.plan.plan import Plan, plan
 from mm1_ablate.store.store import Store
