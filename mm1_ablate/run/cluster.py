@@ -143,6 +143,7 @@ def join(address: str) -> None:
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise connection_error(error, place) from error
     except RuntimeError as error:
+        ray.shutdown()  # it is half connected
         versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
         if len(versions) != 2:
             raise
