@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class WorkersEnvironment(ClusterEnvironment):
     def __init__(self, workers: Workers) -> None:
         super().__init__()
         self._workers = workers
-        rank_zero_only.rank = workers.rank
+        rank_zero_only.rank = workers.rank  # type: ignore[attr-defined]
 
     @property
     def creates_processes_externally(self) -> bool:
