@@ -277,7 +277,7 @@ def _digest(value: object) -> str:
 
 def _says(stamp: Path, content: object) -> bool:
     try:
-        return bool(json.loads(stamp.read_text()) == content)
+        return bool(json.loads(stamp.read_text(encoding="utf-8")) == content)
     except (OSError, ValueError):
         return False
 

@@ -238,7 +238,7 @@ def _answers() -> dict[str, Any]:
 def _read(path: Path, state: tuple[int, int, int] | None, rules: int) -> dict[str, Any]:
     """Answers in a file that is in that state. Where it cannot be written, this process keeps its answers here."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         answers: dict[str, Any] = dict(content["answers"]) if content["versions"] == _versions() else {}
     except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
         return {}

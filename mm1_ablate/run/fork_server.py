@@ -258,7 +258,7 @@ def main(folder: Path, modules: Sequence[str]) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         server = ForkServer(folder)
-        (folder / "pid").write_text(str(os.getpid()))
+        (folder / "pid").write_text(str(os.getpid()), encoding="utf-8")
         preload(modules)
         server.serve()
     finally:

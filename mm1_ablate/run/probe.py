@@ -107,7 +107,7 @@ def in_process(request: dict[str, Any], environment: dict[str, str]) -> dict[str
     environment = trial_environment(os.environ) | environment | {"PYTHONPATH": os.pathsep.join(paths)}
     with tempfile.TemporaryDirectory(prefix="mm1-ablate-probe-") as folder:
         asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        asked.write_text(json.dumps(request))
+        asked.write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", "mm1_ablate.run.probe_step", str(asked), str(answer)]
         ended = subprocess.run(command, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL)
         if ended.returncode < 0:
@@ -115,7 +115,7 @@ def in_process(request: dict[str, Any], environment: dict[str, str]) -> dict[str
         if ended.returncode:
             lines = [line for line in ended.stderr.decode(errors="replace").splitlines() if line.strip()]
             raise ProbeFailed(lines[-1][:LAST_WORDS] if lines else f"exit code {ended.returncode}")
-        measured: dict[str, Any] = json.loads(answer.read_text())
+        measured: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         return measured
 
 

@@ -236,7 +236,7 @@ def _made_up(experiment: Experiment, rows: int, together: int) -> Iterator[list[
 def _resident() -> int:
     """Bytes of memory that this process holds."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
     except OSError:  # not Linux
         return _highest()
 

@@ -125,7 +125,7 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
         trainer = lightning_trainer(folder, gradient_clip_val=1.0)
         trainer.fit(EncoderTraining(objective, preparation, report), data)
         require_all_steps(trainer.global_step, preparation.steps)
-    (folder / "data.json").write_text(json.dumps(data.accounting.account(), indent=2) + "\n")
+    (folder / "data.json").write_text(json.dumps(data.accounting.account(), indent=2) + "\n", encoding="utf-8")
     # Whether a trial freezes the encoder is not part of the artifact, so the features are there for whichever does.
     write_features(encoder.eval(), preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
     save_atomically(encoder.state_dict(), folder / "weights.pt")
