@@ -97,7 +97,7 @@ def measure_step(experiment: Experiment, model: MultimodalModel, arguments: argp
     batches = [random_rows(experiment, arguments.rows, vocabulary, seed) for seed in range(arguments.micro_batches)]
     settings, timer = experiment.training, Timer()
     forget_peak()
-    trainer = lightning_trainer(precision=settings.precision, callbacks=[timer])
+    trainer = lightning_trainer(Path("benchmark"), precision=settings.precision, callbacks=[timer])
     model.train()
     with checkpointed_and_compiled(model, settings):
         trainer.fit(PackedTraining(model, settings, 1.0), Steps(batches, settings.steps))  # type: ignore[arg-type]

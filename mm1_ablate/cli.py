@@ -5,17 +5,39 @@ Nothing heavy is imported until a command needs it, so that `--help` answers at 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, store_place, tell, using_store
+from mm1_ablate.commands.common import (
+    BUDGET_FORBIDS,
+    FILE_IS_WRONG,
+    SOME_FAILED,
+    any_text_can_be_said,
+    print_json,
+    require_current_directory,
+    say,
+    stop,
+    store_place,
+    tell,
+    unusable_place,
+    using_store,
+)
 
 
 class Command(TyperCommand):
-    """A command whose help shows arguments as people write them: SWEEP, not {SWEEP} <path>."""
+    """A command whose help shows arguments as people write them: SWEEP, not {SWEEP} <path>. A folder that cannot be used ends it with 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if sentence := unusable_place(error):
+                stop(FILE_IS_WRONG, sentence)
+            raise
 
     def get_params(self, ctx: Any) -> list[Any]:
         params = super().get_params(ctx)
@@ -76,6 +98,10 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Declared ablations of multimodal models, trained, scored and compared."""
+    # No command shows a window; what a notebook or a matplotlibrc names may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
+    any_text_can_be_said()
+    require_current_directory()
 
 
 @app.command(cls=Command)

@@ -6,10 +6,14 @@ Exit codes are part of the interface: 0 done, 1 some trials failed (or a check f
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import json
 import os
+import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,14 +36,45 @@ BUDGET_FORBIDS = 3
 INTERRUPTED = 130
 
 
+IN_ASCII = {"±": "+-", "×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "←": "<-", "…": "...", "·": "-", "’": "'", "“": '"', "”": '"'}
+"""How what the output's encoding lacks is written."""
+
+
+def any_text_can_be_said() -> None:
+    """Standard output and error take every text: a terminal or file in ASCII or Latin-1 is no reason to lose a report."""
+    codecs.register_error("mm1_ablate", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mm1_ablate")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler of Python's codecs: something near in ASCII; bytes of file names that are no text as they are."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start]
+    after = error.start + 1
+    if "\udc80" <= lacking <= "\udcff":
+        return bytes([ord(lacking) - 0xDC00]), after
+    nearest = IN_ASCII.get(lacking) or unicodedata.normalize("NFKD", lacking).encode("ascii", "ignore").decode()
+    return nearest or "?", after
+
+
+def require_current_directory() -> None:
+    """End the command with 2 where the directory that it was started in has been deleted: every path is relative to it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        stop(FILE_IS_WRONG, "the current directory has been deleted; change to one that exists, then run the command again")
+
+
 def say(message: str) -> None:
     """A line about what is wrong: on standard error, so that standard output stays what was asked for."""
-    typer.echo(message, err=True)
+    print(message, file=sys.stderr, flush=True)  # `echo` would write UTF-8 where ASCII is wanted
 
 
 def tell(message: str) -> None:
     """A line about what is done, for commands that print text, not JSON."""
-    typer.echo(message)
+    print(message, flush=True)
 
 
 def stop(code: int, *messages: str) -> NoReturn:
@@ -50,7 +85,7 @@ def stop(code: int, *messages: str) -> NoReturn:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    print(json.dumps(value, indent=2, allow_nan=False), flush=True)
 
 
 def console(stderr: bool = False) -> Console:
@@ -102,12 +137,39 @@ def using_store(place: str) -> Iterator[Store]:
             stop(FILE_IS_WRONG, str(error))
         if is_disk_full(error):
             stop(FILE_IS_WRONG, str(error) if isinstance(error, DiskFull) else full_disk_message(store.root))
-        if not isinstance(error, OSError):
-            raise
-        root, file = store.root, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-        if error.errno == errno.EROFS or (file is not None and (file.is_relative_to(root) or root.is_relative_to(file))):
-            stop(FILE_IS_WRONG, f"the store {place} cannot be used: {file or root}: {error.strerror}; {NAME_A_STORE}")
+        if isinstance(error, OSError) and (sentence := unusable_place(error, place, store.root)):
+            stop(FILE_IS_WRONG, sentence)
         raise
+
+
+def unusable_place(error: OSError, place: str = "", root: Path | None = None) -> str | None:
+    """Which of the folders that a command writes to cannot be used, and what to do; None where an error is not of that kind.
+
+    Args:
+        place, root: of the store, as it was named, and on this machine; none where the command uses no store.
+    """
+    from mm1_ablate.data.cache import cache_folder
+
+    if not isinstance(error.filename, str | bytes):
+        if "temporary directory" in str(error.strerror):
+            return f"{error.strerror}; set TMPDIR to a folder that can be written"
+        if root is not None and error.errno == errno.EROFS:
+            return f"the store {place} cannot be used: {root}: {error.strerror}; {NAME_A_STORE}"
+        return None
+    file, cache = Path(os.fsdecode(error.filename)), cache_folder()
+    if root is not None and (file.is_relative_to(root) or root.is_relative_to(file)):
+        return f"the store {place} cannot be used: {file}: {error.strerror}; {NAME_A_STORE}"
+    refused = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+    if cache.is_relative_to(file) or (refused and file.is_relative_to(cache)):
+        return f"the cache {cache} cannot be used: {file}: {error.strerror}; set MM1_ABLATE_CACHE to a folder that can be written"
+    if not refused:
+        return None
+    named = next((name for name in NAME_FOLDERS if os.environ.get(name) and file.is_relative_to(os.environ[name])), None)
+    return f"{file}: {error.strerror}" + (f"; set {named} to a folder that can be written" if named else "")
+
+
+NAME_FOLDERS = ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP", "HOME")
+"""Environment variables that name folders which libraries write to."""
 
 
 def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:

@@ -29,8 +29,8 @@ def write_sweep(folder: Path) -> list[Path]:
         FileExistsError: a file of that name is there already; nothing has been written then.
     """
     texts = {
-        folder / "sweeps" / "first.yaml": template("sweep.yaml").read_text(),
-        folder / "experiments" / "miniature.yaml": template("experiments/miniature.yaml").read_text(),
+        folder / "sweeps" / "first.yaml": template("sweep.yaml").read_text(encoding="utf-8"),
+        folder / "experiments" / "miniature.yaml": template("experiments/miniature.yaml").read_text(encoding="utf-8"),
     }
     for path in texts:
         if path.exists():
@@ -39,7 +39,7 @@ def write_sweep(folder: Path) -> list[Path]:
 
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return [*texts, *write_schemas(folder / "schemas")]
 
 

@@ -255,8 +255,8 @@ def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path
 
 def text_of_sweep(study: Study) -> str:
     """The sweep file, and those that it includes."""
-    parts = [f"# {path.name}\n{path.read_text()}" for path in study.included]
-    return "\n".join([study.path.read_text(), *parts])
+    own, *parts = (path.read_text(encoding="utf-8") for path in (study.path, *study.included))
+    return "\n".join([own, *(f"# {path.name}\n{part}" for path, part in zip(study.included, parts, strict=True))])
 
 
 def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
@@ -282,18 +282,22 @@ def track_study(study: Study, store: Store, comparison: StudyComparison, folder:
     """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
     from mm1_ablate.report.markdown import markdown
     from mm1_ablate.report.text import wide_table
-    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, track, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, no_files, track, tracking_uri
 
     stamp = store.study_folder(study) / "mirrored.json"
-    content = {"address": tracking_uri(store), "report": _digest((folder / "report.html").read_text()), "trials": _states(study, store)}
+    report = _digest((folder / "report.html").read_text(encoding="utf-8"))
+    content = {"address": tracking_uri(store), "report": report, "trials": _states(study, store)}
     if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
         return
     try:
-        track(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
+        tracked = track(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
     except TrackingFailed as error:
         say(f"{error} (everything is in the store; the next run writes it again)")
     else:
-        write_json(stamp, content)
+        if tracked.without_files:
+            say(f"{no_files(tracked)} (everything is in the store)")
+        else:
+            write_json(stamp, content)
 
 
 def track_what_ended(study: Study, store: Store) -> None:
@@ -323,7 +327,7 @@ def _digest(value: object) -> str:
 
 def _says(stamp: Path, content: object) -> bool:
     try:
-        return bool(json.loads(stamp.read_text()) == content)
+        return bool(json.loads(stamp.read_text(encoding="utf-8")) == content)
     except (OSError, ValueError):
         return False
 

@@ -69,7 +69,7 @@ def weight_files(path: str) -> list[str]:
 
 
 def _shards(index: str) -> list[str]:
-    with open(index) as file:
+    with open(index, "rb") as file:
         names = sorted(set(json.load(file)["weight_map"].values()))
     return [os.path.join(os.path.dirname(index), name) for name in names]
 

@@ -58,7 +58,8 @@ class NotEnoughSpace(OSError):
 def cache_folder() -> Path:
     """The folder that everything here is in. It need not exist yet."""
     named = os.environ.get("MM1_ABLATE_CACHE")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "mm1-ablate"
+    # Where nobody knows a home, as for some users of containers, `~` stays as it is.
+    return Path(named).expanduser().absolute() if named else Path("/", os.path.expanduser("~")) / ".cache" / "mm1-ablate"
 
 
 def build_once(
@@ -237,7 +238,7 @@ def _answers() -> dict[str, Any]:
 def _read(path: Path, state: tuple[int, int, int] | None, rules: int) -> dict[str, Any]:
     """Answers in a file that is in that state. Where it cannot be written, this process keeps its answers here."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         answers: dict[str, Any] = dict(content["answers"]) if content["versions"] == _versions() else {}
     except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
         return {}

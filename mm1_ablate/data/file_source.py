@@ -200,7 +200,7 @@ class FileSource(Source):
                 damage = "damaged file", str(error)
             flush()
         add(file.size)
-        (folder / "about.json").write_text(json.dumps({"batches": counts, "damage": damage}))
+        (folder / "about.json").write_text(json.dumps({"batches": counts, "damage": damage}), encoding="utf-8")
 
 
 def _code_of(kind: type) -> bytes:

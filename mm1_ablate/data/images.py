@@ -34,7 +34,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path | str) -> None:
         folder = Path(folder)
-        keys = json.loads((folder / "keys.json").read_text())
+        keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
         self.features: np.ndarray = np.load(folder / "features.npy", mmap_mode="r")
         self._row = {key: row for row, key in enumerate(keys)}
 

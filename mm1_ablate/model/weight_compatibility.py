@@ -104,7 +104,7 @@ def _read(folder: str, name: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         return {}
     try:
-        with open(path) as file:
+        with open(path, "rb") as file:
             return dict(json.load(file))
     except (OSError, ValueError, TypeError) as error:
         raise SettingError("weights", f"{path} cannot be read: {error}") from error

@@ -29,7 +29,10 @@ COLOURS, MARKERS = (SKY, BLUE, VERMILION, GREEN, PURPLE, ORANGE), "Ps^Dv"
 """Six and five: thirty arms until a pair comes again."""
 VERDICT_STYLES = {BETTER: (BLUE, "^"), WORSE: (VERMILION, "v"), UNDECIDED: (MUTED, "o"), ONE_SEED: (MUTED, "o"), HOLE: (MUTED, "x")}
 EQUIVALENT_STYLE = (GREEN, "D")
+OF_SURROUNDINGS = ("backend", "interactive", "toolbar", "webagg", "tk.", "macosx", "keymap", "date.", "timezone")
 STYLE: Any = {
+    # Whoever runs the command may have a matplotlibrc, for a paper with LaTeX, say.
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(OF_SURROUNDINGS)},
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.run.fork_server import PRELOADED, read_message, write_message
+from mm1_ablate.run.trial_environment import trial_environment
 from mm1_ablate.store.disk_full import FULL
 
 _keep_alive: dict[Path, socket.socket] = {}
@@ -73,9 +74,33 @@ def share_of_machine(cpus: float, gpus: float) -> tuple[int, dict[str, str]]:
 
 
 def new_server_folder() -> Path:
-    """Where the fork servers of one run listen, the same path on every node. Short: a socket's path has 107 bytes at most."""
-    folder = Path(tempfile.gettempdir())
-    return (folder if len(str(folder)) < 50 else Path("/tmp")) / f"mm1-ablate-{os.getuid()}-{uuid.uuid4().hex[:8]}"
+    """Where the fork servers of one run listen, the same path on every node."""
+    return folder_for_sockets(50) / f"mm1-ablate-{os.getuid()}-{uuid.uuid4().hex[:8]}"
+
+
+def folder_for_sockets(longest: int, *variables: str) -> Path:
+    """A folder for temporary files whose path is short, for a socket's has 107 bytes at most. Batch systems set TMPDIR to longer ones.
+
+    Args:
+        longest: so many bytes of the path are left over for it.
+        variables: of the environment, which name a folder before TMPDIR does.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    named = [os.environ[name] for name in (*variables, "TMPDIR") if os.environ.get(name)]
+    candidates = dict.fromkeys([*named, "/tmp", "/var/tmp", "/dev/shm"])
+    problems = []
+    for folder in map(Path, candidates):
+        if len(os.fsencode(folder)) > longest:
+            problems.append(f"{folder} is longer than {longest} bytes, too long for a socket")
+            continue
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            problems.append(f"{folder}: {error.strerror}")
+    raise ConnectionError(f"there is no folder for temporary files: {'; '.join(problems)}; set TMPDIR to a short one that can be written")
 
 
 def start_server(folder: Path, owner: bool = False, preload: Sequence[str] = PRELOADED) -> None:
@@ -88,7 +113,7 @@ def start_server(folder: Path, owner: bool = False, preload: Sequence[str] = PRE
     if folder in _keep_alive:
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
+    with open(folder.with_suffix(".lock"), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         connection = _connect(folder)
         if connection is None:
@@ -103,7 +128,8 @@ def start_server(folder: Path, owner: bool = False, preload: Sequence[str] = PRE
 
 def _spawn(folder: Path, preload: Sequence[str]) -> None:
     paths = [path for path in sys.path if path and not path.endswith(".zip")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = trial_environment(os.environ) | own
     with open(folder / "log.txt", "ab") as log:
         # -P: the folder of the script must not come first among the import paths.
         command = [sys.executable, "-P", "-m", "mm1_ablate.run.fork_server", str(folder), *preload]
@@ -203,7 +229,7 @@ def server(preload: Sequence[str] = PRELOADED) -> Iterator[Path]:
 
 def _read_pid(folder: Path) -> int | None:
     try:
-        return int((folder / "pid").read_text())
+        return int((folder / "pid").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -218,5 +244,5 @@ def is_alive(pid: int) -> bool:
         return True
     # A process whose parent has not collected it yet (in a container without an init) is as gone as it gets.
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
     return True

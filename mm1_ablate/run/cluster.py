@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.run.child_process import folder_for_sockets
 from mm1_ablate.run.signals import interrupt_handled
 from mm1_ablate.store.files import is_address
 from mm1_ablate.store.health import HealthCheck, Probe, probing
@@ -42,6 +44,10 @@ CONNECTED_WITHIN = 5.0
 """Seconds within which a cluster's head must answer."""
 ANSWERED_WITHIN = 60.0
 """Seconds within which a node must answer: starting a worker and importing this package from a slow disk takes a while."""
+LONGEST_FOLDER = 36
+"""Bytes of the folder of Ray's files, which has sockets with names of up to 70 bytes; a socket's path has 107 at most."""
+ADDRESS = "RAY_ADDRESS"
+"""The environment variable that names a cluster."""
 AUTH_MODE = "RAY_AUTH_MODE"
 SAME_TOKEN = "~/.ray/auth_token, or what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN names, must be the same here and on all nodes"
 NO_HEAD = (
@@ -93,15 +99,12 @@ def connected(address: str, cpus: int | None = None) -> Iterator[None]:
 
 def connect(address: str, cpus: int | None = None) -> None:
     """Start Ray on this machine, or join the cluster at an address. Ray's own handler of SIGTERM is replaced by ours again."""
-    import ray
-
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if address != LOCAL:
             join(address)
             return
-        local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        ray.init(address=LOCAL, log_to_driver=False, logging_level=logging.ERROR, **local)
+        start_here(num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES)
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
@@ -109,11 +112,27 @@ def connect(address: str, cpus: int | None = None) -> None:
             signal.signal(signal.SIGTERM, handler)
 
 
+def start_here(**options: Any) -> None:
+    """Start Ray on this machine, in a folder whose path is short enough for its sockets, and connect to it.
+
+    Raises:
+        ConnectionError: it cannot start, with why.
+    """
+    import ray
+
+    folder = folder_for_sockets(LONGEST_FOLDER, "RAY_TMPDIR") / "ray"
+    try:
+        ray.init(address=LOCAL, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=str(folder), **options)
+    except Exception as error:
+        said = f"Ray cannot be started on this machine: {_in_one_line(error)} (its logs are in {folder}/session_latest/logs)"
+        raise ConnectionError(said) from error
+
+
 def join(address: str) -> None:
     """Connect this process to the cluster at an address: `auto`, or host:port of its head.
 
     Raises:
-        ConnectionError: nothing answers there, or our token is rejected; with a remedy.
+        ConnectionError: nothing answers there, our token is rejected, or its Ray or Python is of another version; with a remedy.
     """
     import ray
 
@@ -123,6 +142,13 @@ def join(address: str) -> None:
         ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise connection_error(error, place) from error
+    except RuntimeError as error:
+        ray.shutdown()  # it is half connected
+        versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+        if len(versions) != 2:
+            raise
+        theirs, ours = (f"Ray {of_ray} on Python {of_python}" for of_ray, of_python in versions)
+        raise ConnectionError(f"the cluster at {place} runs {theirs}, and here it is {ours}: both must be the same") from error
 
 
 def resolved_address(address: str) -> str:
@@ -133,19 +159,30 @@ def resolved_address(address: str) -> str:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    named = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    followed = os.environ.get(ADDRESS)
+    named = followed or address if address == "auto" else address
     if "://" in named:
-        raise ConnectionError(f"{named} {NO_HEAD}")
+        raise ConnectionError(f"{named} {NO_HEAD}{f' (RAY_ADDRESS is {named})' if named == followed else ''}")
+    why = ", which RAY_ADDRESS names: unset it to use this machine alone, or correct it" if named == followed else ""
     try:
         place = canonicalize_bootstrap_address(address) or address
+        if named == "auto":
+            named, why = place, ", the last that was started on this machine: `ray stop` forgets it"
         host, _, port = place.rpartition(":")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED_WITHIN):
             return place
     except ValueError:
-        raise ConnectionError(f"{named} is not an address of a Ray cluster: give the head's host:port, such as 10.0.0.1:6379") from None
+        how = "give the head's host:port, such as 10.0.0.1:6379"
+        raise ConnectionError(f"{named} is not an address of a Ray cluster: {how}{why}") from None
     except OSError as error:
         reason = error.strerror or str(error).strip()
-        raise ConnectionError(f"no Ray cluster at {named}: {reason}") from error
+        raise ConnectionError(f"no Ray cluster at {named}: {reason}{why}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says, and of which kind it is where that is not one of ours."""
+    words = " ".join(str(error).split())[:500]
+    return words if isinstance(error, ConnectionError) else f"{type(error).__name__}: {words}"
 
 
 def rejects_token(address: str) -> bool:
@@ -311,12 +348,12 @@ def check_ray(address: str | None, store: Path | str | None = None) -> HealthChe
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get(ADDRESS)
     try:
         if address:
             join(address)
         else:
-            ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            start_here(num_cpus=1)
     except Exception as error:
         remedy = (
             "check the address, that it can be reached from here, and that every node runs the same Ray"
@@ -324,7 +361,7 @@ def check_ray(address: str | None, store: Path | str | None = None) -> HealthChe
             else "check that /tmp or RAY_TMPDIR is writable, and that no stale Ray process of yours is left here "
             "(do not use `ray stop` on a machine that others use: it ends everybody's Ray)"
         )
-        return HealthCheck("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
+        return HealthCheck("ray", False, f"{address or 'local'}: {_in_one_line(error)}", remedy)
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         nodes = [node for node in all_nodes() if node["Alive"]]

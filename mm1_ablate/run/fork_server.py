@@ -239,9 +239,9 @@ def _end_with_server(server: int) -> None:
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Import what children will need; a missing module is reported by the child."""
+    """Import what children will need; what cannot be imported, for whatever reason, is reported by the child."""
     for name in modules:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.freeze()
 
@@ -253,9 +253,12 @@ def main(folder: Path, modules: Sequence[str]) -> None:
     os.setsid()
     # Ray starts its processes with SIGINT blocked.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    # What a batch system sends to all processes of a job is the driver's to answer: it ends the children, who save a checkpoint first.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     try:
         server = ForkServer(folder)
-        (folder / "pid").write_text(str(os.getpid()))
+        (folder / "pid").write_text(str(os.getpid()), encoding="utf-8")
         preload(modules)
         server.serve()
     finally:

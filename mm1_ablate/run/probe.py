@@ -23,6 +23,7 @@ from mm1_ablate.plan.plan import Plan
 from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.run.child_process import share_of_machine
 from mm1_ablate.run.cluster import connected
+from mm1_ablate.run.trial_environment import trial_environment
 from mm1_ablate.store.store import Store
 
 STEPS, WARM_UP = 5, 2
@@ -103,18 +104,18 @@ def _here(request: dict[str, Any], resources: Resources, expected: float) -> dic
 def in_process(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """The answer of `probe_step.py` in a process of its own."""
     paths = [path for path in sys.path if path]
-    environment = os.environ | environment | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment = trial_environment(os.environ) | environment | {"PYTHONPATH": os.pathsep.join(paths)}
     with tempfile.TemporaryDirectory(prefix="mm1-ablate-probe-") as folder:
         asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        asked.write_text(json.dumps(request))
+        asked.write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", "mm1_ablate.run.probe_step", str(asked), str(answer)]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        ended = subprocess.run(command, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL)
         if ended.returncode < 0:
             raise ProbeFailed(f"killed by signal {-ended.returncode}; often: out of memory")
         if ended.returncode:
-            lines = [line for line in ended.stderr.strip().splitlines() if line.strip()]
+            lines = [line for line in ended.stderr.decode(errors="replace").splitlines() if line.strip()]
             raise ProbeFailed(lines[-1][:LAST_WORDS] if lines else f"exit code {ended.returncode}")
-        measured: dict[str, Any] = json.loads(answer.read_text())
+        measured: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         return measured
 
 

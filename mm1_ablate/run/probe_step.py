@@ -32,12 +32,13 @@ DISTINCT = 3
 """Steps whose batches are made; the others see them again."""
 
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
+def measure(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run the steps.
 
     Args:
         request: `experiment`; `workers` that a step is dealt to, of which one is measured; `made_up`, whether random documents replace
             the data; `steps` that are timed, after `warm_up` that are not.
+        folder: of its own.
     """
     import torch
 
@@ -63,7 +64,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     module = PackedTraining(model, training, experiment.model.image_encoder.learning_rate_scale)
     model.train()
     with checkpointed_and_compiled(model, training):
-        lightning_trainer(precision=training.precision, callbacks=[clock.callback()]).fit(module, _Loader(steps))
+        trainer = lightning_trainer(folder, precision=training.precision, callbacks=[clock.callback()])
+        trainer.fit(module, _Loader(steps))
     timed = list(zip(numbers, clock.seconds, strict=True))[request["warm_up"] :]
     one = median(seconds for number, seconds in timed if number == 1)
     more = 0.0
@@ -234,7 +236,7 @@ def _made_up(experiment: Experiment, rows: int, together: int) -> Iterator[list[
 def _resident() -> int:
     """Bytes of memory that this process holds."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
     except OSError:  # not Linux
         return _highest()
 
@@ -245,7 +247,7 @@ def _highest() -> int:
 
 
 def main(request: Path, answer: Path) -> None:
-    answer.write_text(json.dumps(measure(json.loads(request.read_text()))))
+    answer.write_text(json.dumps(measure(json.loads(request.read_text(encoding="utf-8")), answer.parent)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, handled once and reliably. In: a block of work. Out: KeyboardInterrupt where it was interrupted."""
+"""Ctrl-C and what batch systems send, handled once and reliably. In: a block of work. Out: KeyboardInterrupt where it was interrupted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What batch systems send some time before they kill a job: to the driver, and often to all its processes."""
 RAISE_AGAIN_AFTER = 3.0
 """Seconds after which an interrupt that had no effect is raised again."""
 
@@ -20,7 +22,7 @@ def interrupt_handled() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM like it: so a batch system's warning leaves nothing behind.
+    """Ctrl-C, and the warnings of batch systems like it, which by default would end this process alone, or leave work behind.
 
     An interrupt that arrives in a destructor or a callback of C code is lost there, so it is raised again until `interrupt_handled`.
     """
@@ -32,7 +34,7 @@ def interruptible() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_AFTER)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, *WARNINGS, signal.SIGALRM)}
     try:
         yield
     finally:

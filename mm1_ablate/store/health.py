@@ -118,7 +118,7 @@ def probing(place: Path | str) -> Iterator[Probe]:
     there = root.exists()
     folder.mkdir(parents=True)
     try:
-        (folder / "written").write_text(folder.name)
+        (folder / "written").write_text(folder.name, encoding="utf-8")
         with open(folder / "locked", "a+b") as locked:
             fcntl.lockf(locked, fcntl.LOCK_EX)
             yield Probe(str(place), folder)
@@ -138,7 +138,7 @@ def problem_with(folder: Path, own: str) -> str | None:
     """
     root = folder.parent.parent
     try:
-        if (folder / "written").read_text() != folder.name:
+        if (folder / "written").read_text(encoding="utf-8") != folder.name:
             return f"reads something else in {root}"
     except FileNotFoundError:
         return f"does not see {root}: the store must be on storage that all nodes share, at the same path"
@@ -146,7 +146,7 @@ def problem_with(folder: Path, own: str) -> str | None:
         return f"cannot read {root}: {error.strerror}"
     try:
         beside = folder / f".{own}"
-        beside.write_text(own)
+        beside.write_text(own, encoding="utf-8")
         beside.rename(folder / own)
     except OSError as error:
         return f"cannot write {root}: {error.strerror}"

@@ -51,8 +51,18 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOU
 """Give up early on a server that does not answer: MLflow itself would retry for minutes, and the next call writes everything."""
 
 
+WRITTEN_WITHIN = 120.0
+"""Seconds to wait for another process that writes the same SQLite file."""
+WITHOUT_FILES = "files missing"
+"""Tag of runs whose files could not be written; another call tries again."""
+
+
 class TrackingFailed(Exception):
     """MLflow could not be written. The store has everything all the same."""
+
+
+class NotAnAddress(ValueError):
+    """MLFLOW_TRACKING_URI is no address of MLflow's; the message says what may be meant."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class Tracked:
     """Run ids of earlier stages, by training fingerprint."""
     written: int = 0
     """Runs of trials and earlier stages that this call wrote."""
+    without_files: str | None = None
+    """Why runs lack their files (the report, the accounts of data) where they do; metrics, parameters and tags are there all the same."""
 
     @property
     def view(self) -> str:
@@ -113,22 +125,34 @@ def track(
         TrackingFailed: with what MLflow said.
     """
     try:
-        client = _client(store)
-        experiment = _experiment(client, study, store)
-        runs = _StudyRuns(client, experiment, study, store)
-        written = 0
-        ids: dict[str, dict[str, str]] = {"trial": {}, "stage": {}}
-        for trial in (*study.stages, *study.trials):
-            state = store.status(trial)
-            if state.status in ("done", "failed"):
-                ids[_kind(trial)][_key(trial)], is_new = runs.write_trial(trial, state)
-                written += is_new
-        runs.retag_earlier()
-        runs.write_comparison(report, table, verdict)
-        return Tracked(tracking_uri(store), experiment, runs.comparison, ids["trial"], ids["stage"], written)
+        with _alone(store):
+            client = _client(store)
+            experiment = _experiment(client, study, store)
+            runs = _StudyRuns(client, experiment, study, store)
+            written = 0
+            ids: dict[str, dict[str, str]] = {"trial": {}, "stage": {}}
+            for trial in (*study.stages, *study.trials):
+                state = store.status(trial)
+                if state.status in ("done", "failed"):
+                    ids[_kind(trial)][_key(trial)], is_new = runs.write_trial(trial, state)
+                    written += is_new
+            runs.retag_earlier()
+            runs.write_comparison(report, table, verdict)
+            return Tracked(tracking_uri(store), experiment, runs.comparison, ids["trial"], ids["stage"], written, runs.files.problem)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        raise TrackingFailed(f"MLflow at {tracking_uri(store)} could not be written: {type(error).__name__}: {first}") from error
+        raise TrackingFailed(f"MLflow at {tracking_uri(store)} could not be written: {_first_line(error)}{_advice(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return first if isinstance(error, NotAnAddress) else f"{type(error).__name__}: {first}"
+
+
+def _advice(error: Exception) -> str:
+    """What to do where somebody answers who is not MLflow: often a proxy that has it below a prefix."""
+    if "error code 404" in str(error) or "not in a valid JSON format" in str(error):
+        return "; who answers there is not MLflow: does its address end with a prefix, such as /mlflow? MLFLOW_TRACKING_URI must have it"
+    return ""
 
 
 def _kind(trial: Trial) -> str:
@@ -141,9 +165,40 @@ def _key(trial: Trial) -> str:
 
 
 # ---------------------------------------------------------------- MLflow
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Only one process at a time works on MLflow's SQLite file: of several that find none, each would make its tables."""
+    address = tracking_uri(store)
+    if not address.startswith("sqlite:///"):
+        yield
+        return
+    from filelock import FileLock
+
+    database = Path(unquote(urlparse(address).path[1:]))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NotImplementedError):  # of a file system without such locks
+            stack.enter_context(FileLock(f"{database}.lock", timeout=WRITTEN_WITHIN))
+        yield
+
+
+def _require_address(address: str) -> None:
+    """Whether an address is one that MLflow could be at. Without a scheme MLflow itself takes it for a folder, or fails on it.
+
+    Raises:
+        NotAnAddress: it is not.
+    """
+    if ":/" in address or address.startswith(("databricks", "uc", "file:", "/")) or Path(address).is_dir():
+        return
+    raise NotAnAddress(f"MLFLOW_TRACKING_URI is no address: http:// is missing (http://{address}), or sqlite:/// before a file")
+
+
 def _client(store: Store) -> MlflowClient:
+    _require_address(tracking_uri(store))
     for name, value in (SILENT | IMPATIENT).items():
         os.environ.setdefault(name, value)
+    # What a later call would only queue is not known to be written when the last tag says so.
+    os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -165,7 +220,7 @@ def _experiment(client: MlflowClient, study: Study, store: Store) -> str:
     if there is None:
         local = not tracking_uri(store).startswith(("http", "databricks"))
         places = store.root / "mlartifacts" / store.study_folder(study).name
-        experiment = client.create_experiment(name, artifact_location=places.as_uri() if local else None)
+        experiment = _create_experiment(client, name, places.as_uri() if local else None)
     else:
         experiment = there.experiment_id
     tags = there.tags if there else {}
@@ -179,6 +234,19 @@ def _experiment(client: MlflowClient, study: Study, store: Store) -> str:
         if tags.get(key) != value:
             client.set_experiment_tag(experiment, key, value)
     return experiment
+
+
+def _create_experiment(client: MlflowClient, name: str, places: str | None) -> str:
+    """A new experiment, or that of another process which was faster."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=places))
+    except MlflowException as error:
+        there = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if there is None:
+            raise
+        return str(there.experiment_id)
 
 
 def _was_moved(experiment: Experiment, store: Store) -> bool:
@@ -219,6 +287,37 @@ def _runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
 
 
 # ---------------------------------------------------------------- runs
+class _RunFiles:
+    """Writes files of runs. They go where the server says, not to the server, and that may be out of reach: then none is written.
+
+    Attributes:
+        problem: why not; None where all could be written so far.
+    """
+
+    def __init__(self, address: str, place: str) -> None:
+        """
+        Args:
+            address: of MLflow.
+            place: of a run's files, as the server says.
+        """
+        self.problem: str | None = None
+        folder = urlparse(place)
+        if address.startswith("http") and folder.scheme in ("", "file"):
+            # Below the root is a folder for each experiment, then for each run.
+            root = Path(unquote(folder.path)).parents[2]
+            if not root.is_dir():
+                self.problem = f"they belong in {root}, a folder of the server's that is not here (mlflow server --no-serve-artifacts)"
+
+    def write(self, write: Callable[[], object]) -> bool:
+        """Whether a call that writes files was made, and succeeded."""
+        if self.problem is None:
+            try:
+                write()
+            except Exception as error:
+                self.problem = _first_line(error)
+        return self.problem is None
+
+
 class _StudyRuns:
     """The runs of a study in its experiment: one for each trial and earlier stage, below that of the comparison."""
 
@@ -230,27 +329,37 @@ class _StudyRuns:
         tags = {"kind": "comparison", "study": study.name}
         found = comparison or client.create_run(experiment, tags=tags, run_name="comparison")
         self.comparison: str = found.info.run_id
+        self.files = _RunFiles(tracking_uri(store), str(found.info.artifact_uri))
 
     def write_trial(self, trial: Trial, state: TrialState) -> tuple[str, bool]:
         """The run of a trial or earlier stage that has ended; returns its id and whether it was written now. A run of an earlier outcome is
         replaced."""
         scores = self.store.scores(trial) if state.status == "done" and _kind(trial) == "trial" else {}
-        outcome = hashlib.sha256(json.dumps([state.status, state.reason, scores]).encode()).hexdigest()[:16]
+        outcome = _digest([state.status, state.reason, scores])
         there, arms = self.there.get(_key(trial)), self._arm_tags(trial)
         if there is not None and there.data.tags.get("outcome") == outcome:
             for key, value in arms.items():
                 if there.data.tags.get(key) != value:
                     self.client.set_tag(there.info.run_id, key, value)
+            if WITHOUT_FILES in there.data.tags and self._log_data(there.info.run_id, trial):
+                self.client.delete_tag(there.info.run_id, WITHOUT_FILES)
             return there.info.run_id, False
-        if there is not None:
-            self.client.delete_run(there.info.run_id)
         began = int((state.started or state.finished or 0) * 1000)
         ended = int((state.finished or 0) * 1000) or began
-        tags = arms | self._trial_tags(trial, state)
-        run: str = self.client.create_run(self.experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
-        self._log_parameters(run, parameters_of(trial) | {"seed": str(trial.seed)})
+        parameters = parameters_of(trial) | {"seed": str(trial.seed)}
+        # A run that was cut short is gone on with: were it written anew each time, each failure would leave one more deleted run.
+        begun = _digest([outcome, began, parameters])
+        if there is not None and there.data.tags.get("begun") == begun:
+            run: str = there.info.run_id
+        else:
+            if there is not None:
+                self.client.delete_run(there.info.run_id)
+            tags = arms | self._trial_tags(trial, state) | {"begun": begun}
+            run = self.client.create_run(self.experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
+        self._log_parameters(run, parameters)
         self._log_metrics(run, _curve_metrics(self.store.curve(trial), began) + _score_metrics(scores, ended))
-        self._log_data(run, trial)
+        if not self._log_data(run, trial):
+            self.client.set_tag(run, WITHOUT_FILES, str(self.files.problem)[:LONGEST_TAG])
         self.client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
         # Last: a run without its outcome was cut short, and is written again.
         self.client.set_tag(run, "outcome", outcome)
@@ -297,15 +406,14 @@ class _StudyRuns:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(run, metrics=metrics[start : start + 1000])
 
-    def _log_data(self, run: str, trial: Trial) -> None:
-        """What became of the trial's data."""
+    def _log_data(self, run: str, trial: Trial) -> bool:
+        """What became of the trial's data; returns whether the file with all of it could be written."""
         sources = self.store.data_account(trial)
         lost = [f"{source}: {one['in_words']}" for source, counts in sources.items() for one in counts.get("lost", ())]
         if lost:
             self.client.set_tag(run, "lost data", "; ".join(lost)[:8000])
         account = self.store.trial_folder(trial) / "data.json"
-        if account.exists():
-            self.client.log_artifact(run, str(account))
+        return not account.exists() or self.files.write(lambda: self.client.log_artifact(run, str(account)))
 
     def retag_earlier(self) -> None:
         """Take runs that this store wrote for trials which the study no longer has out of the view, whose means they would spoil. Likewise
@@ -323,14 +431,19 @@ class _StudyRuns:
         self._log_metrics(run, _mean_metrics(self.store.results(self.study), self.study))
         if table is not None:
             # As `log_table` does it, which would append to what an earlier call wrote.
-            self.client.log_dict(run, json.loads(table.to_json(orient="split", index=False)), "comparison.json")
-            self.client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "comparison.json", "type": "table"}]))
+            values = json.loads(table.to_json(orient="split", index=False))
+            if self.files.write(lambda: self.client.log_dict(run, values, "comparison.json")):
+                self.client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "comparison.json", "type": "table"}]))
         if report is not None and report.exists():
-            self.client.log_artifacts(run, str(report), "report")
+            self.files.write(lambda: self.client.log_artifacts(run, str(report), "report"))
         if verdict:
             self.client.set_tag(run, "mlflow.note.content", verdict[:8000])
         states = {self.store.status(trial).status for trial in self.study.trials}
         self.client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- what runs hold
@@ -403,6 +516,11 @@ def _allowed(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "-", name)[:250]
 
 
+def no_files(tracked: Tracked) -> str:
+    """That MLflow has all but files, for people."""
+    return f"MLflow at {tracked.tracking_uri} has metrics and tags, but no files of the study: {tracked.without_files}"
+
+
 # ---------------------------------------------------------------- while a study runs
 @contextlib.contextmanager
 def keep_tracking(study: Study, store: Store, say: Callable[[str], None], interval: float = 20.0) -> Iterator[None]:
@@ -410,15 +528,18 @@ def keep_tracking(study: Study, store: Store, say: Callable[[str], None], interv
     ended = threading.Event()
 
     def loop() -> None:
-        done, failing = 0, False
+        done, failing, without_files = 0, False, False
         while not ended.wait(interval):
             try:
                 store.refresh(at_most_every=interval)
                 count = sum(store.has_scores(trial) for trial in study.trials)
                 count += sum(store.status(stage).status in ("done", "failed") for stage in study.stages)
                 if count != done:
-                    track(study, store)
+                    tracked = track(study, store)
                     done, failing = count, False
+                    if tracked.without_files and not without_files:
+                        say(no_files(tracked))
+                        without_files = True
             except Exception as error:
                 if not failing:
                     say(f"{error}; the study continues without MLflow")

@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from mm1_ablate.data.accounting import Accounting
@@ -34,21 +35,66 @@ from mm1_ablate.training.workers import Workers
 
 
 def trainer_options(workers: Workers) -> dict[str, Any]:
-    """Options of a Lightning trainer: atomic checkpoints, and how its processes join.
-
-    Each process sees its own GPU alone, so to Lightning it is a node with one device.
-    """
+    """Options of a Lightning trainer: atomic checkpoints, and how its processes join."""
+    plugins = [AtomicCheckpointIO(), WorkersEnvironment(workers)]
     if workers.ranks == 1:
-        return {"plugins": [AtomicCheckpointIO()]}
+        return {"plugins": plugins}
     rank, ranks = str(workers.rank), str(workers.ranks)
-    # Lightning's plugin reads these.
+    # torch takes the device of a mesh from these.
     os.environ.update(RANK=rank, WORLD_SIZE=ranks, GROUP_RANK=rank, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
     return {
         "num_nodes": workers.ranks,
         # Parts that no loss depends on, such as an encoder's last block below its feature layer, have no gradients to wait for.
         "strategy": ShardedStrategy(workers) if workers.shard else DDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
-        "plugins": [AtomicCheckpointIO(), TorchElasticEnvironment()],
+        "plugins": plugins,
     }
+
+
+class WorkersEnvironment(ClusterEnvironment):
+    """Tells Lightning which processes train a trial. By itself it would take them from what Slurm, LSF, MPI, Kubeflow or torchrun have left
+    in the environment, and have Slurm start the job again.
+
+    Each process sees its own GPU alone, so to Lightning it is a node with one device.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__()
+        self._workers = workers
+        rank_zero_only.rank = workers.rank  # type: ignore[attr-defined]
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+    @property
+    def main_port(self) -> int:
+        return int(os.environ["MASTER_PORT"])
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self._workers.ranks
+
+    def set_world_size(self, size: int) -> None:
+        """It is known."""
+
+    def global_rank(self) -> int:
+        return self._workers.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """It is known."""
+
+    def local_rank(self) -> int:
+        return 0
+
+    def node_rank(self) -> int:
+        return self._workers.rank
 
 
 @dataclass(frozen=True)

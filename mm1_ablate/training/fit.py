@@ -7,6 +7,7 @@ others only ever hold their parts.
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import logging
 import warnings
@@ -37,6 +38,10 @@ from mm1_ablate.training.weight_distribution import allocate, broadcast_weights,
 from mm1_ablate.training.workers import Workers
 
 CHECKPOINT, WEIGHTS, CURVE, DATA = "last.ckpt", "model.pt", "curve.jsonl", "data.json"
+
+
+class StoppedEarly(RuntimeError):
+    """A training ended, without an error, before its last step."""
 
 
 def prepared_weights(folder: Path | None) -> Path | None:
@@ -156,6 +161,7 @@ def fit(
     Raises:
         ValueError: when there are fewer rows in a step than processes, or the earlier stage's weights do not fit.
         Diverged: when the loss is no longer a number.
+        StoppedEarly: when it ends before the last of the declared steps.
         TooMuchBadData: when more of a source is unreadable than is allowed.
     """
     model, weights = _start(experiment, seed, (encoder_folder, language_model_folder), start_from, workers)
@@ -245,14 +251,16 @@ def train(
             write_json(folder / DATA, account, durable=False)
 
     trainer = lightning_trainer(
+        folder,
+        workers,
         precision=training.precision,
         callbacks=[TrainingCallback(folder, training.steps, training.checkpoint_every_steps, report, stage, saved=keep_account)],
-        **trainer_options(workers),
     )
     model.train()
     try:
         with checkpointed_and_compiled(model, training):
             trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+        require_all_steps(module.step, training.steps)
     except BaseException:
         # Of several processes the others may never answer again: what this one knows has to do.
         if workers.leads:
@@ -264,23 +272,42 @@ def train(
 def _cut_curve(curve: Path, step: int) -> None:
     """Drop points after a step: those that a stopped run wrote since its last checkpoint will be written again."""
     if curve.exists():
-        lines = [line for line in curve.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
-        curve.write_text("".join(f"{line}\n" for line in lines))
+        written = curve.read_text(encoding="utf-8").splitlines()
+        lines = [line for line in written if line.endswith("}") and json.loads(line)["step"] <= step]
+        curve.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def lightning_trainer(**options: Any) -> lightning.Trainer:
-    """A Lightning trainer for one pass over a loader on the available device, without progress bars, loggers or advice."""
+def lightning_trainer(folder: Path, workers: Workers = Workers(), **options: Any) -> lightning.Trainer:
+    """A Lightning trainer for one pass over a loader on the available device, without progress bars, loggers or advice.
+
+    Args:
+        folder: in which it works. Checkpoints for Slurm's queue, which Lightning goes on from where it finds them, are never found.
+        workers: the processes that train together.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    return lightning.Trainer(
-        max_epochs=1,
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        inference_mode=False,
-        **options,
-    )
+    # What it is not given Lightning takes from variables PL_TRAINER_*, so it is given everything.
+    defaults = {name: parameter.default for name, parameter in inspect.signature(lightning.Trainer).parameters.items()}
+    own = {
+        "max_epochs": 1,
+        "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
+        "devices": 1,
+        "default_root_dir": folder / "lightning",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "inference_mode": False,
+    }
+    return lightning.Trainer(**defaults | own | trainer_options(workers) | options)
+
+
+def require_all_steps(done: int, declared: int) -> None:
+    """Make sure that a training is what was declared.
+
+    Raises:
+        StoppedEarly: it has ended before.
+    """
+    if done < declared:
+        raise StoppedEarly(f"the training ended after {done} of the {declared} declared steps, so it is not what the sweep asks for")

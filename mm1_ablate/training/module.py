@@ -211,7 +211,7 @@ class TrainingCallback(lightning.Callback):
                 "seconds": round(time.monotonic() - self.started, 3),
             }
             if module.workers.leads:
-                with (self.folder / "curve.jsonl").open("a") as file:
+                with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(point) + "\n")
                 self.report(Progress(stage=self.stage, step=step, steps=self.steps, loss=loss))
         if step % self.save_every == 0 and step < self.steps:

@@ -29,7 +29,7 @@ from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.multimodal import MultimodalModel, random_state
 from mm1_ablate.training.checkpoint import save_atomically
-from mm1_ablate.training.fit import lightning_trainer, train
+from mm1_ablate.training.fit import lightning_trainer, require_all_steps, train
 from mm1_ablate.training.image_text_batches import NAME, ImageTextBatches
 from mm1_ablate.training.optimisation import learning_rate_share
 
@@ -122,8 +122,10 @@ def _prepare_encoder(settings: VisionTransformer | TimmEncoder, seed: int, folde
         encoder = build_image_encoder(settings)
         objective = objectives[preparation.objective](encoder, tokenizer.vocabulary_size)
         data = ImageTextBatches(preparation, tokenizer, pipeline, seed)
-        lightning_trainer(gradient_clip_val=1.0).fit(EncoderTraining(objective, preparation, report), data)
-    (folder / "data.json").write_text(json.dumps(data.accounting.account(), indent=2) + "\n")
+        trainer = lightning_trainer(folder, gradient_clip_val=1.0)
+        trainer.fit(EncoderTraining(objective, preparation, report), data)
+        require_all_steps(trainer.global_step, preparation.steps)
+    (folder / "data.json").write_text(json.dumps(data.accounting.account(), indent=2) + "\n", encoding="utf-8")
     # Whether a trial freezes the encoder is not part of the artifact, so the features are there for whichever does.
     write_features(encoder.eval(), preparation.source, seed, pipeline, folder / f"features{settings.feature_layer}")
     save_atomically(encoder.state_dict(), folder / "weights.pt")

@@ -41,12 +41,12 @@ def test_a_probe_measures_two_arms_and_leaves_measurements_alone(tiny_sweep: Pat
     assert "as measured on CPU" in again.stdout and "made-up data" in again.stdout and "measuring" not in again.stderr
 
 
-def test_steps_of_the_data_and_of_many_micro_batches_are_timed():
+def test_steps_of_the_data_and_of_many_micro_batches_are_timed(tmp_path: Path):
     experiment = experiment_with({"training.batch_rows": 8, "training.micro_batch_rows": 1, "training.activation_checkpointing": True})
     request = {"experiment": experiment.model_dump(mode="json"), "workers": 2, "made_up": False, "steps": 2, "warm_up": 1}
-    answer = probe_step.measure(request)
+    answer = probe_step.measure(request, tmp_path)
     assert answer["device"] == CPU and answer["steps"] == 4  # two of one micro-batch and two of two
-    one = probe_step.measure({**request, "workers": 8})
+    one = probe_step.measure({**request, "workers": 8}, tmp_path)
     assert 0 < one["seconds_per_step"] < answer["seconds_per_step"] * 2
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -292,6 +293,18 @@ def test_a_token_that_a_cluster_does_not_take_is_reported_and_one_that_it_takes_
     assert "does not accept the token of this machine; ~/.ray/auth_token" in said[1]
 
 
+def test_a_cluster_of_another_ray_is_told_in_a_line_with_both_versions(cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    here = ".".join(map(str, sys.version_info[:3]))
+    versions = f"the cluster at {cluster.address} runs Ray {ray.__version__} on Python {here}, and here it is Ray 2.40.0 on Python {here}"
+    monkeypatch.setattr(ray, "__version__", "2.40.0")
+    with pytest.raises(ConnectionError, match=re.escape(versions)):
+        join(cluster.address)
+    check = check_ray(cluster.address)
+    assert not check.ok and versions in check.found and len(check.found.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -307,6 +320,7 @@ def test_an_address_that_leads_to_no_cluster_is_reported_at_once(address: str, s
     with pytest.raises(ConnectionError, match=said):
         join(address)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConnectionError, match=said):
+    with pytest.raises(ConnectionError, match=said) as followed:
         join("auto")
+    assert "RAY_ADDRESS" in str(followed.value)
     assert time.monotonic() - began < 120

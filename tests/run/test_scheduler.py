@@ -174,3 +174,9 @@ def test_an_interrupt_that_is_swallowed_where_it_lands_is_raised_again(monkeypat
         time.sleep(300)
     assert time.monotonic() - began < 150
     assert signal.getsignal(signal.SIGINT) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("warning", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_what_batch_systems_send_before_they_end_a_job_interrupts_a_run(warning: signal.Signals) -> None:
+    with pytest.raises(KeyboardInterrupt), signals.interruptible():
+        signal.raise_signal(warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -17,6 +18,7 @@ from pathlib import Path
 import pandas
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from s3_server import wait_for
 from study_helpers import quick_trial, study
 
@@ -45,6 +47,27 @@ def runs(client: MlflowClient, name: str) -> list[tuple[str, str]]:
     return sorted((str(run.info.run_name), run.info.status) for run in found)
 
 
+@contextlib.contextmanager
+def serving(command: list[str], port: int) -> Iterator[str]:
+    """A server that answers, by its address, for the length of a block."""
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+    try:
+        wait_for_answer(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(server)
+
+
+def wait_for_answer(port: int) -> None:
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+            return
+        time.sleep(0.2)
+    raise TimeoutError("the server did not start")
+
+
 @pytest.fixture
 def late_server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """The address of a server with a database of its own, a call that starts it and waits until it answers, and one that stops it."""
@@ -57,12 +80,7 @@ def late_server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Calla
         started.append(
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
         )
-        until = time.monotonic() + 300
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-            time.sleep(0.2)
-        raise TimeoutError("the server did not start")
+        wait_for_answer(port)
 
     yield f"http://127.0.0.1:{port}", start, lambda: stop(started.pop())
     for server in started:
@@ -179,3 +197,118 @@ def test_a_request_or_an_answer_that_is_lost_leaves_nothing_half_and_nothing_twi
                 assert there == [("baseline/seed-0", "FINISHED"), ("comparison", "FINISHED")], case
     between.shutdown()
     between.server_close()
+
+
+def all_runs(client: MlflowClient, name: str) -> list[str]:
+    """Names of what is in the study's experiment, deleted or not."""
+    there = client.get_experiment_by_name(f"mm1-ablate/{name}")
+    assert there is not None
+    return sorted(str(run.info.run_name) for run in client.search_runs([there.experiment_id], run_view_type=ViewType.ALL))
+
+
+def with_report(folder: Path) -> dict[str, object]:
+    """What a comparison brings along."""
+    folder.mkdir()
+    (folder / "report.html").write_text("<h1>verdict</h1>")
+    return {"report": folder, "table": pandas.DataFrame({"arm": ["baseline"]}), "verdict": "**As expected.**"}
+
+
+def test_where_files_cannot_be_brought_metrics_and_tags_are_written_all_the_same_and_files_once_they_can(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that leaves files to its clients, in a folder that is not here."""
+    root, port = tmp_path / "srv" / "artifacts", port_from(5250)
+    database = f"sqlite:///{tmp_path / 'server.db'}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri", database]
+    tiny = study(arms=("baseline",))
+    do(store, *tiny.trials)
+    with serving([*command, "--no-serve-artifacts", "--default-artifact-root", str(root)], port) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        client, comparison = MlflowClient(address), with_report(tmp_path / "report")
+        for _ in range(3):
+            tracked = track(tiny, store, **comparison)  # type: ignore[arg-type]
+            assert tracked.without_files is not None and str(root) in tracked.without_files
+        assert all_runs(client, "test") == ["baseline/seed-0", "comparison"]
+        run = client.get_run(*tracked.trial_runs.values())
+        assert run.data.metrics["8-shot"] == 10.0 and "outcome" in run.data.tags and not root.exists()
+        assert client.get_run(tracked.comparison_run).data.tags["mlflow.note.content"] == "**As expected.**"
+
+        said: list[str] = []
+        with keep_tracking(tiny, store, said.append, interval=0.05):
+            wait_for(lambda: said)
+            time.sleep(0.3)
+        assert len(said) == 1 and said[0].startswith(f"MLflow at {address} has metrics and tags, but no files of the study: they belong in")
+
+        root.mkdir(parents=True)
+        assert track(tiny, store, **comparison).without_files is None  # type: ignore[arg-type]
+        assert {file.path for file in client.list_artifacts(tracked.comparison_run)} == {"comparison.json", "report"}
+        assert "files missing" not in client.get_run(*tracked.trial_runs.values()).data.tags
+
+
+def test_what_is_always_refused_leaves_one_run_and_none_that_are_deleted(
+    store: Store, late_server: tuple[str, Callable[[], None], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, start, _ = late_server
+    start()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tiny = study(arms=("baseline",))
+    do(store, *tiny.trials)
+    between = LosesAnswers(address)
+    threading.Thread(target=between.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{between.server_address[1]}")
+    for _ in range(4):
+        between.lost = "runs/log-batch", 1  # parameters are written, metrics never
+        with pytest.raises(TrackingFailed):
+            track(tiny, store)
+    between.lost = "", 0
+    tracked = track(tiny, store)
+    client = MlflowClient(address)
+    assert all_runs(client, "test") == ["baseline/seed-0", "comparison"]
+    (run,) = tracked.trial_runs.values()
+    assert [point.step for point in client.get_metric_history(run, "loss")] == list(range(1, 11))
+    between.shutdown()
+    between.server_close()
+
+
+class NotMlflow(BaseHTTPRequestHandler):
+    """What a web server says of pages that it does not have."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(404)
+        self.end_headers()
+        self.wfile.write(b"<html>nothing here</html>")
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_address_that_is_not_whole_is_said_to_lack_what_it_lacks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = study(arms=("baseline",))
+    for address in ("localhost:5000", "mlflow.lab:5000/mlflow", "mlflow.lab"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(TrackingFailed, match=rf"MLFLOW_TRACKING_URI is no address: http:// is missing \(http://{address}\)"):
+            track(tiny, store)
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotMlflow) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{pages.server_address[1]}")
+        with pytest.raises(TrackingFailed, match="does its address end with a prefix, such as /mlflow"):
+            track(tiny, store)
+        pages.shutdown()
+
+
+def test_several_first_runs_of_a_store_make_one_database(store: Store, tmp_path: Path) -> None:
+    tiny = study(arms=("baseline",))
+    do(store, *tiny.trials)
+    program = (
+        "import sys; from dataclasses import replace; from study_helpers import study; from mm1_ablate.store.store import Store\n"
+        "from mm1_ablate.tracking.mlflow_runs import track\n"
+        "track(replace(study(arms=('baseline',)), name=sys.argv[2]), Store(sys.argv[1]))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    started = [subprocess.Popen([sys.executable, "-c", program, str(store.root), name], env=environment) for name in ("a", "a", "b")]
+    assert [process.wait(timeout=300) for process in started] == [0, 0, 0]
+    client = MlflowClient(tracking_uri(store))
+    assert all_runs(client, "a") == all_runs(client, "b") == ["baseline/seed-0", "comparison"]

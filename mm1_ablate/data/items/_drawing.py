@@ -251,11 +251,11 @@ class _Incomplete(Exception):
 def _save(folder: Path, items: _DrawnItems) -> None:
     drawn = {name: [vars(one) for one in getattr(items, name)] for name in ("queries", "demonstrations")}
     bad = {name: [(problem.reason, problem.what) for problem in getattr(items, name)] for name in ("bad", "bad_demonstrations")}
-    (folder / "items.json").write_text(json.dumps({**drawn, **bad}))
+    (folder / "items.json").write_text(json.dumps({**drawn, **bad}), encoding="utf-8")
 
 
 def _load(folder: Path) -> _DrawnItems:
-    plain = json.loads((folder / "items.json").read_text())
+    plain = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     queries, demonstrations = ([DrawnItem(**one) for one in plain[name]] for name in ("queries", "demonstrations"))
     bad, bad_demonstrations = ([Unreadable(*problem) for problem in plain[name]] for name in ("bad", "bad_demonstrations"))
     return _DrawnItems(queries, demonstrations, bad, bad_demonstrations)

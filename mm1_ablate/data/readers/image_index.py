@@ -125,7 +125,7 @@ class ImageIndex:
             report,
         )
         self._hashes, self._places = (memory_mapped(folder / f"{name}.npy") for name in ("hashes", "places"))
-        self._members: list[str] = json.loads((folder / "members.json").read_text())
+        self._members: list[str] = json.loads((folder / "members.json").read_text(encoding="utf-8"))
 
     def find(self, name: str, what: str) -> Image:
         """The picture of a name, a path or a url.
@@ -165,7 +165,7 @@ class ImageIndex:
         order = np.argsort(np.array(hashes, np.uint64), kind="stable")
         np.save(folder / "hashes.npy", np.array(hashes, np.uint64)[order])
         np.save(folder / "places.npy", np.array(places, np.int64).reshape(-1, 2)[order])
-        (folder / "members.json").write_text(json.dumps(list(members)))
+        (folder / "members.json").write_text(json.dumps(list(members)), encoding="utf-8")
 
     def _in_tars(self, report: ProgressCallback) -> Iterator[tuple[int, str, str]]:
         """(number of the sample, extension, what it is looked up by) of every picture in the tars."""

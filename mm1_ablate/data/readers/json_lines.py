@@ -48,7 +48,7 @@ class JsonLines(Rows):
     """Rows of JSON lines. Made by `open_json_lines`."""
 
     def __init__(self, files: Sequence[DataFile], folders: Sequence[Path]) -> None:
-        about = [json.loads((folder / "about.json").read_text()) for folder in folders]
+        about = [json.loads((folder / "about.json").read_text(encoding="utf-8")) for folder in folders]
         damage: list[Unreadable | None] = [
             Unreadable("damaged file", f"{file.name}: {one['damage']}") if one["damage"] else None
             for file, one in zip(files, about, strict=True)
@@ -142,7 +142,7 @@ def _index(file: DataFile, folder: Path, add: BytesAdded) -> None:
     lines.close(drop_last=damage is not None)
     about = {"lines": lines.count, "has_blanks": lines.has_blanks, "packed": compression is not None, "damage": damage}
     # A page of a server has lines as well; each of them is no JSON, and none of them was ever a document.
-    (folder / "about.json").write_text(json.dumps({**about, "is": named, "read": 0 if named else read}))
+    (folder / "about.json").write_text(json.dumps({**about, "is": named, "read": 0 if named else read}), encoding="utf-8")
 
 
 class _Lines:

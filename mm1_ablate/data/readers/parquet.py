@@ -102,7 +102,7 @@ class CopiedColumn:
     _opening = Lock()
 
     def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / "about.json").read_text())
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         self.damage: tuple[str, str] | None = about["damage"]
         self._first = np.array([0, *accumulate(about["batches"])])
         self.rows = int(self._first[-1])
@@ -165,7 +165,7 @@ def _copy(file: DataFile, column: str, folder: Path, add: BytesAdded) -> None:
         damage = "parquet of the wrong shape", str(error)
     except Damaged as error:
         damage = "damaged file", str(error)
-    (folder / "about.json").write_text(json.dumps({"batches": batches, "damage": damage}))
+    (folder / "about.json").write_text(json.dumps({"batches": batches, "damage": damage}), encoding="utf-8")
 
 
 def _write(opened: WatchedFile, column: str, target: Path) -> Iterator[tuple[int, float]]:

@@ -61,7 +61,7 @@ class TarSamples:
     """
 
     def __init__(self, folder: Path, files: Sequence[DataFile], digests: Sequence[str], packed: Sequence[DataFile]) -> None:
-        described = json.loads((folder / "index.json").read_text())
+        described = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self._files: list[tuple[DataFile, str, Read | None]] = [
             (file, digest, partial(_read, file) if file.is_local else None) for file, digest in zip(files, digests, strict=True)
         ]

@@ -45,11 +45,11 @@ def indexed(file: DataFile, identity: str) -> dict[str, Any]:
     def build(folder: Path, report: ProgressCallback) -> None:
         index = index_of(file)
         np.savez(folder / "arrays.npz", **{name: np.asarray(index[name], dtype) for name, dtype in ARRAYS.items()})  # type: ignore[arg-type]
-        (folder / "index.json").write_text(json.dumps({name: index[name] for name in DESCRIBED}))
+        (folder / "index.json").write_text(json.dumps({name: index[name] for name in DESCRIBED}), encoding="utf-8")
 
     folder = build_once("tar", identity, file.size // SHARE_OF_INDEX, build)
     with np.load(folder / "arrays.npz") as arrays:
-        return {**arrays, **json.loads((folder / "index.json").read_text())}
+        return {**arrays, **json.loads((folder / "index.json").read_text(encoding="utf-8"))}
 
 
 def index_of(file: DataFile) -> dict[str, Any]:
@@ -205,4 +205,6 @@ def join(folder: Path, shards: Sequence[dict[str, Any]], names: Sequence[str]) -
         np.save(folder / f"{name}.npy", array)
     bad = [(reason, f"{name}{where}") for shard, name in zip(shards, names, strict=True) for reason, where in shard["bad"]]
     tars = [shard["tar"] for shard in shards]
-    (folder / "index.json").write_text(json.dumps({"files": list(names), "extensions": extensions, "bad": bad, "tars": tars}))
+    (folder / "index.json").write_text(
+        json.dumps({"files": list(names), "extensions": extensions, "bad": bad, "tars": tars}), encoding="utf-8"
+    )

@@ -216,18 +216,18 @@ class OpenRecaptioned:
                 "rows without a key": rows - len(self._rows.bad) - keyed,
                 "rows whose key an earlier row has": keyed - usable,
             }
-            (folder / "counts.json").write_text(json.dumps({what: number for what, number in counts.items() if number}))
+            (folder / "counts.json").write_text(json.dumps({what: number for what, number in counts.items() if number}), encoding="utf-8")
 
         folder = build_once("joins", identity, 16 * samples, build, report)
         if not (sample := memory_mapped(folder / "sample.npy")).size:
             ours, theirs = _like(self._images.values(settings.joined_by)), _like(_column(self._rows, self._key))
-            unmatched = json.loads((folder / "counts.json").read_text())
+            unmatched = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
             shared = unmatched.get("samples whose key others have")
             message = "no row of the table matches an image" + (f" ({shared:,} images have keys that others have)" if shared else "")
             raise SettingError(
                 "joined_by", f"{message}: '{settings.joined_by}' of the images is, for example, {ours}, '{self._key}' of the table {theirs}"
             )
-        return sample, memory_mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
+        return sample, memory_mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text(encoding="utf-8"))
 
 
 def _column(rows: Rows, column: str) -> Iterator[Any]:
