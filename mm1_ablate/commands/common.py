@@ -93,11 +93,16 @@ def using_store(place: str) -> Iterator[Store]:
         stop(FILE_IS_WRONG, f"the store {place} cannot be used: {error.filename}: {error.strerror}; set MM1_ABLATE_CACHE to another folder")
     try:
         store.refresh()
+        store.check_layout()
         yield store
     except Exception as error:
+        from mm1_ablate.data.atomic_files import DamagedFile
         from mm1_ablate.plan.model_statistics import ModelUnavailable
         from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 
+        if isinstance(error, DamagedFile) and error.path.is_relative_to(store.root):
+            store.files.note_damage(error.path, error.why)
+            raise typer.Exit(FILE_IS_WRONG) from error
         if isinstance(error, StorageError | ModelUnavailable):
             stop(FILE_IS_WRONG, str(error))
         if is_disk_full(error):
@@ -108,6 +113,9 @@ def using_store(place: str) -> Iterator[Store]:
         if error.errno == errno.EROFS or (file is not None and (file.is_relative_to(root) or root.is_relative_to(file))):
             stop(FILE_IS_WRONG, f"the store {place} cannot be used: {file or root}: {error.strerror}; {NAME_A_STORE}")
         raise
+    finally:
+        for damaged, why in store.damaged.items():
+            say(f"damaged: {store.where(damaged)}: {why}; taken for not there, and `mm1-ablate run` repairs what it can")
 
 
 def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:
@@ -152,9 +160,25 @@ def read_study(path: Path, look: Look = "contents", begins: bool = False) -> Stu
 def read_finished(path: Path, store: Store) -> Study:
     """The study of a sweep file, for commands that look at what the store has: the data may be on another machine."""
     (study,) = read_studies([path], store=store)
+    require_own_place(study, store)
     if study.from_record:
         say(f"not here, so taken to be what the last run saw: {'; '.join(study.from_record)}")
     return study
+
+
+def require_own_place(study: Study, store: Store) -> None:
+    """End the command with 2 where another sweep file's study is kept under the same name."""
+    if other := store.other_study(study):
+        stop(FILE_IS_WRONG, other)
+
+
+def require_store(store: Store) -> None:
+    """End the command with 2 where there is no store: what is to be read has to be there."""
+    if not store.root.is_dir():
+        stop(
+            FILE_IS_WRONG,
+            f"there is no store at {store.address}: run the sweep first, or name another with --store DIR or MM1_ABLATE_STORE",
+        )
 
 
 def missing_file(path: Path) -> str | None:

@@ -69,6 +69,8 @@ def _finding(detail: Any, model: type[Settings], tree: Any) -> Finding:
         names = node.names()
         return Finding(path, f"unknown key; expected one of {', '.join(names)}", did_you_mean(str(path[-1]), names), at_key=True)
     if detail["loc"] and detail["loc"][-1] == "[key]":
+        if kind == "value_error":
+            return Finding(path, str(context["error"]), at_key=True)
         keys = node.keys
         expected = f"one of {', '.join(keys)}" if keys else NAMES
         return Finding(path, f"unknown key; expected {expected}", did_you_mean(str(path[-1]), keys), at_key=True)

@@ -70,7 +70,7 @@ class ModelStatistics:
             content = json.loads(self.path.read_text())
         except (OSError, ValueError):
             content = {}
-        if content.get("version") == __version__:
+        if isinstance(content, dict) and content.get("version") == __version__ and isinstance(content.get("sizes"), dict):
             self._known = content["sizes"]
 
     # Fingerprints take milliseconds, and all seeds of an arm have one experiment. It is kept, so that no later one has its place in memory.

@@ -30,7 +30,7 @@ from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
 from mm1_ablate.config.sweep.preflight import Check, Preflight, never_read, unread_sources, wrong_data
 from mm1_ablate.config.sweep.trials import Identity, trials_of
 from mm1_ablate.config.tasks import reads_files, wrong_records
-from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order, keeping_texts
 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
@@ -51,8 +51,11 @@ def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), r
         FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
     snapshot = DataSnapshot(look, Path(path).parent)
-    with snapshot.active():
-        return _Expansion(Path(path), snapshot, checks, recorded).study()
+    with snapshot.active(), keeping_texts() as texts:
+        study = _Expansion(Path(path), snapshot, checks, recorded).study()
+    # By paths that are the same wherever the study lies, and wherever it is run from.
+    folder = Path(path).resolve().parent
+    return replace(study, texts={os.path.relpath(file, folder): text for file, text in texts.items()})
 
 
 def load_experiment(path: Path, look: Look = "check") -> Experiment:
