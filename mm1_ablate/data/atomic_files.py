@@ -76,9 +76,11 @@ def read_json_or_nothing(path: Path) -> dict[str, Any]:
         return {}
 
 
-def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a file of JSON lines, and how many lines before the last, which may be being written, are none."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The objects of a file of JSON lines, and why there are not as many as lines; empty where the last line alone is none, which may be
+    being written."""
+    content = path.read_bytes() if path.exists() else b""
+    lines = content.split(b"\n")
     objects, unreadable = [], 0
     for place, line in enumerate(lines, 1):
         try:
@@ -89,4 +91,4 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             objects.append(found)
         else:
             unreadable += place < len(lines)
-    return objects, unreadable
+    return objects, f"{unreadable} of its lines cannot be read" if unreadable else ""

@@ -47,6 +47,7 @@ def _look_at(trial: Trial, store: Store) -> None:
     if trial.evaluation_fingerprint:
         folder = store.evaluation_folder(trial)
         store.files.read_record(folder / "evaluation.json", EvaluationRecord)
+        store.files.read_record(folder / "scores.json", ScoresRecord)
         store.files.has_table(folder / "items.parquet", whole=True)
     store.data_account(trial)
     store.curve(trial)
@@ -91,8 +92,11 @@ def _mend(one: Trial | Preparation, file: Path, store: Store) -> str:
             store.write_json(file, {})
             return "what became of the data is no longer known"
         case "curve.jsonl":
-            store.write(file, "".join(json.dumps(point) + "\n" for point in read_json_lines(file)[0]).encode())
-            return "the others are kept"
+            points, _ = read_json_lines(file)
+            store.write(file, "".join(json.dumps(point) + "\n" for point in points).encode())
+            if not points:
+                file.unlink()
+            return f"{len(points)} points of its training are kept"
     return "to be written again"
 
 

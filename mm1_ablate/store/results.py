@@ -76,9 +76,11 @@ class Results:
 
         path = self._layout.trial_folder(trial.fingerprint) / "curve.jsonl"
         self._files.download(path)
-        points, unreadable = read_json_lines(path)
-        if unreadable:
-            self._files.note_damage(path, f"{unreadable} of its lines cannot be read")
+        points, problem = read_json_lines(path)
+        if not points and path.exists() and self._files.has(path.with_name("model.pt")):
+            problem = problem or "it has no points"
+        if problem:
+            self._files.note_damage(path, problem)
         return pandas.DataFrame(points, columns=None if points else ["step", "loss", "learning_rate", "tokens", "images", "seconds"])
 
     def curves(self, study: Study) -> pandas.DataFrame:
