@@ -225,6 +225,8 @@ def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson 
 
     with using_store(store) as records:
         study = read_finished(sweep, records)
+        if not records.root.is_dir():
+            say(f"there is no store at {records.address} yet")
         if as_json:
             print_json(status_json(study, records))
         else:

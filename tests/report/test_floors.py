@@ -20,7 +20,8 @@ from scored_study import Said, write_scores
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
-from mm1_ablate.commands.run import compare_and_write, compare_study, item_scores
+from mm1_ablate.commands.comparison import compare_study, item_scores
+from mm1_ablate.commands.run import compare_and_write
 from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.data.documents import Item, Unreadable
 from mm1_ablate.evaluation.chance_baselines import ceiling, constant_answer

@@ -24,6 +24,7 @@ from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.plan.plan import plan
 from mm1_ablate.run.remaining_work import remaining_work, score_saved_predictions
 from mm1_ablate.run.trial import run_preparation, run_trial
+from mm1_ablate.store.health import check_store
 from mm1_ablate.store.store import Store
 
 FILES = {
@@ -262,6 +263,8 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tiny_sweep: Pat
     assert done.exit_code == 2, (done.stderr, done.exception)
     assert "written by a newer version" in done.stderr and "9.1.0" in done.stderr and "upgrade" in done.stderr
     assert [path.name for path in root.rglob("*")] == ["layout.json"]
+    check = check_store(root)
+    assert not check.ok and "9.1.0" in check.found
 
 
 def test_a_worker_of_an_earlier_version_leaves_a_newer_store_alone(tiny_sweep: Path, tmp_path: Path):
