@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mm1_ablate.config.identity.data_digests import Look
-    from mm1_ablate.config.sweep.expand import Study
+    from mm1_ablate.config.study import Study
     from mm1_ablate.store.store import Store
 
 SOME_FAILED = 1
@@ -179,6 +179,15 @@ def require_store(store: Store) -> None:
             FILE_IS_WRONG,
             f"there is no store at {store.address}: run the sweep first, or name another with --store DIR or MM1_ABLATE_STORE",
         )
+
+
+def write_page(target: Path, page: str) -> None:
+    """Write a page; ends the command with 2 where it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
 
 
 def missing_file(path: Path) -> str | None:

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, read_study, stop
+from mm1_ablate.commands.plan import count
 from mm1_ablate.commands.prepare_data import bar, ready
-from mm1_ablate.commands.tables import count
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, identity_of
-from mm1_ablate.config.sweep.expand import Arm, Study
+from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
 from mm1_ablate.data.lost_documents import losses_to_json
-from mm1_ablate.report.data_page import data_page, percent, spread
+from mm1_ablate.report.pages import data_page, percent, spread
 from mm1_ablate.report.terminal import fit
 
 
@@ -187,13 +187,9 @@ def show_data(stage: Stage, inspection: Inspection, console: Console) -> None:
         console.print(f"{name}: {tokens}", markup=False, soft_wrap=True)
 
 
-def write_page(stage: Stage, inspection: Inspection, target: Path, name: str) -> None:
-    """Write the page; ends the command with 2 where it cannot be written."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(data_page(inspection, name, facts(stage, inspection), joined(stage, inspection)), encoding="utf-8")
-    except OSError as error:
-        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
+def page_of(stage: Stage, inspection: Inspection, name: str) -> str:
+    """The page."""
+    return data_page(inspection, name, facts(stage, inspection), joined(stage, inspection))
 
 
 def to_json(stage: Stage, inspection: Inspection) -> dict[str, Any]:

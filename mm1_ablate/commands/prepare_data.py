@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from mm1_ablate.commands.common import FILE_IS_WRONG, INTERRUPTED, say, stop
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.identity.data_digests import Place, identity_of
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.data.lost_documents import limited_sources, losses_in, what_to_say
 from mm1_ablate.plan.plan import Plan
 

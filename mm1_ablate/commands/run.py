@@ -28,10 +28,10 @@ from mm1_ablate.commands.common import (
     tell,
 )
 from mm1_ablate.commands.comparison import compare_study, unwritable_is_told
+from mm1_ablate.commands.plan import summary
 from mm1_ablate.commands.prepare_data import make_ready
-from mm1_ablate.commands.tables import summary
 from mm1_ablate.config.errors import listed
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.plan.plan import Plan, plan
 from mm1_ablate.store.repair import repair

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_ablate.commands.arms import arms_in_words, terminal_width
 from mm1_ablate.commands.common import missing_file
+from mm1_ablate.config.sweep.differences import arms_in_words
 
 if TYPE_CHECKING:
     from mm1_ablate.config.yaml_file import FileProblem
@@ -72,7 +73,7 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
         return FileReport(str(path), problems=[problem.to_json() for problem in errors.problems], text=_text(errors.problems))
     warnings = [warning.to_json() for warning in study.warnings]
     counts = (len(study.arms), study.row_count, len(study.trials), len(study.stages))
-    told = arms_in_words([study], terminal_width()) if len(study.arms) > 1 or study.arms[0].everywhere else []
+    told = arms_in_words([study], shutil.get_terminal_size((160, 24)).columns) if len(study.arms) > 1 or study.arms[0].everywhere else []
     return FileReport(
         str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=_text(study.warnings)
     )

@@ -117,6 +117,14 @@ def did_you_mean(word: str, words: Any) -> str:
     return f"did you mean '{near[0]}'?" if near else ""
 
 
+def file_like(path: Path) -> str:
+    """A suggestion: the YAML file that was probably meant, beside the place of one that is missing."""
+    # By their stems: that all of them end in .yaml makes no two names alike.
+    names = {other.stem: other.name for other in path.parent.glob("*.yaml")}
+    near = get_close_matches(path.stem, names, n=1)
+    return f"did you mean '{names[near[0]]}'?" if near else ""
+
+
 def _either(options: list[str]) -> str:
     return " or ".join(", ".join(f"'{option}'" for option in options).rsplit(", ", 1))
 

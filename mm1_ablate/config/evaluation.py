@@ -157,6 +157,11 @@ class Evaluation(Settings):
         """The seeds that draw demonstrations, one after the other."""
         return tuple(self.seeds) if self.seeds is not None else (self.seed,)
 
+    def items_of(self, task: str) -> int | None:
+        """How many items of a task are asked; None: all that the task has."""
+        own = self.overrides.get(task)
+        return own.items if own and own.items else self.items
+
 
 def misnamed(groups: Mapping[str, TaskGroup], overridden: Iterable[str], tasks: Collection[str]) -> tuple[str, str] | None:
     """The first name in groups or overrides that is neither a task nor a group, or a group that holds itself: (place, what is wrong)."""

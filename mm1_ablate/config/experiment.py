@@ -10,39 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mm1_ablate.config.connector import Connector, LearnedQueries, SquareTokens, TokenPerPatch
+from mm1_ablate.config.connector import LearnedQueries
 from mm1_ablate.config.data import Data
-from mm1_ablate.config.evaluation import Evaluation, HeldOut
-from mm1_ablate.config.image_encoder import EncoderPreparation, ImageEncoder, TimmEncoder, VisionTransformer
-from mm1_ablate.config.model import LanguageModel, LanguageModelPreparation, Model, Part, SubImages, frozen_parts
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.image_encoder import TimmEncoder
+from mm1_ablate.config.model import Model
 from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
-from mm1_ablate.config.training import AdamW, AnyOptimizer, Muon, Training
-
-# All of it can be imported from here, which is where a component of one's own takes its base class from.
-__all__ = [
-    "AdamW",
-    "AnyOptimizer",
-    "Connector",
-    "EncoderPreparation",
-    "Evaluation",
-    "Experiment",
-    "HeldOut",
-    "ImageEncoder",
-    "LanguageModel",
-    "LanguageModelPreparation",
-    "LearnedQueries",
-    "Model",
-    "Muon",
-    "Part",
-    "SquareTokens",
-    "SubImages",
-    "TimmEncoder",
-    "TokenPerPatch",
-    "Training",
-    "VisionTransformer",
-    "check_stages",
-    "frozen_parts",
-]
+from mm1_ablate.config.training import Training
 
 
 def _or_a_file(schema: dict[str, Any]) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, validated
+from mm1_ablate.config.errors import Finding, file_like, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.tasks import wrong_records
@@ -73,10 +72,7 @@ def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str,
     if os.path.isdir(path):
         return f"{path} is a directory; expected the path of an experiment file", ""
     if not os.path.isfile(path):
-        # By their stems: that all of them end in .yaml makes no two names alike.
-        names = {other.stem: f"did you mean '{other.name}'?" for other in path.parent.glob("*.yaml")}
-        near = get_close_matches(path.stem, names, n=1)
-        return f"there is no experiment file {path}", names[near[0]] if near else ""
+        return f"there is no experiment file {path}", file_like(path)
     return None
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.errors import Finding, did_you_mean
-from mm1_ablate.config.evaluation import TASKS as TASKS
-from mm1_ablate.config.evaluation import Evaluation, misnamed
+from mm1_ablate.config.evaluation import TASKS, Evaluation, misnamed
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of, findings_about, look, once
 from mm1_ablate.config.identity.fingerprint import canonical
@@ -38,7 +37,7 @@ def is_own(task: str) -> bool:
 
 def task_record(task: str) -> Any:
     """What the record of a task says, as plain values."""
-    return once(f"record {task}", lambda: read_tree(_path(task))[0])
+    return once(f"record {task}", lambda: read_tree(record_path(task))[0])
 
 
 def task_settings(task: str) -> Task:
@@ -47,7 +46,7 @@ def task_settings(task: str) -> Task:
     Raises:
         FileErrors: with every problem of the record.
     """
-    return once(f"task {task}", lambda: read(_path(task), Task)[0])
+    return once(f"task {task}", lambda: read(record_path(task), Task)[0])
 
 
 def task_names(evaluation: Evaluation) -> list[str]:
@@ -62,7 +61,8 @@ def task_names(evaluation: Evaluation) -> list[str]:
     return names
 
 
-def _path(task: str) -> Path:
+def record_path(task: str) -> Path:
+    """The file of a record, which may be missing."""
     return Path(task) if is_own(task) else TASKS / f"{task}.yaml"
 
 
@@ -138,7 +138,7 @@ def wrong_files(experiment: Experiment) -> Iterator[tuple[str, Finding]]:
     for index, (name, task) in enumerate(zip(task_names(evaluation), evaluation.tasks, strict=True)):
         for finding in findings_about(task_settings(task).items, evaluation.split):
             where = ".".join(map(str, ("items", *finding.path)))
-            at = read_tree(_path(task))[1].problem(("items", *finding.path), "") if is_own(task) else None
+            at = read_tree(record_path(task))[1].problem(("items", *finding.path), "") if is_own(task) else None
             of = f"task '{name}' ({at.file}:{at.line}:{at.column})" if at else f"task '{name}'"
             place, message = ("evaluation", "tasks", index), f"{of}: {where}: {finding.message}"
             yield f"{task} {evaluation.split}", replace(finding, path=place, message=message, at_key=False)

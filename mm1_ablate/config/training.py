@@ -5,6 +5,7 @@ Part of `experiment.py`, whose rules on defaults and identity hold here too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -67,3 +68,17 @@ class Training(Settings):
         if self.warmup_steps >= self.steps:
             raise Misfit("warmup_steps", f"expected fewer than the {self.steps} steps of the training, not {self.warmup_steps}")
         return self
+
+
+Stage = Literal["prepare", "train", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    stage: Stage
+    step: int
+    """Steps done: optimiser steps when training or preparing, items when evaluating."""
+    steps: int
+    """Steps in all."""
+    loss: float | None = None
+    """Latest training loss in nats per predicted token (prepare: the objective's own), if there is one."""

@@ -24,8 +24,6 @@ from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.resizing import resize
 from mm1_ablate.data.sub_images import views_of
 
-__all__ = ["FeatureCache", "ImagePipeline", "Views", "resize"]
-
 
 class FeatureCache:
     """Patch features by image key: float32 [images, patches, width], memory-mapped, so that workers share one copy.

@@ -179,7 +179,7 @@ def inspect(
         source = data.sources[name]
         opened = open_source(source, seed, name)
         contents.append(_look_at(opened, name, source.data_type, float(share), sample, seed, tokenizer, experiment.model, report))
-    return _packed(experiment, data, contents, shown, rows, seed, tokenizer, pipeline, report)
+    return _packed(experiment, contents, shown, rows, seed, tokenizer, pipeline, report)
 
 
 def _look_at(
@@ -268,7 +268,6 @@ def _image_tokens(sides: Sequence[tuple[int, int]], model: Model) -> float:
 
 def _packed(
     experiment: Experiment,
-    data: Data,
     contents: list[SourceContent],
     shown: int,
     most_rows: int,
@@ -278,7 +277,7 @@ def _packed(
     report: Callable[[str, int, int], None],
 ) -> Inspection:
     """How rows fill and how often sources are read, from the first rows that a trial of this seed would see."""
-    connector = experiment.model.connector
+    data, connector = experiment.data, experiment.model.connector
     image_tokens = {content.name: content.image_tokens for content in contents}
     in_all = experiment.training.steps * experiment.training.batch_rows
     # Without limits: too much bad data is reported from the sample, and nothing is trained here.

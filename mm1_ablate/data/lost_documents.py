@@ -14,14 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.data import Data, Source
 from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, look, once, sources_of
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.experiment import Experiment
 
 NAMED = 3
 """Files that are named: the first ones."""
@@ -112,10 +110,10 @@ class Losses:
     def scaled(self, factor: float, field: str | None = None) -> Losses:
         """The same where each document of the files is so many of another source's."""
         lost = tuple(replace(one, documents=ceil(one.documents * factor)) for one in self.lost)
-        return replace(self, lost=lost, there=self.there * factor, field=self.field if field is None else field)
+        return replace(self, lost=lost, there=self.there * factor, field=field or self.field)
 
 
-def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = (), field: str = "files") -> list[Losses]:
+def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = ()) -> list[Losses]:
     """What is lost of files: one `Losses`, or none if all is well.
 
     Args:
@@ -128,7 +126,7 @@ def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = (), field: st
     lost = [_lost(file, bytes_of_one, usual) for file in files if file.damage]
     lost += entries
     there = sum(file.documents for file in files)
-    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there, field)] if lost else []
+    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there)] if lost else []
 
 
 def _lost(file: FileRead, bytes_of_one: float, usual: float) -> Lost:

@@ -3,7 +3,7 @@ language model can be asked as this package asks, and whether tasks are asked as
 
 In: an experiment. Out: findings by place in it. What prompts take and what they are like is found out once for all arms that ask alike; it
 is compared with each arm's context length and image tokens, and with a bounded sample of each source of training data: how texts begin
-after an image (see `data/joining.py`). Answers are remembered (`data/check_cache.py`). Items have a file of their own
+after an image (see `data/joining.py`). Answers are remembered (`data/cache.py`). Items have a file of their own
 (`preflight_items.py`), as have remarks on prompts (`prompt_lint.py`).
 """
 
@@ -27,9 +27,10 @@ from mm1_ablate.config.identity.model_digests import tokenizer_digest
 from mm1_ablate.config.local_path import local
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.tasks import is_own, task_settings
 from mm1_ablate.config.yaml_file import read_tree
-from mm1_ablate.data.check_cache import known, remember, remembered
+from mm1_ablate.data.cache import known, remember, remembered
 from mm1_ablate.data.hub import Unavailable
 from mm1_ablate.data.joining import leading_spaces
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
@@ -37,7 +38,6 @@ from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompt_lint import Facts, Remark, chat_remarks, facts_of
 from mm1_ablate.evaluation.protocols import as_asked
 from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, needs, prepare_requests
-from mm1_ablate.evaluation.task import Task
 from mm1_ablate.model.context_length import context_length
 from mm1_ablate.model.preflight import facts_about, first_line, is_limit, language_model_key, without_values
 

@@ -14,16 +14,15 @@ from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import look, once
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
-from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_fields
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, Task, template_fields
 from mm1_ablate.config.tasks import is_own, task_settings
-from mm1_ablate.data.check_cache import known, remember
+from mm1_ablate.data.cache import known, remember
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.evaluation.chance_baselines import can_score, ceiling, chance_baseline
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompts import Incomplete, question, render
 from mm1_ablate.evaluation.protocols import as_asked
-from mm1_ablate.evaluation.task import Task
 
 RULE = 2
 """Number of the rule by which items are looked at: another one where more is looked at, for what was found right is kept."""
@@ -71,9 +70,7 @@ def _found(task: Task, evaluation: Evaluation, own: bool) -> list[tuple[str, boo
 
 
 def _looked_at(task: Task, evaluation: Evaluation, own: bool) -> Iterator[tuple[str, bool]]:
-    settings = evaluation.overrides.get(task.task)
-    count = settings.items if settings and settings.items else evaluation.items
-    items = task.items.open(split=evaluation.split, count=count, seed=evaluation.seed)
+    items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     asked, bad = _askable(task, items)
     where = "queries" if evaluation.split == "report" else "development"
     yield from _left_out(bad, f"items.{where}: {{}} of {len(bad) + len(asked):,} items cannot be asked", own)

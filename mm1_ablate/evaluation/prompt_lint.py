@@ -13,13 +13,12 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
-from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_fields, template_pieces
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, Task, template_fields, template_pieces
 from mm1_ablate.data.documents import Image, Item, after_images
 from mm1_ablate.data.joining import leading_space, segments, spelled
 from mm1_ablate.data.tokenizer import Tokenizer, UnknownWords
 from mm1_ablate.evaluation.prompts import Incomplete, continuation, cut, demonstration, question, right_answer
 from mm1_ablate.evaluation.requests import TaskRequests
-from mm1_ablate.evaluation.task import Task
 
 SAMPLE = 128
 """Questions looked at, and demonstrations."""

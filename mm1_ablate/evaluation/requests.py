@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mm1_ablate.config.evaluation import Demonstrations, Evaluation
-from mm1_ablate.config.task_record import CHOICE, template_fields
+from mm1_ablate.config.task_record import CHOICE, Task, template_fields
 from mm1_ablate.data.documents import Image, Item, Unreadable
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.prompts import Incomplete, TokenisedPrompt, continuation, demonstration, question, render, shown, tokenise
-from mm1_ablate.evaluation.task import Task
 
 
 class Need(NamedTuple):
@@ -190,9 +189,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     Raises:
         ValueError: where there are too few demonstrations, or no item can be asked.
     """
-    own = evaluation.overrides.get(task.task)
-    count = own.items if own and own.items else evaluation.items
-    items = task.items.open(split=evaluation.split, count=count, seed=evaluation.seed)
+    items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     seeds = evaluation.evaluation_seeds
     shots = tuple(sorted(evaluation.shots)) if task.family == "image" else (0,)
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot and task.family == "image" and 0 in shots else 0

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import numpy
 import pandas
+from numpy.typing import NDArray
 
+from mm1_ablate.config.evaluation import Evaluation, TaskGroup
 from mm1_ablate.config.metric_name import AVERAGE, MetricName, suite_of
-from mm1_ablate.config.settings import find_component
-from mm1_ablate.evaluation.metrics import Metric, Prediction, References
-
-if TYPE_CHECKING:
-    import numpy
-    import numpy.typing
-
-    from mm1_ablate.config.evaluation import Evaluation, TaskGroup
-    from mm1_ablate.evaluation.task import Task
+from mm1_ablate.config.task_record import Task
+from mm1_ablate.evaluation.metrics import Prediction, References, metric_class
 
 ASKED = [
     "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",
@@ -215,40 +210,11 @@ def references_of(reference: str) -> tuple[str, ...]:
     return (reference,)
 
 
-def coverage(items: pandas.DataFrame) -> pandas.DataFrame:
-    """Over how many items each score is.
-
-    Returns:
-        Columns task, shots, metric, score (as `summarise` has it), items, left_out, reasons (JSON: reason to how many items), replaced
-        (items of which a demonstration could not be shown, so that another took its place).
-    """
-    rows = []
-    for (task, shots, metric), own in items.groupby(["task", "shots", "metric"], sort=False):
-        bad = own[own["problem"] != ""].drop_duplicates("item")
-        reasons = Counter(problem.partition(": ")[0] for problem in bad["problem"])
-        answered = own[own["problem"] == ""]
-        rows.append(
-            {
-                "task": task,
-                "shots": shots,
-                "metric": metric,
-                "score": _aggregate(str(own["family"].iloc[0]), str(metric), own),
-                "items": answered["item"].nunique(),
-                "left_out": len(bad),
-                "reasons": json.dumps(dict(sorted(reasons.items()))),
-                "replaced": answered.loc[answered["replaced"] != "", "item"].nunique(),
-            }
-        )
-    return pandas.DataFrame(rows)
-
-
 def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
     """The number of tables for the items of a task under a metric: the mean over evaluation seeds; nan where none could be judged."""
     if family == "loss":  # held-out documents: their scores are made such that the mean is the ratio of totals
         return float(own["score"].mean())
-    rule = find_component("mm1_ablate.evaluation.metrics", metric)
-    if not issubclass(rule, Metric):
-        raise TypeError(f"'{metric}' is not a subclass of mm1_ablate.evaluation.metrics.Metric")
+    rule = metric_class(metric)
     found = [rule.aggregate(scores.tolist()) for _, scores in own.groupby("evaluation_seed", sort=False)["score"]]
     return rule.scale * math.fsum(found) / len(found)
 
@@ -276,8 +242,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
         scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":
             continue
-        rule = find_component("mm1_ablate.evaluation.metrics", str(metric))
-        if primary and issubclass(rule, Metric) and rule.scale == 100:
+        if primary and metric_class(str(metric)).scale == 100:
             averaged.setdefault(suite_of(str(family), int(str(shots)), str(metric)), {})[str(task)] = value
     for suite, values in averaged.items():
         scores[str(MetricName(suite, AVERAGE))] = sum(values.values()) / len(values)
@@ -288,7 +253,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
     return scores
 
 
-Value = TypeVar("Value", float, "numpy.typing.NDArray[numpy.float64]")
+Value = TypeVar("Value", float, NDArray[numpy.float64])
 
 
 def group_mean(name: str, groups: Mapping[str, TaskGroup], values: Mapping[str, Value]) -> Value | None:

@@ -3,7 +3,7 @@
 In: an experiment. Out: findings by place in it. What settings can tell by themselves they do; here parts are made without values and run
 once on a few tokens or an image, so that what timm, transformers or a connector of the user's own would raise when a trial begins is said
 before, at its line; and so is that an earlier stage's connector has weights of other shapes. Making a large part, even without values,
-takes seconds to import torch and timm or transformers: so what was found right is remembered (`data/check_cache.py`), and without torch
+takes seconds to import torch and timm or transformers: so what was found right is remembered (`data/cache.py`), and without torch
 it is read.
 """
 
@@ -23,7 +23,7 @@ from mm1_ablate.config.local_path import local, missing
 from mm1_ablate.config.model import LanguageModel, Model
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.config.sweep.preflight import at_every_stage
-from mm1_ablate.data.check_cache import known, remember
+from mm1_ablate.data.cache import known, remember
 from mm1_ablate.data.hub import Unavailable
 from mm1_ablate.data.tokenizer import load_tokenizer
 

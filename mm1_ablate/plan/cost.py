@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GPUS, UTILISATION
-from mm1_ablate.config.sweep.declaration import Resources, Strategy
+from mm1_ablate.config.sweep.declaration import GPUS, UTILISATION, Resources, Strategy
 from mm1_ablate.config.training import Precision
 from mm1_ablate.model.profile import ModelProfile
 from mm1_ablate.plan.flops import Flops, is_checkpointed

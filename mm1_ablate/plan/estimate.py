@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GPUS, gpu_of
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
-from mm1_ablate.config.sweep.declaration import Budget, Resources
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.sweep.declaration import GPUS, Budget, Resources, gpu_of
 from mm1_ablate.data.atomic_files import DamagedFile, read_json_or_nothing, write_json
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.trials import PlanRow

@@ -32,8 +32,7 @@ from math import ceil
 
 from mm1_ablate.config.evaluation import Sets
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GIB
-from mm1_ablate.config.sweep.declaration import Strategy
+from mm1_ablate.config.sweep.declaration import GIB, Strategy
 from mm1_ablate.config.training import Muon
 from mm1_ablate.model.profile import ModelProfile
 from mm1_ablate.plan.flops import is_checkpointed, most_images, reads_features, views_at_most

@@ -12,7 +12,7 @@ from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.yaml_file import FileProblem, in_order
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import CostEstimate, MeasuredCost, Measurements, Workload, not_estimated, over_budget
@@ -113,13 +113,12 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         gpus: GPUs and utilisation to estimate for; None: what the sweeps say.
     """
     gpus = gpus or GpuAssumptions()
-    sizes = ModelStatistics(store.root, look=not any(study.provisional or study.from_record for study in studies))
+    sizes = ModelStatistics(look=not any(study.provisional or study.from_record for study in studies))
     trials, earlier = collect(studies)
 
     pricing = Pricing(store, sizes, gpus, some_on_gpus=any(trial.resources.gpus for trial in trials), retry=retry)
     by_key = {trial.trial.evaluation_fingerprint: pricing.row(trial) for trial in trials}
     rows, stages = tuple(by_key.values()), tuple(pricing.stage_row(stage, by_key) for stage in earlier)
-    sizes.save()
     preparations = _preparations((*rows, *stages), store)
 
     # By training fingerprint: a model that is evaluated in two ways is trained once. In one order always, so that sums are the same.

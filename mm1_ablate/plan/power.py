@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import experiment_identity
-from mm1_ablate.config.sweep.expand import Study
-from mm1_ablate.config.sweep.trials import trial_of
+from mm1_ablate.config.study import Study, trial_of
 from mm1_ablate.store.store import Store
 
 POWER = 0.8

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.plan.cost import GpuAssumptions, TrialCost, cost_of
 from mm1_ablate.plan.flops import Flops, RowContent, TrialTokens, epochs_read, training_flops, trial_tokens, used_up
 from mm1_ablate.plan.model_statistics import ModelStatistics

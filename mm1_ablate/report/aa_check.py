@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from mm1_ablate.config.metric_name import MetricName
+from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.sweep.declaration import Compare, Sweep
-from mm1_ablate.config.sweep.expand import Arm, Study, Trial
 from mm1_ablate.report.cells import BETTER, WORSE
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.scores import suites

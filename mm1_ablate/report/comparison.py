@@ -17,9 +17,9 @@ import pandas as pd
 
 from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts
+from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.config.sweep.differences import declared_in_words
-from mm1_ablate.config.sweep.expand import Arm, Study
 from mm1_ablate.report.cells import Cell, Hole, Measure, Row, cell_json
 from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects

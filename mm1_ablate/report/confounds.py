@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.study import Arm
 from mm1_ablate.config.sweep.differences import undeclared_in_words
-from mm1_ablate.config.sweep.expand import Arm
 from mm1_ablate.report.cells import Confound, Measure, Row, amount
 
 TOLERANCE = 0.02

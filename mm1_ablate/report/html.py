@@ -23,7 +23,7 @@ from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, am
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
-from mm1_ablate.report.page import page
+from mm1_ablate.report.pages import page
 from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how_judged, how_measured

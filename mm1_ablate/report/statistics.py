@@ -223,20 +223,18 @@ def _combine(
 
 
 # ---------------------------------------------------------------- several comparisons
-def holm(p_values: ArrayLike, family: int | None = None) -> Matrix:
+def holm(p_values: ArrayLike) -> Matrix:
     """Holm's (1979) adjusted p values: the chance of any false verdict in the family stays below the level.
 
     Args:
         p_values: [comparisons]. NaN (a hole) stays NaN but still counts: a failed arm does not make the others easier.
-        family: size of the declared family, if larger than what is passed.
     """
     p = np.asarray(p_values, dtype=float)
-    size = max(family or 0, len(p))
     adjusted = np.full(len(p), np.nan)
     order = [index for index in np.argsort(p) if not np.isnan(p[index])]
     running = 0.0
     for rank, index in enumerate(order):
-        running = max(running, min(1.0, float(p[index]) * (size - rank)))
+        running = max(running, min(1.0, float(p[index]) * (len(p) - rank)))
         adjusted[index] = running
     return adjusted
 

@@ -18,12 +18,12 @@ from mm1_ablate import __version__
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.study import Study
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, chance_baseline
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
-from mm1_ablate.evaluation.task import Task
 from mm1_ablate.report.metric_info import Scale, scale_of
 
 KEYS = ["family", "shots", "task", "metric", "primary"]

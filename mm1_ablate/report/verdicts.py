@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from mm1_ablate.config.metric_name import metric_title
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Compare
-from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Hole, Row, no_difference
 from mm1_ablate.report.statistics import LEAST_SEEDS, benjamini_hochberg, equivalence, holm
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.run.signals import interrupt_handled
+from mm1_ablate.store.files import is_address
 from mm1_ablate.store.health import HealthCheck, Probe, probing
-from mm1_ablate.store.store import Store, is_address
+from mm1_ablate.store.store import Store
 
 LOCAL = "local"
 """The address of a cluster of our own, on this machine alone."""

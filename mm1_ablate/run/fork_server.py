@@ -42,6 +42,7 @@ PRELOADED = (
     "mm1_ablate.training.fit",
     "mm1_ablate.training.preparation",
     "mm1_ablate.evaluation.evaluate",
+    "mm1_ablate.evaluation.held_out_loss",
 )
 """What a trial imports. None of it may initialise CUDA or start a thread."""
 GRACE = 1.5

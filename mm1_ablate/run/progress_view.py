@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.config.sweep.expand import Study, Trial
-from mm1_ablate.store.store import Store, TrialState
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.store.status import TrialState
+from mm1_ablate.store.store import Store
 
 COLOURS = {"done": "green", "running": "blue", "interrupted": "yellow", "failed": "red", "missing": "dim"}
 WORDS = {"missing": "waiting"}

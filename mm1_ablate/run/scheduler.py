@@ -20,8 +20,8 @@ from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.run import child_process
 from mm1_ablate.run.cluster import LOCAL, all_nodes, connected, exclude_nodes, fits_without, has_autoscaler, require_usable_nodes
 from mm1_ablate.run.fork_server import PRELOADED

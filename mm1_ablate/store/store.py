@@ -27,14 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
-from mm1_ablate.store.files import Files, LocalFiles, StorageError, is_address
+from mm1_ablate.store.files import Files, LocalFiles, is_address
 from mm1_ablate.store.layout import Layout
-from mm1_ablate.store.locks import AlreadyRunning, is_held
-from mm1_ablate.store.manifests import FingerprintCollision, Manifests
+from mm1_ablate.store.manifests import Manifests
 from mm1_ablate.store.results import Results
-from mm1_ablate.store.status import RUN, Statuses, TrialState
-
-__all__ = ["HELD", "RUN", "AlreadyRunning", "FingerprintCollision", "StorageError", "Store", "TrialState", "is_address", "is_held"]
+from mm1_ablate.store.status import Statuses
 
 HELD = 75
 """Exit code of a child whose folder another process holds."""

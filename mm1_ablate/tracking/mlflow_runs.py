@@ -27,9 +27,10 @@ from urllib.parse import unquote, urlparse
 
 from mm1_ablate.config.metric_name import AVERAGE, MetricName
 from mm1_ablate.config.settings import Settings, is_identity
+from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.sweep.differences import in_words
-from mm1_ablate.config.sweep.expand import Arm, Study, Trial
-from mm1_ablate.store.store import Store, TrialState
+from mm1_ablate.store.status import TrialState
+from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
     import pandas

@@ -14,7 +14,7 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.run.signals import interrupt_handled, interruptible
 from mm1_ablate.store.health import HealthCheck
 from mm1_ablate.store.store import Store

@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from mm1_ablate.config.progress import Progress, Stage
-from mm1_ablate.config.training import Training
+from mm1_ablate.config.training import Progress, Stage, Training
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import MultimodalModel

@@ -58,7 +58,8 @@ def test_epochs_are_those_that_the_training_would_read(tmp_path: Path):
     path = write_experiment(tmp_path, counted)
     found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
 
-    from mm1_ablate.config.sweep.expand import load_experiment
+    from config_files import load_experiment
+
     from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -174,7 +175,8 @@ def test_with_sub_images_the_page_shows_the_crops_and_overviews_that_training_ge
 
 
 def test_with_sub_images_the_tokens_of_the_training_are_those_of_its_images_own_crops(own_captions: Path, tmp_path: Path):
-    from mm1_ablate.config.sweep.expand import load_experiment
+    from config_files import load_experiment
+
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.data.loader import BatchLoader
     from mm1_ablate.data.tokenizer import load_tokenizer
@@ -211,7 +213,8 @@ def test_epochs_are_counted_whatever_keys_end_in(tmp_path: Path, monkeypatch: py
     path = write_experiment(tmp_path, text)
     found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
 
-    from mm1_ablate.config.sweep.expand import load_experiment
+    from config_files import load_experiment
+
     from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 

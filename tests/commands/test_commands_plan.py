@@ -56,7 +56,6 @@ def test_the_store_may_be_named_by_the_environment(tiny_sweep: Path, tmp_path: P
 
 
 def test_a_plan_whose_sizes_are_known_imports_no_torch(tiny_sweep: Path, tmp_path: Path):
-    (tmp_path / "store").mkdir()
     assert call("plan", tiny_sweep, "--store", tmp_path / "store").exit_code == 0
     program = (
         "import sys\nfrom mm1_ablate.cli import app\n"

@@ -17,9 +17,9 @@ from official_files import vqav2
 from PIL import Image
 from scored_study import Said, write_scores
 
-from mm1_ablate.config.sweep.expand import Trial
+from mm1_ablate.config.study import Trial
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable
-from mm1_ablate.evaluation.task import Task
 
 FIRST, SECOND = "baseline", "without/text"
 LIKELY, UNLIKELY = -0.5, -4.0

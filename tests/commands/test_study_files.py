@@ -14,7 +14,9 @@ from command_line import call
 from scored_study import write_scores
 
 from mm1_ablate.commands.run import compare_and_write
-from mm1_ablate.config.sweep.expand import FileErrors, Study, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.store.store import Store
 
 

@@ -8,7 +8,9 @@ import pytest
 from config_files import EXPERIMENT, pointed_at, problems_of, the_problem, write_experiment, write_sweep
 
 from mm1_ablate.config.errors import Finding
-from mm1_ablate.config.sweep.expand import Experiment, FileErrors, FileProblem, load_study
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 SHIPPED = Path(__file__).resolve().parents[2]
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, problems_of, study_of, the_problem
+from config_files import EXPERIMENT, load_experiment, problems_of, study_of, the_problem
 from jsonschema import Draft202012Validator
 
+from mm1_ablate.commands.init import experiment_schema
 from mm1_ablate.config.identity.data_digests import sources_of
-from mm1_ablate.config.schema import experiment_schema
 from mm1_ablate.config.study import Change
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from config_files import EXPERIMENT, study_of, write_experiment, write_sweep
+from config_files import EXPERIMENT, load_experiment, study_of, write_experiment, write_sweep
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made_up import scores
@@ -22,11 +22,9 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.paths import Node, plain
 from mm1_ablate.config.settings import component_names
-from mm1_ablate.config.study import Study
+from mm1_ablate.config.study import Identity, Study
 from mm1_ablate.config.sweep.differences import changes_of, in_words, leaves
-from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.config.sweep.overrides import Edit, altered
-from mm1_ablate.config.sweep.trials import Identity
 from mm1_ablate.report.comparison import compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
+from config_files import EXPERIMENT, load_experiment, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, problems_of, study_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.config.sweep.expand import BASELINE, Change, load_study
+from mm1_ablate.config.study import Change
+from mm1_ablate.config.sweep.expand import BASELINE, load_study
 
 
 def names(folder: Path, ablations: str, rest: str = "") -> list[str]:

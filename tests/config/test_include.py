@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment
 
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 PART = """\
 sweep: part

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from config_files import EXPERIMENT, pointed_at, write_experiment
+from config_files import EXPERIMENT, load_experiment, pointed_at, write_experiment
 from local_models import tokenizer_folder
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mm1_ablate.config.identity.model_digests import READ_WHOLE, weights_digest
 from mm1_ablate.config.local_path import weight_files
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.plan.preflight import preflight
 
 LANGUAGE_MODEL = EXPERIMENT[EXPERIMENT.index("    model_type: phi") : EXPERIMENT.index("training:")]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, problems_of, study_of, the_problem, write_experiment
 
+from mm1_ablate.config.study import Change, Study
 from mm1_ablate.config.sweep.differences import in_words
-from mm1_ablate.config.sweep.expand import Change, Study
 
 WRITTEN = EXPERIMENT.replace("{type: muon}", "{type: muon, learning_rate: 0.01, momentum: 0.9}")
 

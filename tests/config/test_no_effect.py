@@ -10,7 +10,8 @@ import pytest
 import yaml
 from config_files import EXPERIMENT, pointed_at, study_of, the_problem, write_experiment
 
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 SOURCE = {"type": "miniature", "data_type": "text", "content": "text"}
 PREPARED = {"source": SOURCE, "optimizer": {"type": "adamw"}}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_files import EXPERIMENT, pointed_at, study_of, the_problem, write_experiment
+from config_files import EXPERIMENT, load_experiment, pointed_at, study_of, the_problem, write_experiment
 
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 PACKING = "packing: {row_tokens: 128, nominal_image_tokens: 4}"
 TEXT_ONLY = EXPERIMENT.replace("{captioned: 45, interleaved: 45, text: 10}", "{text: 10}")

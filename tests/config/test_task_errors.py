@@ -9,7 +9,7 @@ from config_files import EXPERIMENT, pointed_at, write_experiment
 
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 RECORD = """\
 task: colours

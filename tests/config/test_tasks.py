@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 from command_line import call
-from config_files import pointed_at, problems_of, study_of, write_experiment, write_sweep
+from config_files import load_experiment, pointed_at, problems_of, study_of, write_experiment, write_sweep
 from task_files import RECORD, ROWS, write_evaluation, write_task
 
 from mm1_ablate.config.errors import Finding
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study, load_experiment, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, write_experiment, write_sweep
+from config_files import EXPERIMENT, load_experiment, write_experiment, write_sweep
 
-from mm1_ablate.config.sweep.expand import FileErrors, Study, load_experiment, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.store.manifests import evaluation_record
 from mm1_ablate.store.store import Store
 

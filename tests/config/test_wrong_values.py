@@ -19,7 +19,7 @@ import yaml
 
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.yaml_file import FileErrors, read_tree
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 EXPERIMENT = """
 experiment: small

@@ -12,7 +12,8 @@ from official_files import write_image
 from task_files import RECORD, ROWS, write_evaluation, write_task
 
 from mm1_ablate.commands.validate import validate
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 from mm1_ablate.evaluation.preflight_items import wrong_items
 from mm1_ablate.plan.preflight import CHECKS

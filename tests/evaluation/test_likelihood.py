@@ -22,12 +22,12 @@ from toy_tasks import (
     run,
 )
 
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.packing import tokenise
-from mm1_ablate.evaluation.evaluate import prepare_requests, summarise
-from mm1_ablate.evaluation.requests import ContextOverflow
-from mm1_ablate.evaluation.task import Task
+from mm1_ablate.evaluation.requests import ContextOverflow, prepare_requests
+from mm1_ablate.evaluation.scores import summarise
 
 
 def test_a_task_can_ask_how_likely_the_right_answer_is(model, tokenizer, tmp_path) -> None:

@@ -30,10 +30,8 @@ from mm1_ablate.config.sweep.compare import metric_problem
 from mm1_ablate.config.sweep.overrides import Edit, altered
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
-from mm1_ablate.evaluation.evaluate import summarise
-from mm1_ablate.evaluation.protocols import as_asked, load_tasks
-from mm1_ablate.evaluation.scores import ids_in_line, ids_of_line
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import as_asked, load_task, load_tasks
+from mm1_ablate.evaluation.scores import ids_in_line, ids_of_line, summarise
 
 
 # ---------------------------------------------------------------- demonstrations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -12,11 +11,12 @@ import pytest
 from toy_tasks import GENERATE, Toy, experiment_on, record, run
 
 from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, ItemSet
 from mm1_ablate.evaluation.metrics import Prediction
+from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, prepare_requests
-from mm1_ablate.evaluation.scores import Asked, coverage, merged, predictions_of, predictions_table, references_of, scored, summarise
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.scores import Asked, merged, predictions_of, predictions_table, references_of, scored, summarise
 
 NAN = math.nan
 
@@ -71,14 +71,6 @@ def test_weights_of_groups_inside_groups_count() -> None:
     evaluation = Evaluation.model_validate({"tasks": ["a", "b", "c"], "groups": groups})
     table = pandas.concat([rows(task, "exact_match", {0: [score]}) for task, score in (("a", 0.2), ("b", 0.6), ("c", 1.0))])
     assert summarise(table, evaluation.groups)["text_core/outer"] == pytest.approx((3 * 40 + 100) / 4)
-
-
-def test_coverage_counts_items_not_answers() -> None:
-    table = rows("facts", "exact_match", {0: [1, NAN, 0, 1], 5: [1, NAN, 1, 1]})
-    table.loc[table["item"] == "facts-2", "replaced"] = "no image: d3"
-    found = coverage(table).iloc[0]
-    assert (found["items"], found["left_out"], json.loads(found["reasons"]), found["replaced"]) == (3, 1, {"truncated JPEG": 1}, 1)
-    assert found["score"] == pytest.approx((200 / 3 + 100) / 2)
 
 
 # ---------------------------------------------------------------- predictions and their scores

@@ -16,13 +16,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.tasks import shipped_tasks
 from mm1_ablate.data.documents import Item
 from mm1_ablate.data.items._expressions import AnnotationRow, evaluate
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompts import demonstration, question, shown
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 TEXT_TASKS = ("arc_easy", "arc_challenge", "piqa", "hellaswag", "winogrande", "sciq", "lambada", "triviaqa", "webqs")
@@ -240,7 +241,7 @@ def test_hellaswags_texts_are_cleaned_as_the_harness_cleans_them(texts: list[str
 
 def test_reading_the_records_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from mm1_ablate.evaluation.task import load_task; from mm1_ablate.config.tasks import shipped_tasks;"
+        "import sys; from mm1_ablate.evaluation.protocols import load_task; from mm1_ablate.config.tasks import shipped_tasks;"
         "[load_task(name) for name in shipped_tasks()];"
         "heavy = {'torch', 'pyarrow', 'fsspec', 'PIL', 'transformers'} & set(sys.modules); assert not heavy, heavy"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from config_files import pointed_at
+from config_files import load_experiment, pointed_at
 from local_models import CLIP_MEAN, TINY, declared, encoder, pixels
 from tiny import CAPTIONED, tiny_experiment
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +17,8 @@ from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.connectors.c_abstractor import CAbstractor
 from mm1_ablate.model.image_encoder import build_image_encoder, check_named
 from mm1_ablate.model.language_model import build_language_model

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from mm1_ablate.config.image_encoder import TimmEncoder
 from mm1_ablate.config.local_path import WEIGHTS
 from mm1_ablate.config.settings import Misfit
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder, check_named, load_local
 from mm1_ablate.model.preflight import wrong_encoders
 

@@ -15,7 +15,8 @@ import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.context_length import context_length, known_context_length
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed

@@ -12,7 +12,7 @@ import pytest
 from made_up import made_up_study, noisy_results
 from scipy import stats
 
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.report import aa_check as module
 from mm1_ablate.report.aa_check import false_verdicts, with_false_verdicts
 from mm1_ablate.report.comparison import Comparison, compare

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from made_up import made_up_study, scores
 
-from mm1_ablate.config.sweep.expand import Change
+from mm1_ablate.config.study import Change
 from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.markdown import markdown

@@ -15,8 +15,7 @@ from made_up import made_up_study, noisy_results, scores
 from rich.console import Console
 from scipy import stats
 
-from mm1_ablate.config.study import Grid
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Grid, Study
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.effects import Effect, contrasts
 from mm1_ablate.report.figures import effects as draw

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from mm1_ablate.cli import app
 from mm1_ablate.commands.comparison import compare_study, item_scores
 from mm1_ablate.commands.run import compare_and_write
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable
 from mm1_ablate.evaluation.chance_baselines import ceiling, constant_answer
 from mm1_ablate.evaluation.metrics import Prediction
@@ -30,7 +31,7 @@ from mm1_ablate.evaluation.metrics.choice_accuracy import ChoiceAccuracy
 from mm1_ablate.evaluation.metrics.cider_raw import CiderRaw
 from mm1_ablate.evaluation.metrics.exact_match import ExactMatch
 from mm1_ablate.evaluation.metrics.vqa_accuracy import VqaAccuracy
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.report import html as html_page
 from mm1_ablate.report.comparison import Comparison, compare
 from mm1_ablate.report.formats import number, signed

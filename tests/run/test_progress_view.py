@@ -9,10 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from study_helpers import quick_trial, study
 
-from mm1_ablate.config.progress import Progress
+from mm1_ablate.config.training import Progress
 from mm1_ablate.run.progress_view import ProgressRow, ProgressView, StudyProgress, duration, headline, show_progress, table, time_left
 from mm1_ablate.run.trial import ProgressFile
-from mm1_ablate.store.store import Store, TrialState
+from mm1_ablate.store.status import TrialState
+from mm1_ablate.store.store import Store
 
 
 def done(name: str, seconds: float, kind: str = "trial") -> ProgressRow:

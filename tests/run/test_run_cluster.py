@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from study_helpers import CHECKPOINT_EVERY, stepping_trial, study
 
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.run import child_process
 from mm1_ablate.run.cluster import ClusterUnusable, check_every_node, check_ray, has_types, join, require_usable_nodes
 from mm1_ablate.run.launcher import Launcher, StoreNotVisible

@@ -132,7 +132,7 @@ def test_a_study_is_trained_and_scored_for_real(tmp_path: Path) -> None:
 
 
 def test_progress_is_written_now_and_then_and_at_every_end_of_a_stage(tmp_path: Path) -> None:
-    from mm1_ablate.config.progress import Progress
+    from mm1_ablate.config.training import Progress
     from mm1_ablate.data.atomic_files import read_json
 
     report = ProgressFile(tmp_path)

@@ -14,11 +14,11 @@ from staged_study import staged
 from study_helpers import quick_preparation, quick_trial, study, trial
 from tiny import TINY, tiny_experiment
 
+from mm1_ablate.commands.plan import show_status, status_json
 from mm1_ablate.commands.run import say_failures
-from mm1_ablate.commands.tables import show_status, status_json
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.study import Arm, Study, Trial
+from mm1_ablate.config.training import Progress
 from mm1_ablate.report.comparison import compare
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.run.progress_view import ProgressView, headline, time_left

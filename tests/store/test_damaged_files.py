@@ -18,7 +18,7 @@ from scored_study import write_scores
 from tiny import TINY, tiny_experiment
 
 from mm1_ablate.commands.comparison import compare_study
-from mm1_ablate.commands.tables import status_json
+from mm1_ablate.commands.plan import status_json
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.plan.plan import plan
@@ -268,7 +268,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tiny_sweep: Pat
 
 
 def test_a_worker_of_an_earlier_version_leaves_a_newer_store_alone(tiny_sweep: Path, tmp_path: Path):
-    from mm1_ablate.store.store import StorageError
+    from mm1_ablate.store.files import StorageError
 
     study, store = load_study(tiny_sweep), Store(tmp_path / "store")
     store.write_study(study)

@@ -44,6 +44,7 @@ def on_a_small_disk(folder: Path, program: str, *arguments: object) -> subproces
 
 PROGRAM = """
 import os, sys
+import ray
 from study_helpers import study
 from mm1_ablate.store.disk_full import DiskFull
 from mm1_ablate.run.scheduler import RunOptions, run_study
@@ -63,6 +64,8 @@ def run():
         store.download_folder(folder)
         print(store.status(one).status, (folder / "begun").read_text().split(), sorted(path.name for path in folder.glob(".*.pt*")))
 
+# For both runs, each of which would start its own.
+ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
 run()
 print("---- room")
 os.remove(os.environ["FILLER"])

@@ -15,8 +15,9 @@ from study_helpers import study
 
 from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.bucket.object_store import ObjectStore
+from mm1_ablate.store.files import StorageError
 from mm1_ablate.store.health import check_store
-from mm1_ablate.store.store import StorageError, Store
+from mm1_ablate.store.store import Store
 
 ADDRESS = f"s3://{BUCKET}/prefix"
 

@@ -14,7 +14,9 @@ from study_helpers import quick_preparation, quick_trial, score, study
 
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.data.atomic_files import replacing
-from mm1_ablate.store.store import AlreadyRunning, FingerprintCollision, Store, is_held
+from mm1_ablate.store.locks import AlreadyRunning, is_held
+from mm1_ablate.store.manifests import FingerprintCollision
+from mm1_ablate.store.store import Store
 
 
 @pytest.fixture

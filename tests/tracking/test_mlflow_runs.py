@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from study_helpers import quick_trial, study
 
-from mm1_ablate.config.sweep.expand import Change, Study
+from mm1_ablate.config.study import Change, Study
 from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, parameters_of, short_metric, track, tracking_uri
 from mm1_ablate.tracking.ui import addresses, port_from, start_server, stop

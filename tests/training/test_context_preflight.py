@@ -10,7 +10,8 @@ import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 from step_helpers import batch_of, experiment_with
 
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.plan.preflight import CHECKS
 from mm1_ablate.training.preflight import longest_document, too_long_documents

@@ -42,6 +42,17 @@ class Draft:
     """Of an arm that differs in its seeds alone."""
 
 
+def equals_baseline(draft: Draft, baseline: str) -> Finding:
+    """That an arm is its baseline."""
+    if draft.point:
+        point = ", ".join(f"{path}: {value}" for path, value in draft.point.items())
+        message = f"arm '{draft.name}' changes nothing: it is {baseline} itself, which is a row of its own"
+        return Finding(draft.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
+    paths = ", ".join(edit.path for edit in draft.edits)
+    message = f"arm '{draft.name}' changes nothing that makes a trial another one: with its {paths} it is the same as {baseline}"
+    return Finding(draft.where, message, at_key=draft.where[-1] == draft.group)
+
+
 def edits_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
     """The edits of a mapping from paths to values, and of those under `replace` in it."""
     merged = [Edit(path, value, where=(*where, path)) for path, value in entries.items() if path != REPLACE]

@@ -6,13 +6,14 @@ In: experiments, and the edits that made one of the other. Out: `Change`s, one f
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from mm1_ablate.config.errors import listed
 from mm1_ablate.config.settings import Settings
-from mm1_ablate.config.study import Arm, Change
+from mm1_ablate.config.study import Arm, Change, Study
 from mm1_ablate.config.sweep.overrides import Edit
 
 LONGEST_VALUE = 40
@@ -197,3 +198,24 @@ def _cut(text: str) -> str:
     """A text, cut in the middle where it is long."""
     half = LONGEST_VALUE // 2
     return text if len(text) <= LONGEST_VALUE else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def arms_in_words(studies: Sequence[Study], width: int) -> list[str]:
+    """For each arm a line with all settings in which it differs from its baseline, and for each baseline with what the sweep sets
+    everywhere; folded where it is too long."""
+    lines = []
+    for study in studies:
+        of_study = f"{study.name}: " if len(studies) > 1 else ""
+        for baseline in dict.fromkeys(arm.baseline for arm in study.arms):
+            arms = [arm for arm in study.arms if arm.baseline == baseline and arm.name != baseline]
+            lines.append(f"{of_study}what each arm changes in '{baseline}':" if arms else f"{of_study}no arm changes '{baseline}'")
+            told = {arm.name: in_words(arm) for arm in (study.arm(baseline), *arms)}
+            lines += [line for name, words in told.items() if words for line in _folded(f"{name}: {words}", width)]
+    return lines
+
+
+def _folded(line: str, width: int) -> list[str]:
+    # An arrow stays with the values on both its sides.
+    whole = line.replace(" → ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(whole, width, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)
+    return [part.replace("\N{NO-BREAK SPACE}", " ") for part in lines]

@@ -12,27 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, did_you_mean, validated
+from mm1_ablate.config.errors import Finding, file_like, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, Record, contents_of, sources_of
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
-from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
-from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
-from mm1_ablate.config.sweep.blame import edits_at, equals_baseline, moved_to_edit
+from mm1_ablate.config.study import Arm, Grid, Identity, Study, trials_of
+from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of, equals_baseline
 from mm1_ablate.config.sweep.compare import comparison, expectations
 from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
-from mm1_ablate.config.sweep.preflight import Check, Preflight, never_read, unread_sources, wrong_data
-from mm1_ablate.config.sweep.trials import Identity, trials_of
+from mm1_ablate.config.sweep.preflight import Check, Preflight, edits_at, moved_to_edit, never_read
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order, keeping_texts
-
-__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
 MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
@@ -56,22 +52,6 @@ def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), r
     # By paths that are the same wherever the study lies, and wherever it is run from.
     folder = Path(path).resolve().parent
     return replace(study, texts={os.path.relpath(file, folder): text for file, text in texts.items()})
-
-
-def load_experiment(path: Path, look: Look = "check") -> Experiment:
-    """The experiment of a file.
-
-    Args:
-        look: how far to look at the data.
-
-    Raises:
-        FileErrors: with every problem of the file.
-    """
-    with DataSnapshot(look, Path(path).parent).active():
-        experiment, marks = read_experiment(Path(path))
-        if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
-            raise FileErrors(marks.problems(found))
-        return experiment
 
 
 @dataclass
@@ -198,16 +178,13 @@ class _Expansion:
 
     def _report_unread_sources(self) -> None:
         """Warn of sources that a baseline declares and that neither it nor any arm reads. What a sweep removes, it means to remove."""
-        arms = [dict(unread_sources(arm.experiment)) for arm in self.arms.values()]
+        arms = [arm.experiment for arm in self.arms.values()]
         for one in self._declared:
-            in_file = dict(unread_sources(one.experiment))
-            for place, data_type in unread_sources(one.made):
-                finding = never_read(place, data_type)
-                if not all(place in unread for unread in arms):
-                    continue
-                if place in in_file:
+            in_file = [finding.path for finding in never_read(one.experiment, arms)]
+            for finding in never_read(one.made, arms):
+                if finding.path in in_file:
                     self.problems += one.marks.problems([finding])
-                elif added := [edit for edit in one.edits if edit.path == dotted(place)]:
+                elif added := [edit for edit in one.edits if edit.path == dotted(finding.path)]:
                     one.file.report([moved_to_edit(finding, added, one.where)])
 
     def _too_many_workers(self, sweep: Sweep) -> list[Finding]:
@@ -243,8 +220,7 @@ class _Expansion:
         if path not in self._experiments:
             self._experiments[path] = None
             if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
-                near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
-                file.report([Finding(where, f"there is no experiment file {shown}", near)])
+                file.report([Finding(where, f"there is no experiment file {shown}", file_like(path))])
                 return None
             try:
                 self._experiments[path] = read_experiment(short(shown))
@@ -272,10 +248,7 @@ class _Expansion:
         made, found, result = _made_of_right_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
         file.report(found)
 
-        def remade(some: Sequence[Edit]) -> Experiment | None:
-            return _made(plain(experiment), some, where, folder)[0]
-
-        file.report(self.wrong.of(made, result.edits, where, marks, remade))
+        file.report(self.wrong.of(made, result.edits, where, marks, lambda some: _made(plain(experiment), some, where, folder)[0]))
         self._declared.append(_Declared(experiment, made, result.edits, where, marks, file))
         resolved = leaves(made)
         everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if result.edits else ()
@@ -324,10 +297,9 @@ class _Expansion:
             self.complete = False
             return found
 
-        def remade(some: Sequence[Edit]) -> Experiment | None:
-            return _made(base.tree, some, draft.where, folder)[0]
-
-        wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks, remade, arm=True)
+        wrong = self.wrong.of(
+            experiment, result.edits, draft.where, base.marks, lambda some: _made(base.tree, some, draft.where, folder)[0], arm=True
+        )
         identity = Identity.of(experiment)
         if identity == base.identity and not draft.seeds:
             file.report([equals_baseline(draft, base.arm.name)])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, did_you_mean, validated
+from mm1_ablate.config.errors import Finding, file_like, validated
 from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.sweep.arms import edits_of
 from mm1_ablate.config.sweep.declaration import REPLACE, Sweep
@@ -104,8 +104,7 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
             file.report([Finding(place, message, "leave it out")])
             continue
         if not os.path.isfile(path):
-            near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
-            file.report([Finding(place, f"there is no sweep file {path}", near)])
+            file.report([Finding(place, f"there is no sweep file {path}", file_like(path))])
             first.complete = False
             continue
         try:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from mm1_ablate.config.errors import Finding
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, sources_of
 from mm1_ablate.config.no_effect import without_effect
-from mm1_ablate.config.sweep.blame import edits_at, moved_to_edit
-from mm1_ablate.config.sweep.overrides import Edit, Keys
+from mm1_ablate.config.sweep.overrides import Edit, Keys, ends_with
 from mm1_ablate.config.tasks import wrong_files
 from mm1_ablate.config.yaml_file import FileProblem, Marks, dotted
 
@@ -38,25 +38,30 @@ def wrong_data(experiment: Experiment) -> list[Finding]:
     return found + [finding for _, finding in wrong_files(experiment)]
 
 
-def unread_sources(experiment: Experiment, place: Place = ()) -> Iterator[tuple[Place, str]]:
-    """Sources of an experiment and of its earlier stages whose data type has no share in the mixture: their places and data types.
+def never_read(experiment: Experiment, arms: Sequence[Experiment]) -> list[Finding]:
+    """Warnings about sources of an experiment and of its earlier stages that it does not read, nor any arm."""
+    unread = [dict(_unread_sources(arm)) for arm in arms]
+    return [
+        Finding(
+            place,
+            f"source '{place[-1]}' is never read: its data type, {data_type}, has no share in data.mixture, in no arm",
+            f"give data.mixture.{data_type} a weight, or leave the source out",
+            at_key=True,
+            warning=True,
+        )
+        for place, data_type in _unread_sources(experiment)
+        if all(place in of_arm for of_arm in unread)
+    ]
 
-    Args:
-        place: of the experiment.
-    """
+
+def _unread_sources(experiment: Experiment, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Sources whose data type has no share in the mixture: their places, which begin with that of the experiment, and data types."""
     read = experiment.data.shares()
     for name, source in experiment.data.sources.items():
         if name not in read:
             yield (*place, "data", "sources", name), source.data_type
     if experiment.starts_from is not None:
-        yield from unread_sources(experiment.starts_from, (*place, "starts_from"))
-
-
-def never_read(place: Place, data_type: str) -> Finding:
-    """The warning about a source that no arm reads."""
-    *_, name = place
-    message = f"source '{name}' is never read: its data type, {data_type}, has no share in data.mixture, in no arm"
-    return Finding(place, message, f"give data.mixture.{data_type} a weight, or leave the source out", at_key=True, warning=True)
+        yield from _unread_sources(experiment.starts_from, (*place, "starts_from"))
 
 
 class Preflight:
@@ -146,3 +151,35 @@ def _to_blame(look: _Look, key: str, finding: Finding, edits: Sequence[Edit], re
 def _at(place: Place, finding: Finding) -> Finding:
     """A finding about a part, as one about the whole."""
     return replace(finding, path=(*place, *finding.path))
+
+
+# ---------------------------------------------------------------- which edit a finding comes from
+def edits_at(edits: Sequence[Edit], place: Keys) -> list[Edit]:
+    """The edits that say something about a place."""
+    parts = [str(part) for part in place]
+    return [edit for edit in edits if not edit.removed and _overlap(edit.path.split("."), parts)]
+
+
+def _overlap(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether one path leads to the other."""
+    return all(one == other for one, other in zip(left, right, strict=False))
+
+
+def moved_to_edit(finding: Finding, edits: Sequence[Edit], where: Keys) -> Finding:
+    """A finding about an arm's experiment, moved to the edit in the sweep file that it comes from."""
+    path = [str(part) for part in finding.path]
+
+    def closeness(edit: Edit) -> tuple[bool, int]:
+        parts = edit.path.split(".")
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, parts, strict=False)))
+        return common in (len(path), len(parts)), common
+
+    edit = max(edits, key=closeness, default=None)
+    place = ".".join(path)
+    if edit is None or closeness(edit)[1] == 0:
+        return replace(finding, path=where, message=f"{place}: {finding.message}", at_key=False)
+    parts = edit.path.split(".")
+    inside = finding.path[len(parts) :] if path[: len(parts)] == parts else ()
+    # Messages name the path, unless the place in the sweep file ends with it anyway.
+    told = inside or (place == edit.path and ends_with(edit.where, edit.path))
+    return replace(finding, path=(*edit.where, *inside), message=finding.message if told else f"{place}: {finding.message}")

@@ -21,8 +21,7 @@ from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable, after_images
 from mm1_ablate.data.files import Files, digest_files
 from mm1_ablate.data.lost_documents import Losses
-from mm1_ablate.data.readers.image_index import ImageIndex, contents_of, lost_pictures
-from mm1_ablate.data.readers.image_names import ImagesBy
+from mm1_ablate.data.readers.image_index import ImageIndex, ImagesBy, contents_of, lost_pictures
 from mm1_ablate.data.readers.open_files import found_files, kept_columns
 from mm1_ablate.data.readers.quick_check import lost_rows
 

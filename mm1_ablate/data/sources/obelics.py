@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.readers.image_index import check_pictures
-from mm1_ablate.data.readers.image_names import ImagesBy
+from mm1_ablate.data.readers.image_index import ImagesBy, check_pictures
 from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, first_rows, found_files, kept_columns
 from mm1_ablate.data.readers.parquet import footer_of, open_parquet
 from mm1_ablate.data.readers.rows import BYTES, NULL, OBJECT, TEXT, is_blank, text_of

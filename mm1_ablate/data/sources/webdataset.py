@@ -16,7 +16,7 @@ from mm1_ablate.config.settings import Misfit
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.data.lost_documents import Losses
-from mm1_ablate.data.readers.image_names import IMAGES, images_of
+from mm1_ablate.data.readers.image_index import IMAGES, images_of
 from mm1_ablate.data.readers.json_lines import kind_of
 from mm1_ablate.data.readers.open_files import check_columns, found_files, kept_columns, sampled
 from mm1_ablate.data.readers.quick_check import lost_tars, wrong_tar
