@@ -79,7 +79,7 @@ def options(
 
 
 @app.command(cls=Command)
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; made if it is missing.")] = Path(".")) -> None:
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; created if it is missing.")] = Path(".")) -> None:
     """Write a commented sweep to start from."""
     from mm1_ablate.commands.init import write_sweep
 
@@ -317,7 +317,7 @@ def ui(
 
 
 @app.command(cls=Command)
-def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; made if it is missing.")] = Path("schemas")) -> None:
+def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; created if it is missing.")] = Path("schemas")) -> None:
     """Write JSON Schemas for editors."""
     from mm1_ablate.commands.init import write_schemas
 

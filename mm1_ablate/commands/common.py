@@ -38,7 +38,7 @@ def say(message: str) -> None:
 
 
 def tell(message: str) -> None:
-    """A line about what is done, of commands whose output is for people."""
+    """A line about what is done, for commands that print text, not JSON."""
     typer.echo(message)
 
 
@@ -70,7 +70,7 @@ def store_place(text: str | Path) -> str:
         if scheme in ("file", "local"):
             return store_place(rest)
         if scheme.startswith("http") or not rest.strip("/"):
-            stop(FILE_IS_WRONG, f"--store {text}: is no store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
+            stop(FILE_IS_WRONG, f"--store {text}: is not a store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
         return str(text)
     folder = Path(text)
     if folder.exists() and not folder.is_dir():
@@ -162,7 +162,7 @@ def read_finished(path: Path, store: Store) -> Study:
     (study,) = read_studies([path], store=store)
     require_own_place(study, store)
     if study.from_record:
-        say(f"not here, so taken to be what the last run saw: {'; '.join(study.from_record)}")
+        say(f"missing on this machine, so digests of the last run are used: {'; '.join(study.from_record)}")
     return study
 
 

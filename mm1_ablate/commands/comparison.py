@@ -1,6 +1,6 @@
 """The comparison of a study by what its store has: the report's, a notebook's, MLflow's are all made here.
 
-In: a study and its store. Out: a `Comparison`. What is damaged in the store counts as missing.
+In: a study and its store. Out: a `StudyComparison`. What is damaged in the store counts as missing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import pandas
 
     from mm1_ablate.report.cells import Measure
-    from mm1_ablate.report.comparison import Comparison
+    from mm1_ablate.report.comparison import StudyComparison
 
 
-def compare_study(study: Study, store: Store) -> Comparison:
+def compare_study(study: Study, store: Store) -> StudyComparison:
     """The arms of a study, by what its store has.
 
     It is what `mm1-ablate report` shows, to the last digit: intervals over seeds and items, verdicts, floors, costs, holes. Frames of it:
-    `report.text.wide_table` (rounded), `Comparison.long`.
+    `report.text.wide_table` (rounded), `StudyComparison.long`.
     """
     from mm1_ablate.report.aa_check import with_false_verdicts
     from mm1_ablate.report.comparison import compare

@@ -1,4 +1,4 @@
-"""What an experiment's data holds, for people. In: a sweep or experiment file. Out: a table, JSON, and a page with documents to look at."""
+"""What an experiment's data holds. In: a sweep or experiment file. Out: a table, JSON, and a page with documents to look at."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
     training, packing = experiment.training, experiment.data.packing
     sentences = [f"Stage {stage.number} of {stage.stages}, {experiment.experiment}; --stage shows another one."] if stage.stages > 1 else []
     sentences += [
-        f"{training.steps:,} steps of {training.batch_rows:,} rows of {packing.row_tokens:,} nominal tokens:"
-        f" {count(inspection.tokens)} tokens in all."
-        f" Rows are filled to {percent(inspection.fill)} ({inspection.rows_packed} packed to see)."
+        f"{training.steps:,} steps x {training.batch_rows:,} rows x {packing.row_tokens:,} nominal tokens;"
+        f" the model reads {count(inspection.tokens)} tokens."
+        f" Packing efficiency {percent(inspection.fill)} ({inspection.rows_packed} rows sampled)."
     ]
     repeated = [f"{source.name} ({source.epochs:.2f} times)" for source in inspection.sources if source.epochs > 1]
     if repeated:
@@ -118,7 +118,7 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
         when = "before the training's last step" if rows is None else f"at step {rows // training.batch_rows + 1:,} of {training.steps:,}"
         sentences.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
     elif used_up:
-        sentences.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
+        sentences.append(f"Exhausted before training ends (max_epochs): {', '.join(used_up)}; the other sources take over their share.")
     if inspection.never_read:
         named = ", ".join(f"{name} ({data_type})" for name, data_type in inspection.never_read.items())
         sentences.append(f"Never read, because the data type has no share in the mixture: {named}.")

@@ -1,4 +1,4 @@
-"""Items that two arms answered differently, for people. In: a sweep, its store, two arms. Out: a page, a table of counts, JSON."""
+"""Items that two arms answered differently. In: a sweep, its store, two arms. Out: a page, a table of counts, JSON."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _only(both: pandas.DataFrame, column: str, wanted: Any, what: str, suggest: 
     there = list(dict.fromkeys(both[column]))
     if wanted not in there:
         hint = suggest(wanted, there) or f"there are: {', '.join(map(str, there)) or 'none'}"
-        stop(FILE_IS_WRONG, f"no {what} '{wanted}' that both arms were asked; {hint}")
+        stop(FILE_IS_WRONG, f"no {what} '{wanted}' that both arms were evaluated on; {hint}")
     kept: pandas.DataFrame = both[both[column] == wanted]
     return kept
 
@@ -102,12 +102,12 @@ def _say_what_to_run(study: Study, store: Store, arm: str, seed: int | None) -> 
     command = "evaluate" if all(state.trained for state in states.values()) else "run"
     told = "; ".join(f"{name}: {state.status}, {state.reason}" for name, state in states.items())
     place = f"mm1-ablate {command} {shlex.quote(str(study.path))} --store {shlex.quote(store.address)}"
-    stop(SOME_FAILED, f"{arm} has no scores yet ({told}); first: {place}")
+    stop(SOME_FAILED, f"{arm} has no scores yet ({told}); run first: {place}")
 
 
 # ---------------------------------------------------------------- what the items show
 def shown_items(differences: Differences) -> dict[tuple[str, str], Shown]:
-    """The images and choices of the examples' items, opened again through their source; of what cannot be had, why."""
+    """The images and choices of the examples' items, opened again through their source; for unavailable ones, the reason."""
     evaluation = differences.trials[0].experiment.evaluation
     try:
         tasks = {task.task: task for task in load_tasks(evaluation)}

@@ -60,7 +60,7 @@ def probe_arms(planned: Plan, store: Store, address: str | None, made_up: bool) 
 
     Args:
         address: of a Ray cluster, on one of whose nodes the steps are run; None: on this machine.
-        made_up: whether random documents take the place of the data.
+        made_up: whether random documents replace the data.
     """
     from mm1_ablate.run.probe import ProbeFailed, measure_arms
 
@@ -160,11 +160,11 @@ def summary(plan: Plan) -> list[str]:
     if plan.stages:
         trained = sum(stage.status == "done" for stage in plan.stages)
         to_train = sum(stage.to_do for stage in plan.stages)
-        lines.append(f"earlier stages that trials start from: {trained} trained, {to_train} to be trained first")
+        lines.append(f"earlier stages: {trained} trained, {to_train} to train first")
     if plan.preparations:
         made = sum(preparation.status == "done" for preparation in plan.preparations)
         to_make = sum(preparation.status == "run" for preparation in plan.preparations)
-        lines.append(f"encoders and language models that trials start from: {made} prepared, {to_make} to be prepared first")
+        lines.append(f"prepared encoders and language models: {made} ready, {to_make} to prepare first")
     if plan.to_do:
         if plan.cost.gpu_hours:
             lines.append("remaining: about " + " or ".join(f"{spent:,.3g} {name} hours" for name, spent in plan.cost.gpu_hours.items()))
@@ -180,9 +180,9 @@ def summary(plan: Plan) -> list[str]:
     lines += plan.not_estimated
     lines += costs_in_words(plan)
     if not all(row.rows_measured for row in [*plan.rows, *plan.stages]):
-        lines.append("tokens are as declared where data cannot be opened here, or is not indexed yet")
+        lines.append("token counts are as declared for data that cannot be opened here or is not indexed yet")
     if plan.provisional:
-        lines.append("the data was not read: identities of trials are provisional, and what the store has of them is unknown")
+        lines.append("the data was not read: fingerprints of trials are provisional, so their status in the store is unknown")
     lines += [warning.in_one_line() for warning in plan.warnings]
     lines += [f"trials will fail because of their data: {problem}" for problem in plan.problems]
     lines += [f"repeated data: {line}" for line in plan.repeats]

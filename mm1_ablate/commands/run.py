@@ -40,7 +40,7 @@ from mm1_ablate.store.store import Store
 if TYPE_CHECKING:
     import pandas
 
-    from mm1_ablate.report.comparison import Comparison
+    from mm1_ablate.report.comparison import StudyComparison
     from mm1_ablate.run.scheduler import Outcome
     from mm1_ablate.store.study_files import TextThatRan
 
@@ -59,7 +59,7 @@ def run_sweep(
     planned = plan(study, store, retry)
     tell_plan(planned, store)
     if planned.over_budget and not evaluate_only:
-        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
+        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or reduce the work")
     if not evaluate_only:
         store.write_warnings(study)
     to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
@@ -67,7 +67,7 @@ def run_sweep(
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
-            stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
+            stop(INTERRUPTED, f"interrupted; to continue: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
         if outcome.elsewhere:
             tell(f"another run works on {', '.join(outcome.elsewhere)}")
     else:
@@ -77,7 +77,7 @@ def run_sweep(
             after = f"; if its machine was lost, its lease runs out within {store.lease_seconds:g} seconds: then run this again"
             ends = after if store.lease_seconds else ""
             what = f"another run works on {', '.join(elsewhere)}{ends}"
-        tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
+        tell(f"nothing to do: {what}" + (", except for failed ones" if planned.failed else ""))
     if not any(store.has_scores(trial) for trial in study.trials):
         tell("no trial has scores yet: there is nothing to compare")
         track_what_ended(study, store)
@@ -135,7 +135,7 @@ def say_failures(study: Study, store: Store) -> int:
 
 
 # ---------------------------------------------------------------- comparison
-def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path | None]:
+def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path | None]:
     """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed. No folder where
     the store is for reading only, which is said."""
     from mm1_ablate.report.html import report_version, write_report
@@ -188,7 +188,7 @@ def text_that_ran(study: Study, store: Store) -> str:
     return "\n".join(parts)
 
 
-def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
+def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
     """The report as Markdown with its pictures, where people want to keep it."""
     from mm1_ablate.report.markdown import write_markdown
 
@@ -210,7 +210,7 @@ def show_comparison(study: Study, store: Store, path: Path) -> None:
     tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(store)}")
 
 
-def track_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
+def track_study(study: Study, store: Store, comparison: StudyComparison, folder: Path) -> None:
     """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
     from mm1_ablate.report.markdown import markdown
     from mm1_ablate.report.text import wide_table
@@ -274,7 +274,7 @@ def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
 
     study = read_finished(path, store) if path is not None else None
     if str(store.root) != store.address:
-        tell(f"MLflow reads {store.root}, which is made from {store.address}")
+        tell(f"MLflow reads {store.root}, a copy of {store.address}")
     if not store.root.is_dir():
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):

@@ -23,20 +23,20 @@ class FileReport:
     rows: int = 0
     distinct_trials: int = 0
     earlier_stages: int = 0
-    """Distinct ones that trials start from and that are no trials themselves."""
+    """Distinct earlier stages that trials start from and that are not trials themselves."""
     problems: list[dict[str, Any]] = field(default_factory=list)
     """Each with file, line, column, path, message, hint."""
     warnings: list[dict[str, Any]] = field(default_factory=list)
-    """What stops nothing, likewise."""
+    """Warnings, likewise."""
     differences: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By arm, the settings in which it differs from its baseline, each with path, old, new, and whether it was removed, is declared by the
     ablation, or was dropped with the type of a component."""
     everywhere: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By baseline, the settings in which it differs from its experiment file, likewise."""
     arm_lines: list[str] = field(default_factory=list)
-    """The differences for people."""
+    """The differences for display."""
     text: str = ""
-    """The problems, or the warnings of a valid file, for people, with the lines that they are about."""
+    """The problems, or the warnings of a valid file, for display, with the lines that they are about."""
 
     @property
     def valid(self) -> bool:
@@ -50,7 +50,7 @@ class FileReport:
             return self.text
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
         stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
-        valid = f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
+        valid = f"{self.file}: valid: study '{self.name}', {_number_of(self.arms, 'arm')}, {_number_of(self.rows, 'trial')}{joined}{stages}"
         return "\n".join([valid, *self.arm_lines, *([self.text] if self.text else [])])
 
 
@@ -77,6 +77,10 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
     return FileReport(
         str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=_text(study.warnings)
     )
+
+
+def _number_of(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(problems: Iterable[FileProblem]) -> str:

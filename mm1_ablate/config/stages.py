@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, file_like, validated
+from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.tasks import wrong_records
@@ -25,13 +25,13 @@ class IsASweep(FileErrors):
 
     def __init__(self, path: Path, tree: dict[str, Any], marks: Marks) -> None:
         about = tree.get("experiment")
-        hint = f"the sweep is about '{about}'" if isinstance(about, str) else ""
-        self.finding = Finding(("sweep",), f"{path} is a sweep; expected an experiment file", hint, at_key=True)
-        super().__init__(marks.problems([self.finding]))
+        hint = f"the experiment of this sweep is '{about}'" if isinstance(about, str) else ""
+        self.diagnostic = Diagnostic(("sweep",), f"{path} is a sweep; expected an experiment file", hint, at_key=True)
+        super().__init__(marks.problems([self.diagnostic]))
 
-    def named_at(self, place: tuple[str | int, ...]) -> Finding:
+    def named_at(self, place: tuple[str | int, ...]) -> Diagnostic:
         """The same, told where the file is named."""
-        return replace(self.finding, path=place, at_key=False)
+        return replace(self.diagnostic, path=place, at_key=False)
 
 
 def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experiment, Marks]:
@@ -76,18 +76,18 @@ def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str,
     return None
 
 
-def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple[Any, list[Finding], list[FileProblem]]:
-    """Plain values with the earlier stage in its file's place; findings about the path, and problems of the file that it leads to."""
+def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple[Any, list[Diagnostic], list[FileProblem]]:
+    """Plain values with the earlier stage in its file's place; diagnostics about the path, and problems of the file that it leads to."""
     earlier = tree.get(STARTS_FROM) if isinstance(tree, dict) else None
     if isinstance(earlier, dict):
         below, found, problems = with_earlier(earlier, folder, later)
-        inside = [Finding((STARTS_FROM, *finding.path), finding.message, finding.hint) for finding in found]
+        inside = [Diagnostic((STARTS_FROM, *diagnostic.path), diagnostic.message, diagnostic.hint) for diagnostic in found]
         return {**tree, STARTS_FROM: below}, inside, problems
     if earlier is None:
         return tree, [], []
     path = folder / os.path.expanduser(earlier) if isinstance(earlier, str) else folder
     if wrong := _wrong_path(earlier, path, later):
-        return tree, [Finding((STARTS_FROM,), *wrong)], []
+        return tree, [Diagnostic((STARTS_FROM,), *wrong)], []
     try:
         experiment, _ = read_experiment(path, later)
     except IsASweep as error:

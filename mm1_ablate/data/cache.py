@@ -46,7 +46,7 @@ class NotEnoughSpace(OSError):
         super().__init__(
             errno.ENOSPC,
             f"{what} needs about {decimal(needed)} in {folder}, where {decimal(free)} are free; "
-            "make room, or set MM1_ABLATE_CACHE to a folder on a larger disk",
+            "free some space, or set MM1_ABLATE_CACHE to a folder on a larger disk",
         )
         self.needed = needed
         self.free = free
@@ -196,7 +196,7 @@ def memory_mapped(path: Path) -> np.ndarray:
 # tokenised. So what plans and checks before a run found out is kept in `checks.json` of the cache, for the versions that it was found with:
 # plain values of JSON, each under a fingerprint of all that it depends on.
 RULES = 4
-"""Number of the rules that checks go by: another one where a check looks at more, as what was found right may no longer be."""
+"""Version of the rules of checks: increased when a check looks at more, as results from before may no longer hold."""
 
 
 def known(key: str) -> Any:

@@ -221,7 +221,7 @@ def _find_remote(pattern: str, addresses: list[str]) -> dict[str, tuple[int, str
             raise NoFiles(_nothing(pattern, address, bool(matches), _remote_exists))
         for name, info in files.items():
             if info.get("size") is None:
-                raise NoFiles(f"'{address}': its server does not say how large it is, so parts of it cannot be read; copy it to a disk")
+                raise NoFiles(f"'{address}': its server does not report the file's size, so parts of it cannot be read; copy it to a disk")
             found[_address(filesystem, address, path, name)] = (int(info["size"]), _stamp(info))
     return found
 

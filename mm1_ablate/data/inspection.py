@@ -31,7 +31,7 @@ from mm1_ablate.data.sub_images import views_in
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 
 FEW = 30
-"""Documents of a source among the packed rows below which its share says better how often it is read."""
+"""With fewer documents of a source among the packed rows, epochs are estimated from its share instead."""
 IMAGES_LOOKED_AT = 4
 """Images of one sampled document that are decoded: pages with dozens would otherwise be most of the time."""
 
@@ -64,7 +64,7 @@ class SourceContent:
     share: float
     """Of the mixture, as its `count` counts."""
     documents: int
-    """In one epoch, whatever becomes of them."""
+    """In one epoch, used or not."""
     sampled: int
     usable: int
     """Of the sample: read, and kept by `keep`."""
@@ -90,7 +90,7 @@ class SourceContent:
     epochs: float = 0.0
     """How often the training reads the source, estimated from the rows packed."""
     read_documents: int = 0
-    """Documents that the training asks the source for."""
+    """Documents that the training draws from the source."""
 
     @property
     def text_tokens_in_all(self) -> float:

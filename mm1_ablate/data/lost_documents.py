@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any, Literal
 
 from mm1_ablate.config.data import Data, Source
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, look, once, sources_of
+from mm1_ablate.config.identity.data_digests import Place, diagnostics_about, identity_of, look, once, sources_of
 
 NAMED = 3
 """Files that are named: the first ones."""
@@ -113,7 +113,7 @@ class Losses:
         return replace(self, lost=lost, there=self.there * factor, field=field or self.field)
 
 
-def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = ()) -> list[Losses]:
+def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = (), field: str = "files") -> list[Losses]:
     """What is lost of files: one `Losses`, or none if all is well.
 
     Args:
@@ -126,7 +126,7 @@ def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = ()) -> list[L
     lost = [_lost(file, bytes_of_one, usual) for file in files if file.damage]
     lost += entries
     there = sum(file.documents for file in files)
-    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there)] if lost else []
+    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there, field)] if lost else []
 
 
 def _lost(file: FileRead, bytes_of_one: float, usual: float) -> Lost:
@@ -154,20 +154,20 @@ def limited_sources(experiment: Experiment) -> Iterator[tuple[Place, Source, flo
         yield place, source, of_the_whole if source.max_bad_share is None else source.max_bad_share
 
 
-def lost_files(experiment: Experiment) -> list[Finding]:
+def lost_files(experiment: Experiment) -> list[Diagnostic]:
     """Of sources whose files cannot all be read: an error where more is lost than the settings allow, else a warning."""
     if look() != "check":
         return []
     found = []
     for place, source, limit in limited_sources(experiment):
-        if all(finding.warning for finding in findings_about(source)):
+        if all(diagnostic.warning for diagnostic in diagnostics_about(source)):
             losses = once(f"losses {identity_of(source)}", source.losses)
             found += what_to_say(losses, place, limit)
     return found
 
 
-def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Finding]:
-    """What is to be said of a source's losses, by place in the experiment."""
+def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Diagnostic]:
+    """Errors and warnings about a source's losses, by place in the experiment."""
     too_much = share_of(losses) > limit
     found = []
     for one in sorted(losses, key=lambda one: -one.share):
@@ -176,9 +176,9 @@ def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Fi
         if too_much:
             name = ".".join(map(str, (*place, "max_bad_share")))
             hint = f"repair or remove these files, or allow more with {name}"
-            found.append(Finding(path, f"{one.in_words()}. At most {allowed}", hint))
+            found.append(Diagnostic(path, f"{one.in_words()}. At most {allowed}", hint))
         else:
-            found.append(Finding(path, f"{one.in_words()}. They are left out: {allowed}", "repair or remove these files", warning=True))
+            found.append(Diagnostic(path, f"{one.in_words()}. They are left out: {allowed}", "repair or remove these files", warning=True))
     return found
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 RULE = 2
-"""Version of the rules of baselines and ceilings: another one where they find something else for the same items, as reports keep them."""
+"""Version of the rules of baselines and ceilings: increased when they give other results for the same items, as reports keep them."""
 SCORED = 1_000_000
 """Item scores that the search for a constant answer may take, where a metric cannot tell what many answers score at once."""
 FEWEST = 64

@@ -31,12 +31,12 @@ from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.requests import Request, TaskRequests, check_context, needs, prepare_requests
-from mm1_ablate.evaluation.scores import Asked, ids_in_line, merged, predictions_table
+from mm1_ablate.evaluation.scores import ItemOutcome, ids_in_line, merged, predictions_table
 from mm1_ablate.model.multimodal import MultimodalModel
 
 Report = Callable[[Progress], None]
 Wanted = Callable[[str, int, int], bool]
-"""Whether to ask a task at a number of shots under an evaluation seed."""
+"""Whether to evaluate a task at a number of shots under an evaluation seed."""
 
 
 def everything(task: str, shots: int, evaluation_seed: int) -> bool:
@@ -55,7 +55,7 @@ class _TaskRunner:
         self.demonstration_cache = DemonstrationCache(embedder, prepared.shots)
         self.equal_lengths = needs_equal_lengths(embedder.model)
 
-    def ask(self, batches: Sequence[Sequence[Request]], report: Callable[[int], None]) -> Iterator[Asked]:
+    def ask(self, batches: Sequence[Sequence[Request]], report: Callable[[int], None]) -> Iterator[ItemOutcome]:
         """What comes of every question, in no particular order.
 
         Args:
@@ -87,7 +87,7 @@ class _TaskRunner:
         task = self.prepared.task.task
         return tuple(shots for shots in self.prepared.shots_of(one) if self.wanted(task, shots, one.evaluation_seed))
 
-    def _told(self, one: Request, shots: int, prediction: Prediction | None, problem: str) -> Iterator[Asked]:
+    def _told(self, one: Request, shots: int, prediction: Prediction | None, problem: str) -> Iterator[ItemOutcome]:
         """A row of the table; one for each evaluation seed where they are all alike."""
         alike = one.evaluation_seed == self.prepared.seeds[0] and not one.before(shots)
         for seed in self.prepared.seeds if alike else (one.evaluation_seed,):
@@ -96,7 +96,7 @@ class _TaskRunner:
                 one.set_number if one.before(shots) else 0,
                 "; ".join(one.replaced_at(shots)),
             )
-            yield Asked(shots, seed, one.place, one.item.id, one.item.group, ids, number, replaced, one.shown, problem, prediction)
+            yield ItemOutcome(shots, seed, one.place, one.item.id, one.item.group, ids, number, replaced, one.shown, problem, prediction)
 
     def _current(self, one: Request) -> Request:
         return self.prepared.without(one, self.embedder.unreadable)
@@ -223,7 +223,7 @@ def predict(
         A row for each task, number of shots, evaluation seed and item, in this order: see `scores.predictions_table`.
 
     Raises:
-        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that takes the place of one
+        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that replaces one
             with an unreadable image is too long.
     """
     evaluation = experiment.evaluation
@@ -261,7 +261,7 @@ def _shares(tasks: Sequence[TaskRequests], batch_items: int, image_tokens: int, 
 
 
 def _counted(report: Report, total: int) -> Callable[[int], None]:
-    """What reports progress when it is told of further answers."""
+    """Reports progress as answers come in."""
     done = 0
 
     def answered(answers: int) -> None:
@@ -272,10 +272,10 @@ def _counted(report: Report, total: int) -> Callable[[int], None]:
     return answered
 
 
-def _left_out(prepared: TaskRequests, wanted: Wanted) -> Iterator[Asked]:
+def _left_out(prepared: TaskRequests, wanted: Wanted) -> Iterator[ItemOutcome]:
     """Items that cannot be asked, at every number of shots."""
     for place, item, problem in prepared.left_out:
         for shots in prepared.shots:
             for seed in prepared.seeds:
                 if wanted(prepared.task.task, shots, seed):
-                    yield Asked(shots, seed, place, item, "", "", 0, "", "", str(problem), None)
+                    yield ItemOutcome(shots, seed, place, item, "", "", 0, "", "", str(problem), None)

@@ -8,7 +8,7 @@ likelier.
 
 Lockstep: a sharded block (torch's `fully_shard`) is gathered from all workers whenever one of them computes it, so all have to call the
 model equally often. Before each call of the language model every worker says that it has work. One that has none of its own, because its
-questions are answered or it had none, joins with calls on a single token whose outcome nobody looks at, until no worker has any left. All
+questions are answered or it had none, joins with calls on a single token whose outcome is ignored, until no worker has any left. All
 workers enter and leave the block, and only then do anything else together. A worker that fails leaves at once, and whoever started the
 workers ends the others, who wait for it in their next call.
 """
@@ -108,7 +108,7 @@ def is_sharded(language_model: Any) -> bool:
 
 
 def _anybody(works: bool) -> bool:
-    """Whether any worker is about to call the language model. On the CPU: nobody waits for a GPU to say so."""
+    """Whether any worker is about to call the language model. On the CPU, so that no GPU is waited for."""
     workers = torch.tensor([int(works)])
     distributed.all_reduce(workers)
     return bool(workers)

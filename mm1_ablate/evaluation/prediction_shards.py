@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 NOT_ASKED = ("metrics", "protocols")
-"""Fields of a record that do not say how it is asked: metrics score predictions, and a protocol's wording is in the fields by now."""
+"""Fields of a record that do not affect predictions: metrics score them later, and a protocol's wording is already in the fields."""
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     """Draw the items of a task (see `protocols.as_asked`) and their demonstrations, and tokenise them.
 
     Raises:
-        ValueError: where there are too few demonstrations, or no item can be asked.
+        ValueError: where there are too few demonstrations, or no item can be evaluated.
     """
     items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     seeds = evaluation.evaluation_seeds
@@ -204,7 +204,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
         left_out.append((len(items.queries) + len(left_out), bad.what, bad))
     if not questions:
         examples = "; ".join(str(problem) for _, _, problem in left_out[:3])
-        raise ValueError(f"task {task.task}: no items" + (f" that can be asked: {examples}" if examples else ""))
+        raise ValueError(f"task {task.task}: no items" + (f" that can be evaluated: {examples}" if examples else ""))
     sampler = DemonstrationSampler(task, evaluation.demonstrations, items.demonstrations, max(shots), text_only, tokenizer)
     asked = []
     for seed in seeds if sampler.most or text_only else seeds[:1]:
@@ -221,7 +221,7 @@ def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer
         Incomplete: the item lacks what asking or scoring it needs.
     """
     if task.kind == "choose" and (item.correct is None or not item.choices):
-        raise Incomplete(item, "no choices" if not item.choices else "no right choice", "")
+        raise Incomplete(item, "no choices" if not item.choices else "no correct choice", "")
     by_choice = CHOICE in template_fields(task.prompt)
     if not item.references and (task.kind != "choose" or by_choice):
         raise Incomplete(item, "no reference", "")

@@ -37,7 +37,7 @@ LOSS_COLUMNS = ["loss", "place", "document", "data_type", "nats", "tokens", "tex
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ItemOutcome:
     """An item at a number of shots under an evaluation seed: what came out, or why it could not be asked.
 
     Attributes:
@@ -72,7 +72,7 @@ def ids_of_line(line: str) -> tuple[str, ...]:
     return tuple(one.replace("%20", " ").replace("%25", "%") for one in line.split(" ") if one)
 
 
-def predictions_table(task: Task, asked: Sequence[Asked]) -> pandas.DataFrame:
+def predictions_table(task: Task, asked: Sequence[ItemOutcome]) -> pandas.DataFrame:
     """A row for each item, number of shots and evaluation seed, columns as in `PREDICTION_COLUMNS`; lists are JSON."""
     rows = []
     for one in asked:
@@ -220,7 +220,7 @@ def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
 
 
 def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = None) -> dict[str, float]:
-    """What each metric makes of its items, times its scale (100 for all but perplexity and the like), by metric name.
+    """The value of each metric over its items, times its scale (100 for all but perplexity and the like), by metric name.
 
     `shot_8/<task>` is an image task's primary metric, `shot_8/<task>.<metric>` another of its metrics, `shot_8/average` the mean of
     the primary metrics over image tasks, each counting alike, and `shot_8/<group>` the mean over the group's image tasks. Text tasks are
@@ -237,7 +237,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
         value = _aggregate(str(family), str(metric), own)
         if math.isnan(value):
             reasons = "; ".join(own["problem"].drop_duplicates()[:3]).strip("; ")
-            reasons = reasons or "none has a reference, or what the model makes of them is not a number"
+            reasons = reasons or "none has a reference, or the model's results are not numbers"
             raise ValueError(f"task {task} at {shots} shots: no item has a score under {metric}: {reasons}")
         scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":

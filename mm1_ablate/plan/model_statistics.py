@@ -24,9 +24,9 @@ from mm1_ablate.model.profile import ModelProfile, PartProfile
 from mm1_ablate.plan.flops import RowContent
 
 PROFILED = 6
-"""How models are profiled: another number where that changes, for what is remembered is no longer right."""
+"""Version of how models are profiled: increased when that changes, as cached results then no longer hold."""
 COUNTED = 5
-"""How rows are packed and counted, likewise."""
+"""Version of how rows are packed and counted, likewise."""
 
 MOST_READ = 200_000_000
 """Bytes that a plan may read to make data ready for counting: some seconds."""
@@ -109,7 +109,7 @@ class ModelStatistics:
         except (OSError, ImportError, TooMuchToRead):
             return RowContent.declared(experiment)
         except ValueError as error:
-            # A trial would end with the same words; nobody should have to wait for them.
+            # A trial would fail with the same message; it is shown now.
             self.problems.setdefault(str(error))
             return RowContent.declared(experiment)
 

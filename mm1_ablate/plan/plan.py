@@ -1,4 +1,4 @@
-"""What a sweep asks for, held against what the store has: what will run, why, what it costs, what it can show.
+"""A sweep compared with its store: what will run, why, what it costs, what it can show.
 
 In: one or several expanded studies and a store. Out: a `Plan`; nothing is started or written but the cache of model statistics. Studies
 that are planned together share their trials: one that feeds arms of several is counted once.
@@ -56,7 +56,7 @@ class Plan:
     problems: tuple[str, ...] = ()
     """What was wrong with the data when its first rows were packed: trials will fail because of it."""
     stages: tuple[PlanRow, ...] = ()
-    """Earlier stages that trials start from and that are no arms of their own, each once; their arms are those of the trials that start
+    """Earlier stages that trials start from and that are not arms of their own, each once; their arms are those of the trials that start
     from them."""
     measured: tuple[MeasuredCost, ...] = ()
     """The cost by timed steps, a record for each device."""
@@ -167,7 +167,7 @@ def _preparations(rows: Sequence[PlanRow], store: Store) -> tuple[PreparationRow
 
 
 def _repeats(study: Study, studies: Sequence[Study], rows: Mapping[str, PlanRow]) -> list[str]:
-    """Arms that read a source more than once which their baseline reads once at most; about the same for all seeds.
+    """Arms that repeat a source (1.05 epochs or more, as counts are estimates) that their baseline reads once at most; alike for all seeds.
 
     Args:
         rows: by evaluation fingerprint.
@@ -177,7 +177,7 @@ def _repeats(study: Study, studies: Sequence[Study], rows: Mapping[str, PlanRow]
     for arm in study.arms:
         for name, read in epochs[arm.name].items() if arm.name != arm.baseline else ():
             once = epochs[arm.baseline].get(name, 0.0)
-            if read > 1 >= once and epochs[arm.baseline]:
+            if read >= 1.05 and once <= 1 and epochs[arm.baseline]:
                 arm_name = labelled(studies, study, arm.name)
-                lines.append(f"{arm_name} reads source '{name}' about {read:.1f} times, its baseline {once:.1f} times")
+                lines.append(f"{arm_name} reads source '{name}' about {read:.1f} times (baseline {once:.1f})")
     return lines

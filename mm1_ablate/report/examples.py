@@ -74,7 +74,7 @@ class Count:
 
     Attributes:
         items: that both could be judged by; with demonstrations an item counts once for each evaluation seed.
-        not_judged: that at least one could not be asked.
+        not_judged: that at least one could not be evaluated.
         first_score, second_score: aggregates over these items, on the scale of tables.
     """
 

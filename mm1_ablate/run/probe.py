@@ -40,8 +40,8 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
 
     Args:
         address: of a Ray cluster; None: this machine.
-        made_up: whether random documents take the place of the data.
-        say: gets a line for people before each measurement.
+        made_up: whether random documents replace the data.
+        say: gets a line for display before each measurement.
 
     Raises:
         ProbeFailed: with the reason.

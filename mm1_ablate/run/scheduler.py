@@ -55,7 +55,7 @@ class RunOptions:
     cpus: int | None = None
     """Cores to use on this machine; None: all."""
     retry: bool = False
-    """Whether failed trials and preparations are tried again."""
+    """Whether failed trials and preparations are retried."""
     evaluate_only: bool = False
     """Only trials whose trained model is saved."""
     run_trial: str = RUN_TRIAL
@@ -90,7 +90,7 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     """Do what a study's trials lack, and return when it is done, failed or interrupted (Ctrl-C, SIGTERM).
 
     Args:
-        on_event: gets a line for people when something begins.
+        on_event: gets a line for display when something begins.
 
     Raises:
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
@@ -140,7 +140,7 @@ def _launcher(resources: Resources, store: Store, options: RunOptions) -> Launch
     """
     cores = options.cpus or os.cpu_count() or 1
     if options.cluster == LOCAL and resources.cpus > cores:
-        raise ResourcesMissing(f"a trial asks for {resources.cpus:g} cpus (resources.cpus in the sweep), and there are {cores} here")
+        raise ResourcesMissing(f"a trial requests {resources.cpus:g} cpus (resources.cpus in the sweep), but there are {cores} here")
     return Launcher(
         store.address,
         child_process.new_server_folder(),
@@ -178,7 +178,7 @@ def _run_on_ray(
 
 
 def _remove_leftovers(store: Store) -> None:
-    """Remove what Tune wrote for runs of this host that were killed: nobody reads it. Whether other hosts' runs live is not known."""
+    """Remove Tune's files of killed runs of this host, which are never read. Whether runs of other hosts are alive is unknown."""
     for folder in (store.root / "ray").glob("*-*-*"):
         host, pid, _ = folder.name.rsplit("-", 2)
         if host == socket.gethostname() and pid.isdigit() and not child_process.is_alive(int(pid)):
@@ -213,13 +213,13 @@ def _ray_and_fork_server(options: RunOptions, launcher: Launcher) -> Iterator[No
 
 
 def _shares(resources: Resources, say: Callable[[str], None]) -> tuple[int, ...]:
-    """How many of a trial's workers go on each node. Where there is no room and the cluster has an autoscaler, that is only said."""
+    """How many of a trial's workers go on each node. If there is no room and the cluster has an autoscaler, that is only reported."""
     try:
         return assign_workers(resources, [node["Resources"] for node in all_nodes() if node["Alive"]])
     except ResourcesMissing as error:
         if not has_autoscaler():
             raise
-        say(f"{error}; waiting for the cluster's autoscaler to add what is needed")
+        say(f"{error}; waiting for the cluster's autoscaler to add nodes")
         return node_shares(resources, fit_on_one=False)
 
 

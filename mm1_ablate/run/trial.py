@@ -145,7 +145,7 @@ def _wait_for(store: Store, file: Path) -> None:
 
 def _exit_taken_over() -> None:
     """End this process at once: another machine has taken its work over."""
-    print("another machine has taken this over: the storage was out of reach for too long", flush=True)
+    print("another machine has taken over this trial: the storage was unavailable here for too long", flush=True)
     os._exit(HELD)
 
 
@@ -280,7 +280,7 @@ def _predict(
 
     own = experiment.evaluation.losses
     few = experiment.evaluation.model_copy(update={"losses": {name: own[name] for name in own if name in losses}})
-    # Held-out documents are laid out first, so that one that does not fit is told before anything is generated.
+    # Held-out documents are laid out first, so that one that does not fit is reported before anything is generated.
     held_out = prepare_documents(model, experiment.model_copy(update={"evaluation": few}), tokenizer)
     predict(model, experiment, tokenizer, pipeline, report, rank, ranks, wanted=wanted, keep=keep)
     for name, documents in held_out.items():

@@ -120,7 +120,7 @@ class Store:
 
     @contextlib.contextmanager
     def noticing_full_disk(self, *folders: Path) -> Iterator[None]:
-        """Work on folders of trials or preparations. Where a disk turns out to be full that is a `DiskFull`, and nobody's failure."""
+        """Work on folders of trials or preparations. A full disk raises `DiskFull`, and is not recorded as a failure of any of them."""
         try:
             yield
         except Exception as error:

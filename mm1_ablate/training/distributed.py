@@ -170,7 +170,7 @@ class DistributedLoader:
         return (self.loader.accounting + self._loaded_by_others()).account()
 
     def state_dict(self) -> dict[str, Any]:
-        """From where any number of processes can go on."""
+        """State from which any number of processes can resume."""
         state = self.loader.state_dict()
         return {**state, "loaded": (self._counts(state["loaded"]) + self._loaded_by_others()).state()}
 

@@ -139,7 +139,7 @@ def fit(
     workers: Workers = Workers(),
     start_from: Path | None = None,
 ) -> MultimodalModel | None:
-    """Train, or go on from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (what became of the data) in the folder.
+    """Train, or resume from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (the data account) in the folder.
 
     Args:
         encoder_folder, language_model_folder: prepared parts that the trial starts from; None for a part that is not prepared.

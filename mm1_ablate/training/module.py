@@ -189,7 +189,7 @@ class TrainingCallback(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if module.workers.ranks > 1:
             # Lightning would tell all processes of a signal to one, in the handler and before each step: the first can wait for ever,
-            # the second waits for the GPU. Whoever started them ends them all, and what they do can be gone on with.
+            # the second waits for the GPU. Whoever started them ends them all, and their work can be resumed.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)

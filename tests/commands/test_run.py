@@ -43,7 +43,7 @@ def test_a_study_from_its_first_run_to_an_edited_one(tiny_sweep: Path, tmp_path:
     assert (tmp_path / "ablations" / "mlflow.db").exists()
 
     again = call("run", "sweeps/tiny.yaml")
-    assert again.exit_code == 0 and "nothing to be done" in again.stdout and "interleaved" in again.stdout
+    assert again.exit_code == 0 and "nothing to do" in again.stdout and "interleaved" in again.stdout
 
     # One arm leaves the file, one joins it that cannot be trained.
     text = tiny_sweep.read_text().replace("data.mixture.interleaved, ", "")
@@ -100,5 +100,5 @@ def test_an_interrupted_run_ends_with_130_and_can_go_on(tiny_sweep: Path, tmp_pa
     finally:
         process.kill()
     assert process.returncode == 130, output + errors
-    assert "to go on: mm1-ablate run sweeps/tiny.yaml" in errors
+    assert "to continue: mm1-ablate run sweeps/tiny.yaml" in errors
     assert look("status")["counts"].keys() == {"interrupted", "missing"}

@@ -30,7 +30,7 @@ def changed(**changes: Any) -> Experiment:
     """The small experiment with values at paths (`__` for the dots) changed."""
     edits = [Edit(path.replace("__", "."), value, whole=isinstance(value, dict)) for path, value in changes.items()]
     result = altered(TREE, edits)
-    assert not result.findings
+    assert not result.diagnostics
     return Experiment.model_validate(result.tree)
 
 

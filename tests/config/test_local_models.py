@@ -68,7 +68,7 @@ def test_a_path_in_a_sweep_is_relative_to_the_sweep(tmp_path: Path) -> None:
         ("{name: ./none/here, tokenizer: miniature}", "./none/here"),
     ],
 )
-def test_what_is_not_there_is_said_at_its_line(language_model: str, at: str, tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported_at_its_line(language_model: str, at: str, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, EXPERIMENT.replace(f"\n{LANGUAGE_MODEL}", f" {language_model}\n"))
     with pytest.raises(FileErrors) as caught:
         preflight(path)
@@ -166,7 +166,7 @@ def test_what_a_model_by_name_would_not_heed_is_refused(more: str, tmp_path: Pat
     with pytest.raises(FileErrors) as caught:
         load_experiment(path)
     (problem,) = caught.value.problems
-    assert pointed_at(problem).startswith(more.partition(" ")[2]) and "goes with model_type" in problem.message
+    assert pointed_at(problem).startswith(more.partition(" ")[2]) and "needs model_type" in problem.message
 
 
 def test_all_that_init_writes_of_a_model_type_is_named_at_once_for_a_model_by_name(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_an_experiment_survives_dumping_and_validating(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "path", "message"),
     [
-        (("image_size: 48", "image_size: 50"), "model.image_encoder.image_size", "50 is not a multiple of the patches a side, 4"),
+        (("image_size: 48", "image_size: 50"), "model.image_encoder.image_size", "50 is not a multiple of the patches per side, 4"),
         (
             ("patches_per_side: 4", "patches_per_side: 4\n    patch_size: 12"),
             "model.image_encoder",

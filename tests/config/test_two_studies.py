@@ -122,7 +122,7 @@ def test_each_study_records_what_it_saw_itself(sweep: Path, tmp_path: Path, monk
     assert records[0] == records[2] != records[1] and len(records[0]) == len(records[1]) > 0
 
 
-def test_what_a_record_told_is_told_for_the_study_that_asked_alone(sweep: Path, tmp_path: Path) -> None:
+def test_data_from_a_record_is_reported_for_its_own_study_alone(sweep: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     study = load_study(sweep)
     store.write_study(study)

@@ -136,7 +136,7 @@ def test_a_process_that_never_closes_its_loader_ends():
     assert ended.returncode == 0 and ended.stdout == b"done\n"
 
 
-def test_the_caller_is_told_how_long_it_waited():
+def test_the_caller_can_see_how_long_it_waited():
     loaded = of(flawed(), threads=1)
     assert loaded.waiting_seconds == 0
     began = time.perf_counter()

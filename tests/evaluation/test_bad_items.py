@@ -71,7 +71,7 @@ def test_a_task_of_which_nothing_can_be_asked_is_an_error(model, tokenizer, tmp_
         run(model, experiment_on([record(tmp_path, toy(incomplete=names))]), tokenizer)
     with pytest.raises(ValueError, match="task toy at 0 shots: no item has a score under exact_match: truncated JPEG: q0"):
         summarise(run(model, experiment_on([record(tmp_path, toy(corrupt=names))], shots=[0]), tokenizer))
-    with pytest.raises(ValueError, match="3 shots need as many demonstrations"):
+    with pytest.raises(ValueError, match="3 shots need 3 demonstrations"):
         run(model, experiment_on([record(tmp_path, toy(corrupt=[f"d{number}" for number in range(8)]))]), tokenizer)
 
 

@@ -46,7 +46,7 @@ def test_a_task_can_ask_how_likely_the_right_answer_is(model, tokenizer, tmp_pat
     assert summary["shot_0/toy.perplexity"] == pytest.approx(np.exp(-np.mean(nats)), rel=1e-4)
 
 
-def test_greedy_continuations_are_told_from_others(model, tokenizer, tmp_path) -> None:
+def test_greedy_continuations_are_distinguished_from_others(model, tokenizer, tmp_path) -> None:
     generated = run(model, experiment_on([record(tmp_path, {**GENERATE, "max_new_tokens": 2})], shots=[0]), tokenizer).set_index("item")
 
     class Answers(Toy):

@@ -16,7 +16,7 @@ from mm1_ablate.data.documents import Item, ItemSet
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, prepare_requests
-from mm1_ablate.evaluation.scores import Asked, merged, predictions_of, predictions_table, references_of, scored, summarise
+from mm1_ablate.evaluation.scores import ItemOutcome, merged, predictions_of, predictions_table, references_of, scored, summarise
 
 NAN = math.nan
 
@@ -78,7 +78,7 @@ def predictions(task: Task, said: list[str | None], *references: tuple[str, ...]
     return predictions_table(
         task,
         [
-            Asked(0, more.get("seed", 0), place, f"q{place}", "", "", 0, "", "", "" if text is not None else "no image: q",
+            ItemOutcome(0, more.get("seed", 0), place, f"q{place}", "", "", 0, "", "", "" if text is not None else "no image: q",
                   None if text is None else Prediction(f"q{place}", text, own))
             for place, (text, own) in enumerate(zip(said, references, strict=True))
         ],
@@ -100,7 +100,7 @@ def test_scores_stand_beside_the_items_that_they_are_of(tmp_path) -> None:
 def test_the_parts_of_several_processes_join_in_the_order_of_tasks_shots_seeds_and_items(tmp_path) -> None:
     tasks = [load_task(record(tmp_path, {**GENERATE, "task": name})) for name in ("z", "a")]
     parts = [
-        predictions_table(task, [Asked(shots, seed, place, f"{place}", "", "", 0, "", "", "", Prediction(f"{place}", "", ("a",)))])
+        predictions_table(task, [ItemOutcome(shots, seed, place, f"{place}", "", "", 0, "", "", "", Prediction(f"{place}", "", ("a",)))])
         for place in (10, 2)
         for seed in (5, 1)
         for shots in (8, 0)

@@ -109,7 +109,7 @@ def test_development_questions_report_questions_and_demonstrations_share_no_pict
     assert sum(map(len, sides)) == len(set.union(*sides))
 
 
-def test_references_are_all_that_the_annotators_said(root: Path) -> None:
+def test_references_are_all_answers_of_the_annotators(root: Path) -> None:
     for name in ("coco", "nocaps", "textcaps", "vqav2", "vizwiz", "gqa"):
         official_files.IMAGE_TASKS[name](root)
     references = {
@@ -154,7 +154,7 @@ def test_another_rule_scores_kept_answers_again_and_asks_no_model(name: str, oth
     assert asked_identity(changed, evaluation) == asked_identity(task, evaluation)
 
 
-def test_every_rule_of_a_benchmark_is_told_in_the_guide() -> None:
+def test_every_rule_of_a_benchmark_is_reported_in_the_guide() -> None:
     guide = DOCS.read_text()
     rules = guide[guide.index("## Scoring rules") : guide.index("## One of your own")]
     for name in shipped_tasks():

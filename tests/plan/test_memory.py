@@ -152,7 +152,7 @@ def test_the_rows_that_fit_fit_and_one_more_does_not(gibibytes: int, doublings: 
         assert not training_memory(experiment, LARGE, workers, strategy, rows + 1).fits(capacity)
 
 
-def test_what_does_not_fit_is_said_with_what_would():
+def test_what_does_not_fit_is_reported_with_what_would():
     experiment = experiment_with({**PAPER, "training.micro_batch_rows": 8})
     resources = Resources(workers=8, gpus_per_worker=1)
     (line,) = does_not_fit(experiment, LARGE, resources, ["A100-40GB"])
@@ -228,7 +228,7 @@ def test_a_sharded_model_is_evaluated_in_shards_and_a_block() -> None:
     assert not [line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8, strategy="fsdp"), ["H100"]) if "evalu" in line]
 
 
-def test_an_evaluation_that_does_not_fit_is_told_the_batch_and_the_precision_that_do() -> None:
+def test_an_evaluation_that_does_not_fit_is_reported_with_the_batch_and_the_precision_that_do() -> None:
     many, resources = {**ASKED, "evaluation.batch_items": 256}, Resources(workers=64, gpus=64, strategy="fsdp")
     (line,) = does_not_fit(experiment_with(many), HUGE, resources, ["H100"])
     few = int(line.split("evaluation.batch_items: ")[1].split(",")[0])

@@ -33,7 +33,7 @@ from mm1_ablate.evaluation.metrics.exact_match import ExactMatch
 from mm1_ablate.evaluation.metrics.vqa_accuracy import VqaAccuracy
 from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.report import html as html_page
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
@@ -58,7 +58,7 @@ def test_annotators_who_disagree_set_a_ceiling() -> None:
     assert ceiling(VqaAccuracy(), items(apart, ("a",) * 10, ())) == pytest.approx(65)
 
 
-def test_other_metrics_reach_100_or_nobody_knows() -> None:
+def test_other_metrics_reach_100_or_have_no_known_ceiling() -> None:
     assert ceiling(ExactMatch(), items(("a", "b"))) == ceiling(ChoiceAccuracy(), items(())) == 100
     assert ceiling(CiderRaw(), items(("a dog",), ("a cat",))) is None
     assert ceiling(VqaAccuracy(), items((), ())) is None
@@ -99,7 +99,7 @@ def stored(sweep: Path, tmp_path: Path) -> tuple[Study, Store]:
     return write_scores(sweep, tmp_path / "store", answer)
 
 
-def shown(comparison: Comparison, width: int = 160) -> str:
+def shown(comparison: StudyComparison, width: int = 160) -> str:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     return stream.getvalue()

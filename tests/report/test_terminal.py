@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scored_study import write_scores
 
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.metric_info import PERCENT
 from mm1_ablate.report.task_scores import ScoreBounds, TaskScore, TaskScores
 from mm1_ablate.report.terminal import fit
@@ -51,7 +51,7 @@ def has(text: str, *wanted: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def comparison() -> StudyComparison:
     study = made_up_study([name for name in TRUTH if name != "baseline"])
     results, items = noisy_results(study, TRUTH, tasks=TASKS)
     bounds = {arm: ScoreBounds(35.0, "the answer that is given to every item of a captioning task", 98.5) for arm in TRUTH}
@@ -65,7 +65,7 @@ def comparison() -> Comparison:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_comparison_and_its_tasks(comparison: Comparison, width: int) -> None:
+def test_the_comparison_and_its_tasks(comparison: StudyComparison, width: int) -> None:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     text = stream.getvalue()

@@ -32,7 +32,7 @@ def attempts(store: Store, trial) -> list[str]:
 
 
 @pytest.mark.usefixtures("shared_ray")
-def test_failures_are_told_apart_stop_nobody_else_and_only_they_are_retried(tmp_path: Path) -> None:
+def test_failures_are_distinguished_stop_no_other_trial_and_only_they_are_retried(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.root.mkdir()
     for told in ("fail-11", "kill-12", "fail-preparation"):

@@ -205,7 +205,7 @@ def test_the_live_table_counts_stages_and_reckons_their_time_by_what_they_train_
     assert left == pytest.approx(120, rel=0.01)
 
 
-def test_a_stage_that_no_arm_starts_from_any_more_is_told_with_what_the_file_no_longer_names(store: Store) -> None:
+def test_a_stage_that_no_arm_starts_from_any_more_is_reported_with_what_the_file_no_longer_names(store: Store) -> None:
     chained = chains()
     do(store, *chained.stages, *chained.trials)
     store.register_trials(chained)

@@ -346,7 +346,7 @@ def test_a_finished_study_is_looked_at_where_its_data_is_not(tmp_path: Path, mon
     status = call("status", "sweep.yaml", "--json")
     assert status.exit_code == 0, status.stderr
     assert json.loads(status.stdout)["counts"] == {"done": 1}
-    assert "not here, so taken to be what the last run saw" in status.stderr and "texts/*.jsonl" in status.stderr
+    assert "missing on this machine, so digests of the last run are used" in status.stderr and "texts/*.jsonl" in status.stderr
     report = call("report", "sweep.yaml", "--json")
     assert report.exit_code == 0 and json.loads(report.stdout)["holes"] == [], report.stderr
     refused = call("plan", "sweep.yaml")

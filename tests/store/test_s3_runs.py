@@ -55,7 +55,7 @@ def trainings(server: Server) -> dict[str, int]:
     return {entry.key.split("/")[-2]: len(entry.get()["Body"].read().splitlines()) for entry in found}
 
 
-def test_a_study_by_the_command_line_killed_and_gone_on_with_on_another_machine(
+def test_a_study_by_the_command_line_killed_and_continued_on_another_machine(
     server: Server, tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tiny_sweep.read_text().replace(
@@ -173,7 +173,7 @@ def test_nodes_of_a_cluster_that_share_no_file_do_a_study_with_preparations_and_
             }  # fmt: skip
             server.forbids.add("PUT")
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-            with pytest.raises(ClusterUnusable, match=r"cannot use the store: no right to write in the store s3://"):
+            with pytest.raises(ClusterUnusable, match=r"cannot use the store: no permission to write in the store s3://"):
                 require_usable_nodes(ADDRESS)
         finally:
             ray.shutdown()

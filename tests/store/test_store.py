@@ -110,7 +110,7 @@ def test_a_trial_whose_preparation_failed_has_failed_until_that_is_retried(store
     assert store.status(trial).status == "missing"
 
 
-def test_a_killed_trial_is_interrupted_at_once_and_a_live_one_is_nobody_elses(store: Store) -> None:
+def test_a_killed_trial_is_interrupted_at_once_and_a_live_one_stays_locked(store: Store) -> None:
     trial = study().trials[0]
     folder = store.write_trial(trial)
     child = multiprocessing.get_context("fork").Process(target=hold_until_killed, args=(str(store.root), trial.fingerprint))
@@ -130,7 +130,7 @@ def test_a_killed_trial_is_interrupted_at_once_and_a_live_one_is_nobody_elses(st
     assert do(store, trial) == 0 and store.status(trial).status == "done"
 
 
-def test_two_fingerprints_with_the_same_beginning_are_told_apart(store: Store) -> None:
+def test_two_fingerprints_with_the_same_beginning_are_distinguished(store: Store) -> None:
     trial = study().trials[0]
     store.write_trial(trial)
     other = replace(trial, fingerprint=trial.fingerprint[:12] + "0" * 52)

@@ -19,7 +19,7 @@ from mm1_ablate.config.sweep.overrides import Edit
 LONGEST_VALUE = 40
 """Characters of a value in a table; what is longer is cut in the middle."""
 MOST_ADDED = 12
-"""Settings of a section which the baseline lacks that are told one by one."""
+"""Settings of a section missing in the baseline that are listed one by one."""
 NOTHING: tuple[Any, ...] = (None, {})
 
 
@@ -49,7 +49,7 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
     Args:
         old: the leaves of the baseline.
         new: the leaves of the arm.
-        edits: what was applied (`Altered.edits`).
+        edits: what was applied (`AlteredExperiment.edits`).
         consequences: paths that changed because of a removal.
     """
     left = dict.fromkeys(_differing(old, new))
@@ -69,11 +69,11 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for path in dict.fromkeys([*old, *new]):
         if any(tree.get(above) not in NOTHING for above in _above(path) for tree in (old, new)):
-            continue  # a value stands there in place of the mapping, and is told
+            continue  # a value replaces the mapping there, and is listed
         left, right = old.get(path), new.get(path)
         if left is right or (left == right and json.dumps(left) == json.dumps(right)):
             continue
-        # A mapping that says nothing is told where the other has no mapping at all, not where it has one that says something.
+        # An empty mapping is listed where the other has no mapping at all, not where it has one with settings.
         says_nothing = left in NOTHING and right in NOTHING
         if not (says_nothing and any(leaf is not None and inner.startswith(f"{path}.") for inner, leaf in (*old.items(), *new.items()))):
             yield path
@@ -124,7 +124,7 @@ def declared_in_words(arm: Arm) -> tuple[str, ...]:
     """What an arm's ablation says: 'removed data.mixture.text', 'model.connector.image_tokens 4 → 16'; of a baseline, what the sweep sets
     everywhere."""
     if arm.seeds:
-        return (f"nothing but its seeds: {', '.join(map(str, arm.seeds))}",)
+        return (f"only its seeds: {', '.join(map(str, arm.seeds))}",)
     told = _in_words([change for change in arm.changes or arm.everywhere if change.declared])
     return (f"everywhere: {told[0]}", *told[1:]) if arm.everywhere and told else told
 

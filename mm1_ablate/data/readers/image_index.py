@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files, map_files
@@ -104,7 +104,7 @@ class ImageIndex:
         report: called with the progress of the index.
 
     Raises:
-        Misfit: at `image_files`, there are none.
+        SettingError: at `image_files`, there are none.
     """
 
     def __init__(self, patterns: Sequence[str], by: ImagesBy, report: ProgressCallback | None = None) -> None:
@@ -189,14 +189,14 @@ def check_pictures(patterns: Sequence[str]) -> None:
     """Whether there are pictures.
 
     Raises:
-        Misfit: at `image_files`, there are no files, or not one of them can be read.
+        SettingError: at `image_files`, there are no files, or not one of them can be read.
     """
     tars, pictures, _ = _found(patterns)
     if pictures and not tars and not sum(one.there for one in _lost_files(pictures) or [Losses((), 0, 0, 1)]):
         file = pictures[0]
         others = "" if len(pictures) == 1 else f" (nor can any other of the {len(pictures)} files be used)"
         message = f"{file.address}: {_wrong_picture(file)}{others}; expected pictures, or tars (.tar, .tgz) of pictures"
-        raise Misfit("image_files", message)
+        raise SettingError("image_files", message)
 
 
 def lost_pictures(patterns: Sequence[str]) -> list[Losses]:
@@ -210,7 +210,7 @@ def _of_pictures(losses: Sequence[Losses]) -> list[Losses]:
 
 
 def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
-    """Of files that are a picture each. What lies beside them and is nothing that could hold one is no loss."""
+    """Of files that are a picture each. Other files beside them do not count as losses."""
     small = [file for file in pictures if file.size <= POINTER][:LOOKED_AT]
     looked_at = list(dict.fromkeys([*small, *pictures[:20]]))
     wrong = {file.address: why for file, why in zip(looked_at, map_files(looked_at, _wrong_picture), strict=True) if why}

@@ -32,9 +32,9 @@ class InterleavedSource(Source):
     """The switches of every source of interleaved documents."""
 
     images: bool = True
-    """Of interleaved documents. Removed: their text stays, without images."""
+    """The images of interleaved documents. Removed: only the text stays."""
     interleaving: bool = True
-    """Of interleaved documents. Removed: the same images and texts, each image with its own text as a document of its own."""
+    """Whether images and texts are interleaved. Removed: each image and its text become a separate document."""
 
 
 class InterleavedFiles(InterleavedSource):
@@ -47,9 +47,9 @@ class InterleavedFiles(InterleavedSource):
     """Patterns of picture files, or of tars with pictures, where the documents only name them. A picture that is not among them is
     left out of its document and counted as missing; the text stays."""
     images_by: ImagesBy = "base_name"
-    """How a document's picture is found among `image_files`: path (its name there, from the folder where the pattern's wildcards begin,
-    or in the tar), base_name (the last part of that), url (which img2dataset writes into the JSON beside a picture in a tar), or
-    url_sha256 (pictures are called by the SHA-256 of their url)."""
+    """How a document's picture is looked up in `image_files`: path (relative to the folder where the pattern's wildcards begin, or within
+    the tar), base_name (the last part of the path), url (from the JSON that img2dataset writes beside a picture in a tar), or
+    url_sha256 (pictures are named by the SHA-256 of their url)."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenInterleaved:
         """The documents. The seed changes nothing: their order is the mixture's."""
