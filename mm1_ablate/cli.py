@@ -161,13 +161,15 @@ def plan(
     """Show what would run, why, and what it would cost.
 
     Nothing is trained, except for the few steps of --probe, whose timings are kept in the store."""
-    from mm1_ablate.commands.common import console, read_studies
+    from mm1_ablate.commands.common import console, read_studies, require_own_place
     from mm1_ablate.commands.plan import gpus_named, probe_arms, show_plan
     from mm1_ablate.plan.plan import plan_together
 
     gpus = gpus_named(gpu, utilisation)
     with using_store(store) as records:
         studies = read_studies(sweeps, "nowhere" if without_data else "check", begins=True)
+        for study in studies:
+            require_own_place(study, records)
         planned = plan_together(studies, records, retry, gpus)
         if probe:
             probe_arms(planned, records, address, made_up=without_data)
@@ -248,6 +250,8 @@ def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson 
 
     with using_store(store) as records:
         study = read_finished(sweep, records)
+        if not records.root.is_dir():
+            say(f"there is no store at {records.address} yet")
         if as_json:
             print_json(status_json(study, records))
         else:
@@ -266,11 +270,12 @@ def report(
     """Compare the arms by the results in the store.
 
     It works in the middle of a run, too: missing results are named."""
-    from mm1_ablate.commands.common import console, read_finished
+    from mm1_ablate.commands.common import console, read_finished, require_store
     from mm1_ablate.commands.run import compare_and_write, write_document
     from mm1_ablate.report.text import print_comparison
 
     with using_store(store) as records:
+        require_store(records)
         study = read_finished(sweep, records)
         comparison, folder = compare_and_write(study, records)
         curves = records.curves(study)
@@ -286,7 +291,8 @@ def report(
     print_comparison(comparison, console())
     for path in written[:1]:
         tell(f"written: {path} with {len(written) - 1} pictures")
-    tell(f"report: {folder / 'report.html'}")
+    if folder is not None:
+        tell(f"report: {folder / 'report.html'}")
 
 
 @app.command(cls=Command)
@@ -305,10 +311,11 @@ def examples(
     """Show items that two arms answered differently.
 
     Each with its image, question, both answers and the reference."""
-    from mm1_ablate.commands.common import console, read_finished, write_page
+    from mm1_ablate.commands.common import console, read_finished, require_store, write_page
     from mm1_ablate.commands.examples import look_for_differences, page_of, show_counts
 
     with using_store(store) as records:
+        require_store(records)
         study = read_finished(sweep, records)
         differences = look_for_differences(study, records, (first, second), task, shots, seed, number)
     write_page(to, page_of(differences))

@@ -128,11 +128,16 @@ def using_store(place: str) -> Iterator[Store]:
         stop(FILE_IS_WRONG, f"the store {place} cannot be used: {error.filename}: {error.strerror}; set MM1_ABLATE_CACHE to another folder")
     try:
         store.refresh()
+        store.check_layout()
         yield store
     except Exception as error:
+        from mm1_ablate.data.atomic_files import DamagedFile
         from mm1_ablate.plan.model_statistics import ModelUnavailable
         from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 
+        if isinstance(error, DamagedFile) and error.path.is_relative_to(store.root):
+            store.files.note_damage(error.path, error.why)
+            raise typer.Exit(FILE_IS_WRONG) from error
         if isinstance(error, StorageError | ModelUnavailable):
             stop(FILE_IS_WRONG, str(error))
         if is_disk_full(error):
@@ -140,6 +145,9 @@ def using_store(place: str) -> Iterator[Store]:
         if isinstance(error, OSError) and (sentence := unusable_place(error, place, store.root)):
             stop(FILE_IS_WRONG, sentence)
         raise
+    finally:
+        for damaged, why in store.damaged.items():
+            say(f"damaged: {store.where(damaged)}: {why}; taken for not there, and `mm1-ablate run` repairs what it can")
 
 
 def unusable_place(error: OSError, place: str = "", root: Path | None = None) -> str | None:
@@ -214,9 +222,25 @@ def read_study(path: Path, look: Look = "contents", begins: bool = False) -> Stu
 def read_finished(path: Path, store: Store) -> Study:
     """The study of a sweep file, for commands that look at what the store has: the data may be on another machine."""
     (study,) = read_studies([path], store=store)
+    require_own_place(study, store)
     if study.from_record:
         say(f"missing on this machine, so digests of the last run are used: {'; '.join(study.from_record)}")
     return study
+
+
+def require_own_place(study: Study, store: Store) -> None:
+    """End the command with 2 where another sweep file's study is kept under the same name."""
+    if other := store.other_study(study):
+        stop(FILE_IS_WRONG, other)
+
+
+def require_store(store: Store) -> None:
+    """End the command with 2 where there is no store: what is to be read has to be there."""
+    if not store.root.is_dir():
+        stop(
+            FILE_IS_WRONG,
+            f"there is no store at {store.address}: run the sweep first, or name another with --store DIR or MM1_ABLATE_STORE",
+        )
 
 
 def write_page(target: Path, page: str) -> None:

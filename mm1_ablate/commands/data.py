@@ -20,6 +20,7 @@ from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
 from mm1_ablate.data.lost_documents import losses_to_json
 from mm1_ablate.report.pages import data_page, percent, spread
+from mm1_ablate.report.terminal import fit
 
 
 def arm_of(study: Study, name: str | None) -> Arm:
@@ -169,6 +170,7 @@ def show_data(stage: Stage, inspection: Inspection, console: Console) -> None:
             percent(source.bad_share),
             percent(sum(source.left_out.values()) / source.sampled if source.sampled else 0.0),
         )
+    fit(table, console)
     console.print(table)
     console.print(
         "text tokens and images of a document, and pixels of an image's shorter side: median (5th to 95th percentile)", style="dim"

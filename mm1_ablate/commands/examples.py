@@ -19,6 +19,7 @@ from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.report.examples import Count, Example, counts, differing, side_by_side
 from mm1_ablate.report.formats import number
 from mm1_ablate.report.pages import Shown, examples_page, picture
+from mm1_ablate.report.terminal import fit
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def show_counts(differences: Differences, console: Console) -> None:
         scores = [number(score, one.scale) for score in (one.first_score, one.second_score)]
         cells = [one.shots, one.items, one.first_better, one.equal, one.second_better, one.not_judged]
         table.add_row(one.task, *map(str, cells), *scores)
+    fit(table, console)
     console.print(table)
     for fact in differences.facts():
         console.print(fact, markup=False, style="dim")

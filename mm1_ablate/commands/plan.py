@@ -22,6 +22,7 @@ from mm1_ablate.plan.estimate import MeasuredCost
 from mm1_ablate.plan.memory import in_gib
 from mm1_ablate.plan.plan import Plan
 from mm1_ablate.plan.trials import PlanRow
+from mm1_ablate.report.terminal import fit
 from mm1_ablate.store.status import TrialState
 from mm1_ablate.store.store import Store
 
@@ -141,6 +142,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         blank = [""] * len(numbers)
         reason = f"prepared for {number_of(preparation.trials, 'trial')}"
         table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
+    fit(table, console)
     console.print(table)
     for lines in (arms_in_words(plan.studies, console.width), summary(plan)):
         console.print()
@@ -301,6 +303,7 @@ def show_status(study: Study, store: Store, console: Console) -> None:
         table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), Text(reason), folder)
     for gone in known["no_longer_named"]:
         table.add_row(gone["name"], "", "", "no longer in the file, not touched", gone["folder"], style="dim")
+    fit(table, console)
     console.print(table)
     trials, stages = (", ".join(f"{number} {status}" for status, number in known[key].items()) for key in ("counts", "stage_counts"))
     console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.address}", markup=False)

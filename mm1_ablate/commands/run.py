@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import json
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mm1_ablate.commands.common import (
     BUDGET_FORBIDS,
@@ -21,26 +22,32 @@ from mm1_ablate.commands.common import (
     console,
     read_finished,
     read_study,
+    require_own_place,
     say,
     stop,
     tell,
 )
+from mm1_ablate.commands.comparison import compare_study, unwritable_is_told
 from mm1_ablate.commands.plan import summary
 from mm1_ablate.commands.prepare_data import make_ready
 from mm1_ablate.config.errors import listed
 from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.identity.reads import NAMED, difference, reads_of_training
-from mm1_ablate.config.study import Study, Trial
-from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
-from mm1_ablate.plan.plan import Plan, plan
+from mm1_ablate.config.study import Study
+from mm1_ablate.data.atomic_files import write_json
+from mm1_ablate.plan.plan import plan
+from mm1_ablate.store.repair import repair
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
     import pandas
 
-    from mm1_ablate.report.cells import Measure
     from mm1_ablate.report.comparison import StudyComparison
     from mm1_ablate.run.scheduler import Outcome
+    from mm1_ablate.store.study_files import TextThatRan
+
+MOST_TRIALS = 12
+"""That are named beside the text that they ran by."""
 
 
 def run_sweep(
@@ -48,6 +55,9 @@ def run_sweep(
 ) -> int:
     """Do what a sweep lacks and show the comparison; returns the exit code."""
     study = read_study(path, "contents" if evaluate_only else "check", begins=True)
+    require_own_place(study, store)
+    for line in repair(study, store):
+        say(line)
     planned = plan(study, store, retry)
     for line in summary(planned):
         tell(line)
@@ -157,106 +167,57 @@ def say_failures(study: Study, store: Store) -> int:
 
 
 # ---------------------------------------------------------------- comparison
-def compare_study(study: Study, store: Store) -> StudyComparison:
-    """The arms of a study, by what its store has."""
-    from mm1_ablate.report.aa_check import with_false_verdicts
-    from mm1_ablate.report.comparison import compare
-    from mm1_ablate.report.task_scores import task_scores
-
-    results, items = store.results(study), item_scores(study, store)
-    accounts = [store.data_account(trial) for trial in study.trials]
-    with remembering(store.study_folder(study) / "floors.json") as floors:
-        tasks = task_scores(study, items, floors)
-    costs = measures_by_arm(plan(study, store), store, items)
-    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study))
-    return with_false_verdicts(comparison, study, results, items)
-
-
-@contextlib.contextmanager
-def remembering(path: Path) -> Iterator[dict[str, Any]]:
-    """What takes seconds to compute and follows from its key, kept beside the report; written again where something was added."""
-    remembered = read_json_or_nothing(path)
-    known = len(remembered)
-    yield remembered
-    if len(remembered) > known:
-        write_json(path, remembered)
-
-
-def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
-    """Per-item scores of all arms and seeds that have been evaluated; a trial of several arms is in each of them."""
-    import pandas
-
-    parts = [store.items(trial).assign(arm=arm, seed=trial.seed) for trial in study.trials if store.has_scores(trial) for arm in trial.arms]
-    return pandas.concat(parts, ignore_index=True) if parts else None
-
-
-def measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, tuple[Measure, ...]]:
-    """What each arm took, saw and answered, so that the report can name in what arms differ more than was declared."""
-    from mm1_ablate.report.confounds import answered_items, measures
-
-    (study,) = planned.studies
-    answered = answered_items(items)
-    found: dict[str, tuple[Measure, ...]] = {}
-    for row in planned.rows:
-        for arm in row.arms:
-            if arm in found:
-                continue
-            trials, experiment = study.trials_of(arm), study.arm(arm).experiment
-            found[arm] = measures(
-                experiment,
-                parameters=row.parameters["total"],
-                flops_per_token=row.flops / max(row.tokens.total, 1),
-                curves=[store.curve(trial) for trial in trials],
-                accounts=[account for trial in trials if store.status(trial).trained and (account := store.data_account(trial))],
-                answered=answered.get(arm),
-                evaluation=study.evaluation_digest(arm),
-                codes=codes_of(trials, store),
-            )
-    return found
-
-
-def codes_of(trials: Sequence[Trial], store: Store) -> dict[str, dict[int, str]]:
-    """What code did for an arm's scored trials, by seed which code it was, as far as that is known."""
-    found: dict[str, dict[int, str]] = {}
-    for trial in (one for one in trials if store.has_scores(one)):
-        evaluated = store.evaluation_code(trial)
-        roles = {
-            "code": store.code(trial),
-            "code of what it starts from": store.code_it_starts_from(trial),
-            "code that predicted": evaluated.get("predicted"),
-            "code that scored": evaluated.get("scored"),
-        }
-        for role, code in roles.items():
-            if code:
-                found.setdefault(role, {})[trial.seed] = code
-    return found
-
-
-def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path]:
-    """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed."""
+def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path | None]:
+    """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed. No folder where
+    the store is for reading only, which is said."""
     from mm1_ablate.report.html import report_version, write_report
 
     comparison = compare_study(study, store)
     folder = store.study_folder(study) / "report"
     stamp = folder.parent / "report.json"
-    sweep_text = text_of_sweep(study)
+    sweep_text = text_that_ran(study, store)
     content = {
         "comparison": _digest(comparison.to_json()),
         "sweep": _digest(sweep_text),
         "trials": _states(study, store),
         "code": report_version(),
     }
-    if not (folder / "report.html").exists() or not _says(stamp, content):
+    if (folder / "report.html").exists() and _says(stamp, content):
+        return comparison, folder
+    refused: list[OSError] = []
+    with unwritable_is_told(refused.append):
         write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)
         store.upload(*sorted(path for path in folder.rglob("*") if path.is_file()))
-    return comparison, folder
+        return comparison, folder
+    say(f"the report is not written: {refused[0].strerror or refused[0]} ({store.where(folder)})")
+    return comparison, None
 
 
-def text_of_sweep(study: Study) -> str:
-    """The sweep file, and those that it includes."""
-    own, *parts = (path.read_text(encoding="utf-8") for path in (study.path, *study.included))
-    return "\n".join([own, *(f"# {path.name}\n{part}" for path, part in zip(study.included, parts, strict=True))])
+def text_that_ran(study: Study, store: Store) -> str:
+    """The sweep and the files that it names as they were when the trials ran whose scores are shown; in what they differ now."""
+    from mm1_ablate.store.study_files import differences
+
+    def whole(files: Mapping[str, str]) -> str:
+        return "\n".join(f"# ---- {name}\n{text.rstrip()}\n" for name, text in files.items())
+
+    scored = [trial for trial in study.trials if store.has_scores(trial)]
+    ran = store.texts_that_ran(study, scored)
+    if not ran:
+        kept = "# As the files are now: what they were when the trials ran was not kept.\n\n" if scored else ""
+        return kept + whole(study.texts)
+
+    def of(text: TextThatRan) -> str:
+        return f"from {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(text.first))} on: {listed(text.trials, MOST_TRIALS)}"
+
+    latest = ran[0]
+    parts = [f"# As the files were when these trials ran, {of(latest)}\n\n{whole(latest.files)}"]
+    for earlier in ran[1:]:
+        changed = differences(earlier.files, latest.files)
+        parts.append(f"# Others ran before by other texts, {of(earlier)}. What was changed after that:\n\n{changed}\n")
+    if changed := differences(latest.files, study.texts):
+        parts.append(f"# Changed since, and not run; the comparison above is by the files as they are now:\n\n{changed}\n")
+    return "\n".join(parts)
 
 
 def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
@@ -271,6 +232,9 @@ def show_comparison(study: Study, store: Store, path: Path) -> None:
     from mm1_ablate.report.text import print_comparison
 
     comparison, folder = compare_and_write(study, store)
+    if folder is None:
+        print_comparison(comparison, console())
+        return
     track_study(study, store, comparison, folder)
     print_comparison(comparison, console())
     page = folder / "report.html"
@@ -351,7 +315,8 @@ def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):
         comparison, folder = compare_and_write(study, store)
-        track_study(study, store, comparison, folder)
+        if folder is not None:
+            track_study(study, store, comparison, folder)
     try:
         return serve(store, study, port, browser)
     except (TrackingFailed, RuntimeError) as error:

@@ -69,6 +69,8 @@ def _diagnostic(detail: Any, model: type[Settings], tree: Any) -> Diagnostic:
         names = node.names()
         return Diagnostic(path, f"unknown key; expected one of {', '.join(names)}", did_you_mean(str(path[-1]), names), at_key=True)
     if detail["loc"] and detail["loc"][-1] == "[key]":
+        if kind == "value_error":
+            return Diagnostic(path, str(context["error"]), at_key=True)
         keys = node.keys
         expected = f"one of {', '.join(keys)}" if keys else NAMES
         return Diagnostic(path, f"unknown key; expected {expected}", did_you_mean(str(path[-1]), keys), at_key=True)

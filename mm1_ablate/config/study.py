@@ -138,6 +138,8 @@ class Study:
     """Warnings to show before a run, in the order of the files."""
     snapshot: DataSnapshot = field(default_factory=DataSnapshot, compare=False, repr=False)
     """The digests of its data when it was loaded."""
+    texts: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What its files said when it was loaded, by their paths from the sweep's folder: the sweep first, then those that it names."""
 
     @property
     def row_count(self) -> int:

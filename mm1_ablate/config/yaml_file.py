@@ -11,7 +11,9 @@ tags, `<<` on what is not a mapping, numbers that cannot be represented.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -24,6 +26,7 @@ from mm1_ablate.config.settings import Settings
 
 Keys = tuple[str | int, ...]
 Model = TypeVar("Model", bound=Settings)
+PACKAGE = Path(__file__).resolve().parents[1]
 EXCERPT = 160
 """Characters of a source line that are shown."""
 LONGEST_MESSAGE = 2000
@@ -308,6 +311,20 @@ def _shortened(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+_TEXTS: ContextVar[dict[Path, str] | None] = ContextVar("texts of the files that are read", default=None)
+
+
+@contextmanager
+def keeping_texts() -> Iterator[dict[Path, str]]:
+    """The texts of the files that are read in this block, in their order; without those of this package."""
+    texts: dict[Path, str] = {}
+    token = _TEXTS.set(texts)
+    try:
+        yield texts
+    finally:
+        _TEXTS.reset(token)
+
+
 def _text(path: Path, marks: Marks) -> str:
     """The text of a file; without the byte-order mark that some editors begin with.
 
@@ -324,7 +341,10 @@ def _text(path: Path, marks: Marks) -> str:
         message = f"the file cannot be read: its {len(data):,} bytes are more than the {LONGEST_FILE:,} allowed"
         raise FileErrors([marks.at(1, 1, "", message)])
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
+        if (kept := _TEXTS.get()) is not None and not Path(path).resolve().is_relative_to(PACKAGE):
+            kept.setdefault(Path(path).resolve(), text)
+        return text
     except UnicodeDecodeError as error:
         above, _, before = data[: error.start].rpartition(b"\n")
         line, column = above.count(b"\n") + bool(_) + 1, len(before.decode("utf-8", "replace")) + 1

@@ -19,9 +19,10 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.declaration import GPUS, Budget, Resources, gpu_of
-from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
+from mm1_ablate.data.atomic_files import DamagedFile, read_json_or_nothing, write_json
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.trials import PlanRow
+from mm1_ablate.store.records import checked
 from mm1_ablate.store.store import Store
 
 CPU = "CPU"
@@ -89,7 +90,7 @@ def training_seconds(trial: Trial, store: Store) -> float | None:
     store.download(folder / "curve.jsonl")
     try:
         return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
-    except (OSError, LookupError, ValueError):
+    except (OSError, LookupError, ValueError, TypeError):
         return None
 
 
@@ -135,14 +136,24 @@ def step_key(experiment: Experiment, workers: int) -> str:
 class Measurements:
     """The timed steps of a store."""
 
-    def __init__(self, root: Path, write: Callable[[Path, Any], None] = write_json) -> None:
+    def __init__(
+        self, root: Path, write: Callable[[Path, Any], None] = write_json, damaged: Callable[[Path, str], None] = lambda path, why: None
+    ) -> None:
         """
         Args:
             root: of the store.
             write: writes a file of the store.
+            damaged: told that the file is damaged, and why. The next probe writes it again.
         """
         self.path, self._write = Path(root) / "probes.json", write
-        self.known: dict[str, dict[str, dict[str, Any]]] = read_json_or_nothing(self.path)
+        try:
+            shape = dict[str, dict[str, dict[str, Any]]]
+            self.known: dict[str, dict[str, dict[str, Any]]] = checked(self.path, read_json_or_nothing(self.path), shape)
+            for key in self.known:
+                self.of(key)
+        except (DamagedFile, TypeError) as error:
+            damaged(self.path, error.why if isinstance(error, DamagedFile) else str(error))
+            self.known = {}
 
     def of(self, key: str) -> dict[str, MeasuredStep]:
         """By device."""

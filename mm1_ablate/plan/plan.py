@@ -134,7 +134,8 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         resources=resources,
         gpus=gpus.of(resources),
     )
-    cost, measured = workload.estimate(store), workload.measured(Measurements(store.root))
+    measurements = Measurements(store.root, damaged=store.files.note_damage)
+    cost, measured = workload.estimate(store), workload.measured(measurements)
     return Plan(
         studies=tuple(studies),
         rows=rows,

@@ -139,7 +139,7 @@ def _seeds_in(store: Store) -> set[int]:
     for record in (store.root / "trials").glob("*/trial.json"):
         try:
             seeds.add(int(json.loads(record.read_text())["seed"]))
-        except (OSError, LookupError, ValueError):
+        except (OSError, LookupError, ValueError, TypeError):
             continue
     return seeds
 

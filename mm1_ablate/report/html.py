@@ -36,7 +36,7 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
 
     Args:
         pictures: by name (see `markdown.PICTURES`), as SVG.
-        sweep_text: the sweep file, shown at the end.
+        sweep_text: the sweep file and those that it names, shown at the end.
     """
     per_task = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and not MetricName.parse(metric).rule]
     further = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and metric not in per_task]

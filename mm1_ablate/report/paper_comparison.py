@@ -18,6 +18,7 @@ from mm1_ablate.config.paper_results import Counterparts, results
 from mm1_ablate.report.cells import ArmRow
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import number, signed
+from mm1_ablate.report.terminal import fit
 
 HEADING = "Compared with the paper"
 
@@ -92,4 +93,5 @@ def print_paper_tables(comparison: StudyComparison, console: Console) -> None:
         for row in table.rows:
             cells = [Text(ours).append(f"\n{paper}", style="dim") for ours, paper in row.cells]
             shown.add_row(Text(row.arm), Text(row.label, style="dim"), *cells)
+        fit(shown, console)
         console.print(shown)

@@ -17,6 +17,7 @@ from mm1_ablate.evaluation.chance_baselines import PLACE
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import BELOW_FLOOR, DASH, number
 from mm1_ablate.report.task_scores import ScoreBounds, TaskScore
+from mm1_ablate.report.terminal import fit
 
 RIGHT = ("items", "ceiling")
 """Titles of columns of numbers."""
@@ -146,17 +147,28 @@ def print_tasks(comparison: StudyComparison, console: Console) -> None:
     lines = task_lines(comparison, LONGEST_ANSWER, primary_only=True)
     if not lines:
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.title, table.title_justify, table.title_style = "Tasks, their floors and ceilings", "left", "bold"
-    *first, last = task_titles(comparison)
-    for title in first:
-        table.add_column(Text(title), justify="right" if title in RIGHT else "left", overflow="fold")
-    # Names of arms are not to be broken as long as something else can give way.
-    names = max((len(word) for line in lines for word in line[-1].split()), default=0)
-    table.add_column(Text(last), overflow="fold", min_width=min(names, 28))
-    for line in lines:
-        table.add_row(*(Text(cell, style="yellow" if place == len(line) - 1 and cell != DASH else "") for place, cell in enumerate(line)))
     console.print()
+    table = _table(comparison, lines)
+    beside = fit(table, console)
+    if not beside:
+        table = _table(comparison, [line[:-1] for line in lines])
+        fit(table, console)
     console.print(table)
+    for title, *_, below in lines:
+        if below != DASH and not beside:
+            console.print(Padding(Text(f"{BELOW_FLOOR} {title} is below its floor: {below}", style="yellow"), (0, 0, 0, 2)))
     for problem in unasked_lines(comparison):
         console.print(Padding(Text(f"not evaluated: {problem}", style="yellow"), (0, 0, 0, 2)))
+
+
+def _table(comparison: StudyComparison, lines: Sequence[Sequence[str]]) -> Table:
+    """A table of the first columns, as many as the lines have."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.title, table.title_justify, table.title_style = "Tasks, their floors and ceilings", "left", "bold"
+    titles = task_titles(comparison)
+    for title in titles[: len(lines[0])]:
+        table.add_column(Text(title), justify="right" if title in RIGHT else "left", overflow="fold")
+    for line in lines:
+        last = len(titles) - 1
+        table.add_row(*(Text(cell, style="yellow" if place == last and cell != DASH else "") for place, cell in enumerate(line)))
+    return table

@@ -64,7 +64,7 @@ def evaluate_trial(
         Exception: what else keeps this process from working.
     """
     kept = Predictions(store.trial_folder(fingerprint), store)
-    missing = [part for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation)) if not kept.has(part)]
+    missing = [part for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation)) if not kept.has(part, whole=True)]
     if workers is not None:
         # One that looks a moment later may see what the first has written meanwhile.
         missing = workers.broadcast(missing)

@@ -100,6 +100,9 @@ def score_saved_predictions(study: Study, store: Store, say: Callable[[str], Non
         fingerprint, evaluation = trial.fingerprint, trial.evaluation_fingerprint
         folder = store.write_trial(trial)
         with contextlib.suppress(AlreadyRunning), store.hold(folder):
+            if lost := missing_shards(trial, store, whole=True):
+                say(f"damaged predictions of {trial.name}: {', '.join(part.name for part in lost)}; asked again")
+                continue
             recording_evaluation(store, fingerprint, evaluation, partial(score_trial, store, fingerprint, evaluation))
             store.finish(folder)
 

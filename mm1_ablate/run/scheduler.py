@@ -101,6 +101,7 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     """
     options, say = options or RunOptions(), on_event or (lambda line: None)
     store.write_study(study)
+    store.keep_texts(study, [trial for trial in study.trials if not store.has_scores(trial)])
     _remove_leftovers(store)
     wait_for_ending_children(study, store)
     if options.retry:

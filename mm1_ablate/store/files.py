@@ -10,11 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mm1_ablate.data.atomic_files import read_json_or_nothing, write_atomically
+from mm1_ablate.data.atomic_files import DamagedFile, read_json, write_atomically
 from mm1_ablate.store.locks import is_held, locked
+from mm1_ablate.store.records import StatusRecord, checked, problem_of_table
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class StorageError(OSError):
@@ -28,6 +34,23 @@ class LeaseLost(Exception):
 def is_address(place: object) -> bool:
     """Whether a place is an address of object storage, not a folder."""
     return "://" in str(place)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a file, and which state of it that is about."""
+
+    why: str
+    state: tuple[int, int, int]
+
+    @staticmethod
+    def state_of(file: Path) -> tuple[int, int, int]:
+        """Another one once the file has been written again; zeros where it is gone."""
+        try:
+            status = file.stat()
+        except OSError:
+            return 0, 0, 0
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class Files(ABC):
@@ -95,7 +118,73 @@ class Files(ABC):
 
     @abstractmethod
     def read_latest(self, file: Path) -> dict[str, Any]:
-        """A JSON record as all machines see it, also in a folder that is held here; empty where there is none."""
+        """The record of a status as all machines see it, also in a folder that is held here; empty where there is none."""
+
+    # ------------------------------------------------------------ damaged files
+    @cached_property
+    def _damaged(self) -> dict[Path, Damage]:
+        return {}
+
+    @property
+    def damaged(self) -> dict[Path, str]:
+        """Files that were found damaged by whoever read them, and have not been written since: why."""
+        found = dict(self._damaged)
+        return {file: damage.why for file, damage in found.items() if damage.state == Damage.state_of(file)}
+
+    def note_damage(self, file: Path, why: str) -> None:
+        """Remember that a file is damaged."""
+        self._damaged[file] = Damage(why, Damage.state_of(file))
+
+    def read_record(self, file: Path, shape: Any, nothing: Any = None) -> Any:
+        """What a JSON file on this machine holds, if it has a shape (see `records.checked`). Where there is none, or it is damaged (which
+        is remembered): `nothing`, or an empty record."""
+        try:
+            value = checked(file, read_json(file), shape)
+        except FileNotFoundError:
+            return {} if nothing is None else nothing
+        except DamagedFile as error:
+            self.note_damage(file, error.why)
+            return {} if nothing is None else nothing
+        self._damaged.pop(file, None)
+        return value
+
+    def has_table(self, file: Path, whole: bool = False) -> bool:
+        """Whether a parquet file is in the store, and not damaged as far as is seen.
+
+        Args:
+            whole: read all of it, from object storage too; otherwise what is on this machine is looked at from both ends.
+        """
+        if not self.has(file):
+            return False
+        known = self._damaged.get(file)
+        if known is not None and known.state == Damage.state_of(file):
+            return False
+        if whole:
+            self.download(file)
+        try:
+            problem = problem_of_table(file, whole)
+        except FileNotFoundError:
+            return not whole
+        if problem is not None:
+            self.note_damage(file, problem)
+        return problem is None
+
+    def read_table(self, file: Path) -> pandas.DataFrame:
+        """A parquet file.
+
+        Raises:
+            DamagedFile: it cannot be read.
+        """
+        import pandas
+
+        self.download(file)
+        try:
+            return pandas.read_parquet(file)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # whatever pyarrow makes of bytes at random
+            self.note_damage(file, problem_of_table(file) or (str(error).strip().splitlines() or [type(error).__name__])[0][:200])
+            raise DamagedFile(file, self._damaged[file].why) from error
 
     # ------------------------------------------------------------ writing
     @abstractmethod
@@ -170,7 +259,8 @@ class LocalFiles(Files):
         return file
 
     def read_latest(self, file: Path) -> dict[str, Any]:
-        return read_json_or_nothing(file)
+        record: dict[str, Any] = self.read_record(file, StatusRecord)
+        return record
 
     def write(self, file: Path, content: bytes) -> None:
         write_atomically(file, content)

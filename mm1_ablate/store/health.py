@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm1_ablate.store.files import is_address
+from mm1_ablate.store.files import StorageError, is_address
 from mm1_ablate.store.store import Store
 
 LEAST_DISK = 2e9
@@ -51,6 +51,10 @@ def check_store(place: Path | str) -> HealthCheck:
     except OSError as error:
         remedy = "name a folder of your own with --store DIR or MM1_ABLATE_STORE"
         return HealthCheck("store", False, f"{folder} cannot be written: {error.strerror}", remedy)
+    try:
+        Store(folder).check_layout()
+    except StorageError as error:
+        return HealthCheck("store", False, str(error), "what is said there")
     return HealthCheck("store", True, f"{folder.absolute()}" + ("" if folder.exists() else " (will be made)"))
 
 

@@ -10,12 +10,21 @@ from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 
+LAYOUT = 1
+"""Version of where everything is and what its records mean. A version that could not go on with what another has written gets the next
+number, and is kept from doing so by `layout.json`."""
+
 
 @dataclass(frozen=True)
 class Layout:
     """The folders below a store's own."""
 
     root: Path
+
+    @property
+    def record(self) -> Path:
+        """The file that says which version of the layout a store has."""
+        return self.root / "layout.json"
 
     def trial_folder(self, trial: Trial | str) -> Path:
         """The folder of a trial, or of a training fingerprint."""

@@ -14,10 +14,11 @@ In: studies and their trials. Out: records, written and read back for the proces
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate import __version__
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, once
@@ -34,10 +35,12 @@ from mm1_ablate.config.identity.reads import (
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.tasks import is_own, task_names, task_settings
-from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing
+from mm1_ablate.data.atomic_files import read_json
 from mm1_ablate.evaluation.prediction_shards import PredictionShard, shards_of
-from mm1_ablate.store.files import Files
-from mm1_ablate.store.layout import Layout
+from mm1_ablate.store.files import Files, StorageError
+from mm1_ablate.store.layout import LAYOUT, Layout
+from mm1_ablate.store.records import EvaluationRecord, LayoutRecord, Names, PreparationRecord, TrialRecord
+from mm1_ablate.store.study_files import TextThatRan, keep_texts, other_study, texts_that_ran, write_place
 
 
 class FingerprintCollision(Exception):
@@ -65,14 +68,14 @@ class Manifests:
             record["starts_from"] = trial.earlier[-1].fingerprint
         if not trial.evaluation_fingerprint:
             # An earlier stage may be an arm too, of this study or another: then it goes by its name there.
-            record["name"] = read_json_or_nothing(folder / "trial.json").get("name", trial.name)
-        self._write_record(folder / "trial.json", record)
+            record["name"] = self._files.read_record(folder / "trial.json", TrialRecord).get("name", trial.name)
+        self._write_record(folder / "trial.json", record, TrialRecord)
         if not self._files.has(folder / "model.pt"):  # of one that is trained the record says what it was trained with
             self._write_reads(folder, trial.snapshot, lambda: reads_of_training(trial.experiment))
         if not trial.evaluation_fingerprint:
             return folder
         evaluation, beside = evaluation_record(trial), self._layout.evaluation_folder(trial)
-        self._write_record(beside / "evaluation.json", evaluation)
+        self._write_record(beside / "evaluation.json", evaluation, EvaluationRecord)
         self._write_reads(beside, trial.snapshot, lambda: reads_of_evaluation(trial.experiment.evaluation))
         for number, settings in enumerate(evaluation["records"].values()):
             self._write_task(beside / f"task-{number}.yaml", settings)
@@ -86,19 +89,52 @@ class Manifests:
         """
         folder = self._layout.prepared_folder(preparation)
         record = {"fingerprint": preparation.fingerprint, "name": preparation.name, "preparation": preparation.model_dump(mode="json")}
-        self._write_record(folder / "preparation.json", record)
+        self._write_record(folder / "preparation.json", record, PreparationRecord)
         if snapshot is not None:
             self._write_reads(folder, snapshot, lambda: reads_of_preparation(preparation))
         return folder
 
+    def check_layout(self) -> None:
+        """Look at which version of the layout a store has; one without a record has the first.
+
+        Raises:
+            StorageError: it was written by a newer version of the package, which would be taken for never run and overwritten.
+        """
+        self._files.download(self._layout.record)
+        record = self._files.read_record(self._layout.record, LayoutRecord)
+        if record.get("version", 1) > LAYOUT:
+            by = record.get("written_by") or "a newer version"
+            raise StorageError(
+                f"the store {self._files.where(self._layout.root)} was written by a newer version (mm1-ablate {by}, layout "
+                f"{record['version']}; this is {__version__}, which knows layouts up to {LAYOUT}); upgrade: pip install -U mm1-ablate, or "
+                "name another store with --store or MM1_ABLATE_STORE"
+            )
+
     def write_study(self, study: Study) -> Path:
         """Keep a copy of the sweep file, and what its data is, for machines without it; returns the study's folder."""
+        self.check_layout()
+        if not self._files.read_record(self._layout.record, LayoutRecord):
+            self._write_json(self._layout.record, {"version": LAYOUT, "written_by": __version__})
         folder = self._layout.study_folder(study)
-        if study.path.exists():
-            self._files.write(folder / "sweep.yaml", study.path.read_bytes())
+        text = next(iter(study.texts.values()), None)  # as it was when it was loaded: it may have been edited since
+        if text is not None or study.path.exists():
+            self._files.write(folder / "sweep.yaml", study.path.read_bytes() if text is None else text.encode())
+        write_place(study, folder, self._files)
         if contents := study.snapshot.to_record():
             self._write_json(folder / "contents.json", contents)
         return folder
+
+    def other_study(self, study: Study) -> str:
+        """Why a sweep file may not be run with this store: another file's study is kept where its own would be. Empty if it may."""
+        return other_study(study, self._layout.study_folder(study), self._files)
+
+    def keep_texts(self, study: Study, to_do: Iterable[Trial]) -> None:
+        """Keep what the files of a study say, with the trials that are about to be run by it."""
+        keep_texts(study, to_do, self._layout.study_folder(study), self._files)
+
+    def texts_that_ran(self, study: Study, scored: Iterable[Trial]) -> list[TextThatRan]:
+        """The texts by which trials of a study were run, the latest first."""
+        return texts_that_ran(study, scored, self._layout.study_folder(study), self._files)
 
     def write_warnings(self, study: Study) -> None:
         """Keep what a study was warned of when it was run, for its report."""
@@ -106,25 +142,30 @@ class Manifests:
 
     def warnings(self, study: Study) -> list[str]:
         """What was warned of before the last run of a study; empty where there was none."""
-        path = self._layout.study_folder(study) / "warnings.json"
-        return read_json(path) if path.exists() else []
+        warned: list[str] = self._files.read_record(self._layout.study_folder(study) / "warnings.json", list[str], [])
+        return warned
 
     def recorded_contents(self, study: str) -> dict[str, str]:
         """What the last run of a study of this name saw of its data, for `config.identity.data_digests`; empty where there was none."""
         try:
-            return read_json_or_nothing(self._layout.study_folder(study) / "contents.json")
+            contents: dict[str, str] = self._files.read_record(self._layout.study_folder(study) / "contents.json", Names)
+            return contents
         except OSError:  # no folder at all: whoever reads the store next says so
             return {}
 
     # ------------------------------------------------------------ trials that a study ever had
-    def register_trials(self, study: Study) -> None:
+    def register_trials(self, study: Study, others: Mapping[str, str] = {}) -> None:
         """Add the study's trials and their earlier stages to those that it has had: full training fingerprint to name, that of the first
-        of several arms."""
-        known, names = self._registered(study), dict[str, str]()
+        of several arms.
+
+        Args:
+            others: further ones that it has had.
+        """
+        known, names = self._registered(study) | dict(others), dict[str, str]()
         for one in (*study.stages, *study.trials):
             names.setdefault(one.fingerprint, one.name)
         now = known | names
-        if now != known:
+        if now != known or others:
             self._write_json(self._registry(study), now)
 
     def unlisted_trials(self, study: Study) -> dict[Path, str]:
@@ -151,7 +192,8 @@ class Manifests:
         return self._layout.study_folder(study) / "trials.json"
 
     def _registered(self, study: Study) -> dict[str, str]:
-        return read_json_or_nothing(self._registry(study))
+        registered: dict[str, str] = self._files.read_record(self._registry(study), Names)
+        return registered
 
     # ------------------------------------------------------------ read by the processes that do the work
     def read_trial(self, fingerprint: str, evaluation: str | None = None) -> tuple[Experiment, int]:
@@ -204,9 +246,9 @@ class Manifests:
             self._files.refresh(path.parent)
         return path
 
-    def _write_record(self, path: Path, record: dict[str, Any]) -> None:
+    def _write_record(self, path: Path, record: dict[str, Any], shape: Any) -> None:
         """Written again where it differs: settings of how a trial is run, which no fingerprint holds, may have been edited."""
-        if check_fingerprint(path, record["fingerprint"]) != record:
+        if check_fingerprint(self._files, path, record["fingerprint"], shape) != record:
             self._write_json(path, record)
 
     def _write_task(self, path: Path, settings: dict[str, Any]) -> None:
@@ -219,9 +261,9 @@ class Manifests:
         self._files.write(path, json.dumps(value, indent=1).encode())
 
 
-def check_fingerprint(path: Path, fingerprint: str) -> dict[str, Any]:
-    """The record of a fingerprint; empty if it is not there."""
-    record = read_json_or_nothing(path)
+def check_fingerprint(files: Files, path: Path, fingerprint: str, shape: Any) -> dict[str, Any]:
+    """The record of a fingerprint; empty if it is not there, or damaged."""
+    record: dict[str, Any] = files.read_record(path, shape)
     if record.get("fingerprint") not in (None, fingerprint):
         raise FingerprintCollision(f"{path.parent} belongs to {record['fingerprint']}, not to {fingerprint}")
     return record

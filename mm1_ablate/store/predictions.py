@@ -10,16 +10,18 @@ is missing. Parts that are kept stay when an evaluation is killed, and serve eve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.errors import listed
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.study import Trial
-from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing, replacing, write_json
+from mm1_ablate.data.atomic_files import replacing, write_json
 from mm1_ablate.evaluation.prediction_shards import PredictionShard
+from mm1_ablate.store.files import LocalFiles
 from mm1_ablate.store.manifests import evaluation_record, shards_of_trial
+from mm1_ablate.store.records import EvaluationRecord, PredictionsRecord, ScoresRecord
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
@@ -39,17 +41,19 @@ class Predictions:
             store: of which the folder is. None: all files are in the folder itself.
         """
         self.folder = trial_folder / "predictions"
-        self._exists: Callable[[Path], bool] = store.has if store else Path.exists
+        self._files = store.files if store else LocalFiles(trial_folder)
 
-    def has(self, part: PredictionShard) -> bool:
-        """Whether a part has been predicted."""
-        record = read_json_or_nothing(self._record(part))
-        return record.get("fingerprint") == part.fingerprint and self._exists(self._table(part))
+    def has(self, part: PredictionShard, whole: bool = False) -> bool:
+        """Whether a part has been predicted.
+
+        Args:
+            whole: read its table, which may be damaged where neither end shows it.
+        """
+        record = self._files.read_record(self._record(part), PredictionsRecord)
+        return record.get("fingerprint") == part.fingerprint and self._files.has_table(self._table(part), whole)
 
     def read(self, part: PredictionShard) -> pandas.DataFrame:
-        import pandas
-
-        return pandas.read_parquet(self._table(part))
+        return self._files.read_table(self._table(part))
 
     def write(self, part: PredictionShard, table: pandas.DataFrame, code: str | None = None) -> None:
         """Keep a part.
@@ -63,14 +67,15 @@ class Predictions:
 
     def code(self, parts: Iterable[PredictionShard]) -> str | None:
         """The code that predicted some parts, joined; None where that of one is unknown."""
-        codes: list[str] = [read_json_or_nothing(self._record(part)).get("code") or "" for part in parts]
+        codes: list[str] = [self._files.read_record(self._record(part), PredictionsRecord).get("code") or "" for part in parts]
         if not codes or not all(codes):
             return None
         return ", ".join(sorted({each for code in codes for each in code.split(", ")}))
 
     def all(self) -> list[PredictionShard]:
         """Parts that have been predicted, whatever they were for."""
-        return [PredictionShard.from_json(read_json(path)) for path in sorted(self.folder.glob("*.json"))]
+        records = (self._files.read_record(path, PredictionsRecord) for path in sorted(self.folder.glob("*.json")))
+        return [PredictionShard.from_json(record) for record in records if record]
 
     def _table(self, part: PredictionShard) -> Path:
         return self.folder / f"{short(part.fingerprint)}.parquet"
@@ -80,10 +85,14 @@ class Predictions:
 
 
 # ---------------------------------------------------------------- what is missing, and why
-def missing_shards(trial: Trial, store: Store) -> list[PredictionShard]:
-    """Parts of a trial's evaluation that have not been predicted. Empty: it can be scored without its model."""
+def missing_shards(trial: Trial, store: Store, whole: bool = False) -> list[PredictionShard]:
+    """Parts of a trial's evaluation that have not been predicted. Empty: it can be scored without its model.
+
+    Args:
+        whole: see `Predictions.has`.
+    """
     kept = Predictions(store.trial_folder(trial), store)
-    return [part for part in shards_of_trial(trial) if not kept.has(part)]
+    return [part for part in shards_of_trial(trial) if not kept.has(part, whole)]
 
 
 def evaluation_to_do(trial: Trial, store: Store) -> tuple[str, str]:
@@ -91,7 +100,7 @@ def evaluation_to_do(trial: Trial, store: Store) -> tuple[str, str]:
     missing = missing_shards(trial, store)
     if not missing:
         return "rescore", f"predictions are saved; {_what_changed_in_scoring(trial, store)}"
-    kept = Predictions(store.trial_folder(trial)).all()
+    kept = Predictions(store.trial_folder(trial), store).all()
     if not kept:
         return "evaluate", "trained, not evaluated"
     return "evaluate", f"trained; to evaluate: {_in_words(missing, kept)}"
@@ -126,10 +135,13 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def _what_changed_in_scoring(trial: Trial, store: Store) -> str:
     """In what the scoring of an evaluation differs from that of the last one."""
-    finished = {path.parent: read_json(path)["finished"] for path in (store.trial_folder(trial) / "evaluations").glob("*/scores.json")}
+    if damaged := store.damaged_scores(trial):
+        return damaged
+    read, places = store.files.read_record, (store.trial_folder(trial) / "evaluations").glob("*/scores.json")
+    finished = {path.parent: record.get("finished", 0.0) for path in places if (record := read(path, ScoresRecord))}
     if not finished:
         return "not scored yet"
-    last, now = read_json_or_nothing(max(finished, key=lambda folder: finished[folder]) / "evaluation.json"), evaluation_record(trial)
+    last, now = read(max(finished, key=lambda folder: finished[folder]) / "evaluation.json", EvaluationRecord), evaluation_record(trial)
     changed = {name for name, metrics in now["metrics"].items() if last.get("metrics", {}).get(name, metrics) != metrics}
     reasons = [f"metrics of {listed(sorted(changed), NAMED)} changed"] if changed else []
     if last.get("evaluation", {}).get("groups", {}) != now["evaluation"]["groups"]:

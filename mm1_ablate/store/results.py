@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.study import Study, Trial
-from mm1_ablate.data.atomic_files import read_json, read_json_or_nothing, replacing, write_json
+from mm1_ablate.data.atomic_files import read_json, read_json_lines, replacing, write_json
 from mm1_ablate.store.files import Files
 from mm1_ablate.store.layout import Layout
+from mm1_ablate.store.records import SourceAccount
 from mm1_ablate.store.status import Statuses
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ class Results:
         return {role: by for role, by in code.items() if by}
 
     def items(self, trial: Trial) -> pandas.DataFrame:
-        """Item scores of a trial that is done, as `evaluation.evaluate` gives them."""
-        import pandas
+        """Item scores of a trial that is done, as `evaluation.evaluate` gives them.
 
-        self._files.download(self._layout.evaluation_folder(trial) / "items.parquet")
-        return pandas.read_parquet(self._layout.evaluation_folder(trial) / "items.parquet")
+        Raises:
+            DamagedFile: they cannot be read; from then on the trial has no scores.
+        """
+        return self._files.read_table(self._layout.evaluation_folder(trial) / "items.parquet")
 
     def results(self, study: Study) -> pandas.DataFrame:
         """All scores of a study so far: arm, seed, fingerprint, metric, value. A trial of several arms is in each of them."""
@@ -82,7 +83,9 @@ class Results:
 
     def data_account(self, trial: Trial) -> dict[str, dict[str, Any]]:
         """What became of a trial's data so far, by source: see `data.accounting.Accounting.account`. Empty before its first checkpoint."""
-        return read_json_or_nothing(self._layout.trial_folder(trial) / "data.json")
+        path = self._layout.trial_folder(trial) / "data.json"
+        account: dict[str, dict[str, Any]] = self._files.read_record(path, dict[str, SourceAccount])
+        return account
 
     def curve(self, trial: Trial) -> pandas.DataFrame:
         """A trial's training: step, loss, learning_rate, tokens, images, seconds. Empty before its first point."""
@@ -90,9 +93,11 @@ class Results:
 
         path = self._layout.trial_folder(trial.fingerprint) / "curve.jsonl"
         self._files.download(path)
-        lines = path.read_text().splitlines() if path.exists() else []
-        # The last line may be being written.
-        points = [json.loads(line) for line in lines if line.endswith("}")]
+        points, problem = read_json_lines(path)
+        if not points and path.exists() and self._files.has(path.with_name("model.pt")):
+            problem = problem or "it has no points"
+        if problem:
+            self._files.note_damage(path, problem)
         return pandas.DataFrame(points, columns=None if points else ["step", "loss", "learning_rate", "tokens", "images", "seconds"])
 
     def curves(self, study: Study) -> pandas.DataFrame:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mm1_ablate import __version__
 from mm1_ablate.config.experiment import Experiment
@@ -22,12 +22,10 @@ from mm1_ablate.config.own_code import own_code, own_modules
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Trial
 from mm1_ablate.config.task_record import Task
-from mm1_ablate.data.atomic_files import read_json_or_nothing
 from mm1_ablate.store.files import Files
 from mm1_ablate.store.layout import Layout
 from mm1_ablate.store.manifests import check_fingerprint
-
-Status = Literal["missing", "running", "interrupted", "done", "failed"]
+from mm1_ablate.store.records import PreparationRecord, ProgressRecord, ScoresRecord, Status, StatusRecord, TrialRecord
 
 CODE_ROOMS = ("miniature", "data", "model", "training", "evaluation")
 """What shapes a trial's scores. How trials are declared, placed and reported does not."""
@@ -75,15 +73,15 @@ class Statuses:
         """
         folder = self._layout.trial_folder(trial.fingerprint)
         self._files.look(folder)
-        check_fingerprint(folder / "trial.json", trial.fingerprint)
+        check_fingerprint(self._files, folder / "trial.json", trial.fingerprint, TrialRecord)
         trained = self._files.has(folder / "model.pt")
-        record = read_json_or_nothing(folder / "status.json")
+        record = self._record(folder)
         times: dict[str, Any] = {"started": record.get("started"), "finished": record.get("finished")}
         if self.has_scores(trial):
             return TrialState("done", "finished", trained, **times)
         if trained and not trial.evaluation_fingerprint:
             return TrialState("done", "trained", trained, **times)
-        own = read_json_or_nothing(self._layout.evaluation_folder(trial) / "status.json") if trial.evaluation_fingerprint else {}
+        own = self._record(self._layout.evaluation_folder(trial)) if trial.evaluation_fingerprint else {}
         if own.get("status") == "failed":
             times = {"started": own.get("started"), "finished": own.get("finished")}
             return TrialState("failed", own["reason"], trained, "evaluate", **times)
@@ -92,8 +90,9 @@ class Statuses:
         failed_here = record.get("stage") != "evaluate" or record.get("evaluation") == trial.evaluation_fingerprint
         if record.get("status") == "failed" and failed_here:
             return TrialState("failed", record["reason"], trained, record.get("stage"), **times)
+        damaged = self.damaged_scores(trial)
         if trained:
-            return TrialState("missing", "trained, not evaluated", trained)
+            return TrialState("missing", f"trained; {damaged}" if damaged else "trained, not evaluated", trained)
         for preparation in trial.preparations:
             state = self.preparation_status(preparation)
             if state.status == "failed":
@@ -104,29 +103,44 @@ class Statuses:
                 return TrialState("failed", f"{which} failed: {state.reason}", stage="train")
             if state.status in ("running", "interrupted"):
                 return TrialState("missing", f"never run; {which} is {state.status}: {state.reason}")
-        return TrialState("missing", "never run")
+        return TrialState("missing", damaged or "never run")
 
     def has_scores(self, trial: Trial) -> bool:
         """Whether a trial has been evaluated as it is declared."""
         if not trial.evaluation_fingerprint:
             return False
         folder = self._layout.evaluation_folder(trial)
-        return self._files.has(folder / "scores.json") and self._files.has(folder / "items.parquet")
+        scores = folder / "scores.json"
+        if not self._files.has(scores) or not self._files.has_table(folder / "items.parquet"):
+            return False
+        if not scores.exists():
+            self._files.download(scores)
+        return bool(self._files.read_record(scores, ScoresRecord))
+
+    def damaged_scores(self, trial: Trial) -> str:
+        """Which file of a trial's own scores is damaged, in words; empty where none is."""
+        if not trial.evaluation_fingerprint:
+            return ""
+        folder, damaged = self._layout.evaluation_folder(trial), self._files.damaged
+        names = [name for name in ("scores.json", "items.parquet") if folder / name in damaged]
+        return f"scored before, but {' and '.join(names)} {'is' if len(names) == 1 else 'are'} damaged" if names else ""
 
     def preparation_status(self, preparation: Preparation) -> TrialState:
         """Where a preparation stands."""
         folder = self._layout.prepared_folder(preparation)
         self._files.look(folder)
-        check_fingerprint(folder / "preparation.json", preparation.fingerprint)
-        record = read_json_or_nothing(folder / "status.json")
+        check_fingerprint(self._files, folder / "preparation.json", preparation.fingerprint, PreparationRecord)
+        record = self._record(folder)
         status = record.get("status", "missing")
+        if folder / "status.json" in self._files.damaged and self._files.has(folder / "weights.pt"):
+            status = "done"  # they are written at the very end
         if status == "running":
             return self._working(folder, record, trained=False)
         reason = {"missing": "never run", "done": "finished"}.get(status) or record["reason"]
         return TrialState(status, reason, status == "done", "prepare", started=record.get("started"), finished=record.get("finished"))
 
     def _working(self, folder: Path, record: dict[str, Any], trained: bool) -> TrialState:
-        progress = read_json_or_nothing(folder / "progress.json")
+        progress = self._files.read_record(folder / "progress.json", ProgressRecord)
         step, steps = progress.get("step", 0), progress.get("steps", 0)
         reached = f"{progress['stage']} {step} of {steps}" if progress else "started"
         live = self._files.is_held(folder)
@@ -168,7 +182,7 @@ class Statuses:
     def error(self, folder: Path) -> str | None:
         """The traceback of a failure in a folder."""
         path = folder / "error.txt"
-        return path.read_text() if path.exists() else None
+        return path.read_text(errors="replace") if path.exists() else None
 
     # ------------------------------------------------------------ written by the process that does the work
     def start(self, folder: Path, stage: str, evaluation: str | None = None, code: str | None = None) -> None:
@@ -177,7 +191,7 @@ class Statuses:
         Args:
             code: by which it is trained: see `training_code`; None: that of this package.
         """
-        previous = read_json_or_nothing(folder / "status.json")
+        previous = self._record(folder)
         self._keep_failure(folder, previous, evaluation)
         process = {"host": socket.gethostname(), "pid": os.getpid()}
         goes_on = all(previous.get(name) == value for name, value in process.items())
@@ -206,17 +220,17 @@ class Statuses:
 
     def finish(self, folder: Path) -> None:
         """Say that a folder's work is done."""
-        record = read_json_or_nothing(folder / "status.json")
+        record = self._record(folder)
         self._write(folder, record | {"status": "done", "finished": time.time()})
 
     def fail(self, folder: Path, reason: str) -> None:
         """Say in a line why a folder's work failed."""
-        record = read_json_or_nothing(folder / "status.json")
+        record = self._record(folder)
         self._write(folder, record | {"status": "failed", "reason": reason, "finished": time.time()})
 
     def recorded(self, folder: Path) -> str:
         """The status that a folder's record has, whether or not it still holds."""
-        return str(read_json_or_nothing(folder / "status.json").get("status", "missing"))
+        return str(self._record(folder).get("status", "missing"))
 
     def has_failed(self, folder: Path) -> bool:
         """Whether one of the workers of a trial, on whatever machine, has recorded that it failed."""
@@ -224,17 +238,17 @@ class Statuses:
             return True
         try:
             return self._files.read_latest(folder / "status.json").get("status") == "failed"
-        except OSError:
+        except (OSError, ValueError):
             return False
 
     def holder(self, folder: Path) -> tuple[str, str | None]:
         """Who began the work that a folder's record speaks of: the host, and the run if it was one."""
-        record = read_json_or_nothing(folder / "status.json")
+        record = self._record(folder)
         return record.get("host", "an unknown host"), record.get("run")
 
     def retry(self, folder: Path) -> None:
         """Let a failure be tried again. What code trained it so far stays known."""
-        record = read_json_or_nothing(folder / "status.json")
+        record = self._record(folder)
         if record.get("status") == "failed":
             self._write(folder, {"status": "missing", "code": record.get("code")})
 
@@ -250,7 +264,7 @@ class Statuses:
         return ", ".join(sorted(parts)) or None
 
     def _code(self, folder: Path) -> str | None:
-        return read_json_or_nothing(folder / "status.json").get("code")
+        return self._record(folder).get("code")
 
     def _code_of(self, folder: Path, previous: dict[str, Any], now: str) -> str | None:
         """The code that what a folder holds was, and is now to be, trained by."""
@@ -260,6 +274,11 @@ class Statuses:
         if self._files.has(folder / "last.ckpt"):
             return ", ".join(sorted({*before.split(", "), *now.split(", ")})) if before else None
         return now
+
+    def _record(self, folder: Path) -> dict[str, Any]:
+        """What a folder's status says; nothing where it is damaged."""
+        record: dict[str, Any] = self._files.read_record(folder / "status.json", StatusRecord)
+        return record
 
     def _write(self, folder: Path, record: dict[str, Any]) -> None:
         self._files.write(folder / "status.json", json.dumps(record, indent=1).encode())

@@ -7,7 +7,8 @@ kept model again and trains nothing.
     trials/<12>/    trial.json, files.jsonl, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
                     data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet, ...}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
-    studies/<name>/ sweep.yaml, contents.json, trials.json, report/
+    studies/<name>/ study.json, sweep.yaml, texts/, contents.json, trials.json, report/
+    layout.json     the version of all this
 
 Whoever works on a folder holds a lock on it that ends with its process, however that ends: a folder that says "running" without
 a holder was interrupted. Files are written beside their place and moved there, so that none is ever half there.
@@ -65,6 +66,8 @@ class Store:
         # manifests.py: what is to be done
         self.write_trial, self.write_preparation = manifests.write_trial, manifests.write_preparation
         self.write_study, self.recorded_contents = manifests.write_study, manifests.recorded_contents
+        self.check_layout, self.other_study = manifests.check_layout, manifests.other_study
+        self.keep_texts, self.texts_that_ran = manifests.keep_texts, manifests.texts_that_ran
         self.write_warnings, self.warnings = manifests.write_warnings, manifests.warnings
         self.register_trials, self.unlisted_trials = manifests.register_trials, manifests.unlisted_trials
         self.read_trial, self.read_preparation = manifests.read_trial, manifests.read_preparation
@@ -76,7 +79,7 @@ class Store:
         self.start, self.finish, self.fail, self.retry = statuses.start, statuses.finish, statuses.fail, statuses.retry
         self.recorded, self.has_failed, self.holder = statuses.recorded, statuses.has_failed, statuses.holder
         self.failed_folder, self.traceback_file, self.error = statuses.failed_folder, statuses.traceback_file, statuses.error
-        self.code = statuses.code
+        self.code, self.damaged_scores = statuses.code, statuses.damaged_scores
         # results.py: what came out
         self.write_evaluation, self.scores, self.items = results.write_evaluation, results.scores, results.items
         self.results, self.holes, self.data_account = results.results, results.holes, results.data_account
@@ -91,6 +94,11 @@ class Store:
     def lease_seconds(self) -> float:
         """After how long without a heartbeat a holder counts as dead; 0 where locks end with their process."""
         return self.files.lease_seconds
+
+    @property
+    def damaged(self) -> dict[Path, str]:
+        """Files that were found damaged and not been written since: why. See `records.py`."""
+        return self.files.damaged
 
     def write_json(self, file: Path, value: Any) -> None:
         """As `write`, of a JSON value."""
@@ -107,7 +115,9 @@ class Store:
         Raises:
             AlreadyRunning: another process holds it.
             LeaseLost: another machine has taken it over meanwhile.
+            StorageError: a newer version has written the store.
         """
+        self.check_layout()
         return self.files.hold(folder, wait, lost)
 
     @contextlib.contextmanager

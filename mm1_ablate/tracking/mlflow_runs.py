@@ -512,8 +512,9 @@ def _mean_metrics(results: pandas.DataFrame, study: Study) -> list[Metric]:
 
 
 def _allowed(name: str) -> str:
-    """A name with only the characters that MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "-", name)[:250]
+    """A name with only the characters that MLflow takes, and no part between slashes that a path would not keep."""
+    parts = re.sub(r"[^\w\-. :/]", "-", name)[:250].split("/")
+    return "/".join(f"-{part}" if part in ("", ".", "..") else part for part in parts)
 
 
 def no_files(tracked: Tracked) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.training import Precision, Progress, Stage, Training
-from mm1_ablate.data.atomic_files import write_json
+from mm1_ablate.data.atomic_files import read_json_lines, write_json
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
@@ -272,9 +272,8 @@ def train(
 def _cut_curve(curve: Path, step: int) -> None:
     """Drop points after a step: those that a stopped run wrote since its last checkpoint will be written again."""
     if curve.exists():
-        written = curve.read_text(encoding="utf-8").splitlines()
-        lines = [line for line in written if line.endswith("}") and json.loads(line)["step"] <= step]
-        curve.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        points = [point for point in read_json_lines(curve)[0] if point.get("step", 0) <= step]
+        curve.write_text("".join(f"{json.dumps(point)}\n" for point in points), encoding="utf-8")
 
 
 def lightning_trainer(folder: Path, workers: Workers = Workers(), **options: Any) -> lightning.Trainer:

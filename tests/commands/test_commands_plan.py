@@ -105,6 +105,7 @@ def test_status_names_every_trial_of_an_empty_store(tiny_sweep: Path, tmp_path: 
 
 
 def test_report_of_an_empty_store_is_all_holes(tiny_sweep: Path, tmp_path: Path):
+    (tmp_path / "store").mkdir()
     done = call("report", tiny_sweep, "--store", tmp_path / "store", "--json")
     assert done.exit_code == 0, done.stderr
     content = json.loads(done.stdout)
@@ -176,7 +177,7 @@ def test_a_plan_fits_the_terminal_and_keeps_names_and_reasons(columns: int, tiny
 
 
 def test_arms_that_other_code_trained_are_flagged(tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from mm1_ablate.commands.run import compare_study
+    from mm1_ablate.commands.comparison import compare_study
     from mm1_ablate.config.sweep.expand import load_study
     from mm1_ablate.store.store import Store
 

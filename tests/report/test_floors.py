@@ -21,7 +21,8 @@ from toy_tasks import GENERATE, Toy, record
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
-from mm1_ablate.commands.run import compare_and_write, compare_study, item_scores
+from mm1_ablate.commands.comparison import compare_study, item_scores
+from mm1_ablate.commands.run import compare_and_write
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from command_line import call
 from tiny import tiny_experiment
 
 from mm1_ablate.config.study import Study
@@ -49,7 +50,7 @@ def test_scores_are_the_same_bit_for_bit_in_whatever_order_trials_run(study: Stu
     assert first["prediction"].nunique() > 1
 
 
-def test_the_notebook_runs(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_and_compares_as_the_report_does(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setenv("SWEEP", str(tmp_path / "sweep.yaml"))
     monkeypatch.setenv("MM1_ABLATE_STORE", str(tmp_path / "store"))
@@ -59,3 +60,7 @@ def test_the_notebook_runs(study: Study, tmp_path: Path, monkeypatch: pytest.Mon
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
     assert set(names["results"]["arm"]) == {"baseline", "without"}
+    reported = call("report", tmp_path / "sweep.yaml", "--store", tmp_path / "store", "--json").stdout
+    assert json.loads(json.dumps(names["comparison"].to_json())) == json.loads(reported), "to the last digit"
+    estimates = [cell.estimate for cell in names["comparison"].row("without").cells.values()]
+    assert estimates and all(estimate.with_items for estimate in estimates)

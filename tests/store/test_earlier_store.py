@@ -57,6 +57,7 @@ def test_a_store_of_an_earlier_version_is_continued_where_it_was_killed(earlier:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert {name: (trials / name / "status.json").read_bytes() for name in DONE} == before, "what is done is not done again"
     assert read(trials / KILLED / "status.json")["status"] == "done"
+    assert read(earlier / "store" / "layout.json")["version"] == 1, "that of a store which does not say"
 
     steps = [json.loads(line) for line in (trials / KILLED / "curve.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == list(range(3, 301, 3))

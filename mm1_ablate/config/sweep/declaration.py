@@ -59,8 +59,17 @@ def gpu_of(device: str) -> str | None:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\- ]*$", max_length=80)]
-GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./\- ]*$", max_length=80)]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./+& \-]*$", max_length=80)]
+
+
+def _no_path_of_another(name: str) -> str:
+    """Names of arms are names of folders and of metrics elsewhere: MLflow takes none that a path would not keep."""
+    if any(part.strip() in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"'{name}' is no name: expected parts between slashes that are not empty, '.' or '..', as in a/b")
+    return name
+
+
+GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./\- ]*$", max_length=80), AfterValidator(_no_path_of_another)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./+& \-]*$", max_length=80), AfterValidator(_no_path_of_another)]
 DottedPath = str
 """A dotted path into an experiment, such as data.mixture.text."""
 NotNegative = Annotated[float, Field(ge=0)]

@@ -29,7 +29,7 @@ from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_bas
 from mm1_ablate.config.sweep.overrides import AlteredExperiment, Edit, Keys, altered
 from mm1_ablate.config.sweep.preflight import Check, Preflight, edits_at, moved_to_edit, never_read
 from mm1_ablate.config.tasks import reads_files, wrong_records
-from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order, keeping_texts
 
 BASELINE = "baseline"
 MERGED = "a mapping is merged into what is there; under `replace` it replaces it"
@@ -50,8 +50,11 @@ def load_study(
         FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
     snapshot = DataSnapshot(look, Path(path).parent)
-    with snapshot.active(), reading_files():
-        return _Expansion(Path(path), snapshot, checks, recorded).study()
+    with snapshot.active(), reading_files(), keeping_texts() as texts:
+        study = _Expansion(Path(path), snapshot, checks, recorded).study()
+    # By paths that are the same wherever the study lies, and wherever it is run from.
+    folder = Path(path).resolve().parent
+    return replace(study, texts={os.path.relpath(file, folder): text for file, text in texts.items()})
 
 
 @dataclass

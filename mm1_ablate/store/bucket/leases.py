@@ -37,6 +37,15 @@ def _counting() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def _parsed(content: bytes) -> dict[str, Any]:
+    """What a lease says; nothing if it is damaged."""
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
 @dataclass
 class Lease:
     """A lease that this process has asked for, and holds once `take` has said so."""
@@ -81,12 +90,13 @@ class Lease:
         if entry is None:
             return self.objects.create(self.path, self._body())
         try:
-            there = json.loads(self.objects.read(self.path))
+            there = _parsed(self.objects.read(self.path))
         except FileNotFoundError:
             return self.objects.create(self.path, self._body())
-        if there["holder"] == self.holder:
+        if there.get("holder") == self.holder:
             return entry.tag  # it was created, and the answer lost
-        if there["mirror"] == self.replica or self.objects.now() - entry.written > there["seconds"]:
+        # One that is damaged is nobody's once the time that leases usually have is over.
+        if there.get("mirror") == self.replica or self.objects.now() - entry.written > there.get("seconds", self.seconds):
             return self.objects.replace(self.path, self._body(), entry.tag)
         return None
 
@@ -123,10 +133,9 @@ class Lease:
 
     def _there(self) -> dict[str, Any]:
         try:
-            holder: dict[str, Any] = json.loads(self.objects.read(self.path))
+            return _parsed(self.objects.read(self.path))
         except FileNotFoundError:
             return {}
-        return holder
 
     def confirm(self, now: bool = False) -> None:
         """To be called before anything is written to the folder.

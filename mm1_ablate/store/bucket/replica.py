@@ -277,12 +277,12 @@ class Replica:
         return self.own / "pinned" / f"{folder.parent.name}-{folder.name}"
 
     def read_json(self, file: Path) -> dict[str, Any]:
-        """A record as it is in the bucket; empty where there is none."""
+        """A record as it is in the bucket; empty where there is none, or it is damaged."""
         try:
-            record: dict[str, Any] = json.loads(self.objects.read(self.path_of(file)))
-        except FileNotFoundError:
+            record = json.loads(self.objects.read(self.path_of(file)))
+        except (FileNotFoundError, ValueError):
             return {}
-        return record
+        return record if isinstance(record, dict) else {}
 
     def upload(self, *files: Path) -> None:
         """Have files in the bucket as they are here; not for those that a holder uploads."""
@@ -370,7 +370,9 @@ class Replica:
         note = folder / LEASE
         with locked_if_free(folder) as free, contextlib.suppress(FileNotFoundError, StorageError):
             if free:
-                holder = json.loads(note.read_text() or "{}").get("holder")
+                holder = None
+                with contextlib.suppress(ValueError, AttributeError):  # of a machine that lost its power
+                    holder = json.loads(note.read_text()).get("holder")
                 path = self.path_of(note)
                 there = self.read_json(note).get("holder")
                 if there and there == holder:
