@@ -186,6 +186,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
     """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed."""
     from mm1_ablate.report.html import report_version, write_report
 
+    store.refuse_links(store.study_folder(study))
     comparison = compare_study(study, store)
     folder = store.study_folder(study) / "report"
     stamp = folder.parent / "report.json"

@@ -207,7 +207,7 @@ def in_child(job: dict[str, Any]) -> int:
     """What the child does, in its main thread: its own group, log, environment, threads; then the function. Returns its exit code."""
     os.setsid()
     server = os.getppid()
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

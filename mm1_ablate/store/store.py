@@ -63,7 +63,7 @@ class Store:
         # files.py: what others have done, what is here, who works on what
         self.check, self.where, self.refresh, self.has = files.check, files.where, files.refresh, files.has
         self.download, self.download_folder, self.download_checkpoint = files.download, files.download_folder, files.download_checkpoint
-        self.write, self.upload, self.help = files.write, files.upload, files.help
+        self.write, self.upload, self.help, self.refuse_links = files.write, files.upload, files.help, files.refuse_links
         self.is_held, self.heartbeat, self.release_dead = files.is_held, files.heartbeat, files.release_dead
         # manifests.py: what is to be done
         self.write_trial, self.write_preparation = manifests.write_trial, manifests.write_preparation

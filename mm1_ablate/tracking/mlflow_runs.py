@@ -111,6 +111,8 @@ def track(
     Raises:
         TrackingFailed: with what MLflow said.
     """
+    store.refuse_links(store.root / "mlflow.db")
+    store.refuse_links(store.root / "mlartifacts")
     try:
         client = _client(store)
         experiment = _experiment(client, study, store)

@@ -95,6 +95,7 @@ def start_server(store: Store, port: int) -> subprocess.Popen[bytes]:
     # Its job runners would be eight more processes and 14 seconds.
     environment = os.environ | SILENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = store.root / "mlflow-server.log"
+    store.refuse_links(log)
     with open(log, "ab") as output:
         server = subprocess.Popen(ui_command(store, port), stdout=output, stderr=output, env=environment, start_new_session=True)
     until = time.monotonic() + START_SECONDS
