@@ -5,13 +5,25 @@ Nothing heavy is imported until a command needs it, so that `--help` answers at 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from mm1_ablate.commands.common import BUDGET_FORBIDS, FILE_IS_WRONG, SOME_FAILED, print_json, say, stop, store_place, tell, using_store
+from mm1_ablate.commands.common import (
+    BUDGET_FORBIDS,
+    FILE_IS_WRONG,
+    SOME_FAILED,
+    print_json,
+    say,
+    show_traceback,
+    stop,
+    store_place,
+    tell,
+    using_store,
+)
 
 
 class Command(TyperCommand):
@@ -76,6 +88,7 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Declared ablations of multimodal models, trained, scored and compared."""
+    sys.excepthook = show_traceback
 
 
 @app.command(cls=Command)

@@ -10,13 +10,17 @@ import contextlib
 import errno
 import json
 import os
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from mm1_ablate.config.passwords import WithoutPasswords, hidden, without_passwords
 from mm1_ablate.store.files import StorageError, is_address
 
 if TYPE_CHECKING:
@@ -34,12 +38,17 @@ INTERRUPTED = 130
 
 def say(message: str) -> None:
     """A line about what is wrong: on standard error, so that standard output stays what was asked for."""
-    typer.echo(message, err=True)
+    typer.echo(without_passwords(message), err=True)
 
 
 def tell(message: str) -> None:
     """A line about what is done, of commands whose output is for people."""
-    typer.echo(message)
+    typer.echo(without_passwords(message))
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python does with an exception that nobody has caught, without passwords."""
+    sys.stderr.write(without_passwords("".join(traceback.format_exception(kind, error, trace))))
 
 
 def stop(code: int, *messages: str) -> NoReturn:
@@ -50,16 +59,17 @@ def stop(code: int, *messages: str) -> NoReturn:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    typer.echo(json.dumps(hidden(value), indent=2, allow_nan=False))
 
 
 def console(stderr: bool = False) -> Console:
     """A terminal of rich's; wide enough for a table where the output goes to a file or a pipe."""
     from rich.console import Console
 
-    terminal = Console(stderr=stderr, highlight=False)
+    stream: Any = WithoutPasswords(sys.stderr if stderr else sys.stdout)
+    terminal = Console(file=stream, stderr=stderr, highlight=False)
     if not terminal.is_terminal and "COLUMNS" not in os.environ:
-        terminal = Console(stderr=stderr, highlight=False, width=160)
+        terminal = Console(file=stream, stderr=stderr, highlight=False, width=160)
     return terminal
 
 

@@ -27,6 +27,7 @@ from mm1_ablate.commands.common import (
 )
 from mm1_ablate.commands.prepare_data import make_ready
 from mm1_ablate.commands.tables import summary
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.plan.plan import Plan, plan
@@ -207,7 +208,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
 def text_of_sweep(study: Study) -> str:
     """The sweep file, and those that it includes."""
     parts = [f"# {path.name}\n{path.read_text()}" for path in study.included]
-    return "\n".join([study.path.read_text(), *parts])
+    return without_passwords("\n".join([study.path.read_text(), *parts]))
 
 
 def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
@@ -236,7 +237,11 @@ def track_study(study: Study, store: Store, comparison: Comparison, folder: Path
     from mm1_ablate.tracking.mlflow_runs import TrackingFailed, track, tracking_uri
 
     stamp = store.study_folder(study) / "mirrored.json"
-    content = {"address": tracking_uri(store), "report": _digest((folder / "report.html").read_text()), "trials": _states(study, store)}
+    content = {
+        "address": without_passwords(tracking_uri(store)),
+        "report": _digest((folder / "report.html").read_text()),
+        "trials": _states(study, store),
+    }
     if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
         return
     try:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from mm1_ablate.config.errors import Finding, validated
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.settings import Settings
 
 Keys = tuple[str | int, ...]
@@ -109,6 +110,7 @@ class Marks:
             start = max(0, column - 1 - EXCERPT // 2) if len(written) > EXCERPT else 0
             indentation = "".join("\t" if character == "\t" else " " for character in written[start : column - 1])
             excerpt = f"{number}{written[start : start + EXCERPT]}\n{' ' * (len(number) - 2)}| {indentation}^"
+        message, hint, excerpt, path = map(without_passwords, (message, hint, excerpt, path))
         told = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
         return FileProblem(self.file, line, column, _shortened(path, EXCERPT), told, hint, excerpt)
 

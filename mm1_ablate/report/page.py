@@ -13,6 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from mm1_ablate.config.passwords import without_passwords
+
 
 def page(template: str, **values: Any) -> str:
     """A page.
@@ -24,7 +26,7 @@ def page(template: str, **values: Any) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     folder = files("mm1_ablate.report")
     style = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    return environment.from_string((folder / template).read_text(encoding="utf-8")).render(style=style, **values)
+    return without_passwords(environment.from_string((folder / template).read_text(encoding="utf-8")).render(style=style, **values))
 
 
 def data_address(pixels: np.ndarray | Image.Image, format: str = "PNG", **options: Any) -> Markup:

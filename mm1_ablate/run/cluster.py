@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.config.passwords import known_addresses
 from mm1_ablate.run.signals import interrupt_handled
 from mm1_ablate.store.health import HealthCheck, Probe, probing
 from mm1_ablate.store.store import Store, is_address
@@ -184,6 +185,38 @@ def connection_error(error: Exception, address: str) -> ConnectionError:
     if rejects_token(address):
         return ConnectionError(f"the Ray cluster at {address} does not accept the token of this machine; {SAME_TOKEN}")
     return ConnectionError(f"no Ray cluster at {address}: {str(error).strip()}")
+
+
+# ---------------------------------------------------------------- what a run must not write into the store
+@contextlib.contextmanager
+def giving_addresses(run: str) -> Iterator[None]:
+    """Let the workers of a run know, for the length of a block, the addresses with passwords that were declared here: by Ray's own memory,
+    not by a file. The driver is connected to Ray."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    addresses = known_addresses()
+    if not addresses:
+        yield
+        return
+    _internal_kv_put(_addresses_key(run), json.dumps(addresses).encode())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            _internal_kv_del(_addresses_key(run))
+
+
+def addresses_of_run(run: str) -> dict[str, str]:
+    """Runs in a worker: what `giving_addresses` gave; empty outside of Ray."""
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    given = _internal_kv_get(_addresses_key(run)) if ray.is_initialized() else None
+    return json.loads(given) if given else {}
+
+
+def _addresses_key(run: str) -> str:
+    return f"mm1-ablate-addresses/{run}"
 
 
 # ---------------------------------------------------------------- nodes

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import sources_of
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.data.atomic_files import write_json
@@ -191,7 +192,7 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
             raise
         traceback.print_exc()
         if (leads and alone) or not store.has_failed(folder):
-            store.write(folder / "error.txt", traceback.format_exc().encode())
+            store.write(folder / "error.txt", without_passwords(traceback.format_exc()).encode())
             message = str(error).strip().splitlines()
             kind, longest = FAILURE_NAMES.get(type(error).__name__, (type(error).__name__, 300))
             store.fail(folder, f"{kind}: {message[0][:longest]}" if message else kind)

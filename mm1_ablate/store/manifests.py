@@ -20,6 +20,7 @@ from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import once
 from mm1_ablate.config.identity.fingerprint import canonical
+from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.tasks import is_own, task_names, task_settings
@@ -75,7 +76,8 @@ class Manifests:
         """Keep a copy of the sweep file, and what its data is, for machines without it; returns the study's folder."""
         folder = self._layout.study_folder(study)
         if study.path.exists():
-            self._files.write(folder / "sweep.yaml", study.path.read_bytes())
+            text = study.path.read_bytes().decode(errors="surrogateescape")
+            self._files.write(folder / "sweep.yaml", without_passwords(text).encode(errors="surrogateescape"))
         if contents := study.snapshot.to_record():
             self._write_json(folder / "contents.json", contents)
         return folder
@@ -166,7 +168,7 @@ class Manifests:
             self._files.write(path, content)
 
     def _write_json(self, path: Path, value: Any) -> None:
-        self._files.write(path, json.dumps(value, indent=1).encode())
+        self._files.write(path, json.dumps(hidden(value), indent=1).encode())
 
 
 def check_fingerprint(path: Path, fingerprint: str) -> dict[str, Any]:

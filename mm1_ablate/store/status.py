@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm1_ablate import __version__
+from mm1_ablate.config.passwords import hidden
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Trial
 from mm1_ablate.data.atomic_files import read_json_or_nothing
@@ -221,7 +222,7 @@ class Statuses:
         return code_version()
 
     def _write(self, folder: Path, record: dict[str, Any]) -> None:
-        self._files.write(folder / "status.json", json.dumps(record, indent=1).encode())
+        self._files.write(folder / "status.json", json.dumps(hidden(record), indent=1).encode())
 
 
 @functools.cache

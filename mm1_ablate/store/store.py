@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.config.passwords import hidden
 from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 from mm1_ablate.store.files import Files, LocalFiles, StorageError, is_address
 from mm1_ablate.store.layout import Layout
@@ -95,7 +96,7 @@ class Store:
 
     def write_json(self, file: Path, value: Any) -> None:
         """As `write`, of a JSON value."""
-        self.write(file, json.dumps(value, indent=1).encode())
+        self.write(file, json.dumps(hidden(value), indent=1).encode())
 
     def hold(self, folder: Path, wait: bool = False, lost: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Be the one that works on a trial's or preparation's folder, until the block or the process ends.
