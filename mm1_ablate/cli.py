@@ -313,7 +313,7 @@ def ui(
         Path | None, typer.Argument(metavar="SWEEP", help="Open MLflow at the study of this sweep file.", show_default=False)
     ] = None,
     store: StorePlace = DEFAULT_STORE,
-    port: Annotated[int, typer.Option(metavar="PORT", help="Port of the server on this machine.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the server on this machine.")] = 5000,
     browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
 ) -> None:
     """Start MLflow and print the address of the study."""

@@ -83,7 +83,7 @@ def store_place(text: str | Path) -> str:
             stop(FILE_IS_WRONG, f"--store {text}: is no store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
         return str(text)
     folder = Path(text)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):  # which have an answer for names of any length
         stop(FILE_IS_WRONG, f"--store {text}: is a file; {NAME_A_STORE}")
     return str(folder)
 
@@ -147,8 +147,7 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
             else:
                 studies.append(load_study(path, look, recorded=recorded))
         except FileErrors as errors:
-            for problem in errors.problems:
-                say(str(problem))
+            say(str(errors))
             problems += len(errors.problems)
     if problems:
         stop(FILE_IS_WRONG, f"{problems} problem{'s' if problems > 1 else ''} found; nothing was started")
@@ -169,13 +168,13 @@ def read_finished(path: Path, store: Store) -> Study:
 
 def missing_file(path: Path) -> str | None:
     """What is wrong with a path that cannot be a sweep file, with the nearest file that exists; nothing if it can be read."""
-    if path.is_file():
+    if os.path.isfile(path):
         return None
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = sorted(str(file) for file in path.glob("*.yaml"))
         return f"{path}: is a directory; name a sweep file" + (f", such as {inside[0]}" if inside else "")
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"{path}: no such file, nor a directory {folder} (the current directory is {Path.cwd()})"
     others = sorted(file.name for file in folder.glob("*.yaml"))
     near = get_close_matches(path.name, others, n=1)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mm1_ablate.commands.arms import arms_in_words, terminal_width
 from mm1_ablate.commands.common import missing_file
 
-if TYPE_CHECKING:
-    from mm1_ablate.config.yaml_file import FileProblem
+MOST_TOLD = 1000
+"""Problems of a file in JSON."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
     Args:
         without_data: leave the data alone; it may be on another machine.
     """
-    from mm1_ablate.config.yaml_file import FileErrors
+    from mm1_ablate.config.yaml_file import FileErrors, in_words
     from mm1_ablate.plan.preflight import preflight
 
     missing = missing_file(path)
@@ -69,14 +68,10 @@ def validate(path: Path, without_data: bool = False) -> FileReport:
     try:
         study = preflight(path, "nowhere" if without_data else "check")
     except FileErrors as errors:
-        return FileReport(str(path), problems=[problem.to_json() for problem in errors.problems], text=_text(errors.problems))
+        return FileReport(str(path), problems=[one.to_json() for one in errors.problems[:MOST_TOLD]], text=str(errors))
     warnings = [warning.to_json() for warning in study.warnings]
     counts = (len(study.arms), study.row_count, len(study.trials), len(study.stages))
     told = arms_in_words([study], terminal_width()) if len(study.arms) > 1 or study.arms[0].everywhere else []
     return FileReport(
-        str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=_text(study.warnings)
+        str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=in_words(study.warnings)
     )
-
-
-def _text(problems: Iterable[FileProblem]) -> str:
-    return "\n".join(map(str, problems))

@@ -53,7 +53,8 @@ def findings(error: ValidationError, model: type[Settings], tree: Any) -> list[F
         finding = _finding(detail, model, tree)
         found.setdefault(finding.path, []).append(finding)
     # Of a union, pydantic reports every alternative. Where one of them got as far as a key inside, that is what was meant.
-    for path in [path for path in found if any(other[: len(path)] == path and len(other) > len(path) for other in found)]:
+    above = {path[:length] for path in found for length in range(len(path))}
+    for path in [path for path in found if path in above]:
         found[path] = [finding for finding in found[path] if not finding.message.startswith("expected ")]
     return list(dict.fromkeys(finding for group in found.values() for finding in group))
 

@@ -11,7 +11,8 @@ tags, `<<` on what is no mapping, numbers that a number cannot hold.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -27,6 +28,8 @@ Keys = tuple[str | int, ...]
 Model = TypeVar("Model", bound=Settings)
 EXCERPT = 160
 """Characters of a source line that are shown."""
+SHOWN_ALIKE, MOST_SHOWN = 3, 100
+"""Problems that are told of those that are the same on one line, and of all."""
 LONGEST_MESSAGE = 2000
 """Characters: values that are repeated in a message may be of any length."""
 
@@ -65,12 +68,23 @@ class FileErrors(Exception):
 
     def __init__(self, problems: Iterable[FileProblem]) -> None:
         self.problems = in_order(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__(in_words(self.problems))
 
 
 def in_order(problems: Iterable[FileProblem]) -> list[FileProblem]:
     """Distinct problems, in the order of their files."""
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line, problem.column))
+
+
+def in_words(problems: Sequence[FileProblem]) -> str:
+    """Problems for people, one below the other: of one that is repeated on a line the first few, and of very many the first."""
+    shown, alike = [], Counter[tuple[str, int, str]]()
+    for problem in problems:
+        alike[place := (problem.file, problem.line, problem.message)] += 1
+        if alike[place] <= SHOWN_ALIKE and len(shown) < MOST_SHOWN:
+            shown.append(str(problem))
+    more = len(problems) - len(shown)
+    return "\n".join([*shown, *([f"and {more:,} more like these"] if more else [])])
 
 
 @dataclass

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from math import inf, prod
 from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
@@ -28,6 +29,13 @@ from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.cache import cache_folder
 
 Value = TypeVar("Value")
+MOST_NAMES = 1_000_000
+"""Names that the braces of a pattern may stand for."""
+DEEPEST_BRACES = 10
+_INNERMOST = re.compile(r"\{([^{}]*)\}")
+_COUNTED = re.compile("\0([0-9]+)\0")
+_RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.(-?[0-9]{1,18}))?")
+_RANGE_OF_ANY_LENGTH = re.compile(r"-?[0-9]+\.\.-?[0-9]+(?:\.\.-?[0-9]+)?")
 ENDS = 64 * 1024
 """Bytes of the beginning and of the end of a file that its digest covers."""
 
@@ -170,10 +178,37 @@ def _with_variables(pattern: str) -> str:
 def _without_braces(pattern: str) -> list[str]:
     from braceexpand import braceexpand
 
+    if _names_meant(pattern) > MOST_NAMES:
+        raise NoFiles(f"'{pattern[:200]}' stands for more than {MOST_NAMES:,} names; give several patterns, or use * and ?")
     try:
         return list(braceexpand(pattern))
     except ValueError:
         raise NoFiles(f"'{pattern}' has a brace without its partner") from None
+
+
+def _names_meant(pattern: str) -> float:
+    """How many names the braces of a pattern stand for, counted without making them; infinity for more than anybody means."""
+    counts: list[float] = []
+
+    def together(text: str) -> float:
+        return prod(counts[int(place)] for place in _COUNTED.findall(text))
+
+    def count(group: re.Match[str]) -> str:
+        if (bounds := _RANGE.fullmatch(group[1])) is not None:
+            first, last, step = (int(number) if number else 1 for number in bounds.groups())
+            counts.append(abs(last - first) // max(1, abs(step)) + 1)
+        elif _RANGE_OF_ANY_LENGTH.fullmatch(group[1]):
+            counts.append(inf)
+        else:
+            counts.append(sum(map(together, group[1].split(","))) if "," in group[1] else together(group[1]))
+        return f"\0{len(counts) - 1}\0"
+
+    left = re.sub(r"\\.", "", pattern.replace("\0", ""))
+    for _ in range(DEEPEST_BRACES):
+        left, found = _INNERMOST.subn(count, left)
+        if not found:
+            return together(left)
+    return inf
 
 
 def _find_local(pattern: str, paths: list[str]) -> dict[str, tuple[int, str]]:

@@ -15,12 +15,13 @@ from typing import Any
 from mm1_ablate.config.errors import Finding, did_you_mean, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, Record, contents_of, sources_of
+from mm1_ablate.config.local_path import real
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
 from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
-from mm1_ablate.config.sweep.arms import Draft, axes_of, drafts_of, edits_of
+from mm1_ablate.config.sweep.arms import Draft, arm_count, axes_of, drafts_of, edits_of
 from mm1_ablate.config.sweep.blame import edits_at, equals_baseline, moved_to_edit
 from mm1_ablate.config.sweep.compare import comparison, expectations
 from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
@@ -35,6 +36,8 @@ from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
+MOST_ARMS, MOST_TRIALS = 10_000, 100_000
+"""Of a study, with those that its grids leave out."""
 MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
 
 
@@ -126,6 +129,7 @@ class _Expansion:
             raise FileErrors(problem for file in files for problem in file.problems)
         if self.recorded is not None:
             self.snapshot.recorded = self.recorded(first.sweep.sweep)
+        self._refuse_too_many(files, first.sweep)
         self._make_arms(files, first.sweep)
         compare, published = self._check_whole(files, first.sweep)
         problems = [problem for file in files for problem in file.problems] + self.problems
@@ -133,6 +137,25 @@ class _Expansion:
         if len(warnings) < len(set(problems)):
             raise FileErrors(problem for problem in problems if not problem.warning)
         return self._expanded(files, first.sweep, compare, published, warnings)
+
+    def _refuse_too_many(self, files: Sequence[SweepFile], sweep: Sweep) -> None:
+        """Count what the files declare before anything is made of it: a grid of ten lines can mean billions of arms.
+
+        Raises:
+            FileErrors: nobody could have meant so many.
+        """
+        arms, trials = 1, len(sweep.seeds)
+        for file in files:
+            for name, group in file.sweep.ablations.items() if file.sweep else ():
+                arms += arm_count(group)
+                trials += len(group.seeds) if group.seeds is not None else arm_count(group) * len(sweep.seeds)
+                if arms > MOST_ARMS or trials > MOST_TRIALS:
+                    message = (
+                        f"up to this group the study has more than {MOST_ARMS:,} arms or {MOST_TRIALS:,} trials, as many as there may be"
+                    )
+                    where: Keys = ("ablations", name, "grid") if group.grid is not None else ("ablations", name)
+                    file.report([Finding(where, message, "declare fewer axes, values or seeds", at_key=True)])
+                    raise FileErrors(problem for each in files for problem in each.problems)
 
     def _make_arms(self, files: Sequence[SweepFile], sweep: Sweep) -> None:
         """The baselines and arms of all files."""
@@ -236,7 +259,7 @@ class _Expansion:
 
     def _experiment(self, file: SweepFile, name: str, where: Keys) -> tuple[Experiment, Marks] | None:
         shown = file.beside(name)
-        path = shown.resolve()
+        path = real(shown)
         if path not in self._experiments:
             self._experiments[path] = None
             if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
