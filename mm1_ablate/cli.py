@@ -108,13 +108,18 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; m
 
 
 @app.command(cls=Command)
-def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJson = False) -> None:
+def validate(
+    sweeps: SweepFiles,
+    without_data: WithoutData = False,
+    no_import: Annotated[bool, typer.Option("--no-import", help="Import no classes of your own: for files that you do not trust.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check sweep files and the data that they name.
 
     All errors are shown at once, with line and column; then warnings, and what each arm changes."""
     from mm1_ablate.commands.validate import validate as check
 
-    reports = [check(path, without_data) for path in sweeps]
+    reports = [check(path, without_data, no_import) for path in sweeps]
     if as_json:
         print_json({"valid": all(report.valid for report in reports), "files": [report.to_json() for report in reports]})
     for report in reports:

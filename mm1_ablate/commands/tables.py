@@ -148,6 +148,7 @@ def summary(plan: Plan) -> list[str]:
         lines.append("tokens are as declared where data cannot be opened here, or is not indexed yet")
     if plan.provisional:
         lines.append("the data was not read: identities of trials are provisional, and what the store has of them is unknown")
+    lines += [f"imported, with all that it does: {name} ({file})" for name, file in plan.imported.items()]
     lines += [warning.in_one_line() for warning in plan.warnings]
     lines += [f"trials will fail because of their data: {problem}" for problem in plan.problems]
     lines += [f"repeated data: {line}" for line in plan.repeats]

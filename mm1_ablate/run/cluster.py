@@ -12,8 +12,11 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
+import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +30,9 @@ from mm1_ablate.store.store import Store, is_address
 
 LOCAL = "local"
 """The address of a cluster of our own, on this machine alone."""
+LOOPBACK = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
+"""Where that one listens: nobody on another machine can ask it for anything, with a token or without. Ray replaces 127.0.0.1 on Linux by an
+address that others reach; elsewhere it listens there anyway."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -100,13 +106,36 @@ def connect(address: str, cpus: int | None = None) -> None:
         if address != LOCAL:
             join(address)
             return
-        local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **LOOPBACK}
+        keep_token_private()
         ray.init(address=LOCAL, log_to_driver=False, logging_level=logging.ERROR, **local)
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def keep_token_private() -> None:
+    """Let nobody but its owner read the token of this machine, and make it so if there is none and a cluster of our own is to have one: who
+    has it can run programs as its owner. Ray would make a file that all can read."""
+    if os.environ.get(AUTH_MODE, "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    declared = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    # Where there is no home that can be written, or the token is another's, Ray says what it lacks.
+    with contextlib.suppress(OSError, RuntimeError):
+        path = Path(declared) if declared else Path.home() / ".ray" / "auth_token"
+        if not path.exists() and not declared:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, beside = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
+            try:
+                with open(descriptor, "w") as token:
+                    token.write(secrets.token_hex(32))
+                os.link(beside, path)  # of several that make one the first's stays
+            finally:
+                os.unlink(beside)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def join(address: str) -> None:
@@ -118,6 +147,7 @@ def join(address: str) -> None:
     import ray
 
     place = resolved_address(address)
+    keep_token_private()
     use_token(place)
     try:
         ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
@@ -348,7 +378,9 @@ def check_ray(address: str | None, store: Path | str | None = None) -> HealthChe
         if address:
             join(address)
         else:
-            ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            keep_token_private()
+            quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+            ray.init(address=LOCAL, num_cpus=1, **LOOPBACK, **quiet)
     except Exception as error:
         remedy = (
             "check the address, that it can be reached from here, and that every node runs the same Ray"
