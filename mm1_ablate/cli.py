@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperArgument, TyperCommand
@@ -18,12 +18,12 @@ from mm1_ablate.commands.common import (
     SOME_FAILED,
     print_json,
     say,
-    show_traceback,
     stop,
     store_place,
     tell,
     using_store,
 )
+from mm1_ablate.config.passwords import WithoutPasswords
 
 
 class Command(TyperCommand):
@@ -88,7 +88,7 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Declared ablations of multimodal models, trained, scored and compared."""
-    sys.excepthook = show_traceback
+    sys.stderr = cast(TextIO, WithoutPasswords(sys.stderr))  # what libraries say, and tracebacks
 
 
 @app.command(cls=Command)

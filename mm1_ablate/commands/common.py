@@ -11,11 +11,9 @@ import errno
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -44,11 +42,6 @@ def say(message: str) -> None:
 def tell(message: str) -> None:
     """A line about what is done, of commands whose output is for people."""
     typer.echo(without_passwords(message))
-
-
-def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What Python does with an exception that nobody has caught, without passwords."""
-    sys.stderr.write(without_passwords("".join(traceback.format_exception(kind, error, trace))))
 
 
 def stop(code: int, *messages: str) -> NoReturn:

@@ -26,7 +26,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from mm1_ablate.config.passwords import WithoutPasswords
 from mm1_ablate.store.disk_full import FULL, is_disk_full
@@ -213,7 +213,7 @@ def in_child(job: dict[str, Any]) -> int:
     os.dup2(log, 2)
     os.close(log)
     # Libraries print addresses as they were asked to open them.
-    sys.stdout, sys.stderr = WithoutPasswords(sys.stdout), WithoutPasswords(sys.stderr)
+    sys.stdout, sys.stderr = cast(TextIO, WithoutPasswords(sys.stdout)), cast(TextIO, WithoutPasswords(sys.stderr))
     os.environ.update(job["environment"])
     with contextlib.suppress(OSError):
         os.chdir(job["directory"])
