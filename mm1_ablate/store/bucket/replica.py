@@ -191,6 +191,8 @@ class Replica:
         contents = self.objects.read_several(changed)
         gone = [path for path in known if path not in found and not path.endswith(LEASE)]
         for folder in dict.fromkeys(self.folder_of(path) for path in (*contents, *gone)):
+            if folder is not None:
+                self.file_of(self.path_of(folder / LEASE))  # before a lock is put there
             # Whoever works on it here knows better, but for helpers: the holder on another machine writes their records.
             with locked_if_free(folder) if folder is not None else contextlib.nullcontext(True) as free:
                 if free or _is_helped(folder):
