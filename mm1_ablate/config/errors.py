@@ -23,6 +23,8 @@ Model = TypeVar("Model", bound=Settings)
 NAMES = "a name that begins with a letter or digit and goes on with letters, digits, spaces and any of _ . -"
 
 ANYTHING = "another value"
+MOST_FOUND = 5_000
+"""Problems of one file that are put into words; what is beyond is found when those are mended."""
 LONGEST_SHOWN = 80
 """Characters of a wrong text that are repeated."""
 
@@ -49,7 +51,7 @@ def listed(names: Iterable[str], most: int) -> str:
 def findings(error: ValidationError, model: type[Settings], tree: Any) -> list[Finding]:
     """All that is wrong with a mapping, one finding for each place."""
     found: dict[tuple[str | int, ...], list[Finding]] = {}
-    for detail in error.errors(include_url=False):
+    for detail in error.errors(include_url=False)[:MOST_FOUND]:
         finding = _finding(detail, model, tree)
         found.setdefault(finding.path, []).append(finding)
     # Of a union, pydantic reports every alternative. Where one of them got as far as a key inside, that is what was meant.

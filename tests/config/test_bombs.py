@@ -71,10 +71,10 @@ def test_arms_of_all_groups_and_their_seeds_are_counted_together(tiny_sweep: Pat
 
 
 def test_one_problem_repeated_on_a_long_line_is_told_a_few_times(tiny_sweep: Path) -> None:
-    tiny_sweep.write_text(tiny_sweep.read_text().replace("[0, 1]", f"[{', '.join(['x'] * 20_000)}]"))
+    tiny_sweep.write_text(tiny_sweep.read_text().replace("[0, 1]", f"[{', '.join(['x'] * 3_000)}]"))
     done = call("validate", tiny_sweep)
     assert done.exit_code == 2 and len(done.stderr) < 5_000
-    assert done.stderr.count("expected a whole number") == 3 and "and 19,997 more like these" in done.stderr
+    assert done.stderr.count("expected a whole number") == 3 and "and 2,997 more like these" in done.stderr
     assert len(call("validate", tiny_sweep, "--json").stdout) < 1_000_000
     assert len(call("plan", tiny_sweep).stderr) < 5_000
 
@@ -129,8 +129,8 @@ def test_braces_mean_what_they_meant(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- files of data
-def bomb(path: Path, megabytes: int = 400, head: bytes = b"[") -> Path:
-    with gzip.open(path, "wb", compresslevel=9) as packed:
+def bomb(path: Path, megabytes: int = 200, head: bytes = b"[") -> Path:
+    with gzip.open(path, "wb", compresslevel=6) as packed:
         packed.write(head)
         for _ in range(megabytes):
             packed.write(b" " * (1 << 20))
@@ -150,7 +150,7 @@ def test_lines_that_unpack_to_gigabytes_end_there(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="unpack to more than 100 times as many"):
         for chunk in chunks(file):
             done += len(chunk)
-    assert done < 200 << 20
+    assert done < 100 << 20
 
 
 def test_json_of_many_brackets_or_digits_is_refused(tmp_path: Path) -> None:
@@ -183,16 +183,12 @@ def test_a_header_that_claims_a_terabyte_is_damage(tmp_path: Path, size: int | s
     path.write_bytes(content)
     (file,) = find_files([str(path)])
     for looks in (lambda: list(tar_entries(file.read, file.size)), lambda: first_samples(file, 3)):
-        try:
+        with pytest.raises(DamagedTar):
             looks()
-        except DamagedTar:
-            continue
-        assert size == "²", "a size that is no number is none"
     packed = tmp_path / "b.tar"
     packed.write_bytes(gzip.compress(content))
-    if size != "²":
-        with pytest.raises(DamagedTar):
-            first_samples(find_files([str(packed)])[0], 3)
+    with pytest.raises(DamagedTar):
+        first_samples(find_files([str(packed)])[0], 3)
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "coco.tar").write_bytes(content)
@@ -229,7 +225,7 @@ def test_a_picture_in_a_zip_that_says_it_is_gigabytes_is_not_unpacked(tmp_path: 
         "'a' * 10**9",
         "10**9 * 'a'",
         "[0] * 10**9",
-        "7 ** 10 ** 9",
+        "7 ** (10 ** 9)",
         "'%1000000000d' % 1",
         "'%*d' % (1000000000, 1)",
         "'{:>1000000000}'.format('a')",
@@ -340,8 +336,10 @@ def test_strange_paths_in_files_are_told_at_their_line(tmp_path: Path, tiny_swee
             tiny_sweep.write_text(sweep)
             experiment.write_text(edited)
             done = call("validate", tiny_sweep)
-            assert done.exit_code == 2 and isinstance(done.exception, SystemExit), (path[:60], done.exception, done.stdout)
-            one_sentence(done.stderr, path)
+            # A tokenizer may have any name on the hub.
+            assert done.exit_code in ((0, 2) if "tokenizer: " + quoted in sweep else (2,)), (path[:60], done.exception, done.stdout)
+            assert done.exception is None or isinstance(done.exception, SystemExit)
+            one_sentence(done.stdout + done.stderr, path)
 
 
 @pytest.mark.parametrize("port", ["99999", "0", "-1", "http"])

@@ -93,7 +93,7 @@ def _environment() -> SandboxedEnvironment:
             return super().call_binop(context, operator, left, right)
 
         def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
-            text = getattr(function, "__self__", None)
+            text = getattr(getattr(function, "__wrapped__", function), "__self__", None)
             _refuse_widths(text if isinstance(text, str) else "", *arguments, *named.values())
             if isinstance(text, str) and getattr(function, "__name__", "") in ("replace", "join", "translate"):
                 _refuse_above(len(text) * max((len(one) for one in arguments if isinstance(one, str | list | tuple)), default=0))

@@ -84,7 +84,7 @@ def tar_entries(read: Callable[[int, int], bytes], size: int) -> Iterator[TarEnt
             continue
         name = pax.get("path") or long_name or _short_name(header)
         if "size" in pax:
-            length = int(pax["size"]) if _DIGITS.fullmatch(pax["size"]) else length
+            length = int(pax["size"]) if _DIGITS.fullmatch(pax["size"]) else LARGEST_FILE + 1
         if length > LARGEST_FILE:
             raise DamagedTar("damaged tar")
         if kind == b"S" or any(key.startswith("GNU.sparse") for key in pax):
