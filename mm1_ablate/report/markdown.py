@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mm1_ablate.config.metric_name import metric_title
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.report.cells import Row
 from mm1_ablate.report.comparison import Comparison
 from mm1_ablate.report.effects import Effect
@@ -51,7 +52,7 @@ def write_markdown(path: Path, comparison: Comparison, curves: pd.DataFrame | No
         picture.write_bytes(figures.png(figure))
         links[name] = picture.relative_to(document.parent).as_posix().replace(" ", "%20")
         written.append(picture)
-    document.write_text(markdown(comparison, links), encoding="utf-8")
+    document.write_text(without_passwords(markdown(comparison, links)), encoding="utf-8")
     return written
 
 

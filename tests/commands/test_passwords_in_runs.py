@@ -17,12 +17,14 @@ import yaml
 from command_line import call
 
 from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.miniature.language import VOCABULARY
 from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.ui import port_from, start_server, stop
 
 PASSWORD, SIGNATURE, OF_MLFLOW = "pa55-of-the-files", "51gn4ture-of-the-text", "pa55-of-mlflow"
 SECRETS = (PASSWORD, SIGNATURE, OF_MLFLOW)
-LINES = b"".join(json.dumps({"text": f"the dog number {number} is brown"}).encode() + b"\n" for number in range(200))
+WORDS = [word for word in VOCABULARY if word.isalpha()]
+LINES = b"".join(json.dumps({"text": " ".join(WORDS[number : number + 8])}).encode() + b"\n" for number in range(40)) * 5
 
 
 class Private(BaseHTTPRequestHandler):
@@ -75,7 +77,11 @@ def with_private_files(tiny_sweep: Path, private: str) -> Path:
     declared["evaluation"]["losses"] = {"held_out": {"source": {"type": "text", "files": signed}, "documents": 4}}
     experiment.write_text(yaml.safe_dump(declared))
     note = f"description: as at http://anna:{PASSWORD}@{private}/private/text.jsonl\nseeds: [0]"
-    tiny_sweep.write_text(tiny_sweep.read_text().replace("seeds: [0, 1]", note))
+    tiny_sweep.write_text(
+        tiny_sweep.read_text()
+        .replace("seeds: [0, 1]", note)
+        .replace("[data.mixture.interleaved, data.mixture.text]", "[data.mixture.interleaved]")
+    )
     return tiny_sweep
 
 
