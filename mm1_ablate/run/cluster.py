@@ -15,7 +15,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,9 +29,8 @@ from mm1_ablate.store.store import Store, is_address
 
 LOCAL = "local"
 """The address of a cluster of our own, on this machine alone."""
-LOOPBACK = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
-"""Where that one listens: nobody on another machine can ask it for anything, with a token or without. Ray replaces 127.0.0.1 on Linux by an
-address that others reach; elsewhere it listens there anyway."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""By this variable Ray's processes are told that there will be no other nodes: as on Windows and macOS, they listen on 127.0.0.1 then."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -106,14 +104,32 @@ def connect(address: str, cpus: int | None = None) -> None:
         if address != LOCAL:
             join(address)
             return
-        local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **LOOPBACK}
+        local: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         keep_token_private()
-        ray.init(address=LOCAL, log_to_driver=False, logging_level=logging.ERROR, **local)
+        with _on_loopback():
+            ray.init(address=LOCAL, log_to_driver=False, logging_level=logging.ERROR, **local)
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started within listen on this machine alone: nobody elsewhere can ask it for anything, with a token or without.
+    Ray has no option for that on Linux, where it replaces 127.0.0.1 by an address that others reach."""
+    from ray._private import ray_constants
+
+    before = os.environ.get(LOOPBACK), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        os.environ.pop(LOOPBACK)
+        if before[0] is not None:
+            os.environ[LOOPBACK] = before[0]
 
 
 def keep_token_private() -> None:
@@ -380,7 +396,8 @@ def check_ray(address: str | None, store: Path | str | None = None) -> HealthChe
         else:
             keep_token_private()
             quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-            ray.init(address=LOCAL, num_cpus=1, **LOOPBACK, **quiet)
+            with _on_loopback():
+                ray.init(address=LOCAL, num_cpus=1, **quiet)
     except Exception as error:
         remedy = (
             "check the address, that it can be reached from here, and that every node runs the same Ray"

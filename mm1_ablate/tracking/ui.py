@@ -175,7 +175,8 @@ def check_mlflow(place: Path | str) -> HealthCheck:
         with _environment(AT_ONCE):
             experiments = MlflowClient(tracking_uri=address).search_experiments(max_results=100)
     except Exception as error:
-        return HealthCheck("mlflow", False, f"{shown}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}", remedy)
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return HealthCheck("mlflow", False, f"{shown}: {without_passwords(told)}", remedy)
     return HealthCheck("mlflow", True, f"{mlflow.__version__}, {shown} opens, {len(experiments)} experiments")
 
 

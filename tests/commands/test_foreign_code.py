@@ -27,9 +27,9 @@ class Own(Connector):
     slope: float = 1.0
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
-        from mm1_ablate.model.connectors._average_pool import AveragePoolModule
+        from mm1_ablate.model.connectors.average_pool import AveragePool
 
-        return AveragePoolModule(self.image_tokens, encoder_width, grid_side, language_width)
+        return AveragePool(image_tokens=self.image_tokens).build(encoder_width, grid_side, language_width)
 """
 
 
