@@ -78,7 +78,8 @@ def in_order(problems: Iterable[FileProblem]) -> list[FileProblem]:
 
 def in_words(problems: Sequence[FileProblem]) -> str:
     """Problems for people, one below the other: of one that is repeated on a line the first few, and of very many the first."""
-    shown, alike = [], Counter[tuple[str, int, str]]()
+    shown: list[str] = []
+    alike: Counter[tuple[str, int, str]] = Counter()
     for problem in problems:
         alike[place := (problem.file, problem.line, problem.message)] += 1
         if alike[place] <= SHOWN_ALIKE and len(shown) < MOST_SHOWN:

@@ -57,17 +57,17 @@ def told(sweep: Path) -> str:
 def test_axes_are_counted_before_they_are_multiplied(tiny_sweep: Path) -> None:
     axes = "\n".join(f"      {path}: [{', '.join(map(str, range(1, 11)))}]" for path in AXES)
     tiny_sweep.write_text(tiny_sweep.read_text().replace("compare:", f"  wide:\n    grid:\n{axes}\ncompare:"))
-    assert "ablations.wide.grid: up to this group the study has more than 2,000 arms" in told(tiny_sweep)
+    assert "ablations.wide.grid: up to this group the study has more than 10,000 arms" in told(tiny_sweep)
 
 
 def test_arms_of_all_groups_and_their_seeds_are_counted_together(tiny_sweep: Path) -> None:
     text = tiny_sweep.read_text()
-    values = ", ".join(map(str, range(1, 41)))
+    values = ", ".join(map(str, range(1, 76)))
     grid = f"    grid: {{training.steps: [{values}], evaluation.items: [{values}]}}\n"
     tiny_sweep.write_text(text.replace("compare:", f"  one:\n{grid}  two:\n{grid}compare:"))
     assert "ablations.two.grid: up to this group" in told(tiny_sweep)
-    tiny_sweep.write_text(text.replace("[0, 1]", f"[{', '.join(map(str, range(20_000)))}]"))
-    assert "20,000 trials" in told(tiny_sweep)
+    tiny_sweep.write_text(text.replace("[0, 1]", f"[{', '.join(map(str, range(40_000)))}]"))
+    assert "100,000 trials" in told(tiny_sweep)
 
 
 def test_one_problem_repeated_on_a_long_line_is_told_a_few_times(tiny_sweep: Path) -> None:

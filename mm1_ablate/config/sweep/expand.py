@@ -36,7 +36,7 @@ from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, 
 __all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
-MOST_ARMS, MOST_TRIALS = 2_000, 20_000
+MOST_ARMS, MOST_TRIALS = 10_000, 100_000
 """Of a study, with those that its grids leave out."""
 MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
 
