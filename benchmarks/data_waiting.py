@@ -20,7 +20,7 @@ import torch
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.sweep.expand import load_experiment
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
@@ -69,7 +69,7 @@ def timed(experiment: Experiment, encoder: Path | None, threads: int) -> Timing:
 
 def main(steps: int, thread_counts: list[int]) -> None:
     torch.set_num_threads(1)
-    declared = load_experiment(EXPERIMENT)
+    declared = load_study(EXPERIMENT).arms[0].experiment
     training = declared.training.model_copy(update={"steps": steps})
     experiment = declared.model_copy(update={"training": training})
     with TemporaryDirectory() as folder:

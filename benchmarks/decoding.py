@@ -16,7 +16,7 @@ import torch
 from PIL import Image as pil
 
 from mm1_ablate.data.decoding import decode
-from mm1_ablate.data.images import resize
+from mm1_ablate.data.resizing import resize
 
 REPEATS = 7
 

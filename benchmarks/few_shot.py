@@ -25,9 +25,10 @@ from mm1_ablate.data.documents import Image, Item, ItemSet
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare_requests
+from mm1_ablate.evaluation.evaluate import predict
+from mm1_ablate.evaluation.evaluation_mode import evaluating
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import Request
+from mm1_ablate.evaluation.requests import Request, prepare_requests
 from mm1_ablate.model.multimodal import MultimodalModel, build
 
 SHOTS = (0, 4, 8)

@@ -31,13 +31,15 @@ from random_base import END, PADDING, declared, forget_peak, made, now, peak_mem
 from torch import Tensor
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GPUS, gpu_of
+from mm1_ablate.config.sweep.declaration import GPUS, gpu_of
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluating, predict, prepare_requests
+from mm1_ablate.evaluation.evaluate import predict
+from mm1_ablate.evaluation.evaluation_mode import evaluating
 from mm1_ablate.evaluation.protocols import load_tasks
+from mm1_ablate.evaluation.requests import prepare_requests
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
 from mm1_ablate.model.profiler import profile_connector, profile_encoder, profile_language_model

@@ -23,7 +23,9 @@ import yaml
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluate, summarise
+from mm1_ablate.evaluation.evaluate import predict
+from mm1_ablate.evaluation.protocols import load_tasks
+from mm1_ablate.evaluation.scores import scored, summarise
 from mm1_ablate.model.multimodal import build
 
 BATCH = 16
@@ -129,7 +131,7 @@ def main() -> None:
     print(f"{parameters / 1e6:.0f} million parameters, {items} questions of each of {', '.join(FILES)}, batches of {BATCH}")
     theirs, results = harness(folder)
     began = time.process_time()
-    table = evaluate(model, experiment, tokenizer, pipeline)
+    table = scored(predict(model, experiment, tokenizer, pipeline), load_tasks(experiment.evaluation), experiment.evaluation)
     ours = time.process_time() - began
     scores, largest = summarise(table), 0.0
     for task in FILES:

@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from mm1_ablate.config.sweep.expand import load_experiment
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.model.language_model import build_language_model
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
 
@@ -35,7 +35,7 @@ def milliseconds(step: Callable[[], Tensor], repeats: int = 15) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build_language_model(load_experiment(EXPERIMENT).model.language_model, vocabulary_size=255, padding=0, end=1)
+    model = build_language_model(load_study(EXPERIMENT).arms[0].experiment.model.language_model, vocabulary_size=255, padding=0, end=1)
     embeddings = torch.randn(1, sum(LENGTHS), model.config.hidden_size)
     positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
 

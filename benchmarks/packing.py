@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mm1_ablate.config.data import Data, Packing
-from mm1_ablate.config.sweep.expand import load_experiment
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.packing import PackedRow, TokenisedDocument, open_packed_rows, pack, pack_balanced, pieces, tokenise
 from mm1_ablate.data.tokenizer import load_tokenizer
@@ -49,7 +49,7 @@ def first_fit(documents: Sequence[TokenisedDocument], row_tokens: int, max_image
 
 def miniature(count: int) -> list[TokenisedDocument]:
     """The first documents of the shipped mixture."""
-    data: Data = load_experiment(EXPERIMENT).data
+    data: Data = load_study(EXPERIMENT).arms[0].experiment.data
     tokenizer = load_tokenizer()
     mixture = open_packed_rows(data, tokenizer, seed=0).mixture
     return [tokenise(next(mixture), tokenizer, data.packing.nominal_image_tokens) for _ in range(count)]
@@ -102,7 +102,7 @@ def show(name: str, documents: Sequence[TokenisedDocument], packing: Packing) ->
 
 
 def main() -> None:
-    shipped = load_experiment(EXPERIMENT).data.packing
+    shipped = load_study(EXPERIMENT).arms[0].experiment.data.packing
     documents = miniature(8192)
     for max_images in (None, 16):
         show("miniature", documents, shipped.model_copy(update={"max_images": max_images}))

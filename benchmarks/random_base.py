@@ -12,7 +12,7 @@ import torch
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.model import LanguageModel
-from mm1_ablate.config.sweep.expand import load_experiment
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, collate
@@ -31,7 +31,7 @@ LENGTHS = (0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05)
 def declared(arguments: argparse.Namespace) -> Experiment:
     """The base without its weights and its tokenizer, or the toy."""
     file = "miniature" if arguments.tiny else "mm1_base"
-    experiment = load_experiment(REPOSITORY / "experiments" / f"{file}.yaml", look="nowhere").model_dump(mode="json")
+    experiment = load_study(REPOSITORY / "experiments" / f"{file}.yaml", "nowhere").arms[0].experiment.model_dump(mode="json")
     model, training = experiment["model"], experiment["training"]
     model["language_model"]["preparation"] = None
     model["image_encoder"].update(preparation=None, frozen=False)

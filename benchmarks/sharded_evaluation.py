@@ -27,7 +27,7 @@ import torch
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation import sharded_lockstep
+from mm1_ablate.evaluation import evaluation_mode
 from mm1_ablate.evaluation.evaluate import predict
 from mm1_ablate.model.multimodal import MultimodalModel, build
 from mm1_ablate.run.worker_group import free_port
@@ -58,7 +58,7 @@ def work(rank: int, ranks: int, port: int, folder: str, items: int) -> None:
         def timed(model: MultimodalModel, own: bool, in_step: bool = True) -> tuple[float, pandas.DataFrame]:
             workers.barrier()
             began = time.process_time()
-            with nullcontext() if in_step else patch.object(sharded_lockstep, "is_sharded", lambda language_model: False):
+            with nullcontext() if in_step else patch.object(evaluation_mode, "is_sharded", lambda language_model: False):
                 share = predict(model, experiment, tokenizer, pipeline, rank=rank if own else 0, ranks=ranks if own else 1)
             return workers.all_reduce([time.process_time() - began])[0], share
 

@@ -92,7 +92,7 @@ def options(
 
 
 @app.command(cls=Command)
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; made if it is missing.")] = Path(".")) -> None:
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; created if it is missing.")] = Path(".")) -> None:
     """Write a commented sweep to start from."""
     from mm1_ablate.commands.init import write_sweep
 
@@ -154,8 +154,7 @@ def plan(
 
     Nothing is trained, except for the few steps of --probe, whose timings are kept in the store."""
     from mm1_ablate.commands.common import console, read_studies
-    from mm1_ablate.commands.plan import gpus_named, probe_arms
-    from mm1_ablate.commands.tables import show_plan
+    from mm1_ablate.commands.plan import gpus_named, probe_arms, show_plan
     from mm1_ablate.plan.plan import plan_together
 
     gpus = gpus_named(gpu, utilisation)
@@ -221,11 +220,11 @@ def data(
     """Show what the data of an experiment holds.
 
     What each source holds, how often it is read, what cannot be read, and documents as the model sees them."""
-    from mm1_ablate.commands.common import console
-    from mm1_ablate.commands.data import look_at_data, show_data, to_json, write_page
+    from mm1_ablate.commands.common import console, write_page
+    from mm1_ablate.commands.data import look_at_data, page_of, show_data, to_json
 
     looked_at, inspection = look_at_data(sweep, arm, stage, sample, documents, seed, console(stderr=as_json))
-    write_page(looked_at, inspection, to, f"{sweep.stem}, {looked_at.name}")
+    write_page(to, page_of(looked_at, inspection, f"{sweep.stem}, {looked_at.name}"))
     if as_json:
         print_json(to_json(looked_at, inspection))
         return
@@ -237,7 +236,7 @@ def data(
 def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Show the status of each trial."""
     from mm1_ablate.commands.common import console, read_finished
-    from mm1_ablate.commands.tables import show_status, status_json
+    from mm1_ablate.commands.plan import show_status, status_json
 
     with using_store(store) as records:
         study = read_finished(sweep, records)
@@ -298,13 +297,13 @@ def examples(
     """Show items that two arms answered differently.
 
     Each with its image, question, both answers and the reference."""
-    from mm1_ablate.commands.common import console, read_finished
-    from mm1_ablate.commands.examples import look_for_differences, show_counts, write_page
+    from mm1_ablate.commands.common import console, read_finished, write_page
+    from mm1_ablate.commands.examples import look_for_differences, page_of, show_counts
 
     with using_store(store) as records:
         study = read_finished(sweep, records)
         differences = look_for_differences(study, records, (first, second), task, shots, seed, number)
-    write_page(differences, to)
+    write_page(to, page_of(differences))
     if as_json:
         print_json(differences.to_json())
         return
@@ -329,9 +328,9 @@ def ui(
 
 
 @app.command(cls=Command)
-def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; made if it is missing.")] = Path("schemas")) -> None:
+def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; created if it is missing.")] = Path("schemas")) -> None:
     """Write JSON Schemas for editors."""
-    from mm1_ablate.config.schema import write_schemas
+    from mm1_ablate.commands.init import write_schemas
 
     try:
         written = write_schemas(folder)

@@ -149,7 +149,7 @@ def test_a_room_leaves_heavy_libraries_to_those_above_it(imports: dict[str, set[
     assert wrong == []
 
 
-def test_object_storage_is_known_to_nobody_outside_the_store() -> None:
+def test_object_storage_is_used_only_inside_the_store() -> None:
     """Not for types alone either, nor by a string."""
     outside = {name: path.read_text() for name, path in modules().items() if room(name) != "store"}
     assert [name for name, text in outside.items() if "store.bucket" in text or "store import bucket" in text] == []

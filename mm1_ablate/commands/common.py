@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mm1_ablate.config.identity.data_digests import Look
-    from mm1_ablate.config.sweep.expand import Study
+    from mm1_ablate.config.study import Study
     from mm1_ablate.store.store import Store
 
 SOME_FAILED = 1
@@ -40,7 +40,7 @@ def say(message: str) -> None:
 
 
 def tell(message: str) -> None:
-    """A line about what is done, of commands whose output is for people."""
+    """A line about what is done, for commands that print text, not JSON."""
     typer.echo(without_passwords(message))
 
 
@@ -73,7 +73,7 @@ def store_place(text: str | Path) -> str:
         if scheme in ("file", "local"):
             return store_place(rest)
         if scheme.startswith("http") or not rest.strip("/"):
-            stop(FILE_IS_WRONG, f"--store {text}: is no store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
+            stop(FILE_IS_WRONG, f"--store {text}: is not a store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
         return str(text)
     folder = Path(text)
     if os.path.exists(folder) and not os.path.isdir(folder):  # which have an answer for names of any length
@@ -155,8 +155,17 @@ def read_finished(path: Path, store: Store) -> Study:
     """The study of a sweep file, for commands that look at what the store has: the data may be on another machine."""
     (study,) = read_studies([path], store=store)
     if study.from_record:
-        say(f"not here, so taken to be what the last run saw: {'; '.join(study.from_record)}")
+        say(f"missing on this machine, so digests of the last run are used: {'; '.join(study.from_record)}")
     return study
+
+
+def write_page(target: Path, page: str) -> None:
+    """Write a page; ends the command with 2 where it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
 
 
 def missing_file(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""What an experiment's data holds, for people. In: a sweep or experiment file. Out: a table, JSON, and a page with documents to look at."""
+"""What an experiment's data holds. In: a sweep or experiment file. Out: a table, JSON, and a page with documents to look at."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, read_study, stop
+from mm1_ablate.commands.plan import count
 from mm1_ablate.commands.prepare_data import bar, ready
-from mm1_ablate.commands.tables import count
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, identity_of
-from mm1_ablate.config.sweep.expand import Arm, Study
+from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
 from mm1_ablate.data.lost_documents import losses_to_json
-from mm1_ablate.report.data_page import data_page, percent, spread
+from mm1_ablate.report.pages import data_page, percent, spread
 
 
 def arm_of(study: Study, name: str | None) -> Arm:
@@ -102,9 +102,9 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
     training, packing = experiment.training, experiment.data.packing
     sentences = [f"Stage {stage.number} of {stage.stages}, {experiment.experiment}; --stage shows another one."] if stage.stages > 1 else []
     sentences += [
-        f"{training.steps:,} steps of {training.batch_rows:,} rows of {packing.row_tokens:,} nominal tokens:"
-        f" {count(inspection.tokens)} tokens in all."
-        f" Rows are filled to {percent(inspection.fill)} ({inspection.rows_packed} packed to see)."
+        f"{training.steps:,} steps x {training.batch_rows:,} rows x {packing.row_tokens:,} nominal tokens;"
+        f" the model reads {count(inspection.tokens)} tokens."
+        f" Packing efficiency {percent(inspection.fill)} ({inspection.rows_packed} rows sampled)."
     ]
     repeated = [f"{source.name} ({source.epochs:.2f} times)" for source in inspection.sources if source.epochs > 1]
     if repeated:
@@ -117,7 +117,7 @@ def facts(stage: Stage, inspection: Inspection) -> list[str]:
         when = "before the training's last step" if rows is None else f"at step {rows // training.batch_rows + 1:,} of {training.steps:,}"
         sentences.append(f"A run would stop: the data is used up {when}. Raise max_epochs of data.sources, or train for fewer steps.")
     elif used_up:
-        sentences.append(f"Used up before its end (max_epochs): {', '.join(used_up)}; the other sources take over their part.")
+        sentences.append(f"Exhausted before training ends (max_epochs): {', '.join(used_up)}; the other sources take over their share.")
     if inspection.never_read:
         named = ", ".join(f"{name} ({data_type})" for name, data_type in inspection.never_read.items())
         sentences.append(f"Never read, because the data type has no share in the mixture: {named}.")
@@ -185,13 +185,9 @@ def show_data(stage: Stage, inspection: Inspection, console: Console) -> None:
         console.print(f"{name}: {tokens}", markup=False, soft_wrap=True)
 
 
-def write_page(stage: Stage, inspection: Inspection, target: Path, name: str) -> None:
-    """Write the page; ends the command with 2 where it cannot be written."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(data_page(inspection, name, facts(stage, inspection), joined(stage, inspection)), encoding="utf-8")
-    except OSError as error:
-        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
+def page_of(stage: Stage, inspection: Inspection, name: str) -> str:
+    """The page."""
+    return data_page(inspection, name, facts(stage, inspection), joined(stage, inspection))
 
 
 def to_json(stage: Stage, inspection: Inspection) -> dict[str, Any]:

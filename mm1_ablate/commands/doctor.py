@@ -1,4 +1,4 @@
-"""Whether this machine can run a study: one line for each thing that a run needs, with what to do where it is not so.
+"""Whether this machine can run a study: one line for each thing that a run needs, with a remedy for each problem.
 
 Nothing is changed: the store is probed with a file that is taken away again, and a Ray that was started is stopped.
 """

@@ -1,11 +1,10 @@
-"""Items that two arms answered differently, for people. In: a sweep, its store, two arms. Out: a page, a table of counts, JSON."""
+"""Items that two arms answered differently. In: a sweep, its store, two arms. Out: a page, a table of counts, JSON."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,20 +12,17 @@ from rich.table import Table
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, stop
 from mm1_ablate.config.errors import did_you_mean
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.yaml_file import FileErrors
-from mm1_ablate.data.documents import Unreadable
+from mm1_ablate.data.documents import Item, Unreadable
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.report.examples import Count, Example, counts, differing, side_by_side
-from mm1_ablate.report.examples_page import Shown, examples_page, picture
 from mm1_ablate.report.formats import number
+from mm1_ablate.report.pages import Shown, examples_page, picture
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
     import pandas
-
-    from mm1_ablate.config.evaluation import Evaluation
-    from mm1_ablate.data.documents import Item
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def _only(both: pandas.DataFrame, column: str, wanted: Any, what: str, suggest: 
     there = list(dict.fromkeys(both[column]))
     if wanted not in there:
         hint = suggest(wanted, there) or f"there are: {', '.join(map(str, there)) or 'none'}"
-        stop(FILE_IS_WRONG, f"no {what} '{wanted}' that both arms were asked; {hint}")
+        stop(FILE_IS_WRONG, f"no {what} '{wanted}' that both arms were evaluated on; {hint}")
     kept: pandas.DataFrame = both[both[column] == wanted]
     return kept
 
@@ -105,12 +101,12 @@ def _say_what_to_run(study: Study, store: Store, arm: str, seed: int | None) -> 
     command = "evaluate" if all(state.trained for state in states.values()) else "run"
     told = "; ".join(f"{name}: {state.status}, {state.reason}" for name, state in states.items())
     place = f"mm1-ablate {command} {shlex.quote(str(study.path))} --store {shlex.quote(store.address)}"
-    stop(SOME_FAILED, f"{arm} has no scores yet ({told}); first: {place}")
+    stop(SOME_FAILED, f"{arm} has no scores yet ({told}); run first: {place}")
 
 
 # ---------------------------------------------------------------- what the items show
 def shown_items(differences: Differences) -> dict[tuple[str, str], Shown]:
-    """The images and choices of the examples' items, opened again through their source; of what cannot be had, why."""
+    """The images and choices of the examples' items, opened again through their source; for unavailable ones, the reason."""
     evaluation = differences.trials[0].experiment.evaluation
     try:
         tasks = {task.task: task for task in load_tasks(evaluation)}
@@ -122,7 +118,7 @@ def shown_items(differences: Differences) -> dict[tuple[str, str], Shown]:
         try:
             if name not in tasks:
                 raise LookupError("its task record cannot be read")
-            opened = tasks[name].items.open(split=evaluation.split, count=_count(evaluation, name), seed=evaluation.seed)
+            opened = tasks[name].items.open(split=evaluation.split, count=evaluation.items_of(name), seed=evaluation.seed)
             items: Iterable[Item] = [item for item in opened.queries if item.id in wanted]
         except (OSError, ValueError, LookupError, FileErrors) as error:
             found.update({(name, item): Shown(problem=f"the item cannot be opened again: {_line(error)}") for item in wanted})
@@ -131,11 +127,6 @@ def shown_items(differences: Differences) -> dict[tuple[str, str], Shown]:
         missing = wanted - {item.id for item in items}
         found.update({(name, item): Shown(problem="the item is no longer in its source") for item in missing})
     return found
-
-
-def _count(evaluation: Evaluation, task: str) -> int | None:
-    own = evaluation.overrides.get(task)
-    return own.items if own and own.items else evaluation.items
 
 
 def _shown(item: Item) -> Shown:
@@ -153,15 +144,9 @@ def _line(error: Exception) -> str:
 
 
 # ---------------------------------------------------------------- output
-def write_page(differences: Differences, target: Path) -> None:
-    """Write the page; ends the command with 2 where it cannot be written."""
-    shown = shown_items(differences)
-    page = examples_page(differences.arms, differences.facts(), differences.counts, differences.examples, shown)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        stop(FILE_IS_WRONG, f"{target}: {error.strerror}; name an .html file that can be written with --to")
+def page_of(differences: Differences) -> str:
+    """The page."""
+    return examples_page(differences.arms, differences.facts(), differences.counts, differences.examples, shown_items(differences))
 
 
 def show_counts(differences: Differences, console: Console) -> None:

@@ -1,18 +1,47 @@
-"""What `mm1-ablate plan` needs beside the plan: GPUs to estimate for, and steps that are run and timed.
-
-In: what the command line says. Out: `GpuAssumptions`, and measurements in the store; problems end the command with a sentence.
-"""
+"""What `mm1-ablate plan` and `mm1-ablate status` show. In: what the command line, `plan/plan.py` and the store say. Out: text, tables for
+the terminal, and steps that are run and timed; problems end the command with a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, say, stop
-from mm1_ablate.config.gpus import GPUS
+from mm1_ablate.config.identity.fingerprint import short
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.sweep.declaration import GIB, GPUS
+from mm1_ablate.config.sweep.differences import arms_in_words
 from mm1_ablate.plan.cost import GpuAssumptions
+from mm1_ablate.plan.estimate import MeasuredCost
+from mm1_ablate.plan.memory import in_gib
 from mm1_ablate.plan.plan import Plan
+from mm1_ablate.plan.trials import PlanRow
+from mm1_ablate.store.status import TrialState
 from mm1_ablate.store.store import Store
+
+COLOURS = {
+    "done": "green",
+    "run": "cyan",
+    "resume": "cyan",
+    "evaluate": "cyan",
+    "rescore": "cyan",
+    "running": "blue",
+    "interrupted": "yellow",
+    "failed": "red",
+    "missing": "dim",
+}
+NAME_WIDTH = 20
+"""Least width of the columns for names and reasons; longer names are folded at it."""
+MUCH = 64 * GIB
+"""Memory of a node for the weights of one model above which the plan mentions it."""
+NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
+"""Widths of a terminal from which on a plan has room for whole names, memory and hours, the sizes of the model's parts, and tokens."""
 
 
 def gpus_named(gpus: Sequence[str] | None, utilisation: float | None) -> GpuAssumptions:
@@ -30,7 +59,7 @@ def probe_arms(planned: Plan, store: Store, address: str | None, made_up: bool) 
 
     Args:
         address: of a Ray cluster, on one of whose nodes the steps are run; None: on this machine.
-        made_up: whether random documents take the place of the data.
+        made_up: whether random documents replace the data.
     """
     from mm1_ablate.run.probe import ProbeFailed, measure_arms
 
@@ -42,3 +71,236 @@ def probe_arms(planned: Plan, store: Store, address: str | None, made_up: bool) 
         stop(SOME_FAILED, str(error))
     if not measured:
         say("no trial is to be trained, so no step is measured")
+
+
+# ---------------------------------------------------------------- tables
+def coloured(status: str) -> Text:
+    return Text(status, style=COLOURS.get(status, ""))
+
+
+def count(number: float) -> str:
+    """A large number as people write it: 331k, 1.2B, 8.4e+18 above a quadrillion."""
+    for size, unit in ((1e15, None), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number:.1e}" if unit is None else f"{number / size:.3g}{unit}"
+    return f"{number:g}"
+
+
+def number_of(number: int, noun: str) -> str:
+    """A count with its noun: 1 row, 2 rows."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def hours(amount: float) -> str:
+    """A time given in hours, in the unit that suits it."""
+    if amount < 0.05:
+        return f"{amount * 3600:.0f} seconds"
+    return f"{amount * 60:.0f} minutes" if amount < 1.5 else f"{amount:,.3g} hours"
+
+
+def folded(name: str, width: int) -> str:
+    """A trial's name in lines of at most `width` characters, broken behind its slashes as far as that goes."""
+    lines = [""]
+    for part in name.replace("/", "/\n").split("\n"):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Every trial with its status and the reason; then what the arms change, and the sums. On a narrow terminal sizes are left out before
+    names and reasons."""
+    numbers: dict[str, Callable[[PlanRow], str]] = {}
+    if console.width >= PARAMETERS_FIT:
+        numbers["encoder"] = lambda row: count(row.parameters["image_encoder"])
+        numbers["connector"] = lambda row: count(row.parameters["connector"])
+        numbers["LM"] = lambda row: count(row.parameters["language_model"])
+    if console.width >= TOKENS_FIT:
+        numbers["text tokens"] = lambda row: count(row.tokens.text)
+        numbers["image tokens"] = lambda row: count(row.tokens.image_tokens)
+    numbers["FLOPs"] = lambda row: f"{row.flops:.1e}"
+    if console.width >= COSTS_FIT:
+        numbers["memory"] = lambda row: in_gib(row.cost.memory.total)
+        if gpu := next(iter(plan.cost.gpu_hours), None):
+            # Of several studies each may have GPUs of its own: then of the fastest of them.
+            numbers[f"{gpu} hours"] = lambda row: (
+                f"{row.cost.gpu_hours.get(gpu, min(row.cost.gpu_hours.values())):,.3g}" if row.cost.gpu_hours else ""
+            )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", overflow="fold", min_width=NAME_WIDTH)
+    table.add_column("fingerprint", style="dim", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reason", overflow="fold", min_width=NAME_WIDTH)
+    for row in [*plan.stages, *plan.rows]:
+        name = row.name if console.width >= NAMES_FIT else folded(row.name, NAME_WIDTH)
+        table.add_row(Text(name), short(row.fingerprint), coloured(row.status), *(show(row) for show in numbers.values()), Text(row.reason))
+    for preparation in plan.preparations:
+        blank = [""] * len(numbers)
+        reason = f"prepared for {number_of(preparation.trials, 'trial')}"
+        table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
+    console.print(table)
+    for lines in (arms_in_words(plan.studies, console.width), summary(plan)):
+        console.print()
+        for line in lines:
+            console.print(line, markup=False)
+
+
+def summary(plan: Plan) -> list[str]:
+    """The plan in a few lines."""
+    shared = plan.row_count - len(plan.rows)
+    joined = f": {number_of(shared, 'row')} {'shares' if shared == 1 else 'share'} a trial with another" if shared else ""
+    lines = [f"{number_of(plan.row_count, 'row')}, {number_of(len(plan.rows), 'distinct trial')}{joined}"]
+    states = {status: sum(row.status == status for row in plan.rows) for status in dict.fromkeys(row.status for row in plan.rows)}
+    lines.append(", ".join(f"{number} {status}" for status, number in states.items()))
+    if plan.stages:
+        trained = sum(stage.status == "done" for stage in plan.stages)
+        to_train = sum(stage.to_do for stage in plan.stages)
+        lines.append(f"earlier stages: {trained} trained, {to_train} to train first")
+    if plan.preparations:
+        made = sum(preparation.status == "done" for preparation in plan.preparations)
+        to_make = sum(preparation.status == "run" for preparation in plan.preparations)
+        lines.append(f"prepared encoders and language models: {made} ready, {to_make} to prepare first")
+    if plan.to_do:
+        if plan.cost.gpu_hours:
+            lines.append("remaining: about " + " or ".join(f"{spent:,.3g} {name} hours" for name, spent in plan.cost.gpu_hours.items()))
+            if plan.cost.cpu_hours:
+                if any(study.sweep.resources.gpus for study in plan.studies):
+                    lines[-1] += f", and {hours(plan.cost.cpu_hours)} of CPU cores"
+                else:
+                    lines[-1] += f", or without a GPU {hours(plan.cost.cpu_hours)} of one CPU core"
+        elif plan.cost.cpu_hours is not None:
+            lines.append(f"remaining: about {hours(plan.cost.cpu_hours)} of one CPU core")
+        lines[-1] += f" ({plan.cost.basis})"
+        lines += [line for cost in plan.measured for line in measured_in_words(cost)]
+    lines += plan.not_estimated
+    lines += costs_in_words(plan)
+    if not all(row.rows_measured for row in [*plan.rows, *plan.stages]):
+        lines.append("token counts are as declared for data that cannot be opened here or is not indexed yet")
+    if plan.provisional:
+        lines.append("the data was not read: fingerprints of trials are provisional, so their status in the store is unknown")
+    lines += [f"imported, with all that it does: {name} ({file})" for name, file in plan.imported.items()]
+    lines += [warning.in_one_line() for warning in plan.warnings]
+    lines += [f"trials will fail because of their data: {problem}" for problem in plan.problems]
+    lines += [f"repeated data: {line}" for line in plan.repeats]
+    for study in plan.studies:
+        prefix = f"{study.name}: " if len(plan.studies) > 1 else ""
+        lines.append(prefix + plan.detectable[study.name].in_words())
+    return lines
+
+
+def costs_in_words(plan: Plan) -> list[str]:
+    """Sums over all trials, the highest memory, and what does not fit."""
+    rows = [*plan.stages, *plan.rows]
+    tokens = [row.tokens for row in rows]
+    sums = (sum(each.text for each in tokens), sum(each.image_tokens for each in tokens), sum(row.flops for row in rows))
+    lines = [f"in total: {count(sums[0])} text tokens, {count(sums[1])} image tokens, {sums[2]:.1e} FLOPs"]
+    largest = max(rows, key=lambda row: row.cost.memory.total)
+    memory = largest.cost.memory
+    share = f"{memory.largest_in_words} of it"
+    lines.append(f"memory of one worker: at most about {in_gib(memory.total)}, {largest.name} ({share}; an estimate)")
+    asked = max(rows, key=lambda row: row.cost.evaluation.total)
+    lines[-1] += f"; in evaluation about {in_gib(asked.cost.evaluation.total)}, {asked.name}"
+    if (host := max(row.cost.host for row in rows)) > MUCH:
+        lines.append(f"the node that makes or reads the weights needs about {in_gib(host)} of memory for them, with ddp for each worker")
+    misfits: dict[str, list[str]] = {}
+    for row in rows:
+        for line in row.cost.misfits:
+            misfits.setdefault(line, []).append(row.name)
+    for line, names in misfits.items():
+        others = f" and {len(names) - 2} others" if len(names) > 3 else ""
+        lines.append(f"{', '.join(names[:2] if others else names)}{others}: {line}")
+    not_counted: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for reason in row.flops_not_counted.items():
+            not_counted.setdefault(reason, []).append(row.name)
+    for (section, why), names in not_counted.items():
+        lines.append(f"FLOPs of the {section.replace('_', ' ')} are estimated from its parameters ({why}): {', '.join(names)}")
+    return lines
+
+
+def measured_in_words(cost: MeasuredCost) -> list[str]:
+    """What timed steps say, with what had been estimated."""
+    lines = [f"as measured on {cost.device}: about {hours(cost.hours)} {'of GPUs' if cost.on_gpu else 'of one CPU core'}"]
+    for probe in cost.probes:
+        data = ", made-up data" if probe.made_up_data else ""
+        speed = f"{probe.operations_per_second:.2g} FLOPs a second"
+        memory = f"memory {in_gib(probe.peak_bytes)}, estimated {in_gib(probe.expected_bytes)}"
+        step = f"{probe.seconds_per_step:.3g} s a step of one worker, by {probe.steps} steps{data}"
+        lines.append(f"  {probe.name}: {step}; {speed}; {memory}")
+    return lines
+
+
+# ---------------------------------------------------------------- status
+def unreadable(store: Store, trial: Trial) -> dict[str, int]:
+    """By source, how much unreadable data a trial has skipped; only sources that have any."""
+    counts = {source: sum(account.get("bad", {}).values()) for source, account in store.data_account(trial).items()}
+    return {source: count for source, count in counts.items() if count}
+
+
+def lost_with_files(store: Store, trial: Trial) -> dict[str, dict[str, int]]:
+    """By source, about how many documents (or pictures beside them) a trial's data lacks because files cannot be read; only where any."""
+    accounts = store.data_account(trial).items()
+    return {source: {lost["of"]: lost[lost["of"]] for lost in account["lost"]} for source, account in accounts if account.get("lost")}
+
+
+def status_json(study: Study, store: Store) -> dict[str, Any]:
+    """What the store says of each trial of a study, of the earlier stages that they start from, and of what its file no longer names."""
+    trials, stages = ([(one, store.status(one)) for one in ones] for ones in (study.trials, study.stages))
+    return {
+        "study": study.name,
+        "store": store.address,
+        "counts": dict(Counter(state.status for _, state in trials)),
+        "stage_counts": dict(Counter(state.status for _, state in stages)),
+        "stages": [
+            _state_json(stage, state, store) | {"trials": [trial.name for trial in study.starting_from(stage)]} for stage, state in stages
+        ],
+        "trials": [_state_json(trial, state, store) for trial, state in trials],
+        "no_longer_named": [{"name": name, "folder": store.where(folder)} for folder, name in store.unlisted_trials(study).items()],
+    }
+
+
+def _state_json(trial: Trial, state: TrialState, store: Store) -> dict[str, Any]:
+    """Where a trial or an earlier stage stands."""
+    error = store.traceback_file(trial) if state.status == "failed" else None
+    return {
+        "name": trial.name,
+        "arms": list(trial.arms),
+        "seed": trial.seed,
+        "fingerprint": trial.fingerprint,
+        "status": state.status,
+        "reason": state.reason,
+        "stage": state.stage,
+        "step": state.step,
+        "steps": state.steps,
+        "seconds": state.seconds,
+        "unreadable": unreadable(store, trial),
+        "lost_with_files": lost_with_files(store, trial),
+        "folder": store.where(store.trial_folder(trial)),
+        "error": store.where(error) if error else None,
+    }
+
+
+def show_status(study: Study, store: Store, console: Console) -> None:
+    """What the store says of each trial, as a table."""
+    known = status_json(study, store)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", "fingerprint", "", "reason", "folder"):
+        table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
+    for trial, one in zip([*known["stages"], *known["trials"]], (*study.stages, *study.trials), strict=True):
+        folder = {"missing": "", "failed": store.where(store.failed_folder(one))}.get(trial["status"], trial["folder"])
+        told = [f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items()]
+        for source, lost in trial["lost_with_files"].items():
+            told += [f"about {count:,} {of} lost with files of {source}" for of, count in lost.items()]
+        bad = ", ".join(told)
+        reason = f"{trial['reason']}; data: {bad}" if bad else trial["reason"]
+        if started := len(trial.get("trials", [])):
+            reason += f"; {'one trial starts' if started == 1 else f'{started} trials start'} from it"
+        table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), Text(reason), folder)
+    for gone in known["no_longer_named"]:
+        table.add_row(gone["name"], "", "", "no longer in the file, not touched", gone["folder"], style="dim")
+    console.print(table)
+    trials, stages = (", ".join(f"{number} {status}" for status, number in known[key].items()) for key in ("counts", "stage_counts"))
+    console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.address}", markup=False)

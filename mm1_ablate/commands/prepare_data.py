@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from mm1_ablate.commands.common import FILE_IS_WRONG, INTERRUPTED, say, stop
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.identity.data_digests import Place, identity_of
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.data.lost_documents import limited_sources, losses_in, what_to_say
 from mm1_ablate.plan.plan import Plan
 
@@ -50,12 +50,12 @@ def make_ready(study: Study, planned: Plan, console: Console) -> None:
             losses = losses_in(source.open(0, str(place[-1])))
         except Exception as error:  # such as of a user's own source
             _not_ready(place, error)
-        for finding in what_to_say(losses, place, source.max_bad_share or 0.0):
-            line = f"{'.'.join(map(str, finding.path))}: {finding.message}; {finding.hint}"
-            if not finding.warning:
+        for diagnostic in what_to_say(losses, place, source.max_bad_share or 0.0):
+            line = f"{'.'.join(map(str, diagnostic.path))}: {diagnostic.message}; {diagnostic.hint}"
+            if not diagnostic.warning:
                 problems.append(line)
-            elif finding.message not in told:
-                told.add(finding.message)
+            elif diagnostic.message not in told:
+                told.add(diagnostic.message)
                 say(f"warning: {line}")
     if problems:
         stop(FILE_IS_WRONG, *problems, "nothing was started")

@@ -25,10 +25,10 @@ from mm1_ablate.commands.common import (
     stop,
     tell,
 )
+from mm1_ablate.commands.plan import summary
 from mm1_ablate.commands.prepare_data import make_ready
-from mm1_ablate.commands.tables import summary
 from mm1_ablate.config.passwords import without_passwords
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.plan.plan import Plan, plan
 from mm1_ablate.store.store import Store
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas
 
     from mm1_ablate.report.cells import Measure
-    from mm1_ablate.report.comparison import Comparison
+    from mm1_ablate.report.comparison import StudyComparison
     from mm1_ablate.run.scheduler import Outcome
 
 
@@ -49,7 +49,7 @@ def run_sweep(
     planned = plan(study, store, retry)
     tell_plan(planned, store)
     if planned.over_budget and not evaluate_only:
-        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or ask for less")
+        stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or reduce the work")
     if not evaluate_only:
         store.write_warnings(study)
     to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
@@ -57,7 +57,7 @@ def run_sweep(
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
-            stop(INTERRUPTED, f"interrupted; to go on: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
+            stop(INTERRUPTED, f"interrupted; to continue: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
         if outcome.elsewhere:
             tell(f"another run works on {', '.join(outcome.elsewhere)}")
     else:
@@ -67,7 +67,7 @@ def run_sweep(
             after = f"; if its machine was lost, its lease runs out within {store.lease_seconds:g} seconds: then run this again"
             ends = after if store.lease_seconds else ""
             what = f"another run works on {', '.join(elsewhere)}{ends}"
-        tell(f"nothing to be done: {what}" + (", but for those that failed" if planned.failed else ""))
+        tell(f"nothing to do: {what}" + (", except for failed ones" if planned.failed else ""))
     if not any(store.has_scores(trial) for trial in study.trials):
         tell("no trial has scores yet: there is nothing to compare")
         track_what_ended(study, store)
@@ -125,7 +125,7 @@ def say_failures(study: Study, store: Store) -> int:
 
 
 # ---------------------------------------------------------------- comparison
-def compare_study(study: Study, store: Store) -> Comparison:
+def compare_study(study: Study, store: Store) -> StudyComparison:
     """The arms of a study, by what its store has."""
     from mm1_ablate.report.aa_check import with_false_verdicts
     from mm1_ablate.report.comparison import compare
@@ -183,7 +183,7 @@ def measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None)
     return found
 
 
-def compare_and_write(study: Study, store: Store) -> tuple[Comparison, Path]:
+def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path]:
     """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed."""
     from mm1_ablate.report.html import report_version, write_report
 
@@ -211,7 +211,7 @@ def text_of_sweep(study: Study) -> str:
     return without_passwords("\n".join([study.path.read_text(), *parts]))
 
 
-def write_document(comparison: Comparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
+def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
     """The report as Markdown with its pictures, where people want to keep it."""
     from mm1_ablate.report.markdown import write_markdown
 
@@ -230,7 +230,7 @@ def show_comparison(study: Study, store: Store, path: Path) -> None:
     tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(store)}")
 
 
-def track_study(study: Study, store: Store, comparison: Comparison, folder: Path) -> None:
+def track_study(study: Study, store: Store, comparison: StudyComparison, folder: Path) -> None:
     """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
     from mm1_ablate.report.markdown import markdown
     from mm1_ablate.report.text import wide_table
@@ -298,7 +298,7 @@ def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
 
     study = read_finished(path, store) if path is not None else None
     if str(store.root) != store.address:
-        tell(f"MLflow reads {store.root}, which is made from {store.address}")
+        tell(f"MLflow reads {store.root}, a copy of {store.address}")
     if not store.root.is_dir():
         stop(SOME_FAILED, f"there is no store at {store.root}: run a sweep first, or name another with --store DIR")
     if study is not None and any(store.has_scores(trial) for trial in study.trials):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.commands.arms import arms_in_words, terminal_width
 from mm1_ablate.commands.common import missing_file
 from mm1_ablate.config.settings import NOT_IMPORTED, without_imports
+from mm1_ablate.config.sweep.differences import arms_in_words
 
 MOST_TOLD = 1000
 """Problems of a file in JSON."""
@@ -23,22 +24,22 @@ class FileReport:
     rows: int = 0
     distinct_trials: int = 0
     earlier_stages: int = 0
-    """Distinct ones that trials start from and that are no trials themselves."""
+    """Distinct earlier stages that trials start from and that are not trials themselves."""
     problems: list[dict[str, Any]] = field(default_factory=list)
     """Each with file, line, column, path, message, hint."""
     warnings: list[dict[str, Any]] = field(default_factory=list)
-    """What stops nothing, likewise."""
+    """Warnings, likewise."""
     differences: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By arm, the settings in which it differs from its baseline, each with path, old, new, and whether it was removed, is declared by the
     ablation, or was dropped with the type of a component."""
     everywhere: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By baseline, the settings in which it differs from its experiment file, likewise."""
     arm_lines: list[str] = field(default_factory=list)
-    """The differences for people."""
+    """The differences for display."""
     not_expanded: bool = False
     """Whether arms and data are not known, because classes that are not imported declare them."""
     text: str = ""
-    """The problems, or the warnings of a valid file, for people, with the lines that they are about."""
+    """The problems, or the warnings of a valid file, for display, with the lines that they are about."""
 
     @property
     def valid(self) -> bool:
@@ -55,7 +56,7 @@ class FileReport:
             return f"{self.file}: {told}\n{self.text}"
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
         stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
-        valid = f"{self.file}: valid: study '{self.name}', {self.arms} arms, {self.rows} trials{joined}{stages}"
+        valid = f"{self.file}: valid: study '{self.name}', {_number_of(self.arms, 'arm')}, {_number_of(self.rows, 'trial')}{joined}{stages}"
         return "\n".join([valid, *self.arm_lines, *([self.text] if self.text else [])])
 
 
@@ -83,7 +84,11 @@ def validate(path: Path, without_data: bool = False, no_import: bool = False) ->
         return FileReport(str(path), problems=[one.to_json() for one in errors.problems[:MOST_TOLD]], text=str(errors))
     warnings = [warning.to_json() for warning in study.warnings]
     counts = (len(study.arms), study.row_count, len(study.trials), len(study.stages))
-    told = arms_in_words([study], terminal_width()) if len(study.arms) > 1 or study.arms[0].everywhere else []
+    told = arms_in_words([study], shutil.get_terminal_size((160, 24)).columns) if len(study.arms) > 1 or study.arms[0].everywhere else []
     return FileReport(
         str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=in_words(study.warnings)
     )
+
+
+def _number_of(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

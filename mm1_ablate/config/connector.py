@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import PositiveInt, field_validator
 
-from mm1_ablate.config.settings import Component, Misfit
+from mm1_ablate.config.settings import Component, SettingError
 
 
 class Connector(Component):
     """From patch features to image tokens. Each connector is a file in `mm1_ablate/model/connectors/`."""
 
     image_tokens: PositiveInt = 144
-    """Tokens that an image becomes; with sub-images, each of them."""
+    """Tokens per image; with sub-images, tokens per sub-image."""
     frozen: bool = False
     """Not trained."""
 
@@ -22,11 +22,11 @@ class Connector(Component):
         """Raise ValueError, saying what would do, if `image_tokens` cannot be made from a grid of side x side patches."""
 
     def check_width(self, encoder_width: int) -> None:
-        """Raise Misfit at a field that does not go with features of this width. Asked where an encoder's settings say its width."""
+        """Raise SettingError at a field that does not go with features of this width. Asked where an encoder's settings say its width."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         """The torch module: [images, side * side, encoder_width] to [images, image_tokens, language_width]."""
-        raise TypeError(f"{type(self).__name__} does not say how it is built")
+        raise TypeError(f"{type(self).__name__} does not implement `build`")
 
 
 class SquareTokens(Connector):
@@ -38,7 +38,8 @@ class SquareTokens(Connector):
         side = isqrt(tokens)
         if side * side != tokens:
             raise ValueError(
-                f"{tokens} image tokens are not a square, which pooling a grid needs; the nearest are {side * side} and {(side + 1) ** 2}"
+                f"{tokens} image tokens are not a square number, which pooling a grid needs;"
+                f" the nearest are {side * side} and {(side + 1) ** 2}"
             )
         return tokens
 
@@ -53,11 +54,11 @@ class LearnedQueries(Connector):
     """A connector whose learned queries attend to the patches at the encoder's width: any number of image tokens."""
 
     heads: PositiveInt | None = None
-    """Attention heads; None: one for each 64 channels, or as many fewer as divide the width."""
+    """Number of attention heads. None: one per 64 channels, or the next smaller number that divides the width."""
 
     def check_width(self, encoder_width: int) -> None:
         if self.heads is not None and encoder_width % self.heads:
-            raise Misfit("heads", f"the encoder's width, {encoder_width}, is not a multiple of {self.heads} heads")
+            raise SettingError("heads", f"the encoder's width, {encoder_width}, is not a multiple of {self.heads} heads")
 
     def heads_at(self, encoder_width: int) -> int:
         """Attention heads at an encoder's width."""
@@ -71,6 +72,6 @@ class TokenPerPatch(Connector):
     def check_grid(self, side: int) -> None:
         if self.image_tokens != side * side:
             raise ValueError(
-                f"this connector makes one token of each patch, so a grid of {side} x {side} gives {side * side} image tokens,"
+                f"this connector makes one token per patch, so a grid of {side} x {side} gives {side * side} image tokens,"
                 f" not {self.image_tokens}"
             )

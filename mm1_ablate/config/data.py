@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from mm1_ablate.config.settings import Component, ComponentOf, HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import Component, ComponentOf, HowItRuns, SettingError, Settings
 
 DataType = Literal["captioned", "synthetic_captioned", "interleaved", "text"]
 Weight = Annotated[float, Field(ge=0)]
@@ -26,7 +26,7 @@ class Bounds(Settings):
     @model_validator(mode="after")
     def _in_order(self) -> Bounds:
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise Misfit("at_most", f"{self.at_most} is less than at_least, {self.at_least}: nothing would be kept")
+            raise SettingError("at_most", f"{self.at_most} is less than at_least, {self.at_least}: nothing would be kept")
         return self
 
     def __contains__(self, value: float) -> bool:
@@ -42,28 +42,28 @@ class Keep(Settings):
     """Which documents of a source are kept. What is left out is counted, and is not bad data."""
 
     text_characters: Bounds = Bounds()
-    """Characters of all texts of a document."""
+    """Number of characters in all texts of a document."""
     image_side: Bounds = Bounds()
-    """Pixels of an image's shorter side. Of interleaved documents the image is left out, of others the whole document."""
+    """Shorter side of an image, in pixels. Outside of it, an interleaved document loses the image; other documents are skipped."""
     images: Bounds = Bounds()
-    """Images of a document."""
+    """Number of images in a document."""
     columns: dict[str, Bounds] = {}
-    """Numbers that the data itself has of each document, such as a CLIP score; a document without the column is bad data."""
+    """Numeric columns of the data, such as a CLIP score. A document without the column counts as bad data."""
 
 
 class Source(Component):
     """Where documents of one data type come from. Each format is a file in `mm1_ablate/data/sources/`."""
 
     data_type: DataType
-    """The share of the mixture that this source feeds."""
+    """The data type of the mixture that this source provides."""
     weight: PositiveFloat = 1.0
     """Weight among the sources of its data type."""
     keep: Keep = Keep()
-    """Which of its documents are kept."""
+    """Filters: documents outside of them are skipped and counted."""
     max_epochs: PositiveFloat | None = None
-    """How often its documents are read at most; after that the other sources share its part. None: as often as need be."""
+    """Maximum number of epochs. After that, the other sources take over its share. None: no limit."""
     max_bad_share: Annotated[float | None, Field(ge=0, le=1), HowItRuns] = None
-    """The share of unreadable data above which a run stops. None: that of the whole, `data.max_bad_share`."""
+    """The share of unreadable data above which a run stops. None: `data.max_bad_share`."""
 
     @property
     def shows_images(self) -> bool:
@@ -72,22 +72,22 @@ class Source(Component):
 
     def open(self, seed: int = 0, name: str = "") -> Any:
         """The documents: an `mm1_ablate.data.sources.OpenSource`, whose documents carry the name of the source."""
-        raise TypeError(f"{type(self).__name__} does not say how it is opened")
+        raise TypeError(f"{type(self).__name__} does not implement `open`")
 
     def check(self) -> None:
         """Look at the beginning of what it reads.
 
         Raises:
-            Misfit: at the field that is wrong: files that do not exist or hold nothing, a field or column that is not there.
+            SettingError: at the field that is wrong: files that do not exist or hold nothing, a field or column that is not there.
         """
 
-    def warnings(self) -> Sequence[Misfit]:
-        """What stops no run and must be said before one, each at its field; asked after `check` found nothing wrong."""
+    def warnings(self) -> Sequence[SettingError]:
+        """Warnings to show before a run, each at its field; called after `check` has passed."""
         return ()
 
     def losses(self) -> Sequence[Any]:
         """What of its files cannot be read, as far as a look at each of them tells that reads none of them whole: a sequence of
-        `mm1_ablate.data.lost_documents.Losses`. What is open may know more of it, and says so in an attribute of the same name."""
+        `mm1_ablate.data.lost_documents.Losses`. An open source may know more, in an attribute of the same name."""
         return ()
 
     def texts_after_images(self, most: int) -> Sequence[str] | None:
@@ -127,40 +127,43 @@ class Packing(Settings):
     row_tokens: PositiveInt = 4096
     """Nominal length of a packed row, in tokens."""
     nominal_image_tokens: PositiveInt = 144
-    """What every image counts when rows are packed, whatever the connector makes of it: so arms with other image token
-    counts see identical documents in identical rows."""
+    """Tokens that every image counts for when rows are packed, whatever the connector produces: arms with different image
+    token counts then see identical documents in identical rows."""
     max_images: PositiveInt | None = 16
-    """Images in a row at most."""
+    """Maximum number of images in a row."""
     buffer_documents: PositiveInt = 256
-    """Documents among which the packer looks for those of a row."""
+    """Size of the packing window: number of documents from which the packer fills a row."""
     policy: Literal["best_fit", "balanced"] = "best_fit"
-    """best_fit: best-fit-decreasing by length, full rows where images are no matter. balanced: each row is filled so that what is left of
-    it matches what is left of the window in tokens and images; for data that `max_images` binds, and never less full than best_fit."""
+    """best_fit: best-fit-decreasing by length; rows are full unless `max_images` is the limit. balanced: also balances images against
+    tokens in each row, for data where `max_images` is the limit; rows are never less full than with best_fit."""
     long_documents: Literal["split", "drop"] = "split"
-    """What becomes of a document that no row can hold: pieces, cut between images or inside a text, or left out. Both are counted."""
+    """What to do with a document that does not fit in a row. split: cut it between images or inside a text; drop: skip it. Both are
+    counted."""
 
 
 class Data(Settings):
     mixture: dict[DataType, Weight]
-    """Weights of the data types: 45/45/10, 5:5:1 and 66/33 are all fine."""
+    """Weights of the data types; they need not add up to 1 or 100."""
     sources: dict[str, AnySource]
     count: Literal["documents", "tokens", "text_tokens"] = "documents"
-    """What the weights count. tokens: an image counts `packing.nominal_image_tokens` of them; text_tokens: images count nothing."""
+    """Unit of the weights. tokens: text tokens, and `packing.nominal_image_tokens` per image; text_tokens: images count as zero."""
     packing: Packing = Packing()
     when_removed: Annotated[Literal["renormalise", "shrink"] | FillWith, HowItRuns] = "renormalise"
-    """What becomes of the share of a removed data type. Acts when a sweep is expanded; the resolved mixture and number of
-    steps are what a trial is."""
+    """What happens to the share of a removed data type. Applied when a sweep is expanded; a trial is identified by the
+    resulting mixture and number of steps."""
     max_bad_share: Annotated[float, Field(ge=0, le=1), HowItRuns] = 0.01
     """The share of unreadable data of a source above which a run stops. Below it, bad data is skipped, counted and named."""
 
     @model_validator(mode="after")
     def _sources_feed_the_mixture(self) -> Data:
         if not any(self.mixture.values()):
-            raise Misfit("mixture", "every weight is zero, so nothing is left to train on; give at least one data type a positive weight")
+            raise SettingError(
+                "mixture", "every weight is zero, so nothing is left to train on; give at least one data type a positive weight"
+            )
         fed = {source.data_type for source in self.sources.values()}
         for data_type, weight in self.mixture.items():
             if weight and data_type not in fed:
-                raise Misfit(
+                raise SettingError(
                     f"mixture.{data_type}",
                     f"no source feeds it; add a source with data_type: {data_type}, or remove data.mixture.{data_type}",
                 )

@@ -1,6 +1,6 @@
 """What pydantic found wrong, in plain English and at the key that a user wrote.
 
-In: a `ValidationError` and the plain values that were validated. Out: findings, each with the path of keys (without the names
+In: a `ValidationError` and the plain values that were validated. Out: diagnostics, each with the path of keys (without the names
 that pydantic gives to the alternatives of a union), what was expected, and a suggestion.
 """
 
@@ -17,10 +17,10 @@ import annotated_types
 from pydantic import BeforeValidator, ValidationError
 
 from mm1_ablate.config.paths import ABSENT, Node, members, unannotated
-from mm1_ablate.config.settings import ComponentOf, Misfit, Settings, look_beside
+from mm1_ablate.config.settings import ComponentOf, SettingError, Settings, look_beside
 
 Model = TypeVar("Model", bound=Settings)
-NAMES = "a name that begins with a letter or digit and goes on with letters, digits, spaces and any of _ . -"
+NAMES = "a name of letters, digits, spaces and any of _ . - that begins with a letter or digit"
 
 ANYTHING = "another value"
 MOST_FOUND = 5_000
@@ -30,14 +30,14 @@ LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnostic:
     path: tuple[str | int, ...]
     message: str
     hint: str = ""
     at_key: bool = False
     """Whether the key is wrong rather than its value."""
     warning: bool = False
-    """Whether it stops nothing: it is said before a run, and again in the report."""
+    """Whether it is only a warning: shown before a run, and again in the report."""
     line: int = 0
     """Of a text of several lines the one that is wrong, from 1; 0: none in particular."""
 
@@ -48,51 +48,51 @@ def listed(names: Iterable[str], most: int) -> str:
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
-def findings(error: ValidationError, model: type[Settings], tree: Any) -> list[Finding]:
-    """All that is wrong with a mapping, one finding for each place."""
-    found: dict[tuple[str | int, ...], list[Finding]] = {}
+def diagnostics(error: ValidationError, model: type[Settings], tree: Any) -> list[Diagnostic]:
+    """All that is wrong with a mapping, one diagnostic for each place."""
+    found: dict[tuple[str | int, ...], list[Diagnostic]] = {}
     for detail in error.errors(include_url=False)[:MOST_FOUND]:
-        finding = _finding(detail, model, tree)
-        found.setdefault(finding.path, []).append(finding)
+        diagnostic = _diagnostic(detail, model, tree)
+        found.setdefault(diagnostic.path, []).append(diagnostic)
     # Of a union, pydantic reports every alternative. Where one of them got as far as a key inside, that is what was meant.
     above = {path[:length] for path in found for length in range(len(path))}
     for path in [path for path in found if path in above]:
-        found[path] = [finding for finding in found[path] if not finding.message.startswith("expected ")]
-    return list(dict.fromkeys(finding for group in found.values() for finding in group))
+        found[path] = [diagnostic for diagnostic in found[path] if not diagnostic.message.startswith("expected ")]
+    return list(dict.fromkeys(diagnostic for group in found.values() for diagnostic in group))
 
 
-def _finding(detail: Any, model: type[Settings], tree: Any) -> Finding:
+def _diagnostic(detail: Any, model: type[Settings], tree: Any) -> Diagnostic:
     kind, context = detail["type"], detail.get("ctx") or {}
     node, path = _walk(detail["loc"], model, tree, kind)
     if kind == "missing":
         below = node.child(str(path[-1]))
         what = f"expected {expectation(below.annotation)}" if below else "expected a value"
-        return Finding(path, f"is missing; {what}")
+        return Diagnostic(path, f"is missing; {what}")
     if kind == "extra_forbidden":
         names = node.names()
-        return Finding(path, f"unknown key; expected one of {', '.join(names)}", did_you_mean(str(path[-1]), names), at_key=True)
+        return Diagnostic(path, f"unknown key; expected one of {', '.join(names)}", did_you_mean(str(path[-1]), names), at_key=True)
     if detail["loc"] and detail["loc"][-1] == "[key]":
         keys = node.keys
         expected = f"one of {', '.join(keys)}" if keys else NAMES
-        return Finding(path, f"unknown key; expected {expected}", did_you_mean(str(path[-1]), keys), at_key=True)
+        return Diagnostic(path, f"unknown key; expected {expected}", did_you_mean(str(path[-1]), keys), at_key=True)
     if kind == "value_error":
         problem = context["error"]
-        if isinstance(problem, Misfit):
+        if isinstance(problem, SettingError):
             inside = (int(part) if part.isdigit() else part for part in problem.at.split(".") if part)
-            return Finding((*path, *inside), problem.message, line=problem.line)
-        return Finding(path, str(problem))
+            return Diagnostic((*path, *inside), problem.message, line=problem.line)
+        return Diagnostic(path, str(problem))
     if kind == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
-        return Finding((*path, "type"), f"expected {_either(tags)}, not {_shown(context['tag'])}", did_you_mean(context["tag"], tags))
+        return Diagnostic((*path, "type"), f"expected {_either(tags)}, not {_shown(context['tag'])}", did_you_mean(context["tag"], tags))
     if kind == "union_tag_not_found":
-        return Finding(path, "expected a mapping with a 'type'")
+        return Diagnostic(path, "expected a mapping with a 'type'")
     if kind == "component_type":
-        return Finding((*path, "type") if "type" in node.names() else path, detail["msg"], context.get("hint", ""))
+        return Diagnostic((*path, "type") if "type" in node.names() else path, detail["msg"], context.get("hint", ""))
     if kind == "string_pattern_mismatch":
-        return Finding(path, f"expected {NAMES}, not {_shown(detail['input'])}")
+        return Diagnostic(path, f"expected {NAMES}, not {_shown(detail['input'])}")
     value = detail["input"]
     literals = [str(option) for member in members(node.annotation) for option in get_args(member) if get_origin(member) is Literal]
-    return Finding(path, f"expected {expectation(node.annotation)}, not {_shown(value)}", did_you_mean(str(value), literals))
+    return Diagnostic(path, f"expected {expectation(node.annotation)}, not {_shown(value)}", did_you_mean(str(value), literals))
 
 
 def _walk(location: tuple[str | int, ...], model: type[Settings], tree: Any, kind: str) -> tuple[Node, tuple[str | int, ...]]:
@@ -116,6 +116,14 @@ def did_you_mean(word: str, words: Any) -> str:
     """A suggestion: the word that was probably meant."""
     near = get_close_matches(word, list(words), n=1)
     return f"did you mean '{near[0]}'?" if near else ""
+
+
+def file_like(path: Path) -> str:
+    """A suggestion: the YAML file that was probably meant, beside the place of one that is missing."""
+    # By their stems: that all of them end in .yaml makes no two names alike.
+    names = {other.stem: other.name for other in path.parent.glob("*.yaml")}
+    near = get_close_matches(path.stem, names, n=1)
+    return f"did you mean '{names[near[0]]}'?" if near else ""
 
 
 def _either(options: list[str]) -> str:
@@ -172,16 +180,16 @@ def _one(annotation: Any) -> str:
 
 def _bounds(marks: list[Any]) -> str:
     words = {"gt": "above {}", "ge": "of at least {}", "lt": "below {}", "le": "of at most {}"}
-    said = [words[name].format(value) for mark in marks for name, value in _limits(mark)]
-    return " " + " and ".join(said) if said else ""
+    limits = [words[name].format(value) for mark in marks for name, value in _limits(mark)]
+    return " " + " and ".join(limits) if limits else ""
 
 
 def _limits(mark: Any) -> list[tuple[str, Any]]:
     return [(name, getattr(mark, name)) for name in ("gt", "ge", "lt", "le") if getattr(mark, name, None) is not None]
 
 
-def lost_booleans(model: type[Settings], tree: Any) -> list[Finding]:
-    """Places where true or false would be taken for the number 1 or 0, which pydantic and Python allow and nobody means."""
+def lost_booleans(model: type[Settings], tree: Any) -> list[Diagnostic]:
+    """Places where true or false would be taken for the number 1 or 0, which pydantic and Python allow by accident."""
     found = []
     for path, value in _booleans(tree, ()):
         node: Node | None = Node(model, tree)
@@ -189,7 +197,7 @@ def lost_booleans(model: type[Settings], tree: Any) -> list[Finding]:
             node = node.child(str(part)) if node else None
         bases = [unannotated(member)[0] for member in members(node.annotation)] if node else []
         if node and bool not in bases and {int, float} & set(bases):
-            found.append(Finding(path, f"expected {expectation(node.annotation)}, not {_shown(value)}"))
+            found.append(Diagnostic(path, f"expected {expectation(node.annotation)}, not {_shown(value)}"))
     return found
 
 
@@ -201,7 +209,7 @@ def _booleans(tree: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[st
             yield from _booleans(value, (*path, key))
 
 
-def validated(model: type[Model], tree: Any, folder: Path | None = None) -> tuple[Model | None, list[Finding]]:
+def validated(model: type[Model], tree: Any, folder: Path | None = None) -> tuple[Model | None, list[Diagnostic]]:
     """The settings of a mapping, or None, and all that is wrong with it.
 
     Args:
@@ -213,5 +221,5 @@ def validated(model: type[Model], tree: Any, folder: Path | None = None) -> tupl
     try:
         value = model.model_validate(tree, context={"folder": folder.resolve()} if folder is not None else None)
     except ValidationError as error:
-        return None, found + findings(error, model, tree)
+        return None, found + diagnostics(error, model, tree)
     return (None if found else value), found

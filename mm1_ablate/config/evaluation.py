@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from mm1_ablate.config.data import AnySource
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
 from mm1_ablate.config.training import Precision
 
 TASKS = Path(__file__).resolve().parent.parent / "evaluation" / "tasks"
@@ -23,12 +23,12 @@ Protocol = Literal["mm1", "openflamingo"]
 
 class Sets(Settings):
     sets: PositiveInt
-    """How many sets of demonstrations there are. Queries are dealt to them in turn, so scores also tell the luck of the draw."""
+    """Number of demonstration sets. Queries are assigned to them in turn, so scores average over several draws."""
 
 
 class TextOnly(Settings):
     text_only: PositiveInt
-    """Demonstrations without their images before an image question at 0 shots."""
+    """Number of demonstrations shown without images before an image question at 0 shots."""
 
 
 Demonstrations = Literal["per_task", "per_query"] | Sets
@@ -37,7 +37,7 @@ PRESETS: dict[Protocol, dict[str, Any]] = {
     "mm1": {},
     "openflamingo": {"demonstrations": "per_query", "zero_shot": TextOnly(text_only=2)},
 }
-"""What a protocol says of other fields of `evaluation`, where these are not written."""
+"""Defaults that a protocol sets for other fields of `evaluation`."""
 
 
 class Wording(Settings):
@@ -53,7 +53,7 @@ class TaskSettings(Wording):
     """What an experiment says of a task instead of its record, and of the protocol."""
 
     items: PositiveInt | None = None
-    """Items of this task. None: `evaluation.items`."""
+    """Number of items of this task. None: `evaluation.items`."""
 
 
 class TaskGroup(Settings):
@@ -64,9 +64,9 @@ class TaskGroup(Settings):
     """
 
     tasks: list[str] = Field(min_length=1)
-    """Names of tasks, as tables show them, or of other groups."""
+    """Names of tasks or of other groups."""
     weights: dict[str, PositiveFloat] = {}
-    """Weights of members in the mean; 1 where none is given."""
+    """Weights of members in the mean. Default: 1."""
 
     @field_validator("tasks")
     @classmethod
@@ -79,7 +79,7 @@ class TaskGroup(Settings):
     def _weights_are_of_its_tasks(self) -> TaskGroup:
         for task in self.weights:
             if task not in self.tasks:
-                raise Misfit(f"weights.{task}", f"it is not among the group's tasks: {', '.join(self.tasks)}")
+                raise SettingError(f"weights.{task}", f"it is not among the group's tasks: {', '.join(self.tasks)}")
         return self
 
 
@@ -88,41 +88,41 @@ class HeldOut(Settings):
 
     source: AnySource
     first: Annotated[int, Field(ge=0)] = 0
-    """The first document that is read: of a source that training reads too, one that is beyond what training can reach."""
+    """Index of the first document. For a source that training reads too, choose one that training cannot reach."""
     documents: PositiveInt = 1000
-    """Documents at most."""
+    """Maximum number of documents."""
 
 
 class Evaluation(Settings):
     tasks: list[str]
     """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own records, relative to this file."""
     shots: list[Annotated[int, Field(ge=0)]] = [0, 4, 8]
-    """Demonstrations before an image question. Text tasks are judged without any."""
+    """Numbers of demonstrations before an image question. Text tasks are evaluated without demonstrations."""
     items: PositiveInt | None = None
-    """Items of each task; None: all that the task has."""
+    """Number of items of each task. None: all."""
     seed: int = 0
-    """Chooses items, and demonstrations unless `seeds` does. The same for all arms and training seeds."""
+    """Seed that selects items, and demonstrations unless `seeds` is given. The same for all arms and training seeds."""
     seeds: list[int] | None = None
     """Evaluation seeds: each draws other demonstrations for the same items, and scores are means over all. None: `seed` alone."""
     split: Literal["report", "development"] = "report"
     """development: other episodes from another image pool, for tuning a recipe."""
     protocol: Protocol = "mm1"
-    """openflamingo: the prompts, stop strings, demonstrations and text-only zero-shot of OpenFlamingo (Awadalla et al. 2023), where
-    neither this section nor a task's record says otherwise."""
+    """openflamingo: the prompts, stop strings, demonstrations and text-only zero-shot of OpenFlamingo (Awadalla et al. 2023), unless
+    this section or a task's record sets them."""
     demonstrations: Demonstrations = "per_task"
     """per_task: one nested set for all queries of a task group (MM1); {sets: k}: k of them; per_query: drawn for each query
     (OpenFlamingo)."""
     zero_shot: TextOnly | None = None
     """What precedes an image question at 0 shots. None: no demonstration; {text_only: 2}: demonstrations without images (OpenFlamingo)."""
     overrides: dict[str, TaskSettings] = {}
-    """By task: items, prompt, separator, stop strings and token limit instead of those of its record."""
+    """By task: replacements for the items, prompt, separator, stop strings and token limit of its record."""
     groups: dict[str, TaskGroup] = {}
-    """Averages over some of the tasks or groups, by name. A group with the name 'average' takes the place of the average over all tasks."""
+    """Averages over some of the tasks or groups, by name. A group named 'average' replaces the average over all tasks."""
     losses: dict[str, HeldOut] = {}
     """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
     precision: Precision = "32-true"
-    """In which answers are computed, whatever the training's. bf16-mixed: matrices are kept and multiplied in bfloat16, the head's apart.
-    That takes half the memory, a GPU's peak is several times as high in it, and near ties between answers may turn."""
+    """Precision of the evaluation, independent of training. bf16-mixed: matrices except the output head are stored and multiplied in
+    bfloat16. This halves memory and is several times faster on a GPU; near ties between answers may change."""
     batch_items: Annotated[PositiveInt, HowItRuns] = 64
 
     @field_validator("tasks")
@@ -136,7 +136,7 @@ class Evaluation(Settings):
     @classmethod
     def _distinct(cls, values: list[Any] | None) -> list[Any] | None:
         if values is not None and (not values or len(set(values)) != len(values)):
-            raise ValueError("expected at least one, and none twice")
+            raise ValueError("expected at least one, without duplicates")
         return values
 
     @model_validator(mode="after")
@@ -149,13 +149,18 @@ class Evaluation(Settings):
         # Where a record is the user's own, or there is none, names are checked after that: `tasks.wrong_records`.
         shipped = all(os.path.isfile(TASKS / f"{task}.yaml") for task in self.tasks)
         if shipped and (wrong := misnamed(self.groups, self.overrides, self.tasks)):
-            raise Misfit(*wrong)
+            raise SettingError(*wrong)
         return self
 
     @property
     def evaluation_seeds(self) -> tuple[int, ...]:
         """The seeds that draw demonstrations, one after the other."""
         return tuple(self.seeds) if self.seeds is not None else (self.seed,)
+
+    def items_of(self, task: str) -> int | None:
+        """How many items of a task are asked; None: all that the task has."""
+        own = self.overrides.get(task)
+        return own.items if own and own.items else self.items
 
 
 def misnamed(groups: Mapping[str, TaskGroup], overridden: Iterable[str], tasks: Collection[str]) -> tuple[str, str] | None:
@@ -169,9 +174,9 @@ def misnamed(groups: Mapping[str, TaskGroup], overridden: Iterable[str], tasks: 
             return f"groups.{name}", "a task has this name; give the group another"
         for member in group.tasks:
             if member not in tasks and member not in groups:
-                return f"groups.{name}.tasks", f"'{member}' is neither a task that is evaluated nor a group; the tasks are {known}"
+                return f"groups.{name}.tasks", f"'{member}' is neither an evaluated task nor a group; the tasks are {known}"
         if name in _inside(groups, name, set()):
-            return f"groups.{name}.tasks", f"'{name}' holds itself, by way of {', '.join(group.tasks)}"
+            return f"groups.{name}.tasks", f"'{name}' contains itself, through {', '.join(group.tasks)}"
     return None
 
 

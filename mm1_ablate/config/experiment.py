@@ -10,39 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mm1_ablate.config.connector import Connector, LearnedQueries, SquareTokens, TokenPerPatch
+from mm1_ablate.config.connector import LearnedQueries
 from mm1_ablate.config.data import Data
-from mm1_ablate.config.evaluation import Evaluation, HeldOut
-from mm1_ablate.config.image_encoder import EncoderPreparation, ImageEncoder, TimmEncoder, VisionTransformer
-from mm1_ablate.config.model import LanguageModel, LanguageModelPreparation, Model, Part, SubImages, frozen_parts
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
-from mm1_ablate.config.training import AdamW, AnyOptimizer, Muon, Training
-
-# All of it can be imported from here, which is where a component of one's own takes its base class from.
-__all__ = [
-    "AdamW",
-    "AnyOptimizer",
-    "Connector",
-    "EncoderPreparation",
-    "Evaluation",
-    "Experiment",
-    "HeldOut",
-    "ImageEncoder",
-    "LanguageModel",
-    "LanguageModelPreparation",
-    "LearnedQueries",
-    "Model",
-    "Muon",
-    "Part",
-    "SquareTokens",
-    "SubImages",
-    "TimmEncoder",
-    "TokenPerPatch",
-    "Training",
-    "VisionTransformer",
-    "check_stages",
-    "frozen_parts",
-]
+from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.image_encoder import TimmEncoder
+from mm1_ablate.config.model import Model
+from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
+from mm1_ablate.config.training import Training
 
 
 def _or_a_file(schema: dict[str, Any]) -> None:
@@ -54,15 +28,15 @@ class Experiment(Settings):
     """A whole system that can be trained and scored."""
 
     experiment: Annotated[str, HowItRuns]
-    """Its name, for people."""
+    """Name of the experiment."""
     description: Annotated[str, HowItRuns] = ""
     data: Data
     model: Model
     training: Training
     evaluation: Evaluation
     starts_from: Annotated[Experiment | None, Field(json_schema_extra=_or_a_file)] = None
-    """An earlier stage: an experiment, or the path of its file relative to this one. The model starts from the weights that it ends with,
-    at the same seed; what belongs to places is resampled where the resolution differs. Its own evaluation is not run."""
+    """An earlier stage: an experiment, or the path of its file relative to this one. Training starts from its final
+    weights at the same seed; parameters per grid position are resampled if the resolution differs. Its own evaluation is not run."""
 
     @model_validator(mode="after")
     def _fits_the_earlier_stage(self) -> Experiment:
@@ -79,9 +53,11 @@ class Experiment(Settings):
         if packing.row_tokens < least:
             written = [name for name in ("row_tokens", "nominal_image_tokens") if name in packing.model_fields_set]
             what = f"an image, which counts nominal_image_tokens ({packing.nominal_image_tokens}), beside a token of its text"
-            message = f"a row of {packing.row_tokens} tokens cannot hold {what if shown else 'a token and what it predicts'}"
+            message = f"a row of {packing.row_tokens} tokens cannot hold {what if shown else 'a token and its target'}"
             fewer = ", or fewer nominal_image_tokens" if shown else ""
-            raise Misfit(f"data.packing.{(written or ['row_tokens'])[0]}", f"{message}; expected row_tokens of at least {least}{fewer}")
+            raise SettingError(
+                f"data.packing.{(written or ['row_tokens'])[0]}", f"{message}; expected row_tokens of at least {least}{fewer}"
+            )
         return self
 
     @property
@@ -94,23 +70,25 @@ def check_stages(model: Model, before: Model) -> None:
     """Whether a model can start from the weights of an earlier stage's.
 
     Raises:
-        Misfit: at the field of the later stage that keeps it from it.
+        SettingError: at the field of the later stage that keeps it from it.
     """
 
     def same(path: str, ours: Any, theirs: Any) -> None:
         if ours != theirs:
             message = f"the earlier stage has {_in_words(theirs)} here, and this one {_in_words(ours)}: its weights do not fit; change both"
-            raise Misfit(path, message)
+            raise SettingError(path, message)
 
     for part in ("image_encoder", "language_model"):
         if getattr(model, part).preparation is not None:
-            message = "the weights come from the earlier stage (starts_from), so nothing is prepared for this one: leave it out here"
-            raise Misfit(f"model.{part}.preparation", message)
+            message = "the weights come from the earlier stage (starts_from), so nothing is prepared for this one; leave it out"
+            raise SettingError(f"model.{part}.preparation", message)
     for part, name, nothing in (("image_encoder", "weights", None), ("language_model", "initialisation", None)):
         ours, theirs = (getattr(getattr(one, part), name, nothing) for one in (model, before))
         if name in getattr(model, part).model_fields_set and ours not in (nothing, theirs):
-            message = "the weights come from the earlier stage (starts_from), so this has no effect: leave it out here, or alter it there"
-            raise Misfit(f"model.{part}.{name}", message)
+            message = (
+                "the weights come from the earlier stage (starts_from), so this has no effect; leave it out, or change the earlier stage"
+            )
+            raise SettingError(f"model.{part}.{name}", message)
     for name in ("name", "model_type", "tokenizer", "scale_embeddings", "configuration"):
         same(f"model.language_model.{name}", getattr(model.language_model, name), getattr(before.language_model, name))
     ours, theirs = model.image_encoder, before.image_encoder
@@ -119,7 +97,7 @@ def check_stages(model: Model, before: Model) -> None:
         same(f"model.image_encoder.{name}", getattr(ours, name), getattr(theirs, name))
     if isinstance(ours, TimmEncoder) and ours.feature_layer > theirs.feature_layer:
         message = f"the earlier stage's model ends with block {theirs.feature_layer}, so it has no weights for block {ours.feature_layer}"
-        raise Misfit("model.image_encoder.feature_layer", message)
+        raise SettingError("model.image_encoder.feature_layer", message)
     same("model.connector.type", model.connector.type, before.connector.type)
     free = {"frozen"} if isinstance(model.connector, LearnedQueries) else {"frozen", "image_tokens"}
     for name in type(model.connector).model_fields:

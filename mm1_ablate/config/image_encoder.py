@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from mm1_ablate.config.data import AnySource
 from mm1_ablate.config.local_path import PathOrName, beside, local
-from mm1_ablate.config.settings import Misfit, Settings
+from mm1_ablate.config.settings import SettingError, Settings
 
 
 class EncoderPreparation(Settings):
@@ -24,14 +24,14 @@ class EncoderPreparation(Settings):
     batch_images: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
     source: AnySource
-    """Captioned images to learn from; of the encoder's own, so that removing a data type from the mixture leaves it alone."""
+    """Captioned images that the encoder is prepared on. Separate from the mixture, so removing a data type there does not affect it."""
     tokenizer: PathOrName = "miniature"
     """The tokenizer of the captions that a contrastive objective reads, by name, or by the path of its folder relative to this file."""
 
     @model_validator(mode="after")
     def _has_images(self) -> EncoderPreparation:
         if self.source.data_type == "text":
-            raise Misfit("source.data_type", "an image encoder is prepared on images with captions; expected captioned, not text")
+            raise SettingError("source.data_type", "an image encoder is prepared on images with captions; expected captioned, not text")
         return self
 
 
@@ -40,19 +40,19 @@ class VisionTransformer(Settings):
 
     type: Literal["vision_transformer"] = "vision_transformer"
     image_size: PositiveInt
-    """Pixels a side. Larger images are resized to it."""
+    """Side length of an image in pixels. Larger images are resized to it."""
     patch_size: PositiveInt | None = None
-    """Pixels a side of a patch. Declare this or `patches_per_side`."""
+    """Side length of a patch in pixels. Declare this or `patches_per_side`."""
     patches_per_side: PositiveInt | None = None
-    """Patches a side at every resolution (patch size = image size / patches a side)."""
+    """Patches per side at every resolution (patch size = image size / patches per side)."""
     width: PositiveInt = 96
     depth: PositiveInt = 3
     heads: PositiveInt = 4
     feature_layer: Annotated[int, Field(lt=0)] = -1
-    """Which block's output goes to the connector: -1 the last, after the final norm; -2 the one before, as it is."""
+    """The block whose output goes to the connector: -1 the last, after the final norm; -2 the one before, without a norm."""
     frozen: bool = False
     learning_rate_scale: PositiveFloat = 1.0
-    """The encoder's learning rate over that of the rest."""
+    """Learning rate of the encoder relative to that of the rest."""
     preparation: EncoderPreparation | None = None
 
     @model_validator(mode="after")
@@ -62,11 +62,11 @@ class VisionTransformer(Settings):
         divisor = self.patch_size or self.patches_per_side or 1
         if self.image_size % divisor:
             what = "the patch size" if self.patch_size else "the patches a side"
-            raise Misfit("image_size", f"{self.image_size} is not a multiple of {what}, {divisor}")
+            raise SettingError("image_size", f"{self.image_size} is not a multiple of {what}, {divisor}")
         if self.width % self.heads:
-            raise Misfit("width", f"{self.width} is not a multiple of the {self.heads} heads")
+            raise SettingError("width", f"{self.width} is not a multiple of the {self.heads} heads")
         if -self.feature_layer > self.depth:
-            raise Misfit("feature_layer", f"block {self.feature_layer} does not exist, the encoder has only {self.depth} blocks")
+            raise SettingError("feature_layer", f"block {self.feature_layer} does not exist, the encoder has only {self.depth} blocks")
         return self
 
     @property
@@ -82,15 +82,15 @@ class TimmEncoder(Settings):
     name: str
     """A timm model name, such as vit_large_patch14_clip_quickgelu_336.openai."""
     image_size: PositiveInt
-    """Pixels a side: any multiple of the patch size, as position embeddings are interpolated."""
+    """Side length of an image in pixels: any multiple of the patch size, as position embeddings are interpolated."""
     patch_size: PositiveInt = 14
-    """Pixels a side of a patch, as the name says."""
+    """Side length of a patch in pixels, as in the name."""
     weights: str | None = "pretrained"
-    """'pretrained' (timm's published weights), nothing (from scratch), or the path, relative to this file, of weights: a file of timm,
+    """'pretrained' (timm's published weights), None (from scratch), or the path, relative to this file, of weights: a file of timm,
     OpenCLIP or the original authors, or a folder as timm, OpenCLIP or transformers (CLIP, SigLIP) write it."""
     feature_layer: Annotated[int, Field(lt=0)] = -1
-    """Which block's output goes to the connector: -1 the last, after the final norm; -2 the one before, as it is. What comes after it is
-    not part of the model."""
+    """The block whose output goes to the connector: -1 the last, after the final norm; -2 the one before, without a norm. Later blocks
+    are not part of the model."""
     frozen: bool = False
     learning_rate_scale: PositiveFloat = 1.0
     preparation: EncoderPreparation | None = None
@@ -108,7 +108,7 @@ class TimmEncoder(Settings):
             lower = self.image_size - side
             nearest = " and ".join(str(size) for size in (lower, lower + self.patch_size) if size)
             message = f"{self.image_size} is not a multiple of the patch size, {self.patch_size}; the nearest are {nearest}"
-            raise Misfit("image_size", message)
+            raise SettingError("image_size", message)
         return self
 
     @property

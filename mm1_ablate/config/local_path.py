@@ -80,7 +80,7 @@ def _shards(index: str) -> list[str]:
 
 
 def tokenizer_files(folder: str) -> list[str]:
-    """The files of a folder that a tokenizer may be made of: all but weights, hidden files and what is for people."""
+    """The files of a folder that a tokenizer may be made of: all but weights, hidden files and documentation."""
     if not os.path.isdir(folder):
         return [folder] if os.path.isfile(folder) else []
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())

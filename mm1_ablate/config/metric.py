@@ -50,15 +50,14 @@ class Metric(Component):
     """Settings of a metric, and its rule."""
 
     kind: ClassVar[Kind] = "generate"
-    """Which kind of task it can score; one of kind choose also those of kind likelihood, where there is one choice, the right one."""
+    """Kind of task that it can score. A metric of kind choose also scores tasks of kind likelihood, whose single choice is correct."""
     scale: ClassVar[float] = 100.0
-    """ParquetRows show this many times the aggregate of item scores. Averages over tasks are made of metrics of scale 100."""
+    """Tables show this many times the aggregate of item scores. Averages over tasks are made of metrics of scale 100."""
     higher_is_better: ClassVar[bool] = True
     floor: ClassVar[Floor] = "constant_answer"
-    """What a model that learnt nothing reaches: the best constant answer, the best constant choice (a random one at least), or there is no
-    such thing."""
+    """Score of a model that learnt nothing: the best constant answer, the best constant choice (at least a random one), or none."""
     ceiling: ClassVar[Ceiling] = "none"
-    """What can be reached at most: a score of 1 for every item, the best of each item's references as its answer, or it is not known."""
+    """Highest possible score: 1 for every item, the best of each item's references as its answer, or unknown."""
 
     @property
     def wants_split_references(self) -> bool:
@@ -72,7 +71,7 @@ class Metric(Component):
             predictions: all items of one task at one number of shots. Some metrics (CIDEr) depend on which items are there.
             split_references: of every item of the split, asked or not; given to metrics that want them.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it scores")
+        raise TypeError(f"{type(self).__name__} does not implement `score`")
 
     def means_of_constants(
         self, answers: Sequence[str], predictions: Sequence[Prediction], split_references: References | None = None
@@ -82,7 +81,7 @@ class Metric(Component):
         return [self.aggregate(self.score([replace(one, text=answer) for one in predictions], split_references)) for answer in answers]
 
     def answer(self, prediction: Prediction) -> str:
-        """What a model answered in the eyes of this metric, for people; a score of 1 beside a wrong answer would puzzle them.
+        """A model's answer as this metric sees it, for display: a score of 1 beside a wrong answer would be puzzling.
 
         A text whose likelihood alone was asked is an answer only if greedy decoding would give it.
         """

@@ -2,7 +2,7 @@
 
 In: text such as `shot_8/average` or `8-shot`. Out: a `MetricName`, whose `str` is the canonical name and whose `title` is what tables show.
 
-| canonical                  | for people             | what it is                                                              |
+| canonical                  | display                 | what it is                                                              |
 |----------------------------|------------------------|-------------------------------------------------------------------------|
 | `shot_8/average`           | `8-shot`               | mean of the primary metrics of image tasks at 8 shots                   |
 | `shot_8/vqav2`             | `8-shot vqav2`         | an image task's primary metric; or the mean over a group of that name   |
@@ -59,9 +59,9 @@ class MetricName:
         elif suite == _TEXT_CORE_TITLE:
             suite = TEXT_CORE
         elif not (separator and suite in LOSSES):
-            raise ValueError(f"'{text}' is no metric")
+            raise ValueError(f"'{text}' is not a metric")
         if bool(separator) != bool(name):
-            raise ValueError(f"'{text}' is no metric")
+            raise ValueError(f"'{text}' is not a metric")
         return cls(suite, name.replace(" ", "_") if separator == " " else name or AVERAGE)
 
     @classmethod

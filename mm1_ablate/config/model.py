@@ -13,7 +13,7 @@ from mm1_ablate.config.connector import Connector
 from mm1_ablate.config.data import AnySource
 from mm1_ablate.config.image_encoder import ImageEncoder, VisionTransformer
 from mm1_ablate.config.local_path import PathOrName
-from mm1_ablate.config.settings import ComponentOf, Misfit, Settings
+from mm1_ablate.config.settings import ComponentOf, SettingError, Settings
 from mm1_ablate.config.training import AnyOptimizer
 
 SIZES = (
@@ -41,7 +41,9 @@ class LanguageModelPreparation(Settings):
     @model_validator(mode="after")
     def _text_alone(self) -> LanguageModelPreparation:
         if self.source.data_type != "text":
-            raise Misfit("source.data_type", f"a language model is prepared on text alone; expected text, not {self.source.data_type}")
+            raise SettingError(
+                "source.data_type", f"a language model is prepared on text alone; expected text, not {self.source.data_type}"
+            )
         return self
 
 
@@ -56,11 +58,11 @@ class LanguageModel(Settings):
     """Fields of the transformers configuration, with `model_type`."""
     tokenizer: PathOrName = "miniature"
     """'miniature' (the words of the miniature world), or one that transformers reads: a name, or the path of its folder relative to this
-    file. Left out, a model that is given by name has the tokenizer of that name."""
+    file. Default for a model given by name: its own."""
     initialisation: Literal["transformers", "fan_in"] = "transformers"
     """fan_in: matrices normal with sd fan_in^-0.5, output projections times (2 x layers)^-0.5, embeddings sd width^-0.5."""
     scale_embeddings: bool = False
-    """Multiply token embeddings by sqrt(width) on the way in, as Gemma does by itself: with `model_type`, of models that do not."""
+    """Multiply token embeddings by sqrt(width). Only with `model_type`, for models that do not do so themselves (Gemma does)."""
     frozen: bool = False
     """Not trained."""
     preparation: LanguageModelPreparation | None = None
@@ -74,7 +76,7 @@ class LanguageModel(Settings):
             said = [field for field in of_model_type if getattr(self, field) != type(self).model_fields[field].default]
             if said:
                 left_out = "it" if len(said) == 1 else " and ".join(said)
-                raise Misfit(said[0], f"goes with model_type: a model given by name has its own, as it was trained; leave {left_out} out")
+                raise SettingError(said[0], f"needs model_type: a model given by name has its own; leave {left_out} out")
             if "tokenizer" not in self.model_fields_set:
                 self._derive(tokenizer=self.name)
         return self
@@ -85,11 +87,11 @@ class LanguageModel(Settings):
         for name in SIZES:
             value = self.configuration.get(name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise Misfit(f"configuration.{name}", f"expected a whole number above 0, not {value!r}")
+                raise SettingError(f"configuration.{name}", f"expected a whole number above 0, not {value!r}")
         heads, shared = (self.configuration.get(name) for name in ("num_attention_heads", "num_key_value_heads"))
         if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
-            message = f"{heads} attention heads cannot share {shared} heads of keys and values equally; expected a divisor of {heads}"
-            raise Misfit("configuration.num_key_value_heads", message)
+            message = f"{heads} attention heads cannot share {shared} key-value heads equally; expected a divisor of {heads}"
+            raise SettingError("configuration.num_key_value_heads", message)
         return self
 
 
@@ -104,16 +106,16 @@ class SubImages(Settings):
     arms to leave room. Features of a frozen encoder are not kept."""
 
     at_least: PositiveInt = 1
-    """Crops of an image."""
+    """Minimum number of crops per image."""
     at_most: PositiveInt = 4
-    """Crops of an image, the overview not counted."""
+    """Maximum number of crops per image, without the overview."""
     overview: Literal["first", "last", "none"] = "first"
-    """Where the overview stands among the crops, which follow one another row by row."""
+    """Position of the overview relative to the crops, which are in row-major order."""
 
     @model_validator(mode="after")
     def _in_order(self) -> SubImages:
         if self.at_most < max(2, self.at_least):
-            raise Misfit("at_most", f"expected at least {max(2, self.at_least)} crops, not {self.at_most}")
+            raise SettingError("at_most", f"expected at least {max(2, self.at_least)} crops, not {self.at_most}")
         return self
 
     @property
@@ -127,28 +129,28 @@ class Model(Settings):
     connector: Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]
     language_model: LanguageModel
     sub_images: SubImages | None = None
-    """Large images as several, and how many. None: each image is resized to the encoder's size."""
+    """Cut large images into crops. None: each image is resized to the encoder's size."""
     preparation_seed: int | None = None
-    """The seed of the prepared encoder and language model. None: each trial's own seed, so that their luck is part of
-    the error bars. A number: shared by all seeds, which saves time and narrows the error bars."""
+    """The seed of the prepared encoder and language model. None: each trial's own seed, so that error bars
+    include the variation between preparations. A number: shared by all seeds; saves time, but error bars then leave it out."""
 
     @model_validator(mode="after")
     def _tokens_fit_the_grid(self) -> Model:
         try:
             self.connector.check_grid(self.image_encoder.grid_side)
         except ValueError as error:
-            raise Misfit("connector.image_tokens", str(error)) from None
+            raise SettingError("connector.image_tokens", str(error)) from None
         if isinstance(self.image_encoder, VisionTransformer):
             try:
                 self.connector.check_width(self.image_encoder.width)
-            except Misfit as error:
-                raise Misfit(f"connector.{error.at}", error.message) from None
+            except SettingError as error:
+                raise SettingError(f"connector.{error.at}", error.message) from None
         return self
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> Model:
         if self.image_encoder.frozen and self.connector.frozen and self.language_model.frozen:
-            raise Misfit("connector.frozen", "with image_encoder and language_model frozen too, nothing is left to train")
+            raise SettingError("connector.frozen", "with image_encoder and language_model frozen too, nothing is left to train")
         return self
 
     @property
@@ -157,12 +159,12 @@ class Model(Settings):
         return self.connector.image_tokens * (self.sub_images.views_at_most if self.sub_images is not None else 1)
 
 
-Part = Literal["image_encoder", "connector", "language_model"]
+ModelPart = Literal["image_encoder", "connector", "language_model"]
 
 
-def frozen_parts(model: Model) -> list[Part]:
+def frozen_parts(model: Model) -> list[ModelPart]:
     """The parts of a model that are not trained."""
-    frozen: dict[Part, bool] = {
+    frozen: dict[ModelPart, bool] = {
         "image_encoder": model.image_encoder.frozen,
         "connector": model.connector.frozen,
         "language_model": model.language_model.frozen,

@@ -1,6 +1,6 @@
-"""Settings that have no effect beside others, such as a learning rate of what is frozen: warnings, for an arm may give them one.
+"""Settings that have no effect because of others, such as the learning rate of a frozen part. Warnings, as an arm may change that.
 
-In: an experiment. Out: a finding for each such setting that is written, by place in the experiment. What no arm can give an effect is
+In: an experiment. Out: a diagnostic for each such setting that is written, by place in the experiment. What no arm can give an effect is
 refused: here, where it takes a task's record to tell, else by the settings themselves or, where it takes the parts of a model, by
 `model.preflight`.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.settings import Settings
 from mm1_ablate.config.sweep.declaration import Sweep
@@ -19,17 +19,17 @@ from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.config.training import Muon
 
 
-def without_effect(experiment: Experiment) -> list[Finding]:
+def without_effect(experiment: Experiment) -> list[Diagnostic]:
     """What is written and does nothing, in an experiment and its earlier stages. Their own evaluations are not run, as is documented."""
     found = [*_in_model(experiment), *_in_training(experiment), *_in_sources(experiment), *_in_evaluation(experiment)]
     for number, stage in enumerate(reversed(experiment.earlier), start=1):
         own = [*_in_model(stage), *_in_training(stage)]
-        found += [replace(finding, path=("starts_from",) * number + finding.path) for finding in own]
+        found += [replace(diagnostic, path=("starts_from",) * number + diagnostic.path) for diagnostic in own]
     return found
 
 
-def _warning(place: str, message: str) -> Finding:
-    return Finding(tuple(place.split(".")), f"has no effect: {message}", at_key=True, warning=True)
+def _warning(place: str, message: str) -> Diagnostic:
+    return Diagnostic(tuple(place.split(".")), f"has no effect: {message}", at_key=True, warning=True)
 
 
 def _says(settings: Settings, name: str) -> bool:
@@ -37,7 +37,7 @@ def _says(settings: Settings, name: str) -> bool:
     return name in settings.model_fields_set and getattr(settings, name) != type(settings).model_fields[name].default
 
 
-def _in_model(experiment: Experiment) -> Iterator[Finding]:
+def _in_model(experiment: Experiment) -> Iterator[Diagnostic]:
     model = experiment.model
     encoder, language_model = model.image_encoder, model.language_model
     if encoder.frozen and _says(encoder, "learning_rate_scale"):
@@ -52,19 +52,17 @@ def _in_model(experiment: Experiment) -> Iterator[Finding]:
         yield _warning("model.preparation_seed", "neither the image encoder nor the language model is prepared; leave it out")
 
 
-def _in_training(experiment: Experiment) -> Iterator[Finding]:
+def _in_training(experiment: Experiment) -> Iterator[Diagnostic]:
     training = experiment.training
     if isinstance(training.optimizer, Muon) and experiment.model.language_model.frozen:
-        message = (
-            "muon is for the matrices of the language model, which is frozen, and all else is trained by its `rest`; declare type: adamw"
-        )
+        message = "muon trains only matrices of the language model, which is frozen; its `rest` trains everything else. Declare type: adamw"
         yield _warning("training.optimizer.type", message)
     rows = training.micro_batch_rows
     if rows is not None and rows > training.batch_rows:
-        yield _warning("training.micro_batch_rows", f"a step has no more than {training.batch_rows} rows (batch_rows); leave it out")
+        yield _warning("training.micro_batch_rows", f"a step has only {training.batch_rows} rows (batch_rows); leave it out")
 
 
-def _in_sources(experiment: Experiment) -> Iterator[Finding]:
+def _in_sources(experiment: Experiment) -> Iterator[Diagnostic]:
     """Sources that stand alone, so that there is nothing to weigh them against."""
     model = experiment.model
     alone: dict[str, tuple[Source, tuple[str, ...]]] = {}
@@ -77,43 +75,43 @@ def _in_sources(experiment: Experiment) -> Iterator[Finding]:
     for place, (source, names) in alone.items():
         for name in names:
             if _says(source, name):
-                told = "this source is the only one here" if name == "weight" else "this source is read as often as it is needed"
+                told = "this source is the only one here" if name == "weight" else "this source is repeated as often as needed"
                 yield replace(_warning("", f"{told}; leave it out"), path=(*place.split("."), name))
 
 
-def _in_evaluation(experiment: Experiment) -> Iterator[Finding]:
+def _in_evaluation(experiment: Experiment) -> Iterator[Diagnostic]:
     evaluation = experiment.evaluation
     records = [task_settings(task) for task in evaluation.tasks]
     shots, unseen = [shots for shots in evaluation.shots if shots], evaluation.zero_shot is None or 0 not in evaluation.shots
     only_text = all(record.family == "text" for record in records)
     if only_text and shots and "shots" in evaluation.model_fields_set:
-        yield _warning("evaluation.shots", "text tasks are asked without demonstrations; leave it out")
+        yield _warning("evaluation.shots", "text tasks have no demonstrations; leave it out")
     if _says(evaluation, "zero_shot") and (only_text or 0 not in evaluation.shots):
-        yield _warning("evaluation.zero_shot", "no image task is asked at 0 shots; add 0 to shots, or leave it out")
+        yield _warning("evaluation.zero_shot", "no image task is evaluated at 0 shots; add 0 to shots, or leave it out")
     if only_text or (not shots and unseen):
         if evaluation.seeds is not None and len(evaluation.seeds) > 1:
-            yield _warning("evaluation.seeds", "nothing is asked with demonstrations, so all seeds but the first ask nothing; leave it out")
+            yield _warning("evaluation.seeds", "nothing is evaluated with demonstrations, so only the first seed is used; leave it out")
         if _says(evaluation, "demonstrations"):
-            yield _warning("evaluation.demonstrations", "nothing is asked with demonstrations; leave it out")
+            yield _warning("evaluation.demonstrations", "nothing is evaluated with demonstrations; leave it out")
     for record in records:
         wording = evaluation.overrides.get(record.task)
         if wording is None:
             continue
-        nothing = {"separator": "a text task is asked without demonstrations"} if record.family == "text" else {}
+        nothing = {"separator": "a text task has no demonstrations"} if record.family == "text" else {}
         if record.kind != "generate":
             nothing |= dict.fromkeys(("stop", "max_new_tokens"), f"a task of kind {record.kind} generates no answers")
         for name, why in nothing.items():
             if getattr(wording, name) is not None:
                 place = ("evaluation", "overrides", record.task, name)
-                yield Finding(place, f"has no effect: {why}; leave it out", at_key=True)
+                yield Diagnostic(place, f"has no effect: {why}; leave it out", at_key=True)
 
 
-def without_effect_in_sweep(sweep: Sweep) -> list[Finding]:
+def without_effect_in_sweep(sweep: Sweep) -> list[Diagnostic]:
     """The same of a sweep's own settings."""
     found = []
     resources, budget = sweep.resources, sweep.budget
     if resources.strategy == "fsdp" and resources.workers == 1:
         found.append(_warning("resources.strategy", "one worker has the whole model; declare more workers, or leave it out"))
     if budget.gpu_hours is not None and not resources.gpus:
-        found.append(_warning("budget.gpu_hours", "trials are given no GPU (resources.gpus); declare cpu_hours, or GPUs"))
+        found.append(_warning("budget.gpu_hours", "trials have no GPU (resources.gpus); declare cpu_hours, or GPUs"))
     return found

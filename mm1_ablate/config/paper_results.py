@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import model_validator
 
-from mm1_ablate.config.errors import Finding, did_you_mean
+from mm1_ablate.config.errors import Diagnostic, did_you_mean
 from mm1_ablate.config.metric_name import AVERAGE, TEXT_CORE, MetricName
-from mm1_ablate.config.settings import Misfit, Settings
+from mm1_ablate.config.settings import SettingError, Settings
 from mm1_ablate.config.sweep.declaration import Expectation, Sweep
 from mm1_ablate.config.yaml_file import read
 
@@ -39,7 +39,7 @@ class Table(Settings):
     def _rows_fill_the_columns(self) -> Table:
         for index, row in enumerate(self.rows):
             if len(row) != len(self.columns):
-                raise Misfit(f"rows.{index}", f"has {len(row)} cells, and there are {len(self.columns)} columns")
+                raise SettingError(f"rows.{index}", f"has {len(row)} cells, not one for each of the {len(self.columns)} columns")
         return self
 
     def numbers(self) -> dict[str, dict[str, float]]:
@@ -90,7 +90,7 @@ class Counterparts:
         return {"table": self.table, "rows": rows}
 
 
-def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: str) -> tuple[Counterparts | None, list[Finding]]:
+def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: str) -> tuple[Counterparts | None, list[Diagnostic]]:
     """The rows of the paper that arms of a sweep correspond to, and what is wrong with what it says of them.
 
     Args:
@@ -104,7 +104,7 @@ def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: 
     tables = results().tables
     if declared.table not in tables:
         message = f"there is no table '{declared.table}'; expected one of {', '.join(tables)}"
-        return None, [Finding(("paper", "table"), message, did_you_mean(declared.table, tables))]
+        return None, [Diagnostic(("paper", "table"), message, did_you_mean(declared.table, tables))]
     labels = tables[declared.table].numbers()
     found, rows = [], {}
     for name in arms:
@@ -115,15 +115,15 @@ def counterparts(sweep: Sweep, arms: Collection[str], complete: bool, baseline: 
         arm = baseline if name == "baseline" else name
         if arm not in arms:
             if complete:
-                found.append(Finding(("paper", "rows", name), f"there is no arm '{name}'", did_you_mean(name, arms), at_key=True))
+                found.append(Diagnostic(("paper", "rows", name), f"there is no arm '{name}'", did_you_mean(name, arms), at_key=True))
         elif label not in labels:
             message = f"{declared.table} has no row '{label}'; its rows are {', '.join(labels)}"
-            found.append(Finding(("paper", "rows", name), message, did_you_mean(label, labels)))
+            found.append(Diagnostic(("paper", "rows", name), message, did_you_mean(label, labels)))
         else:
             rows[arm] = label
     if not rows and complete and not found:
-        message = f"no arm is called as a row of {declared.table}, which are {', '.join(labels)}; say in 'rows' which arm is which"
-        found.append(Finding(("paper",), message, at_key=True))
+        message = f"no arm has the name of a row of {declared.table}; the rows are {', '.join(labels)}; name the row of each arm in 'rows'"
+        found.append(Diagnostic(("paper",), message, at_key=True))
     order = {label: place for place, label in enumerate(labels)}
     return Counterparts(declared.table, dict(sorted(rows.items(), key=lambda row: order[row[1]]))), found
 

@@ -24,9 +24,9 @@ _POSITION = re.compile("0|[1-9][0-9]{0,8}")
 
 
 class PathError(LookupError):
-    """A path that names nothing, or nothing that can be done this to. `hint` is a suggestion, or empty.
+    """A path that does not exist, or on which the operation is not possible. `hint` is a suggestion, or empty.
 
-    `untyped` is the place above it, if any, whose `type` names nothing, so that nobody can say what is below it.
+    `untyped` is the place above it, if any, whose `type` is unknown, and with it its settings.
     """
 
     def __init__(self, message: str, hint: str = "", untyped: str = "") -> None:
@@ -151,7 +151,7 @@ class Node:
         return []
 
     def child(self, name: str) -> Node | None:
-        """One step down, defaults filled in; None where the name names nothing."""
+        """One step down, defaults filled in; None where the name does not exist."""
         if self.settings:
             field = next((field for key, field in self.settings.model_fields.items() if name == (field.alias or key)), None)
             if field is None or self.value is None:
@@ -169,7 +169,7 @@ class Node:
         """The node at a path.
 
         Raises:
-            PathError: it names nothing; with the nearest path that does.
+            PathError: it does not exist; with the nearest path that does.
         """
         node = self
         parts = path.split(".")
@@ -183,12 +183,12 @@ class Node:
     def _lost(self, path: str, before: list[str], node: Node) -> PathError:
         place = ".".join(before)
         if node.has_types and node.settings is None and isinstance(node.value, dict):
-            return PathError(f"no such path; the type of {place} names nothing", untyped=place)
+            return PathError(f"no such path; the type of {place} is unknown", untyped=place)
         if node.value is None and before:
-            return PathError(f"no such path: {place} is nothing here, so there is nothing below it", f"alter {place} as a whole")
+            return PathError(f"no such path: {place} is None here, so it has no settings", f"alter {place} as a whole")
         near = self._meant(path.split("."))
         names = ", ".join(node.names())
-        message = f"no such path; {place or 'an experiment'} has {names}" if names else f"no such path; {place} has nothing below it"
+        message = f"no such path; {place or 'an experiment'} has {names}" if names else f"no such path; {place} is a single value"
         return PathError(message, f"did you mean '{near}'?" if near else "")
 
     def _meant(self, parts: list[str]) -> str:

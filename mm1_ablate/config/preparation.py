@@ -30,7 +30,7 @@ class Preparation(Settings):
     """The section of the experiment, with its `preparation`."""
     seed: int
     contents: str = ""
-    """Digest of the files that it learns from; empty where they are none. Given, because whoever makes it need not look again."""
+    """Digest of the files of its data; empty without files. Passed in, so that files are not read again."""
     weights: str = ""
     """Digest of the local weights that it starts from, likewise."""
     tokenizer: str = ""

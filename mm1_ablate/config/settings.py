@@ -36,7 +36,7 @@ class Settings(BaseModel):
         self.__dict__.update(values)
 
 
-class Misfit(ValueError):
+class SettingError(ValueError):
     """Settings that are each fine but do not go together, reported at the one that is to be changed.
 
     `at` is a dotted path relative to the settings whose validator raises it, empty for the value itself; `line` is, of a text of several

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, validated
+from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.local_path import real
 from mm1_ablate.config.paths import plain
@@ -27,13 +26,13 @@ class IsASweep(FileErrors):
 
     def __init__(self, path: Path, tree: dict[str, Any], marks: Marks) -> None:
         about = tree.get("experiment")
-        hint = f"the sweep is about '{about}'" if isinstance(about, str) else ""
-        self.finding = Finding(("sweep",), f"{path} is a sweep; expected an experiment file", hint, at_key=True)
-        super().__init__(marks.problems([self.finding]))
+        hint = f"the experiment of this sweep is '{about}'" if isinstance(about, str) else ""
+        self.diagnostic = Diagnostic(("sweep",), f"{path} is a sweep; expected an experiment file", hint, at_key=True)
+        super().__init__(marks.problems([self.diagnostic]))
 
-    def named_at(self, place: tuple[str | int, ...]) -> Finding:
+    def named_at(self, place: tuple[str | int, ...]) -> Diagnostic:
         """The same, told where the file is named."""
-        return replace(self.finding, path=place, at_key=False)
+        return replace(self.diagnostic, path=place, at_key=False)
 
 
 def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experiment, Marks]:
@@ -74,25 +73,22 @@ def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str,
     if os.path.isdir(path):
         return f"{path} is a directory; expected the path of an experiment file", ""
     if not os.path.isfile(path):
-        # By their stems: that all of them end in .yaml makes no two names alike.
-        names = {other.stem: f"did you mean '{other.name}'?" for other in path.parent.glob("*.yaml")}
-        near = get_close_matches(path.stem, names, n=1)
-        return f"there is no experiment file {path}", names[near[0]] if near else ""
+        return f"there is no experiment file {path}", file_like(path)
     return None
 
 
-def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple[Any, list[Finding], list[FileProblem]]:
-    """Plain values with the earlier stage in its file's place; findings about the path, and problems of the file that it leads to."""
+def with_earlier(tree: Any, folder: Path, later: tuple[Path, ...] = ()) -> tuple[Any, list[Diagnostic], list[FileProblem]]:
+    """Plain values with the earlier stage in its file's place; diagnostics about the path, and problems of the file that it leads to."""
     earlier = tree.get(STARTS_FROM) if isinstance(tree, dict) else None
     if isinstance(earlier, dict):
         below, found, problems = with_earlier(earlier, folder, later)
-        inside = [Finding((STARTS_FROM, *finding.path), finding.message, finding.hint) for finding in found]
+        inside = [Diagnostic((STARTS_FROM, *diagnostic.path), diagnostic.message, diagnostic.hint) for diagnostic in found]
         return {**tree, STARTS_FROM: below}, inside, problems
     if earlier is None:
         return tree, [], []
     path = folder / os.path.expanduser(earlier) if isinstance(earlier, str) else folder
     if wrong := _wrong_path(earlier, path, later):
-        return tree, [Finding((STARTS_FROM,), *wrong)], []
+        return tree, [Diagnostic((STARTS_FROM,), *wrong)], []
     try:
         experiment, _ = read_experiment(path, later)
     except IsASweep as error:

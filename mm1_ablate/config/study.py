@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot
-from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, fingerprint, short, training_identity
+from mm1_ablate.config.identity.fingerprint import digest, evaluation_identity, experiment_identity, fingerprint, short, training_identity
 from mm1_ablate.config.paper_results import Counterparts
 from mm1_ablate.config.preparation import Preparation, preparations_of
 from mm1_ablate.config.sweep.declaration import Sweep
@@ -24,13 +24,13 @@ class Change:
 
     path: str
     old: Any
-    """Plain value in the baseline; None where the path is not there. Of a section that was removed, all that it held."""
+    """Plain value in the baseline; None where the path does not exist. For a removed section, all of its settings."""
     new: Any
     removed: bool = False
     declared: bool = True
-    """Whether the ablation says so. If not, it came along: what another type of component does not have, or brings."""
+    """Whether the ablation declares it. Otherwise it follows from another component type, which lacks or adds settings."""
     dropped: bool = False
-    """Whether the arm has no such setting, because a component has another type."""
+    """Whether the arm lacks this setting because a component has another type."""
     section: str = ""
     """The place above it that the other experiment lacks as a whole, if there is one."""
 
@@ -54,7 +54,7 @@ class Arm:
     seeds: tuple[int, ...] = ()
     """Of an arm that equals its baseline but for its seeds; empty: those of the sweep."""
     everywhere: tuple[Change, ...] = ()
-    """Of a baseline: in what it differs from its experiment file, because the sweep says so for all arms."""
+    """Of a baseline: in what it differs from its experiment file, because of the sweep's `everywhere`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trial:
     """One experiment with one seed: what is trained and scored once, whatever number of arms it feeds."""
 
     name: str
-    """Of its first arm, for people: leave-one-out/interleaved/seed-1."""
+    """Of its first arm, for display: leave-one-out/interleaved/seed-1."""
     arms: tuple[str, ...]
     seed: int
     experiment: Experiment
@@ -82,7 +82,7 @@ class Trial:
     """SHA-256 of the evaluation identity, which holds the training fingerprint. Empty for an earlier stage, which is not judged."""
 
     snapshot: DataSnapshot = field(default_factory=DataSnapshot, compare=False, repr=False)
-    """What its study saw of its data."""
+    """The digests of its study's data."""
 
     @cached_property
     def earlier(self) -> tuple[Trial, ...]:
@@ -129,15 +129,15 @@ class Study:
     """Of each group, the sweep that declares it: the comparisons of a sweep are one family. Empty: all are."""
 
     provisional: bool = False
-    """Whether nobody looked at the data: fingerprints hold the patterns of its files instead of their contents."""
+    """Whether data was not read: fingerprints then contain file patterns instead of contents."""
     published: tuple[Counterparts, ...] = ()
     """What the paper has on these arms, table by table."""
     from_record: tuple[str, ...] = ()
-    """Files that are not here: what they hold is told by the record of an earlier run."""
+    """Files missing on this machine; their digests come from the record of an earlier run."""
     warnings: tuple[FileProblem, ...] = ()
-    """What stops nothing and must be said before a run, in the order of the files."""
+    """Warnings to show before a run, in the order of the files."""
     snapshot: DataSnapshot = field(default_factory=DataSnapshot, compare=False, repr=False)
-    """What it saw of its data when it was loaded."""
+    """The digests of its data when it was loaded."""
 
     @property
     def row_count(self) -> int:
@@ -157,7 +157,7 @@ class Study:
 
     @cached_property
     def stages(self) -> tuple[Trial, ...]:
-        """Distinct earlier stages that are no trials of the study themselves, in the order of those that start from them, the first of all
+        """Distinct earlier stages that are not trials of the study themselves, in the order of those that start from them, the first of all
         first. Each has the name that the first of them gives it, and the arms of all."""
         own = {trial.fingerprint for trial in self.trials}
         found: dict[str, Trial] = {}
@@ -175,7 +175,7 @@ class Study:
             return short(digest(evaluation_identity(experiment, "", task_identities(experiment.evaluation))))
 
     def starting_from(self, stage: Trial) -> tuple[Trial, ...]:
-        """The trials that start from an earlier stage, at once or by way of others."""
+        """The trials that start from an earlier stage, directly or through others."""
         return tuple(trial for trial in self.trials if any(one.fingerprint == stage.fingerprint for one in trial.earlier))
 
     @cached_property
@@ -201,3 +201,51 @@ class Study:
     @cached_property
     def _arms_by_name(self) -> dict[str, Arm]:
         return {arm.name: arm for arm in self.arms}
+
+
+# ---------------------------------------------------------------- from arms to trials
+@dataclass(frozen=True)
+class Identity:
+    """Of an experiment whatever its seed."""
+
+    training: dict[str, Any] = field(compare=False)
+    digest: str
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Identity:
+        training = experiment_identity(experiment)
+        evaluation = evaluation_identity(experiment, "", task_identities(experiment.evaluation))
+        return cls(training, digest([training, evaluation]))
+
+
+def trials_of(arms: Iterable[Arm], identities: Mapping[str, Identity], seeds: Sequence[int], snapshot: DataSnapshot) -> Iterator[Trial]:
+    """The trials of a study, each once.
+
+    Args:
+        identities: of the arms' experiments, by name of the arm.
+        seeds: of arms that have none of their own.
+        snapshot: of the study's data.
+    """
+    feeding: dict[tuple[str, int], list[Arm]] = {}
+    for arm in arms:
+        for seed in arm.seeds or seeds:
+            feeding.setdefault((identities[arm.name].digest, seed), []).append(arm)
+    for (_, seed), fed in feeding.items():
+        names = tuple(arm.name for arm in fed)
+        yield trial_of(fed[0].experiment, names, seed, snapshot, identities[names[0]].training)
+
+
+def trial_of(
+    experiment: Experiment, arms: tuple[str, ...], seed: int, snapshot: DataSnapshot, identity: dict[str, Any] | None = None
+) -> Trial:
+    """The trial of an experiment at a seed.
+
+    Args:
+        arms: names of the arms that it feeds.
+        snapshot: of the study's data.
+        identity: of the experiment (`experiment_identity`), if it is known already.
+    """
+    with snapshot.active():
+        training = digest(training_identity(experiment, seed, identity))
+        evaluation = digest(evaluation_identity(experiment, training, task_identities(experiment.evaluation)))
+    return Trial(f"{arms[0]}/seed-{seed}", arms, seed, experiment, training, evaluation, snapshot)

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mm1_ablate.config.evaluation import Wording
 from mm1_ablate.config.metric import Kind, Metric
-from mm1_ablate.config.settings import Component, ComponentOf, Misfit, Settings
+from mm1_ablate.config.settings import Component, ComponentOf, SettingError, Settings
 
 EvaluationSplit = Literal["report", "development"]
 
@@ -32,7 +32,7 @@ class ItemSource(Component):
             count: queries at most; None: as many as the task usually has.
             seed: draws queries and demonstrations.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it is opened")
+        raise TypeError(f"{type(self).__name__} does not implement `open`")
 
     def field_names(self) -> Collection[str] | None:
         """What templates can name of the items, besides image, answer and choice. None: it is not known before they are opened."""
@@ -42,7 +42,7 @@ class ItemSource(Component):
         """Look whether what `open` reads is there, and at the beginning of it.
 
         Raises:
-            Misfit: at the field that is wrong: files that do not exist, a field that no row has.
+            SettingError: at the field that is wrong: files that do not exist, a field that no row has.
         """
 
     def contents(self, split: EvaluationSplit = "report") -> str:
@@ -51,7 +51,7 @@ class ItemSource(Component):
         Part of an evaluation's identity: other annotations are another evaluation, a moved folder is not. Images do not count.
 
         Raises:
-            Misfit: as `check`.
+            SettingError: as `check`.
         """
         return ""
 
@@ -65,7 +65,7 @@ _BRACES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 
 
 class WrongTemplate(ValueError):
-    """A text that is no template. `line` is the one that is wrong, from 1."""
+    """A text that is not a template. `line` is the one that is wrong, from 1."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
@@ -108,26 +108,26 @@ class Task(Settings):
     """How one benchmark is asked and scored."""
 
     task: str
-    """Its name in tables."""
+    """Name of the task in tables."""
     family: Literal["image", "text"]
-    """image: asked with demonstrations, and in the averages of `shot_k`; text: asked without any, and in `text_core`."""
+    """image: evaluated with demonstrations, averaged in `shot_k`; text: evaluated without them, averaged in `text_core`."""
     kind: Kind
     """generate: greedy decoding; choose: the choice with the highest likelihood; likelihood: how likely the first reference is."""
     items: AnyItemSource
     """Where questions and demonstrations come from."""
     prompt: str
-    """A template over the item's fields, `{image}` and `{answer}`. What stands before `{answer}` is the question. One that names
-    `{choice}` is asked for each choice, and its answer is the first reference."""
+    """A template over the item's fields, `{image}` and `{answer}`. The text before `{answer}` is the question. A
+    template with `{choice}` is evaluated for each choice, and its answer is the first reference."""
     separator: str = ""
     """Ends a demonstration; a template over the item's fields."""
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """An answer ends before the first of these (templates over the item's fields), or at the end of a document."""
     max_new_tokens: PositiveInt = 16
     protocols: dict[Literal["openflamingo"], Wording] = {}
-    """Under another protocol than MM1's: prompt, separator, stop strings and token limit instead of those above. Without: the protocol's
-    usual ones (`protocols.py`)."""
+    """Prompt, separator, stop strings and token limit under a protocol other than MM1's. Default: the protocol's usual ones
+    (`protocols.py`)."""
     metrics: list[Annotated[Metric, ComponentOf("mm1_ablate.evaluation.metrics")]] = Field(min_length=1)
-    """The first is the one that enters averages."""
+    """The first one enters averages."""
 
     @model_validator(mode="after")
     def _templates_fit(self) -> Task:
@@ -142,34 +142,36 @@ class Task(Settings):
     def _check_prompt(self, place: str, template: str) -> None:
         fields = self._fields_of(place, template)
         if fields.count(ANSWER) != 1:
-            raise Misfit(place, f"expected {{answer}} once, found it {fields.count(ANSWER)} times")
+            raise SettingError(place, f"expected {{answer}} once, found it {fields.count(ANSWER)} times")
         if (IMAGE in fields) != (self.family == "image"):
-            raise Misfit(place, "a task of the image family shows {image}, one of the text family does not")
+            raise SettingError(place, "expected {image} in a task of the image family, and none in one of the text family")
 
     def _check_endings(self, place: str, wording: Task | Wording) -> None:
         templates = {"separator": wording.separator, **{f"stop.{index}": text for index, text in enumerate(wording.stop or [])}}
         for name, template in templates.items():
             if template is not None and {IMAGE, ANSWER} & set(self._fields_of(place + name, template)):
-                raise Misfit(place + name, f"{template!r} may name the item's own fields only")
+                raise SettingError(place + name, f"{template!r} may name the item's own fields only")
 
     def _fields_of(self, place: str, template: str) -> list[str]:
         """The fields that a template names, all of which items have.
 
         Raises:
-            Misfit: at the line of the template that is wrong.
+            SettingError: at the line of the template that is wrong.
         """
         try:
             pieces = template_pieces(template)
         except WrongTemplate as error:
-            raise Misfit(place, str(error), error.line) from None
+            raise SettingError(place, str(error), error.line) from None
         names, line = self.items.field_names(), 1
         expected = [IMAGE, ANSWER, *([CHOICE] if self.kind == "choose" else []), *sorted(names or ())]
         for text, field in pieces:
             line += text.count("\n")
             if field == CHOICE and self.kind != "choose" and field not in (names or ()):
-                raise Misfit(place, f"only a task of kind choose can name {{choice}}, this is one of kind {self.kind}", line)
+                raise SettingError(place, f"only a task of kind choose can name {{choice}}, this is one of kind {self.kind}", line)
             if names is not None and field is not None and field not in expected:
-                raise Misfit(place, f"no item has a field '{field}'; expected {' or '.join(', '.join(expected).rsplit(', ', 1))}", line)
+                raise SettingError(
+                    place, f"no item has a field '{field}'; expected {' or '.join(', '.join(expected).rsplit(', ', 1))}", line
+                )
         return [field for _, field in pieces if field is not None]
 
     @model_validator(mode="after")
@@ -177,11 +179,11 @@ class Task(Settings):
         types = [metric.type for metric in self.metrics]
         for index, metric in enumerate(self.metrics):
             if metric.type in types[:index]:
-                raise Misfit(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
+                raise SettingError(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
             if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
-                raise Misfit(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
+                raise SettingError(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
             if metric.type == "choice_accuracy_normalised" and CHOICE in template_fields(self.prompt):
-                raise Misfit(
+                raise SettingError(
                     f"metrics.{index}",
                     "choice_accuracy_normalised divides by the length of each choice, but with {choice} in the prompt the same answer is"
                     " scored after each; use choice_accuracy",

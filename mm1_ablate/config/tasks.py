@@ -1,7 +1,7 @@
 """Records of tasks, as far as a study needs them: what they are called, whether they are right, whether their files are there, and
 what of them is part of an evaluation's identity.
 
-In: `evaluation.tasks`. Out: findings by place in the experiment, and identities by the task's name. The path of a user's own record is
+In: `evaluation.tasks`. Out: diagnostics by place in the experiment, and identities by the task's name. The path of a user's own record is
 in none of them: what the record says is. Records are read once for each study that is loaded.
 """
 
@@ -14,11 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, did_you_mean
-from mm1_ablate.config.evaluation import TASKS as TASKS
-from mm1_ablate.config.evaluation import Evaluation, misnamed
+from mm1_ablate.config.errors import Diagnostic, did_you_mean
+from mm1_ablate.config.evaluation import TASKS, Evaluation, misnamed
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import contents_of, findings_about, look, once
+from mm1_ablate.config.identity.data_digests import contents_of, diagnostics_about, look, once
 from mm1_ablate.config.identity.fingerprint import canonical
 from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.yaml_file import FileErrors, read, read_tree
@@ -38,7 +37,7 @@ def is_own(task: str) -> bool:
 
 def task_record(task: str) -> Any:
     """What the record of a task says, as plain values."""
-    return once(f"record {task}", lambda: read_tree(_path(task))[0])
+    return once(f"record {task}", lambda: read_tree(record_path(task))[0])
 
 
 def task_settings(task: str) -> Task:
@@ -47,7 +46,7 @@ def task_settings(task: str) -> Task:
     Raises:
         FileErrors: with every problem of the record.
     """
-    return once(f"task {task}", lambda: read(_path(task), Task)[0])
+    return once(f"task {task}", lambda: read(record_path(task), Task)[0])
 
 
 def task_names(evaluation: Evaluation) -> list[str]:
@@ -62,7 +61,8 @@ def task_names(evaluation: Evaluation) -> list[str]:
     return names
 
 
-def _path(task: str) -> Path:
+def record_path(task: str) -> Path:
+    """The file of a record, which may be missing."""
     return Path(task) if is_own(task) else TASKS / f"{task}.yaml"
 
 
@@ -99,7 +99,7 @@ def reads_files(evaluation: Evaluation) -> bool:
 
 
 # ---------------------------------------------------------------- what is wrong
-def wrong_records(experiment: Experiment) -> list[Finding]:
+def wrong_records(experiment: Experiment) -> list[Diagnostic]:
     """Tasks that have no record or a wrong one, and names of tasks that are not there, by place in the experiment."""
     evaluation = experiment.evaluation
     found = []
@@ -107,38 +107,38 @@ def wrong_records(experiment: Experiment) -> list[Finding]:
         place = ("evaluation", "tasks", index)
         if is_own(task):
             if not os.path.isfile(task):
-                found.append(Finding(place, f"there is no file '{task}' (paths of tasks are relative to the file that names them)"))
+                found.append(Diagnostic(place, f"there is no file '{task}' (paths of tasks are relative to the file that names them)"))
                 continue
         elif task not in shipped_tasks():
             shipped = ", ".join(sorted(shipped_tasks()))
             message = f"there is no task '{task}'; expected one of {shipped}, or the path of a record"
-            found.append(Finding(place, message, did_you_mean(task, shipped_tasks())))
+            found.append(Diagnostic(place, message, did_you_mean(task, shipped_tasks())))
             continue
         try:
             task_settings(task)
         except FileErrors as errors:
             for problem in errors.problems:
                 at = f"{problem.file}:{problem.line}:{problem.column}: " + (f"{problem.path}: " if problem.path else "")
-                found.append(Finding(place, at + problem.message, problem.hint))
+                found.append(Diagnostic(place, at + problem.message, problem.hint))
     if found:
         return found
     names = task_names(evaluation)
     for index, name in enumerate(names):
         if name in names[:index]:
-            found.append(Finding(("evaluation", "tasks", index), f"another task is called '{name}' too"))
+            found.append(Diagnostic(("evaluation", "tasks", index), f"another task has the same name, '{name}'"))
     wrong = misnamed(evaluation.groups, evaluation.overrides, names)
     if wrong:
-        found.append(Finding(("evaluation", *wrong[0].split(".")), wrong[1]))
+        found.append(Diagnostic(("evaluation", *wrong[0].split(".")), wrong[1]))
     return found
 
 
-def wrong_files(experiment: Experiment) -> Iterator[tuple[str, Finding]]:
-    """What is wrong with the files of tasks: for each an identity of what was looked at, and a finding by place in the experiment."""
+def wrong_files(experiment: Experiment) -> Iterator[tuple[str, Diagnostic]]:
+    """What is wrong with the files of tasks: for each an identity of what was looked at, and a diagnostic by place in the experiment."""
     evaluation = experiment.evaluation
     for index, (name, task) in enumerate(zip(task_names(evaluation), evaluation.tasks, strict=True)):
-        for finding in findings_about(task_settings(task).items, evaluation.split):
-            where = ".".join(map(str, ("items", *finding.path)))
-            at = read_tree(_path(task))[1].problem(("items", *finding.path), "") if is_own(task) else None
+        for diagnostic in diagnostics_about(task_settings(task).items, evaluation.split):
+            where = ".".join(map(str, ("items", *diagnostic.path)))
+            at = read_tree(record_path(task))[1].problem(("items", *diagnostic.path), "") if is_own(task) else None
             of = f"task '{name}' ({at.file}:{at.line}:{at.column})" if at else f"task '{name}'"
-            place, message = ("evaluation", "tasks", index), f"{of}: {where}: {finding.message}"
-            yield f"{task} {evaluation.split}", replace(finding, path=place, message=message, at_key=False)
+            place, message = ("evaluation", "tasks", index), f"{of}: {where}: {diagnostic.message}"
+            yield f"{task} {evaluation.split}", replace(diagnostic, path=place, message=message, at_key=False)

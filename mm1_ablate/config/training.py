@@ -5,11 +5,12 @@ Part of `experiment.py`, whose rules on defaults and identity hold here too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
 
 Precision = Literal["32-true", "bf16-mixed"]
 """float32 throughout, or matrix products in bfloat16 beside weights in float32."""
@@ -23,8 +24,8 @@ class AdamW(Settings):
     learning_rate: PositiveFloat | Literal["mm1"] = "mm1"
     """A peak rate, or 'mm1': exp(-0.4214 ln N - 0.5535), N = language model parameters without embeddings (MM1, section 3.3)."""
     weight_decay: Annotated[float, Field(ge=0)] | Literal["mm1"] = "mm1"
-    """As torch has it: a step takes away this x the learning rate of every matrix. 'mm1': 0.1, by which a step at the peak takes away
-    0.1 x the peak learning rate, as MM1 has it (section 3.3), whose optimiser (AXLearn) decays by the schedule alone."""
+    """As in torch: each step shrinks every matrix by this x the learning rate. 'mm1': 0.1, so that a step at the peak shrinks it by
+    0.1 x the peak learning rate, as in MM1 (section 3.3), whose optimiser (AXLearn) scales weight decay by the schedule alone."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
 
 
@@ -44,26 +45,40 @@ AnyOptimizer = Annotated[AdamW | Muon, Field(discriminator="type")]
 class Training(Settings):
     steps: PositiveInt
     batch_rows: PositiveInt = 512
-    """Packed rows of one optimiser step, over all workers and micro-batches."""
+    """Packed rows per optimiser step, over all workers and micro-batches."""
     optimizer: AnyOptimizer = AdamW()
     warmup_steps: Annotated[int, Field(ge=0)] = 2000
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Where the cosine ends, as a share of the peak."""
+    """Learning rate at the end of the cosine, as a share of the peak."""
     gradient_clip: PositiveFloat | None = 1.0
     precision: Precision = "32-true"
     micro_batch_rows: Annotated[PositiveInt | None, HowItRuns] = None
-    """Rows of one forward and backward pass; None: all of them."""
+    """Rows per forward and backward pass. None: all of them."""
     checkpoint_every_steps: Annotated[PositiveInt, HowItRuns] = 100
     activation_checkpointing: Annotated[bool, HowItRuns] = False
-    """Compute the activations inside each transformer block again on the way back instead of keeping them: a third more work, a
-    fraction of the memory."""
+    """Recompute the activations inside each transformer block in the backward pass instead of keeping them: a third more compute,
+    a fraction of the memory."""
     compile: Annotated[bool, HowItRuns] = False
     """Compile the transformer blocks with torch.compile: minutes at the start, then faster steps on a GPU."""
     loader_threads: Annotated[Annotated[int, Field(ge=0)], HowItRuns] = 1
-    """Threads that read, decode and lay out the batches ahead of the training step; 0: none, each batch when it is needed."""
+    """Threads that read, decode and pack batches ahead of the training step. 0: none; each batch is made when it is needed."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Training:
         if self.warmup_steps >= self.steps:
-            raise Misfit("warmup_steps", f"expected fewer than the {self.steps} steps of the training, not {self.warmup_steps}")
+            raise SettingError("warmup_steps", f"expected fewer than the {self.steps} steps of the training, not {self.warmup_steps}")
         return self
+
+
+Stage = Literal["prepare", "train", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    stage: Stage
+    step: int
+    """Steps done: optimiser steps when training or preparing, items when evaluating."""
+    steps: int
+    """Steps in all."""
+    loss: float | None = None
+    """Latest training loss in nats per predicted token (prepare: the objective's own), if there is one."""

@@ -1,11 +1,11 @@
 """YAML files read so that every value remembers where it was written.
 
-In: a path and the settings class that the file declares. Out: the settings, and `Marks` by which later findings are shown at
+In: a path and the settings class that the file declares. Out: the settings, and `Marks` by which later diagnostics are shown at
 their line and column. All of a file's problems are raised at once.
 
 Differences from PyYAML's defaults (YAML 1.1), each a trap it closes: 1e-3 is a number, 0o17 is 15 and 017 is 17, `no`, `yes` and `on`
 are words, dates and 5:5:1 stay text, keys are always text, a key given twice is an error. What could be lost without a word is refused:
-tags, `<<` on what is no mapping, numbers that a number cannot hold.
+tags, `<<` on what is not a mapping, numbers that cannot be represented.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from mm1_ablate.config.errors import Finding, validated
+from mm1_ablate.config.errors import Diagnostic, validated
 from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.settings import Settings
 
@@ -48,7 +48,7 @@ class FileProblem:
     excerpt: str = field(default="", compare=False)
     """The source line, and a caret below the column."""
     warning: bool = False
-    """Whether it stops nothing."""
+    """Whether it is only a warning."""
 
     def __str__(self) -> str:
         return self.in_one_line() + (f"\n{self.excerpt}" if self.excerpt else "")
@@ -108,7 +108,7 @@ class Marks:
         known = path
         while known and known not in self.values:
             known = known[:-1]
-        # A key that is missing is told at its mapping's key; what was written without its list or its mapping, at the value.
+        # A missing key is reported at its mapping's key; a value without its list or mapping, at the value.
         missing = known != path and not isinstance(path[len(known)], int) and known not in self.scalars
         table = self.keys if known in self.keys and (at_key or missing) else self.values
         place = table.get(known, (1, 1))
@@ -129,7 +129,7 @@ class Marks:
         told = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
         return FileProblem(self.file, line, column, _shortened(path, EXCERPT), told, hint, excerpt)
 
-    def problems(self, found: Iterable[Finding]) -> list[FileProblem]:
+    def problems(self, found: Iterable[Diagnostic]) -> list[FileProblem]:
         return [replace(self.problem(one.path, one.message, one.hint, one.at_key, one.line), warning=one.warning) for one in found]
 
 
@@ -156,7 +156,7 @@ for _kind, _pattern in _KINDS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern.pattern})$"), None)
 
 LONGEST_FILE = 4 * 1024 * 1024
-"""Bytes: what is longer is no declaration, and would take long to read."""
+"""Bytes: longer files are refused, as reading them would take long."""
 DEEPEST = 100
 """Mappings and lists inside one another."""
 MOST_VALUES = 100_000
@@ -196,14 +196,14 @@ class _Reader:
         """Whether a node can be read; it is to be taken from `_open` afterwards.
 
         Raises:
-            FileErrors: the file means more than anybody could have written.
+            FileErrors: the file expands to more values than allowed.
         """
         self._count += 1
         if self._count > MOST_VALUES:
-            message = f"the file holds more than {MOST_VALUES:,} values, its aliases written out"
+            message = f"the file contains more than {MOST_VALUES:,} values, its aliases written out"
             raise FileErrors([self.marks.at(*_place(node), dotted(path), message)])
         if id(node) in self._open or len(self._open) >= DEEPEST:
-            told = "an alias must not hold itself" if id(node) in self._open else _too_deep()
+            told = "an alias must not contain itself" if id(node) in self._open else _too_deep()
             self.problems.append(self.marks.at(*_place(node), dotted(path), told))
             return False
         self._open.add(id(node))
@@ -213,7 +213,7 @@ class _Reader:
         tag = node.tag.removeprefix(_YAML)
         if tag not in kinds:
             written = f"!!{tag}" if tag != node.tag else tag
-            message = f"the YAML tag '{written}' has no meaning here"
+            message = f"the YAML tag '{written}' is not supported"
             self.problems.append(self.marks.at(*_place(node), dotted(path), message, "leave the tag out"))
 
     def _mapping(self, node: Any, path: Keys) -> dict[str, Any]:
@@ -232,12 +232,12 @@ class _Reader:
         for key_node, value_node in node.value:
             place = _place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(self.marks.at(*place, dotted(path), "expected a key of text, not a mapping or a list"))
+                self.problems.append(self.marks.at(*place, dotted(path), "expected text as a key, not a mapping or a list"))
                 continue
             key = key_node.value
             self._refuse_tag(key_node, (*path, key), "str", *_KINDS)
             if "\0" in key:
-                self.problems.append(self.marks.at(*place, dotted(path), "the key holds the character NUL"))
+                self.problems.append(self.marks.at(*place, dotted(path), "the key contains the character NUL"))
                 continue
             is_merge = key == "<<" and not key_node.style
             if key in first:
@@ -255,7 +255,7 @@ class _Reader:
         return {**merged, **own}
 
     def _merged_nodes(self, node: Any, path: Keys) -> list[Any]:
-        """The mappings that `<<` names; anything else is refused, for it would be merged by nobody."""
+        """The mappings that `<<` names; anything else is refused, as it would not be merged."""
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for part in [part for part in parts or [node] if not isinstance(part, yaml.MappingNode)]:
             word = part.value if isinstance(part, yaml.ScalarNode) else ""
@@ -269,14 +269,14 @@ class _Reader:
         tag, text = node.tag.removeprefix(_YAML), node.value
         self.marks.scalars[path] = node.style == "|"
         if "\0" in text:
-            self._refuse(path, "the text holds the character NUL")
+            self._refuse(path, "the text contains the character NUL")
         if tag == "str":
             return text
         if tag not in _KINDS:
             self._refuse_tag(node, path)
             return text
         if not _KINDS[tag].fullmatch(text):
-            self._refuse(path, f"'{text}' is not a value of the YAML kind '{tag}'")
+            self._refuse(path, f"'{text}' is not a value of the YAML type '{tag}'")
             return text
         if tag == "null":
             return None
@@ -291,13 +291,13 @@ class _Reader:
             short = len(plain.lstrip("+-0")) <= 24
             if short and abs(whole := int(plain, base)) <= LARGEST:
                 return whole
-            self._refuse(path, f"'{_shortened(text)}' is too large; whole numbers go to {LARGEST}")
+            self._refuse(path, f"'{_shortened(text)}' is too large; the largest whole number is {LARGEST}")
             return text
         number = float(plain) if "n" not in plain.lower() else nan
         if not isfinite(number):
-            self._refuse(path, f"'{_shortened(text)}' is not a value that a number can have here", "put it in quotes if text is meant")
+            self._refuse(path, f"'{_shortened(text)}' is not a finite number", "put it in quotes if it is text")
         elif number == 0 and re.search("[1-9]", re.split("[eE]", plain)[0]):
-            self._refuse(path, f"'{_shortened(text)}' is too small to be told from 0")
+            self._refuse(path, f"'{_shortened(text)}' is too small to be distinguished from 0")
         else:
             return number
         return text
@@ -329,7 +329,7 @@ def _text(path: Path, marks: Marks) -> str:
     """The text of a file; without the byte-order mark that some editors begin with.
 
     Raises:
-        FileErrors: it cannot be read, or is no text in UTF-8.
+        FileErrors: it cannot be read, or is not text in UTF-8.
     """
     try:
         data = path.read_bytes()
@@ -338,7 +338,8 @@ def _text(path: Path, marks: Marks) -> str:
     except (OSError, ValueError) as error:
         raise FileErrors([marks.at(1, 1, "", f"the file cannot be read: {error}")]) from None
     if len(data) > LONGEST_FILE:
-        raise FileErrors([marks.at(1, 1, "", f"the file cannot be read: {len(data):,} bytes are more than a declaration has")])
+        message = f"the file cannot be read: its {len(data):,} bytes are more than the {LONGEST_FILE:,} allowed"
+        raise FileErrors([marks.at(1, 1, "", message)])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -357,7 +358,7 @@ def _look_through(text: str, marks: Marks) -> set[str]:
     """
     if character := _CONTROL.search(text):
         before = _LINE_BREAK.split(text[: character.start()])
-        message = f"this is not YAML: the character U+{ord(character[0]):04X} cannot stand in a file"
+        message = f"this is not YAML: the character U+{ord(character[0]):04X} is not allowed in a file"
         raise FileErrors([marks.at(len(before), len(before[-1]) + 1, "", message, "in double quotes, it can be written as an escape")])
     anchors: set[str] = set()
     depth = 0
@@ -369,7 +370,7 @@ def _look_through(text: str, marks: Marks) -> set[str]:
             if event.anchor is not None:
                 anchors.add(event.anchor)
             if isinstance(event, yaml.ScalarEvent) and event.tag == "!":
-                raise FileErrors([marks.at(*_place(event), "", "the YAML tag '!' has no meaning here", "leave the tag out")])
+                raise FileErrors([marks.at(*_place(event), "", "the YAML tag '!' is not supported", "leave the tag out")])
     return anchors
 
 

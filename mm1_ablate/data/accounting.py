@@ -1,6 +1,6 @@
-"""What became of the data: every document that was asked for is counted, by source, and why if it was not used.
+"""Data accounting: every document drawn is counted by source, with the reason if it was not used.
 
-Counts go in as documents are drawn, packed and decoded; an account in plain values comes out, for the run's files and for people.
+Counts go in as documents are drawn, packed and decoded; an account in plain values comes out, for the run's files and for display.
 Nothing that is skipped goes unseen, and a source of which too much is unreadable stops the run (`TooMuchBadData`).
 """
 
@@ -21,7 +21,7 @@ EXAMPLES = 3
 ENOUGH = 200
 """Documents (or images) among which a share of bad ones means something; of a smaller source, all of them."""
 DEVIATIONS = 3
-"""Standard deviations by which more must be bad than is allowed, before that is no matter of chance."""
+"""Standard deviations by which more must be bad than is allowed, before it is significant."""
 
 
 class TooMuchBadData(ValueError):
@@ -41,7 +41,7 @@ class SourceCounts:
     """What became of one source's documents."""
 
     drawn: int = 0
-    """Documents asked for, in the source's order; those that were not used included."""
+    """Documents drawn, in the source's order, used or not."""
     documents: int = 0
     """Documents that went into the mixture."""
     images: int = 0
@@ -49,11 +49,11 @@ class SourceCounts:
     tokens: int = 0
     """Their nominal tokens."""
     bad_documents: int = 0
-    """Documents asked for that could not be used at all."""
+    """Documents drawn that could not be used at all."""
     missing_images: int = 0
     """Images that a document should have had; the document itself stayed."""
     loaded_images: int = 0
-    """Images that batches asked for, readable or not."""
+    """Images requested for batches, readable or not."""
     unreadable_images: int = 0
     """Those of them that could not be decoded."""
     bad: Counter[str] = field(default_factory=Counter)
@@ -162,7 +162,7 @@ class Accounting:
         return share_of(one for one in self.losses.get(name, ()) if one.of == "documents")
 
     def check(self) -> None:
-        """Stop if too much is bad, as soon as that can be said.
+        """Stop if too much is bad, as soon as that is certain or significant.
 
         Raises:
             TooMuchBadData: naming the source, its share, the reasons and the first examples.
@@ -185,7 +185,7 @@ class Accounting:
         return both
 
     def state(self) -> dict[str, Any]:
-        """The counts as plain numbers and names, from which `restore` goes on. A copy."""
+        """The counts as plain numbers and names, from which `restore` continues. A copy."""
         return {name: _plain(counts) for name, counts in self.sources.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -6,21 +6,27 @@ again. The cache is `~/.cache/mm1-ablate`, or what the environment variable MM1_
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm1_ablate import __version__
+from mm1_ablate.data.atomic_files import write_json
 
 if TYPE_CHECKING:
     import numpy as np
+
 
 ProgressCallback = Callable[[str, int, int], None]
 """How far something is: called with (what is done, bytes done, bytes in all)."""
@@ -40,7 +46,7 @@ class NotEnoughSpace(OSError):
         super().__init__(
             errno.ENOSPC,
             f"{what} needs about {decimal(needed)} in {folder}, where {decimal(free)} are free; "
-            "make room, or set MM1_ABLATE_CACHE to a folder on a larger disk",
+            "free some space, or set MM1_ABLATE_CACHE to a folder on a larger disk",
         )
         self.needed = needed
         self.free = free
@@ -183,3 +189,65 @@ def memory_mapped(path: Path) -> np.ndarray:
 
     array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)  # an empty array cannot be mapped
     return np.asarray(array)
+
+
+# ---------------------------------------------------------------- answers of checks
+# Making a part of a model without values takes torch, timm or transformers (seconds to import), and large tasks take a while to be read and
+# tokenised. So what plans and checks before a run found out is kept in `checks.json` of the cache, for the versions that it was found with:
+# plain values of JSON, each under a fingerprint of all that it depends on.
+RULES = 4
+"""Version of the rules of checks: increased when a check looks at more, as results from before may no longer hold."""
+
+
+def known(key: str) -> Any:
+    """The answer under a fingerprint; None where there is none."""
+    return _answers().get(key)
+
+
+def remember(key: str, answer: Any) -> None:
+    """Keep an answer. A cache that cannot be written costs time, no more."""
+    answers = _answers()
+    answers[key] = answer
+    with contextlib.suppress(OSError):
+        write_json(cache_folder() / "checks.json", {"versions": _versions(), "answers": answers}, durable=False)
+        _read.cache_clear()
+
+
+def remembered(key: str, find: Callable[[], Any]) -> Any:
+    """The answer under a fingerprint, found now where there is none; tuples are lists in it, as in JSON. What `find` raises is not kept."""
+    answers = _answers()
+    if key in answers:
+        return answers[key]
+    answer = json.loads(json.dumps(find()))
+    remember(key, answer)
+    return answer
+
+
+def _answers() -> dict[str, Any]:
+    path = cache_folder() / "checks.json"
+    try:
+        found = path.stat()
+        state = (found.st_ino, found.st_mtime_ns, found.st_size)
+    except OSError:
+        state = None
+    return _read(path, state, RULES)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, state: tuple[int, int, int] | None, rules: int) -> dict[str, Any]:
+    """Answers in a file that is in that state. Where it cannot be written, this process keeps its answers here."""
+    try:
+        content = json.loads(path.read_text())
+        answers: dict[str, Any] = dict(content["answers"]) if content["versions"] == _versions() else {}
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
+        return {}
+    return answers
+
+
+def _versions() -> list[str]:
+    return [*_package_versions(), str(RULES)]
+
+
+@cache
+def _package_versions() -> tuple[str, ...]:
+    return version("timm"), version("transformers"), __version__

@@ -55,7 +55,7 @@ def image_size(data: bytes | IO[bytes], what: str = "") -> tuple[int, int]:
     """(width, height) of the upright image, from the header alone.
 
     Raises:
-        Unreadable: if it is no image, or one that `decode` would refuse for its size.
+        Unreadable: if it is not an image, or one that `decode` would refuse for its size.
     """
     header = _open(data, what)
     return header.size
@@ -125,7 +125,7 @@ def _orientation(image: pil.Image) -> int:
     try:
         # Not image.getexif(): of a PNG that would decode the pixels, to look for EXIF behind them.
         orientation = pil.Image.getexif(image).get(EXIF_ORIENTATION, 1)
-    except Exception:  # EXIF that nobody can read says nothing
+    except Exception:  # unreadable EXIF is ignored
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 

@@ -1,4 +1,4 @@
-"""What the data room hands out: documents to train on and items to be judged by, whatever files they came from.
+"""What the data room hands out: documents to train on and evaluation items, from files of any format.
 
 A `Document` is a sequence of texts and images in reading order; captions, interleaved pages and plain text are all that. An
 `Image` is a key and a way to load its pixels, so that nothing is decoded before a batch needs it.
@@ -19,7 +19,7 @@ class Unreadable(Exception):
 
     Args:
         reason: a few words by which it is counted, the same for all of a kind: "truncated JPEG", "empty caption".
-        what: which one, for people: the key of the document or image, the file that it is in.
+        what: which one, for display: the key of the document or image, the file that it is in.
     """
 
     def __init__(self, reason: str, what: str = "") -> None:
@@ -51,7 +51,7 @@ class Image:
     """Returns uint8 [height, width, 3]; not to be written to.
 
     Raises:
-        Unreadable: there is no such picture.
+        Unreadable: the picture is missing or damaged.
     """
     size: Callable[[], tuple[int, int]] | None = None
     """Returns (width, height) in pixels without decoding, where the source knows a way. Raises Unreadable likewise."""
@@ -69,9 +69,9 @@ class Document:
     """captioned, interleaved or text."""
     parts: tuple[str | Image, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What the data says of the document besides, such as a CLIP score: what `keep.columns` can name."""
+    """Further numbers of the document, such as a CLIP score, for `keep.columns`."""
     damage: tuple[Unreadable, ...] = ()
-    """Parts that could not be had and were left out, such as images that are missing."""
+    """Parts that were unavailable and left out, such as missing images."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -79,7 +79,7 @@ class Document:
 
     @property
     def text(self) -> str:
-        """The texts alone, for people and for encoders that learn from captions."""
+        """The texts alone, for display and for encoders that learn from captions."""
         return " ".join(part for part in self.parts if isinstance(part, str))
 
 
@@ -102,7 +102,7 @@ class Item:
     """Right answers; the first is the one that a demonstration shows."""
     choices: tuple[str, ...] = ()
     correct: int | None = None
-    """Index of the right choice, where there are choices."""
+    """Index of the correct choice, if there are choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,6 @@ class ItemSet:
     queries: list[Item]
     demonstrations: list[Item]
     bad: list[Unreadable] = field(default_factory=list)
-    """Queries that were drawn and cannot be asked: a missing image, no reference. Others took their places where there were any."""
+    """Queries that were drawn and cannot be evaluated (a missing image, no reference). Others replaced them where possible."""
     bad_demonstrations: list[Unreadable] = field(default_factory=list)
     """The same of demonstrations; no score counts these."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import BytesAdded, Conversion, ProgressCallback, build_all
 from mm1_ablate.data.documents import Document, Image, Unreadable, after_images
 from mm1_ablate.data.files import DataFile, Files, digest_file, digest_files
@@ -70,7 +70,7 @@ class FileSource(Source):
         Raises:
             Exception: the rest of the file is damaged; its documents are lost and counted.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what records a file has")
+        raise NotImplementedError(f"{type(self).__name__} does not implement `records`")
 
     def open(self, seed: int = 0, name: str = "") -> OpenRecords:
         """The documents. The seed changes nothing: their order is the mixture's."""
@@ -80,7 +80,7 @@ class FileSource(Source):
         files = found_files(self.files)
         first, why = self._first_records(files, LOOKED_AT)
         if not first:
-            raise Misfit("files", why or ("it has no records" if len(files) == 1 else f"none of the {len(files)} files has a record"))
+            raise SettingError("files", why or ("it has no records" if len(files) == 1 else f"none of the {len(files)} files has a record"))
         columns = {name: NUMBER for record in first for name in record.columns}
         check_columns(columns, kept_columns(self.keep))
 

@@ -257,9 +257,8 @@ def _find_remote(pattern: str, addresses: list[str]) -> dict[str, tuple[int, str
             raise NoFiles(_nothing(pattern, remember(address), bool(matches), _remote_exists))
         for name, info in files.items():
             if info.get("size") is None:
-                raise NoFiles(
-                    f"'{remember(address)}': its server does not say how large it is, so parts of it cannot be read; copy it to a disk"
-                )
+                told = f"'{remember(address)}': its server does not report the file's size"
+                raise NoFiles(f"{told}, so parts of it cannot be read; copy it to a disk")
             found[remember(_address(filesystem, address, path, name))] = (int(info["size"]), _stamp(info))
     return found
 

@@ -41,7 +41,7 @@ def hub_if_reachable(name: str) -> Iterator[None]:
 
 @cache
 def _answers(address: str) -> bool:
-    """Whether a connection can be made, by way of a proxy where the environment names one; whatever is then said, slowly or not."""
+    """Whether a connection can be made, through a proxy if the environment names one; whatever the answer is."""
     try:
         urlopen(Request(address, method="HEAD"), timeout=LONGEST_SILENCE).close()
     except HTTPError:

@@ -24,8 +24,6 @@ from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.resizing import resize
 from mm1_ablate.data.sub_images import views_of
 
-__all__ = ["FeatureCache", "ImagePipeline", "Views", "resize"]
-
 
 class FeatureCache:
     """Patch features by image key: float32 [images, patches, width], memory-mapped, so that workers share one copy.
@@ -92,7 +90,7 @@ class Views(NamedTuple):
     counts: list[int]
     """Views of each readable image; 1 without sub-images."""
     unreadable: dict[int, Unreadable]
-    """Why the others cannot be had, by place, in order."""
+    """Why the others are unavailable, by place, in order."""
 
 
 class ImagePipeline:
@@ -123,7 +121,7 @@ class ImagePipeline:
     def of(
         cls, model: Model | VisionTransformer | TimmEncoder | None, encoder_folder: Path | None = None, threads: int = 0
     ) -> ImagePipeline:
-        """How images reach a model, whoever asks: training, evaluation, preparation, a measurement, people who look at the data.
+        """The one path of images to a model: for training, evaluation, preparation, measurements and `mm1-ablate data`.
 
         Args:
             model: the whole model; an encoder that is prepared, which sees whole images; None: a language model that is prepared, which
@@ -148,7 +146,7 @@ class ImagePipeline:
         """uint8 [V, 3, size, size], or float32 [V, patches, width] if all are cached; without sub-images V is the number of images.
 
         Raises:
-            Unreadable: the first image that cannot be had.
+            Unreadable: the first unavailable image.
         """
         loaded, unreadable = self.load_readable(images)
         for error in unreadable.values():
@@ -156,12 +154,12 @@ class ImagePipeline:
         return loaded
 
     def load_readable(self, images: Sequence[Image]) -> tuple[Tensor, dict[int, Unreadable]]:
-        """The images that can be had, in order, as `load` gives them; and why the others cannot, by place, in order."""
+        """The available images, in order, as `load` gives them; and why the others are unavailable, by place, in order."""
         pixels, _, unreadable = self.load_views(images)
         return pixels, unreadable
 
     def load_views(self, images: Sequence[Image]) -> Views:
-        """The images that can be had, and of how many views each is made."""
+        """The available images, and the number of views of each."""
         pictures: dict[int, np.ndarray | Unreadable] = {}
         places: Sequence[int] = range(len(images))
         if self.features is not None:

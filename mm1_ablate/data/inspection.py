@@ -31,7 +31,7 @@ from mm1_ablate.data.sub_images import views_in
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 
 FEW = 30
-"""Documents of a source among the packed rows below which its share says better how often it is read."""
+"""With fewer documents of a source among the packed rows, epochs are estimated from its share instead."""
 IMAGES_LOOKED_AT = 4
 """Images of one sampled document that are decoded: pages with dozens would otherwise be most of the time."""
 
@@ -64,7 +64,7 @@ class SourceContent:
     share: float
     """Of the mixture, as its `count` counts."""
     documents: int
-    """In one epoch, whatever becomes of them."""
+    """In one epoch, used or not."""
     sampled: int
     usable: int
     """Of the sample: read, and kept by `keep`."""
@@ -90,7 +90,7 @@ class SourceContent:
     epochs: float = 0.0
     """How often the training reads the source, estimated from the rows packed."""
     read_documents: int = 0
-    """Documents that the training asks the source for."""
+    """Documents that the training draws from the source."""
 
     @property
     def text_tokens_in_all(self) -> float:
@@ -179,7 +179,7 @@ def inspect(
         source = data.sources[name]
         opened = open_source(source, seed, name)
         contents.append(_look_at(opened, name, source.data_type, float(share), sample, seed, tokenizer, experiment.model, report))
-    return _packed(experiment, data, contents, shown, rows, seed, tokenizer, pipeline, report)
+    return _packed(experiment, contents, shown, rows, seed, tokenizer, pipeline, report)
 
 
 def _look_at(
@@ -268,7 +268,6 @@ def _image_tokens(sides: Sequence[tuple[int, int]], model: Model) -> float:
 
 def _packed(
     experiment: Experiment,
-    data: Data,
     contents: list[SourceContent],
     shown: int,
     most_rows: int,
@@ -278,7 +277,7 @@ def _packed(
     report: Callable[[str, int, int], None],
 ) -> Inspection:
     """How rows fill and how often sources are read, from the first rows that a trial of this seed would see."""
-    connector = experiment.model.connector
+    data, connector = experiment.data, experiment.model.connector
     image_tokens = {content.name: content.image_tokens for content in contents}
     in_all = experiment.training.steps * experiment.training.batch_rows
     # Without limits: too much bad data is reported from the sample, and nothing is trained here.

@@ -59,7 +59,7 @@ def leading_spaces(source: Source, tokenizer: Tokenizer) -> dict[str, int] | Non
     return None if texts is None else dict(Counter(leading_space(text, tokenizer) for text in texts))
 
 
-# ---------------------------------------------------------------- for people
+# ---------------------------------------------------------------- for display
 def example(document: Document, tokenizer: Tokenizer) -> str:
     """A document as training reads it, `spelled`."""
     return f"{spelled(segments(document.parts, tokenizer), tokenizer)} {END}"

@@ -24,7 +24,7 @@ from mm1_ablate.data.accounting import Accounting, TooMuchBadData
 from mm1_ablate.data.documents import Image
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.joining import Segment
-from mm1_ablate.data.packing import PackedRow, TokenisedDocument, fill_of, open_packed_rows
+from mm1_ablate.data.packing import PackedRow, TokenisedDocument, open_packed_rows
 from mm1_ablate.data.tokenizer import Tokenizer
 
 NEED_THEIR_IMAGES = ("captioned", "synthetic_captioned")
@@ -239,7 +239,6 @@ class BatchLoader:
         self.steps = steps
         self.waiting_seconds = 0.0
         """How long the caller has waited for batches."""
-        self._data = data
         self._tokenizer = tokenizer
         self._image_tokens = image_tokens
         self._pipeline = image_pipeline
@@ -300,16 +299,6 @@ class BatchLoader:
     def account(self) -> dict[str, dict[str, Any]]:
         """The accounting in plain values, by source: see `Accounting.account`."""
         return self.accounting.account()
-
-    @property
-    def fill(self) -> float:
-        """The share of the rows handed out so far that documents fill, in nominal tokens."""
-        return fill_of(self._at.rows, self._data.packing)
-
-    @property
-    def epochs(self) -> dict[str, float]:
-        """How often each source has been read so far, the window that is being used included."""
-        return {name: account["epochs"] for name, account in self.account().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands after the last step that it handed out: the same on every rank, but for what could not be decoded."""

@@ -14,14 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.data import Data, Source
-from mm1_ablate.config.errors import Finding
-from mm1_ablate.config.identity.data_digests import Place, findings_about, identity_of, look, once, sources_of
-
-if TYPE_CHECKING:
-    from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.errors import Diagnostic
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import Place, diagnostics_about, identity_of, look, once, sources_of
 
 NAMED = 3
 """Files that are named: the first ones."""
@@ -112,10 +110,10 @@ class Losses:
     def scaled(self, factor: float, field: str | None = None) -> Losses:
         """The same where each document of the files is so many of another source's."""
         lost = tuple(replace(one, documents=ceil(one.documents * factor)) for one in self.lost)
-        return replace(self, lost=lost, there=self.there * factor, field=self.field if field is None else field)
+        return replace(self, lost=lost, there=self.there * factor, field=field or self.field)
 
 
-def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = (), field: str = "files") -> list[Losses]:
+def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = ()) -> list[Losses]:
     """What is lost of files: one `Losses`, or none if all is well.
 
     Args:
@@ -128,7 +126,7 @@ def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = (), field: st
     lost = [_lost(file, bytes_of_one, usual) for file in files if file.damage]
     lost += entries
     there = sum(file.documents for file in files)
-    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there, field)] if lost else []
+    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there)] if lost else []
 
 
 def _lost(file: FileRead, bytes_of_one: float, usual: float) -> Lost:
@@ -156,20 +154,20 @@ def limited_sources(experiment: Experiment) -> Iterator[tuple[Place, Source, flo
         yield place, source, of_the_whole if source.max_bad_share is None else source.max_bad_share
 
 
-def lost_files(experiment: Experiment) -> list[Finding]:
+def lost_files(experiment: Experiment) -> list[Diagnostic]:
     """Of sources whose files cannot all be read: an error where more is lost than the settings allow, else a warning."""
     if look() != "check":
         return []
     found = []
     for place, source, limit in limited_sources(experiment):
-        if all(finding.warning for finding in findings_about(source)):
+        if all(diagnostic.warning for diagnostic in diagnostics_about(source)):
             losses = once(f"losses {identity_of(source)}", source.losses)
             found += what_to_say(losses, place, limit)
     return found
 
 
-def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Finding]:
-    """What is to be said of a source's losses, by place in the experiment."""
+def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Diagnostic]:
+    """Errors and warnings about a source's losses, by place in the experiment."""
     too_much = share_of(losses) > limit
     found = []
     for one in sorted(losses, key=lambda one: -one.share):
@@ -178,9 +176,9 @@ def what_to_say(losses: Sequence[Losses], place: Place, limit: float) -> list[Fi
         if too_much:
             name = ".".join(map(str, (*place, "max_bad_share")))
             hint = f"repair or remove these files, or allow more with {name}"
-            found.append(Finding(path, f"{one.in_words()}. At most {allowed}", hint))
+            found.append(Diagnostic(path, f"{one.in_words()}. At most {allowed}", hint))
         else:
-            found.append(Finding(path, f"{one.in_words()}. They are left out: {allowed}", "repair or remove these files", warning=True))
+            found.append(Diagnostic(path, f"{one.in_words()}. They are left out: {allowed}", "repair or remove these files", warning=True))
     return found
 
 

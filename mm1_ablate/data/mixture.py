@@ -40,7 +40,7 @@ class Mixture:
         measure: tokens of a document; needed when they are counted.
         max_epochs: how often a source is read at most; a source that is not named: as often as need be.
         refuse: says why a document cannot be used, where it cannot; it is then counted as dropped.
-        accounting: counts what becomes of every document.
+        accounting: counts what happens to every document.
 
     Raises:
         ValueError: if a source is empty, or nothing is left to draw from; while drawing, if a source has no usable document.
@@ -226,5 +226,7 @@ class Mixture:
             epochs = max_epochs.get(name)
             last[name] = None if epochs is None else int(Fraction(str(epochs)) * length)
             if last[name] == 0:
-                raise ValueError(f"{epochs} epochs of source '{name}' with its {length:,} documents are no document; raise its max_epochs")
+                raise ValueError(
+                    f"{epochs} epochs of source '{name}' with its {length:,} documents are less than one document; raise its max_epochs"
+                )
         return last

@@ -223,7 +223,7 @@ class PackedRows:
     @property
     def fill(self) -> float:
         """The share of the rows handed out so far that documents fill, in nominal tokens; nothing handed out: 0."""
-        return fill_of(self.state(), self._packing)
+        return self._tokens_given / (self._rows_given * self._packing.row_tokens) if self._rows_given else 0.0
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to continue after the last row handed out. Plain numbers and names."""
@@ -258,11 +258,6 @@ class PackedRows:
         self._rows = Draws(key("rows", self._seed), position).sample(rows, len(rows))
         self._used = 0
         self._start, self.counts = start, self.accounting.state()
-
-
-def fill_of(state: Mapping[str, Any], packing: Packing) -> float:
-    """`PackedRows.fill` where its state was taken."""
-    return state["tokens"] / (state["rows"] * packing.row_tokens) if state["rows"] else 0.0
 
 
 def open_packed_rows(data: Data, tokenizer: Tokenizer, seed: int, limited: bool = True) -> PackedRows:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 
 RULE = 2
-"""Version of the rules of baselines and ceilings: another one where they find something else for the same items, as reports keep them."""
+"""Version of the rules of baselines and ceilings: increased when they give other results for the same items, as reports keep them."""
 SCORED = 1_000_000
 """Item scores that the search for a constant answer may take, where a metric cannot tell what many answers score at once."""
 FEWEST = 64
@@ -79,16 +79,11 @@ def _right_choice(prediction: Prediction) -> str:
     return prediction.references[0] if prediction.references else ""
 
 
-def constant_answer(
-    metric: Metric,
-    predictions: Sequence[Prediction],
-    split_references: References | None = None,
-    scored: int = SCORED,
-) -> ChanceBaseline:
+def constant_answer(metric: Metric, predictions: Sequence[Prediction], split_references: References | None = None) -> ChanceBaseline:
     """The reference that scores best as the answer to every item; of equally good ones the most frequent, then the first in the alphabet.
 
     No reference is better, unless the metric cannot tell what many answers score at once and there are more items and different answers
-    than `scored` allows: then those that are tried are the most frequent and the most typical ones.
+    than `SCORED` allows: then those that are tried are the most frequent and the most typical ones.
 
     Raises:
         ValueError: where no item has a reference.
@@ -99,7 +94,7 @@ def constant_answer(
     if not frequency:
         raise ValueError("no item has a reference, so there is no constant answer")
     at_once = type(metric).means_of_constants is not Metric.means_of_constants
-    most = len(frequency) if at_once else max(FEWEST, scored // len(items))
+    most = len(frequency) if at_once else max(FEWEST, SCORED // len(items))
     answers = sorted(frequency) if len(frequency) <= most else sorted(_promising([one.references for one in items], most))
     means = metric.means_of_constants(answers, items, split_references)
     sign = 1 if metric.higher_is_better else -1

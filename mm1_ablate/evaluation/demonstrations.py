@@ -1,4 +1,4 @@
-"""Which solved items stand before a question.
+"""Selection of the demonstrations before a question.
 
 A pure function of the evaluation seed, the task's name, the group, the policy, and what cannot be shown: never of the batch size or of
 which process asks. Nested: the 4-shot demonstrations are the first four of the 8-shot ones.
@@ -56,7 +56,7 @@ def demonstrations(
         pool: solved items of the question's group.
         policy: `per_task`: the same for all questions of a group (MM1); `sets: k`: one of k; `per_query`: drawn for each (OpenFlamingo).
         set_number: which of the k sets.
-        usable: whether an item can be shown; the next one takes the place of one that cannot. Asked only of those whose turn it is.
+        usable: whether an item can be shown; the next one replaces one that cannot. Asked only of those whose turn it is.
 
     Raises:
         ValueError: where the pool is too small.
@@ -76,8 +76,8 @@ def demonstrations(
             if len(chosen) == shots:
                 return tuple(chosen)
     raise ValueError(
-        f"evaluation.tasks: {task}, group '{query.group}': {shots} shots need as many demonstrations,"
-        f" there are {len(chosen)} beside the question"
+        f"evaluation.tasks: {task}, group '{query.group}': {shots} shots need {shots} demonstrations,"
+        f" but there are {len(chosen)} besides the question"
     )
 
 

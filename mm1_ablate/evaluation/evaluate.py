@@ -1,4 +1,4 @@
-"""A trained model and an experiment in, the score of every item of every task at every number of shots out.
+"""A trained model and an experiment in, what it answers to every item of every task at every number of shots out.
 
 Prompts are made and their lengths checked for all tasks before anything is generated. Then, task by task, questions go through in
 batches; those of a batch may have different demonstrations, which are read once, kept while a later batch needs them, and read on
@@ -12,7 +12,6 @@ predictions are equal and log-likelihoods equal to 1e-5; in half precision, or o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -20,29 +19,24 @@ import pandas
 import torch
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.progress import Progress
-from mm1_ablate.config.training import Precision
+from mm1_ablate.config.training import Progress
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
+from mm1_ablate.evaluation.evaluation_mode import evaluating
 from mm1_ablate.evaluation.generation import generate
-from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
 from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_equal_lengths
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
-from mm1_ablate.evaluation.precision import autocast_in
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import ContextOverflow, Request, TaskRequests, check_context, needs, prepare_requests
-from mm1_ablate.evaluation.scores import Asked, coverage, ids_in_line, item_scores, merged, predictions_table, scored, summarise
-from mm1_ablate.evaluation.sharded_lockstep import in_lockstep
+from mm1_ablate.evaluation.requests import Request, TaskRequests, check_context, needs, prepare_requests
+from mm1_ablate.evaluation.scores import ItemOutcome, ids_in_line, merged, predictions_table
 from mm1_ablate.model.multimodal import MultimodalModel
-
-__all__ = ["ContextOverflow", "check_context", "coverage", "evaluate", "merged", "predict", "prepare_requests", "scored", "summarise"]
 
 Report = Callable[[Progress], None]
 Wanted = Callable[[str, int, int], bool]
-"""Whether to ask a task at a number of shots under an evaluation seed."""
+"""Whether to evaluate a task at a number of shots under an evaluation seed."""
 
 
 def everything(task: str, shots: int, evaluation_seed: int) -> bool:
@@ -61,7 +55,7 @@ class _TaskRunner:
         self.demonstration_cache = DemonstrationCache(embedder, prepared.shots)
         self.equal_lengths = needs_equal_lengths(embedder.model)
 
-    def ask(self, batches: Sequence[Sequence[Request]], report: Callable[[int], None]) -> Iterator[Asked]:
+    def ask(self, batches: Sequence[Sequence[Request]], report: Callable[[int], None]) -> Iterator[ItemOutcome]:
         """What comes of every question, in no particular order.
 
         Args:
@@ -93,7 +87,7 @@ class _TaskRunner:
         task = self.prepared.task.task
         return tuple(shots for shots in self.prepared.shots_of(one) if self.wanted(task, shots, one.evaluation_seed))
 
-    def _told(self, one: Request, shots: int, prediction: Prediction | None, problem: str) -> Iterator[Asked]:
+    def _told(self, one: Request, shots: int, prediction: Prediction | None, problem: str) -> Iterator[ItemOutcome]:
         """A row of the table; one for each evaluation seed where they are all alike."""
         alike = one.evaluation_seed == self.prepared.seeds[0] and not one.before(shots)
         for seed in self.prepared.seeds if alike else (one.evaluation_seed,):
@@ -102,7 +96,7 @@ class _TaskRunner:
                 one.set_number if one.before(shots) else 0,
                 "; ".join(one.replaced_at(shots)),
             )
-            yield Asked(shots, seed, one.place, one.item.id, one.item.group, ids, number, replaced, one.shown, problem, prediction)
+            yield ItemOutcome(shots, seed, one.place, one.item.id, one.item.group, ids, number, replaced, one.shown, problem, prediction)
 
     def _current(self, one: Request) -> Request:
         return self.prepared.without(one, self.embedder.unreadable)
@@ -206,18 +200,6 @@ def _batches(prepared: TaskRequests, size: int, image_tokens: int) -> list[list[
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-@contextmanager
-def evaluating(model: MultimodalModel, precision: Precision = "32-true") -> Iterator[None]:
-    """Dropout off and no gradients; the model is left as it was. Workers that share a sharded model all enter and leave this."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), autocast_in(model, precision), in_lockstep(model):
-            yield
-    finally:
-        model.train(training)
-
-
 def predict(
     model: MultimodalModel,
     experiment: Experiment,
@@ -241,7 +223,7 @@ def predict(
         A row for each task, number of shots, evaluation seed and item, in this order: see `scores.predictions_table`.
 
     Raises:
-        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that takes the place of one
+        ContextOverflow, LookupError, ValueError: before anything is generated, but where a demonstration that replaces one
             with an unreadable image is too long.
     """
     evaluation = experiment.evaluation
@@ -279,7 +261,7 @@ def _shares(tasks: Sequence[TaskRequests], batch_items: int, image_tokens: int, 
 
 
 def _counted(report: Report, total: int) -> Callable[[int], None]:
-    """What reports progress when it is told of further answers."""
+    """Reports progress as answers come in."""
     done = 0
 
     def answered(answers: int) -> None:
@@ -290,54 +272,10 @@ def _counted(report: Report, total: int) -> Callable[[int], None]:
     return answered
 
 
-def _left_out(prepared: TaskRequests, wanted: Wanted) -> Iterator[Asked]:
+def _left_out(prepared: TaskRequests, wanted: Wanted) -> Iterator[ItemOutcome]:
     """Items that cannot be asked, at every number of shots."""
     for place, item, problem in prepared.left_out:
         for shots in prepared.shots:
             for seed in prepared.seeds:
                 if wanted(prepared.task.task, shots, seed):
-                    yield Asked(shots, seed, place, item, "", "", 0, "", "", str(problem), None)
-
-
-def evaluate(
-    model: MultimodalModel,
-    experiment: Experiment,
-    tokenizer: Tokenizer,
-    pipeline: ImagePipeline,
-    report: Report = lambda progress: None,
-    rank: int = 0,
-    ranks: int = 1,
-    gather: Callable[[pandas.DataFrame], Sequence[pandas.DataFrame]] | None = None,
-) -> pandas.DataFrame:
-    """Score a model on all tasks and held-out documents of an experiment.
-
-    Args:
-        rank, ranks: of this process among those that share the work; all of them get the whole table.
-        gather: gives every process the tables of all; None: `all_gather_tables`, by torch.distributed.
-
-    Returns:
-        A row for each task, number of shots, evaluation seed, metric and item, in this order, whatever the batch size: see
-        `scores.scored`. Scores are of 1; `summarise` turns them into the numbers of tables.
-
-    Raises:
-        ContextOverflow, LookupError, ValueError: see `predict`.
-    """
-    evaluation = experiment.evaluation
-    tasks = load_tasks(evaluation)
-    held_out = prepare_documents(model, experiment, tokenizer)
-    predictions = predict(model, experiment, tokenizer, pipeline, report, rank, ranks)
-    with evaluating(model, evaluation.precision):
-        documents = measure(model, held_out, tokenizer, pipeline, rank, ranks)
-    if ranks > 1:
-        gather = gather or all_gather_tables
-        predictions, documents = merged(gather(predictions), tasks), pandas.concat(gather(documents))
-    return item_scores(predictions, documents, tasks, evaluation)
-
-
-def all_gather_tables(table: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """The tables of all processes of torch.distributed's default group, by rank."""
-    from torch import distributed
-
-    tables: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(tables, table)
-    return tables
+                    yield ItemOutcome(shots, seed, place, item, "", "", 0, "", "", str(problem), None)

@@ -15,15 +15,15 @@ from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint, source_identity
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.evaluation.protocols import as_asked
-from mm1_ablate.evaluation.task import Task
 
 if TYPE_CHECKING:
     import pandas
 
 NOT_ASKED = ("metrics", "protocols")
-"""Fields of a record that do not say how it is asked: metrics score predictions, and a protocol's wording is in the fields by now."""
+"""Fields of a record that do not affect predictions: metrics score them later, and a protocol's wording is already in the fields."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,11 @@ def shards_of(experiment: Experiment, training: str) -> list[PredictionShard]:
 
 def asked_identity(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     """Which items a task asks and how, whatever stands before them."""
-    own = evaluation.overrides.get(task.task)
     form = {name: value for name, value in canonical(task).items() if name not in NOT_ASKED}
     contents = contents_of(task.items, evaluation.split)
     if contents:
         form["items"] = {**form["items"], "contents": contents}
-    count = own.items if own and own.items else evaluation.items
-    return {"task": form, "items": count, "seed": evaluation.seed, "split": evaluation.split}
+    return {"task": form, "items": evaluation.items_of(task.task), "seed": evaluation.seed, "split": evaluation.split}
 
 
 def _computed(evaluation: Evaluation) -> dict[str, str]:

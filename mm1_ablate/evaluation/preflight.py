@@ -1,10 +1,10 @@
-"""Whether an experiment's tasks can be asked as declared, before anything is trained: whether prompts fit into the context, whether the
-language model can be asked as this package asks, and whether tasks are asked as the model was trained. No weights, no images.
+"""Checks of an experiment's evaluation before anything is trained: whether prompts fit into the context, whether the language model can be
+evaluated by this package, and whether prompts look like training data. No weights, no images.
 
-In: an experiment. Out: findings by place in it. What prompts take and what they are like is found out once for all arms that ask alike; it
-is compared with each arm's context length and image tokens, and with a bounded sample of each source of training data: how texts begin
-after an image (see `data/joining.py`). Answers are remembered (`data/check_cache.py`). Items have a file of their own
-(`preflight_items.py`), as have remarks on prompts (`prompt_lint.py`).
+In: an experiment. Out: diagnostics by place in it. Prompts are tokenised once for all arms with the same evaluation, and compared with
+each arm's context length and image tokens, and with a bounded sample of each source of training data: how texts begin after an image (see
+`data/joining.py`). Results are cached (`data/cache.py`). Items have a file of their own (`preflight_items.py`), as have remarks on
+prompts (`prompt_lint.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.errors import Finding, listed
+from mm1_ablate.config.errors import Diagnostic, listed
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import Place, contents_of, identity_of, look, once
@@ -26,10 +26,11 @@ from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.identity.model_digests import tokenizer_digest
 from mm1_ablate.config.local_path import local
 from mm1_ablate.config.model import LanguageModel
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.tasks import is_own, task_settings
 from mm1_ablate.config.yaml_file import read_tree
-from mm1_ablate.data.check_cache import known, remember, remembered
+from mm1_ablate.data.cache import known, remember, remembered
 from mm1_ablate.data.hub import Unavailable
 from mm1_ablate.data.joining import leading_spaces
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
@@ -37,24 +38,23 @@ from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompt_lint import Facts, Remark, chat_remarks, facts_of
 from mm1_ablate.evaluation.protocols import as_asked
 from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, needs, prepare_requests
-from mm1_ablate.evaluation.task import Task
 from mm1_ablate.model.context_length import context_length
 from mm1_ablate.model.preflight import facts_about, first_line, is_limit, language_model_key, without_values
 
 COUNTED = 4
-"""How tokens of prompts are counted: another number where that changes, for what is remembered is no longer right."""
+"""Version of how tokens of prompts are counted: increased when that changes, as cached results then no longer hold."""
 SAMPLED = 2
-"""How training data is looked at, likewise."""
+"""Version of how training data is sampled, likewise."""
 SELDOM = 0.01
 """Fewer texts after images than this share begin so: as good as never."""
 ENOUGH_LAYERS = 6
 """Of layers that are all alike, or of kinds that take turns, so many are run."""
 
 
-class Asked(NamedTuple):
+class TokenisedTasks(NamedTuple):
     """The tasks of an evaluation as a tokenizer reads them."""
 
-    wrong: list[Finding]
+    wrong: list[Diagnostic]
     """What is wrong with tasks whatever the model is."""
     needed: dict[str, list[Need]]
     """By task, what its prompts take."""
@@ -63,7 +63,7 @@ class Asked(NamedTuple):
 
 
 # ---------------------------------------------------------------- tasks
-def unaskable_tasks(experiment: Experiment) -> list[Finding]:
+def unaskable_tasks(experiment: Experiment) -> list[Diagnostic]:
     """Tasks that cannot be asked as declared, by place in the experiment: prompts that do not fit, too few demonstrations.
 
     Where data may not be looked at, or the tokenizer is unavailable, nothing is reported.
@@ -82,11 +82,11 @@ def unaskable_tasks(experiment: Experiment) -> list[Finding]:
         try:
             check_context(task, own, model.image_tokens_at_most, length)
         except ContextOverflow as error:
-            found.append(Finding(("evaluation", "shots"), str(error).removeprefix("evaluation: ")))
+            found.append(Diagnostic(("evaluation", "shots"), str(error).removeprefix("evaluation: ")))
     return found
 
 
-def asked(evaluation: Evaluation, tokenizer: str) -> Asked:
+def asked(evaluation: Evaluation, tokenizer: str) -> TokenisedTasks:
     """The tasks as they are asked, found out once for each study that is loaded; those that this machine cannot tokenise are left out.
 
     Args:
@@ -95,8 +95,8 @@ def asked(evaluation: Evaluation, tokenizer: str) -> Asked:
     return once(f"asked {tokenizer} {evaluation.model_dump_json()}", lambda: _asked(evaluation, tokenizer))
 
 
-def _asked(evaluation: Evaluation, tokenizer: str) -> Asked:
-    found = Asked([], {}, {})
+def _asked(evaluation: Evaluation, tokenizer: str) -> TokenisedTasks:
+    found = TokenisedTasks([], {}, {})
     for index, name in enumerate(evaluation.tasks):
         settings = task_settings(name)
         try:
@@ -107,14 +107,16 @@ def _asked(evaluation: Evaluation, tokenizer: str) -> Asked:
             field = misfit.at.partition(".")[0] if misfit else ""
             if settings.task in evaluation.overrides and field in evaluation.overrides[settings.task].model_fields_set:
                 place = (*place, field)
-            found.wrong.append(Finding(place, f"the task cannot be asked so: {_reason(error)}", line=misfit.line if misfit else 0))
+            found.wrong.append(
+                Diagnostic(place, f"the task cannot be evaluated like this: {_reason(error)}", line=misfit.line if misfit else 0)
+            )
             continue
         try:
             found.needed[task.task], found.facts[task.task] = _prompts(task, evaluation, tokenizer)
         except Unavailable:
             continue
         except (ValueError, LookupError, OSError) as error:
-            found.wrong.append(Finding(("evaluation", "tasks", index), _reason(error).removeprefix("evaluation.tasks: ")))
+            found.wrong.append(Diagnostic(("evaluation", "tasks", index), _reason(error).removeprefix("evaluation.tasks: ")))
     return found
 
 
@@ -149,10 +151,10 @@ def _tokenizer(tokenizer: str) -> Tokenizer:
         raise Unavailable from error
 
 
-def _of_settings(error: Exception) -> Misfit | None:
+def _of_settings(error: Exception) -> SettingError | None:
     """What does not go together, where that is what is wrong."""
     found = error.errors(include_url=False)[0].get("ctx", {}).get("error") if isinstance(error, ValidationError) else None
-    return found if isinstance(found, Misfit) else None
+    return found if isinstance(found, SettingError) else None
 
 
 def _reason(error: Exception) -> str:
@@ -165,14 +167,14 @@ def _reason(error: Exception) -> str:
 
 
 # ---------------------------------------------------------------- language models
-def unaskable_models(experiment: Experiment) -> list[Finding]:
+def unaskable_models(experiment: Experiment) -> list[Diagnostic]:
     """A language model that can be trained and could not be asked. It is run without values, as `kv_cache.extend_cache` runs it, on what an
     evaluation may give it: demonstrations of several lengths, others after them, questions after a prefix that they share, a token after
     that. Models that are read with the cache of transformers are left to it."""
     settings = experiment.model.language_model
     try:
         facts_about(settings)
-    except (Unavailable, Misfit):  # reported by `model.preflight.wrong_parts`
+    except (Unavailable, SettingError):  # reported by `model.preflight.wrong_parts`
         return []
     key = fingerprint({"read on": language_model_key(settings)})
     if known(key) is not None:
@@ -180,7 +182,7 @@ def unaskable_models(experiment: Experiment) -> list[Finding]:
     if why := _why_unaskable(settings):
         field = "name" if settings.name is not None else "model_type"
         message = f"such a model could be trained but not evaluated: {why}; choose another kind of model"
-        return [Finding(("model", "language_model", field), message)]
+        return [Diagnostic(("model", "language_model", field), message)]
     remember(key, {})
     return []
 
@@ -255,7 +257,7 @@ def check_readable(language_model: Any) -> None:
 
 
 # ---------------------------------------------------------------- prompts
-def prompts_unlike_training(experiment: Experiment) -> list[Finding]:
+def prompts_unlike_training(experiment: Experiment) -> list[Diagnostic]:
     """Warnings about prompts, at the record or the setting that says how a task is asked. Where data may not be looked at, or the tokenizer
     is unavailable, only templates are."""
     evaluation, tokenizer = experiment.evaluation, experiment.model.language_model.tokenizer
@@ -275,11 +277,11 @@ def prompts_unlike_training(experiment: Experiment) -> list[Finding]:
             at = _line_of_record(name, remark.field) if place[1] == "tasks" else ""
             # Tasks that are asked alike are reported together, at the first.
             found.setdefault((place[:2], at, remark), (place, []))[1].append(task.task)
-    findings = []
+    diagnostics = []
     for (_, at, remark), (place, tasks) in found.items():
         message = f"{at}task{'s' if len(tasks) > 1 else ''} {listed(tasks, 4)}: {remark.field}: {remark.message}"
-        findings.append(Finding(place, message, remark.hint, warning=True))
-    return findings
+        diagnostics.append(Diagnostic(place, message, remark.hint, warning=True))
+    return diagnostics
 
 
 def _place(task: Task, evaluation: Evaluation, index: int, field: str) -> Place:
@@ -309,8 +311,8 @@ def _unlike(task: Task, asked: Mapping[str, int], trained: Mapping[str, float]) 
             continue
         usual = max(trained, key=lambda one: trained[one])
         message = (
-            f"after an image {task.prompt!r} goes on with {_named(space)}, and texts after images in training begin with {_named(usual)}:"
-            " their first tokens differ with this tokenizer, so the model is prompted as it hardly ever was in training"
+            f"after an image {task.prompt!r} continues with {_named(space)}, and texts after images in training begin with {_named(usual)}:"
+            " their first tokens differ with this tokenizer, so prompts are unlike the training data"
         )
         yield Remark("prompt", message, f"write the prompt with {_named(usual)} after {{image}}")
 
@@ -351,7 +353,7 @@ def _of_source(source: Source, tokenizer: str) -> dict[str, int] | None:
 
 
 # ---------------------------------------------------------------- before a text
-def unplaced_begin_tokens(experiment: Experiment) -> list[Finding]:
+def unplaced_begin_tokens(experiment: Experiment) -> list[Diagnostic]:
     """A warning where a published model's tokenizer places a token before a text, which neither training nor evaluation does. Where
     the tokenizer is unavailable, nothing is reported."""
     settings = experiment.model.language_model
@@ -372,8 +374,8 @@ def unplaced_begin_tokens(experiment: Experiment) -> list[Finding]:
         return []
     called = Path(name).name if local(name) else name
     message = (
-        f"the tokenizer of {called} places '{begin}' before a text, and the published model was trained so; here documents and prompts"
-        f" begin without it, in training and in evaluation alike"
+        f"the tokenizer of {called} adds '{begin}' before a text, and the published model was trained with it; here documents and"
+        f" prompts begin without it, in training and in evaluation"
     )
     hint = "scores without training, of a frozen model above all, may be lower than published ones"
-    return [Finding(("model", "language_model", "name"), message, hint, warning=True)]
+    return [Diagnostic(("model", "language_model", "name"), message, hint, warning=True)]

@@ -1,7 +1,7 @@
 """Whether the items of an experiment's tasks can be asked and scored as declared, before anything is trained: no weights, no tokenizer.
 
-In: an experiment. Out: findings by place in it. Items are drawn as an evaluation draws them, and only those are looked at: their images
-by name, the first of them by the headers of their files too. What was found right about a task of this package is remembered; the user's
+In: an experiment. Out: diagnostics by place in it. Items are drawn as an evaluation draws them, and only those are looked at: their images
+by name, the first of them by the headers of their files too. Passed checks of tasks of this package are cached; the user's
 own tasks are looked at each time.
 """
 
@@ -9,35 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import look, once
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
-from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_fields
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, Task, template_fields
 from mm1_ablate.config.tasks import is_own, task_settings
-from mm1_ablate.data.check_cache import known, remember
+from mm1_ablate.data.cache import known, remember
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.evaluation.chance_baselines import can_score, ceiling, chance_baseline
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompts import Incomplete, question, render
 from mm1_ablate.evaluation.protocols import as_asked
-from mm1_ablate.evaluation.task import Task
 
 RULE = 2
-"""Number of the rule by which items are looked at: another one where more is looked at, for what was found right is kept."""
+"""Version of the rule by which items are checked: increased when more is checked, as results are cached."""
 NAMED = 3
 """Items of a kind whose ids are given."""
 PICTURES = 256
 """Pictures that are opened, of the questions and of the demonstrations: all of a large benchmark would take minutes."""
 SEARCHED = 20_000
 """Items up to which a constant answer is looked for."""
-OF_THE_RECORD = ("no right choice", "an id occurs twice")
+OF_THE_RECORD = ("no correct choice", "an id occurs twice")
 """Reasons that are the record's or the file's fault as a whole: leaving such items out would hide that others are wrong too."""
 
 
-def wrong_items(experiment: Experiment) -> list[Finding]:
+def wrong_items(experiment: Experiment) -> list[Diagnostic]:
     """Items of tasks that cannot be asked, and scores that cannot tell models apart. Tasks that cannot be opened are reported by
     other checks."""
     if look() == "nowhere":
@@ -46,7 +45,7 @@ def wrong_items(experiment: Experiment) -> list[Finding]:
     return once(f"items {evaluation.model_dump_json()}", lambda: list(_of_all(evaluation)))
 
 
-def _of_all(evaluation: Evaluation) -> Iterator[Finding]:
+def _of_all(evaluation: Evaluation) -> Iterator[Diagnostic]:
     for index, name in enumerate(evaluation.tasks):
         try:
             task = as_asked(task_settings(name), evaluation)
@@ -55,7 +54,7 @@ def _of_all(evaluation: Evaluation) -> Iterator[Finding]:
             continue
         of = f"task '{task.task}' ({name})" if is_own(name) else f"task '{task.task}'"
         for message, warning in found:
-            yield Finding(("evaluation", "tasks", index), f"{of}: {message}", warning=warning)
+            yield Diagnostic(("evaluation", "tasks", index), f"{of}: {message}", warning=warning)
 
 
 def _found(task: Task, evaluation: Evaluation, own: bool) -> list[tuple[str, bool]]:
@@ -71,14 +70,12 @@ def _found(task: Task, evaluation: Evaluation, own: bool) -> list[tuple[str, boo
 
 
 def _looked_at(task: Task, evaluation: Evaluation, own: bool) -> Iterator[tuple[str, bool]]:
-    settings = evaluation.overrides.get(task.task)
-    count = settings.items if settings and settings.items else evaluation.items
-    items = task.items.open(split=evaluation.split, count=count, seed=evaluation.seed)
+    items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     asked, bad = _askable(task, items)
     where = "queries" if evaluation.split == "report" else "development"
-    yield from _left_out(bad, f"items.{where}: {{}} of {len(bad) + len(asked):,} items cannot be asked", own)
+    yield from _left_out(bad, f"items.{where}: {{}} of {len(bad) + len(asked):,} items cannot be evaluated", own)
     total = len(items.bad_demonstrations) + len(items.demonstrations)
-    yield from _left_out(items.bad_demonstrations, f"items.demonstrations: {{}} of {total:,} items cannot be shown", own)
+    yield from _left_out(items.bad_demonstrations, f"items.demonstrations: {{}} of {total:,} demonstrations cannot be used", own)
     if "://" not in str(getattr(task.items, "folder", "")):
         for place, some in ((where, asked), ("demonstrations", items.demonstrations)):
             looked, broken = _broken_pictures(some)
@@ -134,7 +131,7 @@ def _check(task: Task, item: Item, by_choice: bool) -> None:
         if not item.choices:
             raise Unreadable("no choices", item.id)
         if item.correct is None or not 0 <= item.correct < len(item.choices):
-            raise Unreadable("no right choice", f"{item.id} ({item.correct}, of {len(item.choices)} choices)")
+            raise Unreadable("no correct choice", f"{item.id} ({item.correct}, of {len(item.choices)} choices)")
         if not all(choice.strip() for choice in item.choices):
             raise Unreadable("an empty answer to choose", item.id)
     if (task.kind != "choose" or by_choice) and not any(reference.strip() for reference in item.references):
@@ -158,7 +155,7 @@ def _left_out(bad: Sequence[Unreadable], sentence: str, own: bool) -> Iterator[t
 def _help(reason: str) -> str:
     if reason == "an id occurs twice":
         return "give each row an id of its own, leave 'id' out, or declare 'merge: true' if rows of one id are one item"
-    return "'correct' counts choices from 0; leave rows out with 'where' that have no right choice"
+    return "'correct' counts choices from 0; exclude rows without a correct choice with 'where'"
 
 
 def _named(ids: Sequence[str]) -> str:
@@ -204,6 +201,6 @@ def _why(task: Task, metric: Metric, predictions: Sequence[Prediction], referenc
         return f"every reference holds a stop string ({stops}), and an answer ends before it; declare other stop strings"
     if all(len(one.references) == 1 for one in predictions):
         if len(predictions) == 1 and metric.score([Prediction("", "a", ("a",) * 4)]) != [1.0]:
-            return "over a single item it is 0 by definition; ask more items"
+            return "over a single item it is 0 by definition; evaluate more items"
         return "every item has a single reference, and it counts the agreement with other annotators; use exact_match"
     return "even the references score 0 as answers; use another metric, or other references"

@@ -13,18 +13,17 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
-from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, template_fields, template_pieces
+from mm1_ablate.config.task_record import ANSWER, CHOICE, IMAGE, Task, template_fields, template_pieces
 from mm1_ablate.data.documents import Image, Item, after_images
 from mm1_ablate.data.joining import leading_space, segments, spelled
 from mm1_ablate.data.tokenizer import Tokenizer, UnknownWords
 from mm1_ablate.evaluation.prompts import Incomplete, continuation, cut, demonstration, question, right_answer
 from mm1_ablate.evaluation.requests import TaskRequests
-from mm1_ablate.evaluation.task import Task
 
 SAMPLE = 128
 """Questions looked at, and demonstrations."""
 SELDOM = 0.05
-"""What no larger share of the sample has is no cause for a warning: benchmarks have odd items."""
+"""Share of the sample up to which there is no warning: benchmarks have odd items."""
 CHAT = re.compile(
     r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|IMG)\]|<</?SYS>>|</?s>|<(?:start|end)_of_(?:turn|utterance|image)>|<(?:bos|eos|image|img|image_soft_token)>"
 )
@@ -47,7 +46,7 @@ class Facts(NamedTuple):
     leading_spaces: dict[str, int]
     """How many texts after images begin with which white space, as the tokenizer sees it."""
     asked: str
-    """A demonstration and a question as tokens, for people."""
+    """A demonstration and a question as tokens, for display."""
 
     @classmethod
     def of_plain(cls, remarks: Sequence[Sequence[str]], leading_spaces: Mapping[str, int], asked: str) -> Facts:
@@ -96,8 +95,8 @@ def chat_remarks(task: Task, special: Sequence[str] = ()) -> list[Remark]:
     return [Remark(field, f"{_listed(marks)} {PLAIN_TEXT}", USE_WORDS) for field, marks in found.items()]
 
 
-PLAIN_TEXT = "is read as plain text, not as a special token: training never has it, and conversations are not supported yet"
-USE_WORDS = "ask in plain words, and end demonstrations with text such as a line end"
+PLAIN_TEXT = "is read as plain text, not as a special token: it never occurs in training, and conversations are not supported yet"
+USE_WORDS = "write the prompt in plain words, and end demonstrations with text such as a line end"
 
 
 def marks_in(text: str, special: Sequence[str] = ()) -> list[str]:
@@ -144,7 +143,7 @@ def _double_spaces(task: Task, items: Sequence[Item]) -> Iterator[Remark]:
             message = (
                 f"{len(double)} of {len(values)} items have a space at an end of '{field}' beside the space of the prompt: {double[0]!r}"
             )
-            yield Remark("items", message, "two spaces are other tokens than one: add `| trim` to the expression in the record")
+            yield Remark("items", message, "two spaces give other tokens than one: add `| trim` to the expression in the record")
 
 
 def _value(item: Item, field: str) -> str | None:
@@ -221,7 +220,7 @@ def _answers_cut(task: Task, items: Sequence[Item]) -> Iterator[Remark]:
         stop, _ = ended.most_common(1)[0]
         message = (
             f"{ended.total()} of {len(items)} items have only references that a stop string cuts, such as {shown[stop]!r} before {stop!r}:"
-            " they cannot be answered right"
+            " they cannot be answered correctly"
         )
         yield Remark("stop", message, "stop at what ends a demonstration, such as a line end")
 
@@ -259,7 +258,9 @@ def _no_end(task: Task, solved: Sequence[Item]) -> Iterator[Remark]:
         message = "a demonstration has no end (separator is empty), so the model is not shown where an answer ends"
         if end:
             stops = _listed(task.stop) if task.stop else "there is none"
-            message = f"a demonstration ends with {end!r}, which holds no stop string ({stops}): an answer as demonstrated goes on after it"
+            message = (
+                f"a demonstration ends with {end!r}, which holds no stop string ({stops}): an answer as demonstrated continues after it"
+            )
         yield Remark("separator", message, "end demonstrations with a stop string, such as a line end in both")
 
 

@@ -8,11 +8,28 @@ OpenFlamingo's training makes it: it is plain text, which is warned of.
 
 from __future__ import annotations
 
+import os
+
 from mm1_ablate.config.evaluation import Evaluation, Wording, misnamed
-from mm1_ablate.config.task_record import ANSWER, IMAGE, template_fields
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.config.task_record import ANSWER, IMAGE, Task, template_fields
+from mm1_ablate.config.tasks import record_path, shipped_tasks
+from mm1_ablate.config.yaml_file import read
 
 END_OF_CHUNK = "<|endofchunk|>"
+
+
+def load_task(name: str) -> Task:
+    """The record of a name in `tasks/`, or of a path that ends with .yaml.
+
+    Raises:
+        LookupError: where there is no such record.
+        FileErrors: every problem of the record, with file, line and column.
+    """
+    if not os.path.isfile(path := record_path(name)):
+        raise LookupError(
+            f"no task '{name}' (there are: {', '.join(sorted(shipped_tasks()))}, or the path of a record of your own, ending with .yaml)"
+        )
+    return read(path, Task)[0]
 
 
 def openflamingo(task: Task) -> Wording:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mm1_ablate.config.evaluation import Demonstrations, Evaluation
-from mm1_ablate.config.task_record import CHOICE, template_fields
+from mm1_ablate.config.task_record import CHOICE, Task, template_fields
 from mm1_ablate.data.documents import Image, Item, Unreadable
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.prompts import Incomplete, TokenisedPrompt, continuation, demonstration, question, render, shown, tokenise
-from mm1_ablate.evaluation.task import Task
 
 
 class Need(NamedTuple):
@@ -188,11 +187,9 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     """Draw the items of a task (see `protocols.as_asked`) and their demonstrations, and tokenise them.
 
     Raises:
-        ValueError: where there are too few demonstrations, or no item can be asked.
+        ValueError: where there are too few demonstrations, or no item can be evaluated.
     """
-    own = evaluation.overrides.get(task.task)
-    count = own.items if own and own.items else evaluation.items
-    items = task.items.open(split=evaluation.split, count=count, seed=evaluation.seed)
+    items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     seeds = evaluation.evaluation_seeds
     shots = tuple(sorted(evaluation.shots)) if task.family == "image" else (0,)
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot and task.family == "image" and 0 in shots else 0
@@ -207,7 +204,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
         left_out.append((len(items.queries) + len(left_out), bad.what, bad))
     if not questions:
         examples = "; ".join(str(problem) for _, _, problem in left_out[:3])
-        raise ValueError(f"task {task.task}: no items" + (f" that can be asked: {examples}" if examples else ""))
+        raise ValueError(f"task {task.task}: no items" + (f" that can be evaluated: {examples}" if examples else ""))
     sampler = DemonstrationSampler(task, evaluation.demonstrations, items.demonstrations, max(shots), text_only, tokenizer)
     asked = []
     for seed in seeds if sampler.most or text_only else seeds[:1]:
@@ -224,7 +221,7 @@ def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer
         Incomplete: the item lacks what asking or scoring it needs.
     """
     if task.kind == "choose" and (item.correct is None or not item.choices):
-        raise Incomplete(item, "no choices" if not item.choices else "no right choice", "")
+        raise Incomplete(item, "no choices" if not item.choices else "no correct choice", "")
     by_choice = CHOICE in template_fields(task.prompt)
     if not item.references and (task.kind != "choose" or by_choice):
         raise Incomplete(item, "no reference", "")

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import numpy
 import pandas
+from numpy.typing import NDArray
 
+from mm1_ablate.config.evaluation import Evaluation, TaskGroup
 from mm1_ablate.config.metric_name import AVERAGE, MetricName, suite_of
-from mm1_ablate.config.settings import find_component
-from mm1_ablate.evaluation.metrics import Metric, Prediction, References
-
-if TYPE_CHECKING:
-    import numpy
-    import numpy.typing
-
-    from mm1_ablate.config.evaluation import Evaluation, TaskGroup
-    from mm1_ablate.evaluation.task import Task
+from mm1_ablate.config.task_record import Task
+from mm1_ablate.evaluation.metrics import Prediction, References, metric_class
 
 ASKED = [
     "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",
@@ -42,7 +37,7 @@ LOSS_COLUMNS = ["loss", "place", "document", "data_type", "nats", "tokens", "tex
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ItemOutcome:
     """An item at a number of shots under an evaluation seed: what came out, or why it could not be asked.
 
     Attributes:
@@ -77,7 +72,7 @@ def ids_of_line(line: str) -> tuple[str, ...]:
     return tuple(one.replace("%20", " ").replace("%25", "%") for one in line.split(" ") if one)
 
 
-def predictions_table(task: Task, asked: Sequence[Asked]) -> pandas.DataFrame:
+def predictions_table(task: Task, asked: Sequence[ItemOutcome]) -> pandas.DataFrame:
     """A row for each item, number of shots and evaluation seed, columns as in `PREDICTION_COLUMNS`; lists are JSON."""
     rows = []
     for one in asked:
@@ -215,46 +210,17 @@ def references_of(reference: str) -> tuple[str, ...]:
     return (reference,)
 
 
-def coverage(items: pandas.DataFrame) -> pandas.DataFrame:
-    """Over how many items each score is.
-
-    Returns:
-        Columns task, shots, metric, score (as `summarise` has it), items, left_out, reasons (JSON: reason to how many items), replaced
-        (items of which a demonstration could not be shown, so that another took its place).
-    """
-    rows = []
-    for (task, shots, metric), own in items.groupby(["task", "shots", "metric"], sort=False):
-        bad = own[own["problem"] != ""].drop_duplicates("item")
-        reasons = Counter(problem.partition(": ")[0] for problem in bad["problem"])
-        answered = own[own["problem"] == ""]
-        rows.append(
-            {
-                "task": task,
-                "shots": shots,
-                "metric": metric,
-                "score": _aggregate(str(own["family"].iloc[0]), str(metric), own),
-                "items": answered["item"].nunique(),
-                "left_out": len(bad),
-                "reasons": json.dumps(dict(sorted(reasons.items()))),
-                "replaced": answered.loc[answered["replaced"] != "", "item"].nunique(),
-            }
-        )
-    return pandas.DataFrame(rows)
-
-
 def _aggregate(family: str, metric: str, own: pandas.DataFrame) -> float:
     """The number of tables for the items of a task under a metric: the mean over evaluation seeds; nan where none could be judged."""
     if family == "loss":  # held-out documents: their scores are made such that the mean is the ratio of totals
         return float(own["score"].mean())
-    rule = find_component("mm1_ablate.evaluation.metrics", metric)
-    if not issubclass(rule, Metric):
-        raise TypeError(f"'{metric}' is not a subclass of mm1_ablate.evaluation.metrics.Metric")
+    rule = metric_class(metric)
     found = [rule.aggregate(scores.tolist()) for _, scores in own.groupby("evaluation_seed", sort=False)["score"]]
     return rule.scale * math.fsum(found) / len(found)
 
 
 def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = None) -> dict[str, float]:
-    """What each metric makes of its items, times its scale (100 for all but perplexity and the like), by metric name.
+    """The value of each metric over its items, times its scale (100 for all but perplexity and the like), by metric name.
 
     `shot_8/<task>` is an image task's primary metric, `shot_8/<task>.<metric>` another of its metrics, `shot_8/average` the mean of
     the primary metrics over image tasks, each counting alike, and `shot_8/<group>` the mean over the group's image tasks. Text tasks are
@@ -271,13 +237,12 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
         value = _aggregate(str(family), str(metric), own)
         if math.isnan(value):
             reasons = "; ".join(own["problem"].drop_duplicates()[:3]).strip("; ")
-            reasons = reasons or "none has a reference, or what the model makes of them is not a number"
+            reasons = reasons or "none has a reference, or the model's results are not numbers"
             raise ValueError(f"task {task} at {shots} shots: no item has a score under {metric}: {reasons}")
         scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":
             continue
-        rule = find_component("mm1_ablate.evaluation.metrics", str(metric))
-        if primary and issubclass(rule, Metric) and rule.scale == 100:
+        if primary and metric_class(str(metric)).scale == 100:
             averaged.setdefault(suite_of(str(family), int(str(shots)), str(metric)), {})[str(task)] = value
     for suite, values in averaged.items():
         scores[str(MetricName(suite, AVERAGE))] = sum(values.values()) / len(values)
@@ -288,7 +253,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
     return scores
 
 
-Value = TypeVar("Value", float, "numpy.typing.NDArray[numpy.float64]")
+Value = TypeVar("Value", float, NDArray[numpy.float64])
 
 
 def group_mean(name: str, groups: Mapping[str, TaskGroup], values: Mapping[str, Value]) -> Value | None:

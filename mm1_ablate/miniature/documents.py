@@ -131,17 +131,17 @@ def text(world_seed: int, index: int) -> Parts:
     draws = Draws(key("text", world_seed), index)
     kind = draws.below(5)
     if kind == 0:
-        said = [tasks.training_fact(draws) for _ in range(3 + draws.below(4))]
+        sentences = [tasks.training_fact(draws) for _ in range(3 + draws.below(4))]
     elif kind == 1:
-        said = [tasks.training_sum(draws) for _ in range(3 + draws.below(4))]
+        sentences = [tasks.training_sum(draws) for _ in range(3 + draws.below(4))]
     elif kind == 2:
-        said = [tasks.training_agreement(draws) for _ in range(3 + draws.below(4))]
+        sentences = [tasks.training_agreement(draws) for _ in range(3 + draws.below(4))]
     elif kind == 3:
         return (_questions(world_seed, draws),)
     else:
         pool = scenes(world_seed, "training")
         return (language.story(draws, draws.choice(pool), language.CUES + language.EVALUATION_CUES),)
-    return (" . ".join(said),)
+    return (" . ".join(sentences),)
 
 
 def _questions(world_seed: int, draws: Draws) -> str:
@@ -149,13 +149,13 @@ def _questions(world_seed: int, draws: Draws) -> str:
     scene = tasks.training_scene(draws)
     asked = draws.sample(range(len(NAMES)), 2 + draws.below(3))
     as_statement = draws.chance(0.3)
-    said = [language.caption(scene, draws.below(len(language.CAPTIONS)))]
+    sentences = [language.caption(scene, draws.below(len(language.CAPTIONS)))]
     for place in asked:
         if as_statement:
-            said.append(language.STATEMENT.format(name=NAMES[place], value=scene[place]))
+            sentences.append(language.STATEMENT.format(name=NAMES[place], value=scene[place]))
         else:
-            said.append(f"Q : {language.QUESTIONS[NAMES[place]]} A : {scene[place]}")
-    return " . ".join(said)
+            sentences.append(f"Q : {language.QUESTIONS[NAMES[place]]} A : {scene[place]}")
+    return " . ".join(sentences)
 
 
 PARTS = {"alt_text": alt_text, "synthetic_captions": synthetic_caption, "text": text}

@@ -22,7 +22,7 @@ COUNT = 240
 DEMONSTRATIONS = 24
 """Candidates for demonstrations in each group."""
 EPISODES = 4
-"""Groups of the tasks that ask in one format only: the luck of one set of demonstrations would weigh on the whole task."""
+"""Groups of the tasks that ask in one format only: one unlucky set of demonstrations would affect the whole task."""
 GLYPH_CUE = "the letter is"
 CHOICES = 4
 

@@ -9,7 +9,7 @@ from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.config.local_path import local
 from mm1_ablate.config.model import LanguageModel
-from mm1_ablate.data.check_cache import remembered
+from mm1_ablate.data.cache import remembered
 from mm1_ablate.data.hub import Unavailable, hub_if_reachable
 
 

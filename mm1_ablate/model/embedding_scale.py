@@ -21,7 +21,7 @@ TOKENS = 3
 
 
 def embedding_scale(build: Callable[[], Any]) -> float:
-    """The factor between a row of the table of embeddings and what the first block is given: 1 where it is that row, or cannot be told; 0
+    """The factor between a row of the table of embeddings and what the first block is given: 1 where it is that row, or unknown; 0
     where a row and twice that row come out alike.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.local_path import WEIGHTS, missing, weight_files
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.model.meta_initialisation import meta_initialisation, meta_module
 from mm1_ablate.model.weight_compatibility import check_weight_compatibility
@@ -80,7 +80,7 @@ def build_image_encoder(settings: VisionTransformer | TimmEncoder, weights: bool
         weights: whether to read weights; without, only the architecture is made.
 
     Raises:
-        Misfit: timm has no such encoder, or not of this patch size; or local weights are missing, or of another encoder.
+        SettingError: timm has no such encoder, or not of this patch size; or local weights are missing, or of another encoder.
     """
     if isinstance(settings, VisionTransformer):
         vision = timm.models.VisionTransformer(
@@ -112,7 +112,7 @@ def shape_of_encoder(settings: VisionTransformer | TimmEncoder, to_change: bool 
         to_change: whether the caller changes it.
 
     Raises:
-        Misfit: as `build_image_encoder`.
+        SettingError: as `build_image_encoder`.
     """
     local_weights = getattr(settings, "local_weights", None)
     key = f"{settings.model_dump_json(exclude={'preparation', 'frozen', 'learning_rate_scale', 'weights'})} {local_weights}"
@@ -125,20 +125,20 @@ def _named(settings: TimmEncoder, pretrained: bool) -> Any:
     # Names of other places (hf-hub:, local-dir:) are timm's to judge.
     if ":" not in name and not timm.is_model(name.partition(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
-        raise Misfit("name", f"timm {timm.__version__} has no model '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        raise SettingError("name", f"timm {timm.__version__} has no model '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
     try:
         # An architecture of timm's own needs no hub.
         with hub_if_reachable(name) if pretrained or ":" in name else nullcontext():
             vision: Any = timm.create_model(name, pretrained=pretrained, img_size=settings.image_size, num_classes=0)
     except (RuntimeError, TypeError, AssertionError) as error:  # an unknown tag; an architecture that takes no image size
-        raise Misfit("name", f"timm cannot make '{name}' for images of {settings.image_size} pixels: {error}") from error
+        raise SettingError("name", f"timm cannot make '{name}' for images of {settings.image_size} pixels: {error}") from error
     patch = to_2tuple(getattr(getattr(vision, "patch_embed", None), "patch_size", None) or 0)
     if not any(patch) or not all(hasattr(vision, part) for part in ("blocks", "forward_intermediates", "prune_intermediate_layers")):
-        raise Misfit("name", f"'{name}' is no stack of blocks over one grid of patches, such as timm's ViT, AIMv2, SigLIP and EVA")
+        raise SettingError("name", f"'{name}' is not a stack of blocks over one grid of patches, such as timm's ViT, AIMv2, SigLIP and EVA")
     if tuple(patch) != (settings.patch_size, settings.patch_size):
-        raise Misfit("patch_size", f"'{name}' has patches of {patch[0]} pixels a side, not {settings.patch_size}")
+        raise SettingError("patch_size", f"'{name}' has patches of {patch[0]} pixels, not {settings.patch_size}")
     if -settings.feature_layer > len(vision.blocks):
-        raise Misfit("feature_layer", f"block {settings.feature_layer} does not exist, '{name}' has only {len(vision.blocks)} blocks")
+        raise SettingError("feature_layer", f"block {settings.feature_layer} does not exist, '{name}' has only {len(vision.blocks)} blocks")
     return vision
 
 
@@ -149,7 +149,7 @@ def check_named(settings: TimmEncoder) -> None:
     No weights are read, and none are made.
 
     Raises:
-        Misfit: at the field that is wrong.
+        SettingError: at the field that is wrong.
     """
     if settings.local_weights is not None:
         _files_of(settings.local_weights)
@@ -160,19 +160,19 @@ def check_named(settings: TimmEncoder) -> None:
     try:
         found = tuple(encoder(pixels).shape)
     except Exception as error:  # whatever an architecture does that is none of those that `forward` is for
-        raise Misfit("name", f"'{settings.name}' gives no grid of patches: {error}") from error
+        raise SettingError("name", f"'{settings.name}' returns no grid of patches: {error}") from error
     if found != grid:
-        raise Misfit("name", f"'{settings.name}' gives features of the shape {found[1:]}, not a grid of patches, {grid[1:]}")
+        raise SettingError("name", f"'{settings.name}' gives features of the shape {found[1:]}, not a grid of patches, {grid[1:]}")
     if settings.local_weights is not None:
         load_local(encoder, settings.local_weights, values=False)
 
 
 def _files_of(path: str) -> list[str]:
     if wrong := missing(path):
-        raise Misfit("weights", wrong)
+        raise SettingError("weights", wrong)
     files = weight_files(path)
     if not files:
-        raise Misfit("weights", f"there are no weights in the folder {path}; expected one of {', '.join(WEIGHTS)}")
+        raise SettingError("weights", f"there are no weights in the folder {path}; expected one of {', '.join(WEIGHTS)}")
     return files
 
 
@@ -195,7 +195,7 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
         values: whether to read them; without, only their names and shapes are looked at. For an encoder on the meta device.
 
     Raises:
-        Misfit: they are missing, cannot be read, are of another encoder, or were trained with another normalisation of images.
+        SettingError: they are missing, cannot be read, are of another encoder, or were trained with another normalisation of images.
     """
     vision = encoder.vision
     state: Any = {}
@@ -203,7 +203,7 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
         try:
             state |= _read(file, values)
         except Exception as error:  # of torch, pickle, zip or safetensors, for files that are none of theirs or were cut off
-            raise Misfit("weights", f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+            raise SettingError("weights", f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
     state = to_timm_names(state)
     convert = getattr(sys.modules[type(vision).__module__], "checkpoint_filter_fn", None)
     try:
@@ -211,13 +211,13 @@ def load_local(encoder: PatchEncoder, path: str, values: bool = True) -> None:
             state = convert(state, vision)
         missing_names, unexpected = vision.load_state_dict(resample_positions(state, vision), strict=False)
     except (RuntimeError, ValueError) as error:
-        raise Misfit("weights", f"{path} is of another encoder: {str(error).splitlines()[-1].strip()}") from error
+        raise SettingError("weights", f"{path} belongs to another encoder: {str(error).splitlines()[-1].strip()}") from error
     lacking = [name for name in missing_names if not encoder.is_beyond_features(name)]
     unknown = [name for name in unexpected if not encoder.is_beyond_features(name)]
     if lacking or unknown:
         what = [f"lacks {len(lacking)} parameters such as {lacking[0]}"] if lacking else []
-        what += [f"has {len(unknown)} that the encoder has not, such as {unknown[0]}"] if unknown else []
-        raise Misfit("weights", f"{path} is of another encoder: it {' and '.join(what)}")
+        what += [f"has {len(unknown)} that the encoder lacks, such as {unknown[0]}"] if unknown else []
+        raise SettingError("weights", f"{path} belongs to another encoder: it {' and '.join(what)}")
     check_weight_compatibility(vision, encoder.normalisation, path)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.config.model import LanguageModel
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.hub import hub_if_reachable
 from mm1_ablate.model.meta_initialisation import meta_module
 
@@ -41,12 +41,12 @@ def check_vocabulary(settings: LanguageModel, tokens: int) -> None:
     """Whether a declared vocabulary is that of a tokenizer of so many tokens.
 
     Raises:
-        Misfit: it is not.
+        SettingError: it is not.
     """
     declared = settings.configuration.get("vocab_size")
     if isinstance(declared, int) and not tokens <= declared < tokens + ROUNDED_UP:
         few = "too few" if declared < tokens else "more than rounding up explains"
-        raise Misfit(
+        raise SettingError(
             "configuration.vocab_size",
             f"{declared:,} are {few}: the tokenizer '{settings.tokenizer}' has {tokens:,} tokens. Declare {-(-tokens // 64) * 64}, or "
             "leave vocab_size out",
@@ -56,7 +56,7 @@ def check_vocabulary(settings: LanguageModel, tokens: int) -> None:
 def _check_rows(settings: LanguageModel, tokens: int, rows: int) -> None:
     if tokens > rows:
         what = f"'{settings.tokenizer}' has {tokens:,} tokens, more than the {rows:,} of '{settings.name}'"
-        raise Misfit("tokenizer", f"{what}; name the tokenizer that the model was trained with, or leave this out")
+        raise SettingError("tokenizer", f"{what}; name the tokenizer that the model was trained with, or leave this out")
 
 
 def _check_packable(settings: LanguageModel, vocabulary_size: int, padding: int, end: int) -> None:
@@ -67,7 +67,7 @@ def _check_packable(settings: LanguageModel, vocabulary_size: int, padding: int,
     try:
         check_packable(shape_of_language_model(settings, vocabulary_size, padding, end))
     except NotPackable as error:
-        raise Misfit("name", f"{error}; choose another model") from error
+        raise SettingError("name", f"{error}; choose another model") from error
     except Exception:  # what cannot be run without values may yet be run with them
         return
 
@@ -88,7 +88,7 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
     if settings.name is None and settings.model_type not in CONFIG_MAPPING:
         near = get_close_matches(settings.model_type or "", CONFIG_MAPPING, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise Misfit("model_type", f"transformers has no model type '{settings.model_type}'{hint}")
+        raise SettingError("model_type", f"transformers has no model type '{settings.model_type}'{hint}")
     if settings.name is not None:
         with hub_if_reachable(settings.name):
             if weights:
@@ -139,12 +139,14 @@ def _check_fields(declared: Mapping[str, Any], config: Any) -> None:
     routers = [name for name in declared if name.startswith("router_") and "loss" in name]
     routers += [name for name in declared if name == "output_router_logits" and declared[name]]
     if routers:
-        raise Misfit(f"configuration.{routers[0]}", "routers are trained by the loss of tokens alone, so this has no effect; leave it out")
+        raise SettingError(
+            f"configuration.{routers[0]}", "routers are trained by the loss of tokens alone, so this has no effect; leave it out"
+        )
     for name in declared:
         if name not in fields and name in left:
             near = get_close_matches(name, fields, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise Misfit(f"configuration.{name}", f"transformers' {config.model_type} has no field '{name}'{hint}")
+            raise SettingError(f"configuration.{name}", f"transformers' {config.model_type} has no field '{name}'{hint}")
 
 
 def _initialise_by_fan_in(model: Any) -> None:
@@ -156,8 +158,8 @@ def _initialise_by_fan_in(model: Any) -> None:
     known = (nn.Linear, Conv1D)  # the second is GPT-2's name of the first, with its weight the other way round
     own = {id(parameter) for block in model.modules() if isinstance(block, (*known, nn.Embedding)) for parameter in block.parameters()}
     if others := [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) not in own]:
-        kind = f"models of type {model.config.model_type} have weights that are no torch.nn.Linear ({others[0]})"
-        raise Misfit("initialisation", f"{kind}, which fan_in does not cover; leave it out, or choose another model type")
+        kind = f"models of type {model.config.model_type} have weights that are not torch.nn.Linear ({others[0]})"
+        raise SettingError("initialisation", f"{kind}, which fan_in does not cover; leave it out, or choose another model type")
     embeddings = model.get_input_embeddings()
     for block in model.modules():
         if isinstance(block, known):

@@ -34,7 +34,7 @@ def meta_module(key: str, make: Callable[[], Module], to_change: bool = False) -
 
     Args:
         key: all that the module depends on.
-        to_change: whether the caller changes it: then nobody else gets this one.
+        to_change: whether the caller changes it: then it is not shared.
     """
     if key not in _MODULES:
         with meta_initialisation():

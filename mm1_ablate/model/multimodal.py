@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.model import Part, frozen_parts
+from mm1_ablate.config.model import ModelPart, frozen_parts
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.model.context_length import context_length_of
@@ -40,7 +40,7 @@ class MultimodalModel(nn.Module):
         language_model: Any,
         image_tokens: int,
         scale_embeddings: bool = False,
-        frozen: Collection[Part] = (),
+        frozen: Collection[ModelPart] = (),
         views_at_most: int = 1,
     ) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class MultimodalModel(nn.Module):
                 parameter.requires_grad_(False)
 
     def _frozen_modules(self) -> list[nn.Module]:
-        parts: dict[Part, nn.Module] = {
+        parts: dict[ModelPart, nn.Module] = {
             "image_encoder": self.encoder,
             "connector": self.connector,
             "language_model": self.language_model,

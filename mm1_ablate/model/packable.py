@@ -175,8 +175,8 @@ def _compared(
         name, window = type(module).__name__, attention_mask.window
         if window != sliding_window:
             what = f"the mask of {name} has a window of {window} tokens, and its attention gets {sliding_window or 'none'}"
-            raise NotPackable(f"{what}: packed documents would be attended to otherwise", "sliding_window")
-        raise NotPackable(f"the mask of {name} is another than packed documents can be given")
+            raise NotPackable(f"{what}: packed documents would get another attention", "sliding_window")
+        raise NotPackable(f"the mask of {name} cannot be applied to packed documents")
     return packed_attention(module, query, key, value, None, sliding_window=sliding_window, document_layout=document_layout, **more)
 
 

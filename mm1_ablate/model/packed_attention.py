@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 
 NAME = "mm1_packed"
 OTHERWISE = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
-"""What transformers hands to an attention function that is to do something else than these here."""
+"""Arguments by which transformers requests an attention that the functions here do not compute."""
 # A bucket may hold documents down to this share of its longest: fewer calls against less padding.
 _SHORTEST_IN_BUCKET = 0.6
 
@@ -160,13 +160,13 @@ def packed_attention(
         NotPackable: a layer asks for an attention that is not this one.
     """
     if document_layout is None:
-        raise NotPackable(f"{type(module).__name__} does not hand on which documents are packed")
+        raise NotPackable(f"{type(module).__name__} does not pass on which documents are packed")
     others = [name for name in OTHERWISE if more.get(name) is not None]
     others += ["an attention mask of its own"] * (attention_mask is not None)
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
-        others.append("attention to what comes later")
+        others.append("attention to later tokens")
     if others:
-        raise NotPackable(f"{type(module).__name__} asks for {', '.join(others)}, which packed documents cannot be given")
+        raise NotPackable(f"{type(module).__name__} requests {', '.join(others)}, which packed documents do not support")
     if not dropout and (dtype := _kernel_dtype(query[0], value[0])) is not None:
         halves = query[0].to(dtype), key[0].to(dtype), value[0].to(dtype)
         return _attend_on_cuda(*halves, document_layout, scaling, sliding_window)[None], None

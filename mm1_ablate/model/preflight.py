@@ -1,9 +1,9 @@
 """Whether a declared model can be made, before anything is trained: its paths, image encoder, connector and language model.
 
-In: an experiment. Out: findings by place in it. What settings can tell by themselves they do; here parts are made without values and run
+In: an experiment. Out: diagnostics by place in it. What settings can tell by themselves they do; here parts are made without values and run
 once on a few tokens or an image, so that what timm, transformers or a connector of the user's own would raise when a trial begins is said
 before, at its line; and so is that an earlier stage's connector has weights of other shapes. Making a large part, even without values,
-takes seconds to import torch and timm or transformers: so what was found right is remembered (`data/check_cache.py`), and without torch
+takes seconds to import torch and timm or transformers: so passed checks are cached (`data/cache.py`), and without torch
 it is read.
 """
 
@@ -13,7 +13,7 @@ import re
 from functools import partial
 from typing import Any
 
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import look, once
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
@@ -21,14 +21,14 @@ from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.config.image_encoder import ImageEncoder, TimmEncoder, VisionTransformer
 from mm1_ablate.config.local_path import local, missing
 from mm1_ablate.config.model import LanguageModel, Model
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.config.sweep.preflight import at_every_stage
-from mm1_ablate.data.check_cache import known, remember
+from mm1_ablate.data.cache import known, remember
 from mm1_ablate.data.hub import Unavailable
 from mm1_ablate.data.tokenizer import load_tokenizer
 
 LIMITS = ("meta tensor", "meta device", "'meta' backend", "data-dependent", "fake tensor")
-"""What torch says where a part asks for values, which a part without values cannot give: no fault of its settings."""
+"""Messages of torch if a part needs values while it is run without: not an error of its settings."""
 LONGEST_REASON = 200
 """Characters of another library's words that are repeated."""
 SOME_VOCABULARY = 1024
@@ -36,29 +36,29 @@ SOME_VOCABULARY = 1024
 
 
 # ---------------------------------------------------------------- paths and image encoders
-def missing_models(experiment: Experiment) -> list[Finding]:
+def missing_models(experiment: Experiment) -> list[Diagnostic]:
     """Language models and tokenizers that are declared by a path that does not exist. Where data may not be looked at, none are
     reported."""
     return [] if look() == "nowhere" else at_every_stage(experiment, lambda stage: _missing(stage.model))
 
 
-def _missing(model: Model) -> list[Finding]:
+def _missing(model: Model) -> list[Diagnostic]:
     places: dict[tuple[str, ...], str | None] = {}
     places["language_model", "name"] = model.language_model.name
     if model.language_model.tokenizer != model.language_model.name:
         places["language_model", "tokenizer"] = model.language_model.tokenizer
     if model.image_encoder.preparation is not None:
         places["image_encoder", "preparation", "tokenizer"] = model.image_encoder.preparation.tokenizer
-    return [Finding(("model", *place), wrong) for place, value in places.items() if (path := local(value)) and (wrong := missing(path))]
+    return [Diagnostic(("model", *place), wrong) for place, value in places.items() if (path := local(value)) and (wrong := missing(path))]
 
 
-def wrong_encoders(experiment: Experiment) -> list[Finding]:
+def wrong_encoders(experiment: Experiment) -> list[Diagnostic]:
     """What is wrong with an image encoder that is named: timm has none such, its patches are of another size, it has no such block, or
     its weights are missing. Where data may not be looked at, neither are weights."""
     return at_every_stage(experiment, lambda stage: _wrong_encoder(stage.model))
 
 
-def _wrong_encoder(model: Model) -> list[Finding]:
+def _wrong_encoder(model: Model) -> list[Diagnostic]:
     encoder = model.image_encoder
     if not isinstance(encoder, TimmEncoder):
         return []
@@ -66,7 +66,7 @@ def _wrong_encoder(model: Model) -> list[Finding]:
     return once(f"encoder {settings.model_dump_json()}", lambda: _wrong_timm_encoder(settings))
 
 
-def _wrong_timm_encoder(encoder: TimmEncoder) -> list[Finding]:
+def _wrong_timm_encoder(encoder: TimmEncoder) -> list[Diagnostic]:
     key = fingerprint({"encoder": canonical(encoder.model_copy(update={"weights": None, "frozen": False}))})
     # Weights may be gone by now.
     if encoder.local_weights is None and known(key) is not None:
@@ -75,8 +75,8 @@ def _wrong_timm_encoder(encoder: TimmEncoder) -> list[Finding]:
 
     try:
         check_named(encoder)
-    except Misfit as error:
-        return [Finding(("model", "image_encoder", error.at), error.message)]
+    except SettingError as error:
+        return [Diagnostic(("model", "image_encoder", error.at), error.message)]
     except OSError:  # of a hub that cannot be reached, which is for the plan to say
         return []
     remember(key, {})
@@ -84,11 +84,11 @@ def _wrong_timm_encoder(encoder: TimmEncoder) -> list[Finding]:
 
 
 # ---------------------------------------------------------------- language models and connectors
-def wrong_parts(experiment: Experiment) -> list[Finding]:
+def wrong_parts(experiment: Experiment) -> list[Diagnostic]:
     """What is wrong with language models and connectors. Models that are given by a name or path are skipped where data may not be
     looked at."""
 
-    def of_stage(stage: Experiment) -> list[Finding]:
+    def of_stage(stage: Experiment) -> list[Diagnostic]:
         parts = {"image_encoder": {"preparation"}, "language_model": {"preparation"}}
         models = [stage.model] if stage.starts_from is None else [stage.model, stage.starts_from.model]
         key = f"parts {' after '.join(model.model_dump_json(exclude=parts) for model in models)}"
@@ -97,34 +97,34 @@ def wrong_parts(experiment: Experiment) -> list[Finding]:
     return at_every_stage(experiment, of_stage)
 
 
-def _wrong(model: Model, before: Model | None = None) -> list[Finding]:
+def _wrong(model: Model, before: Model | None = None) -> list[Diagnostic]:
     try:
         width = facts_about(model.language_model)["width"]
     except Unavailable:
         return []
-    except Misfit as error:
-        return [Finding(("model", "language_model", *error.at.split(".")), error.message)]
+    except SettingError as error:
+        return [Diagnostic(("model", "language_model", *error.at.split(".")), error.message)]
     try:
         _check_connector(model, width)
         if before is not None:
             _check_handed_on(model, before, width)
-    except Misfit as error:
-        return [Finding(("model", "connector", *(error.at.split(".") if error.at else ())), error.message)]
+    except SettingError as error:
+        return [Diagnostic(("model", "connector", *(error.at.split(".") if error.at else ())), error.message)]
     return []
 
 
-def _not_recomputed(experiment: Experiment) -> list[Finding]:
+def _not_recomputed(experiment: Experiment) -> list[Diagnostic]:
     """A language model that cannot be trained with `activation_checkpointing`."""
     if not experiment.training.activation_checkpointing:
         return []
     try:
         facts = facts_about(experiment.model.language_model)
-    except (Unavailable, Misfit):
+    except (Unavailable, SettingError):
         return []
     message = (
         "transformers does not support activation checkpointing for this language model; leave it out, or choose another kind of model"
     )
-    return [] if facts["recomputes"] else [Finding(("training", "activation_checkpointing"), message)]
+    return [] if facts["recomputes"] else [Diagnostic(("training", "activation_checkpointing"), message)]
 
 
 # ---------------------------------------------------------------- language models
@@ -132,7 +132,7 @@ def facts_about(settings: LanguageModel) -> dict[str, int]:
     """What is known of a language model that can be made and run: its `width` in channels, whether it `recomputes` activations.
 
     Raises:
-        Misfit: at the field that is wrong.
+        SettingError: at the field that is wrong.
         Unavailable: it is given by a name or path, and is missing there or may not be looked at.
     """
     if settings.name is not None and look() == "nowhere":
@@ -173,25 +173,25 @@ def _made(settings: LanguageModel) -> dict[str, int]:
         if _is_here(settings):
             check_vocabulary(settings, load_tokenizer(settings.tokenizer).vocabulary_size)
         model = without_values(settings)
-    except Misfit:
+    except SettingError:
         raise
     except OSError as error:
         raise Unavailable from error
     except Exception as error:  # transformers raises its own types, and whatever a model does with values that it never saw
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise Misfit(_culprit(settings, cause), f"transformers cannot make this model: {first_line(cause)}") from error
+        raise SettingError(_culprit(settings, cause), f"transformers cannot make this model: {first_line(cause)}") from error
     for needed in ("hidden_size", "max_position_embeddings"):
         if not isinstance(getattr(model.config, needed, None), int):
-            raise Misfit("name" if settings.name else "model_type", f"models of type {model.config.model_type} have no {needed}")
+            raise SettingError("name" if settings.name else "model_type", f"models of type {model.config.model_type} have no {needed}")
     try:
         check_packable(model)
     except NotPackable as error:
         if error.field in settings.configuration:
-            raise Misfit(f"configuration.{error.field}", f"{error}; leave it out, or choose another kind of model") from error
-        raise Misfit("name" if settings.name else "model_type", f"{error}; choose another kind of model") from error
+            raise SettingError(f"configuration.{error.field}", f"{error}; leave it out, or choose another kind of model") from error
+        raise SettingError("name" if settings.name else "model_type", f"{error}; choose another kind of model") from error
     except Exception as error:
         if not is_limit(error):
-            raise Misfit(field, f"such a model cannot be run on packed documents: {first_line(error)}") from error
+            raise SettingError(field, f"such a model cannot be run on packed documents: {first_line(error)}") from error
     if settings.scale_embeddings:
         _check_scale(settings, model.config.model_type)
     recomputes = int(getattr(model, "supports_gradient_checkpointing", False))
@@ -209,7 +209,7 @@ def _check_scale(settings: LanguageModel, model_type: str) -> None:
             if own
             else "normalise embeddings, so it has no effect"
         )
-        raise Misfit("scale_embeddings", f"models of type {model_type} {does}; leave it out")
+        raise SettingError("scale_embeddings", f"models of type {model_type} {does}; leave it out")
 
 
 def _is_here(settings: LanguageModel) -> bool:
@@ -251,7 +251,7 @@ def _check_connector(model: Model, language_width: int) -> None:
     """Whether a connector goes with the encoder and the language model.
 
     Raises:
-        Misfit: at the field that is wrong, or at none.
+        SettingError: at the field that is wrong, or at none.
     """
     connector, side = model.connector, model.image_encoder.grid_side
     key = _connector_key(model, language_width)
@@ -271,15 +271,17 @@ def _check_connector(model: Model, language_width: int) -> None:
             module = connector.build(width, side, language_width)
         with torch.no_grad():
             given = module(torch.empty(2, side * side, width, device="meta"))
-    except Misfit:
+    except SettingError:
         raise
     except Exception as error:
         if is_limit(error):
             return
-        raise Misfit("", f"it cannot be made for features of width {width} on {side} x {side} patches: {first_line(error)}") from error
+        raise SettingError(
+            "", f"it cannot be made for features of width {width} on {side} x {side} patches: {first_line(error)}"
+        ) from error
     if tuple(getattr(given, "shape", ())) != expected:
         shape = list(getattr(given, "shape", ()))
-        raise Misfit("", f"for 2 images it returns {shape or type(given).__name__}, not image tokens of shape {list(expected)}")
+        raise SettingError("", f"for 2 images it returns {shape or type(given).__name__}, not image tokens of shape {list(expected)}")
     if _is_ours(model):
         remember(key, {})
 
@@ -288,7 +290,7 @@ def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
     """Whether the weights of an earlier stage's connector fit, once they are resampled: by the rule of `training.fit.read_earlier_stage`.
 
     Raises:
-        Misfit: they do not.
+        SettingError: they do not.
     """
     keys = [_connector_key(each, language_width) for each in (model, before)]
     key = fingerprint({"connector": keys[0], "of the earlier stage": keys[1]})
@@ -322,7 +324,7 @@ def _check_handed_on(model: Model, before: Model, language_width: int) -> None:
             for each in (model, before)
         )
         message = f"the weights of the earlier stage, with {earlier}, do not fit this one, with {its}: {wrong}; change image_tokens or"
-        raise Misfit("", f"{message} the image or patch size of one of them, or the connector of both")
+        raise SettingError("", f"{message} the image or patch size of one of them, or the connector of both")
     if _is_ours(model):
         remember(key, {})
 

@@ -56,7 +56,7 @@ WITHOUT_VALUES = (
 
 
 class NoFormula(LookupError):
-    """A matrix product of which nobody has said how many operations it is; in words."""
+    """A matrix product without a formula for its operations; in words."""
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:

@@ -18,7 +18,7 @@ from timm.layers import QuickGELU
 from timm.models import get_pretrained_cfg
 
 from mm1_ablate.config.local_path import weight_files
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation of the three channels, of values from 0 to 1."""
@@ -32,12 +32,12 @@ def check_weight_compatibility(vision: Any, normalisation: Normalisation, path: 
         normalisation: what its images are normalised with.
 
     Raises:
-        Misfit: at the name, for a contradiction; at the weights, if what the folder says cannot be read.
+        SettingError: at the name, for a contradiction; at the weights, if what the folder says cannot be read.
     """
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     if path != folder and path not in weight_files(folder):
         return
-    theirs, block = _said_in(folder), vision.blocks[0]
+    theirs, block = _recorded_in(folder), vision.blocks[0]
     quick = isinstance(block.mlp.act, QuickGELU) if hasattr(block.mlp, "act") else None
     heads, epsilon = getattr(getattr(block, "attn", None), "num_heads", None), getattr(getattr(block, "norm1", None), "eps", None)
     compared: tuple[tuple[Any, Any, Callable[[Any], str]], ...] = (
@@ -45,26 +45,26 @@ def check_weight_compatibility(vision: Any, normalisation: Normalisation, path: 
         (heads, theirs["heads"], lambda heads: f"{heads} heads"),
         (epsilon, theirs["epsilon"], lambda epsilon: f"norms of epsilon {epsilon:g}"),
     )
-    for ours, said, unlike in compared:
-        if None not in (ours, said) and not isclose(ours, said, rel_tol=1e-3):
-            raise Misfit(
+    for ours, recorded, unlike in compared:
+        if None not in (ours, recorded) and not isclose(ours, recorded, rel_tol=1e-3):
+            raise SettingError(
                 "name",
-                f"is an encoder with {unlike(ours)}, and the weights in {folder} were trained with {unlike(said)}; "
-                "name the one that they are of",
+                f"is an encoder with {unlike(ours)}, and the weights in {folder} were trained with {unlike(recorded)}; "
+                "name the encoder that they belong to",
             )
-    said = theirs["normalisation"]
-    if said is not None and not _alike(normalisation, said):
+    recorded = theirs["normalisation"]
+    if recorded is not None and not _alike(normalisation, recorded):
         architecture = (getattr(vision, "pretrained_cfg", None) or {}).get("architecture")
         tags = timm.list_models(f"{architecture}.*", pretrained=True) if architecture else []
-        right = next((tag for tag in tags if _alike(_pair(vars(get_pretrained_cfg(tag))), said)), None)
-        raise Misfit(
+        right = next((tag for tag in tags if _alike(_pair(vars(get_pretrained_cfg(tag))), recorded)), None)
+        raise SettingError(
             "name",
-            f"normalises images with {_described(normalisation)}, and the weights in {folder} were trained with {_described(said)}; "
+            f"normalises images with {_described(normalisation)}, and the weights in {folder} were trained with {_described(recorded)}; "
             + (f"name an encoder with those, such as {right}" if right else f"timm has no {architecture or 'such encoder'} with those"),
         )
 
 
-def _said_in(folder: str) -> dict[str, Any]:
+def _recorded_in(folder: str) -> dict[str, Any]:
     """What transformers', OpenCLIP's and timm's files say, in this order; None for what they do not."""
     processor = _read(folder, "preprocessor_config.json") or _read(folder, "processor_config.json").get("image_processor") or {}
     open_clip, own = _read(folder, "open_clip_config.json"), _read(folder, "config.json")
@@ -107,16 +107,16 @@ def _read(folder: str, name: str) -> dict[str, Any]:
         with open(path) as file:
             return dict(json.load(file))
     except (OSError, ValueError, TypeError) as error:
-        raise Misfit("weights", f"{path} cannot be read: {error}") from error
+        raise SettingError("weights", f"{path} cannot be read: {error}") from error
 
 
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _pair(said: dict[str, Any], mean: str = "mean", std: str = "std") -> Normalisation | None:
+def _pair(recorded: dict[str, Any], mean: str = "mean", std: str = "std") -> Normalisation | None:
     """One number stands for all three channels."""
-    values = [said.get(mean), said.get(std)]
+    values = [recorded.get(mean), recorded.get(std)]
     if None in values:
         return None
     means, stds = (tuple(value) if isinstance(value, list | tuple) else (value,) * 3 for value in values)

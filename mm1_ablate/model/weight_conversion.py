@@ -40,7 +40,7 @@ are resampled too."""
 
 # ---------------------------------------------------------------- names
 def to_timm_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A state dict under timm's names, without heads; one that is no vision tower of transformers as it is."""
+    """A state dict under timm's names, without heads; one that is not a vision tower of transformers is returned unchanged."""
     prefix = next((name.removesuffix(PATCH_EMBEDDING) for name in state if name.endswith(PATCH_EMBEDDING)), None)
     if prefix is None:
         return state

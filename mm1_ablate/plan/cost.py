@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GPUS, UTILISATION
-from mm1_ablate.config.sweep.declaration import Resources, Strategy
+from mm1_ablate.config.sweep.declaration import GPUS, UTILISATION, Resources, Strategy
 from mm1_ablate.config.training import Precision
 from mm1_ablate.model.profile import ModelProfile
 from mm1_ablate.plan.flops import Flops, is_checkpointed
@@ -28,7 +27,7 @@ from mm1_ablate.plan.memory import (
 )
 
 USUAL = ("H100", "A100-80GB")
-"""GPUs that hours are given for where nobody names one."""
+"""GPUs for which hours are estimated by default."""
 SHARDED_OVER = (2, 4, 8, 16, 32, 64)
 """Numbers of workers that a plan tries where a trial does not fit."""
 
@@ -38,9 +37,9 @@ class GpuAssumptions:
     """What is assumed of the GPUs that trials run on."""
 
     names: tuple[str, ...] = ()
-    """Of `GPUS`; empty: what the sweep says, or else the usual ones."""
+    """Names in `GPUS`; empty: the sweep's, or else the default ones."""
     utilisation: float | None = None
-    """Share of the peak; None: what the sweep says, or else `UTILISATION`."""
+    """Share of the peak; None: the sweep's, or else `UTILISATION`."""
 
     def of(self, resources: Resources) -> GpuAssumptions:
         """The same with what a sweep says filled in."""
@@ -63,7 +62,7 @@ class TrialCost:
     host: float
     """Bytes of its node that the worker that makes the weights needs for them: the whole model. With ddp each worker does."""
     gpu_hours: dict[str, float] = field(default_factory=dict)
-    """By name of the GPU, over all workers; empty for trials that ask for none."""
+    """By name of the GPU, over all workers; empty for trials without GPUs."""
     misfits: tuple[str, ...] = ()
     """Which GPUs cannot hold it, in words."""
 

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GPUS, gpu_of
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
-from mm1_ablate.config.sweep.declaration import Budget, Resources
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.sweep.declaration import GPUS, Budget, Resources, gpu_of
 from mm1_ablate.data.atomic_files import read_json_or_nothing, write_json
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.trials import PlanRow
 from mm1_ablate.store.store import Store
 
 CPU = "CPU"
-"""The device where there is no GPU: one machine's cores are not told from another's."""
+"""The device where there is no GPU: machines are not distinguished."""
 CPU_RATE = 2e10
 """Operations per second of one CPU core on models as small as the miniature's: a rough guess, used only until a trial has been timed."""
 HOW_IT_RUNS = ("micro_batch_rows", "activation_checkpointing", "compile")
@@ -42,7 +41,7 @@ class CostEstimate:
 
     cpu_hours: float | None
     gpu_hours: dict[str, float]
-    """By name of the GPU; empty for studies that ask for none."""
+    """By name of the GPU; empty for studies without GPUs."""
     basis: str
 
     def against(self, *, gpu_hours: float | None, cpu_hours: float | None) -> list[str]:
@@ -79,9 +78,7 @@ def estimate_cpu(flops: float, *, finished: Sequence[tuple[float, float]], cpus:
     if finished and sum(done for done, _ in finished) > 0:
         seconds = flops * sum(spent for _, spent in finished) / sum(done for done, _ in finished) * cpus
         return CostEstimate(seconds / 3600, {}, f"from {len(finished)} finished trial{'s' if len(finished) > 1 else ''} of this store")
-    return CostEstimate(
-        flops / CPU_RATE / 3600, {}, f"a rough estimate: no trial has finished yet, so {CPU_RATE:.0e} FLOPs a second and core are assumed"
-    )
+    return CostEstimate(flops / CPU_RATE / 3600, {}, f"rough: assumes {CPU_RATE:.0e} FLOP/s per core, as no trial has finished yet")
 
 
 def training_seconds(trial: Trial, store: Store) -> float | None:
@@ -295,5 +292,5 @@ def not_estimated(studies: Sequence[Study], cost: CostEstimate) -> tuple[str, ..
     lines = ["budgets cover training and preparation; evaluation, loading of data and communication between workers are not estimated"]
     if not cost.gpu_hours:
         names = [name for name, budget in budgets.items() if budget.gpu_hours is not None]
-        lines += [f"{name}: gpu_hours of the budget has no effect, because its trials ask for no GPU" for name in names]
+        lines += [f"{name}: gpu_hours of the budget has no effect, because its trials request no GPU" for name in names]
     return tuple(lines)

@@ -7,7 +7,7 @@ hardware: what is done twice counts twice.
 
 * An encoder that is trained runs forward and backward; a frozen one forward only; one that was prepared and is frozen not at all,
   because its features are stored.
-* Gradients that nobody needs are not computed: those of frozen weights, and those that would only reach frozen parts.
+* Gradients that are not needed are not computed: those of frozen weights, and those that would only reach frozen parts.
 * The head works at supervised positions alone, for only text is predicted.
 * Attention takes the square of each document's length, both halves of it (kernels that skip the masked half do better than planned),
   twice forward and, as fused kernels make the scores again, five times backward.

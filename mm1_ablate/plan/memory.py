@@ -32,8 +32,7 @@ from math import ceil
 
 from mm1_ablate.config.evaluation import Sets
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.gpus import GIB
-from mm1_ablate.config.sweep.declaration import Strategy
+from mm1_ablate.config.sweep.declaration import GIB, Strategy
 from mm1_ablate.config.training import Muon
 from mm1_ablate.model.profile import ModelProfile
 from mm1_ablate.plan.flops import is_checkpointed, most_images, reads_features, views_at_most
@@ -45,17 +44,17 @@ CUDA = 0.75 * GIB
 FRAGMENTS = 0.05
 """Share of a GPU's memory that the allocator leaves unused between what it holds."""
 IMAGES_AT_ONCE = 512
-"""As `model/multimodal.py` has it: images that go through a frozen encoder in one call."""
+"""As in `model/multimodal.py`: images that go through a frozen encoder in one call."""
 TEXT_TOKENS = 64
 """Text of a question or demonstration with its answer: more than those of MM1's image tasks have on average."""
 ENCODED_AT_ONCE = 64
-"""As `evaluation/embedding.py` has it: pictures of one pass through the encoder."""
+"""As in `evaluation/embedding.py`: pictures of one pass through the encoder."""
 LOGITS_AT_ONCE = 8192
 """Whose logits there are at a time: as many as held-out documents have in one pass (`evaluation/held_out_loss.py`)."""
 SCORES_AT_ONCE, SCORES_AT_ONCE_ON_CORES = 1 << 28, 1 << 20
-"""As `evaluation/shared_attention.py` has it: attention scores that are computed together, if those of one head are no more."""
+"""As in `evaluation/shared_attention.py`: attention scores that are computed together, if those of one head are no more."""
 PARTS_IN_WORDS = {"contexts": "keys and values", "copies": "copies of weights", "optimizer": "optimiser states"}
-"""What people read in the place of a field's name."""
+"""Display names of fields."""
 
 
 def in_gib(amount: float) -> str:

@@ -1,23 +1,17 @@
 """What is known of the models and packed rows of a study, remembered, so that a plan answers at once.
 
 Profiling a model takes torch, transformers and timm (seconds to import) and counting rows takes documents; both are pure functions of a
-section of the experiment, so their answers are kept in `sizes.json` of the store (of the cache, while there is no store) under that
-section's fingerprint. The file is a cache: delete it whenever you like. A store that cannot be written is planned all the same, without
-remembering. Data whose random access takes a long first reading (an index, a conversion) is not opened for a plan: what is declared has to
-do.
+section of the experiment, so their answers are kept (`data/cache.py`) under that section's fingerprint. Data whose random access
+takes a long first reading (an index, a conversion) is not opened for a plan: what is declared has to do.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from mm1_ablate import __version__
 from mm1_ablate.config.connector import Connector
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import contents_of
@@ -25,14 +19,14 @@ from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.identity.model_digests import local_identity
 from mm1_ablate.config.image_encoder import ImageEncoder
 from mm1_ablate.config.model import LanguageModel
-from mm1_ablate.data.cache import cache_folder
+from mm1_ablate.data.cache import known, remembered
 from mm1_ablate.model.profile import ModelProfile, PartProfile
 from mm1_ablate.plan.flops import RowContent
 
 PROFILED = 6
-"""How models are profiled: another number where that changes, for what is remembered is no longer right."""
+"""Version of how models are profiled: increased when that changes, as cached results then no longer hold."""
 COUNTED = 5
-"""How rows are packed and counted, likewise."""
+"""Version of how rows are packed and counted, likewise."""
 
 MOST_READ = 200_000_000
 """Bytes that a plan may read to make data ready for counting: some seconds."""
@@ -49,29 +43,18 @@ class ModelUnavailable(Exception):
 
 
 class ModelStatistics:
-    """Profiles of models and contents of their packed rows by fingerprint, from memory, from the file, or found out.
+    """Profiles of models and contents of their packed rows, each found out once.
 
     Args:
-        root: of the store.
         look: whether data may be opened.
     """
 
-    def __init__(self, root: Path, look: bool = True) -> None:
-        # Planning makes no store; what it found out is worth keeping all the same.
-        self.path = (Path(root) if Path(root).is_dir() else cache_folder()) / "sizes.json"
+    def __init__(self, look: bool = True) -> None:
         self.look = look
         self.problems: dict[str, None] = {}
         """What was wrong with data that was opened to be counted, in words; in order, each once."""
-        self._known: dict[str, Any] = {}
         self._profiles: dict[int, tuple[Experiment, ModelProfile]] = {}
         self._rows: dict[int, tuple[Experiment, RowContent]] = {}
-        self._changed = False
-        try:
-            content = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            content = {}
-        if content.get("version") == __version__:
-            self._known = content["sizes"]
 
     # Fingerprints take milliseconds, and all seeds of an arm have one experiment. It is kept, so that no later one has its place in memory.
     def profile(self, experiment: Experiment) -> ModelProfile:
@@ -108,10 +91,8 @@ class ModelStatistics:
         # What is at a local path may become another.
         form = canonical(settings.model_copy(update=changes)) | ({} if name == "image_encoder" else local_identity(settings))
         key = fingerprint({"profile": name, "settings": form, "others": list(others), "as": PROFILED})
-        if key not in self._known:
-            with _available(settings):
-                self._remember(key, vars(_profiled(settings, *others)))
-        return PartProfile(**self._known[key])
+        with _available(settings):
+            return PartProfile(**remembered(key, lambda: vars(_profiled(settings, *others))))
 
     def _row(self, experiment: Experiment) -> RowContent:
         language_model = experiment.model.language_model
@@ -121,37 +102,16 @@ class ModelStatistics:
         if any(contents.values()):
             identity["contents"] = contents
         key = fingerprint(identity)
-        if key not in self._known:
-            if any(contents.values()) and not self.look:
-                return RowContent.declared(experiment)
-            try:
-                content = count_rows(experiment)
-            except (OSError, ImportError, TooMuchToRead):
-                return RowContent.declared(experiment)
-            except ValueError as error:
-                # A trial would end with the same words; nobody should have to wait for them.
-                self.problems.setdefault(str(error))
-                return RowContent.declared(experiment)
-            self._remember(key, vars(content))
-        return RowContent(**self._known[key])
-
-    def _remember(self, key: str, value: Any) -> None:
-        self._known[key] = value
-        self._changed = True
-
-    def save(self) -> None:
-        """Write what was found out since, where there is a place for it."""
-        if not self._changed:
-            return
-        beside = self.path.with_suffix(f".{os.getpid()}")
+        if any(contents.values()) and not self.look and known(key) is None:
+            return RowContent.declared(experiment)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"version": __version__, "sizes": self._known}))
-            beside.replace(self.path)
-            self._changed = False
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
+            return RowContent(**remembered(key, lambda: vars(count_rows(experiment))))
+        except (OSError, ImportError, TooMuchToRead):
+            return RowContent.declared(experiment)
+        except ValueError as error:
+            # A trial would fail with the same message; it is shown now.
+            self.problems.setdefault(str(error))
+            return RowContent.declared(experiment)
 
 
 def _profiled(settings: ImageEncoder | Connector | LanguageModel, *others: Any) -> PartProfile:

@@ -1,4 +1,4 @@
-"""What a sweep asks for, held against what the store has: what will run, why, what it costs, what it can show.
+"""A sweep compared with its store: what will run, why, what it costs, what it can show.
 
 In: one or several expanded studies and a store. Out: a `Plan`; nothing is started or written but the cache of model statistics. Studies
 that are planned together share their trials: one that feeds arms of several is counted once.
@@ -13,7 +13,7 @@ from typing import Any
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.settings import own_classes
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.config.yaml_file import FileProblem, in_order
 from mm1_ablate.plan.cost import GpuAssumptions
@@ -58,7 +58,7 @@ class Plan:
     problems: tuple[str, ...] = ()
     """What was wrong with the data when its first rows were packed: trials will fail because of it."""
     stages: tuple[PlanRow, ...] = ()
-    """Earlier stages that trials start from and that are no arms of their own, each once; their arms are those of the trials that start
+    """Earlier stages that trials start from and that are not arms of their own, each once; their arms are those of the trials that start
     from them."""
     measured: tuple[MeasuredCost, ...] = ()
     """The cost by timed steps, a record for each device."""
@@ -128,13 +128,12 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         gpus: GPUs and utilisation to estimate for; None: what the sweeps say.
     """
     gpus = gpus or GpuAssumptions()
-    sizes = ModelStatistics(store.root, look=not any(study.provisional or study.from_record for study in studies))
+    sizes = ModelStatistics(look=not any(study.provisional or study.from_record for study in studies))
     trials, earlier = collect(studies)
 
     pricing = Pricing(store, sizes, gpus, some_on_gpus=any(trial.resources.gpus for trial in trials), retry=retry)
     by_key = {trial.trial.evaluation_fingerprint: pricing.row(trial) for trial in trials}
     rows, stages = tuple(by_key.values()), tuple(pricing.stage_row(stage, by_key) for stage in earlier)
-    sizes.save()
     preparations = _preparations((*rows, *stages), store)
 
     # By training fingerprint: a model that is evaluated in two ways is trained once. In one order always, so that sums are the same.
@@ -182,7 +181,7 @@ def _preparations(rows: Sequence[PlanRow], store: Store) -> tuple[PreparationRow
 
 
 def _repeats(study: Study, studies: Sequence[Study], rows: Mapping[str, PlanRow]) -> list[str]:
-    """Arms that read a source more than once which their baseline reads once at most; about the same for all seeds.
+    """Arms that repeat a source (1.05 epochs or more, as counts are estimates) that their baseline reads once at most; alike for all seeds.
 
     Args:
         rows: by evaluation fingerprint.
@@ -192,7 +191,7 @@ def _repeats(study: Study, studies: Sequence[Study], rows: Mapping[str, PlanRow]
     for arm in study.arms:
         for name, read in epochs[arm.name].items() if arm.name != arm.baseline else ():
             once = epochs[arm.baseline].get(name, 0.0)
-            if read > 1 >= once and epochs[arm.baseline]:
+            if read >= 1.05 and once <= 1 and epochs[arm.baseline]:
                 arm_name = labelled(studies, study, arm.name)
-                lines.append(f"{arm_name} reads source '{name}' about {read:.1f} times, its baseline {once:.1f} times")
+                lines.append(f"{arm_name} reads source '{name}' about {read:.1f} times (baseline {once:.1f})")
     return lines

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import experiment_identity
-from mm1_ablate.config.sweep.expand import Study
-from mm1_ablate.config.sweep.trials import trial_of
+from mm1_ablate.config.study import Study, trial_of
 from mm1_ablate.store.store import Store
 
 POWER = 0.8
@@ -83,14 +82,12 @@ class Detectable:
         after = "after Holm's correction over the arms of a sweep"
         if self.pilot and self.in_points is not None:
             holm = f"; {self.in_points_after_holm:.1f} {after}" if corrected else ""
-            found = f"differences of {self.in_points:.1f} points or more are found ({POWER:.0%} power{holm})"
+            found = f"smallest detectable difference {self.in_points:.1f} points ({POWER:.0%} power{holm})"
             return f"{self.seeds} seeds: {found}, estimated from {self.pilot.in_words()}"
-        holm = f"; {self.in_deviations_after_holm:.1f} times {after}" if corrected else ""
-        found = (
-            f"differences of {self.in_deviations:.1f} times their standard deviation over seeds or more are found ({POWER:.0%} power{holm})"
-        )
-        more = "".join(f"; {seeds} seeds: {times:.1f} times" for seeds, times in self.with_more_seeds.items())
-        return f"{self.seeds} seeds: {found}{more}; what that is in points is unknown until trials have finished"
+        holm = f"; {self.in_deviations_after_holm:.1f} SD {after}" if corrected else ""
+        found = f"smallest detectable difference {self.in_deviations:.1f} SD ({POWER:.0%} power{holm})"
+        more = "".join(f"; {seeds} seeds: {times:.1f} SD" for seeds, times in self.with_more_seeds.items())
+        return f"{self.seeds} seeds: {found}{more}. SD: standard deviation of the difference over seeds, unknown until trials have finished"
 
 
 def detectable(study: Study, store: Store) -> Detectable:

@@ -1,8 +1,8 @@
-"""What is found out about a study before anything is started: in a sweep file, out its study, or everything that would go wrong.
+"""All checks of a study before anything is started. In: a sweep file. Out: its study, or all errors.
 
-The rooms below have the checks: each takes an experiment and gives findings by place in it. They are run once for all arms that have what
-they look at in common, and only on experiments whose files and data are right by themselves (`config/sweep/preflight.py`, which also finds
-the line of a sweep or experiment file that a finding is about). A new check is a function beside those of its room and a name in `CHECKS`.
+The rooms below have the checks: each takes an experiment and gives diagnostics by place in it. A check runs once for all arms that share
+what it looks at, and only on experiments whose files and data are valid (`config/sweep/preflight.py`, which also finds the line of a sweep
+or experiment file that a diagnostic is about). A new check is a function beside those of its room and a name in `CHECKS`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mm1_ablate.config.identity.data_digests import Look, Record
+from mm1_ablate.config.identity.data_digests import Look, RecordedDigests
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.sweep.preflight import Check
@@ -33,10 +33,10 @@ CHECKS: tuple[Check, ...] = (
     too_long_documents,
     unknown_words,
 )
-"""In the order in which their findings are reported."""
+"""In the order in which their diagnostics are reported."""
 
 
-def preflight(path: Path, look: Look = "check", recorded: Callable[[str], Record] | None = None) -> Study:
+def preflight(path: Path, look: Look = "check", recorded: Callable[[str], RecordedDigests] | None = None) -> Study:
     """The study of a sweep file, once all checks have passed. Warnings are with the study.
 
     Args:

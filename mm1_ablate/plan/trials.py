@@ -1,4 +1,4 @@
-"""What becomes of each trial of a plan, and why, how large it is and what it costs.
+"""What a plan does with each trial, and why, how large it is and what it costs.
 
 In: studies and their store. Out: `collect`: the distinct trials, and the earlier stages that they start from; `Pricing.row`: a `PlanRow`
 of each, with its status, parameters, tokens, operations and cost.
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.config.sweep.expand import Study, Trial
 from mm1_ablate.plan.cost import GpuAssumptions, TrialCost, cost_of
 from mm1_ablate.plan.flops import Flops, RowContent, TrialTokens, epochs_read, training_flops, trial_tokens, used_up
 from mm1_ablate.plan.model_statistics import ModelStatistics
@@ -25,7 +25,7 @@ WITHOUT_TRAINING = ("evaluate", "rescore")
 
 
 @dataclass
-class Candidate:
+class PlannedTrial:
     """A distinct trial of the studies, or an earlier stage that trials start from."""
 
     trial: Trial
@@ -34,7 +34,7 @@ class Candidate:
     resources: Resources
     arms: list[str] = field(default_factory=list)
     """Rows of the comparison that it feeds; with several studies `study: arm`."""
-    users: list[Candidate] = field(default_factory=list)
+    users: list[PlannedTrial] = field(default_factory=list)
     """Of an earlier stage: the trials that start from it."""
 
 
@@ -117,25 +117,25 @@ class PlanRow:
 
 
 # ---------------------------------------------------------------- collect
-def collect(studies: Sequence[Study]) -> tuple[list[Candidate], list[Candidate]]:
-    """The distinct trials of studies, and the distinct earlier stages that trials start from and that are no trials themselves.
+def collect(studies: Sequence[Study]) -> tuple[list[PlannedTrial], list[PlannedTrial]]:
+    """The distinct trials of studies, and the distinct earlier stages that trials start from and that are not trials themselves.
 
     A trial that feeds arms of several studies is counted once, with the resources of the first. A stage that is a trial too is trained as
     that trial is, and counted there.
     """
-    trials: dict[str, Candidate] = {}
+    trials: dict[str, PlannedTrial] = {}
     for study in studies:
         for trial in study.trials:
-            new = Candidate(trial, labelled(studies, study, trial.name), study.sweep.resources)
+            new = PlannedTrial(trial, labelled(studies, study, trial.name), study.sweep.resources)
             known = trials.setdefault(trial.evaluation_fingerprint, new)
             known.arms.extend(labelled(studies, study, arm) for arm in trial.arms)
-    own = {candidate.trial.fingerprint for candidate in trials.values()}
-    stages: dict[str, Candidate] = {}
+    own = {planned.trial.fingerprint for planned in trials.values()}
+    stages: dict[str, PlannedTrial] = {}
     for user in trials.values():
         for stage in user.trial.earlier:
             if stage.fingerprint not in own:
                 name = user.name + stage.name.removeprefix(user.trial.name)
-                stages.setdefault(stage.fingerprint, Candidate(stage, name, user.resources)).users.append(user)
+                stages.setdefault(stage.fingerprint, PlannedTrial(stage, name, user.resources)).users.append(user)
     return list(trials.values()), list(stages.values())
 
 
@@ -157,23 +157,23 @@ class Pricing:
     retry: bool = False
     """Whether failed trials are tried again."""
 
-    def row(self, candidate: Candidate) -> PlanRow:
-        """What becomes of a trial, its size and cost."""
-        trial, resources = candidate.trial, candidate.resources
+    def row(self, planned: PlannedTrial) -> PlanRow:
+        """What is to be done with a trial, its size and cost."""
+        trial, resources = planned.trial, planned.resources
         # Beside trials on GPUs those that ask for none stay on cores, whatever GPU is named: each is in one sum.
         gpus = self.gpus if resources.gpus or not self.some_on_gpus else GpuAssumptions()
         status, reason = _status(trial, self.store, self.retry)
-        if len(candidate.arms) > 1:
-            reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in candidate.arms[1:])}"
+        if len(planned.arms) > 1:
+            reason += f"; same trial as {', '.join(f'{arm}/seed-{trial.seed}' for arm in planned.arms[1:])}"
         with trial.snapshot.active():
             content: RowContent = self.sizes.row(trial.experiment)
             parameters, parts = self.sizes.parameters(trial.experiment), self.sizes.profile(trial.experiment)
         if status in ("run", "resume") and (problem := used_up(trial.experiment, content)):
-            self.sizes.problems.setdefault(f"{candidate.name}: {problem}")
+            self.sizes.problems.setdefault(f"{planned.name}: {problem}")
         flops = training_flops(trial.experiment, parts, content)
         return PlanRow(
-            name=candidate.name,
-            arms=tuple(candidate.arms),
+            name=planned.name,
+            arms=tuple(planned.arms),
             trial=trial,
             resources=resources,
             status=status,
@@ -188,7 +188,7 @@ class Pricing:
             cost=cost_of(trial.experiment, parts, flops, resources, gpus),
         )
 
-    def stage_row(self, stage: Candidate, trials: Mapping[str, PlanRow]) -> PlanRow:
+    def stage_row(self, stage: PlannedTrial, trials: Mapping[str, PlanRow]) -> PlanRow:
         """The row of an earlier stage, with the arms of the trials that start from it; needed only where one of them is to be trained.
 
         Args:

@@ -1,4 +1,4 @@
-"""How often the comparison calls better or worse what is the same.
+"""A/A check: how often the comparison finds an arm better or worse without a true difference.
 
 In: stored results (and item scores) of many seeds of one and the same arm. Out: the rate of false verdicts when some of those seeds
 play the baseline and others an arm, judged by the very code that judges real arms: once with the seeds of both sides paired by
@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from mm1_ablate.config.metric_name import MetricName
+from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.sweep.declaration import Compare, Sweep
-from mm1_ablate.config.sweep.expand import Arm, Study, Trial
 from mm1_ablate.report.cells import BETTER, WORSE
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.scores import suites
 from mm1_ablate.report.verdicts import FalseVerdicts, Rate
 
@@ -111,8 +111,8 @@ def _pretended(declared: Compare, template: Trial, per_side: int, paired: bool) 
 
 
 def with_false_verdicts(
-    comparison: Comparison, study: Study, results: pd.DataFrame, items: pd.DataFrame | None = None, draws: int = DRAWS
-) -> Comparison:
+    comparison: StudyComparison, study: Study, results: pd.DataFrame, items: pd.DataFrame | None = None, draws: int = DRAWS
+) -> StudyComparison:
     """The comparison with its rate of false verdicts, where the study has arms that equal the baseline but for their seeds."""
     same = [arm.name for arm in study.arms if arm.seeds and arm.baseline == study.arms[0].name]
     if not same:

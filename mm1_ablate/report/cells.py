@@ -80,7 +80,7 @@ class Confound:
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm."""
 
     name: str
@@ -92,7 +92,7 @@ class Row:
     verdict: str = UNDECIDED
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
-    """What the ablation says, setting by setting; of a baseline what the sweep sets everywhere."""
+    """What the ablation declares, setting by setting; of a baseline what the sweep sets everywhere."""
     differences: tuple[Change, ...] = ()
     """All settings in which the arm differs from its baseline."""
     confounds: tuple[Confound, ...] = ()
@@ -133,7 +133,7 @@ def cell_json(cell: Cell) -> dict[str, Any]:
 
 
 def amount(value: Cost) -> str:
-    """A cost for people: 1.24M, 426k, 16."""
+    """A cost for display: 1.24M, 426k, 16."""
     if isinstance(value, str):
         return value
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):

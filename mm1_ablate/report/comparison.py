@@ -1,7 +1,7 @@
 """Arms against their baselines, metric by metric.
 
 In: a study, its results (arm, seed, fingerprint, metric, value; scores on a scale of 0 to 100), the holes in its grid and, if kept,
-per-item scores. Out: a `Comparison`: rows in the order of the sweep, each baseline before its arms, with means over seeds, differences
+per-item scores. Out: a `StudyComparison`: rows in the order of the sweep, each baseline before its arms, with means over seeds, differences
 with intervals, and on the primary metric a verdict. How it is shown is the work of `text.py`, `markdown.py`,
 `figures.py` and `html.py`, which import this and are not imported here.
 """
@@ -17,10 +17,10 @@ import pandas as pd
 
 from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts
+from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.config.sweep.differences import declared_in_words
-from mm1_ablate.config.sweep.expand import Arm, Study
-from mm1_ablate.report.cells import Cell, Hole, Measure, Row, cell_json
+from mm1_ablate.report.cells import ArmRow, Cell, Hole, Measure, cell_json
 from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge
@@ -36,7 +36,7 @@ SINGLE_CHANGES = "Single changes"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyComparison:
     """A whole study, compared."""
 
     study: str
@@ -52,7 +52,7 @@ class Comparison:
     seeds: tuple[int, ...]
     families: dict[str, int]
     """Distinct comparisons on the primary metric that share one level of error."""
-    rows: tuple[Row, ...]
+    rows: tuple[ArmRow, ...]
     holes: tuple[Hole, ...]
     expectations: tuple[Judgement, ...]
     effects: tuple[Effect, ...]
@@ -62,17 +62,17 @@ class Comparison:
     descriptions: Mapping[str, str]
     """What a group is to find out, by group, where the sweep says it."""
     remarks: tuple[str, ...]
-    """What a reader should know before believing the table."""
+    """Remarks on how the numbers were measured."""
     data_losses: tuple[DataLoss, ...] = ()
     """Data that was unreadable, not kept, cut or too long, by source and reason."""
     tasks: TaskScores = field(default_factory=TaskScores)
-    """Over how many items the score of each task is, between which floor and ceiling it lies, and what could not be asked."""
+    """Over how many items the score of each task is, between which floor and ceiling it lies, and which items could not be evaluated."""
     published: tuple[Counterparts, ...] = ()
     """The rows of the paper that arms correspond to (see `paper_comparison.py`)."""
     false_verdicts: FalseVerdicts | None = None
     """How often arms that equal the baseline were called better or worse, where the study has such arms."""
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> ArmRow:
         """The row of an arm."""
         return next(row for row in self.rows if row.name == name)
 
@@ -80,20 +80,20 @@ class Comparison:
         """What kind of number a metric is."""
         return next((row.cells[metric].scale for row in self.rows if metric in row.cells), PERCENT)
 
-    def is_below_floor(self, row: Row, metric: str) -> bool:
+    def is_below_floor(self, row: ArmRow, metric: str) -> bool:
         """Whether an arm's score is worse than what needs no image and no question."""
         return metric in self.tasks.columns and self.tasks.columns[metric].is_below_floor(row.name, row.cells[metric].mean)
 
     @property
-    def groups(self) -> dict[str, tuple[Row, ...]]:
+    def groups(self) -> dict[str, tuple[ArmRow, ...]]:
         """Arms by group, without baselines."""
         names = dict.fromkeys(row.group for row in self.rows if not row.is_baseline)
         return {name: tuple(row for row in self.rows if row.group == name and not row.is_baseline) for name in names}
 
-    def sections(self) -> list[tuple[str, list[Row]]]:
+    def sections(self) -> list[tuple[str, list[ArmRow]]]:
         """Groups under a title, each with its baseline in front; groups of a single arm stand together where they share a baseline."""
-        sections: list[tuple[list[str], list[Row]]] = []
-        single: dict[str, tuple[list[str], list[Row]]] = {}
+        sections: list[tuple[list[str], list[ArmRow]]] = []
+        single: dict[str, tuple[list[str], list[ArmRow]]] = {}
         for group, rows in self.groups.items():
             baseline = self.row(rows[0].baseline)
             if len(rows) == 1 and baseline.name in single:
@@ -169,19 +169,19 @@ def compare(
     accounts: Iterable[Mapping[str, Mapping[str, Any]]] = (),
     tasks: TaskScores | None = None,
     warnings: Iterable[str] = (),
-) -> Comparison:
+) -> StudyComparison:
     """Compare every arm of a study with its baseline.
 
     Args:
         results: columns arm, seed, metric, value; one line for each score, on a scale of 0 to 100.
         holes: (arm, seed, reason) of trials that gave no scores. What is missing in the results without being named is a hole too.
         items: per-item scores with columns arm, seed, task, family, shots, item, metric, primary, score (see `scores.py`); makes
-            intervals cover the luck of the evaluation items.
+            intervals cover the sampling of evaluation items.
         costs: by arm, what it took, saw and answered (see `confounds.measures`). What differs from the baseline's is named in the table,
             so that a reader sees what was held constant.
         accounts: of each trial, what became of its data (see `lost_data.py`).
         tasks: what the score of each task stands on (see `task_scores.py`).
-        warnings: what was said before the run, a line each with its place in a file.
+        warnings: warnings shown before the run, a line each with its place in a file.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()
     scores = Scores(results, items, declared.confidence, study.arms[0].experiment.evaluation.groups)
@@ -193,7 +193,7 @@ def compare(
     lacking = {hole.arm for hole in all_holes}
     expected = [(one, *_evidence(one, study, scores, lacking)) for one in study.sweep.expect]
     remarks = (*remarks_on(study, rows, metrics), *tasks.uneven_in_words(), *(f"Warning before the run: {line}" for line in warnings))
-    return Comparison(
+    return StudyComparison(
         study=study.name,
         description=study.sweep.description,
         primary=declared.primary,
@@ -216,7 +216,7 @@ def compare(
     )
 
 
-def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], costs: Mapping[str, Sequence[Measure]]) -> list[Row]:
+def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], costs: Mapping[str, Sequence[Measure]]) -> list[ArmRow]:
     """A row for each arm, with means, differences and what was held constant; not yet judged.
 
     Args:
@@ -232,7 +232,7 @@ def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], cos
             comparable = sizes[comparisons[arm.name].family]
             cells[primary] = replace(cells[primary], detectable=estimate.detectable(comparisons=comparable))
         rows.append(
-            Row(
+            ArmRow(
                 arm.name,
                 arm.group,
                 arm.baseline,

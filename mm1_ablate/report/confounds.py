@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.study import Arm
 from mm1_ablate.config.sweep.differences import undeclared_in_words
-from mm1_ablate.config.sweep.expand import Arm
-from mm1_ablate.report.cells import Confound, Measure, Row, amount
+from mm1_ablate.report.cells import ArmRow, Confound, Measure, amount
 
 TOLERANCE = 0.02
 """The part by which counts of training may differ without being named."""
@@ -122,7 +122,7 @@ def _repeated(ours: Costs, theirs: Costs) -> Iterator[Confound]:
             yield Confound(f"repeats data: {measure.name} is read {measure.value:.2f} times, in the baseline {before:.2f}")
 
 
-def held_constant(rows: Sequence[Row]) -> tuple[str, ...]:
+def held_constant(rows: Sequence[ArmRow]) -> tuple[str, ...]:
     """What was measured of all arms and is everywhere as in the baseline."""
     by_name = {row.name: row for row in rows}
     arms = [(row, by_name[row.baseline]) for row in rows if not row.is_baseline]

@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from mm1_ablate.config.settings import UnknownType
+from mm1_ablate.evaluation.metrics import Metric, metric_class
 from mm1_ablate.evaluation.scores import ids_of_line, references_of
 from mm1_ablate.report.metric_info import Scale, scale_of
 
@@ -72,7 +74,7 @@ class Count:
 
     Attributes:
         items: that both could be judged by; with demonstrations an item counts once for each evaluation seed.
-        not_judged: that at least one could not be asked.
+        not_judged: that at least one could not be evaluated.
         first_score, second_score: aggregates over these items, on the scale of tables.
     """
 
@@ -148,11 +150,8 @@ def counts(both: pd.DataFrame) -> list[Count]:
 
 
 def _aggregate(family: str, metric: str, scores: pd.Series) -> float:
-    from mm1_ablate.config.settings import UnknownType, find_component
-    from mm1_ablate.evaluation.metrics import Metric
-
     try:
-        rule: Any = find_component("mm1_ablate.evaluation.metrics", metric)
+        rule = metric_class(metric)
     except UnknownType:
         rule = Metric
     return float(rule.aggregate(scores.tolist()) * scale_of(family, metric).points)

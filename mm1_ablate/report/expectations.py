@@ -1,4 +1,4 @@
-"""What was expected before the run, against what came out.
+"""Expectations declared before the run, and their verdicts.
 
 In: the declared expectations and the estimate of each one's difference. Out: confirmed, refuted or undecided, with the interval that
 says so.

@@ -1,6 +1,6 @@
 """Pictures of a comparison: differences with intervals, scores against shots, learning curves.
 
-In: a `Comparison`, and for curves a table (arm, seed, step, loss). Out: matplotlib figures, as PNG or SVG bytes. Colours are Okabe and
+In: a `StudyComparison`, and for curves a table (arm, seed, step, loss). Out: matplotlib figures, as PNG or SVG bytes. Colours are Okabe and
 Ito's (2008), told apart by colour-blind readers; every colour is doubled by a marker or a word. Nothing is shown on a screen.
 """
 
@@ -19,8 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mm1_ablate.config.metric_name import AVERAGE, MetricName, metric_title
-from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
-from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow
+from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import bracketed, percent, short_name, signed
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
@@ -60,7 +60,7 @@ STYLE: Any = {
 }
 ROW_HEIGHT, INDENT = 0.36, 0.18
 """Of the forest plot, in inches."""
-Draw = Callable[[Axes, Row, str, str, float], None]
+Draw = Callable[[Axes, ArmRow, str, str, float], None]
 """Draws one arm: (axes, row, colour, marker, sideways shift)."""
 
 
@@ -87,7 +87,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def drawn(comparison: Comparison, losses: pd.DataFrame | None = None) -> dict[str, Figure]:
+def drawn(comparison: StudyComparison, losses: pd.DataFrame | None = None) -> dict[str, Figure]:
     """All pictures that there is something to draw for, by name."""
     pictures = {
         "forest": forest(comparison),
@@ -99,11 +99,11 @@ def drawn(comparison: Comparison, losses: pd.DataFrame | None = None) -> dict[st
 
 
 # ---------------------------------------------------------------- differences
-def forest(comparison: Comparison) -> Figure | None:
+def forest(comparison: StudyComparison) -> Figure | None:
     """Differences from the baseline on the primary metric, an arm a line: point, interval, numbers, verdict. None without arms."""
     if not comparison.groups:
         return None
-    lines: list[Row | str] = []
+    lines: list[ArmRow | str] = []
     for group, rows in comparison.groups.items():
         if len(rows) > 1 or short_name(rows[0]) != rows[0].name:
             lines.append(group)
@@ -149,14 +149,14 @@ def forest(comparison: Comparison) -> Figure | None:
         return figure
 
 
-def _numbers(line: Row | str, primary: str) -> str:
+def _numbers(line: ArmRow | str, primary: str) -> str:
     if isinstance(line, str) or (estimate := line.cells[primary].estimate) is None:
         return ""
     scale = line.cells[primary].scale
     return f"{signed(estimate.difference, scale)} {bracketed(estimate, scale)}"
 
 
-def _in_points(comparison: Comparison) -> str:
+def _in_points(comparison: StudyComparison) -> str:
     return ", in points" if comparison.scale(comparison.primary).in_percent else ""
 
 
@@ -165,7 +165,7 @@ def _inches(texts: Sequence[str]) -> float:
     return 0.077 * max(map(len, texts)) + 0.15
 
 
-def _reach(comparison: Comparison) -> tuple[float, float]:
+def _reach(comparison: StudyComparison) -> tuple[float, float]:
     """What the axis shows: all points, and intervals as far as they do not dwarf them."""
     estimates = [cell.estimate for row in comparison.rows if (cell := row.cells[comparison.primary]).estimate]
     differences = [estimate.difference for estimate in estimates if estimate] or [0.0]
@@ -177,7 +177,7 @@ def _reach(comparison: Comparison) -> tuple[float, float]:
     return low - edge, high + edge
 
 
-def _forest_line(axes: Axes, row: Row, position: int, comparison: Comparison, low: float, high: float) -> str:
+def _forest_line(axes: Axes, row: ArmRow, position: int, comparison: StudyComparison, low: float, high: float) -> str:
     """Draws the point and interval of an arm; the colour of its verdict."""
     estimate = row.cells[comparison.primary].estimate
     colour, marker = VERDICT_STYLES.get(row.verdict, EQUIVALENT_STYLE)
@@ -197,7 +197,7 @@ def _forest_line(axes: Axes, row: Row, position: int, comparison: Comparison, lo
 
 
 # ---------------------------------------------------------------- effects in grids
-def effects(comparison: Comparison) -> Figure | None:
+def effects(comparison: StudyComparison) -> Figure | None:
     """Main effects and interactions of grids with their intervals, a line each; full points hold after correction. None without grids."""
     shown = [(effect, effect.estimate) for effect in comparison.effects if effect.estimate is not None]
     if not shown:
@@ -231,7 +231,7 @@ def effects(comparison: Comparison) -> Figure | None:
 
 
 # ---------------------------------------------------------------- scores by shots
-def shots(comparison: Comparison) -> Figure | None:
+def shots(comparison: StudyComparison) -> Figure | None:
     """Average score against the number of shots, a panel for each group of arms; None without scores at two numbers of shots."""
     parsed = [(metric, MetricName.parse(metric)) for metric in comparison.all_metrics]
     found = {one.shots: metric for metric, one in parsed if one.shots is not None and one.name == AVERAGE}
@@ -239,7 +239,7 @@ def shots(comparison: Comparison) -> Figure | None:
         return None
     counts = sorted(found)
 
-    def draw(axes: Axes, row: Row, colour: str, marker: str, shift: float) -> None:
+    def draw(axes: Axes, row: ArmRow, colour: str, marker: str, shift: float) -> None:
         cells = [row.cells[found[count]] for count in counts]
         deviations = [0.0 if math.isnan(cell.deviation) else cell.deviation for cell in cells]
         places = [position + shift for position in range(len(counts))]
@@ -252,13 +252,13 @@ def shots(comparison: Comparison) -> Figure | None:
     return _panels(comparison, draw, "shots", "mean score", "bars: standard deviation over seeds")
 
 
-def curves(comparison: Comparison, losses: pd.DataFrame | None) -> Figure | None:
+def curves(comparison: StudyComparison, losses: pd.DataFrame | None) -> Figure | None:
     """Training loss against steps, mean over seeds (faint: each seed), a panel for each group of arms."""
     if losses is None or losses.empty:
         return None
     by_arm = {str(arm): rows for arm, rows in losses.dropna(subset=["loss"]).groupby("arm", sort=False)}
 
-    def draw(axes: Axes, row: Row, colour: str, marker: str, shift: float) -> None:
+    def draw(axes: Axes, row: ArmRow, colour: str, marker: str, shift: float) -> None:
         if row.name not in by_arm:
             return
         table = _binned(by_arm[row.name])
@@ -281,7 +281,7 @@ def _binned(rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
     return rows.assign(step=middles).pivot_table(index="step", columns="seed", values="loss")
 
 
-def _panels(comparison: Comparison, draw: Draw, across: str, up: str, footnote: str, top: float | None = None) -> Figure:
+def _panels(comparison: StudyComparison, draw: Draw, across: str, up: str, footnote: str, top: float | None = None) -> Figure:
     """A panel for each group: its baseline in black, its arms in colours."""
     groups = comparison.sections() or [("baseline", list(comparison.rows))]
     columns = 2 if len(groups) == 4 else min(3, len(groups))

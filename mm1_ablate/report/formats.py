@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mm1_ablate.report.cells import Cell, Row
+from mm1_ablate.report.cells import ArmRow, Cell
 from mm1_ablate.report.metric_info import PERCENT, Scale
 from mm1_ablate.report.statistics import Estimate
 
@@ -51,7 +51,7 @@ def probability(value: float) -> str:
     return "" if math.isnan(value) else "p < 0.001" if value < 0.001 else f"p {value:.3f}" if value < 0.1 else f"p {value:.2f}"
 
 
-def short_name(row: Row) -> str:
+def short_name(row: ArmRow) -> str:
     """The arm's name without that of its group."""
     return row.name.removeprefix(f"{row.group}/") if row.name != row.group else row.name
 

@@ -1,6 +1,6 @@
 """The report that people open: report.html in one file, and beside it Markdown, tables and pictures.
 
-In: a `Comparison`, learning curves and the text of the sweep file, if at hand. Out: files in a folder. The page needs nothing from
+In: a `StudyComparison`, learning curves and the text of the sweep file, if at hand. Out: files in a folder. The page needs nothing from
 elsewhere: styles and pictures are in it, and pictures take the colours of the page, light or dark.
 """
 
@@ -21,10 +21,10 @@ from mm1_ablate.config.metric_name import MetricName, metric_title
 from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.report import figures
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
-from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
-from mm1_ablate.report.page import page
+from mm1_ablate.report.pages import page
 from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how_judged, how_measured
@@ -32,7 +32,7 @@ from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how
 KINDS = {BETTER: "better", WORSE: "worse", UNDECIDED: "undecided", HOLE: "hole", ONE_SEED: "hole"}
 
 
-def html(comparison: Comparison, pictures: Mapping[str, bytes] = {}, sweep_text: str | None = None) -> str:
+def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_text: str | None = None) -> str:
     """The report as one page.
 
     Args:
@@ -88,7 +88,7 @@ def _inline(svg: bytes | None, label: str) -> Markup | None:
         text = text.replace(colour, f"var(--{name})")
     width = re.search(r'width="([\d.]+)pt"', text)
     points = float(width[1]) if width else 600.0
-    # Wide pictures scroll on a narrow screen; shrunk, nobody could read them.
+    # Wide pictures scroll on a narrow screen; shrunk, they would be unreadable.
     limit = "100%" if points < 450 else "none"
     attributes = f'role="img" aria-label="{label}" style="width:{points * 4 / 3:.0f}px;max-width:{limit};height:auto" '
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt"|width="[\d.]+pt"', "", text)
@@ -109,7 +109,9 @@ def report_version(folder: Path = Path(__file__).parent) -> str:
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
 
-def write_report(folder: Path, comparison: Comparison, curves: pd.DataFrame | None = None, sweep_text: str | None = None) -> list[Path]:
+def write_report(
+    folder: Path, comparison: StudyComparison, curves: pd.DataFrame | None = None, sweep_text: str | None = None
+) -> list[Path]:
     """Write report.html, report.md, comparison.csv, comparison.json and, as far as there is something to draw, pictures as PNG and SVG.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Data that was asked for and skipped or cut: unreadable, not kept, cut, too long. Nothing of it is hidden.
+"""Data that was drawn and then skipped or cut: unreadable, not kept, cut, too long.
 
 In: the account of each trial's data (see `data.accounting.Accounting.account`). Out: one line for each source and reason. Trials read
-the same data in the same order, so counts of several trials are not summed: what is told is the trial that met most of it.
+the same data in the same order, so counts of several trials are not summed: those of the trial with the largest are shown.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class DataLoss:
     the documents drawn; not kept: `keep` of the source leaves it out; left out by the packing; cut by the packing: used in pieces."""
     reason: str
     count: int
-    """In the trial that met most of it."""
+    """In the trial with the largest count."""
     drawn: int
-    """Documents of the source that this trial asked for."""
+    """Documents of the source that this trial drew."""
     trials: int
     """Trials that met it."""
     examples: tuple[str, ...] = ()

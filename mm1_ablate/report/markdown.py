@@ -1,6 +1,6 @@
 """A comparison as a Markdown document that can be read by itself: what was expected and came out first, then the tables.
 
-In: a `Comparison` and, if there are any, the places of its pictures. Out: text; or a file with its pictures beside it.
+In: a `StudyComparison` and, if there are any, the places of its pictures. Out: text; or a file with its pictures beside it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pandas as pd
 
 from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.passwords import without_passwords
-from mm1_ablate.report.cells import Row
-from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.cells import ArmRow
+from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.effects import Effect
 from mm1_ablate.report.expectations import Judgement
 from mm1_ablate.report.formats import BELOW_FLOOR, DASH, bracketed, interval, number, signed
@@ -31,7 +31,7 @@ PICTURES = {
 """What each picture shows, in the order of the document."""
 
 
-def write_markdown(path: Path, comparison: Comparison, curves: pd.DataFrame | None = None) -> list[Path]:
+def write_markdown(path: Path, comparison: StudyComparison, curves: pd.DataFrame | None = None) -> list[Path]:
     """Write the document, and its pictures as PNG.
 
     Args:
@@ -56,7 +56,7 @@ def write_markdown(path: Path, comparison: Comparison, curves: pd.DataFrame | No
     return written
 
 
-def markdown(comparison: Comparison, pictures: Mapping[str, str] = {}) -> str:
+def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> str:
     """The document.
 
     Args:
@@ -93,13 +93,13 @@ def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _lessons(comparison: Comparison) -> list[str]:
+def _lessons(comparison: StudyComparison) -> list[str]:
     judged = comparison.expectations
     if not judged:
         return []
     papers = any(judgement.expectation.paper for judgement in judged)
     titles = ["lesson", *(["the paper's numbers"] if papers else []), "ours", "verdict"]
-    lines = ["", "## What was expected, and what came out"]
+    lines = ["", "## Expectations and results"]
     families = list(dict.fromkeys(judgement.family for judgement in judged))
     for family in families:
         lines += ["", f"### {family}"] if len(families) > 1 else []
@@ -110,7 +110,7 @@ def _lessons(comparison: Comparison) -> list[str]:
                 verdict = f"**{judgement.verdict}**: {judgement.reason}"
                 ours = _ours(judgement, comparison.scale(expected.metric))
                 lines.append(_pipes([expected.because, *([expected.paper or DASH] if papers else []), ours, verdict]))
-    words = f"Written down before the run. Differences have their intervals. {how_judged(comparison)}"
+    words = f"Declared before the run. Differences have intervals. {how_judged(comparison)}"
     return [*lines, "", words]
 
 
@@ -120,13 +120,13 @@ def _ours(judgement: Judgement, scale: Scale) -> str:
     return f"{difference.strip()}<br>expected: {judgement.claim}"
 
 
-def _sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
+def _sections(comparison: StudyComparison) -> list[tuple[str, list[ArmRow]]]:
     """A table for each group, under its baseline; all that is small stands in one."""
     is_small = len(comparison.rows) <= 10 and len(comparison.groups) < 2
     return [("", list(comparison.rows))] if is_small else comparison.sections()
 
 
-def _table(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+def _table(comparison: StudyComparison, rows: Sequence[ArmRow]) -> list[str]:
     titles = [f"**{metric_title(metric)}**" if metric == comparison.primary else metric_title(metric) for metric in comparison.metrics]
     lines = [_pipes(["arm", "n", *titles, "detectable", "verdict"]), "|---|--:|" + "--:|" * len(titles) + "--:|---|"]
     for row in rows:
@@ -135,7 +135,7 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _cell(row: Row, metric: str, comparison: Comparison) -> str:
+def _cell(row: ArmRow, metric: str, comparison: StudyComparison) -> str:
     cell = row.cells[metric]
     mean = (f"{BELOW_FLOOR} " if comparison.is_below_floor(row, metric) else "") + number(cell.mean, cell.scale)
     if cell.estimate is None:
@@ -144,7 +144,7 @@ def _cell(row: Row, metric: str, comparison: Comparison) -> str:
     return f"{mean}<br>{f'**{difference}**' if comparison.is_significant(cell) else difference} {interval(cell)}"
 
 
-def _published(comparison: Comparison) -> list[str]:
+def _published(comparison: StudyComparison) -> list[str]:
     tables = paper_tables(comparison)
     lines = ["", f"## {HEADING}", "", about_paper()] if tables else []
     for table in tables:
@@ -154,12 +154,12 @@ def _published(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _effects(comparison: Comparison) -> list[str]:
+def _effects(comparison: StudyComparison) -> list[str]:
     if not comparison.effects:
         return []
     intro = (
         f"Contrasts on {metric_title(comparison.primary)}, taken within each seed: a main effect is the mean difference of a level from "
-        "the axis's first, over the points of the grid that both were run at; an interaction is how much such a difference changes along "
+        "the axis's first, over the points of the grid that both have; an interaction is how much such a difference changes along "
         "another axis, zero where the axes add up. Exploratory: bold ones are significant at the false discovery rate of the other columns."
     )
     lines = ["", "## Effects in grids", "", intro, "", _pipes(["grid", "effect", "points", "difference"]), "|---|---|--:|--:|"]
@@ -168,7 +168,7 @@ def _effects(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _effect(effect: Effect, comparison: Comparison) -> str:
+def _effect(effect: Effect, comparison: StudyComparison) -> str:
     if effect.estimate is None:
         return DASH
     scale = comparison.scale(comparison.primary)
@@ -177,7 +177,7 @@ def _effect(effect: Effect, comparison: Comparison) -> str:
     return f"{bold} {bracketed(effect.estimate, scale)}" + ("" if effect.complete else " (trials missing)")
 
 
-def _tasks(comparison: Comparison) -> list[str]:
+def _tasks(comparison: StudyComparison) -> list[str]:
     lines = task_lines(comparison)
     if not lines:
         return []
@@ -192,11 +192,11 @@ def _tasks(comparison: Comparison) -> list[str]:
     ]
     told += [_pipes(line) for line in lines]
     if comparison.tasks.unasked:
-        told += ["", "Items that could not be asked:", "", *(f"- {problem}" for problem in unasked_lines(comparison))]
+        told += ["", "Items that could not be evaluated:", "", *(f"- {problem}" for problem in unasked_lines(comparison))]
     return told
 
 
-def _data_losses(comparison: Comparison) -> list[str]:
+def _data_losses(comparison: StudyComparison) -> list[str]:
     if not comparison.data_losses:
         return []
     lines = ["", "## Data that was skipped or cut", "", DATA_LOSSES, ""]
@@ -207,7 +207,7 @@ def _data_losses(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _held_constant(comparison: Comparison) -> list[str]:
+def _held_constant(comparison: StudyComparison) -> list[str]:
     lines = ["", "## What was altered, and what was held constant", ""]
     if comparison.held_constant:
         lines += [f"As in the baseline, in every arm: {', '.join(comparison.held_constant)}.", ""]

@@ -12,8 +12,8 @@ from functools import cache
 import pandas as pd
 
 from mm1_ablate.config.metric_name import MetricName
-from mm1_ablate.config.settings import UnknownType, find_component
-from mm1_ablate.evaluation.metrics import Metric
+from mm1_ablate.config.settings import UnknownType
+from mm1_ablate.evaluation.metrics import Metric, metric_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,8 @@ def scale_of(family: str, rule: str) -> Scale:
     if family == "loss":
         return LOSS
     try:
-        found = find_component("mm1_ablate.evaluation.metrics", rule)
-    except UnknownType:
-        return PERCENT
-    if not issubclass(found, Metric):
+        found = metric_class(rule)
+    except (UnknownType, TypeError):
         return PERCENT
     return Scale(found.scale, found.higher_is_better, found.aggregate.__func__ is Metric.aggregate.__func__)  # type: ignore[attr-defined]
 

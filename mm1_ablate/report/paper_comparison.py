@@ -1,7 +1,7 @@
 """Our scores beside the paper's, for arms that have a counterpart there.
 
-In: a `Comparison`, whose study says which arms those are. Out: a table for each table of the paper, as strings that Markdown, the page and
-the terminal set in their own way.
+In: a `StudyComparison`, whose study says which arms those are. Out: a table for each table of the paper, as strings that Markdown, the
+page and the terminal set in their own way.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rich.text import Text
 
 from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts, results
-from mm1_ablate.report.cells import Row
-from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.cells import ArmRow
+from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import number, signed
 
 HEADING = "Compared with the paper"
@@ -55,12 +55,12 @@ def about_paper() -> str:
     )
 
 
-def paper_tables(comparison: Comparison) -> list[PaperTable]:
+def paper_tables(comparison: StudyComparison) -> list[PaperTable]:
     """The tables of the paper that arms have counterparts in, in the order of the study."""
     return [table for known in comparison.published if (table := _table(comparison, known)).metrics]
 
 
-def _table(comparison: Comparison, known: Counterparts) -> PaperTable:
+def _table(comparison: StudyComparison, known: Counterparts) -> PaperTable:
     paper = results().tables[known.table]
     rows = [row for name in known.rows for row in comparison.rows if row.name == name]
     given = dict.fromkeys(metric for row in rows for metric in known.numbers(row.name))
@@ -69,7 +69,7 @@ def _table(comparison: Comparison, known: Counterparts) -> PaperTable:
     return PaperTable(paper.title, paper.about, metrics, tuple(beside))
 
 
-def _cell(row: Row, metric: str, known: Counterparts) -> tuple[str, str]:
+def _cell(row: ArmRow, metric: str, known: Counterparts) -> tuple[str, str]:
     theirs, reference = known.numbers(row.name).get(metric), known.numbers(row.baseline).get(metric)
     cell = row.cells.get(metric)
     paper, ours = number(theirs), number(cell.mean, cell.scale) if cell else number(None)
@@ -79,7 +79,7 @@ def _cell(row: Row, metric: str, known: Counterparts) -> tuple[str, str]:
     return ours, paper
 
 
-def print_paper_tables(comparison: Comparison, console: Console) -> None:
+def print_paper_tables(comparison: StudyComparison, console: Console) -> None:
     """The tables, for the terminal."""
     tables = paper_tables(comparison)
     if tables:

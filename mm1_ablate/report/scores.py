@@ -1,10 +1,10 @@
-"""Scores by arm, metric and seed, and what can be said of differences between arms.
+"""Scores by arm, metric and seed, and the tables that statistics of differences need.
 
 In: the results of a study (arm, seed, metric, value) and, if kept, the long table of item scores (arm, seed, task, family, shots, item,
 metric, score) that they were computed from. Out: an `Estimate` of an arm against another, or of any contrast over several arms.
 
 Item scores are found again for each metric: for shot_8/average, arrays [seeds, items] for each task, on the scale of the results, so that
-`statistics.py` can put the luck of the items into the intervals. A metric whose results are not the mean of these items, such as
+`statistics.py` can make intervals cover the sampling of items. A metric whose results are not the mean of these items, such as
 perplexity, has none.
 """
 
@@ -24,7 +24,7 @@ from mm1_ablate.report.metric_info import Scale, scale_of
 from mm1_ablate.report.statistics import Estimate, Matrix, item_noise, paired_difference, welch_difference
 
 ROUNDING = 0.0005
-"""Part of its scale (0.05 points of 100) by which a result may differ from the mean of its items, if somebody rounded it."""
+"""Part of its scale (0.05 points of 100) by which a result may differ from the mean of its items, because of rounding."""
 Key = tuple[str, str, str]
 """Suite, task, metric."""
 
@@ -34,7 +34,7 @@ class Scores:
 
     Args:
         results: columns arm, seed, metric, value.
-        items: see `ItemScores`; makes intervals cover the luck of the evaluation items.
+        items: see `ItemScores`; makes intervals cover the sampling of evaluation items.
         confidence: of the intervals.
         groups: averages over some tasks, by name.
     """
@@ -122,7 +122,7 @@ class ItemScores:
                 self._primary.setdefault(key[:2], key)
 
     def _tables_of(self, metric: str) -> list[pd.DataFrame]:
-        """Tables whose unweighted mean is the metric; none where it is no mean of items."""
+        """Tables whose unweighted mean is the metric; none where it is not a mean of items."""
         if metric not in self._looked_up:
             shares = self._shares(metric)
             # Of weights in a group: the tables are multiplied by them, so that an unweighted mean is left to be taken.

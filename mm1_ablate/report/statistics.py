@@ -4,7 +4,7 @@ In: scores or differences of scores per seed and, if kept, per evaluation item. 
 degrees of freedom, interval, p) and what follows from it: correction for several comparisons, equivalence, detectable effect.
 Everything is on the scale of the scores that come in.
 
-Two levels of noise. A trained arm differs from seed to seed, and all arms and seeds answer the same evaluation items, so the luck of
+Two levels of noise. A trained arm differs from seed to seed, and all arms and seeds answer the same evaluation items, so the sampling of
 the items is common to all seeds and does not show in the spread between them. With D[s, i] the difference at seed s and item i,
 D[s, i] = difference + seed[s] + item[i] + residual[s, i], both levels taken as random, the mean over n seeds and m items has variance
 
@@ -61,7 +61,7 @@ class Estimate:
     """Seeds that it rests on: pairs of the paired t, the smaller side of Welch."""
     method: Method
     with_items: bool = False
-    """Whether the luck of the evaluation items is part of the interval."""
+    """Whether the interval covers the sampling of evaluation items."""
 
     @property
     def known(self) -> bool:
@@ -167,7 +167,7 @@ def paired_difference(
 
     Args:
         seed_differences: [seeds], arm less baseline, one for each seed that both have.
-        item_differences: for each task of the metric [seeds, items], on the same scale; makes the interval cover the luck of the
+        item_differences: for each task of the metric [seeds, items], on the same scale; makes the interval cover the sampling of the
             evaluation items too. With a single seed it is all that the interval covers.
     """
     differences = np.asarray(seed_differences, dtype=float)
@@ -223,20 +223,18 @@ def _combine(
 
 
 # ---------------------------------------------------------------- several comparisons
-def holm(p_values: ArrayLike, family: int | None = None) -> Matrix:
+def holm(p_values: ArrayLike) -> Matrix:
     """Holm's (1979) adjusted p values: the chance of any false verdict in the family stays below the level.
 
     Args:
         p_values: [comparisons]. NaN (a hole) stays NaN but still counts: a failed arm does not make the others easier.
-        family: size of the declared family, if larger than what is passed.
     """
     p = np.asarray(p_values, dtype=float)
-    size = max(family or 0, len(p))
     adjusted = np.full(len(p), np.nan)
     order = [index for index in np.argsort(p) if not np.isnan(p[index])]
     running = 0.0
     for rank, index in enumerate(order):
-        running = max(running, min(1.0, float(p[index]) * (size - rank)))
+        running = max(running, min(1.0, float(p[index]) * (len(p) - rank)))
         adjusted[index] = running
     return adjusted
 

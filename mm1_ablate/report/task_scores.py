@@ -1,6 +1,6 @@
-"""What the score of each task stands on: over how many items it is, and between which floor and ceiling it lies.
+"""The basis of each task's score: number of items, floor (chance baseline) and ceiling.
 
-In: a study and its item scores. Out: a `TaskScore` for each column such as shot_8/vqa, and the items that could not be asked. Floors
+In: a study and its item scores. Out: a `TaskScore` for each column such as shot_8/vqa, and the items that could not be evaluated. Floors
 and ceilings follow from the items alone, so they are the same for all arms that were asked the same ones, and are remembered.
 """
 
@@ -18,22 +18,22 @@ from mm1_ablate import __version__
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.study import Study
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, chance_baseline
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import references_of, split_references
-from mm1_ablate.evaluation.task import Task
 from mm1_ablate.report.metric_info import Scale, scale_of
 
 KEYS = ["family", "shots", "task", "metric", "primary"]
 NAMED = 3
-"""Items that could not be asked of which the ids are given."""
+"""Number of items without a score whose ids are given."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreBounds:
-    """Between what a task's score lies. None: it is unknown, or there is no such thing.
+    """Bounds of a task's score. None: unknown, or undefined.
 
     Attributes:
         floor: what needs no image and no question; on the scale of tables, as the ceiling.
@@ -83,8 +83,8 @@ class TaskScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Unasked:
-    """Items of a task that could not be asked, for one reason."""
+class UnscoredItems:
+    """Items of a task that could not be evaluated, for one reason."""
 
     task: str
     reason: str
@@ -100,10 +100,10 @@ class Unasked:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """All columns, by name, and what could not be asked."""
+    """All columns, by name, and the items that could not be evaluated."""
 
     columns: Mapping[str, TaskScore] = field(default_factory=dict)
-    unasked: tuple[Unasked, ...] = ()
+    unasked: tuple[UnscoredItems, ...] = ()
 
     def uneven_in_words(self) -> tuple[str, ...]:
         """A sentence on what is scored over fewer items in one arm than in another, if anything is."""
@@ -153,7 +153,7 @@ def task_scores(study: Study, items: pd.DataFrame | None, remembered: MutableMap
     return TaskScores(columns, _unasked(items, list(order)))
 
 
-def _unasked(items: pd.DataFrame, arms: Sequence[str]) -> tuple[Unasked, ...]:
+def _unasked(items: pd.DataFrame, arms: Sequence[str]) -> tuple[UnscoredItems, ...]:
     if "problem" not in items:
         return ()
     bad = items.loc[items["problem"].fillna("") != "", ["arm", "seed", "task", "item", "problem"]].drop_duplicates()
@@ -163,7 +163,7 @@ def _unasked(items: pd.DataFrame, arms: Sequence[str]) -> tuple[Unasked, ...]:
         most = int(rows.groupby(["arm", "seed"])["item"].nunique().max())
         examples = tuple(str(item) for item in rows["item"].drop_duplicates()[:NAMED])
         met = set(rows["arm"])
-        found.append(Unasked(str(task), str(reason), most, tuple(arm for arm in arms if arm in met), examples))
+        found.append(UnscoredItems(str(task), str(reason), most, tuple(arm for arm in arms if arm in met), examples))
     return tuple(sorted(found, key=lambda one: (one.task, -one.count, one.reason)))
 
 
@@ -199,7 +199,7 @@ def _bounds(
 
 
 def _records(study: Study) -> dict[str, tuple[Evaluation, dict[str, Task]]]:
-    """By arm, how it was asked; without tasks whose records are no longer there."""
+    """By arm, how it was evaluated; without tasks whose records are missing now."""
     loaded: dict[str, dict[str, Task]] = {}
     for arm in study.arms:
         evaluation = arm.experiment.evaluation
@@ -242,7 +242,7 @@ def _computed(metric: Metric, task: Task, evaluation: Evaluation, rows: pd.DataF
 
 
 def _correct(rows: pd.DataFrame) -> list[int | None]:
-    """The place of the right choice of each item; None where there are no choices, or in tables of earlier versions."""
+    """The position of the correct choice of each item; None where there are no choices, or in tables of earlier versions."""
     if "correct" not in rows:
         return [None] * len(rows)
     return [None if pd.isna(value) else int(value) for value in rows["correct"]]

@@ -1,6 +1,6 @@
-"""Each task beside what its scores stand on: over how many items, between which floor and ceiling, and which arms do not reach it.
+"""Each task with the basis of its scores: number of items, floor and ceiling, and the arms below the floor.
 
-In: a `Comparison`. Out: rows of strings for the report, a table on a rich console.
+In: a `StudyComparison`. Out: rows of strings for the report, a table on a rich console.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.evaluation.chance_baselines import PLACE
-from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import BELOW_FLOOR, DASH, number
 from mm1_ablate.report.task_scores import ScoreBounds, TaskScore
 
@@ -26,7 +26,7 @@ MOST_ARMS = 4
 """That are named where they are below a floor; of more only how many there are."""
 
 
-def task_titles(comparison: Comparison) -> list[str]:
+def task_titles(comparison: StudyComparison) -> list[str]:
     """Of the columns of `task_lines`."""
     shots = _all_shots(comparison)
     at = f" at {listed(shots)}{_shots(shots[-1])}" if shots else ""
@@ -40,11 +40,11 @@ def task_titles(comparison: Comparison) -> list[str]:
     ]
 
 
-def _all_shots(comparison: Comparison) -> list[int]:
+def _all_shots(comparison: StudyComparison) -> list[int]:
     return sorted({column.shots for column in comparison.tasks.columns.values() if column.family == "image"})
 
 
-def about_tasks(comparison: Comparison) -> str:
+def about_tasks(comparison: StudyComparison) -> str:
     """What the columns of the table mean."""
     return (
         "The floor needs no image and no question: the answer that scores best if it is given to every item, or a random choice. "
@@ -53,7 +53,7 @@ def about_tasks(comparison: Comparison) -> str:
     )
 
 
-def task_lines(comparison: Comparison, longest: int | None = None, primary_only: bool = False) -> list[list[str]]:
+def task_lines(comparison: StudyComparison, longest: int | None = None, primary_only: bool = False) -> list[list[str]]:
     """A line for each task and metric, in the columns of `task_titles`.
 
     Args:
@@ -67,7 +67,7 @@ def task_lines(comparison: Comparison, longest: int | None = None, primary_only:
     return [_line(comparison, sorted(own, key=lambda column: column.shots), longest) for own in columns.values()]
 
 
-def _line(comparison: Comparison, columns: Sequence[TaskScore], longest: int | None) -> list[str]:
+def _line(comparison: StudyComparison, columns: Sequence[TaskScore], longest: int | None) -> list[str]:
     first = columns[0]
     title = first.task.replace("_", " ")
     title = f"{first.rule.replace('_', ' ')} of {title}" if first.family == "loss" else title
@@ -100,7 +100,7 @@ def floor_in_words(column: TaskScore, bounds: ScoreBounds, longest: int | None =
     return f"{number(bounds.floor, column.scale)} “{answer}”"
 
 
-def _scores(comparison: Comparison, columns: Sequence[TaskScore]) -> str:
+def _scores(comparison: StudyComparison, columns: Sequence[TaskScore]) -> str:
     """'30.1, 39.8, 44.0', one for each number of shots; of a text task its only one."""
     if not comparison.rows:
         return DASH
@@ -118,7 +118,7 @@ def _shots(shots: int) -> str:
     return " shot" if shots == 1 else " shots"
 
 
-def _below(comparison: Comparison, columns: Sequence[TaskScore]) -> str:
+def _below(comparison: StudyComparison, columns: Sequence[TaskScore]) -> str:
     """'text at 0 and 4 shots', '6 of 9 arms at 8 shots'."""
     names_at: dict[tuple[str, ...], list[int]] = {}
     for column in columns:
@@ -132,8 +132,8 @@ def _below(comparison: Comparison, columns: Sequence[TaskScore]) -> str:
     return "; ".join(told) or DASH
 
 
-def unasked_lines(comparison: Comparison) -> list[str]:
-    """What could not be asked, and in which arms if not in all."""
+def unasked_lines(comparison: StudyComparison) -> list[str]:
+    """Items that could not be evaluated, and in which arms if not in all."""
     every = len(comparison.rows)
     return [
         one.in_words() + ("" if len(one.arms) in (0, every) else f", in {', '.join(one.arms)}" if len(one.arms) <= MOST_ARMS else "")
@@ -141,8 +141,8 @@ def unasked_lines(comparison: Comparison) -> list[str]:
     ]
 
 
-def print_tasks(comparison: Comparison, console: Console) -> None:
-    """The table, and what could not be asked."""
+def print_tasks(comparison: StudyComparison, console: Console) -> None:
+    """The table, and the items that could not be evaluated."""
     lines = task_lines(comparison, LONGEST_ANSWER, primary_only=True)
     if not lines:
         return
@@ -159,4 +159,4 @@ def print_tasks(comparison: Comparison, console: Console) -> None:
     console.print()
     console.print(table)
     for problem in unasked_lines(comparison):
-        console.print(Padding(Text(f"not asked: {problem}", style="yellow"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"not evaluated: {problem}", style="yellow"), (0, 0, 0, 2)))

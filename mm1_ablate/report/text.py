@@ -1,6 +1,6 @@
 """A comparison as text: sentences that all outputs share, the terminal table, a rounded table.
 
-In: a `Comparison`. Out: strings, a pandas table, or lines on a rich console.
+In: a `StudyComparison`. Out: strings, a pandas table, or lines on a rich console.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.config.metric_name import metric_title
-from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Row
-from mm1_ablate.report.comparison import Comparison
+from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow
+from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import (
     BELOW_FLOOR,
     DASH,
@@ -42,7 +42,7 @@ from mm1_ablate.report.verdicts import is_significant_uncorrected
 
 STYLES = {BETTER: "bold green", WORSE: "bold red", UNDECIDED: "dim", HOLE: "yellow", ONE_SEED: "yellow"}
 MOST_NAMES = 8
-"""Of arms that a sentence lists though there is nothing to say of them."""
+"""Number of arms without a verdict that the headline lists."""
 DATA_LOSSES = (
     "Skipped and counted in training. Trials read the same data in the same order, so counts are those of the trial with the largest; "
     "those of each trial are in its data.json."
@@ -51,7 +51,7 @@ MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?"}
 
 
 # ---------------------------------------------------------------- sentences
-def headline(comparison: Comparison) -> str:
+def headline(comparison: StudyComparison) -> str:
     """What was concluded on the primary metric, in one or two sentences."""
     title = metric_title(comparison.primary)
     arms = [row for row in comparison.rows if not row.is_baseline]
@@ -89,19 +89,19 @@ def headline(comparison: Comparison) -> str:
     return sentence
 
 
-def _with_interval(row: Row, metric: str) -> str:
+def _with_interval(row: ArmRow, metric: str) -> str:
     cell = row.cells[metric]
     assert cell.estimate is not None
     return f"{row.name} ({signed(cell.estimate.difference, cell.scale)} {interval(cell)})"
 
 
-def _sizes(comparison: Comparison) -> str:
+def _sizes(comparison: StudyComparison) -> str:
     """How many comparisons a family has: 3, or 2 to 8."""
     sizes = sorted(comparison.families.values())
     return f"{sizes[0]}" if len(set(sizes)) == 1 else f"{sizes[0]} to {sizes[-1]}" if sizes else "0"
 
 
-def how_measured(comparison: Comparison) -> str:
+def how_measured(comparison: StudyComparison) -> str:
     """How intervals and verdicts came about, in two sentences."""
     estimates = [row.cells[comparison.primary].estimate for row in comparison.rows]
     known = [estimate for estimate in estimates if estimate]
@@ -123,7 +123,7 @@ def how_measured(comparison: Comparison) -> str:
     )
 
 
-def how_judged(comparison: Comparison) -> str:
+def how_judged(comparison: StudyComparison) -> str:
     """How expectations were judged, in two sentences."""
     families = len({judgement.family for judgement in comparison.expectations})
     error = percent(1 - comparison.confidence)
@@ -134,14 +134,14 @@ def how_judged(comparison: Comparison) -> str:
     )
 
 
-def detectable(row: Row, primary: str) -> str:
+def detectable(row: ArmRow, primary: str) -> str:
     """The smallest true difference that the row's comparison would have found four times in five."""
     value, scale = row.cells[primary].detectable, row.cells[primary].scale
     return "" if math.isnan(value) else "> 100" if scale.in_percent and value >= 100 else number(value, scale)
 
 
 # ---------------------------------------------------------------- tables
-def wide_table(comparison: Comparison) -> pd.DataFrame:
+def wide_table(comparison: StudyComparison) -> pd.DataFrame:
     """A line for each arm, rounded as tables show it."""
     lines = []
     for row in comparison.rows:
@@ -163,7 +163,7 @@ def _rounded(value: float, scale: Scale) -> float | None:
 
 
 # ---------------------------------------------------------------- terminal
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: StudyComparison, console: Console) -> None:
     """Table, conclusion and what a reader should know. Readable from 100 columns."""
     _print_table(comparison, console)
     console.print()
@@ -199,7 +199,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(remark, style="dim"))
 
 
-def _print_unreadable(comparison: Comparison, console: Console) -> None:
+def _print_unreadable(comparison: StudyComparison, console: Console) -> None:
     """Bad data; what was not kept, cut or too long was so declared, and is in the report."""
     unreadable = [loss for loss in comparison.data_losses if loss.kind in (LOST, UNREADABLE)]
     if unreadable:
@@ -208,7 +208,7 @@ def _print_unreadable(comparison: Comparison, console: Console) -> None:
         console.print(Padding(Text(loss.in_words(), style="yellow"), (0, 0, 0, 2)))
 
 
-def _print_effects(comparison: Comparison, console: Console) -> None:
+def _print_effects(comparison: StudyComparison, console: Console) -> None:
     """Main effects, and of the interactions those that are significant."""
     if not comparison.effects:
         return
@@ -227,7 +227,7 @@ def _print_effects(comparison: Comparison, console: Console) -> None:
         console.print(Padding(Text(f"{hidden} interaction{'s' if hidden > 1 else ''} not significant", style="dim"), (0, 0, 0, 2)))
 
 
-def _print_table(comparison: Comparison, console: Console) -> None:
+def _print_table(comparison: StudyComparison, console: Console) -> None:
     layout = _layout(comparison, console.width)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     table.title, table.title_justify, table.title_style = f"{comparison.study}: scores and differences from the baseline", "left", "bold"
@@ -259,7 +259,7 @@ class _Layout(NamedTuple):
     verdict: int
 
 
-def _layout(comparison: Comparison, width: int) -> _Layout:
+def _layout(comparison: StudyComparison, width: int) -> _Layout:
     """Intervals in brackets where there is room, otherwise as ±; names fold before columns are left out, the primary metric never is.
 
     Columns are three apart.
@@ -297,7 +297,7 @@ def _widest(text: Text) -> int:
     return max(len(line) for line in text.plain.splitlines())
 
 
-def _terminal_cell(row: Row, metric: str, comparison: Comparison, brackets: bool) -> Text:
+def _terminal_cell(row: ArmRow, metric: str, comparison: StudyComparison, brackets: bool) -> Text:
     cell = row.cells[metric]
     text = Text((f"{BELOW_FLOOR} " if comparison.is_below_floor(row, metric) else "") + number(cell.mean, cell.scale))
     if cell.estimate is not None:
@@ -309,7 +309,7 @@ def _terminal_cell(row: Row, metric: str, comparison: Comparison, brackets: bool
     return text
 
 
-def _terminal_verdict(row: Row, comparison: Comparison) -> Text:
+def _terminal_verdict(row: ArmRow, comparison: StudyComparison) -> Text:
     if row.is_baseline:
         return Text(f"{row.verdict}\nn = {row.n}", style="dim")
     text = Text(row.verdict, style=STYLES.get(row.verdict, "bold cyan"))

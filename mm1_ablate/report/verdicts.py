@@ -1,4 +1,4 @@
-"""What is concluded: corrections for several comparisons, the verdict of each row, and what a reader should know first.
+"""Conclusions: correction for multiple comparisons, the verdict of each arm, and remarks for readers.
 
 In: rows with estimates. Out: the same rows with adjusted p values, verdicts and notes; remarks on the study as a whole.
 
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from mm1_ablate.config.metric_name import metric_title
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Compare
-from mm1_ablate.config.sweep.expand import Study
-from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, Hole, Row, no_difference
+from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow, Hole, no_difference
 from mm1_ablate.report.statistics import LEAST_SEEDS, benjamini_hochberg, equivalence, holm
 
 TOLERANCE = 1e-12
@@ -55,7 +55,7 @@ def family_sizes(comparisons: Iterable[ComparisonKey]) -> dict[str, int]:
     return dict(Counter(key.family for key in sorted(set(comparisons), key=lambda key: key.number)))
 
 
-def with_verdicts(rows: Sequence[Row], study: Study, metrics: Sequence[str], holes: Sequence[Hole]) -> tuple[Row, ...]:
+def with_verdicts(rows: Sequence[ArmRow], study: Study, metrics: Sequence[str], holes: Sequence[Hole]) -> tuple[ArmRow, ...]:
     """The rows with adjusted p values, verdicts and notes.
 
     Args:
@@ -70,13 +70,13 @@ def with_verdicts(rows: Sequence[Row], study: Study, metrics: Sequence[str], hol
 
 
 def _adjusted(
-    rows: Sequence[Row],
+    rows: Sequence[ArmRow],
     primary: str,
     metrics: Sequence[str],
     comparisons: Mapping[str, ComparisonKey],
     margin: float,
     lacking: Collection[str],
-) -> list[Row]:
+) -> list[ArmRow]:
     """Fill in the adjusted p values: Holm on the primary metric, Benjamini-Hochberg over the table's other columns.
 
     Args:
@@ -111,7 +111,7 @@ def _adjusted(
     return [replace(row, cells=cells[row.name]) for row in rows]
 
 
-def _judged(row: Row, study: Study, family: int, holes: Sequence[Hole]) -> Row:
+def _judged(row: ArmRow, study: Study, family: int, holes: Sequence[Hole]) -> ArmRow:
     """The verdict on the primary metric, and the notes that it needs.
 
     Args:
@@ -129,7 +129,7 @@ def _judged(row: Row, study: Study, family: int, holes: Sequence[Hole]) -> Row:
     return replace(row, verdict=verdict, notes=(*notes, *more))
 
 
-def _verdict(row: Row, declared: Compare, family: int, hole: bool) -> tuple[str, list[str]]:
+def _verdict(row: ArmRow, declared: Compare, family: int, hole: bool) -> tuple[str, list[str]]:
     cell, margin = row.cells[declared.primary], declared.smallest_difference_of_interest
     level = 1 - declared.confidence  # chance of a false verdict in the family
     estimate = cell.estimate
@@ -155,14 +155,14 @@ def _verdict(row: Row, declared: Compare, family: int, hole: bool) -> tuple[str,
     return UNDECIDED, notes
 
 
-def is_significant_uncorrected(row: Row, primary: str) -> bool:
+def is_significant_uncorrected(row: ArmRow, primary: str) -> bool:
     """Whether an undecided row would be decided if it were the only one."""
     estimate = row.cells[primary].estimate
     return estimate is not None and estimate.seeds >= LEAST_SEEDS and estimate.known and estimate.p <= 1 - estimate.confidence
 
 
-def remarks_on(study: Study, rows: Sequence[Row], metrics: Sequence[str]) -> tuple[str, ...]:
-    """What a reader should know before believing the table."""
+def remarks_on(study: Study, rows: Sequence[ArmRow], metrics: Sequence[str]) -> tuple[str, ...]:
+    """Remarks on how the numbers were measured."""
     remarks = []
     estimates = [cell.estimate for row in rows for metric, cell in row.cells.items() if metric in metrics and cell.estimate]
     seeds = len(study.sweep.seeds)
@@ -182,12 +182,12 @@ def remarks_on(study: Study, rows: Sequence[Row], metrics: Sequence[str]) -> tup
     models = [arm.experiment.model for arm in study.arms if arm.experiment.model.preparation_seed is not None]
     if any(model.image_encoder.preparation or model.language_model.preparation for model in models):
         remarks.append(
-            "All seeds start from one prepared image encoder and language model: the variation between such models is not in intervals."
+            "All seeds share one prepared image encoder and language model: intervals do not cover the variation between preparations."
         )
     if any(arm.experiment.evaluation.split == "development" for arm in study.arms):
         remarks.append("Scores come from development episodes, which recipes are tuned on: not for reporting.")
     if any(arm.experiment.evaluation.demonstrations == "per_task" for arm in study.arms):
-        remarks.append("Demonstrations were drawn once and are the same for all arms: the variation between draws is not in the intervals.")
+        remarks.append("All arms share one draw of demonstrations: intervals do not cover the variation between draws.")
     return tuple(remarks)
 
 

@@ -3,7 +3,7 @@
 In: an address as people give it, and the place of a store. Out: a connection for the length of a block, or a sentence on why there is none;
 and for each node what is wrong with it, if anything: each is asked to use the store, at the same time as the driver (`store/health.py`).
 
-Ray itself tries for minutes where nobody answers, and of a token that is not accepted it says only that it cannot connect.
+Ray itself retries for minutes if nothing answers, and reports a rejected token only as a failed connection.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 
 from mm1_ablate.config.passwords import known_addresses
 from mm1_ablate.run.signals import interrupt_handled
+from mm1_ablate.store.files import is_address
 from mm1_ablate.store.health import HealthCheck, Probe, probing
-from mm1_ablate.store.store import Store, is_address
+from mm1_ablate.store.store import Store
 
 LOCAL = "local"
 """The address of a cluster of our own, on this machine alone."""
@@ -47,12 +48,12 @@ CONNECTED_WITHIN = 5.0
 ANSWERED_WITHIN = 60.0
 """Seconds within which a node must answer: starting a worker and importing this package from a slow disk takes a while."""
 AUTH_MODE = "RAY_AUTH_MODE"
-SAME_TOKEN = "~/.ray/auth_token, or what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN names, must be the same here and on its nodes"
+SAME_TOKEN = "~/.ray/auth_token, or what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN names, must be the same here and on all nodes"
 NO_HEAD = (
-    "is no address that trials can be started from: run the command on the cluster's head with --address auto, or send it there with"
+    "cannot start trials: run the command on the cluster's head with --address auto, or send it there with"
     " `ray job submit --address http://HEAD:8265 -- mm1-ablate run ...`"
 )
-WRONG_VERSION = "has mm1-ablate {theirs}, and here it is {ours}"
+WRONG_VERSION = "has mm1-ablate {theirs}, but this machine has {ours}"
 
 
 class ClusterUnusable(Exception):
@@ -158,7 +159,7 @@ def join(address: str) -> None:
     """Connect this process to the cluster at an address: `auto`, or host:port of its head.
 
     Raises:
-        ConnectionError: nobody answers there, or our token is not accepted; with what to do.
+        ConnectionError: nothing answers there, or our token is rejected; with a remedy.
     """
     import ray
 
@@ -172,10 +173,10 @@ def join(address: str) -> None:
 
 
 def resolved_address(address: str) -> str:
-    """Host and port of an address, once somebody answers there.
+    """Host and port of an address, once something answers there.
 
     Raises:
-        ConnectionError: it is no such address, or nobody answers.
+        ConnectionError: it is not such an address, or nothing answers.
     """
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -188,7 +189,7 @@ def resolved_address(address: str) -> str:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED_WITHIN):
             return place
     except ValueError:
-        raise ConnectionError(f"{named} is no address of a Ray cluster: give the head's host:port, such as 10.0.0.1:6379") from None
+        raise ConnectionError(f"{named} is not an address of a Ray cluster: give the head's host:port, such as 10.0.0.1:6379") from None
     except OSError as error:
         reason = error.strerror or str(error).strip()
         raise ConnectionError(f"no Ray cluster at {named}: {reason}") from error
@@ -201,12 +202,12 @@ def rejects_token(address: str) -> bool:
 
     host, _, port = address.rpartition(":")
     try:
-        # Where nobody answers, Ray's client tries for most of a minute.
+        # If nothing answers, Ray's client retries for most of a minute.
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTED_WITHIN):
             GcsClient(address=address)
     except AuthenticationError:
         return True
-    except Exception:  # nobody answers there, or it is no host:port
+    except Exception:  # nothing answers there, or it is not host:port
         return False
     return False
 
@@ -285,7 +286,7 @@ def exclude_nodes(unusable: Iterable[str]) -> dict[str, str]:
 
 
 def fits_without(unusable: Iterable[str], bundles: Sequence[Mapping[str, float]]) -> bool:
-    """Whether every one of some bundles of resources can be had on a node that is not among those with the given ids, or will be."""
+    """Whether every one of some bundles of resources is available on a node that is not among those with the given ids, or will be."""
     fit = [node["Resources"] for node in usable_nodes() if node["NodeID"] not in set(unusable)]
     return has_autoscaler() or all(
         any(all(has.get(what, 0) >= asked for what, asked in bundle.items()) for has in fit) for bundle in bundles
@@ -354,10 +355,10 @@ def _problem_there(probe: Probe, node: str) -> tuple[str | None, str]:
 
 
 def _task_error(error: Exception) -> str:
-    """What Ray says of a task that could not be run."""
+    """Why Ray could not run a task."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
-    return f"cannot run a task of mm1-ablate: {said[:300]}"
+    line_of_error = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(error).__name__)
+    return f"cannot run a task of mm1-ablate: {line_of_error[:300]}"
 
 
 def has_autoscaler() -> bool:
@@ -402,8 +403,8 @@ def check_ray(address: str | None, store: Path | str | None = None) -> HealthChe
         remedy = (
             "check the address, that it can be reached from here, and that every node runs the same Ray"
             if address
-            else "see that /tmp or RAY_TMPDIR is writable, and whether a Ray of yours is half alive here and has to be ended "
-            "(not by `ray stop` where others use this machine: it ends everybody's Ray)"
+            else "check that /tmp or RAY_TMPDIR is writable, and that no stale Ray process of yours is left here "
+            "(do not use `ray stop` on a machine that others use: it ends everybody's Ray)"
         )
         return HealthCheck("ray", False, f"{address or 'local'}: {type(error).__name__}: {str(error).strip().splitlines()[0]}", remedy)
     try:

@@ -43,12 +43,13 @@ PRELOADED = (
     "mm1_ablate.training.fit",
     "mm1_ablate.training.preparation",
     "mm1_ablate.evaluation.evaluate",
+    "mm1_ablate.evaluation.held_out_loss",
 )
 """What a trial imports. None of it may initialise CUDA or start a thread."""
 GRACE = 1.5
 """Seconds between asking a child to end (SIGTERM: Lightning saves a checkpoint) and killing its process group."""
 IDLE = 10.0
-"""Seconds after which a server ends that nobody uses."""
+"""Seconds after which an unused server ends."""
 PATIENCE = 60.0
 """Seconds that a new server waits for its first connection."""
 
@@ -84,7 +85,7 @@ class ForkServer:
         self.stopping = False
 
     def serve(self) -> None:
-        """Answer requests until nobody uses the server any more."""
+        """Answer requests until the server is no longer used."""
         wakeup, notify = socket.socketpair()
         wakeup.setblocking(False)
         notify.setblocking(False)

@@ -26,7 +26,8 @@ from mm1_ablate.run.cluster import addresses_of_run
 from mm1_ablate.run.fork_server import PRELOADED
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 from mm1_ablate.store.disk_full import FULL, DiskFull, full_disk_message
-from mm1_ablate.store.store import HELD, RUN, Store
+from mm1_ablate.store.status import RUN
+from mm1_ablate.store.store import HELD, Store
 
 RUN_TRIAL = "mm1_ablate.run.trial:run_trial"
 RUN_PREPARATION = "mm1_ablate.run.trial:run_preparation"

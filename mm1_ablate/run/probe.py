@@ -40,8 +40,8 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
 
     Args:
         address: of a Ray cluster; None: this machine.
-        made_up: whether random documents take the place of the data.
-        say: gets a line for people before each measurement.
+        made_up: whether random documents replace the data.
+        say: gets a line for display before each measurement.
 
     Raises:
         ProbeFailed: with the reason.
@@ -50,7 +50,7 @@ def measure_arms(planned: Plan, store: Store, address: str | None, made_up: bool
     rows = sorted((row for row in planned.rows if row.to_train), key=_step_flops)
     if not rows:
         return []
-    sizes, measurements, found = ModelStatistics(store.root), Measurements(store.root, store.write_json), []
+    sizes, measurements, found = ModelStatistics(), Measurements(store.root, store.write_json), []
     for row in {row.fingerprint: row for row in (rows[0], rows[-1])}.values():
         trial, resources = row.trial, row.resources
         say(f"measuring {STEPS} steps of {row.name}" + (f" on {address}" if address else " on this machine"))

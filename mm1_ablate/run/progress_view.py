@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.config.sweep.expand import Study, Trial
-from mm1_ablate.store.store import Store, TrialState
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.store.status import TrialState
+from mm1_ablate.store.store import Store
 
 COLOURS = {"done": "green", "running": "blue", "interrupted": "yellow", "failed": "red", "missing": "dim"}
 WORDS = {"missing": "waiting"}
@@ -205,10 +206,10 @@ class ProgressView:
         self.slots = 1
         self.message = ""
         self._last: dict[str, str] = {}
-        self._said = time.time()
+        self._printed_at = time.time()
 
     def event(self, line: str) -> None:
-        """A line for people: what begins. Pass it to `run_study(on_event=...)`."""
+        """A line for display: what begins. Pass it to `run_study(on_event=...)`."""
         self.message = line
         if not self.console.is_terminal:
             self._print(line)
@@ -225,7 +226,7 @@ class ProgressView:
         return Group(table(rows, max(6, self.console.size.height - 4)), Text(summary, style="bold"))
 
     def print_changes(self) -> None:
-        """Where there is no terminal: what changed since the last time, and now and then how far things are."""
+        """Where there is no terminal: changes since the last line, and progress from time to time."""
         rows = self.progress.rows()
         for row in rows:
             status = row.state.status
@@ -236,13 +237,13 @@ class ProgressView:
             if not (known_before and status in ("done", "failed", "interrupted")):
                 detail = f" in {duration(row.state.seconds)}" if status == "done" else f": {row.state.reason}" if status == "failed" else ""
                 self._print(f"{row.name} {status}{detail}")
-        if time.time() - self._said > QUIET_SECONDS:
+        if time.time() - self._printed_at > QUIET_SECONDS:
             running = [f"{row.name} {row.state.stage} {row.state.step}/{row.state.steps}" for row in rows if row.state.status == "running"]
             more = f" and {len(running) - 4} more" if len(running) > 4 else ""
             self._print(self._summary(rows) + (f" · {', '.join(running[:4])}{more}" if running else ""))
 
     def _print(self, line: str) -> None:
-        self._said = time.time()
+        self._printed_at = time.time()
         self.console.print(f"[{duration(time.time() - self.progress.began):>6}] {line}", markup=False, highlight=False, soft_wrap=True)
 
 

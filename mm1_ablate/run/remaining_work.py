@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.config.sweep.expand import Study, Trial
-from mm1_ablate.run.evaluate_trial import score_trial
-from mm1_ablate.run.trial import recording_failure
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.run.trial import recording_failure, score_trial
+from mm1_ablate.store.locks import AlreadyRunning
 from mm1_ablate.store.predictions import missing_shards
-from mm1_ablate.store.store import AlreadyRunning, Store
+from mm1_ablate.store.store import Store
 
 
 @dataclass

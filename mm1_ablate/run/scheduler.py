@@ -20,8 +20,8 @@ from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.config.sweep.expand import Study
 from mm1_ablate.run import child_process
 from mm1_ablate.run.cluster import (
     LOCAL,
@@ -64,7 +64,7 @@ class RunOptions:
     cpus: int | None = None
     """Cores to use on this machine; None: all."""
     retry: bool = False
-    """Whether failed trials and preparations are tried again."""
+    """Whether failed trials and preparations are retried."""
     evaluate_only: bool = False
     """Only trials whose trained model is saved."""
     run_trial: str = RUN_TRIAL
@@ -99,7 +99,7 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     """Do what a study's trials lack, and return when it is done, failed or interrupted (Ctrl-C, SIGTERM).
 
     Args:
-        on_event: gets a line for people when something begins.
+        on_event: gets a line for display when something begins.
 
     Raises:
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
@@ -148,7 +148,7 @@ def _launcher(resources: Resources, store: Store, options: RunOptions) -> Launch
     """
     cores = options.cpus or os.cpu_count() or 1
     if options.cluster == LOCAL and resources.cpus > cores:
-        raise ResourcesMissing(f"a trial asks for {resources.cpus:g} cpus (resources.cpus in the sweep), and there are {cores} here")
+        raise ResourcesMissing(f"a trial requests {resources.cpus:g} cpus (resources.cpus in the sweep), but there are {cores} here")
     return Launcher(
         store.address,
         child_process.new_server_folder(),
@@ -186,7 +186,7 @@ def _run_on_ray(
 
 
 def _remove_leftovers(store: Store) -> None:
-    """Remove what Tune wrote for runs of this host that were killed: nobody reads it. Whether other hosts' runs live is not known."""
+    """Remove Tune's files of killed runs of this host, which are never read. Whether runs of other hosts are alive is unknown."""
     for folder in (store.root / "ray").glob("*-*-*"):
         host, pid, _ = folder.name.rsplit("-", 2)
         if host == socket.gethostname() and pid.isdigit() and not child_process.is_alive(int(pid)):
@@ -221,13 +221,13 @@ def _ray_and_fork_server(options: RunOptions, launcher: Launcher) -> Iterator[No
 
 
 def _shares(resources: Resources, say: Callable[[str], None]) -> tuple[int, ...]:
-    """How many of a trial's workers go on each node. Where there is no room and the cluster has an autoscaler, that is only said."""
+    """How many of a trial's workers go on each node. If there is no room and the cluster has an autoscaler, that is only reported."""
     try:
         return assign_workers(resources, [node["Resources"] for node in all_nodes() if node["Alive"]])
     except ResourcesMissing as error:
         if not has_autoscaler():
             raise
-        say(f"{error}; waiting for the cluster's autoscaler to add what is needed")
+        say(f"{error}; waiting for the cluster's autoscaler to add nodes")
         return node_shares(resources, fit_on_one=False)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,17 +19,23 @@ from typing import TYPE_CHECKING
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import sources_of
 from mm1_ablate.config.passwords import without_passwords
-from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.sweep.declaration import Strategy
+from mm1_ablate.config.training import Precision, Progress
 from mm1_ablate.data.atomic_files import write_json
-from mm1_ablate.run.evaluate_trial import evaluate_trial
+from mm1_ablate.evaluation.prediction_shards import PredictionShard, join_shards, shard_rows
 from mm1_ablate.store.disk_full import is_disk_full
-from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
+from mm1_ablate.store.files import StorageError
+from mm1_ablate.store.locks import AlreadyRunning
+from mm1_ablate.store.manifests import recorded_shards
+from mm1_ablate.store.predictions import Predictions
+from mm1_ablate.store.store import HELD, Store
 
 if TYPE_CHECKING:
-    from mm1_ablate.config.training import Precision
+    import pandas
+
     from mm1_ablate.model.multimodal import MultimodalModel
     from mm1_ablate.training.workers import Workers
+
 
 FAILURE_NAMES = {"TooMuchBadData": ("bad data", 1000)}
 """What a failure is called in its line of reason, where not by the exception, and how many characters of the message follow."""
@@ -140,7 +146,7 @@ def _wait_for(store: Store, file: Path) -> None:
 
 def _exit_taken_over() -> None:
     """End this process at once: another machine has taken its work over."""
-    print("another machine has taken this over: the storage was out of reach for too long", flush=True)
+    print("another machine has taken over this trial: the storage was unavailable here for too long", flush=True)
     os._exit(HELD)
 
 
@@ -200,3 +206,106 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
     if leads:
         store.finish(folder)
     return 0
+
+
+# ---------------------------------------------------------------- evaluation
+def evaluate_trial(
+    store: Store,
+    fingerprint: str,
+    evaluation: str,
+    model: Callable[[], MultimodalModel],
+    report: Callable[[Progress], None],
+    workers: Workers | None = None,
+) -> None:
+    """Ask a trained model what an evaluation lacks, then score all of it.
+
+    Args:
+        model: loads it; not called where nothing is lacking.
+        report: told how far the asking is.
+        workers: the processes that share the asking; the first of them writes. Nothing: this one alone.
+
+    Raises:
+        ContextOverflow, LookupError, ValueError: see `evaluate.predict`.
+    """
+    kept = Predictions(store.trial_folder(fingerprint), store)
+    missing = [part for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation)) if not kept.has(part)]
+    if workers is not None:
+        # One that looks a moment later may see what the first has written meanwhile.
+        missing = workers.broadcast(missing)
+    if missing:
+        experiment, _ = store.read_trial(fingerprint, evaluation)
+        _predict(kept, missing, experiment, model(), report, workers)
+    if workers is None or workers.leads:
+        score_trial(store, fingerprint, evaluation)
+
+
+def _predict(
+    kept: Predictions,
+    missing: Sequence[PredictionShard],
+    experiment: Experiment,
+    model: MultimodalModel,
+    report: Callable[[Progress], None],
+    workers: Workers | None = None,
+) -> None:
+    import pandas
+
+    from mm1_ablate.data.images import ImagePipeline
+    from mm1_ablate.data.tokenizer import load_tokenizer
+    from mm1_ablate.evaluation.evaluate import predict
+    from mm1_ablate.evaluation.evaluation_mode import evaluating
+    from mm1_ablate.evaluation.held_out_loss import measure, prepare_documents
+    from mm1_ablate.evaluation.protocols import load_tasks
+    from mm1_ablate.evaluation.scores import merged
+
+    records = load_tasks(experiment.evaluation)
+    tokenizer = load_tokenizer(experiment.model.language_model.tokenizer)
+    pipeline = ImagePipeline.of(experiment.model)
+    tasks = [part for part in missing if part.kind == "task"]
+    losses = {part.name: part for part in missing if part.kind == "loss"}
+
+    def wanted(task: str, shots: int, seed: int) -> bool:
+        return any(part.name == task and part.shots == shots and seed in part.seeds for part in tasks)
+
+    def of_all(table: pandas.DataFrame) -> list[pandas.DataFrame]:
+        return [table] if workers is None else workers.all_gather(table)
+
+    writes = workers is None or workers.leads
+    rank, ranks = (0, 1) if workers is None else (workers.rank, workers.ranks)
+
+    def keep(share: pandas.DataFrame) -> None:
+        predictions = share if ranks == 1 else merged(of_all(share), records)
+        names = set(predictions["task"])
+        for part in tasks:
+            if part.name in names and writes:
+                kept.write(part, shard_rows(part, predictions))
+
+    own = experiment.evaluation.losses
+    few = experiment.evaluation.model_copy(update={"losses": {name: own[name] for name in own if name in losses}})
+    # Held-out documents are laid out first, so that one that does not fit is reported before anything is generated.
+    held_out = prepare_documents(model, experiment.model_copy(update={"evaluation": few}), tokenizer)
+    predict(model, experiment, tokenizer, pipeline, report, rank, ranks, wanted=wanted, keep=keep)
+    for name, documents in held_out.items():
+        with evaluating(model, experiment.evaluation.precision):
+            share = measure(model, {name: documents}, tokenizer, pipeline, rank, ranks)
+        measured = pandas.concat(of_all(share)).sort_values("place", kind="stable").reset_index(drop=True)
+        if writes:
+            kept.write(losses[name], measured)
+
+
+def score_trial(store: Store, fingerprint: str, evaluation: str) -> None:
+    """Score an evaluation all of whose parts are kept. Needs no model and imports no torch.
+
+    Raises:
+        ValueError: no item of a task has a score.
+    """
+    from mm1_ablate.evaluation.protocols import load_tasks
+    from mm1_ablate.evaluation.scores import item_scores, merged, summarise
+
+    experiment, _ = store.read_trial(fingerprint, evaluation)
+    kept = Predictions(store.trial_folder(fingerprint))
+    predictions, documents = join_shards(
+        (part, kept.read(part)) for part in recorded_shards(store.evaluation_folder_of(fingerprint, evaluation))
+    )
+    tasks = load_tasks(experiment.evaluation)
+    items = item_scores(merged([predictions], tasks), documents, tasks, experiment.evaluation)
+    store.write_evaluation(fingerprint, evaluation, items, summarise(items, experiment.evaluation.groups))

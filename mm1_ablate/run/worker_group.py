@@ -46,7 +46,7 @@ def assign_workers(resources: Resources, nodes: Sequence[Mapping[str, float]]) -
         return shares
     if resources.nodes is not None and sum(own >= shares[0] for own in capacities) >= resources.nodes:
         return shares
-    raise ResourcesMissing(f"a trial asks for {_request_in_words(resources)}, and {_nodes_in_words(nodes)}")
+    raise ResourcesMissing(f"a trial requests {_request_in_words(resources)}, and {_nodes_in_words(nodes)}")
 
 
 def node_shares(resources: Resources, fit_on_one: bool) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ class WorkerFailure:
 
 
 def free_port() -> int:
-    """A port of this node that nobody uses."""
+    """A free port of this node."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]
@@ -113,7 +113,7 @@ def free_port() -> int:
 
 
 def interface_towards(address: str) -> str | None:
-    """The network interface by which this node reaches an IPv4 address; nothing where that cannot be told."""
+    """The network interface by which this node reaches an IPv4 address; None if unknown."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))  # sends nothing: only the way is looked up
         own = probe.getsockname()[0]

@@ -1,8 +1,8 @@
-"""A disk that is full stops a run, once: it is no trial's own failure, and to try again at once changes nothing.
+"""A disk that is full stops a run, once: it is not a failure of a trial, and an immediate retry would not help.
 
 In: an error, and the folder of the store that was worked on. Out: whether that error means it, and a sentence that says where, how full
 and what to do. A child in which it happens ends with an exit code of its own and records nothing: its work counts as interrupted, and is
-gone on with.
+continued.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DiskFull(Exception):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came of, is that a disk or somebody's share of it is full."""
+    """Whether an error, or its cause, is a full disk or an exceeded quota."""
     one: BaseException | None = error
     while one is not None:
         # As text: torch.distributed.checkpoint keeps no more than that of what happened to its workers.
@@ -52,4 +52,4 @@ def full_disk_message(root: Path) -> str:
     place = next((place for place in free if free[place] < FULL_BELOW), root)
     larger = " or set MM1_ABLATE_CACHE to a folder on a larger disk" if place.is_relative_to(cache_folder()) else ""
     left = f"{decimal(free.get(place, 0))} free on that disk; a quota may leave less"
-    return f"{socket.gethostname()} has no room for more in {place} ({left}): make room there{larger}, and the same command goes on"
+    return f"{socket.gethostname()} has no space left in {place} ({left}): free some there{larger}, then run the same command again"

@@ -42,7 +42,7 @@ def check_store(place: Path | str) -> HealthCheck:
         try:
             _check_object_storage(str(place))
         except OSError as error:
-            return HealthCheck("store", False, str(error), "what is said there; or name a folder with --store DIR or MM1_ABLATE_STORE")
+            return HealthCheck("store", False, str(error), "follow that message, or name a folder with --store DIR or MM1_ABLATE_STORE")
         return HealthCheck("store", True, f"{place}: read, written, also on conditions, and deleted")
     folder = Path(place)
     try:

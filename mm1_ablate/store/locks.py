@@ -1,4 +1,4 @@
-"""Locks on folders of a file system, that end with their process, however it ends. In: a folder. Out: whether somebody works on it.
+"""Locks on folders of a file system, that end with their process, however it ends. In: a folder. Out: whether a process works on it.
 
 Where a store is on object storage these locks are those of its replica, and tell processes of one machine from each other.
 """
@@ -61,7 +61,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_if_free(folder: Path) -> Iterator[bool]:
-    """Hold a folder for a moment, unless somebody, or another thread of this process, works on it: then this says no."""
+    """Hold a folder for a moment, unless another process or another thread of this process works on it: then False."""
     with contextlib.ExitStack() as stack:
         free = not is_held(folder)
         if free:

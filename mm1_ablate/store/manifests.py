@@ -1,6 +1,6 @@
 """What is to be done: records of trials, evaluations, preparations and studies, for machines that have only the store.
 
-In: studies and their trials. Out: records, and what they say, to whoever does the work.
+In: studies and their trials. Out: records, written and read back for the processes that do the work.
 
     trials/<12>/trial.json                          settings of a trial, what it starts from
     trials/<12>/evaluations/<12>/evaluation.json    an evaluation, its parts and metrics
@@ -119,7 +119,7 @@ class Manifests:
     def _registered(self, study: Study) -> dict[str, str]:
         return read_json_or_nothing(self._registry(study))
 
-    # ------------------------------------------------------------ read by whoever does the work
+    # ------------------------------------------------------------ read by the processes that do the work
     def read_trial(self, fingerprint: str, evaluation: str | None = None) -> tuple[Experiment, int]:
         """A trial's experiment and seed, with the evaluation of a fingerprint; the user's own tasks as they were when that was recorded."""
         record = read_json(self._record_of(fingerprint))
@@ -181,7 +181,7 @@ def check_fingerprint(path: Path, fingerprint: str) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- evaluations
 def evaluation_record(trial: Trial) -> dict[str, Any]:
-    """All that carrying out an evaluation takes: nobody looks again at which files its items are in, or at the user's own records."""
+    """All that carrying out an evaluation takes: the files of its items and the user's own records are not read again."""
     evaluation = trial.experiment.evaluation
     with trial.snapshot.active():
         tasks = {name: task_settings(task) for name, task in zip(task_names(evaluation), evaluation.tasks, strict=True)}

@@ -1,6 +1,6 @@
-"""Where trials and preparations stand: what their folders say, and whether somebody works on them.
+"""Status of trials and preparations: from the files in their folders, and whether a process works on them.
 
-In: a store. Out: a `TrialState`; and what whoever works on a folder says of it: that it starts, is done, has failed and why.
+In: a store. Out: a `TrialState`; and the status that a process writes to the folder it works on: started, done, or failed and why.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TrialState:
 
     status: Status
     reason: str
-    """Why, in a few words: what is left to do, what it failed of."""
+    """Reason, in a few words: remaining work, or the failure."""
     trained: bool = False
     """Whether the trained model is kept (a preparation: whether it is done)."""
     stage: str | None = None
@@ -160,7 +160,7 @@ class Statuses:
         path = folder / "error.txt"
         return path.read_text() if path.exists() else None
 
-    # ------------------------------------------------------------ said by whoever does the work
+    # ------------------------------------------------------------ written by the process that does the work
     def start(self, folder: Path, stage: str, evaluation: str | None = None) -> None:
         """Say that a held folder is being worked on."""
         previous = read_json_or_nothing(folder / "status.json")

@@ -27,14 +27,11 @@ from typing import Any
 
 from mm1_ablate.config.passwords import hidden
 from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
-from mm1_ablate.store.files import Files, LocalFiles, StorageError, is_address
+from mm1_ablate.store.files import Files, LocalFiles, is_address
 from mm1_ablate.store.layout import Layout
-from mm1_ablate.store.locks import AlreadyRunning, is_held
-from mm1_ablate.store.manifests import FingerprintCollision, Manifests
+from mm1_ablate.store.manifests import Manifests
 from mm1_ablate.store.results import Results
-from mm1_ablate.store.status import RUN, Statuses, TrialState
-
-__all__ = ["HELD", "RUN", "AlreadyRunning", "FingerprintCollision", "StorageError", "Store", "TrialState", "is_address", "is_held"]
+from mm1_ablate.store.status import Statuses
 
 HELD = 75
 """Exit code of a child whose folder another process holds."""
@@ -114,7 +111,7 @@ class Store:
 
     @contextlib.contextmanager
     def noticing_full_disk(self, *folders: Path) -> Iterator[None]:
-        """Work on folders of trials or preparations. Where a disk turns out to be full that is a `DiskFull`, and nobody's failure."""
+        """Work on folders of trials or preparations. A full disk raises `DiskFull`, and is not recorded as a failure of any of them."""
         try:
             yield
         except Exception as error:

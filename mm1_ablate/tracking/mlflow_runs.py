@@ -1,4 +1,4 @@
-"""A study's store shown in MLflow, for people to look at. Can be written again from the store at any time.
+"""A study's store shown in MLflow. Can be written again from the store at any time.
 
 In: a study, its store, and the report's files if there are any. Out: in MLflow an experiment for the study, a run for each trial
 (settings, curve, scores, arms), one of kind 'stage' for each earlier stage that trials start from, a parent run with the comparison, and
@@ -28,9 +28,10 @@ from urllib.parse import unquote, urlparse
 from mm1_ablate.config.metric_name import AVERAGE, MetricName
 from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.config.settings import Settings, is_identity
+from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.sweep.differences import in_words
-from mm1_ablate.config.sweep.expand import Arm, Study, Trial
-from mm1_ablate.store.store import Store, TrialState
+from mm1_ablate.store.status import TrialState
+from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
     import pandas
@@ -48,7 +49,7 @@ SHOWN_DECIMALS = 2
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "GIT_PYTHON_REFRESH": "quiet"}
 SILENT["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""A server that does not answer holds up no study: MLflow itself would try for minutes, and the next call writes it all."""
+"""Give up early on a server that does not answer: MLflow itself would retry for minutes, and the next call writes everything."""
 
 
 class TrackingFailed(Exception):
@@ -410,7 +411,7 @@ def _allowed(name: str) -> str:
 # ---------------------------------------------------------------- while a study runs
 @contextlib.contextmanager
 def keep_tracking(study: Study, store: Store, say: Callable[[str], None], interval: float = 20.0) -> Iterator[None]:
-    """Show in MLflow what ends while a block runs, every so many seconds. If MLflow fails, that is said once; it may come back."""
+    """Show in MLflow what ends while a block runs, every so many seconds. If MLflow fails, that is reported once; it may recover."""
     ended = threading.Event()
 
     def loop() -> None:
@@ -425,7 +426,7 @@ def keep_tracking(study: Study, store: Store, say: Callable[[str], None], interv
                     done, failing = count, False
             except Exception as error:
                 if not failing:
-                    say(f"{error}; the study goes on without MLflow")
+                    say(f"{error}; the study continues without MLflow")
                 failing = True
 
     thread = threading.Thread(target=loop, name="mlflow", daemon=True)

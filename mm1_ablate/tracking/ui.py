@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mm1_ablate.config.passwords import without_passwords
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.run.signals import interrupt_handled, interruptible
 from mm1_ablate.store.health import HealthCheck
 from mm1_ablate.store.store import Store
@@ -42,7 +42,7 @@ def ui_command(store: Store, port: int = 5000) -> list[str]:
 
 
 def addresses(study: Study, store: Store, base: str) -> list[str]:
-    """Where a study is to be seen on a server, in lines for people. Brings MLflow up to the store first.
+    """Where a study is to be seen on a server, in lines for display. Brings MLflow up to the store first.
 
     Raises:
         TrackingFailed: with what MLflow said.
@@ -57,7 +57,7 @@ def addresses(study: Study, store: Store, base: str) -> list[str]:
 def serve(
     store: Store, study: Study | None = None, port: int = 5000, open_browser: bool = False, say: Callable[[str], None] = print
 ) -> int:
-    """Serve MLflow until interrupted, and say where to look. For a server that MLFLOW_TRACKING_URI names only its address is said.
+    """Serve MLflow until interrupted, and say where to look. For a server named by MLFLOW_TRACKING_URI, only print its address.
 
     Raises:
         TrackingFailed: MLflow could not be written.
@@ -85,7 +85,7 @@ def _serve(store: Store, port: int, lines: list[str], open_browser: bool, say: C
     """Start the server, say where to look, and end it whatever ends this."""
     server = start_server(store, port)
     try:
-        say("MLflow is up; Ctrl-C ends it")
+        say("MLflow is running; Ctrl-C stops it")
         for line in lines:
             say(line)
         if open_browser:

@@ -1,4 +1,4 @@
-"""How transformer blocks are run in training: with activations that are computed again on the way back, compiled, or plainly.
+"""How transformer blocks are run in training: with activations recomputed in the backward pass, compiled, or plain.
 
 In: a model and `training.activation_checkpointing`, `training.compile`. Out: the same model, run that way for the length of a block of
 code; the results are the same but for rounding.

@@ -1,8 +1,8 @@
-"""Checkpoints of a training: files that are the old ones or the new ones, whatever is killed when, and from which it goes on exactly.
+"""Checkpoints of a training: files that are the old ones or the new ones, whatever is killed when, and from which it resumes exactly.
 
 `last.ckpt` holds the step, the counts, the random states and the loader's state. Of sharded training it holds, in place of the weights, the
 name of a folder of shards beside it, which torch.distributed.checkpoint has written before: a run that is killed while it saves leaves the
-checkpoint before it whole. Any number of processes, also one, can go on from it. Where workers are on machines that share no folder, each
+checkpoint before it whole. Any number of processes, also one, can resume from it. Where workers are on machines that share no folder, each
 machine has its own workers' shards; they are given to all before they are named.
 """
 
@@ -83,7 +83,7 @@ def save_atomically(value: Any, path: Path) -> None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, then its shards: whoever reads it while this goes on finds none, not one whose shards are gone."""
+    """Remove a checkpoint, then its shards: a reader finds none meanwhile, not one whose shards are gone."""
     path.unlink(missing_ok=True)
     remove_shards(path)
 
@@ -200,7 +200,7 @@ def _distributed(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
 
 
 def make_whole(path: Path, module: Any) -> None:
-    """Put whole weights in the place of shards, for processes that do not shard. A checkpoint that is whole stays as it is.
+    """Put whole weights instead of shards, for processes that do not shard. A checkpoint that is whole stays as it is.
 
     Args:
         module: the Lightning module, not trained yet; loses its weights to those of the checkpoint.

@@ -7,7 +7,7 @@ because both strategies average gradients over them.
 * fsdp: parameters, gradients and optimiser states are sharded by torch's `fully_shard`, block by block. Gradients are scattered after
   every micro-batch, as keeping them whole until the last one would take the memory that sharding saves. Only the process that leads ever
   has the whole weights, in its node's memory (`weight_distribution`). For evaluation the language model's blocks stay sharded, and
-  processes call them equally often (`evaluation.sharded_lockstep`).
+  processes call them equally often (`evaluation.evaluation_mode`).
 
 What one process runs and another does not would leave the other waiting for ever: so all run as many micro-batches, and where one
 has images, those without run the encoder and connector on a blank one that nothing is predicted from.
@@ -170,7 +170,7 @@ class DistributedLoader:
         return (self.loader.accounting + self._loaded_by_others()).account()
 
     def state_dict(self) -> dict[str, Any]:
-        """From where any number of processes can go on."""
+        """State from which any number of processes can resume."""
         state = self.loader.state_dict()
         return {**state, "loaded": (self._counts(state["loaded"]) + self._loaded_by_others()).state()}
 

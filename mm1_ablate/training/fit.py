@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.progress import Progress, Stage
-from mm1_ablate.config.training import Precision, Training
+from mm1_ablate.config.training import Precision, Progress, Stage, Training
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.precision import cast_weights
-from mm1_ablate.evaluation.sharded_lockstep import is_sharded
+from mm1_ablate.evaluation.evaluation_mode import cast_weights, is_sharded
 from mm1_ablate.model.image_encoder import PatchEncoder
 from mm1_ablate.model.multimodal import MultimodalModel, build, build_without_values, random_state
 from mm1_ablate.model.weight_conversion import resample_positions
@@ -58,7 +56,7 @@ def load_trained(
     """A trained trial's model, ready to be evaluated.
 
     Args:
-        workers: which evaluate it together and all call this. Under fsdp its language model stays sharded: see `sharded_lockstep`.
+        workers: which evaluate it together and all call this. Under fsdp its language model stays sharded: see `evaluation_mode`.
         precision: in which it is evaluated, and kept.
     """
     if not workers.shard:
@@ -141,7 +139,7 @@ def fit(
     workers: Workers = Workers(),
     start_from: Path | None = None,
 ) -> MultimodalModel | None:
-    """Train, or go on from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (what became of the data) in the folder.
+    """Train, or resume from `folder/last.ckpt`; leave `model.pt`, `curve.jsonl` and `data.json` (the data account) in the folder.
 
     Args:
         encoder_folder, language_model_folder: prepared parts that the trial starts from; None for a part that is not prepared.

@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from mm1_ablate.config.progress import Progress, Stage
-from mm1_ablate.config.training import Training
+from mm1_ablate.config.training import Progress, Stage, Training
 from mm1_ablate.data.loader import Batch
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import MultimodalModel
@@ -190,7 +189,7 @@ class TrainingCallback(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if module.workers.ranks > 1:
             # Lightning would tell all processes of a signal to one, in the handler and before each step: the first can wait for ever,
-            # the second waits for the GPU. Whoever started them ends them all, and what they do can be gone on with.
+            # the second waits for the GPU. Whoever started them ends them all, and their work can be resumed.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
 """Whether the data of a training goes with its language model, before anything is trained: whether the longest documents fit into its
 context, and whether the miniature tokenizer, which stands where no other is declared, knows the words.
 
-In: an experiment. Out: findings by place in it.
+In: an experiment. Out: diagnostics by place in it.
 
 Positions begin anew in every document of a packed row, so it is documents that have to fit, not rows. But a row may be one document: of
 data nothing else is known before it is read, so a document is taken to be as long as a row, with as many images as the packing allows.
@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.errors import Finding, listed
+from mm1_ablate.config.errors import Diagnostic, listed
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import identity_of, look, once
 from mm1_ablate.config.sweep.preflight import at_every_stage
@@ -37,7 +37,7 @@ DOCUMENTS, READ = 16, 64
 
 
 # ---------------------------------------------------------------- context
-def too_long_documents(experiment: Experiment) -> list[Finding]:
+def too_long_documents(experiment: Experiment) -> list[Diagnostic]:
     """Rows that are longer than the language model's context, of preparations too. Of models whose context is not known on this machine
     nothing is reported."""
     return at_every_stage(experiment, _too_long)
@@ -54,7 +54,7 @@ def longest_document(experiment: Experiment) -> int:
     return packing.row_tokens + images * more
 
 
-def _too_long(experiment: Experiment) -> list[Finding]:
+def _too_long(experiment: Experiment) -> list[Diagnostic]:
     language_model, packing = experiment.model.language_model, experiment.data.packing
     context = known_context_length(language_model)
     if context is None:
@@ -75,16 +75,16 @@ def _too_long(experiment: Experiment) -> list[Finding]:
             f"a document may be {longest:,} tokens long{grown}, and the language model has a context of {context:,};"
             f" declare {helps} or a language model with a longer context"
         )
-        found.append(Finding(("data", "packing", "row_tokens"), message))
+        found.append(Diagnostic(("data", "packing", "row_tokens"), message))
     preparation = language_model.preparation
     if preparation is not None and preparation.row_tokens > context:
         message = f"a document may be {preparation.row_tokens:,} tokens long, and the language model has a context of {context:,}"
-        found.append(Finding(("model", "language_model", "preparation", "row_tokens"), message))
+        found.append(Diagnostic(("model", "language_model", "preparation", "row_tokens"), message))
     return found
 
 
 # ---------------------------------------------------------------- words
-def unknown_words(experiment: Experiment) -> list[Finding]:
+def unknown_words(experiment: Experiment) -> list[Diagnostic]:
     """Sources whose texts the miniature tokenizer cannot read, of preparations too; any other tokenizer reads any text. Where data may not
     be looked at nothing is reported."""
     if look() == "nowhere":
@@ -92,7 +92,7 @@ def unknown_words(experiment: Experiment) -> list[Finding]:
     return at_every_stage(experiment, lambda stage: list(_unknown_words(stage, latest=stage is experiment)))
 
 
-def _unknown_words(experiment: Experiment, latest: bool) -> Iterator[Finding]:
+def _unknown_words(experiment: Experiment, latest: bool) -> Iterator[Diagnostic]:
     language_model = experiment.model.language_model
     encoder = experiment.model.image_encoder.preparation
     if encoder is not None and encoder.objective == "contrastive" and encoder.tokenizer == MINIATURE:
@@ -110,14 +110,14 @@ def _unknown_words(experiment: Experiment, latest: bool) -> Iterator[Finding]:
         yield from _told(source, ("model", "language_model", "tokenizer"), name, "")
 
 
-def _told(source: Source, place: tuple[str, ...], name: str, instead: str) -> Iterator[Finding]:
+def _told(source: Source, place: tuple[str, ...], name: str, instead: str) -> Iterator[Diagnostic]:
     of = f"'{MINIATURE}', the default tokenizer, knows only the words of the miniature world"
     declare = f"declare the tokenizer: a name or folder that transformers reads{instead}"
     unknown = once(f"words {identity_of(source)}", lambda: _unknown(source))
     if unknown is None:
-        yield Finding(place, f"{of}; the files of {name} are too large to check theirs; {declare}", warning=True)
+        yield Diagnostic(place, f"{of}; the files of {name} are too large to check theirs; {declare}", warning=True)
     elif unknown:
-        yield Finding(place, f"{of}, and texts of {name} contain others: {listed(unknown, NAMED)}; {declare}")
+        yield Diagnostic(place, f"{of}, and texts of {name} contain others: {listed(unknown, NAMED)}; {declare}")
 
 
 def _unknown(source: Source) -> list[str] | None:

@@ -19,8 +19,7 @@ from mm1_ablate.config.data import Data, Packing, Source
 from mm1_ablate.config.image_encoder import EncoderPreparation, TimmEncoder, VisionTransformer
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import Preparation
-from mm1_ablate.config.progress import Progress
-from mm1_ablate.config.training import Training
+from mm1_ablate.config.training import Progress, Training
 from mm1_ablate.data.documents import Image, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
 from mm1_ablate.data.images import FeatureCache, ImagePipeline

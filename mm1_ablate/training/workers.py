@@ -21,7 +21,7 @@ from mm1_ablate.config.sweep.declaration import Strategy
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=6)
-"""How long one process waits for another. That one has ended is noticed by whoever started them, so this is for slow ones only."""
+"""How long one process waits for another. The parent process notices one that has ended, so this limits slow ones only."""
 
 
 def _all_files_are_shared(*files: Path) -> None:
@@ -65,7 +65,7 @@ class Workers:
         if self.ranks == 1:
             yield
             return
-        # What is counted and gathered is on the CPU, so that nobody waits for a GPU to learn it.
+        # What is counted and gathered is on the CPU, so that no process waits for a GPU.
         backend, device = ("cpu:gloo,cuda:nccl", self.device) if self.device.type == "cuda" else ("gloo", None)
         distributed.init_process_group(backend, rank=self.rank, world_size=self.ranks, timeout=TIMEOUT, device_id=device)
         yield

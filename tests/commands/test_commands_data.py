@@ -58,7 +58,8 @@ def test_epochs_are_those_that_the_training_would_read(tmp_path: Path):
     path = write_experiment(tmp_path, counted)
     found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
 
-    from mm1_ablate.config.sweep.expand import load_experiment
+    from config_files import load_experiment
+
     from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -69,7 +70,7 @@ def test_epochs_are_those_that_the_training_would_read(tmp_path: Path):
     assert found["fill"] == pytest.approx(rows.fill, abs=0.02)
 
 
-def test_people_are_told_of_repeated_data_and_of_too_much_bad_data(own_captions: Path, tmp_path: Path):
+def test_repeated_data_and_too_much_bad_data_are_reported(own_captions: Path, tmp_path: Path):
     told = " ".join(call("data", own_captions, "--to", tmp_path / "page.html").stdout.split())
     assert re.search(r"Read more than once in this training: .*alt_text \(\d+\.\d\d times\)", told)
     assert "A run would stop: 2.5 % of alt_text cannot be read, 1.0 % is allowed (1 not an image (first: 00000.tar/00007))" in told
@@ -110,7 +111,7 @@ def test_a_source_that_feeds_nothing_is_left_alone(own_captions: Path, tmp_path:
     assert "alt_text" not in json.loads(done.stdout)["sources"]
 
 
-def test_captions_without_a_picture_and_pictures_without_a_caption_are_told(own_captions: Path, tmp_path: Path):
+def test_captions_without_a_picture_and_pictures_without_a_caption_are_reported(own_captions: Path, tmp_path: Path):
     rows = [{"key": f"{number:05}", "caption": "small blue circle"} for number in range(10, 60)]
     (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = own_captions.read_text()
@@ -127,7 +128,7 @@ def test_captions_without_a_picture_and_pictures_without_a_caption_are_told(own_
 
 
 @pytest.mark.parametrize("steps", [500, 6])
-def test_data_that_does_not_last_for_the_training_is_told(tmp_path: Path, steps: int):
+def test_data_that_does_not_last_for_the_training_is_reported(tmp_path: Path, steps: int):
     text = re.sub(r"content: (\w+)}", r"content: \1, documents: 40, max_epochs: 2}", EXPERIMENT)
     assert text.count("max_epochs") >= 3
     path = write_experiment(tmp_path, re.sub(r"warmup_steps: \d+", "warmup_steps: 2", re.sub(r"\bsteps: 500", f"steps: {steps}", text)))
@@ -174,7 +175,8 @@ def test_with_sub_images_the_page_shows_the_crops_and_overviews_that_training_ge
 
 
 def test_with_sub_images_the_tokens_of_the_training_are_those_of_its_images_own_crops(own_captions: Path, tmp_path: Path):
-    from mm1_ablate.config.sweep.expand import load_experiment
+    from config_files import load_experiment
+
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.data.loader import BatchLoader
     from mm1_ablate.data.tokenizer import load_tokenizer
@@ -211,7 +213,8 @@ def test_epochs_are_counted_whatever_keys_end_in(tmp_path: Path, monkeypatch: py
     path = write_experiment(tmp_path, text)
     found = json.loads(call("data", path, "--to", tmp_path / "page.html", "--json").stdout)
 
-    from mm1_ablate.config.sweep.expand import load_experiment
+    from config_files import load_experiment
+
     from mm1_ablate.data.packing import open_packed_rows
     from mm1_ablate.data.tokenizer import load_tokenizer
 
@@ -223,7 +226,7 @@ def test_epochs_are_counted_whatever_keys_end_in(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("counted", ["documents", "tokens"])
-def test_a_source_too_rare_for_the_rows_that_are_packed_is_not_said_to_be_never_read(tmp_path: Path, counted: str):
+def test_a_source_too_rare_for_the_rows_that_are_packed_is_not_reported_as_never_read(tmp_path: Path, counted: str):
     text = re.sub(r"mixture: {[^}]*}", "mixture: {captioned: 100000, text: 1}", EXPERIMENT)
     path = write_experiment(tmp_path, text.replace("  packing:", f"  count: {counted}\n  packing:"))
     few = "text: {type: miniature, data_type: text, content: text, documents: 2}"

@@ -81,7 +81,7 @@ def test_a_plan_does_not_read_large_data_to_count_it(sweep: Path, tmp_path: Path
 
     monkeypatch.setattr(Lines, "make_ready", large)
     done = call("plan", sweep, "--store", tmp_path / "store")
-    assert done.exit_code == 0 and "tokens are as declared" in done.stdout, done.stderr
+    assert done.exit_code == 0 and "token counts are as declared" in done.stdout, done.stderr
 
 
 def test_a_plan_says_which_arms_read_again_what_the_baseline_reads_once(sweep: Path, tmp_path: Path):

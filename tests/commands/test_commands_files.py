@@ -58,7 +58,7 @@ def test_help_shows_arguments_as_people_write_them_and_whole_sentences():
         assert not set("<>{}") & set(shown.replace("<=", "").replace(">=", "")), shown
 
 
-def test_validate_reads_a_sweep_without_heavy_imports_once_its_model_was_found_right(tiny_sweep: Path):
+def test_validate_reads_a_sweep_without_heavy_imports_once_its_model_passed_its_checks(tiny_sweep: Path):
     assert call("validate", tiny_sweep).exit_code == 0
     assert imported_by("validate", tiny_sweep, folder=tiny_sweep.parent) == set()
 

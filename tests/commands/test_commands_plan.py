@@ -21,7 +21,14 @@ from mm1_ablate.tracking.ui import check_mlflow
 def test_plan_shows_every_trial_and_what_seeds_can_detect(tiny_sweep: Path, tmp_path: Path):
     done = call("plan", tiny_sweep, "--store", tmp_path / "store")
     assert done.exit_code == 0
-    for word in ("baseline/seed-0", "without/interleaved/seed-1", "never run", "6 distinct trials", "2 seeds: differences of", "CPU"):
+    for word in (
+        "baseline/seed-0",
+        "without/interleaved/seed-1",
+        "never run",
+        "6 distinct trials",
+        "2 seeds: smallest detectable difference",
+        "CPU",
+    ):
         assert word in done.stdout
 
 
@@ -56,7 +63,6 @@ def test_the_store_may_be_named_by_the_environment(tiny_sweep: Path, tmp_path: P
 
 
 def test_a_plan_whose_sizes_are_known_imports_no_torch(tiny_sweep: Path, tmp_path: Path):
-    (tmp_path / "store").mkdir()
     assert call("plan", tiny_sweep, "--store", tmp_path / "store").exit_code == 0
     program = (
         "import sys\nfrom mm1_ablate.cli import app\n"
@@ -67,7 +73,7 @@ def test_a_plan_whose_sizes_are_known_imports_no_torch(tiny_sweep: Path, tmp_pat
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, cwd=tmp_path)
 
 
-def test_an_encoder_of_timm_that_was_found_right_is_not_made_again(tiny_sweep: Path, tmp_path: Path):
+def test_an_encoder_of_timm_that_passed_its_check_is_not_made_again(tiny_sweep: Path, tmp_path: Path):
     cache, store = tmp_path / "cache", tmp_path / "store"
     experiment = tiny_sweep.parent.parent / "experiments" / "tiny.yaml"
     settings = yaml.safe_load(experiment.read_text())
@@ -124,7 +130,7 @@ def test_doctor_has_a_line_for_each_thing_and_a_remedy_for_each_problem(tmp_path
     assert "to do: free" in done.stdout
 
 
-def test_doctor_gives_advice_that_helps_and_hurts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_doctor_gives_advice_that_helps_and_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import ray
 
     def refuse(**options: object) -> None:

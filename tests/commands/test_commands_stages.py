@@ -41,7 +41,7 @@ def test_the_data_of_any_stage_is_looked_at_by_its_name_or_number(folder: Path) 
     assert "text" in looked_at(folder, "--arm", "without text at first")["sources"], "the last stage has it"
 
 
-def test_a_stage_that_is_not_there_is_told_with_those_that_are(folder: Path) -> None:
+def test_a_stage_that_is_not_there_is_reported_with_those_that_are(folder: Path) -> None:
     for asked in ("3", "0", "frist"):
         done = call("data", "chain.yaml", "--stage", asked)
         assert done.exit_code == 2

@@ -252,7 +252,7 @@ def test_a_duplicated_sample_is_one_bad_document_and_stops_nothing(folder: Path)
     assert lost.documents == 1 and share_of(opened.losses) == pytest.approx(1 / 151)
 
 
-def test_a_damaged_tar_that_was_renamed_is_told_of_by_its_new_name(folder: Path):
+def test_a_damaged_tar_that_was_renamed_is_reported_by_its_new_name(folder: Path):
     from mm1_ablate.data.files import find_files
     from mm1_ablate.data.readers.tar import open_tars
 
@@ -271,7 +271,7 @@ def test_tars_laid_end_to_end_lose_what_is_after_the_first_and_say_so(folder: Pa
     (folder / "both.tar").write_bytes(first.read_bytes() + second.read_bytes())
     opened = WebDataset(files=(f"{folder}/both.tar",)).open(name="web")
     (lost,) = opened.losses
-    assert len(opened) == 20 and "laid end to end" in lost.lost[0].reason and 18 <= lost.documents <= 32
+    assert len(opened) == 20 and "concatenated tars" in lost.lost[0].reason and 18 <= lost.documents <= 32
 
 
 def test_pictures_beside_pages_that_cannot_be_read_are_lost_pictures(folder: Path):
@@ -354,7 +354,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(folder: Path):
     plain_tar(folder / "0.tar", [("a.png", picture(1)), ("a.txt", mark + b"red"), ("b.png", picture(1)), ("b.txt", mark)])
     good, bad = documents(source(folder / "0.tar"))
     assert [document.text for document in good] == ["red"] and bad == ["empty caption"]
-    # Files that were laid end to end, and a mark inside the text.
+    # Files that were concatenated tars, and a mark inside the text.
     (folder / "a.jsonl").write_bytes(mark + b'{"text": "one"}\n' + mark + b'{"text": "two"}\n{"text": "\\ufeffthree"}\n')
     opened = Text(files=(f"{folder}/a.jsonl",)).open()
     pages = [{"text_list": ["\ufeff", "\ufefffour"], "image_info": []}]
@@ -364,35 +364,35 @@ def test_a_byte_order_mark_is_no_part_of_a_text(folder: Path):
 
 
 def test_a_first_line_that_is_very_long_is_read_or_refused_for_what_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from mm1_ablate.config.settings import Misfit
+    from mm1_ablate.config.settings import SettingError
     from mm1_ablate.data.sources.text import Text
 
     (folder / "long.jsonl").write_bytes(json.dumps({"text": "a " * (3 << 20)}).encode() + b"\n" + lines(2))
     Text(files=(f"{folder}/long.jsonl",)).check()
     (folder / "list.json").write_bytes(b"[" + json.dumps({"text": "a " * (3 << 20)}).encode() + b"]")
-    with pytest.raises(Misfit, match=r"it begins like one JSON list.*jq -c '\.\[\]'"):
+    with pytest.raises(SettingError, match=r"it begins like one JSON list.*jq -c '\.\[\]'"):
         Text(files=(f"{folder}/list.json",)).check()
     monkeypatch.setattr("mm1_ablate.data.readers.json_lines.LONGEST_LINE", 4 << 20)
-    with pytest.raises(Misfit, match="its first line does not end in 4 MiB; expected an object in each line"):
+    with pytest.raises(SettingError, match="its first line does not end in 4 MiB; expected an object in each line"):
         Text(files=(f"{folder}/long.jsonl",)).check()
 
 
 def test_captions_that_are_lists_are_refused_when_a_plan_is_made(folder: Path):
-    from mm1_ablate.config.settings import Misfit
+    from mm1_ablate.config.settings import SettingError
     from mm1_ablate.data.sources.webdataset import WebDataset
 
     metadata = json.dumps({"captions": ["a", "b"]}).encode()
     plain_tar(folder / "0.tar", [("a.png", picture(1)), ("a.json", metadata)])
-    with pytest.raises(Misfit, match=r"'json\.captions' holds lists of text; expected text") as error:
+    with pytest.raises(SettingError, match=r"'json\.captions' holds lists of text; expected text") as error:
         WebDataset(files=(f"{folder}/0.tar",), caption_field="json.captions").check()
     assert error.value.at == "caption_field"
     plain_tar(folder / "1.tar", [("a.png", picture(1)), ("a.json", b'["a caption"]')])
-    with pytest.raises(Misfit, match=r"the JSON beside the images holds lists of text, no object with fields"):
+    with pytest.raises(SettingError, match=r"the JSON beside the images holds lists of text, not an object with fields"):
         WebDataset(files=(f"{folder}/1.tar",), caption_field="json.captions").check()
 
 
 def test_images_of_which_there_is_only_a_path_are_refused_when_a_plan_is_made(folder: Path):
-    from mm1_ablate.config.settings import Misfit
+    from mm1_ablate.config.settings import SettingError
     from mm1_ablate.data.sources.image_text_table import ImageTextTable
     from mm1_ablate.data.sources.obelics import Obelics
 
@@ -400,11 +400,11 @@ def test_images_of_which_there_is_only_a_path_are_refused_when_a_plan_is_made(fo
         kind = pa.struct([(name, pa.binary() if name == "bytes" else pa.string()) for name in value])
         table = {"image": pa.array([value] * 3, kind), "caption": ["a"] * 3}
         pq.write_table(pa.table(table), folder / "a.parquet")
-        with pytest.raises(Misfit, match="only the paths of images, not their bytes") as error:
+        with pytest.raises(SettingError, match="only the paths of images, not their bytes") as error:
             ImageTextTable(files=(f"{folder}/a.parquet",)).check()
         assert error.value.at == "image"
         pages = {"images": pa.array([[value, None]], pa.list_(kind)), "texts": [[None, "a"]]}
         pq.write_table(pa.table(pages), folder / "pages.parquet")
-        with pytest.raises(Misfit, match="the documents only name their pictures") as error:
+        with pytest.raises(SettingError, match="the documents only reference their pictures") as error:
             Obelics(files=(f"{folder}/pages.parquet",)).check()
         assert error.value.at == "image_files"

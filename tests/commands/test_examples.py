@@ -17,9 +17,9 @@ from official_files import vqav2
 from PIL import Image
 from scored_study import Said, write_scores
 
-from mm1_ablate.config.sweep.expand import Trial
+from mm1_ablate.config.study import Trial
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable
-from mm1_ablate.evaluation.task import Task
 
 FIRST, SECOND = "baseline", "without/text"
 LIKELY, UNLIKELY = -0.5, -4.0
@@ -125,7 +125,7 @@ def test_choices_are_shown_with_their_likelihoods_and_the_margin_of_the_right_on
     right, wrong = one["first"]["log_likelihoods"], one["second"]["log_likelihoods"]
     assert max(right) == LIKELY and max(wrong) == LIKELY
     assert one["first"]["text"] == one["references"][0] != one["second"]["text"]
-    cells = re.search(r"likeliest wrong one</td>(.*?)</tr>", page, re.DOTALL)
+    cells = re.search(r"most likely wrong choice</td>(.*?)</tr>", page, re.DOTALL)
     assert cells is not None
     shown = [float(number.replace("−", "-")) for number in re.findall(r"<td>([^<]+)</td>", cells[1])]
     place = right.index(LIKELY)
@@ -148,8 +148,11 @@ def test_people_get_the_counts_and_the_place_of_the_page(sweep: Path, tmp_path: 
     ("arguments", "told"),
     [
         ((FIRST, "without/txt"), "there is no arm 'without/txt'; did you mean 'without/text'?"),
-        ((FIRST, SECOND, "--task", "miniature_vqs"), "no task 'miniature_vqs' that both arms were asked; did you mean 'miniature_vqa'?"),
-        ((FIRST, SECOND, "--shots", 4), "no number of shots '4' that both arms were asked; there are: 0, 2"),
+        (
+            (FIRST, SECOND, "--task", "miniature_vqs"),
+            "no task 'miniature_vqs' that both arms were evaluated on; did you mean 'miniature_vqa'?",
+        ),
+        ((FIRST, SECOND, "--shots", 4), "no number of shots '4' that both arms were evaluated on; there are: 0, 2"),
         ((FIRST, SECOND, "--seed", 5), "baseline has no seed 5; its seeds are 0, 1"),
         ((FIRST, SECOND, "--to", "/proc/page.html"), "name an .html file that can be written with --to"),
     ],

@@ -7,19 +7,21 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, pointed_at, problems_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.config.errors import Finding
-from mm1_ablate.config.sweep.expand import Experiment, FileErrors, FileProblem, load_study
+from mm1_ablate.config.errors import Diagnostic
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 SHIPPED = Path(__file__).resolve().parents[2]
 
 
-def fewer_heads(experiment: Experiment) -> list[Finding]:
+def fewer_heads(experiment: Experiment) -> list[Diagnostic]:
     """A check as the rooms above have them."""
     found = []
     if experiment.model.language_model.configuration.get("num_attention_heads", 4) != 4:
-        found.append(Finding(("model", "language_model", "configuration", "num_attention_heads"), "expected 4 heads"))
+        found.append(Diagnostic(("model", "language_model", "configuration", "num_attention_heads"), "expected 4 heads"))
     if experiment.model.connector.image_tokens == 9 and experiment.training.batch_rows == 4:
-        found.append(Finding(("model", "language_model", "model_type"), f"none for 9 of {experiment.training.steps}"))
+        found.append(Diagnostic(("model", "language_model", "model_type"), f"none for 9 of {experiment.training.steps}"))
     return found
 
 
@@ -72,21 +74,21 @@ def test_a_misspelt_type_is_named_beside_the_other_mistakes_of_its_arm(tmp_path:
 
 
 # ------------------------------------------------------------- whose mistake
-def test_a_mistake_of_the_experiment_is_told_there_whatever_the_sweep_sets_everywhere(tmp_path: Path) -> None:
+def test_a_mistake_of_the_experiment_is_reported_there_whatever_the_sweep_sets_everywhere(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT.replace("num_hidden_layers: 3", "num_hidden_layers: 3, num_attention_heads: 5"))
     everywhere = "everywhere: {model.preparation_seed: 0, evaluation.items: 7, training.steps: 400}"
     (problem,) = found_by_checks(tmp_path, "a: {alter: {model.connector.image_tokens: 9}}", everywhere)
     assert Path(problem.file).name == "experiment.yaml" and pointed_at(problem).startswith("5}")
 
 
-def test_a_mistake_of_what_is_set_everywhere_is_told_at_the_edit_that_makes_it(tmp_path: Path) -> None:
+def test_a_mistake_of_what_is_set_everywhere_is_reported_at_the_edit_that_makes_it(tmp_path: Path) -> None:
     everywhere = "everywhere: {model.preparation_seed: 0, model.connector.image_tokens: 9, training.batch_rows: 4, evaluation.items: 7}"
     (problem,) = found_by_checks(tmp_path, "", everywhere)
     assert Path(problem.file).name == "sweep.yaml" and problem.path == "everywhere.model.connector.image_tokens"
     assert problem.message == "model.language_model.model_type: none for 9 of 500"
 
 
-def test_a_mistake_of_an_arm_is_told_at_the_edit_that_makes_it(tmp_path: Path) -> None:
+def test_a_mistake_of_an_arm_is_reported_at_the_edit_that_makes_it(tmp_path: Path) -> None:
     arm = "a: {alter: {model.preparation_seed: 0, training.batch_rows: 4, model.connector.image_tokens: 9}}"
     (problem,) = found_by_checks(tmp_path, arm)
     assert problem.path == "ablations.a.alter.training.batch_rows"
@@ -110,7 +112,7 @@ def test_a_mistake_that_an_arm_has_in_other_words_is_the_experiments(tmp_path: P
         "{model.image_encoder.patches_per_side: 1, model.preparation_seed: 0}",
     ],
 )
-def test_what_does_not_go_together_is_told_at_the_edit_that_makes_it_so(tmp_path: Path, edits: str) -> None:
+def test_what_does_not_go_together_is_reported_at_the_edit_that_makes_it_so(tmp_path: Path, edits: str) -> None:
     for ablations, rest in (("", f"everywhere: {edits}"), (f"a: {{alter: {edits}}}", "")):
         at, message, _ = the_problem(tmp_path, ablations, rest)
         assert at.startswith("1") and message.startswith("model.connector.image_tokens: 4 image tokens cannot be pooled")
@@ -127,7 +129,7 @@ def test_files_that_are_missing_are_the_experiments_though_the_sweep_weighs_them
     assert Path(problem.file).name == "sweep.yaml" and pointed_at(problem).startswith("other/*.txt")
 
 
-def test_a_wrong_configuration_beside_the_quickstart_is_told_in_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_configuration_beside_the_quickstart_is_reported_in_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mm1_ablate.plan.preflight import preflight
 
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
+from config_files import EXPERIMENT, load_experiment, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
 from lines_files import LINES, write_data, write_lines_experiment, write_lines_study
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.fingerprint import fingerprint, training_identity
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.sweep.expand import FileErrors, Study, load_experiment, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_with_data_is_told_at_its_place_in_the_experiment(folder: Path, case: str):
+def test_what_is_wrong_with_data_is_reported_at_its_place_in_the_experiment(folder: Path, case: str):
     source, pointed, message = WRONG[case]
     write_data(folder / "secret", only="REFUSED")
     path = write_lines_experiment(folder, **source)
@@ -104,7 +106,7 @@ def test_what_is_wrong_with_data_is_told_at_its_place_in_the_experiment(folder: 
         assert line[problem.column - 1 :].strip("'") == pointed
 
 
-def test_wrong_data_of_an_edit_is_told_at_the_edit_with_all_other_problems(folder: Path):
+def test_wrong_data_of_an_edit_is_reported_at_the_edit_with_all_other_problems(folder: Path):
     problems = problems_of(
         folder,
         """
@@ -271,7 +273,7 @@ def _at(tree: Any, path: str) -> Any:
         ("alter: {data.sources.text.keep.columns.score.at_lest: 1}", "no such path", ""),
         ("alter: {data.sources.txt.keep.columns.score.at_least: 1}", "no such path", "data.sources.text.keep"),
         ("alter: {data.sources.newcomer.weight: 1}", "no such path", ""),
-        ("remove: data.sources.text.keep.text_characters", "already nothing", ""),
+        ("remove: data.sources.text.keep.text_characters", "already None", ""),
         ("remove: data.sources.text.keep.columns.score", "no such path", ""),
         ("remove: data.packing", "cannot be removed", ""),
         ("remove: model.connector", "cannot be removed", ""),

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, problems_of, study_of, the_problem
+from config_files import EXPERIMENT, load_experiment, problems_of, study_of, the_problem
 from jsonschema import Draft202012Validator
 
+from mm1_ablate.commands.init import experiment_schema
 from mm1_ablate.config.identity.data_digests import sources_of
-from mm1_ablate.config.schema import experiment_schema
 from mm1_ablate.config.study import Change
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -138,12 +139,12 @@ def test_a_path_that_names_nothing_in_a_stage_is_an_error_with_the_whole_path_su
         ("model.language_model.configuration.hidden_size", 48, "another value"),
     ],
 )
-def test_parts_that_do_not_fit_are_told_at_the_edit(folder: Path, path: str, value: Any, told: str) -> None:
+def test_parts_that_do_not_fit_are_reported_at_the_edit(folder: Path, path: str, value: Any, told: str) -> None:
     pointed, message, _ = the_problem(folder, f"other: {{alter: {{{path}: {value}}}}}")
     assert str(value) in pointed and "earlier stage" in message and told in message and "do not fit" in message
 
 
-def test_what_does_not_fit_is_told_at_its_line_of_the_file(folder: Path) -> None:
+def test_what_does_not_fit_is_reported_at_its_line_of_the_file(folder: Path) -> None:
     write(folder / "experiment.yaml", stage("third", "stages/second.yaml", model__image_encoder__depth=5))
     with pytest.raises(FileErrors) as caught:
         load_experiment(folder / "experiment.yaml")
@@ -160,7 +161,7 @@ def test_a_later_stage_prepares_nothing(folder: Path) -> None:
         load_experiment(folder / "experiment.yaml")
 
 
-def test_problems_of_an_earlier_stages_file_are_told_there(folder: Path) -> None:
+def test_problems_of_an_earlier_stages_file_are_reported_there(folder: Path) -> None:
     write(folder / "stages" / "first.yaml", stage("first", training__stepz=3))
     (problem,) = problems_of(folder)
     assert problem.file.endswith("first.yaml") and problem.path == "training.stepz"
@@ -174,12 +175,12 @@ def test_a_stage_that_is_not_there_or_is_the_stage_itself(folder: Path, name: st
     assert caught.value.problems[0].path == "starts_from"
 
 
-def test_a_circle_of_stages_is_told_with_the_files_that_it_goes_by(folder: Path) -> None:
+def test_a_circle_of_stages_is_reported_with_its_files(folder: Path) -> None:
     write(folder / "stages" / "first.yaml", stage("first", "second.yaml", model__image_encoder__image_size=24))
     with pytest.raises(FileErrors) as caught:
         load_experiment(folder / "stages" / "second.yaml")
     (problem,) = caught.value.problems
-    assert problem.file.endswith("first.yaml") and "second.yaml starts from itself, by way of first.yaml" in str(problem)
+    assert problem.file.endswith("first.yaml") and "second.yaml starts from itself, through first.yaml" in str(problem)
     (problem,) = problems_of(folder, "x: {remove: data.mixture.text}")
     assert problem.path == "starts_from" and (problem.line or 0) > 0 and "starts from itself" in problem.message
 
@@ -198,7 +199,7 @@ def test_a_circle_of_stages_is_told_with_the_files_that_it_goes_by(folder: Path)
         ("stages/sweep.yaml", "experiment.yaml:.*sweep.yaml is a sweep; expected an experiment file .*'first.yaml'"),
     ],
 )
-def test_what_is_no_path_of_a_stage_is_told_where_it_is_written(folder: Path, written: Any, told: str) -> None:
+def test_what_is_no_path_of_a_stage_is_reported_where_it_is_written(folder: Path, written: Any, told: str) -> None:
     (folder / "stages" / "broken.yaml").write_text("a: [1\n")
     (folder / "stages" / "nothing.yaml").write_text("")
     (folder / "stages" / "sweep.yaml").write_text("sweep: many\nexperiment: first.yaml\nseeds: [0]\n")
@@ -225,12 +226,12 @@ def test_what_is_no_path_of_a_stage_is_told_where_it_is_written(folder: Path, wr
         ),
     ],
 )
-def test_an_alteration_of_a_stage_that_is_not_there_is_told_at_its_path(folder: Path, arm: str, told: str) -> None:
+def test_an_alteration_of_a_stage_that_is_not_there_is_reported_at_its_path(folder: Path, arm: str, told: str) -> None:
     pointed, message, _ = the_problem(folder, f"wrong: {arm}")
     assert pointed.startswith("starts_from.") and told in message
 
 
-def test_a_stage_with_another_tokenizer_in_a_file_of_its_own_is_told_in_that_file(folder: Path) -> None:
+def test_a_stage_with_another_tokenizer_in_a_file_of_its_own_is_reported_in_that_file(folder: Path) -> None:
     write(folder / "stages" / "second.yaml", stage("second", "first.yaml", model__language_model__tokenizer="gpt2"))
     (problem,) = problems_of(folder)
     assert problem.file.endswith("second.yaml") and problem.path == "model.language_model.tokenizer" and "earlier stage" in problem.message

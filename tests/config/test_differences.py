@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from config_files import EXPERIMENT, study_of, write_experiment, write_sweep
+from config_files import EXPERIMENT, load_experiment, study_of, write_experiment, write_sweep
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made_up import scores
@@ -22,11 +22,9 @@ from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.paths import Node, plain
 from mm1_ablate.config.settings import component_names
-from mm1_ablate.config.study import Study
+from mm1_ablate.config.study import Identity, Study
 from mm1_ablate.config.sweep.differences import changes_of, in_words, leaves
-from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.config.sweep.overrides import Edit, altered
-from mm1_ablate.config.sweep.trials import Identity
 from mm1_ablate.report.comparison import compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
@@ -82,7 +80,7 @@ def nested(edit: Edit, depth: int) -> Edit:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=[path.stem for path in EXPERIMENTS])
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_an_arm_differs_from_its_baseline_in_what_is_told_and_in_nothing_else(path: Path, data: st.DataObject) -> None:
+def test_an_arm_differs_from_its_baseline_in_what_is_listed_and_in_nothing_else(path: Path, data: st.DataObject) -> None:
     with DataSnapshot("nowhere", path.parent).active():
         check(path, data)
 
@@ -107,8 +105,8 @@ def check(path: Path, data: st.DataObject) -> None:
 
     result = altered(tree, [*edits, *removals])
     by_mapping = altered(tree, [*written, *removals])
-    arm, found = (None, result.findings) if result.findings else validated(Experiment, result.tree, path.parent)
-    same, _ = (None, []) if by_mapping.findings else validated(Experiment, by_mapping.tree, path.parent)
+    arm, found = (None, result.diagnostics) if result.diagnostics else validated(Experiment, result.tree, path.parent)
+    same, _ = (None, []) if by_mapping.diagnostics else validated(Experiment, by_mapping.tree, path.parent)
     assert same == arm, "a mapping does what the paths into it do"
     assume(arm is not None and not found)
 
@@ -157,7 +155,7 @@ def test_long_values_are_cut_so_that_the_difference_is_seen(tmp_path: Path) -> N
     assert told.startswith("description …a") and "x" in told.split(" → ")[0] and "y" in told.split(" → ")[1] and len(told) < 110
 
 
-def test_a_section_that_is_added_or_removed_is_told_as_one(tmp_path: Path) -> None:
+def test_a_section_that_is_added_or_removed_is_reported_as_one(tmp_path: Path) -> None:
     study = study_of(
         tmp_path, "a: {alter: {model.sub_images: {at_most: 9}}}\nb: {remove: model.image_encoder.preparation}\nc: {seeds: [7]}"
     )
@@ -165,7 +163,7 @@ def test_a_section_that_is_added_or_removed_is_told_as_one(tmp_path: Path) -> No
     assert in_words(study.arm("b")) == "removed model.image_encoder.preparation"
     (removed,) = study.arm("b").changes
     assert removed.old["source"]["content"] == "synthetic_captions" and removed.new is None
-    assert in_words(study.arm("c")) == "nothing but its seeds: 7"
+    assert in_words(study.arm("c")) == "only its seeds: 7"
 
 
 # ------------------------------------------------------------- everywhere it is looked for
@@ -216,7 +214,7 @@ def test_validate_and_plan_tell_what_each_arm_changes(sweep: Path, tmp_path: Pat
     assert known["everywhere"] == {"baseline": [STEPS]}
 
 
-def test_arms_are_told_under_the_baseline_that_they_are_compared_with(tmp_path: Path) -> None:
+def test_arms_are_reported_under_the_baseline_that_they_are_compared_with(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT.replace("steps: 500", "steps: 700"), "other.yaml")
     path = write_sweep(tmp_path, "a: {alter: {training.steps: 90}}\nb: {alter: {training.steps: 90}, experiment: other.yaml}")
     told = call("validate", path).splitlines()[1:]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
+from config_files import EXPERIMENT, load_experiment, pointed_at, problems_of, study_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 
 @pytest.mark.parametrize(
@@ -27,20 +28,20 @@ from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_stu
         ("a: {grid: {size: [{model.image_encoder.image_sise: 16}]}}", "model.image_encoder.image_sise", "model.image_encoder.image_size"),
     ],
 )
-def test_a_path_that_names_nothing_is_told_with_the_nearest(tmp_path: Path, ablations: str, at: str, hint: str | None) -> None:
+def test_an_unknown_path_is_reported_with_the_nearest(tmp_path: Path, ablations: str, at: str, hint: str | None) -> None:
     problem = problems_of(tmp_path, ablations)[0]
     assert pointed_at(problem).startswith(at)
     assert "no such path" in problem.message
     assert problem.hint == (f"did you mean '{hint}'?" if hint else "")
 
 
-def test_a_path_below_nothing_says_what_is_nothing(tmp_path: Path) -> None:
+def test_a_path_below_none_names_what_is_none(tmp_path: Path) -> None:
     write_experiment(
         tmp_path,
         EXPERIMENT.replace("    preparation:\n      source: {type: miniature, data_type: captioned, content: synthetic_captions}\n", ""),
     )
     _, message, hint = the_problem(tmp_path, "a: {alter: {model.image_encoder.preparation.steps: 3}}")
-    assert "model.image_encoder.preparation is nothing here" in message and "as a whole" in hint
+    assert "model.image_encoder.preparation is None here" in message and "as a whole" in hint
 
 
 def test_a_path_everywhere_and_in_except_is_checked_too(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_path_everywhere_and_in_except_is_checked_too(tmp_path: Path) -> None:
 )
 def test_an_arm_that_changes_nothing_is_an_error(tmp_path: Path, ablations: str) -> None:
     at, message, _ = the_problem(tmp_path, ablations)
-    assert at.startswith("same:") and "arm 'same' changes nothing" in message
+    assert at.startswith("same:") and "arm 'same' is identical to baseline: " in message
 
 
 def test_removing_a_type_without_weight_changes_nothing(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_removing_a_type_without_weight_changes_nothing(tmp_path: Path) -> None:
 def test_a_point_of_a_grid_that_is_the_baseline_says_how_to_leave_it_out(tmp_path: Path) -> None:
     grid = "g: {grid: {model.connector.type: [average_pool, c_abstractor]}%s}"
     _, message, hint = the_problem(tmp_path, grid % "")
-    assert "baseline itself" in message and hint == "add {model.connector.type: average_pool} to the group's `except`"
+    assert "identical to baseline" in message and hint == "add {model.connector.type: average_pool} to the group's `except`"
     study_of(tmp_path, grid % ", except: [{model.connector.type: average_pool}]")
 
 
@@ -99,7 +100,7 @@ def test_token_counts_that_a_grid_of_patches_cannot_give(tmp_path: Path, ablatio
     assert told[0].startswith(at) and message in told[1]
 
 
-def test_points_that_fail_for_the_same_reason_are_told_once(tmp_path: Path) -> None:
+def test_points_that_fail_for_the_same_reason_are_reported_once(tmp_path: Path) -> None:
     axes = "model.connector.type: [c_abstractor, average_pool], model.connector.image_tokens: [5], training.steps: [200, 300]"
     assert "and 3 more" in the_problem(tmp_path, f"g: {{grid: {{{axes}}}}}")[1]
 
@@ -121,7 +122,7 @@ def test_points_that_fail_for_the_same_reason_are_told_once(tmp_path: Path) -> N
         ("a: {alter: {data.sources.text.images: false}}", "false", "data.sources.text: "),
     ],
 )
-def test_an_arm_that_is_no_valid_experiment_is_told_at_its_value(tmp_path: Path, ablations: str, at: str, message: str) -> None:
+def test_an_arm_that_is_no_valid_experiment_is_reported_at_its_value(tmp_path: Path, ablations: str, at: str, message: str) -> None:
     problem = problems_of(tmp_path, ablations)[0]
     assert pointed_at(problem).startswith(at) and message in problem.message
 
@@ -158,15 +159,15 @@ def test_what_is_removed_cannot_be_altered_in_the_same_arm(tmp_path: Path, arm: 
         ("a: {grid: {training.steps: [300, 300.0]}}", "300.0", "same value as entry 1"),
         ("a: {grid: {training.steps: []}}", "[]", "not empty"),
         ("a: {grid: {training.steps: 300}}", "300", "expected a list"),
-        ("a: {grid: {mix: [3, 4]}}", "mix", "a named axis has a list of mappings"),
+        ("a: {grid: {mix: [3, 4]}}", "mix", "a named axis needs a list of mappings"),
         ("a: {grid: {training.steps: [300], b: [{training.steps: 400}]}}", "b:", "two axes set training.steps"),
         ("a: {grid: {training.steps: [300]}, except: [{training.steps: 400}]}", "{training.steps: 400}", "matches no point"),
-        ("a: {grid: {training.steps: [300]}, except: [{training.steps: 300}]}", "except", "leaves nothing of the grid"),
-        ("baseline: {alter: {training.steps: 300}}", "baseline", "taken already, by the baseline of the sweep"),
+        ("a: {grid: {training.steps: [300]}, except: [{training.steps: 300}]}", "except", "excludes every point of the grid"),
+        ("baseline: {alter: {training.steps: 300}}", "baseline", "already used by the baseline of the sweep"),
         (
             "a/text: {alter: {training.steps: 300}}\na: {remove_each: [data.mixture.text]}",
             "data.mixture.text",
-            "taken already, by group 'a/text'",
+            "already used by group 'a/text'",
         ),
         ("'a,b': {alter: {training.steps: 300}}", "'a,b'", "expected a name"),
         ("a: {alter: {training.steps: 300}, alterr: 3}", "alterr", "unknown key"),
@@ -188,12 +189,12 @@ def test_groups_that_do_not_say_what_they_mean(tmp_path: Path, ablations: str, a
         ("sedes: [1]", "sedes", "unknown key"),
         ("resources: {gpus: -1}", "-1", "of at least 0"),
         ("resources: {cpus: 0}", "0}", "above 0"),
-        ("resources: {gpus: 1.5}", "1.5", "whole numbers"),
+        ("resources: {gpus: 1.5}", "1.5", "whole number"),
         ("budget: {gpu_hours: -5}", "-5", "of at least 0"),
         ("budget: {gpu_ours: 5}", "gpu_ours", "unknown key"),
         ("compare: {primary: shot_5/average}", "shot_5/average", "is not evaluated: evaluation.shots has 0, 4, 8"),
         ("compare: {primary: average}", "average", "expected shot_<k>/<name> or text_core/<name>"),
-        ("compare: {metrics: [shot_8/average, shot_8/avrage]}", "shot_8/avrage", "'avrage' is none of average, miniature_attributes"),
+        ("compare: {metrics: [shot_8/average, shot_8/avrage]}", "shot_8/avrage", "'avrage' is not one of average, miniature_attributes"),
         ("compare: {confidence: 95}", "95", "above 0 and below 1"),
     ],
 )
@@ -206,12 +207,12 @@ def test_the_rest_of_a_sweep_is_checked(tmp_path: Path, rest: str, at: str, mess
     ("expectation", "at", "message", "hint"),
     [
         ("arm: lest, metric: shot_8/average, is: below", "lest", "there is no arm 'lest'; the arms are less", "did you mean 'less'?"),
-        ("arm: baseline, metric: shot_8/average, is: below", "baseline", "is a baseline", "or say with 'than' from which arm"),
-        ("arm: less, metric: shot8/average, is: below", "shot8/average", "is no metric", "did you mean 'shot_8/average'?"),
+        ("arm: baseline, metric: shot_8/average, is: below", "baseline", "is a baseline", "or name another arm with 'than'"),
+        ("arm: less, metric: shot8/average, is: below", "shot8/average", "is not a metric", "did you mean 'shot_8/average'?"),
         ("arm: less, metric: shot_16/average, is: below", "shot_16/average", "is not evaluated", "add 16 to evaluation.shots"),
         ("arm: less, metric: text_core/miniature_vqs, is: below", "text_core", "is not evaluated", "did you mean 'miniature_vqa'?"),
         ("arm: less, metric: shot_8/average, is: less", "less, because", "expected 'above', 'below' or 'within', not 'less'", ""),
-        ("arm: less, metric: shot_8/average, is: within", "{arm: less", "points above 0 that 'within' means", ""),
+        ("arm: less, metric: shot_8/average, is: within", "{arm: less", "points above 0, which 'within' needs", ""),
     ],
 )
 def test_expectations_are_about_arms_and_metrics_that_are_there(tmp_path: Path, expectation: str, at: str, message: str, hint: str) -> None:
@@ -240,10 +241,10 @@ def test_every_worker_needs_a_row_of_each_step(tmp_path: Path, rest: str, arms: 
         return
     at, message, _ = the_problem(tmp_path, few, rest)
     workers = rest.split()[-1].rstrip("}")
-    assert at.startswith(workers) and f"{workers} workers need a row each" in message and arms in message
+    assert at.startswith(workers) and f"{workers} workers needs a row in every step" in message and arms in message
 
 
-def test_an_experiment_that_is_not_there_is_told_where_it_is_named(tmp_path: Path) -> None:
+def test_an_experiment_that_is_not_there_is_reported_where_it_is_named(tmp_path: Path) -> None:
     path = write_sweep(tmp_path)
     path.write_text("sweep: small\nexperiment: experimnt.yaml\n")
     with pytest.raises(FileErrors) as caught:
@@ -254,11 +255,11 @@ def test_an_experiment_that_is_not_there_is_told_where_it_is_named(tmp_path: Pat
     assert at.startswith("../other.yaml") and "no experiment file" in message
 
 
-def test_a_sweep_in_the_place_of_an_experiment_is_told_where_it_is_named(tmp_path: Path) -> None:
+def test_a_sweep_in_the_place_of_an_experiment_is_reported_where_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("sweep: other\nexperiment: experiment.yaml\nseeds: [0]\n")
     at, message, hint = the_problem(tmp_path, "a: {experiment: other.yaml, alter: {training.steps: 7}}")
     assert at.startswith("other.yaml, alter") and "other.yaml is a sweep; expected an experiment file" in message
-    assert hint == "the sweep is about 'experiment.yaml'"
+    assert hint == "the experiment of this sweep is 'experiment.yaml'"
     path = tmp_path / "sweep.yaml"
     path.write_text("sweep: small\nexperiment: other.yaml\n")
     with pytest.raises(FileErrors, match=r"sweep.yaml:2:13: experiment: .*other.yaml is a sweep; expected an experiment file"):
@@ -267,7 +268,7 @@ def test_a_sweep_in_the_place_of_an_experiment_is_told_where_it_is_named(tmp_pat
         load_experiment(tmp_path / "other.yaml")
 
 
-def test_mistakes_in_the_experiment_are_told_in_its_own_file(tmp_path: Path) -> None:
+def test_mistakes_in_the_experiment_are_reported_in_its_own_file(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT.replace("batch_rows", "batch_row"))
     problems = problems_of(tmp_path, "a: {remove: data.mixture.text}", "sedes: [1]")
     assert [(Path(problem.file).name, pointed_at(problem)[:9]) for problem in problems] == [
@@ -290,7 +291,7 @@ def test_a_file_that_is_no_sweep_at_all(tmp_path: Path) -> None:
             load_study(path)
 
 
-def test_all_mistakes_of_all_kinds_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_all_kinds_are_reported_at_once(tmp_path: Path) -> None:
     ablations = """
         a: {remove: [data.mixture.txt]}
         b: {alter: {training.steps: 500}}
@@ -381,7 +382,7 @@ def replacements(tree: Any, junk: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=str)
-def test_whatever_stands_anywhere_is_told_and_never_a_crash(tmp_path: Path, junk: Any) -> None:
+def test_whatever_stands_anywhere_is_reported_and_never_a_crash(tmp_path: Path, junk: Any) -> None:
     write_experiment(tmp_path)
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(WHOLE))

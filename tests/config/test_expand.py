@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, problems_of, study_of, the_problem, write_experiment, write_sweep
 
-from mm1_ablate.config.sweep.expand import BASELINE, Change, load_study
+from mm1_ablate.config.study import Change
+from mm1_ablate.config.sweep.expand import BASELINE, load_study
 
 
 def names(folder: Path, ablations: str, rest: str = "") -> list[str]:
@@ -175,7 +176,7 @@ def test_what_is_optional_can_be_removed(tmp_path: Path, path: str, left: object
         ("model.connector", "cannot be removed; alter it instead"),
         ("evaluation.tasks.0", "cannot be removed; alter it instead"),
         ("model.image_encoder.frozen", "already off"),
-        ("model.preparation_seed", "already nothing"),
+        ("model.preparation_seed", "already None"),
     ],
 )
 def test_what_is_not_optional_cannot(tmp_path: Path, path: str, why: str) -> None:
@@ -235,7 +236,7 @@ def test_filling_hands_the_share_to_another_type(tmp_path: Path) -> None:
     study = study_of(tmp_path, ablations)
     assert study.arm("a").experiment.data.mixture == {"captioned": 55, "interleaved": 45}
     assert study.arm("b").experiment.data.mixture == {"captioned": 22.5, "interleaved": 45, "text": 32.5}
-    assert "which is what was removed" in the_problem(tmp_path, "a: {remove: data.mixture.text, when_removed: {fill_with: text}}")[1]
+    assert "which was removed" in the_problem(tmp_path, "a: {remove: data.mixture.text, when_removed: {fill_with: text}}")[1]
 
 
 # ------------------------------------------------------------- altering

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, write_experiment
+from config_files import EXPERIMENT, load_experiment, write_experiment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from mm1_ablate.config.identity.fingerprint import canonical, evaluation_identit
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.settings import HowItRuns, Settings
-from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.config.sweep.overrides import Edit, altered
 from mm1_ablate.config.training import AdamW, Muon, Training
 
@@ -31,7 +30,7 @@ def changed(**changes: Any) -> Experiment:
     """The small experiment with values at paths (`__` for the dots) changed."""
     edits = [Edit(path.replace("__", "."), value, whole=isinstance(value, dict)) for path, value in changes.items()]
     result = altered(TREE, edits)
-    assert not result.findings
+    assert not result.diagnostics
     return Experiment.model_validate(result.tree)
 
 

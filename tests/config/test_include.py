@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, pointed_at, problems_of, study_of, the_problem, write_experiment
 
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 PART = """\
 sweep: part
@@ -68,7 +69,7 @@ def test_included_files_may_include_and_lie_elsewhere(tmp_path: Path) -> None:
         (PART.replace("experiment.yaml", "othr.yaml"), "othr.yaml", "there is no experiment file"),
     ],
 )
-def test_mistakes_are_told_in_the_file_that_makes_them(tmp_path: Path, part: str, at: str, message: str) -> None:
+def test_mistakes_are_reported_in_the_file_that_makes_them(tmp_path: Path, part: str, at: str, message: str) -> None:
     write_experiment(tmp_path, name="other.yaml")
     problems = problems_when_included(tmp_path, part)
     assert len(problems) == 1, [str(problem) for problem in problems]
@@ -105,14 +106,14 @@ def test_what_such_a_file_says_of_its_baseline_is_about_its_own(tmp_path: Path) 
     assert dict(study.published[0].rows) == {"short": "without VeCap", "part/baseline": "with VeCap"}
 
 
-def test_a_group_name_that_two_files_use_is_told_with_both_files(tmp_path: Path) -> None:
+def test_a_group_name_that_two_files_use_is_reported_with_both_files(tmp_path: Path) -> None:
     (tmp_path / "part.yaml").write_text(PART)
     problems = problems_of(tmp_path, "short: {alter: {training.steps: 400}}", "include: part.yaml")
     assert len(problems) == 1 and Path(problems[0].file).name == "part.yaml" and pointed_at(problems[0]).startswith("short:")
     assert "sweep.yaml" in problems[0].message and "part.yaml" in problems[0].message
 
 
-def test_all_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "part.yaml").write_text(PART.replace("300", "-1"))
     problems = problems_of(tmp_path, "a: {alter: {training.steps: -2}}", "include: [part.yaml, prt.yaml]")
     assert sorted(Path(problem.file).name for problem in problems) == ["part.yaml", "sweep.yaml", "sweep.yaml"]
@@ -145,7 +146,7 @@ def test_an_arm_of_other_seeds_is_the_baseline_with_those(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("ablations", "message"),
     [
-        ("a: {seeds: [1, 10]}", "seed 1 is one of the sweep's own"),
+        ("a: {seeds: [1, 10]}", "seed 1 is one of the sweep's seeds"),
         ("a: {seeds: [10, 10]}", "given more than once"),
         ("a: {seeds: [10], alter: {training.steps: 3}}", "a group has one of"),
         ("a: {seeds: []}", "not empty"),

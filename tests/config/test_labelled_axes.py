@@ -44,7 +44,7 @@ def test_labels_go_with_values_and_say_what_is_left_out(tmp_path: Path) -> None:
     [
         (TWO_AXES.replace("{connector: averaged,", "{connector: average,"), "average,", "there is no 'average' on this axis", "averaged"),
         (TWO_AXES.replace("{model.connector.type: attention_pool}", "{model.connector.type: average_pool}"), "{model", "'averaged'", ""),
-        ("g: {grid: {training.steps: {few: {training.steps: 400}}}}", "training.steps", "is a path, whose values are a list", ""),
+        ("g: {grid: {training.steps: {few: {training.steps: 400}}}}", "training.steps", "is a path, so its values are a list", ""),
         (
             MIX.replace("data.mixture.interleaved: 0}\n      cap", "data.mixture.interlaced: 0}\n      cap"),
             "data.mixture.interlaced",
@@ -55,6 +55,6 @@ def test_labels_go_with_values_and_say_what_is_left_out(tmp_path: Path) -> None:
         (MIX.replace("{data.mixture.interleaved: 0}", "{}"), "{}", "not empty", ""),
     ],
 )
-def test_mistakes_are_told_where_they_are(tmp_path: Path, ablations: str, at: str, message: str, hint: str) -> None:
+def test_mistakes_are_reported_where_they_are(tmp_path: Path, ablations: str, at: str, message: str, hint: str) -> None:
     pointed, told, hinted = the_problem(tmp_path, ablations)
     assert pointed.startswith(at) and message in told and hint in hinted

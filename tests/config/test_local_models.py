@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from config_files import EXPERIMENT, pointed_at, write_experiment
+from config_files import EXPERIMENT, load_experiment, pointed_at, write_experiment
 from local_models import tokenizer_folder
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mm1_ablate.config.identity.model_digests import READ_WHOLE, weights_digest
 from mm1_ablate.config.local_path import weight_files
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.plan.preflight import preflight
 
 LANGUAGE_MODEL = EXPERIMENT[EXPERIMENT.index("    model_type: phi") : EXPERIMENT.index("training:")]
@@ -67,7 +68,7 @@ def test_a_path_in_a_sweep_is_relative_to_the_sweep(tmp_path: Path) -> None:
         ("{name: ./none/here, tokenizer: miniature}", "./none/here"),
     ],
 )
-def test_what_is_not_there_is_said_at_its_line(language_model: str, at: str, tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported_at_its_line(language_model: str, at: str, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, EXPERIMENT.replace(f"\n{LANGUAGE_MODEL}", f" {language_model}\n"))
     with pytest.raises(FileErrors) as caught:
         preflight(path)
@@ -165,7 +166,7 @@ def test_what_a_model_by_name_would_not_heed_is_refused(more: str, tmp_path: Pat
     with pytest.raises(FileErrors) as caught:
         load_experiment(path)
     (problem,) = caught.value.problems
-    assert pointed_at(problem).startswith(more.partition(" ")[2]) and "goes with model_type" in problem.message
+    assert pointed_at(problem).startswith(more.partition(" ")[2]) and "needs model_type" in problem.message
 
 
 def test_all_that_init_writes_of_a_model_type_is_named_at_once_for_a_model_by_name(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from config_files import EXPERIMENT, problems_of, study_of, the_problem, write_experiment
 
+from mm1_ablate.config.study import Change, Study
 from mm1_ablate.config.sweep.differences import in_words
-from mm1_ablate.config.sweep.expand import Change, Study
 
 WRITTEN = EXPERIMENT.replace("{type: muon}", "{type: muon, learning_rate: 0.01, momentum: 0.9}")
 
@@ -97,7 +97,7 @@ def test_an_earlier_stage_is_merged_too(tmp_path: Path) -> None:
     assert the_problem(tmp_path, twice)[1].startswith("starts_from.training.steps is set twice")
 
 
-def test_what_a_protocol_sets_can_be_altered_and_removed_though_nobody_wrote_it(tmp_path: Path) -> None:
+def test_what_a_protocol_sets_can_be_altered_and_removed_without_being_written(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT + "  protocol: openflamingo\n")
     study = study_of(
         tmp_path,
@@ -122,7 +122,7 @@ def test_an_included_sweep_that_sets_the_same_everywhere_has_the_same_baseline(f
 
 
 # ------------------------------------------------------------- replacing
-def test_replacing_a_section_is_said_and_shown(folder: Path) -> None:
+def test_replacing_a_section_is_reported_and_shown(folder: Path) -> None:
     study = study_of(
         folder,
         """
@@ -175,7 +175,7 @@ def test_an_axis_may_hold_sections(folder: Path) -> None:
             "a: {alter: {training.steps: 9, data.packing: {}}}",
             "data.packing",
             "an empty mapping changes nothing",
-            "`replace` takes its place",
+            "write it under `replace`",
         ),
         ("a: {alter: {training: {steps: 400}, training.steps: 300}}", "training.steps", "is set twice: by", "keep one of the two"),
         ("a: {alter: {training.steps: 300}, replace: {training: {steps: 4}}}", "training: {", "is set twice: by", "keep one"),
@@ -196,24 +196,24 @@ def test_an_axis_may_hold_sections(folder: Path) -> None:
             "there is no such entry",
             "to add an entry, write all of model.language_model.configuration under `replace`",
         ),
-        ("a: {alter: {model.language_model: {name: gpt2}}}", "{name", "declare either name", "under `replace` it takes its place"),
+        ("a: {alter: {model.language_model: {name: gpt2}}}", "{name", "declare either name", "under `replace` it replaces it"),
         (
             "a: {alter: {data: {mixture: {text: 5}}}, remove: data.mixture.text}",
             "text: 5",
-            "is altered, and the same arm removes data.mixture.text",
+            "is altered, but the same arm removes data.mixture.text",
             "keep one of the two",
         ),
         ("a: {replace: {data.mixture: {text: 5}}, remove: data.mixture.text}", "data.mixture", "the same arm removes", "keep one"),
-        ("a: {alter: {replace: 5}}", "5", "expected a mapping, not empty, from paths to the values", ""),
+        ("a: {alter: {replace: 5}}", "5", "expected a mapping, not empty, from paths to their new values", ""),
         ("a: {replace: {training.stepz: 5}}", "training.stepz", "no such path", "did you mean 'training.steps'"),
         ("a: {replace: {training.steps: 5}, grid: {training.steps: [4]}}", "{training", "not replace and grid", ""),
     ],
 )
-def test_mistakes_in_mappings_are_told_where_they_are(folder: Path, ablations: str, at: str, message: str, hint: str) -> None:
+def test_mistakes_in_mappings_are_reported_where_they_are(folder: Path, ablations: str, at: str, message: str, hint: str) -> None:
     pointed, told, hinted = the_problem(folder, ablations)
     assert pointed.startswith(at) and message in told and hint in hinted
 
 
-def test_what_is_wrong_in_everywhere_is_told_at_its_key(folder: Path) -> None:
+def test_what_is_wrong_in_everywhere_is_reported_at_its_key(folder: Path) -> None:
     found = problems_of(folder, "a: {alter: {training.batch_rows: 4}}", "everywhere: {training: {stepz: 5}, replace: {data.packng: {}}}")
     assert [problem.path for problem in found] == ["everywhere.training.stepz", "everywhere.replace.data.packng"]

@@ -86,7 +86,7 @@ def test_spellings(text: str, name: str, title: str) -> None:
     ],
 )
 def test_what_is_no_metric(text: str) -> None:
-    with pytest.raises(ValueError, match="is no metric"):
+    with pytest.raises(ValueError, match="is not a metric"):
         MetricName.parse(text)
 
 
@@ -110,15 +110,15 @@ def test_a_sweep_in_either_spelling_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rest", "at", "message", "hint"),
     [
-        ("compare: {primary: 8-shott}", "8-shott", "'8-shott' is no metric", "did you mean '8-shot'?"),
-        ("compare: {metrics: [8-shot, textcore]}", "textcore", "'textcore' is no metric", "did you mean 'TextCore'?"),
+        ("compare: {primary: 8-shott}", "8-shott", "'8-shott' is not a metric", "did you mean '8-shot'?"),
+        ("compare: {metrics: [8-shot, textcore]}", "textcore", "'textcore' is not a metric", "did you mean 'TextCore'?"),
         (
             "compare: {metrics: [8-shot miniature vqs]}",
             "8-shot mini",
             "'shot_8/miniature_vqs' is not evaluated",
             "did you mean 'miniature_vqa'?",
         ),
-        ("expect: [{arm: less, metric: TextCor, is: below, because: it was so}]", "TextCor", "is no metric", "did you mean 'TextCore'?"),
+        ("expect: [{arm: less, metric: TextCor, is: below, because: it was so}]", "TextCor", "is not a metric", "did you mean 'TextCore'?"),
         (
             "expect: [{arm: less, metric: 16-shot, is: below, because: it was so}]",
             "16-shot",
@@ -127,7 +127,7 @@ def test_a_sweep_in_either_spelling_is_the_same(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_misspelt_metric_is_told_with_what_was_meant(tmp_path: Path, rest: str, at: str, message: str, hint: str) -> None:
+def test_a_misspelt_metric_is_reported_with_what_was_meant(tmp_path: Path, rest: str, at: str, message: str, hint: str) -> None:
     told = the_problem(tmp_path, LESS, rest)
     assert told[0].startswith(at) and message in told[1] and told[2] == hint
 

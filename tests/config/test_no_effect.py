@@ -10,7 +10,8 @@ import pytest
 import yaml
 from config_files import EXPERIMENT, pointed_at, study_of, the_problem, write_experiment
 
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 SOURCE = {"type": "miniature", "data_type": "text", "content": "text"}
 PREPARED = {"source": SOURCE, "optimizer": {"type": "adamw"}}
@@ -56,12 +57,12 @@ def warned(folder: Path, text: str) -> list[tuple[str, str]]:
             "fan_in",
         ),
         ({f"{ENCODER}.preparation": None, "model.preparation_seed": 0}, "model.preparation_seed", "is prepared"),
-        ({f"{LANGUAGE}.frozen": True}, "training.optimizer.type", "declare type: adamw"),
-        ({"training.micro_batch_rows": 16}, "training.micro_batch_rows", "no more than 8 rows"),
+        ({f"{LANGUAGE}.frozen": True}, "training.optimizer.type", "Declare type: adamw"),
+        ({"training.micro_batch_rows": 16}, "training.micro_batch_rows", "only 8 rows"),
         ({f"{LANGUAGE}.preparation": {**PREPARED, "source": {**SOURCE, "weight": 2}}}, f"{LANGUAGE}.preparation.source.weight", "only one"),
         ({"evaluation.losses": {"text": {"source": {**SOURCE, "max_epochs": 2}}}}, "evaluation.losses.text.source.max_epochs", "as often"),
         ({"evaluation.shots": [4], "evaluation.zero_shot": {"text_only": 2}}, "evaluation.zero_shot", "add 0 to shots"),
-        ({"evaluation.shots": [0], "evaluation.seeds": [0, 1]}, "evaluation.seeds", "all seeds but the first"),
+        ({"evaluation.shots": [0], "evaluation.seeds": [0, 1]}, "evaluation.seeds", "only the first seed is used"),
         ({"evaluation.shots": [0], "evaluation.demonstrations": "per_query"}, "evaluation.demonstrations", "leave it out"),
         ({"evaluation.tasks": ["miniature_facts"], "evaluation.shots": [0, 4]}, "evaluation.shots", "text tasks"),
     ],
@@ -102,7 +103,7 @@ def test_an_arm_is_warned_of_what_it_sets_and_not_of_what_it_is_left_with(tmp_pa
     ("task", "field", "words"),
     [
         ("miniature_sums", "stop: [x]", "generates no answers"),
-        ("miniature_facts", "separator: x", "asked without demonstrations"),
+        ("miniature_facts", "separator: x", "has no demonstrations"),
     ],
 )
 def test_wording_that_a_task_has_no_use_for_is_refused(task: str, field: str, words: str, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_wording_that_a_task_has_no_use_for_is_refused(task: str, field: str, wo
 
 @pytest.mark.parametrize(
     ("rest", "words"),
-    [("resources: {strategy: fsdp}", "one worker has the whole model"), ("budget: {gpu_hours: 2}", "given no GPU")],
+    [("resources: {strategy: fsdp}", "one worker has the whole model"), ("budget: {gpu_hours: 2}", "have no GPU")],
 )
 def test_resources_that_do_nothing_are_warned_of(rest: str, words: str, tmp_path: Path) -> None:
     (warning,) = study_of(tmp_path, rest=rest).warnings
@@ -127,7 +128,7 @@ def test_what_an_earlier_stage_gives_cannot_be_declared_otherwise(tmp_path: Path
     earlier = yaml.safe_load(changed(**{f"{ENCODER}.preparation": None}))
     write_experiment(tmp_path, changed(**{f"{ENCODER}.preparation": None, "starts_from": earlier}))
     place, message, _ = the_problem(tmp_path, f"drawn: {{alter: {{{LANGUAGE}.initialisation: fan_in}}}}")
-    assert place.startswith("fan_in") and "come from the earlier stage" in message and "alter it there" in message
+    assert place.startswith("fan_in") and "come from the earlier stage" in message and "set it there" in message
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_files import EXPERIMENT, pointed_at, study_of, the_problem, write_experiment
+from config_files import EXPERIMENT, load_experiment, pointed_at, study_of, the_problem, write_experiment
 
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 PACKING = "packing: {row_tokens: 128, nominal_image_tokens: 4}"
 TEXT_ONLY = EXPERIMENT.replace("{captioned: 45, interleaved: 45, text: 10}", "{text: 10}")
@@ -61,7 +62,7 @@ def test_held_out_images_need_rows_too(tmp_path: Path) -> None:
     load_experiment(write_experiment(tmp_path, text % ", images: false"), "nowhere")
 
 
-def test_an_earlier_stage_is_told_at_its_own_line(tmp_path: Path) -> None:
+def test_an_earlier_stage_is_reported_at_its_own_line(tmp_path: Path) -> None:
     write_experiment(tmp_path, EXPERIMENT.replace(PACKING, "packing: {row_tokens: 100}"), "first.yaml")
     prepared = "    preparation:\n      source: {type: miniature, data_type: captioned, content: synthetic_captions}\n"
     problem = refused(tmp_path, EXPERIMENT.replace(prepared, "") + "starts_from: first.yaml\n")
@@ -78,12 +79,12 @@ def test_an_earlier_stage_is_told_at_its_own_line(tmp_path: Path) -> None:
         ("grid: {data.packing.row_tokens: [64, 3]}", "3]"),
     ],
 )
-def test_an_arm_that_makes_rows_too_short_is_told_at_its_value(tmp_path: Path, arm: str, at: str) -> None:
+def test_an_arm_that_makes_rows_too_short_is_reported_at_its_value(tmp_path: Path, arm: str, at: str) -> None:
     told, message, _ = the_problem(tmp_path, f"a: {{{arm}}}")
     assert told.startswith(at) and "cannot hold an image" in message
 
 
-def test_an_arm_that_brings_images_into_short_rows_is_told_at_what_brings_them(tmp_path: Path) -> None:
+def test_an_arm_that_brings_images_into_short_rows_is_reported_at_what_brings_them(tmp_path: Path) -> None:
     write_experiment(tmp_path, TEXT_ONLY.replace(PACKING, "packing: {row_tokens: 100}"))
     told, message, _ = the_problem(tmp_path, "a: {alter: {model.preparation_seed: 3, data.mixture: {captioned: 1, text: 1}}}")
     assert told.startswith("1, text: 1") and "cannot hold an image" in message

@@ -11,7 +11,7 @@ import yaml
 from config_files import EXPERIMENT
 from jsonschema import Draft202012Validator
 
-from mm1_ablate.config.schema import experiment_schema, sweep_schema, write_schemas
+from mm1_ablate.commands.init import experiment_schema, sweep_schema, write_schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))

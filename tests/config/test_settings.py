@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from config_files import EXPERIMENT, pointed_at, write_experiment
+from config_files import EXPERIMENT, load_experiment, pointed_at, write_experiment
 from pydantic import ValidationError
 
-from mm1_ablate.config.experiment import Connector, Experiment, VisionTransformer
+from mm1_ablate.config.connector import Connector
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.image_encoder import VisionTransformer
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.settings import ComponentOf, Settings, UnknownType, find_component
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment
+from mm1_ablate.config.yaml_file import FileErrors
 
 
 class Holder(Settings):
@@ -25,7 +27,7 @@ class Holder(Settings):
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_lab.py").write_text(
         "from mm1_ablate.config.data import Source\n"
-        "from mm1_ablate.config.experiment import Connector\n"
+        "from mm1_ablate.config.connector import Connector\n"
         "class Mixer(Connector):\n    layers: int = 2\n"
         "class Files(Source):\n    folder: str\n"
         "class Plain:\n    pass\n"
@@ -92,7 +94,7 @@ def test_an_experiment_survives_dumping_and_validating(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "path", "message"),
     [
-        (("image_size: 48", "image_size: 50"), "model.image_encoder.image_size", "50 is not a multiple of the patches a side, 4"),
+        (("image_size: 48", "image_size: 50"), "model.image_encoder.image_size", "50 is not a multiple of the patches per side, 4"),
         (
             ("patches_per_side: 4", "patches_per_side: 4\n    patch_size: 12"),
             "model.image_encoder",
@@ -142,7 +144,7 @@ def test_reading_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
         "sweep: small\nexperiment: experiment.yaml\nablations: {a: {alter: {model.connector.type: c_abstractor}}}\n"
     )
     code = (
-        "import sys; from pathlib import Path; from mm1_ablate.config.sweep.expand import load_study; import mm1_ablate.config.schema;"
+        "import sys; from pathlib import Path; from mm1_ablate.config.sweep.expand import load_study; import mm1_ablate.commands.init;"
         f"load_study(Path({str(tmp_path / 'sweep.yaml')!r}));"
         "print([name for name in ('torch', 'pandas', 'ray', 'transformers', 'lightning') if name in sys.modules])"
     )

@@ -9,7 +9,7 @@ from config_files import EXPERIMENT, pointed_at, write_experiment
 
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 RECORD = """\
 task: colours
@@ -124,7 +124,7 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ("question: text}", "question: 'text['}", "'text['", "items.fields.question", "expected a Jinja expression"),
         ("fields: {question: text}", "fields: {question: 5}", "5}", "items.fields.question", "expected text, not 5"),
         ('"{name}.jpg"\n  dem', '"{name.jpg"\n  dem', '"{name.jpg', "items.queries.image", "expected a name with fields in braces"),
-        ('  references: answers | map(attribute="answer")\n', "", "file: test", "items.queries", "says neither 'references' nor 'choices'"),
+        ('  references: answers | map(attribute="answer")\n', "", "file: test", "items.queries", "has neither 'references' nor 'choices'"),
         # Templates.
         ("{answer}\nsep", "answer\nsep", "|-", "prompt", "expected {answer} once, found it 0 times"),
         ("{question}\n", "{question!r}\n", "Question: {", "prompt", "expected a plain field such as {answer}, found {question!r}"),
@@ -132,7 +132,7 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ("Answer: {answer}", "Answer: {answer} }", "Answer: {", "prompt", "a '}' without its '{'"),
         ("{question}\n", "{questoin}\n", "Question: {", "prompt", "no item has a field 'questoin'; expected image, answer or question"),
         ("{question}\n", "{choice}\n", "Question: {", "prompt", "only a task of kind choose can name {choice}"),
-        ("{image} Look", "Look", "|-", "prompt", "a task of the image family shows {image}"),
+        ("{image} Look", "Look", "|-", "prompt", "expected {image} in a task of the image family"),
         ('separator: "\\n"', 'separator: "{answer}"', '"{answer}"', "separator", "may name the item's own fields only"),
         ('separator: "\\n"', 'separator: "{colour}"', '"{colour}"', "separator", "no item has a field 'colour'"),
         ('"Question"]', '"{0}"]', '"{0}"', "stop[1]", "expected a plain field"),
@@ -147,7 +147,7 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ("family: image", "family: picture", "picture", "family", "expected 'image' or 'text', not 'picture'"),
     ],
 )
-def test_a_mistake_in_a_record_is_told_at_its_key_with_what_was_expected(
+def test_a_mistake_in_a_record_is_reported_at_its_key_with_what_was_expected(
     tmp_path: Path, old: str, new: str, at: str, path: str, message: str
 ) -> None:
     problems = problems_of_record(tmp_path, old, new)
@@ -156,7 +156,7 @@ def test_a_mistake_in_a_record_is_told_at_its_key_with_what_was_expected(
     assert message in problem.message + f" ({problem.hint})"
 
 
-def test_a_mistake_in_a_record_is_told_where_the_task_is_named_with_its_place_in_the_record(tmp_path: Path) -> None:
+def test_a_mistake_in_a_record_is_reported_where_the_task_is_named_with_its_place_in_the_record(tmp_path: Path) -> None:
     (tmp_path / "colours.yaml").write_text(RECORD.replace("{question}\n", "{questoin}\n"))
     path = write_experiment(tmp_path, EXPERIMENT.replace("[miniature_attributes", "[colours.yaml"))
     with pytest.raises(FileErrors) as caught:
@@ -165,7 +165,7 @@ def test_a_mistake_in_a_record_is_told_where_the_task_is_named_with_its_place_in
     assert pointed_at(problem).startswith("colours.yaml") and f"{tmp_path}/colours.yaml:23:3: prompt: " in problem.message
 
 
-def test_what_is_wrong_with_the_files_of_a_record_is_told_with_its_place_in_the_record(tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_files_of_a_record_is_reported_with_its_place_in_the_record(tmp_path: Path) -> None:
     (tmp_path / "colours.yaml").write_text(RECORD)
     path = write_experiment(tmp_path, EXPERIMENT.replace("[miniature_attributes", "[colours.yaml"))
     with pytest.raises(FileErrors) as caught:
@@ -174,7 +174,7 @@ def test_what_is_wrong_with_the_files_of_a_record_is_told_with_its_place_in_the_
     assert pointed_at(problem).startswith("colours.yaml") and f"{tmp_path}/colours.yaml:11:" in problem.message
 
 
-def test_an_override_that_is_no_template_is_told_at_its_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_override_that_is_no_template_is_reported_at_its_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mm1_ablate.evaluation.preflight import unaskable_tasks
 
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 from command_line import call
-from config_files import pointed_at, problems_of, study_of, write_experiment, write_sweep
+from config_files import load_experiment, pointed_at, problems_of, study_of, write_experiment, write_sweep
 from task_files import RECORD, ROWS, write_evaluation, write_task
 
-from mm1_ablate.config.errors import Finding
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study, load_experiment, load_study
+from mm1_ablate.config.errors import Diagnostic
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 
 
@@ -100,7 +102,7 @@ def test_paths_of_records_are_relative_to_the_file_that_writes_them(folder: Path
 
 
 # ------------------------------------------------------------- what is wrong with them
-def test_a_benchmark_that_is_not_there_is_told_where_its_task_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_benchmark_that_is_not_there_is_reported_where_its_task_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MM1_ABLATE_BENCHMARKS", raising=False)
     path = write_evaluation(tmp_path, tasks=["miniature_vqa", "arc_easy"], shots=[0, 8])
     for load in (load_experiment, load_study):
@@ -118,7 +120,7 @@ def test_a_benchmark_that_is_not_there_is_told_where_its_task_is_named(tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": []}, "no row counts"),
+        ({"rows": []}, "no row is usable"),
         ({"rows": [{"name": "a"}]}, "none of the first rows can be used"),
         ({"items": {**RECORD["items"], "queries": {"file": "nowhere.jsonl"}}}, "no file matches"),
         ({"promt": "x"}, "colours.yaml:16:1: promt: unknown key"),
@@ -126,7 +128,7 @@ def test_a_benchmark_that_is_not_there_is_told_where_its_task_is_named(tmp_path:
         ({"metrics": ["choice_acuracy"]}, "there is no type 'choice_acuracy'"),
     ],
 )
-def test_a_record_that_is_wrong_is_told_where_it_is_named(folder: Path, changes: dict[str, Any], message: str):
+def test_a_record_that_is_wrong_is_reported_where_it_is_named(folder: Path, changes: dict[str, Any], message: str):
     rows = changes.pop("rows", ROWS)
     write_task(folder / "tasks", rows=rows, **changes)
     problem = the_problem_of(folder / "experiment.yaml")
@@ -134,7 +136,7 @@ def test_a_record_that_is_wrong_is_told_where_it_is_named(folder: Path, changes:
     assert problem.file.endswith("experiment.yaml") and "colours.yaml" in problem.message
 
 
-def test_wrong_tasks_of_edits_are_told_at_the_edits_with_all_other_problems(folder: Path):
+def test_wrong_tasks_of_edits_are_reported_at_the_edits_with_all_other_problems(folder: Path):
     told = problems_of(
         folder,
         """
@@ -158,10 +160,10 @@ def test_names_inside_records_are_those_that_groups_and_metrics_name(folder: Pat
     (problem,) = problems_of(folder, rest="compare: {primary: text_core/colour, metrics: [text_core/both]}")
     assert pointed_at(problem).startswith("text_core/colour") and problem.hint == "did you mean 'colours'?"
     write_evaluation(folder, **tasks, groups={"both": {"tasks": ["colour", "miniature_vqa"]}})
-    assert "'colour' is neither a task" in the_problem_of(folder / "experiment.yaml").message
+    assert "'colour' is neither an evaluated task" in the_problem_of(folder / "experiment.yaml").message
     write_task(folder / "tasks", "same")
     write_evaluation(folder, tasks=["tasks/colours.yaml", "tasks/same.yaml"])
-    assert "another task is called 'colours' too" in the_problem_of(folder / "experiment.yaml").message
+    assert "another task has the same name, 'colours'" in the_problem_of(folder / "experiment.yaml").message
 
 
 def test_without_data_no_task_is_looked_at_and_identities_are_provisional(folder: Path):
@@ -189,7 +191,7 @@ def test_reading_a_study_and_its_tasks_imports_nothing_heavy(folder: Path):
 
 
 # ------------------------------------------------------------- prompts that do not fit
-def test_a_context_that_is_too_short_is_told_at_the_shots_with_task_and_number(folder: Path):
+def test_a_context_that_is_too_short_is_reported_at_the_shots_with_task_and_number(folder: Path):
     tree = yaml.safe_load((folder / "experiment.yaml").read_text())
     tree["model"]["language_model"]["configuration"]["max_position_embeddings"] = 60
     tree["evaluation"] = {"tasks": ["miniature_vqa"], "shots": [0, 2, 8]}
@@ -200,7 +202,7 @@ def test_a_context_that_is_too_short_is_told_at_the_shots_with_task_and_number(f
     assert load_study(path).trials, "whether prompts fit is asked by those who begin something"
 
 
-def test_an_arm_whose_prompts_do_not_fit_is_told_at_the_edit_that_makes_them_so(folder: Path):
+def test_an_arm_whose_prompts_do_not_fit_is_reported_at_the_edit_that_makes_them_so(folder: Path):
     tree = yaml.safe_load((folder / "experiment.yaml").read_text())
     tree["model"]["language_model"]["configuration"]["max_position_embeddings"] = 160
     tree["evaluation"] = {"tasks": ["miniature_vqa"], "shots": [0, 8]}
@@ -246,15 +248,15 @@ def test_what_can_be_asked_is_counted_once_and_kept(folder: Path, monkeypatch: p
     assert len(prepared) == 3
 
 
-def test_a_wording_that_asks_nothing_is_told_in_a_sentence(folder: Path):
+def test_a_wording_that_asks_nothing_is_reported_in_a_sentence(folder: Path):
     wording = {"miniature_vqa": {"prompt": "{image} What?"}}
     write_evaluation(folder, tasks=["tasks/colours.yaml", "miniature_vqa"], shots=[0], overrides=wording)
     problem = the_problem_of(folder / "experiment.yaml", [unaskable_tasks])
     assert problem.path == "evaluation.overrides.miniature_vqa.prompt"
-    assert problem.message == "the task cannot be asked so: prompt: expected {answer} once, found it 0 times"
+    assert problem.message == "the task cannot be evaluated like this: prompt: expected {answer} once, found it 0 times"
 
 
-def test_too_few_demonstrations_are_told_where_the_task_is_named(folder: Path):
+def test_too_few_demonstrations_are_reported_where_the_task_is_named(folder: Path):
     rows = [{"name": str(number), "text": "red", "image": "0.png"} for number in range(3)]
     items = {
         "type": "records", "folder": "data", "id": "name", "references": "text", "image": "{image}",
@@ -268,13 +270,13 @@ def test_too_few_demonstrations_are_told_where_the_task_is_named(folder: Path):
     Image.new("RGB", (8, 8)).save(folder / "tasks" / "data" / "0.png")
     write_evaluation(folder, tasks=["tasks/colours.yaml"], shots=[0, 4])
     problem = the_problem_of(folder / "experiment.yaml", [unaskable_tasks])
-    assert pointed_at(problem) == "tasks/colours.yaml" and "4 shots need as many demonstrations" in problem.message
+    assert pointed_at(problem) == "tasks/colours.yaml" and "4 shots need 4 demonstrations" in problem.message
 
 
-def test_a_check_is_told_once_however_many_arms_it_is_true_of(tmp_path: Path):
+def test_a_check_is_reported_once_however_many_arms_it_is_true_of(tmp_path: Path):
     path = write_sweep(tmp_path, "fewer: {alter: {training.steps: 400}}\nfewest: {alter: {training.steps: 300}}")
     with pytest.raises(FileErrors) as caught:
-        load_study(path, "check", [lambda experiment: [Finding(("evaluation", "shots"), "never")]])
+        load_study(path, "check", [lambda experiment: [Diagnostic(("evaluation", "shots"), "never")]])
     (problem,) = caught.value.problems
     assert problem.message == "never" and Path(problem.file).name == "experiment.yaml"
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, write_experiment, write_sweep
+from config_files import EXPERIMENT, load_experiment, write_experiment, write_sweep
 
-from mm1_ablate.config.sweep.expand import FileErrors, Study, load_experiment, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.store.manifests import evaluation_record
 from mm1_ablate.store.store import Store
 
@@ -120,7 +122,7 @@ def test_each_study_records_what_it_saw_itself(sweep: Path, tmp_path: Path, monk
     assert records[0] == records[2] != records[1] and len(records[0]) == len(records[1]) > 0
 
 
-def test_what_a_record_told_is_told_for_the_study_that_asked_alone(sweep: Path, tmp_path: Path) -> None:
+def test_data_from_a_record_is_reported_for_its_own_study_alone(sweep: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     study = load_study(sweep)
     store.write_study(study)

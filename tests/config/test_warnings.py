@@ -11,9 +11,9 @@ from config_files import study_of
 from lines_files import write_lines_experiment, write_lines_study, write_lines_sweep
 from lines_source import Lines
 
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.store.store import Store
 
 SAID = "line 2 holds no verb"
@@ -37,7 +37,7 @@ def sweep(tmp_path: Path) -> Path:
 @pytest.fixture
 def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sources of lines warn."""
-    monkeypatch.setattr(Lines, "warnings", lambda self: [Misfit("files", SAID)])
+    monkeypatch.setattr(Lines, "warnings", lambda self: [SettingError("files", SAID)])
 
 
 def test_a_source_that_warns_leaves_the_study_valid(folder: Path, doubtful: None):
@@ -46,7 +46,7 @@ def test_a_source_that_warns_leaves_the_study_valid(folder: Path, doubtful: None
     assert warning.path == "data.sources.text.files" and warning.line > 1
 
 
-def test_what_is_wrong_is_told_without_the_warnings(folder: Path, doubtful: None):
+def test_what_is_wrong_is_reported_without_the_warnings(folder: Path, doubtful: None):
     write_lines_experiment(folder, files="data/*.tex")
     with pytest.raises(Exception, match=r"tex") as raised:
         study_of(folder)
@@ -56,8 +56,8 @@ def test_what_is_wrong_is_told_without_the_warnings(folder: Path, doubtful: None
 def test_a_check_may_warn_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
     from mm1_ablate.config.sweep.expand import load_study
 
-    def check(experiment: Experiment) -> list[Finding]:
-        return [Finding(("training", "steps"), "are few", "take more", warning=True)]
+    def check(experiment: Experiment) -> list[Diagnostic]:
+        return [Diagnostic(("training", "steps"), "are few", "take more", warning=True)]
 
     sweeps = sorted((folder / "sweeps").glob("*.yaml")) if (folder / "sweeps").is_dir() else sorted(folder.glob("*.yaml"))
     study = load_study(sweeps[0], checks=[check])

@@ -19,7 +19,7 @@ import yaml
 
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.config.yaml_file import FileErrors, read_tree
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 EXPERIMENT = """
 experiment: small
@@ -196,7 +196,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", cases("experiments"), ids=" ".join)
-def test_a_wrong_value_of_an_experiment_is_told_with_what_was_expected(folder: Path, case: tuple[str, str, str]) -> None:
+def test_a_wrong_value_of_an_experiment_is_reported_with_what_was_expected(folder: Path, case: tuple[str, str, str]) -> None:
     name = "experiment.yaml" if "starts from itself" in case[2] else "changed.yaml"
     try:
         check(folder / name, EXPERIMENT, case)
@@ -205,10 +205,10 @@ def test_a_wrong_value_of_an_experiment_is_told_with_what_was_expected(folder: P
 
 
 @pytest.mark.parametrize("case", cases("sweeps"), ids=" ".join)
-def test_a_wrong_value_of_a_sweep_is_told_with_what_was_expected(folder: Path, case: tuple[str, str, str]) -> None:
+def test_a_wrong_value_of_a_sweep_is_reported_with_what_was_expected(folder: Path, case: tuple[str, str, str]) -> None:
     check(folder / "sweep.yaml", SWEEP, case)
 
 
 @pytest.mark.parametrize("case", cases("records"), ids=" ".join)
-def test_a_wrong_value_of_a_task_record_is_told_with_what_was_expected(folder: Path, case: tuple[str, str, str]) -> None:
+def test_a_wrong_value_of_a_task_record_is_reported_with_what_was_expected(folder: Path, case: tuple[str, str, str]) -> None:
     check(folder / "record.yaml", RECORD, case, record=True)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mm1_ablate.data import check_cache
-from mm1_ablate.data.check_cache import known, remember, remembered
+from mm1_ablate.data import cache as caches
+from mm1_ablate.data.cache import known, remember, remembered
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each call is one of another command: nothing is kept but in the file."""
+    """A cache of its own."""
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(check_cache, "once", lambda key, make: make())
     return tmp_path / "cache"
 
 
@@ -37,16 +35,21 @@ def test_none_is_an_answer_too() -> None:
     assert remembered("a", fail) is None
 
 
-def test_what_another_command_wrote_meanwhile_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_command_wrote_meanwhile_stays(cache: Path) -> None:
     remember("a", 1)
-    read: dict[str, Any] = {"a": 1}
-    monkeypatch.setattr(check_cache, "once", lambda key, make: read)
     content = json.loads((cache / "checks.json").read_text())
     content["answers"]["of another"] = 2
     (cache / "checks.json").write_text(json.dumps(content))
+    assert known("of another") == 2
     remember("b", 3)
     assert json.loads((cache / "checks.json").read_text())["answers"] == {"a": 1, "of another": 2, "b": 3}
-    assert read == {"a": 1, "b": 3}
+
+
+def test_a_file_that_is_deleted_is_forgotten(cache: Path) -> None:
+    remember("a", 1)
+    assert known("a") == 1
+    (cache / "checks.json").unlink()
+    assert known("a") is None
 
 
 def test_what_fails_is_not_kept() -> None:
@@ -57,7 +60,7 @@ def test_what_fails_is_not_kept() -> None:
 
 def test_answers_by_other_rules_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     remember("a", 1)
-    monkeypatch.setattr(check_cache, "RULES", check_cache.RULES + 1)
+    monkeypatch.setattr(caches, "RULES", caches.RULES + 1)
     assert known("a") is None
 
 
@@ -72,4 +75,4 @@ def test_a_damaged_file_is_an_empty_one(cache: Path, content: str) -> None:
 def test_a_cache_that_cannot_be_written_costs_only_time(cache: Path) -> None:
     cache.write_text("a file where a folder should be")
     assert remembered("a", lambda: 1) == 1
-    assert remembered("a", lambda: 2) == 2
+    assert remembered("a", fail) == 1, "by this process"

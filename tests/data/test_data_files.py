@@ -226,7 +226,7 @@ def test_what_failed_halfway_is_not_there_and_is_made_anew(tmp_path: Path, monke
 
 def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(NotEnoughSpace, match=r"needs about 1.0 EB.* are free; make room, or set MM1_ABLATE_CACHE") as refused:
+    with pytest.raises(NotEnoughSpace, match=r"needs about 1.0 EB.* are free; free some space, or set MM1_ABLATE_CACHE") as refused:
         build_once("tables", "large", 10**18, lambda folder, report: pytest.fail("nothing may be written"))
     assert refused.value.needed == 10**18 > refused.value.free
     assert not list((tmp_path / "cache").rglob("*.partial"))

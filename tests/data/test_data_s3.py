@@ -13,7 +13,7 @@ import webdataset
 from moto.server import ThreadedMotoServer
 from PIL import Image as pil
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.files import NoFiles, find_files
 from mm1_ablate.data.sources.webdataset import WebDataset
 
@@ -132,6 +132,6 @@ def test_what_is_not_in_the_bucket_is_an_error_of_the_plan(bucket: Any, pattern:
     put(bucket)
     with pytest.raises(NoFiles, match=says):
         find_files([pattern])
-    with pytest.raises(Misfit, match=says) as error:
+    with pytest.raises(SettingError, match=says) as error:
         WebDataset(files=(pattern,)).check()
     assert error.value.at == "files"

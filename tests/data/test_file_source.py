@@ -10,7 +10,7 @@ import pytest
 from official_files import jpeg
 
 from mm1_ablate.config.data import DataType
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Document, Image, KnownLoss, LeftOut, Unreadable
 from mm1_ablate.data.file_source import FileSource, Parts, Record
 from mm1_ablate.data.files import DataFile
@@ -95,18 +95,18 @@ def test_bad_records_are_named_and_a_file_that_breaks_off_is_lost_from_there(tmp
 
 def test_a_check_says_what_is_wrong_at_its_field(tmp_path: Path) -> None:
     source(tmp_path, "BAD\na\n").check()
-    with pytest.raises(Misfit, match="files: no file matches"):
+    with pytest.raises(SettingError, match="files: no file matches"):
         Pages.model_validate({"files": str(tmp_path / "*.tsv")}).check()
     for content, message in (("BAD\n", "page that is bad"), ("STOP\n", "cannot be read: ValueError: it stops here"), ("", "no records")):
-        with pytest.raises(Misfit, match=f"files: .*{message}"):
+        with pytest.raises(SettingError, match=f"files: .*{message}"):
             source(tmp_path, content).check()
     scored = {"keep": {"columns": {"score": {"at_least": 0.4}}}}
-    with pytest.raises(Misfit, match=r"keep.columns.score: the data has no column 'score'"):
+    with pytest.raises(SettingError, match=r"keep.columns.score: the data has no column 'score'"):
         source(tmp_path, "a\n", **scored).check()
     source(tmp_path, "a =0.5\n", **scored).check()
 
 
-def test_what_is_kept_goes_by_columns(tmp_path: Path) -> None:
+def test_what_is_kept_depends_on_columns(tmp_path: Path) -> None:
     opened = open_source(source(tmp_path, "a =0.5\nb =0.25\n", keep={"columns": {"score": {"at_least": 0.4}}}))
     assert said(opened[0]) == ["a"]
     with pytest.raises(LeftOut, match=r"score below 0\.4"):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_ablate.config.data import DataType, Source
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.filters import open_source
 from mm1_ablate.data.sources.miniature import Miniature
@@ -179,5 +179,5 @@ def test_the_miniature_obeys_as_any_other_source_and_keeps_its_length():
 
 
 def test_a_source_whose_data_has_no_columns_refuses_to_be_chosen_by_one():
-    with pytest.raises(Misfit, match=r"^keep\.columns\.clip: the data has no column 'clip'; it has none"):
+    with pytest.raises(SettingError, match=r"^keep\.columns\.clip: the data has no column 'clip'; it has none"):
         Miniature(content="text", data_type="text", keep={"columns": {"clip": {"at_least": 1}}}).check()

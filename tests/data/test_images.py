@@ -19,7 +19,8 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from mm1_ablate.data.decoding import encoded_image
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.images import FeatureCache, ImagePipeline, resize
+from mm1_ablate.data.images import FeatureCache, ImagePipeline
+from mm1_ablate.data.resizing import resize
 from mm1_ablate.miniature.rendering import image_pool
 from mm1_ablate.model.image_encoder import PatchEncoder
 

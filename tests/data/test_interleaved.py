@@ -15,7 +15,7 @@ import pytest
 from interleaved_files import LAYOUTS, PAGES, png, read, switched, url, write_mmc4, write_obelics, write_pictures, written
 
 from mm1_ablate.config.identity.fingerprint import fingerprint
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.sources._interleaved import InterleavedSource
 from mm1_ablate.data.sources.miniature import Miniature
@@ -124,16 +124,16 @@ def test_an_empty_page_is_bad(tmp_path: Path):
         ({"texts": [["a"]]}, "files: the data has no column 'images'; it has texts"),
         ({"images": [[b"x"]], "text": [["a"]]}, r"files: the data has no column 'texts' \(did you mean 'text'\?\)"),
         ({"images": [b"x"], "texts": [["a"]]}, "files: column 'images' holds bytes; expected lists of bytes"),
-        ({"images": [["http://x/1.png"]], "texts": [["a"]]}, "image_files: the documents only name their pictures"),
+        ({"images": [["http://x/1.png"]], "texts": [["a"]]}, "image_files: the documents only reference their pictures"),
     ],
 )
 def test_obelics_of_the_wrong_shape_is_refused(tmp_path: Path, table: dict, said: str):
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    with pytest.raises(Misfit, match=f"^{said}"):
+    with pytest.raises(SettingError, match=f"^{said}"):
         Obelics(files=f"{tmp_path}/a.parquet").check()
     if said.startswith("image_files"):
         Obelics(files=f"{tmp_path}/a.parquet", images=False).check()
-        with pytest.raises(Misfit, match=r"^image_files: no file matches"):
+        with pytest.raises(SettingError, match=r"^image_files: no file matches"):
             Obelics(files=f"{tmp_path}/a.parquet", image_files=f"{tmp_path}/nowhere/*").check()
 
 
@@ -201,7 +201,7 @@ def test_mmc4_damage_of_every_kind_is_named_and_the_rest_stays(tmp_path: Path):
 
 def test_mmc4_without_a_place_for_its_pictures_is_refused_unless_they_are_removed(tmp_path: Path):
     path = write_mmc4(tmp_path / "a.jsonl")
-    with pytest.raises(Misfit, match=r"^image_files: the documents only name their pictures"):
+    with pytest.raises(SettingError, match=r"^image_files: the documents only reference their pictures"):
         Mmc4(files=str(path)).check()
     source = Mmc4(files=str(path), images=False)
     source.check()

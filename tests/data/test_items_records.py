@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from question_files import ids, row, said, source, write_questions
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_a_development_split_is_held_out_from_the_demonstrations(folder: Path) -
     official_files.write_lines(folder / "v.jsonl", [row(100)])
     declared = source(folder, development={"file": "v.jsonl"}).open("development")
     assert ids(declared.queries) == ["100"] and len(declared.demonstrations) == 60
-    with pytest.raises(Misfit, match="no development split"):
+    with pytest.raises(SettingError, match="no development split"):
         source(folder, demonstrations=None).open("development")
     with pytest.raises(ValueError, match="no evaluation split 'training'"):
         source(folder).open("training")  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def test_a_part_has_items_up_to_its_count(folder: Path) -> None:
     assert len(limited.open().demonstrations) == 5
 
 
-def test_rows_without_an_id_are_told_apart_by_what_they_say(folder: Path) -> None:
+def test_rows_without_an_id_are_distinguished_by_what_they_say(folder: Path) -> None:
     rows = [{"ask": f"{number}", "say": "x"} for number in (1, 2, 2)]
     official_files.write_lines(folder / "q.jsonl", rows)
     once = ids(source(folder, id=None, demonstrations=None).open().queries)
@@ -181,7 +181,7 @@ def test_a_choice_without_a_right_one_is_bad(folder: Path) -> None:
     assert Counter(problem.reason for problem in items.bad) == {
         'no correct: ValueError in ["A", "B"].index(label)': 1,
         "no choices": 2,
-        "no right choice": 1,
+        "no correct choice": 1,
     }
 
 
@@ -196,10 +196,10 @@ def test_a_demonstration_shows_an_answer_that_says_something(folder: Path) -> No
 
 
 def test_nothing_to_ask_is_an_error_with_its_reason(folder: Path) -> None:
-    with pytest.raises(Misfit, match=r"queries: no item can be asked; no reference"):
+    with pytest.raises(SettingError, match=r"queries: no item can be asked; no reference"):
         source(folder, references="[]").open()
     official_files.write_lines(folder / "twice.jsonl", [row(1), row(1), row(2), row(3)])
-    with pytest.raises(Misfit, match=r"queries: no item can be asked; no reference"):  # the reason of most, not the first one
+    with pytest.raises(SettingError, match=r"queries: no item can be asked; no reference"):  # the reason of most, not the first one
         source(folder, queries={"file": "twice.jsonl"}, references="[]").open()
-    with pytest.raises(Misfit, match=r"queries: q.jsonl has no row that counts"):
+    with pytest.raises(SettingError, match=r"queries: q.jsonl has no usable row"):
         source(folder, queries={"file": "q.jsonl", "where": "id > 99"}).open()

@@ -210,7 +210,7 @@ def test_an_endless_source_takes_over_from_a_used_up_one():
 
 
 def test_epochs_that_are_no_document_are_an_error():
-    with pytest.raises(ValueError, match=r"0\.1 epochs of source 'source-0' with its 5 documents are no document"):
+    with pytest.raises(ValueError, match=r"0\.1 epochs of source 'source-0' with its 5 documents are less than one document"):
         mixture_of([1], max_epochs=[0.1])
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_files import load_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1_ablate.config.data import Data, Packing, Source
-from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.data.documents import Document, Image
 from mm1_ablate.data.joining import Segment
 from mm1_ablate.data.packing import PACKERS, TokenisedDocument, open_packed_rows, pack, pieces, tokenise, why_dropped

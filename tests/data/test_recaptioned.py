@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 from tar_files import as_img2dataset_writes, documents, picture, plain_tar
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.filters import open_source
 from mm1_ablate.data.sources.recaptioned import Recaptioned
 
@@ -95,7 +95,7 @@ def test_damaged_tars_are_counted_here_as_well(folder: Path) -> None:
     assert ([document.key[-2:] for document in good], bad) == (["04", "06", "08", "10", "12"], ["truncated tar"])
 
 
-def test_what_is_kept_goes_by_columns_of_the_table_and_of_the_images(folder: Path) -> None:
+def test_what_is_kept_depends_on_columns_of_the_table_and_of_the_images(folder: Path) -> None:
     def kept(columns: dict[str, Any]) -> list[str]:
         source = altered(folder, keep={"columns": columns})
         source.check()
@@ -114,7 +114,7 @@ def test_what_is_kept_goes_by_columns_of_the_table_and_of_the_images(folder: Pat
 
     assert kept({"clip": {"at_least": 0.11}}) == ["12", "14", "16", "18"]
     assert kept({"clip": {"at_least": 0.11}, "similarity": {"at_most": 0.14}}) == ["12", "14"]
-    with pytest.raises(Misfit, match="no column 'beauty'") as error:
+    with pytest.raises(SettingError, match="no column 'beauty'") as error:
         kept({"beauty": {}})
     assert error.value.at == "keep.columns.beauty"
 
@@ -148,7 +148,7 @@ def test_the_join_is_made_once_and_anew_when_either_side_changes(folder: Path) -
     ],
 )
 def test_what_is_not_as_declared_is_an_error_of_the_plan_at_its_field(folder: Path, change: dict[str, Any], at: str, says: str) -> None:
-    with pytest.raises(Misfit, match=says) as error:
+    with pytest.raises(SettingError, match=says) as error:
         altered(folder, **change).check()
     assert error.value.at == at
 
@@ -177,7 +177,9 @@ def _sample(number: int) -> list[tuple[str, bytes]]:
 
 
 def test_keys_that_never_match_are_an_error_that_shows_both(folder: Path) -> None:
-    with pytest.raises(Misfit, match="'key' of the images is like '000000000', 'url' of the table like 'https://images/22'") as error:
+    with pytest.raises(
+        SettingError, match="'key' of the images is, for example, '000000000', 'url' of the table 'https://images/22'"
+    ) as error:
         altered(folder, key="url").make_ready()
     assert error.value.at == "joined_by"
 

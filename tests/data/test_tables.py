@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as pil
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import LeftOut, Unreadable
 from mm1_ablate.data.files import find_files
 from mm1_ablate.data.readers.parquet import open_parquet
@@ -128,7 +128,7 @@ def test_images_without_captions_wait_for_others(tmp_path: Path):
     """Of recaptions, say."""
     source = ImageTextTable(files=str(write(tmp_path / "a.parquet", [{"url": f"u{place}", "image": png(place)} for place in range(3)])))
     source.check_images()
-    with pytest.raises(Misfit, match=r"^caption: the data has no column"):
+    with pytest.raises(SettingError, match=r"^caption: the data has no column"):
         source.check()
     opened = source.open()
     assert opened.with_caption(1, "new").text == "new" and opened.with_caption(1, "new").images[0].load()[0, 0, 0] == 1
@@ -225,14 +225,14 @@ def test_of_a_damaged_column_the_rows_before_the_damage_stay(tmp_path: Path, mon
 )
 def test_a_table_of_the_wrong_shape_is_refused_at_the_setting_to_change(tmp_path: Path, content: list[dict], declared: dict, said: str):
     path = write(tmp_path / "a.parquet", content)
-    with pytest.raises(Misfit, match=f"^{said}"):
+    with pytest.raises(SettingError, match=f"^{said}"):
         ImageTextTable(files=str(path), **declared).check()
 
 
 def test_files_that_are_no_parquet_or_have_no_rows_are_refused(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text("{}")
-    with pytest.raises(Misfit, match="hold no images; expected parquet"):
+    with pytest.raises(SettingError, match="hold no images; expected parquet"):
         ImageTextTable(files=f"{tmp_path}/a.jsonl").check()
     write(tmp_path / "b.parquet", [], pa.schema([("image", pa.binary()), ("caption", pa.string())]))
-    with pytest.raises(Misfit, match=r"'b\.parquet' has no rows"):
+    with pytest.raises(SettingError, match=r"'b\.parquet' has no rows"):
         ImageTextTable(files=f"{tmp_path}/b.parquet").check()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tar_files import add, as_img2dataset_writes, documents, picture, plain_tar, source
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import NotEnoughSpace
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import find_files
@@ -237,7 +237,9 @@ def test_compressed_tars_that_do_not_fit_on_the_disk_are_refused_before_any_is_u
         (tmp_path / name).write_bytes(gzip.compress(plain_tar(tmp_path / "0.tar", [("a.txt", name.encode())]).read_bytes()))
     with (tmp_path / "1.tgz").open("r+b") as file:  # larger than the disk, and of no blocks
         file.truncate(shutil.disk_usage(tmp_path).free * 5 // 4)
-    with pytest.raises(NotEnoughSpace, match=r"unpacked tars of these files needs about .* are free; make room, or set MM1_ABLATE_CACHE"):
+    with pytest.raises(
+        NotEnoughSpace, match=r"unpacked tars of these files needs about .* are free; free some space, or set MM1_ABLATE_CACHE"
+    ):
         open_tars(find_files([f"{tmp_path}/*.tgz"]))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and "unpacked" in str(path)]
 
@@ -335,7 +337,7 @@ def test_a_source_that_is_not_as_declared_is_an_error_at_the_field_that_is_wrong
     plain_tar(tmp_path / "text.tar", [("a.txt", b"text")])
     (tmp_path / "page.tar").write_bytes(b"<html>" * 100)
     (tmp_path / "bad.tgz").write_bytes(b"<html>" * 100)
-    with pytest.raises(Misfit, match=says) as error:
+    with pytest.raises(SettingError, match=says) as error:
         WebDataset(files=(f"{tmp_path}/{files}",), caption_field=field).check()
     assert error.value.at == at
 

@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import NotEnoughSpace
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.sources.text import Text
@@ -206,7 +206,7 @@ def test_a_file_that_is_not_what_its_name_says_is_one_bad_document_among_others(
     ],
 )
 def test_a_field_that_is_not_there_is_refused_at_its_place(tmp_path: Path, suffix: str, declared: dict, field: str, said: str):
-    with pytest.raises(Misfit, match=f"^{field}: .*{said}"):
+    with pytest.raises(SettingError, match=f"^{field}: .*{said}"):
         Text(files=str(write(tmp_path, suffix)), **declared).check()
 
 
@@ -219,26 +219,26 @@ def test_a_field_that_is_not_there_is_refused_at_its_place(tmp_path: Path, suffi
         ("a.jsonl", b"just words\n", "expected a JSON object in each line, found 'just words'"),
         ("a.json.gz", b"{}", "'a.json.gz' cannot be used"),
         ("a.parquet", b"PAR1", "'a.parquet' cannot be used"),
-        ("a.csv", b"a,b", "'a.csv' is called neither JSON lines nor parquet"),
+        ("a.csv", b"a,b", "'a.csv' is neither JSON lines nor parquet by its name"),
     ],
 )
 def test_files_that_are_not_text_are_refused(tmp_path: Path, name: str, contents: bytes, said: str):
     (tmp_path / name).write_bytes(contents)
-    with pytest.raises(Misfit, match=f"^files: .*{said}"):
+    with pytest.raises(SettingError, match=f"^files: .*{said}"):
         Text(files=str(tmp_path / name)).check()
 
 
 def test_files_that_are_not_there_and_mixed_formats_are_refused(tmp_path: Path):
-    with pytest.raises(Misfit, match=r"^files: no file matches .*nowhere.*nearest folder that exists is"):
+    with pytest.raises(SettingError, match=r"^files: no file matches .*nowhere.*nearest folder that exists is"):
         Text(files=f"{tmp_path}/nowhere/*.jsonl").check()
     paths = [str(write(tmp_path, suffix)) for suffix in ("jsonl", "parquet")]
-    with pytest.raises(Misfit, match="declare a source for each"):
+    with pytest.raises(SettingError, match="declare a source for each"):
         Text(files=paths).check()
 
 
 def test_a_source_of_nothing_but_damage_does_not_open(tmp_path: Path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(Misfit, match=r"none of them can be read; the first: damaged file: a\.parquet"):
+    with pytest.raises(SettingError, match=r"none of them can be read; the first: damaged file: a\.parquet"):
         Text(files=f"{tmp_path}/*.parquet").open()
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tar_files import documents, picture, plain_tar, source
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import LeftOut, Unreadable
 from mm1_ablate.data.readers.image_index import ImageIndex
 from mm1_ablate.data.sources.image_text_table import ImageTextTable
@@ -47,7 +47,7 @@ def test_a_picture_with_a_number_is_not_the_image_of_another_caption(tmp_path: P
 
 def test_names_with_dots_before_the_extension_are_refused_with_the_rule(tmp_path: Path) -> None:
     members = [member for number in range(5) for member in ((f"photo.{number}.png", picture(number)), (f"photo.{number}.txt", b"words"))]
-    with pytest.raises(Misfit, match=r"^files: .*no image.*0.png.*first dot.*Rename the files.*image_field"):
+    with pytest.raises(SettingError, match=r"^files: .*no image.*0.png.*first dot.*Rename the files.*image_field"):
         web(plain_tar(tmp_path / "a.tar", members)).check()
 
 
@@ -57,7 +57,7 @@ def test_an_image_of_a_longer_extension_is_read_where_it_is_named(tmp_path: Path
     web(path, image_field="rgb.png").check()
     good, bad = documents(source(path, image_field="rgb.png"))
     assert [document.images[0].load()[0, 0, 0] for document in good] == [3] and bad == ["no image"]
-    with pytest.raises(Misfit, match=r"^image_field: no 'rgb.jpg': .*rgb.png"):
+    with pytest.raises(SettingError, match=r"^image_field: no 'rgb.jpg': .*rgb.png"):
         web(path, image_field="rgb.jpg").check()
     with pytest.raises(ValidationError, match="image_field"):
         web(path, image_field="txt")
@@ -67,7 +67,9 @@ def test_of_several_images_the_declared_one_is_read_and_otherwise_none(tmp_path:
     """A .png beside a .jpg is a mask as often as not, and where the .jpg is missing it would take its place."""
     members = [("0.jpg", picture(0)), ("0.png", picture(9)), ("0.txt", b"zero"), ("1.png", picture(8)), ("1.txt", b"one")]
     path = plain_tar(tmp_path / "a.tar", members)
-    with pytest.raises(Misfit, match=r"^image_field: samples have several images \(jpg, png\); name one of them, as image_field: jpg"):
+    with pytest.raises(
+        SettingError, match=r"^image_field: samples have several images \(jpg, png\); name one of them, as image_field: jpg"
+    ):
         web(path).check()
     assert documents(source(path))[1] == ["several images"]
     web(path, image_field="jpg").check()
@@ -102,7 +104,7 @@ def test_an_entry_of_json_is_no_caption(tmp_path: Path, field: str) -> None:
 def test_entries_that_hold_no_captions_are_refused_when_a_plan_is_made(tmp_path: Path, content: bytes, found: str) -> None:
     members = [member for number in range(9) for member in ((f"{number}.jpg", JPG), (f"{number}.cap", content))]
     path = plain_tar(tmp_path / "a.tar", members)
-    with pytest.raises(Misfit, match=rf"^caption_field: 'cap' holds no captions: .*{found}"):
+    with pytest.raises(SettingError, match=rf"^caption_field: 'cap' holds no captions: .*{found}"):
         web(path, caption_field="cap").check()
     _, bad = documents(source(path, caption_field="cap"))
     assert len(bad) == 9 and found in bad[0]
@@ -113,7 +115,7 @@ def test_entries_that_hold_no_captions_are_refused_when_a_plan_is_made(tmp_path:
 )
 def test_a_field_of_the_json_that_is_no_text_is_refused_with_what_it_is(tmp_path: Path, value: object, kind: str) -> None:
     path = plain_tar(tmp_path / "a.tar", [("0.jpg", JPG), ("0.json", json.dumps({"caption": value, "alt": "a dog"}).encode())])
-    with pytest.raises(Misfit, match=rf"^caption_field: 'json.caption' holds {kind}; expected text"):
+    with pytest.raises(SettingError, match=rf"^caption_field: 'json.caption' holds {kind}; expected text"):
         web(path, caption_field="json.caption").check()
     web(path, caption_field="json.alt").check()
 
@@ -183,7 +185,7 @@ def test_only_img2datasets_own_words_say_that_an_image_was_not_downloaded(tmp_pa
 def test_a_caption_column_of_json_is_refused_when_a_plan_is_made(tmp_path: Path) -> None:
     content = {"image": [png(0)] * 3, "caption": ['{"en": "a dog"}'] * 3, "alt": ["a dog", '["a"]', "a cat"]}
     pq.write_table(pa.table(content), tmp_path / "a.parquet")
-    with pytest.raises(Misfit, match=r"^caption: column 'caption' holds no captions: .*JSON"):
+    with pytest.raises(SettingError, match=r"^caption: column 'caption' holds no captions: .*JSON"):
         ImageTextTable(files=f"{tmp_path}/a.parquet").check()
     alt = ImageTextTable(files=f"{tmp_path}/a.parquet", caption="alt")
     alt.check()
@@ -193,7 +195,7 @@ def test_a_caption_column_of_json_is_refused_when_a_plan_is_made(tmp_path: Path)
 
 def test_what_is_refused_names_the_first_place(tmp_path: Path) -> None:
     path = plain_tar(tmp_path / "a.tar", [("0.jpg", JPG), ("0.cap", b"{}")])
-    with pytest.raises(Misfit) as error:
+    with pytest.raises(SettingError) as error:
         web(path, caption_field="cap").check()
     assert re.search(r"a\.tar.*0", error.value.message)
 
@@ -217,12 +219,12 @@ def test_a_status_of_another_meaning_is_warned_of(tmp_path: Path) -> None:
     assert [at for at, _ in warned(joined)] == ["images.files"]
 
 
-def test_where_several_columns_could_be_meant_the_choice_is_told(tmp_path: Path) -> None:
+def test_where_several_columns_could_be_meant_the_choice_is_reported(tmp_path: Path) -> None:
     rows = {"image": [png(0)], "jpg": [png(1)], "caption": ["a dog"], "text": ["an essay"]}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     assert warned(ImageTextTable(files=f"{tmp_path}/a.parquet")) == [
-        ("image", "columns image and jpg could all be the image; 'image' is read. Name the one that is meant"),
-        ("caption", "columns caption and text could all be the caption; 'caption' is read. Name the one that is meant"),
+        ("image", "columns image and jpg could all be the image; 'image' is read. Name the intended one"),
+        ("caption", "columns caption and text could all be the caption; 'caption' is read. Name the intended one"),
     ]
     assert warned(ImageTextTable(files=f"{tmp_path}/a.parquet", image="jpg", caption="text")) == []
     # As img2dataset writes it: one caption under two names.
@@ -230,7 +232,7 @@ def test_where_several_columns_could_be_meant_the_choice_is_told(tmp_path: Path)
     assert warned(ImageTextTable(files=f"{tmp_path}/b.parquet")) == []
 
 
-def test_numbered_pictures_of_one_key_are_told_as_not_read(tmp_path: Path) -> None:
+def test_numbered_pictures_of_one_key_are_reported_as_not_read(tmp_path: Path) -> None:
     members = [("dog.jpg", JPG), ("dog.txt", b"a dog"), ("dog.2.jpg", JPG), ("dog.2.txt", b"a dog"), ("cat.jpg", JPG), ("cat.txt", b"cat")]
     ((at, message),) = warned(web(plain_tar(tmp_path / "a.tar", members)))
     assert at == "files" and "2.jpg, 2.txt" in message and "not read" in message and "first dot" in message
@@ -238,9 +240,9 @@ def test_numbered_pictures_of_one_key_are_told_as_not_read(tmp_path: Path) -> No
     assert warned(web(plain_tar(tmp_path / "b.tar", masks))) == []
 
 
-def test_picture_files_beside_pages_that_hold_their_pictures_are_told_as_not_read(tmp_path: Path) -> None:
+def test_picture_files_beside_pages_that_hold_their_pictures_are_reported_as_not_read(tmp_path: Path) -> None:
     pattern, _ = write_pictures(tmp_path / "b", "img2dataset")
     inside = Obelics(files=str(write_obelics(tmp_path / "a.parquet")), image_files=pattern)
-    assert warned(inside) == [("image_files", "is not read: the documents hold their pictures themselves")]
+    assert warned(inside) == [("image_files", "is not read: the documents contain their pictures")]
     assert warned(Obelics(files=str(write_obelics(tmp_path / "c.parquet", images="url")), image_files=pattern)) == []
     assert warned(switched(inside, images=False)) == []

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from config_files import EXPERIMENT, write_experiment
+from config_files import EXPERIMENT, load_experiment, write_experiment
 from official_files import jpeg
 
 from mm1_ablate.config.metric import Prediction
 from mm1_ablate.config.settings import find_component
-from mm1_ablate.config.sweep.expand import load_experiment
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 

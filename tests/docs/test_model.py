@@ -16,7 +16,8 @@ from tiny import tiny_experiment
 from mm1_ablate.config.model import Model
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.settings import component_types
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "model.md").read_text()
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)]

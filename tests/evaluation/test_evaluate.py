@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas
 import pytest
+from evaluated import evaluate
 from toy_tasks import (
     CHOOSE,
     CONFIGURATION,
@@ -20,12 +21,12 @@ from toy_tasks import (
     run,
 )
 
-from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.tasks import shipped_tasks
+from mm1_ablate.config.training import Progress
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.evaluation.evaluate import ContextOverflow, evaluate, prepare_requests
+from mm1_ablate.evaluation.protocols import load_task
+from mm1_ablate.evaluation.requests import ContextOverflow, prepare_requests
 from mm1_ablate.evaluation.scores import COLUMNS, summarise
-from mm1_ablate.evaluation.task import load_task
 
 
 @pytest.mark.parametrize("policy, window", [("per_task", None), ("per_query", None), ({"sets": 2}, None), ("per_task", 9)])

@@ -12,7 +12,8 @@ from official_files import write_image
 from task_files import RECORD, ROWS, write_evaluation, write_task
 
 from mm1_ablate.commands.validate import validate
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 from mm1_ablate.evaluation.preflight_items import wrong_items
 from mm1_ablate.plan.preflight import CHECKS
@@ -59,7 +60,8 @@ def test_a_right_choice_out_of_range_is_an_error_of_the_record(folder: Path) -> 
     problem = the_problem(folder)
     assert not problem.warning
     assert (
-        "items.queries: 2 of 4 items cannot be asked: no right choice (first: 1 (2, of 2 choices), 3 (2, of 2 choices))" in problem.message
+        "items.queries: 2 of 4 items cannot be evaluated: no correct choice (first: 1 (2, of 2 choices), 3 (2, of 2 choices))"
+        in problem.message
     )
     assert "counts choices from 0" in problem.message
 
@@ -73,7 +75,7 @@ def test_an_id_that_occurs_twice_is_an_error_of_the_record(folder: Path) -> None
 def test_rows_without_a_reference_are_warned_of(folder: Path) -> None:
     write_task(folder / "tasks", rows=rows(["red"], [""], ["green"], []), **GENERATE)
     problem = the_problem(folder)
-    assert problem.warning and "items.queries: 2 of 4 items cannot be asked: no reference (first: 1, 3)" in problem.message
+    assert problem.warning and "items.queries: 2 of 4 items cannot be evaluated: no reference (first: 1, 3)" in problem.message
 
 
 def test_empty_prompts_are_warned_of(folder: Path) -> None:
@@ -96,7 +98,7 @@ def test_missing_pictures_of_questions_and_demonstrations_are_warned_of(folder: 
     questions, demonstrations = told(folder)
     assert (
         questions.warning
-        and "items.queries: 1 of 3 items cannot be asked: image is missing (first: 1 (pictures/1.png))" in questions.message
+        and "items.queries: 1 of 3 items cannot be evaluated: image is missing (first: 1 (pictures/1.png))" in questions.message
     )
     assert (
         demonstrations.warning
@@ -106,7 +108,7 @@ def test_missing_pictures_of_questions_and_demonstrations_are_warned_of(folder: 
     # What is told is told each time, by validate too.
     (data / "pictures" / "0.png").unlink()
     messages = [warning["message"] for warning in validate(folder / "experiment.yaml").warnings]
-    assert any("2 of 3 items cannot be asked: image is missing" in message for message in messages)
+    assert any("2 of 3 items cannot be evaluated: image is missing" in message for message in messages)
 
 
 @pytest.mark.parametrize(

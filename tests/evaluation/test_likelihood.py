@@ -22,12 +22,12 @@ from toy_tasks import (
     run,
 )
 
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.packing import tokenise
-from mm1_ablate.evaluation.evaluate import prepare_requests, summarise
-from mm1_ablate.evaluation.requests import ContextOverflow
-from mm1_ablate.evaluation.task import Task
+from mm1_ablate.evaluation.requests import ContextOverflow, prepare_requests
+from mm1_ablate.evaluation.scores import summarise
 
 
 def test_a_task_can_ask_how_likely_the_right_answer_is(model, tokenizer, tmp_path) -> None:
@@ -46,7 +46,7 @@ def test_a_task_can_ask_how_likely_the_right_answer_is(model, tokenizer, tmp_pat
     assert summary["shot_0/toy.perplexity"] == pytest.approx(np.exp(-np.mean(nats)), rel=1e-4)
 
 
-def test_greedy_continuations_are_told_from_others(model, tokenizer, tmp_path) -> None:
+def test_greedy_continuations_are_distinguished_from_others(model, tokenizer, tmp_path) -> None:
     generated = run(model, experiment_on([record(tmp_path, {**GENERATE, "max_new_tokens": 2})], shots=[0]), tokenizer).set_index("item")
 
     class Answers(Toy):

@@ -46,7 +46,7 @@ def test_exact_match_ignores_case_and_white_space_and_accepts_any_reference() ->
     assert ExactMatch(ignore_case=False).score(predictions) == [0, 1, 0, 0]
 
 
-def test_exact_match_ignores_punctuation_and_articles_where_it_is_told_to() -> None:
+def test_exact_match_ignores_punctuation_and_articles_if_declared() -> None:
     predictions = [answers("the dog.", "dog"), answers("dog!", "dog"), answers("a dog", "dog"), answers("another dog", "dog")]
     assert ExactMatch().score(predictions) == [0, 0, 0, 0]
     assert ExactMatch(ignore_punctuation=True).score(predictions) == [0, 1, 0, 0]
@@ -106,7 +106,7 @@ def test_choice_accuracy_sums_and_its_normalised_form_divides_by_characters() ->
 def test_a_continuation_is_right_if_greedy_decoding_gives_it() -> None:
     predictions = [continued("dog", -0.1, True), continued("cat", -0.1, False)]
     assert LambadaAccuracy().score(predictions) == [1, 0]
-    with pytest.raises(ValueError, match="item item: needs a right choice and whether greedy decoding gives it"):
+    with pytest.raises(ValueError, match="item item: needs a correct choice and whether greedy decoding gives it"):
         LambadaAccuracy().score([chosen(0, dog=-1.0)])
 
 

@@ -16,7 +16,7 @@ from mm1_ablate.evaluation.metrics._annotators import CONTRACTIONS, normalise
 from mm1_ablate.evaluation.metrics.textvqa_accuracy import TextvqaAccuracy
 from mm1_ablate.evaluation.metrics.vizwiz_accuracy import VizwizAccuracy
 from mm1_ablate.evaluation.metrics.vqa_accuracy import VqaAccuracy
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 
 def agreement(answer: str, annotators: Sequence[str], metric: Any = None) -> float:

@@ -11,14 +11,16 @@ import pandas
 import pytest
 import torch
 import yaml
+from evaluated import evaluate
 from tiny import tiny_experiment
 from toy_tasks import CONFIGURATION, GENERATE, experiment_on, plain_inputs, plain_parts, random_model, record, run, word_tokenizer
 
-from mm1_ablate.config.tasks import TASKS
+from mm1_ablate.config.evaluation import TASKS
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluate, prepare_requests, summarise
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import load_task
+from mm1_ablate.evaluation.requests import prepare_requests
+from mm1_ablate.evaluation.scores import summarise
 from mm1_ablate.model.multimodal import build
 
 SIZES: dict[str, Any] = {

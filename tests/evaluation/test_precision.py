@@ -11,7 +11,7 @@ from tiny import tiny_experiment
 from toy_tasks import CHOOSE, GENERATE, experiment_on, random_model, record, run, word_tokenizer
 
 from mm1_ablate.config.identity.fingerprint import evaluation_identity, fingerprint
-from mm1_ablate.evaluation.precision import cast_weights
+from mm1_ablate.evaluation.evaluation_mode import cast_weights
 from mm1_ablate.evaluation.prediction_shards import shards_of
 from mm1_ablate.training.fit import TrainedModel
 

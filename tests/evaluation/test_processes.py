@@ -22,8 +22,9 @@ from toy_tasks import (
 )
 
 from mm1_ablate.data.images import ImagePipeline
-from mm1_ablate.evaluation.evaluate import merged, predict, scored, summarise
+from mm1_ablate.evaluation.evaluate import predict
 from mm1_ablate.evaluation.protocols import load_tasks
+from mm1_ablate.evaluation.scores import merged, scored, summarise
 
 
 @pytest.mark.parametrize("ranks, size", [(2, 4), (3, 64), (7, 1)])

@@ -137,7 +137,7 @@ def test_a_space_after_the_image_that_training_never_has_is_warned_of(folder: Pa
     write_task(folder, prompt=SPACED)
     (warning,) = warned(folder)
     assert warning.path == "evaluation.tasks[0]" and warning.line > 1 and warning.file.endswith("experiment.yaml")
-    assert f"{folder / 'mine.yaml'}:16:9: task mine: prompt: after an image '{SPACED}' goes on with a space" in warning.message
+    assert f"{folder / 'mine.yaml'}:16:9: task mine: prompt: after an image '{SPACED}' continues with a space" in warning.message
     assert "texts after images in training begin with no white space" in warning.message
     assert warning.hint == "write the prompt with no white space after {image}"
 
@@ -149,7 +149,7 @@ def test_commands_warn_of_it_and_end_well(folder: Path, command: str) -> None:
     store = ["--store", str(folder / "store")] if command == "plan" else []
     done = CliRunner(env={"COLUMNS": "400"}).invoke(app, [command, str(path), *store])
     assert done.exit_code == 0, done.output
-    assert done.output.count("goes on with a space") == 1
+    assert done.output.count("continues with a space") == 1
 
 
 def test_a_tokenizer_that_sees_no_spaces_is_not_warned_of(folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_tokenizer_that_sees_no_spaces_is_not_warned_of(folder: Path) -> None:
     assert not preflight(path).warnings
 
 
-def test_without_data_nothing_is_said_of_it(folder: Path) -> None:
+def test_without_data_there_is_no_warning_about_it(folder: Path) -> None:
     write_task(folder, prompt=SPACED)
     assert not warned(folder, "nowhere")
 
@@ -165,7 +165,7 @@ def test_without_data_nothing_is_said_of_it(folder: Path) -> None:
 def test_text_that_follows_images_with_a_space_wants_a_prompt_with_a_space(folder: Path) -> None:
     write_obelics(folder / "pages.parquet", [["I0", " one two"], ["I1", " three", "I2", " four"]])
     declare(folder, "{type: obelics, files: pages.parquet}")
-    assert "goes on with no white space, and texts after images in training begin with a space" in messages(folder)
+    assert "continues with no white space, and texts after images in training begin with a space" in messages(folder)
     write_task(folder, prompt=SPACED)
     assert not warned(folder)
 
@@ -232,9 +232,9 @@ def test_an_answer_that_follows_the_image_directly_is_compared_too(folder: Path,
     choosing = {"kind": kind, "items": {**ITEMS, "choices": '["red", "blue"]', "correct": "0"}, "metrics": ["choice_accuracy"]}
     other = choosing if kind == "choose" else {}
     write_task(folder, prompt="{image} {answer}", **other)
-    assert "after an image '{image} {answer}' goes on with a space" in messages(folder)
+    assert "after an image '{image} {answer}' continues with a space" in messages(folder)
     declare(folder, shots=[0])
-    assert ("goes on with a space" in messages(folder)) == (kind == "choose")  # nothing is read after the image, and answers begin freely
+    assert ("continues with a space" in messages(folder)) == (kind == "choose")  # nothing is read after the image, and answers begin freely
     write_task(folder, prompt="{image}{answer}", **other)
     declare(folder)
     assert not warned(folder)
@@ -250,7 +250,7 @@ def test_an_earlier_stage_counts_as_training(folder: Path) -> None:
     write_task(folder, prompt=SPACED)
     assert not warned(folder)
     write_task(folder, prompt=SPACED.replace("} Q", "}\nQ"))
-    assert "goes on with a line end" in messages(folder)
+    assert "continues with a line end" in messages(folder)
 
 
 def test_captions_of_tables_and_recaptions_are_looked_at(folder: Path) -> None:
@@ -260,11 +260,11 @@ def test_captions_of_tables_and_recaptions_are_looked_at(folder: Path) -> None:
     pq.write_table(pa.table({"image": [jpeg(1), jpeg(2)], "caption": [" A dog ", "A cat"]}), folder / "captions.parquet")
     write_task(folder, prompt=SPACED)
     declare(folder, "{type: image_text_table, files: captions.parquet}")
-    assert "goes on with a space" in messages(folder)
+    assert "continues with a space" in messages(folder)
     write_lines(folder / "new.jsonl", [{"key": "00000", "caption": " A dog "}])
     recaptioned = "{type: recaptioned, images: {type: webdataset, files: captions.tar}, captions: new.jsonl, data_type: captioned}"
     declare(folder, recaptioned)
-    assert "goes on with a space" in messages(folder)
+    assert "continues with a space" in messages(folder)
 
 
 def test_an_override_that_asks_so_is_warned_of_at_its_line(folder: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_published_model_whose_tokenizer_places_a_begin_token_is_warned_of(fol
     tree["model"]["language_model"] = {"name": "./model"}
     write_experiment(folder, yaml.safe_dump(tree, sort_keys=False))
     (warning,) = warned(folder)
-    assert warning.path == "model.language_model.name" and "places '<s>' before a text" in warning.message
+    assert warning.path == "model.language_model.name" and "adds '<s>' before a text" in warning.message
     assert not warned(folder, "nowhere")
     # What the model was trained with is said by its own tokenizer, whichever is used here.
     byte_level(folder / "tokenizer")

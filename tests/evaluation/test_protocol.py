@@ -30,10 +30,8 @@ from mm1_ablate.config.sweep.compare import metric_problem
 from mm1_ablate.config.sweep.overrides import Edit, altered
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
-from mm1_ablate.evaluation.evaluate import summarise
-from mm1_ablate.evaluation.protocols import as_asked, load_tasks
-from mm1_ablate.evaluation.scores import ids_in_line, ids_of_line
-from mm1_ablate.evaluation.task import load_task
+from mm1_ablate.evaluation.protocols import as_asked, load_task, load_tasks
+from mm1_ablate.evaluation.scores import ids_in_line, ids_of_line, summarise
 
 
 # ---------------------------------------------------------------- demonstrations
@@ -184,14 +182,14 @@ def test_an_override_is_part_of_what_is_evaluated_and_can_be_swept() -> None:
     "fields, message",
     [
         ({"overrides": {"miniature_vqq": {}}}, "overrides.miniature_vqq: 'miniature_vqq' is not evaluated"),
-        ({"groups": {"a": {"tasks": ["b"]}}}, "groups.a.tasks: 'b' is neither a task that is evaluated nor a group"),
-        ({"groups": {"a": {"tasks": ["b"]}, "b": {"tasks": ["a"]}}}, "holds itself"),
+        ({"groups": {"a": {"tasks": ["b"]}}}, "groups.a.tasks: 'b' is neither an evaluated task nor a group"),
+        ({"groups": {"a": {"tasks": ["b"]}, "b": {"tasks": ["a"]}}}, "contains itself"),
         ({"groups": {"miniature_vqa": {"tasks": ["miniature_vqa"]}}}, "a task has this name"),
         ({"groups": {"a": {"tasks": ["miniature_vqa"], "weights": {"x": 1}}}}, "weights.x"),
         ({"demonstrations": {"sets": 0}}, "sets"),
         ({"demonstrations": "per_group"}, "per_task"),
         ({"seeds": []}, "at least one"),
-        ({"seeds": [1, 1]}, "none twice"),
+        ({"seeds": [1, 1]}, "without duplicates"),
         ({"zero_shot": {"text_only": 0}}, "text_only"),
         ({"protocol": "flamingo"}, "openflamingo"),
     ],

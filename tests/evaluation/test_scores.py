@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -12,11 +11,12 @@ import pytest
 from toy_tasks import GENERATE, Toy, experiment_on, record, run
 
 from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, ItemSet
 from mm1_ablate.evaluation.metrics import Prediction
+from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, prepare_requests
-from mm1_ablate.evaluation.scores import Asked, coverage, merged, predictions_of, predictions_table, references_of, scored, summarise
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.scores import ItemOutcome, merged, predictions_of, predictions_table, references_of, scored, summarise
 
 NAN = math.nan
 
@@ -73,20 +73,12 @@ def test_weights_of_groups_inside_groups_count() -> None:
     assert summarise(table, evaluation.groups)["text_core/outer"] == pytest.approx((3 * 40 + 100) / 4)
 
 
-def test_coverage_counts_items_not_answers() -> None:
-    table = rows("facts", "exact_match", {0: [1, NAN, 0, 1], 5: [1, NAN, 1, 1]})
-    table.loc[table["item"] == "facts-2", "replaced"] = "no image: d3"
-    found = coverage(table).iloc[0]
-    assert (found["items"], found["left_out"], json.loads(found["reasons"]), found["replaced"]) == (3, 1, {"truncated JPEG": 1}, 1)
-    assert found["score"] == pytest.approx((200 / 3 + 100) / 2)
-
-
 # ---------------------------------------------------------------- predictions and their scores
 def predictions(task: Task, said: list[str | None], *references: tuple[str, ...], **more: Any) -> pandas.DataFrame:
     return predictions_table(
         task,
         [
-            Asked(0, more.get("seed", 0), place, f"q{place}", "", "", 0, "", "", "" if text is not None else "no image: q",
+            ItemOutcome(0, more.get("seed", 0), place, f"q{place}", "", "", 0, "", "", "" if text is not None else "no image: q",
                   None if text is None else Prediction(f"q{place}", text, own))
             for place, (text, own) in enumerate(zip(said, references, strict=True))
         ],
@@ -108,7 +100,7 @@ def test_scores_stand_beside_the_items_that_they_are_of(tmp_path) -> None:
 def test_the_parts_of_several_processes_join_in_the_order_of_tasks_shots_seeds_and_items(tmp_path) -> None:
     tasks = [load_task(record(tmp_path, {**GENERATE, "task": name})) for name in ("z", "a")]
     parts = [
-        predictions_table(task, [Asked(shots, seed, place, f"{place}", "", "", 0, "", "", "", Prediction(f"{place}", "", ("a",)))])
+        predictions_table(task, [ItemOutcome(shots, seed, place, f"{place}", "", "", 0, "", "", "", Prediction(f"{place}", "", ("a",)))])
         for place in (10, 2)
         for seed in (5, 1)
         for shots in (8, 0)

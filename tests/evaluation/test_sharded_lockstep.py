@@ -13,14 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from evaluated import evaluate
 from tiny import tiny_experiment
 from toy_tasks import CHOOSE, CONFIGURATION, GENERATE, OUTPUTS, record
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.tokenizer import load_tokenizer
-from mm1_ablate.evaluation import sharded_lockstep
-from mm1_ablate.evaluation.evaluate import evaluate
+from mm1_ablate.evaluation import evaluation_mode
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.run import child_process
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
@@ -65,13 +65,13 @@ def score(folder: str, experiment: dict[str, Any], fails: int, rank: int, ranks:
 
         return counted
 
-    join_in = sharded_lockstep._join_in
+    join_in = evaluation_mode._join_in
 
     def idle(model: Any) -> None:
         calls["idle"] += 1
         join_in(model)
 
-    sharded_lockstep._join_in = idle
+    evaluation_mode._join_in = idle
     with workers.joined():
         model = load_trained(settings, 0, Path(folder), workers, settings.evaluation.precision)
         model.language_model.register_forward_pre_hook(count("language"))

@@ -14,13 +14,13 @@ from scipy import stats
 
 from mm1_ablate.config.evaluation import Sets
 from mm1_ablate.config.identity.fingerprint import fingerprint
-from mm1_ablate.config.task_record import template_fields
+from mm1_ablate.config.task_record import Task, template_fields
 from mm1_ablate.config.tasks import shipped_tasks, task_record
 from mm1_ablate.data.documents import Image, Item
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.demonstrations import assigned_sets, demonstrations
 from mm1_ablate.evaluation.prompts import continuation, demonstration, question
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 
 def item(name: str, group: str = "g", picture: str | None = None, **fields: str) -> Item:
@@ -112,7 +112,7 @@ def test_a_record_that_cannot_be_meant_is_refused(change: dict, message: str) ->
 
 
 def test_reading_a_record_imports_no_torch() -> None:
-    code = "import sys; from mm1_ablate.evaluation import task; task.load_task('miniature_vqa'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from mm1_ablate.evaluation import protocols; task.load_task('miniature_vqa'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -16,13 +16,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.config.tasks import shipped_tasks
 from mm1_ablate.data.documents import Item
 from mm1_ablate.data.items._expressions import AnnotationRow, evaluate
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.prediction_shards import asked_identity
 from mm1_ablate.evaluation.prompts import demonstration, question, shown
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.protocols import load_task
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 TEXT_TASKS = ("arc_easy", "arc_challenge", "piqa", "hellaswag", "winogrande", "sciq", "lambada", "triviaqa", "webqs")
@@ -108,7 +109,7 @@ def test_development_questions_report_questions_and_demonstrations_share_no_pict
     assert sum(map(len, sides)) == len(set.union(*sides))
 
 
-def test_references_are_all_that_the_annotators_said(root: Path) -> None:
+def test_references_are_all_answers_of_the_annotators(root: Path) -> None:
     for name in ("coco", "nocaps", "textcaps", "vqav2", "vizwiz", "gqa"):
         official_files.IMAGE_TASKS[name](root)
     references = {
@@ -153,7 +154,7 @@ def test_another_rule_scores_kept_answers_again_and_asks_no_model(name: str, oth
     assert asked_identity(changed, evaluation) == asked_identity(task, evaluation)
 
 
-def test_every_rule_of_a_benchmark_is_told_in_the_guide() -> None:
+def test_every_rule_of_a_benchmark_is_reported_in_the_guide() -> None:
     guide = DOCS.read_text()
     rules = guide[guide.index("## Scoring rules") : guide.index("## One of your own")]
     for name in shipped_tasks():
@@ -240,7 +241,7 @@ def test_hellaswags_texts_are_cleaned_as_the_harness_cleans_them(texts: list[str
 
 def test_reading_the_records_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from mm1_ablate.evaluation.task import load_task; from mm1_ablate.config.tasks import shipped_tasks;"
+        "import sys; from mm1_ablate.evaluation.protocols import load_task; from mm1_ablate.config.tasks import shipped_tasks;"
         "[load_task(name) for name in shipped_tasks()];"
         "heavy = {'torch', 'pyarrow', 'fsspec', 'PIL', 'transformers'} & set(sys.modules); assert not heavy, heavy"
     )

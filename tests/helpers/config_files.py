@@ -7,7 +7,11 @@ from textwrap import dedent, indent
 
 import pytest
 
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, Study, load_study
+from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.data_digests import Look
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 
 EXPERIMENT = """\
 experiment: small
@@ -44,6 +48,11 @@ def write_experiment(folder: Path, text: str = EXPERIMENT, name: str = "experime
     path = folder / name
     path.write_text(text)
     return path
+
+
+def load_experiment(path: Path, look: Look = "check") -> Experiment:
+    """The experiment of a file, read as a study of that one system."""
+    return load_study(path, look).arms[0].experiment
 
 
 def write_sweep(folder: Path, ablations: str = "", rest: str = "") -> Path:

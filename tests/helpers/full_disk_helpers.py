@@ -11,7 +11,8 @@ import pandas
 from study_helpers import score
 
 from mm1_ablate.run.trial import recording_failure
-from mm1_ablate.store.store import Store, is_address
+from mm1_ablate.store.files import is_address
+from mm1_ablate.store.store import Store
 
 MORE_THAN_IS_LEFT = 200_000
 """Bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, NoFiles, digest_files, find_files
 
@@ -26,12 +26,12 @@ class Lines(Source):
         try:
             files = self.found()
         except NoFiles as error:
-            raise Misfit("files", str(error)) from None
+            raise SettingError("files", str(error)) from None
         beginning = files[0].read(0, 1000)
         if beginning.startswith(b"REFUSED"):
             raise PermissionError(13, "Permission denied", files[0].address)
         if self.must_have.encode() not in beginning:
-            raise Misfit("must_have", f"the first file has no '{self.must_have}'")
+            raise SettingError("must_have", f"the first file has no '{self.must_have}'")
 
     def contents(self) -> str:
         return digest_files(self.found())

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from tiny import tiny_experiment
 
+from mm1_ablate.config.study import Arm, Change, Study, Trial
 from mm1_ablate.config.sweep.declaration import Sweep
-from mm1_ablate.config.sweep.expand import Arm, Change, Study, Trial
 
 METRICS = ("text_core/average", "shot_0/average", "shot_4/average", "shot_8/average")
 

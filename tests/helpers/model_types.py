@@ -154,7 +154,9 @@ def refusal(settings: LanguageModel) -> str:
     """Why a language model is refused before anything is trained; empty where it is accepted."""
     experiment = tiny_experiment()
     model = experiment.model.model_copy(update={"language_model": settings})
-    found = [finding for check in (wrong_parts, unaskable_models) for finding in check(experiment.model_copy(update={"model": model}))]
+    found = [
+        diagnostic for check in (wrong_parts, unaskable_models) for diagnostic in check(experiment.model_copy(update={"model": model}))
+    ]
     return found[0].message if found else ""
 
 
@@ -292,7 +294,7 @@ def check(settings: LanguageModel) -> None:
 
 
 # ---------------------------------------------------------------- the table
-COLUMNS = "| type | | asked with | why not |\n|---|---|---|---|"
+COLUMNS = "| type | | evaluated with | why not |\n|---|---|---|---|"
 
 
 def row(model_type: str, more: dict[str, Any] | None = None) -> str:

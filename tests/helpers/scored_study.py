@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pandas
 
-from mm1_ablate.config.sweep.expand import Study, Trial, load_study
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.prompts import question, shown
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.scores import Asked, predictions_table, scored, summarise
-from mm1_ablate.evaluation.task import Task
+from mm1_ablate.evaluation.scores import ItemOutcome, predictions_table, scored, summarise
 from mm1_ablate.store.store import Store
 
 Said = str | Sequence[float] | Exception
@@ -47,7 +48,7 @@ def item_scores(trial: Trial, answer: Answer) -> pandas.DataFrame:
                 prompt = shown(question(task.prompt, item)[0])
                 prediction = None if isinstance(said, Exception) else _prediction(item, said)
                 asked += [
-                    Asked(shots, seed, place, item.id, item.group, before, 0, "", prompt, problem, prediction)
+                    ItemOutcome(shots, seed, place, item.id, item.group, before, 0, "", prompt, problem, prediction)
                     for seed in evaluation.evaluation_seeds
                 ]
         tables.append(predictions_table(task, asked))

@@ -34,7 +34,7 @@ def chains() -> Study:
 def write_chain(folder: Path, first_steps: int) -> None:
     """Two stages, 'first' at 24 pixels and 'last' at 48, and a sweep, chain.yaml, with an arm for each of them without text."""
     files = {
-        "first": tiny_experiment({"training.steps": first_steps, "experiment": "first", "training.checkpoint_every_steps": 20, **TINY}),
+        "first": tiny_experiment({"training.steps": first_steps, "experiment": "first", "training.checkpoint_every_steps": 10, **TINY}),
         "last": tiny_experiment({"training.steps": 3, "experiment": "last", "model.image_encoder.image_size": 48, **TINY}),
     }
     for name, experiment in files.items():

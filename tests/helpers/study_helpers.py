@@ -13,12 +13,13 @@ from tiny import tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.fingerprint import evaluation_identity, fingerprint, training_identity
-from mm1_ablate.config.progress import Progress
+from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.sweep.declaration import Sweep
-from mm1_ablate.config.sweep.expand import Arm, Study, Trial
+from mm1_ablate.config.training import Progress
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.run.trial import ProgressFile, recording_failure
-from mm1_ablate.store.store import HELD, AlreadyRunning, Store
+from mm1_ablate.store.locks import AlreadyRunning
+from mm1_ablate.store.store import HELD, Store
 
 
 def trial(name: str, seed: int, settings: Experiment, arms: tuple[str, ...] | None = None) -> Trial:

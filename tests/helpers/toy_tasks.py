@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import torch
 import yaml
+from evaluated import evaluate
 from tiny import tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
@@ -17,7 +18,6 @@ from mm1_ablate.data.documents import Image, Item, ItemSet, Unreadable
 from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
-from mm1_ablate.evaluation.evaluate import evaluate
 from mm1_ablate.model.multimodal import MultimodalModel, build
 
 WORDS = ["red", "green", "blue", "circle", "square", "small", "large", "E", "what", "card", "->"]

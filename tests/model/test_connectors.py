@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from config_files import EXPERIMENT, pointed_at, write_experiment
+from config_files import EXPERIMENT, load_experiment, pointed_at, write_experiment
 from timm.layers import LayerNorm2d
 from timm.models.regnet import RegStage
 from tiny import tiny_experiment
@@ -23,7 +23,7 @@ from transformers.models.internvl.modeling_internvl import InternVLModel, Intern
 
 from mm1_ablate.config.connector import Connector
 from mm1_ablate.config.settings import component_types
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.grid import to_grid, to_tokens
 from mm1_ablate.model.multimodal import build
 

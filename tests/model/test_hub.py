@@ -58,7 +58,7 @@ def a_hub_that_has_nothing() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_hub_out_of_reach_is_tried_once_and_what_to_do_is_said(tiny_sweep: Path, name: str) -> None:
+def test_a_hub_out_of_reach_is_tried_once_and_what_to_do_is_reported(tiny_sweep: Path, name: str) -> None:
     done = planned(tiny_sweep, NOBODY, **PARTS[name])
     assert done.returncode == 2 and f"hf download {name} --include" in done.stderr, done.stderr
     assert "name a folder" in done.stderr and "from scratch" in done.stderr

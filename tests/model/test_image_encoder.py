@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from config_files import pointed_at
+from config_files import load_experiment, pointed_at
 from local_models import CLIP_MEAN, TINY, declared, encoder, pixels
 from tiny import CAPTIONED, tiny_experiment
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mm1_ablate.config.image_encoder import TimmEncoder, VisionTransformer
 from mm1_ablate.config.model import LanguageModel
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.settings import Misfit
-from mm1_ablate.config.sweep.expand import FileErrors, load_experiment, load_study
+from mm1_ablate.config.settings import SettingError
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.connectors.c_abstractor import CAbstractor
 from mm1_ablate.model.image_encoder import build_image_encoder, check_named
 from mm1_ablate.model.language_model import build_language_model
@@ -179,9 +180,9 @@ def test_a_state_that_fits_is_left_alone_and_what_cannot_be_resampled_is_refused
         ("{type: timm, name: test_vit, image_size: 50, patch_size: 16}", "50", "of the patch size, 16; the nearest are 48 and 64"),
         ("{type: timm, name: test_vitt, image_size: 48, patch_size: 16, weights: null}", "test_vitt", "did you mean 'test_vit'?"),
         ("{type: timm, name: test_vit.none, image_size: 48, patch_size: 16}", "test_vit.none", "timm cannot make 'test_vit.none'"),
-        ("{type: timm, name: test_vit, image_size: 48, patch_size: 24}", "24}", "'test_vit' has patches of 16 pixels a side, not 24"),
+        ("{type: timm, name: test_vit, image_size: 48, patch_size: 24}", "24}", "'test_vit' has patches of 16 pixels, not 24"),
         ("{type: timm, name: resnet18, image_size: 48, patch_size: 16}", "resnet18", "timm cannot make 'resnet18' for images of 48"),
-        ("{type: timm, name: swin_tiny_patch4_window7_224, image_size: 56}", "swin_tiny", "no stack of blocks over one grid"),
+        ("{type: timm, name: swin_tiny_patch4_window7_224, image_size: 56}", "swin_tiny", "not a stack of blocks over one grid"),
         ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, feature_layer: -9}", "-9}", "'test_vit' has only 6 blocks"),
         ("{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: none/of.pth}", "none/of.pth", "there is no file or folder"),
     ],
@@ -199,7 +200,7 @@ def test_an_encoder_that_is_not_there_is_refused_at_its_line_when_the_plan_is_ma
 def test_an_architecture_that_gives_no_features_in_a_row_is_refused_in_words(name: str) -> None:
     try:
         check_named(encoder(144, name=name))
-    except Misfit as error:
+    except SettingError as error:
         assert error.at == "name" and name in error.message
     else:
         with torch.device("meta"):
@@ -210,7 +211,7 @@ def test_an_architecture_that_gives_no_features_in_a_row_is_refused_in_words(nam
 def test_where_data_may_not_be_looked_at_weights_are_elsewhere_too(tmp_path: Path) -> None:
     there = "{type: timm, name: test_vit, image_size: 48, patch_size: 16, weights: there.pth}"
     assert load_study(declared(tmp_path, there), look="nowhere", checks=[wrong_encoders]).trials
-    with pytest.raises(FileErrors, match="16 pixels a side, not 24"):
+    with pytest.raises(FileErrors, match="16 pixels, not 24"):
         load_study(declared(tmp_path, there.replace("patch_size: 16", "patch_size: 24")), look="nowhere", checks=[wrong_encoders])
 
 
@@ -250,12 +251,12 @@ def test_weights_lie_beside_the_file_that_names_them_and_are_what_is_in_them(tmp
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit2", img_size=48).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(Misfit, match=r"weights: .*other\.pth is of another encoder"):
+    with pytest.raises(SettingError, match=r"weights: .*other\.pth is of another encoder"):
         build_image_encoder(encoder(weights=str(tmp_path / "other.pth")))
     state = timm.create_model(TINY, img_size=48).state_dict()
     del state["blocks.2.attn.qkv.weight"]
     torch.save(state, tmp_path / "damaged.pth")
-    with pytest.raises(Misfit, match=r"lacks 1 parameters such as blocks\.2\.attn\.qkv\.weight"):
+    with pytest.raises(SettingError, match=r"lacks 1 parameters such as blocks\.2\.attn\.qkv\.weight"):
         build_image_encoder(encoder(weights=str(tmp_path / "damaged.pth")))
 
 

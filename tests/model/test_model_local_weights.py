@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from mm1_ablate.config.image_encoder import TimmEncoder
 from mm1_ablate.config.local_path import WEIGHTS
-from mm1_ablate.config.settings import Misfit
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.settings import SettingError
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.image_encoder import PatchEncoder, build_image_encoder, check_named, load_local
 from mm1_ablate.model.preflight import wrong_encoders
 
@@ -85,7 +86,7 @@ def test_positions_of_transformers_weights_are_interpolated_as_transformers_does
 
 def test_an_activation_that_is_not_the_weights_own_is_refused(tmp_path: Path) -> None:
     vision_tower("clip_vision").save_pretrained(tmp_path)
-    with pytest.raises(Misfit, match=r"name: .*with GELU, and the weights in .* were trained with QuickGELU"):
+    with pytest.raises(SettingError, match=r"name: .*with GELU, and the weights in .* were trained with QuickGELU"):
         encoder = of_that_architecture("clip_vision", -1)
         for block in encoder.vision.blocks:
             block.mlp.act = torch.nn.GELU()
@@ -116,13 +117,13 @@ def test_images_are_normalised_as_for_the_local_weights_or_the_name_is_refused(f
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     (tmp_path / file).write_text(json.dumps(said(mean, std)))
     for weights in (tmp_path, tmp_path / WEIGHTS[0]):
-        with pytest.raises(Misfit, match=rf"name: .*0\.5, 0\.5, 0\.5.*0\.485, 0\.456, 0\.406.*such as {name}\.dino") as caught:
+        with pytest.raises(SettingError, match=rf"name: .*0\.5, 0\.5, 0\.5.*0\.485, 0\.456, 0\.406.*such as {name}\.dino") as caught:
             check_named(one(name, weights))
     assert "0.229, 0.224, 0.225" in str(caught.value)
     check_named(one(f"{name}.dino"))
     torch.testing.assert_close(build_image_encoder(one(f"{name}.dino")).mean.flatten(), 255 * torch.tensor(mean))
     (tmp_path / file).write_text(json.dumps(said([0.5] * 3, [0.2] * 3)))
-    with pytest.raises(Misfit, match=rf"name: .*timm has no {name} with those"):
+    with pytest.raises(SettingError, match=rf"name: .*timm has no {name} with those"):
         check_named(one(name))
     (tmp_path / file).write_text(json.dumps(said([0.5004] * 3, [0.5] * 3)))
     check_named(one(name))
@@ -132,10 +133,10 @@ def test_images_that_were_not_normalised_are_not(tmp_path: Path) -> None:
     save_file(timm.create_model(TINY, img_size=48).state_dict(), tmp_path / WEIGHTS[0])
     said = {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
-    with pytest.raises(Misfit, match=r"name: .*trained with the mean 0, 0, 0 and the deviation 1, 1, 1"):
+    with pytest.raises(SettingError, match=r"name: .*trained with the mean 0, 0, 0 and the deviation 1, 1, 1"):
         check_named(encoder(weights=str(tmp_path)))
     (tmp_path / "preprocessor_config.json").write_text("{")
-    with pytest.raises(Misfit, match=r"weights: .*preprocessor_config.json cannot be read"):
+    with pytest.raises(SettingError, match=r"weights: .*preprocessor_config.json cannot be read"):
         check_named(encoder(weights=str(tmp_path)))
 
 
@@ -147,7 +148,7 @@ def test_heads_and_norms_that_are_not_the_weights_own_are_refused(setting: str, 
     theirs = vision_tower("clip_vision")
     setattr(theirs.config, setting, value)
     theirs.save_pretrained(tmp_path)
-    with pytest.raises(Misfit, match=rf"name: .*{message}"):
+    with pytest.raises(SettingError, match=rf"name: .*{message}"):
         load_local(of_that_architecture("clip_vision", -1), str(tmp_path))
 
 
@@ -163,7 +164,7 @@ def test_what_openclip_and_timm_say_of_the_architecture_is_held_too(file: str, s
     save_file(timm.create_model(TINY, img_size=48).state_dict(), tmp_path / WEIGHTS[0])
     check_named(encoder(weights=str(tmp_path)))
     (tmp_path / file).write_text(json.dumps(said))
-    with pytest.raises(Misfit, match=rf"name: .*{message}"):
+    with pytest.raises(SettingError, match=rf"name: .*{message}"):
         check_named(encoder(weights=str(tmp_path)))
 
 
@@ -207,8 +208,8 @@ def test_weights_that_cannot_be_are_refused_before_anything_is_trained(tmp_path:
     (tmp_path / "damaged.pth").write_bytes(b"no weights")
     (tmp_path / "empty").mkdir()
     cases = {
-        "other.pth": "is of another encoder",
-        "other.safetensors": "is of another encoder",
+        "other.pth": "belongs to another encoder",
+        "other.safetensors": "belongs to another encoder",
         "damaged.safetensors": "cannot be read as weights",
         "damaged.pth": "cannot be read as weights",
         "empty": "no weights in the folder .*empty; expected one of model.safetensors",

@@ -15,7 +15,8 @@ import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.context_length import context_length, known_context_length
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.packed_attention import DocumentLayout, packed
@@ -150,7 +151,7 @@ def verdict(folder: Path, changes: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("part", ["encoders", "connectors", "language_models", "wholes"])
-def test_what_is_wrong_is_told_at_its_line_and_what_is_accepted_runs(part: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported_at_its_line_and_what_is_accepted_runs(part: str, tmp_path: Path) -> None:
     unforeseen, accepted, refused = [], 0, 0
     for changes in globals()[part]():
         try:
@@ -238,7 +239,7 @@ def strided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"type": "our_connectors.Strided", "image_tokens": 4}
 
 
-def test_a_connector_that_weights_of_the_earlier_stage_do_not_fit_is_told_at_its_line(strided: dict[str, Any], tmp_path: Path) -> None:
+def test_a_connector_that_weights_of_the_earlier_stage_do_not_fit_is_reported_at_its_line(strided: dict[str, Any], tmp_path: Path) -> None:
     shuffled = "connector.project.0.weight has the shape [384] there and [1536] here, and 2 more"
     convolved = "connector.convolution.weight has the shape [256, 96, 2, 2] there and [256, 96, 4, 4] here"
     for connector, words in (({"type": "pixel_shuffle", "image_tokens": 4}, shuffled), (strided, convolved)):
@@ -253,7 +254,7 @@ def test_a_connector_that_weights_of_the_earlier_stage_do_not_fit_is_told_at_its
                 assert words in problem.message and "change image_tokens" in problem.message and len(problem.message) < 400, problem
 
 
-def test_an_arm_that_alters_a_stage_so_that_a_connector_does_not_fit_is_told_at_the_edit(tmp_path: Path) -> None:
+def test_an_arm_that_alters_a_stage_so_that_a_connector_does_not_fit_is_reported_at_the_edit(tmp_path: Path) -> None:
     write_chain(tmp_path, {"type": "pixel_shuffle", "image_tokens": 4}, 4, 4)
     for path in (ENCODER, f"starts_from.{ENCODER}"):
         edits = {"starts_from.training.steps": 501, f"{path}.image_size": 96, f"{path}.patches_per_side": 8}
@@ -334,9 +335,9 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
         ("jamba", {"num_hidden_layers": 9}, "layers of the kind linear_attention"),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of the kind conv"),
         ("llama4_text", {}, "layers of the kind chunked_attention"),
-        ("bert", None, "attention to what comes later"),
+        ("bert", None, "attention to later tokens"),
         ("mbart", None, "take no position_ids"),
-        ("nemotron", {}, "does not hand on which documents are packed"),
+        ("nemotron", {}, "does not pass on which documents are packed"),
         ("doge", {}, "an attention mask of its own"),
     ],
 )
@@ -372,7 +373,7 @@ def test_a_local_model_whose_configuration_changed_is_looked_at_again(tmp_path: 
         of(num_attention_heads=5)
 
 
-def test_what_was_found_right_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passed_check_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
     path = write_experiment(tmp_path, TEXT)
     program = (

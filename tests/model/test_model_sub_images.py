@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from evaluated import evaluate
 from tiny import TEXT, tiny_experiment
 
 from mm1_ablate.config.experiment import Experiment
@@ -17,10 +18,10 @@ from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.data.loader import Batch, BatchLoader
 from mm1_ablate.data.tokenizer import load_tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.evaluate import evaluate, predict, prepare_requests
+from mm1_ablate.evaluation.evaluate import predict
 from mm1_ablate.evaluation.preflight import unaskable_tasks
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.requests import ContextOverflow
+from mm1_ablate.evaluation.requests import ContextOverflow, prepare_requests
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.training.fit import fit
 

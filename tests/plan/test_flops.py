@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from config_files import load_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from step_helpers import batch_of, content_of, experiment_with
@@ -16,7 +17,6 @@ from torch.nn.functional import conv2d, cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.sweep.expand import load_experiment
 from mm1_ablate.model import profiler
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.model.profile import PartProfile
@@ -68,7 +68,7 @@ def counted(experiment: Experiment) -> float:
 
 
 def planned(experiment: Experiment, folder: Path) -> float:
-    return row_flops(experiment, ModelStatistics(folder).profile(experiment), content_of(DOCUMENTS)).total
+    return row_flops(experiment, ModelStatistics().profile(experiment), content_of(DOCUMENTS)).total
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
@@ -81,7 +81,7 @@ def test_of_a_mixture_of_experts_those_count_that_a_token_goes_through(tmp_path:
     configuration = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96}
     experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 512}
     experiment = experiment_with({"model.language_model": {"model_type": "mixtral", "configuration": configuration | experts}})
-    parts = ModelStatistics(tmp_path).profile(experiment)
+    parts = ModelStatistics().profile(experiment)
     attention_and_router, two_experts = 64 * (64 + 32 + 32 + 64) + 64 * 8, 2 * 3 * 64 * 96
     assert parts.language_model.counted
     assert parts.language_model.forward == pytest.approx(2 * 2 * (attention_and_router + two_experts), rel=0.02)
@@ -115,13 +115,13 @@ def test_flops_agree_with_torchs_count_for_frozen_parts(frozen: tuple[str, ...],
 
 def test_cached_features_leave_the_encoder_out(tmp_path: Path):
     prepared = experiment_with({"model.image_encoder.frozen": True}, prepared=True)
-    parts = row_flops(prepared, ModelStatistics(tmp_path).profile(prepared), content_of(DOCUMENTS))
+    parts = row_flops(prepared, ModelStatistics().profile(prepared), content_of(DOCUMENTS))
     assert parts.image_encoder == 0 and parts.connector > 0
 
 
 def test_activation_checkpointing_adds_a_forward_pass_of_blocks(tmp_path: Path):
     kept, again = (experiment_with({"training.activation_checkpointing": on}) for on in (False, True))
-    before, after = (row_flops(each, ModelStatistics(tmp_path).profile(each), content_of(DOCUMENTS)) for each in (kept, again))
+    before, after = (row_flops(each, ModelStatistics().profile(each), content_of(DOCUMENTS)) for each in (kept, again))
     assert after.blocks == pytest.approx(before.blocks * 4 / 3, rel=0.01)
     assert after.attention == pytest.approx(before.attention * 9 / 7)
     assert (after.head, after.connector) == (before.head, before.connector)
@@ -180,7 +180,7 @@ def test_whatever_else_a_part_fails_at_is_the_reason_that_is_given() -> None:
 def test_the_paper_scale_base_is_counted_as_the_usual_rule_says(tmp_path: Path):
     """ViT-L/14 at 336 px, C-Abstractor of 144 tokens, a language model of 1.2 billion parameters; nothing of it is made."""
     experiment = load_experiment(REPOSITORY / "experiments" / "mm1_base.yaml", "nowhere")
-    parts = ModelStatistics(tmp_path).profile(experiment)
+    parts = ModelStatistics().profile(experiment)
     assert {name: getattr(parts, name).parameters for name in PARTS} == {name: count_parameters(experiment)[name] for name in PARTS}
     row = RowContent.declared(experiment)
     flops, again = row_flops(experiment, parts, row), experiment.training.activation_checkpointing

@@ -17,13 +17,11 @@ from hypothesis import strategies as some
 from step_helpers import batch_of, experiment_with
 from torch.nn.functional import cross_entropy
 
-from mm1_ablate.config.gpus import GIB, GPUS
-from mm1_ablate.config.sweep.declaration import Resources, Strategy
+from mm1_ablate.config.sweep.declaration import GIB, GPUS, Resources, Strategy
 from mm1_ablate.config.training import Precision
 from mm1_ablate.evaluation import embedding, held_out_loss, shared_attention
-from mm1_ablate.evaluation.evaluate import evaluating
+from mm1_ablate.evaluation.evaluation_mode import cast_weights, evaluating
 from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache
-from mm1_ablate.evaluation.precision import cast_weights
 from mm1_ablate.model import multimodal
 from mm1_ablate.model.language_model import parameters_without_embeddings
 from mm1_ablate.model.multimodal import build
@@ -74,8 +72,8 @@ def kept(experiment: Any, documents: Any) -> int:
 )
 def test_what_is_kept_for_the_backward_pass_is_as_planned(precision: str, connector: dict[str, Any], tmp_path: Path):
     experiment = experiment_with({**WIDE, "training.precision": precision, "model.connector": connector})
-    memory = training_memory(experiment, ModelStatistics(tmp_path).profile(experiment))
-    vocabulary = ModelStatistics(tmp_path).profile(experiment).language_model.vocabulary
+    memory = training_memory(experiment, ModelStatistics().profile(experiment))
+    vocabulary = ModelStatistics().profile(experiment).language_model.vocabulary
     normalised = 4 * 12 * 16 * vocabulary  # the one copy of the logits that the backward pass needs
     assert memory.activations + memory.copies + normalised == pytest.approx(kept(experiment, FULL), rel=0.15)
     assert (memory.copies > 0) == (precision == "bf16-mixed")
@@ -83,7 +81,7 @@ def test_what_is_kept_for_the_backward_pass_is_as_planned(precision: str, connec
 
 def test_nothing_is_kept_of_a_frozen_encoder(tmp_path: Path):
     experiment = experiment_with({**WIDE, "model.image_encoder.frozen": True})
-    parts = ModelStatistics(tmp_path).profile(experiment)
+    parts = ModelStatistics().profile(experiment)
     memory = training_memory(experiment, parts)
     vocabulary = parts.language_model.vocabulary
     assert memory.activations + 4 * 12 * 16 * vocabulary == pytest.approx(kept(experiment, FULL), rel=0.15)
@@ -101,14 +99,12 @@ def test_optimiser_states_are_as_large_as_planned(optimizer: dict[str, Any], tmp
     for each in optimizers:
         each.step()
     states = [value for each in optimizers for state in each.state.values() for value in state.values() if value.ndim]
-    assert training_memory(experiment, ModelStatistics(tmp_path).profile(experiment)).optimizer == 4 * sum(
-        value.numel() for value in states
-    )
+    assert training_memory(experiment, ModelStatistics().profile(experiment)).optimizer == 4 * sum(value.numel() for value in states)
 
 
 def test_fsdp_shares_out_what_ddp_repeats(tmp_path: Path):
     experiment = experiment_with({**WIDE, "training.batch_rows": 8, "training.micro_batch_rows": 1})
-    parts = ModelStatistics(tmp_path).profile(experiment)
+    parts = ModelStatistics().profile(experiment)
     alone, ddp, fsdp = (training_memory(experiment, parts, *how) for how in ((1, "ddp"), (4, "ddp"), (4, "fsdp")))
     assert (ddp.weights, ddp.gradients, ddp.optimizer) == (alone.weights, alone.gradients, alone.optimizer)
     assert (fsdp.weights, fsdp.gradients, fsdp.optimizer) == (alone.weights / 4, alone.gradients / 4, alone.optimizer / 4)
@@ -118,7 +114,7 @@ def test_fsdp_shares_out_what_ddp_repeats(tmp_path: Path):
 
 def test_checkpointing_keeps_less_and_halving_a_micro_batch_halves_it(tmp_path: Path):
     experiment = experiment_with(WIDE)
-    parts = ModelStatistics(tmp_path).profile(experiment)
+    parts = ModelStatistics().profile(experiment)
     again = experiment_with({**WIDE, "training.activation_checkpointing": True})
     assert training_memory(again, parts).activations < 0.6 * training_memory(experiment, parts).activations
     assert training_memory(experiment, parts, rows=1).activations == training_memory(experiment, parts, rows=2).activations / 2
@@ -156,7 +152,7 @@ def test_the_rows_that_fit_fit_and_one_more_does_not(gibibytes: int, doublings: 
         assert not training_memory(experiment, LARGE, workers, strategy, rows + 1).fits(capacity)
 
 
-def test_what_does_not_fit_is_said_with_what_would():
+def test_what_does_not_fit_is_reported_with_what_would():
     experiment = experiment_with({**PAPER, "training.micro_batch_rows": 8})
     resources = Resources(workers=8, gpus_per_worker=1)
     (line,) = does_not_fit(experiment, LARGE, resources, ["A100-40GB"])
@@ -232,7 +228,7 @@ def test_a_sharded_model_is_evaluated_in_shards_and_a_block() -> None:
     assert not [line for line in does_not_fit(experiment, HUGE, Resources(workers=8, gpus=8, strategy="fsdp"), ["H100"]) if "evalu" in line]
 
 
-def test_an_evaluation_that_does_not_fit_is_told_the_batch_and_the_precision_that_do() -> None:
+def test_an_evaluation_that_does_not_fit_is_reported_with_the_batch_and_the_precision_that_do() -> None:
     many, resources = {**ASKED, "evaluation.batch_items": 256}, Resources(workers=64, gpus=64, strategy="fsdp")
     (line,) = does_not_fit(experiment_with(many), HUGE, resources, ["H100"])
     few = int(line.split("evaluation.batch_items: ")[1].split(",")[0])
@@ -269,14 +265,14 @@ def test_weights_and_what_is_kept_of_a_token_are_as_planned(kind: str, precision
     )
     model = build(experiment, 0)
     cast_weights(model, precision)
-    planned = evaluation_memory(experiment, ModelStatistics(tmp_path).profile(experiment))
+    planned = evaluation_memory(experiment, ModelStatistics().profile(experiment))
     if kind != "gpt2":  # whose matrices are of a class of transformers, and stay as they are
         assert planned.weights == pytest.approx(sum(parameter.nbytes for parameter in model.parameters()), rel=0.03)
     with evaluating(model, precision):
         embeddings, valid = model.embed(torch.arange(5)[None]), torch.ones(1, 5, dtype=torch.bool)
         context, _ = extend_cache(model, KVCache.empty(1, model.device), embeddings, valid, valid)
     kept = sum(one.nbytes for layer in context.layers for one in layer) / 5
-    assert kept == ModelStatistics(tmp_path).profile(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)
+    assert kept == ModelStatistics().profile(experiment).language_model.cache * (2 if precision == "bf16-mixed" else 4)
 
 
 def test_the_batch_sizes_that_are_assumed_are_those_that_are_used() -> None:

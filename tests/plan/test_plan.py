@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mm1_ablate.config.gpus import GPUS, UTILISATION
-from mm1_ablate.config.sweep.declaration import Budget, Resources
-from mm1_ablate.config.sweep.expand import Study, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.declaration import GPUS, UTILISATION, Budget, Resources
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import MeasuredStep, Measurements, step_key
 from mm1_ablate.plan.flops import trial_tokens
@@ -149,15 +149,23 @@ def test_counted_rows_agree_with_what_training_sees(study: Study):
     assert (len(batch.tokens) - images) / 64 == pytest.approx(content.text_tokens, rel=0.1)
 
 
-def test_sizes_are_counted_once_and_remembered(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that knows nothing yet."""
+    monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
+
+
+def test_sizes_are_counted_once_and_remembered_for_all_stores(study: Study, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = plan(study, store)
     monkeypatch.setattr("mm1_ablate.plan.model_statistics.count_rows", lambda experiment: pytest.fail("counted again"))
     monkeypatch.setattr("mm1_ablate.model.profiler.profile_connector", lambda *settings: pytest.fail("profiled again"))
-    assert [row.flops for row in plan(study, store).rows] == [row.flops for row in first.rows]
+    for other in (store, Store(tmp_path / "another")):
+        assert [row.flops for row in plan(study, other).rows] == [row.flops for row in first.rows]
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_operations_that_cannot_be_counted_are_estimated_and_the_plan_says_why(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
-    from mm1_ablate.commands.tables import costs_in_words
+    from mm1_ablate.commands.plan import costs_in_words
     from mm1_ablate.model import profiler
 
     monkeypatch.delitem(profiler.FORMULAS, torch.ops.aten.addmm)
@@ -168,6 +176,7 @@ def test_operations_that_cannot_be_counted_are_estimated_and_the_plan_says_why(s
     assert line.startswith(f"FLOPs of the image encoder are estimated from its parameters ({why}): baseline/seed-0, ")
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_data_that_cannot_be_opened_is_planned_as_declared(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
     def nowhere(experiment):
         raise FileNotFoundError("/data/on/the/cluster")
@@ -228,8 +237,8 @@ def test_gpus_that_are_asked_about_are_estimated_for_a_study_that_has_none(study
     assert plan(study, store).cost.gpu_hours == {}
 
 
-def test_what_a_study_without_gpus_would_take_on_one_is_said_to_be_instead_of_its_cores(study: Study, store: Store):
-    from mm1_ablate.commands.tables import summary
+def test_the_hours_of_a_study_without_gpus_are_given_on_a_gpu_or_on_its_cores(study: Study, store: Store):
+    from mm1_ablate.commands.plan import summary
 
     named = [line for line in summary(plan_together([study], store, gpus=GpuAssumptions(("H100",)))) if "remaining: " in line]
     asked = [line for line in summary(plan(with_two_gpus(study), store)) if "remaining: " in line]
@@ -238,7 +247,7 @@ def test_what_a_study_without_gpus_would_take_on_one_is_said_to_be_instead_of_it
 
 
 def test_a_single_trial_is_counted_as_one(study: Study, store: Store):
-    from mm1_ablate.commands.tables import summary
+    from mm1_ablate.commands.plan import summary
 
     planned = plan(study, store)
     one = replace(planned, rows=planned.rows[:1], row_count=2)
@@ -257,7 +266,7 @@ def test_json_of_a_trial_has_its_cost_by_part(study: Study, store: Store):
 
 
 def test_what_a_plan_says_of_a_gpu_that_is_too_small(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch):
-    from mm1_ablate.commands.tables import summary
+    from mm1_ablate.commands.plan import summary
 
     monkeypatch.setitem(GPUS, "H100", replace(GPUS["H100"], memory=2**20))
     lines = summary(plan_together([study], store, gpus=GpuAssumptions(("H100",))))
@@ -266,7 +275,7 @@ def test_what_a_plan_says_of_a_gpu_that_is_too_small(study: Study, store: Store,
     assert "in evaluation" in evaluated
 
 
-def test_a_gpu_that_nobody_knows_is_an_error_with_those_that_are():
+def test_an_unknown_gpu_is_an_error_with_the_known_ones():
     with pytest.raises(ValueError, match=r"plans know H100, .* no 'TPU'"):
         Resources(gpu="TPU")
 
@@ -279,7 +288,7 @@ def test_a_plan_above_its_budget_says_so(study: Study, store: Store):
     assert "1e-09" in line and "CPU hours" in line
 
 
-def test_what_seeds_can_detect_is_said_in_deviations_and_after_a_pilot_in_points(study: Study, store: Store):
+def test_the_detectable_difference_is_in_deviations_and_after_a_pilot_in_points(study: Study, store: Store):
     before = plan(study, store).detectable["tiny"]
     assert before.seeds == 2 and before.in_deviations and before.in_deviations > 3 and before.in_points is None
     scores = {("baseline", 0): 50.0, ("baseline", 1): 52.0, ("without/text", 0): 40.0, ("without/text", 1): 44.0}
@@ -375,7 +384,7 @@ def test_of_studies_on_gpus_and_without_each_trial_is_in_one_sum_whatever_gpu_is
         assert summed == pytest.approx(both.cost.gpu_hours["L40S"]), "rows show what the sum is of"
 
 
-def test_what_was_measured_is_said_of_the_trials_that_run_on_such_a_device(tiny_sweep: Path) -> None:
+def test_measurements_are_shown_for_the_trials_that_run_on_such_a_device(tiny_sweep: Path) -> None:
     def with_seed(seed: int) -> Study:
         tiny_sweep.write_text(re.sub(r"seeds: \[.*\]", f"seeds: [{seed}]", tiny_sweep.read_text()))
         return load_study(tiny_sweep)
@@ -419,6 +428,6 @@ def test_a_budget_of_cpu_hours_holds_whatever_gpu_is_named_on_the_command_line(s
     assert len(plan_together([limited], store, gpus=GpuAssumptions(("H100",))).over_budget) == 1
 
 
-def test_a_budget_of_gpu_hours_without_gpus_is_said_to_have_no_effect(study: Study, store: Store):
+def test_a_budget_of_gpu_hours_without_gpus_is_reported_to_have_no_effect(study: Study, store: Store):
     planned = plan(replace(study, sweep=study.sweep.model_copy(update={"budget": Budget(gpu_hours=1)})), store)
     assert not planned.over_budget and any("has no effect" in line for line in planned.not_estimated)

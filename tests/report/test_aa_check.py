@@ -12,10 +12,10 @@ import pytest
 from made_up import made_up_study, noisy_results
 from scipy import stats
 
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.report import aa_check as module
 from mm1_ablate.report.aa_check import false_verdicts, with_false_verdicts
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.verdicts import FalseVerdicts, Rate
@@ -51,7 +51,7 @@ def test_arms_of_other_seeds_are_compared_unpaired_and_undecided() -> None:
     comparison = compare(study, results, items=items)
     assert {row.verdict for row in comparison.rows} <= {"baseline", "undecided"} and not comparison.holes
     assert all("unpaired (Welch)" in " ".join(row.notes) for row in comparison.rows if not row.is_baseline)
-    assert comparison.row("a-a-0").changes == ("nothing but its seeds: 3, 4, 5",)
+    assert comparison.row("a-a-0").changes == ("only its seeds: 3, 4, 5",)
 
 
 def test_false_verdicts_stay_below_what_is_promised() -> None:
@@ -102,7 +102,7 @@ def test_a_rate_above_the_promise_by_more_than_chance_is_called_so() -> None:
     assert "above the nominal rate" in found(12).in_words() and "above" not in found(8).in_words()
 
 
-def test_the_rate_is_told_everywhere() -> None:
+def test_the_rate_is_reported_everywhere() -> None:
     study = same_study()
     results, _ = made_up_scores(study)
     found = FalseVerdicts(12, 3, 0.05, Rate(3, 100), Rate(1, 100))
@@ -115,11 +115,11 @@ def test_the_rate_is_told_everywhere() -> None:
 
 # ---------------------------------------------------------------- what is compared
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Study, pd.DataFrame, pd.DataFrame | None, Comparison]]:
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Study, pd.DataFrame, pd.DataFrame | None, StudyComparison]]:
     """Every pretended comparison, as it comes: paired, then unpaired, of each draw."""
-    seen: list[tuple[Study, pd.DataFrame, pd.DataFrame | None, Comparison]] = []
+    seen: list[tuple[Study, pd.DataFrame, pd.DataFrame | None, StudyComparison]] = []
 
-    def look(study: Study, results: pd.DataFrame, items: pd.DataFrame | None = None, **more: Any) -> Comparison:
+    def look(study: Study, results: pd.DataFrame, items: pd.DataFrame | None = None, **more: Any) -> StudyComparison:
         found = compare(study, results, items=items, **more)
         seen.append((study, results, items, found))
         return found

@@ -12,7 +12,7 @@ from made_up import made_up_study, noisy_results, scores
 from scipy import stats
 
 from mm1_ablate.report.cells import Measure
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.text import headline
@@ -27,7 +27,7 @@ def verdicts(arms: dict[str, list[float]], **sweep: Any) -> dict[str, str]:
     return {row.name: row.verdict for row in comparison.rows}
 
 
-def compared(arms: dict[str, list[float]], **sweep: Any) -> Comparison:
+def compared(arms: dict[str, list[float]], **sweep: Any) -> StudyComparison:
     study = made_up_study(list(arms), seeds=range(len(next(iter(arms.values())))), **sweep)
     return compare(study, scores(study, {"baseline": BASE[: len(study.sweep.seeds)], **arms}))
 
@@ -60,7 +60,7 @@ def test_numbers_of_a_row() -> None:
     assert cell.detectable > 10
 
 
-def test_one_seed_bears_no_verdict() -> None:
+def test_one_seed_gives_no_verdict() -> None:
     comparison = compared({"arm": [10.0]})
     assert comparison.row("arm").verdict == "no verdict: one seed"
     assert any("One seed" in remark for remark in comparison.remarks)
@@ -84,7 +84,7 @@ def test_clear_by_itself_but_not_in_its_family() -> None:
     assert "significant by itself, not after correction for 6 comparisons" in family.row("arm").notes
 
 
-def test_a_hole_is_named_and_its_row_bears_no_verdict() -> None:
+def test_a_missing_trial_is_named_and_its_arm_has_no_verdict() -> None:
     study = made_up_study(["broken", "fine"])
     results = scores(study, {"baseline": BASE, "broken": [30.1, float("nan"), 30.4], "fine": CLEARLY_WORSE})
     comparison = compare(study, results, [("broken", 1, "out of memory")])
@@ -95,7 +95,7 @@ def test_a_hole_is_named_and_its_row_bears_no_verdict() -> None:
     assert comparison.row("broken").cells["shot_8/average"].estimate is not None
 
 
-def test_missing_scores_are_holes_though_nobody_named_them() -> None:
+def test_missing_scores_are_missing_trials_even_if_not_listed() -> None:
     study = made_up_study(["arm"])
     comparison = compare(study, scores(study, {"baseline": BASE}))
     assert [(hole.arm, hole.seed) for hole in comparison.holes] == [("arm", 0), ("arm", 1), ("arm", 2)]
@@ -187,7 +187,7 @@ def test_a_group_called_average_leaves_that_of_suites_without_its_tasks_as_it_is
     assert estimate is not None and estimate.with_items
 
 
-def test_items_that_the_results_are_not_the_mean_of_are_left_out_and_said_so() -> None:
+def test_items_that_the_results_are_not_the_mean_of_are_left_out_and_reported() -> None:
     study = made_up_study(["arm"])
     results, items = noisy_results(study, {"baseline": 50, "arm": 45})
     results.loc[results["metric"] == "shot_4/average", "value"] += 3
@@ -243,7 +243,7 @@ def test_expectations(direction: str, by: float, arm: list[float], verdict: str)
     assert judged.to_json()["low"] < judged.to_json()["high"]
 
 
-def test_right_direction_but_too_small_is_refuted_and_said_so() -> None:
+def test_right_direction_but_too_small_is_refuted_and_reported() -> None:
     judged = compared({"arm": CLEARLY_WORSE}, expect=[expectation("below", 30)]).expectations[0]
     assert judged.reason == "below, but by significantly less than 30"
 
@@ -310,7 +310,7 @@ def test_what_else_a_change_changed_is_named() -> None:
     assert row.changes == ("removed data.mixture.interleaved",)
 
 
-def test_shared_preparation_and_development_episodes_are_said() -> None:
+def test_shared_preparation_and_development_episodes_are_remarked() -> None:
     preparation = {
         "model.preparation_seed": 0,
         "model.image_encoder.preparation": {

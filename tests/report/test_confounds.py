@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from made_up import made_up_study, scores
 
-from mm1_ablate.config.sweep.expand import Change
+from mm1_ablate.config.study import Change
 from mm1_ablate.report.cells import Measure
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.markdown import markdown
 
 BASE = (
@@ -19,7 +19,7 @@ BASE = (
 )
 
 
-def compared(arm: dict[str, float | str], *changes: Change) -> Comparison:
+def compared(arm: dict[str, float | str], *changes: Change) -> StudyComparison:
     study = made_up_study(["arm"])
     own = replace(study.arm("arm"), changes=changes)
     study = replace(study, arms=(study.arms[0], own))
@@ -37,7 +37,7 @@ def test_other_items_and_parameters_are_always_named() -> None:
     assert brought == ("parameters 500,000 → 500,001", "evaluation items 1,920 (abcd) → 1,919 (bcde)")
 
 
-def test_what_is_the_same_everywhere_is_said() -> None:
+def test_what_is_the_same_everywhere_is_listed() -> None:
     comparison = compared({"documents seen": 5_000.0, "tokens seen": 401_000.0})
     assert comparison.held_constant == ("parameters", "tokens seen (within 2%)", "evaluation items")
     assert "parameters, tokens seen (within 2%), evaluation items" in markdown(comparison)

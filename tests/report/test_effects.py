@@ -15,9 +15,8 @@ from made_up import made_up_study, noisy_results, scores
 from rich.console import Console
 from scipy import stats
 
-from mm1_ablate.config.study import Grid
-from mm1_ablate.config.sweep.expand import Study
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.config.study import Grid, Study
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.effects import Effect, contrasts
 from mm1_ablate.report.figures import effects as draw
 from mm1_ablate.report.figures import png
@@ -39,12 +38,12 @@ def grid_study(points: Sequence[tuple[str, ...]] | None = None, seeds: Sequence[
     return replace(study, grids={"grid": Grid({"model.connector.type": TYPES, "size": SIZES}, {point: name(*point) for point in points})})
 
 
-def compared(truth: dict[tuple[str, str], list[float]], **sweep: Any) -> Comparison:
+def compared(truth: dict[tuple[str, str], list[float]], **sweep: Any) -> StudyComparison:
     study = grid_study(list(truth), seeds=range(len(next(iter(truth.values())))), **sweep)
     return compare(study, scores(study, {name(*point): values for point, values in truth.items()}))
 
 
-def by_title(comparison: Comparison) -> dict[tuple[str, ...], Effect]:
+def by_title(comparison: StudyComparison) -> dict[tuple[str, ...], Effect]:
     return {effect.levels: effect for effect in comparison.effects}
 
 
@@ -142,7 +141,7 @@ def test_intervals_of_effects_hold_their_level_and_true_effects_are_found() -> N
     assert found_size / 200 > 0.8
 
 
-def test_effects_are_told_everywhere_and_drawn() -> None:
+def test_effects_are_reported_everywhere_and_drawn() -> None:
     comparison = compared(WHOLE)
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=120))

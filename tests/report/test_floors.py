@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
 from mm1_ablate.commands.run import compare_and_write, compare_study, item_scores
-from mm1_ablate.config.sweep.expand import Study, Trial
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, Unreadable
 from mm1_ablate.evaluation.chance_baselines import ceiling, constant_answer
 from mm1_ablate.evaluation.metrics import Prediction
@@ -29,9 +30,9 @@ from mm1_ablate.evaluation.metrics.choice_accuracy import ChoiceAccuracy
 from mm1_ablate.evaluation.metrics.cider_raw import CiderRaw
 from mm1_ablate.evaluation.metrics.exact_match import ExactMatch
 from mm1_ablate.evaluation.metrics.vqa_accuracy import VqaAccuracy
-from mm1_ablate.evaluation.task import Task, load_task
+from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.report import html as html_page
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
@@ -56,7 +57,7 @@ def test_annotators_who_disagree_set_a_ceiling() -> None:
     assert ceiling(VqaAccuracy(), items(apart, ("a",) * 10, ())) == pytest.approx(65)
 
 
-def test_other_metrics_reach_100_or_nobody_knows() -> None:
+def test_other_metrics_reach_100_or_have_no_known_ceiling() -> None:
     assert ceiling(ExactMatch(), items(("a", "b"))) == ceiling(ChoiceAccuracy(), items(())) == 100
     assert ceiling(CiderRaw(), items(("a dog",), ("a cat",))) is None
     assert ceiling(VqaAccuracy(), items((), ())) is None
@@ -97,7 +98,7 @@ def stored(sweep: Path, tmp_path: Path) -> tuple[Study, Store]:
     return write_scores(sweep, tmp_path / "store", answer)
 
 
-def shown(comparison: Comparison, width: int = 160) -> str:
+def shown(comparison: StudyComparison, width: int = 160) -> str:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     return stream.getvalue()

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.report.cells import Measure
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.figures import curves, drawn, forest, png, shots, svg
 from mm1_ablate.report.formats import number, signed
 from mm1_ablate.report.html import html, write_report
@@ -27,7 +27,7 @@ TRUTH = {"baseline": 50.0, "leave-one-out/interleaved": 20.0, "leave-one-out/tex
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def comparison() -> StudyComparison:
     arms = [name for name in TRUTH if name != "baseline"]
     expected = {"arm": "alone", "metric": "shot_8/average", "is": "below", "by": 5, "because": "<b>everything</b> matters"}
     study = made_up_study(arms, description="A study & its <table>.", expect=[expected])
@@ -43,20 +43,20 @@ def losses() -> pd.DataFrame:
     return table.assign(loss=4 / (1 + table["step"] / 50) + 0.1 * random.normal(size=len(table)))
 
 
-def terminal(comparison: Comparison, width: int) -> str:
+def terminal(comparison: StudyComparison, width: int) -> str:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
-def test_terminal_fits_and_loses_nothing_by_squeezing(comparison: Comparison, width: int) -> None:
+def test_terminal_fits_and_loses_nothing_by_squeezing(comparison: StudyComparison, width: int) -> None:
     text = terminal(comparison, width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text
 
 
-def test_terminal_of_100_columns_shows_all_arms_metrics_intervals_and_verdicts(comparison: Comparison) -> None:
+def test_terminal_of_100_columns_shows_all_arms_metrics_intervals_and_verdicts(comparison: StudyComparison) -> None:
     text = terminal(comparison, 100)
     for word in ("TextCore", "0-shot", "4-shot", "8-shot", "interleaved", "worse", "no verdict:", "ran out of memory", "±", "Holm"):
         assert word in text
@@ -65,18 +65,18 @@ def test_terminal_of_100_columns_shows_all_arms_metrics_intervals_and_verdicts(c
     assert f"{signed(cell.estimate.difference)} ± {number(cell.estimate.half_width)}" in text
 
 
-def test_wide_terminal_shows_both_ends_of_intervals(comparison: Comparison) -> None:
+def test_wide_terminal_shows_both_ends_of_intervals(comparison: StudyComparison) -> None:
     cell = comparison.row("leave-one-out/interleaved").cells["shot_8/average"]
     assert cell.estimate is not None
     assert f"[{signed(cell.estimate.low)}, {signed(cell.estimate.high)}]" in terminal(comparison, 160)
 
 
-def test_narrow_terminal_keeps_the_primary_metric_and_says_what_is_left_out(comparison: Comparison) -> None:
+def test_narrow_terminal_keeps_the_primary_metric_and_says_what_is_left_out(comparison: StudyComparison) -> None:
     text = terminal(comparison, 70)
     assert "8-shot" in text.splitlines()[1] and "more column" in text
 
 
-def test_markdown_says_the_verdict_then_the_lessons_then_a_table_for_each_group(comparison: Comparison) -> None:
+def test_markdown_says_the_verdict_then_the_lessons_then_a_table_for_each_group(comparison: StudyComparison) -> None:
     text = markdown(comparison)
     assert text.splitlines()[2].startswith("8-shot against the baseline – worse: leave-one-out/interleaved")
     assert text.index("| lesson |") < text.index("### leave-one-out") < text.index("### Single changes") < text.index("How it was measured")
@@ -89,7 +89,7 @@ def test_markdown_says_the_verdict_then_the_lessons_then_a_table_for_each_group(
 
 
 def test_markdown_is_written_to_a_folder_or_a_file_with_its_pictures_where_it_looks_for_them(
-    comparison: Comparison, losses: pd.DataFrame, tmp_path: Path
+    comparison: StudyComparison, losses: pd.DataFrame, tmp_path: Path
 ) -> None:
     for target, document in ((tmp_path / "there", tmp_path / "there" / "report.md"), (tmp_path / "results.md", tmp_path / "results.md")):
         assert write_markdown(target, comparison, losses)[0] == document
@@ -98,7 +98,7 @@ def test_markdown_is_written_to_a_folder_or_a_file_with_its_pictures_where_it_lo
     assert (tmp_path / "results" / "forest.png").exists()
 
 
-def test_table_is_rounded_to_one_decimal(comparison: Comparison) -> None:
+def test_table_is_rounded_to_one_decimal(comparison: StudyComparison) -> None:
     table = wide_table(comparison)
     assert list(table["arm"]) == [row.name for row in comparison.rows]
     assert {"8-shot", "8-shot difference", "8-shot low", "8-shot high", "verdict"} <= set(table.columns)
@@ -106,14 +106,14 @@ def test_table_is_rounded_to_one_decimal(comparison: Comparison) -> None:
     assert len(found) == 4 and (found.round(1) == found).all()
 
 
-def test_page_needs_nothing_from_elsewhere(comparison: Comparison, losses: pd.DataFrame) -> None:
+def test_page_needs_nothing_from_elsewhere(comparison: StudyComparison, losses: pd.DataFrame) -> None:
     page = html(comparison, {name: svg(figure) for name, figure in drawn(comparison, losses).items()}, "sweep: made-up\n")
     assert "http:" not in page and "https:" not in page and "<script" not in page and "<link" not in page
     assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
     assert page.count("<svg") == 3 and 'name="viewport"' in page and "prefers-color-scheme: dark" in page
 
 
-def test_page_says_the_verdict_before_the_table_and_escapes_what_users_wrote(comparison: Comparison) -> None:
+def test_page_says_the_verdict_before_the_table_and_escapes_what_users_wrote(comparison: StudyComparison) -> None:
     page = html(comparison, sweep_text="expect: <script>")
     assert page.index("8-shot against the baseline") < page.index("<table")
     assert "&lt;b&gt;everything&lt;/b&gt;" in page and "A study &amp; its &lt;table&gt;." in page and "&lt;script&gt;" in page
@@ -121,18 +121,18 @@ def test_page_says_the_verdict_before_the_table_and_escapes_what_users_wrote(com
         assert word in page
 
 
-def test_pictures_are_pictures(comparison: Comparison, losses: pd.DataFrame) -> None:
+def test_pictures_are_pictures(comparison: StudyComparison, losses: pd.DataFrame) -> None:
     for figure in (forest(comparison), shots(comparison), curves(comparison, losses)):
         assert figure is not None
         assert png(figure).startswith(b"\x89PNG") and b"<svg" in svg(figure)
 
 
-def test_pictures_are_the_same_bytes_each_time(comparison: Comparison) -> None:
+def test_pictures_are_the_same_bytes_each_time(comparison: StudyComparison) -> None:
     first, second = forest(comparison), forest(comparison)
     assert first is not None and second is not None and svg(first) == svg(second)
 
 
-def test_nothing_is_drawn_where_there_is_nothing_to_draw(comparison: Comparison) -> None:
+def test_nothing_is_drawn_where_there_is_nothing_to_draw(comparison: StudyComparison) -> None:
     bare = compare(made_up_study([]), pd.DataFrame(columns=["arm", "seed", "metric", "value"]))
     assert forest(bare) is None and shots(bare) is None and curves(comparison, None) is None
     assert "nothing to compare" in html(bare) and terminal(bare, 100)
@@ -145,7 +145,7 @@ def test_a_study_without_any_scores_can_be_drawn() -> None:
     assert "no verdict: missing trials" in html(empty) and "no verdict: missing trials" in terminal(empty, 100)
 
 
-def test_report_is_written_whole(comparison: Comparison, losses: pd.DataFrame, tmp_path: Path) -> None:
+def test_report_is_written_whole(comparison: StudyComparison, losses: pd.DataFrame, tmp_path: Path) -> None:
     files = write_report(tmp_path / "report", comparison, losses, "sweep: made-up\n")
     names = {"report.html", "report.md", "comparison.csv", "comparison.json", "forest.png", "shots.png", "curves.png"}
     assert names <= {file.name for file in files} and files[0].name == "report.html"

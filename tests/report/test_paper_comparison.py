@@ -13,7 +13,7 @@ from made_up import made_up_study, noisy_results
 from rich.console import Console
 
 from mm1_ablate.config.paper_results import Counterparts, results
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.html import html
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.paper_comparison import paper_tables
@@ -49,7 +49,7 @@ def test_arms_are_rows_by_their_names_or_as_declared(tmp_path: Path) -> None:
         ("{table: figure5_text}", "figure5_text", "there is no table", "figure5"),
         ("{table: figure5d_synthetic_captions, rows: {shrt: with VeCap}}", "shrt", "there is no arm 'shrt'", "'short'"),
         ("{table: figure5d_synthetic_captions, rows: {short: with VeCup}}", "with VeCup", "has no row 'with VeCup'", "'with VeCap'"),
-        ("{table: figure5d_synthetic_captions}", "paper", "no arm is called as a row", ""),
+        ("{table: figure5d_synthetic_captions}", "paper", "no arm has the name of a row", ""),
     ],
 )
 def test_a_row_that_the_paper_lacks_is_an_error(tmp_path: Path, paper: str, at: str, message: str, hint: str) -> None:
@@ -79,7 +79,7 @@ def test_lessons_take_the_papers_numbers_unless_they_have_words_of_their_own(tmp
 
 # ---------------------------------------------------------------- what a report shows
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def comparison() -> StudyComparison:
     study = made_up_study(["mix/one", "mix/other", "alone"])
     rows = {"mix/one": "100/0", "baseline": "50/50"}
     study = replace(
@@ -91,7 +91,7 @@ def comparison() -> Comparison:
 FOUR = "average_pool,224 px 64 tokens"
 
 
-def test_scores_stand_above_the_papers_with_differences_where_both_have_them(comparison: Comparison) -> None:
+def test_scores_stand_above_the_papers_with_differences_where_both_have_them(comparison: StudyComparison) -> None:
     five, four = paper_tables(comparison)
     assert [row.label for row in five.rows] == ["100/0", "50/50"]
     assert five.titles == ["arm", "in the paper", "TextCore", "0-shot", "4-shot", "8-shot"]
@@ -104,7 +104,7 @@ def test_scores_stand_above_the_papers_with_differences_where_both_have_them(com
     assert four.rows[0].cells[2] == (f"{comparison.row('alone').cells['shot_8/average'].mean:.1f}", "58.7")
 
 
-def test_every_output_shows_them(comparison: Comparison) -> None:
+def test_every_output_shows_them(comparison: StudyComparison) -> None:
     written = io.StringIO()
     print_comparison(comparison, Console(file=written, width=120))
     for text in (markdown(comparison), html(comparison), written.getvalue()):

@@ -201,7 +201,6 @@ def test_holm_as_worked_by_hand() -> None:
 def test_holes_count_in_the_family_but_have_no_p() -> None:
     adjusted = holm([0.01, math.nan, 0.03])
     assert adjusted[[0, 2]] == pytest.approx([0.03, 0.06]) and math.isnan(adjusted[1])
-    assert holm([0.01], family=5) == pytest.approx([0.05])
 
 
 def test_benjamini_hochberg_is_that_of_scipy_and_keeps_holes() -> None:

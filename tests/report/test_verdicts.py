@@ -16,7 +16,7 @@ from made_up import made_up_study, scores
 from scipy import stats
 
 from mm1_ablate.config.study import Grid
-from mm1_ablate.report.comparison import Comparison, compare
+from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.markdown import markdown
 
 PRIMARY, OTHERS = "shot_8/average", ("shot_0/average", "shot_4/average")
@@ -25,7 +25,7 @@ RISE = np.array([1.0, 3.0, 2.9])
 """Paired with a baseline its p is 0.07: clear at a level of 0.1, not at one of 0.05."""
 
 
-def compared(differences: Mapping[str, Sequence[float] | np.ndarray], **sweep: Any) -> Comparison:
+def compared(differences: Mapping[str, Sequence[float] | np.ndarray], **sweep: Any) -> StudyComparison:
     """Arms that differ from the baseline by so much at each seed."""
     seeds = len(next(iter(differences.values())))
     study = made_up_study(list(differences), seeds=range(seeds), **sweep)
@@ -76,7 +76,7 @@ def test_what_a_comparison_could_detect_is_at_the_level_of_its_family() -> None:
         assert stats.nct.sf(critical, 2, detectable) == pytest.approx(0.8, abs=1e-3)
 
 
-def many_columns(arms: Sequence[str], seeds: int = 3, missing: Sequence[tuple[str, int]] = (), **sweep: Any) -> tuple[Comparison, Any]:
+def many_columns(arms: Sequence[str], seeds: int = 3, missing: Sequence[tuple[str, int]] = (), **sweep: Any) -> tuple[StudyComparison, Any]:
     """A comparison over three columns, and the differences of each arm on each."""
     study = made_up_study(list(arms), seeds=range(seeds), compare={"metrics": [*OTHERS, PRIMARY], **sweep})
     random = np.random.default_rng(5)
@@ -151,7 +151,7 @@ def mirrored(text: str) -> str:
 def test_a_rise_is_judged_as_the_fall_of_the_same_size_is(drawn: list[tuple[float, float, int]], by: float) -> None:
     arms = {f"arm-{place}": size + spread * np.random.default_rng(seed).normal(size=3) for place, (size, spread, seed) in enumerate(drawn)}
 
-    def whole(sign: int) -> Comparison:
+    def whole(sign: int) -> StudyComparison:
         directions = ("above", "below") if sign > 0 else ("below", "above")
         expect = [expectation(direction, by, arm) for arm in arms for direction in (*directions, "within")]
         declared = {"smallest_difference_of_interest": 1.5}
@@ -258,9 +258,10 @@ def test_a_single_common_seed_beside_a_hole_is_called_evaluation_noise() -> None
     assert "one seed in common with the baseline: the interval covers evaluation items only" in row.notes
 
 
-def test_that_demonstrations_were_drawn_once_is_said_where_they_were() -> None:
+def test_a_shared_draw_of_demonstrations_is_remarked() -> None:
     said = {
-        policy: "Demonstrations were drawn once" in markdown(compared({"arm": RISE}, experiment={"evaluation.demonstrations": policy}))
+        policy: "All arms share one draw of demonstrations"
+        in markdown(compared({"arm": RISE}, experiment={"evaluation.demonstrations": policy}))
         for policy in ("per_task", "per_query")
     }
     assert said == {"per_task": True, "per_query": False}
@@ -270,7 +271,7 @@ def test_that_demonstrations_were_drawn_once_is_said_where_they_were() -> None:
 POINTS = list(product("ab", "12"))
 
 
-def grid(values: Mapping[tuple[str, str], np.ndarray | list[float]], seeds: int) -> Comparison:
+def grid(values: Mapping[tuple[str, str], np.ndarray | list[float]], seeds: int) -> StudyComparison:
     names = {point: "baseline" if point == POINTS[0] else "grid/" + "".join(point) for point in POINTS}
     study = made_up_study([name for name in names.values() if name != "baseline"], seeds=range(seeds))
     study = replace(study, grids={"grid": Grid({"letter": ("a", "b"), "number": ("1", "2")}, names)})

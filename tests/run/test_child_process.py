@@ -76,7 +76,7 @@ def test_every_child_starts_afresh_in_a_main_thread_with_its_share_of_the_machin
     assert (tmp_path / "log.txt").read_text().count("said by the child") == 2
 
 
-def test_how_a_child_ended_is_told(server: Path, tmp_path: Path) -> None:
+def test_how_a_child_ended_is_reported(server: Path, tmp_path: Path) -> None:
     assert child_process.run(server, job("end_with", tmp_path / "log", code=75)).code == 75
     assert child_process.run(server, job("fail", tmp_path / "log")).code == 1
     assert "ValueError: as told" in (tmp_path / "log").read_text()

@@ -11,7 +11,8 @@ import torch
 import yaml
 from tiny import tiny_experiment
 
-from mm1_ablate.config.sweep.expand import Study, load_study
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.run.trial import run_preparation, run_trial
 from mm1_ablate.store.store import Store
 

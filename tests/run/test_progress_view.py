@@ -9,10 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from study_helpers import quick_trial, study
 
-from mm1_ablate.config.progress import Progress
+from mm1_ablate.config.training import Progress
 from mm1_ablate.run.progress_view import ProgressRow, ProgressView, StudyProgress, duration, headline, show_progress, table, time_left
 from mm1_ablate.run.trial import ProgressFile
-from mm1_ablate.store.store import Store, TrialState
+from mm1_ablate.store.status import TrialState
+from mm1_ablate.store.store import Store
 
 
 def done(name: str, seconds: float, kind: str = "trial") -> ProgressRow:
@@ -39,7 +40,7 @@ def test_time_left_counts_on_what_trials_took_and_on_how_many_run_at_once() -> N
     assert time_left(rows, slots=2) == 50
 
 
-def test_time_left_goes_by_running_trials_before_one_has_ended_and_is_not_guessed_before_that() -> None:
+def test_time_left_is_estimated_from_running_trials_before_one_has_ended_and_not_guessed_before_that() -> None:
     assert time_left([running("a", 3, step=2), missing("b")], slots=1) is None
     left = time_left([running("a", 20, step=50, stage="evaluate"), missing("b")], slots=1)
     assert left is not None and 20 < left < 30
@@ -93,7 +94,7 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
     assert sum("failing/seed-0 failed: ArithmeticError: no trial of 11 steps ever works" in line for line in lines) == 1
 
 
-def test_what_was_done_before_is_not_told_again(tmp_path: Path) -> None:
+def test_what_was_done_before_is_not_reported_again(tmp_path: Path) -> None:
     store, tiny = Store(tmp_path), study(arms=("baseline",))
     store.write_trial(tiny.trials[0])
     quick_trial(str(store.root), tiny.trials[0].fingerprint, [tiny.trials[0].evaluation_fingerprint])
@@ -126,7 +127,7 @@ def test_a_watch_lists_preparations_only_where_a_trial_still_needs_them(tmp_path
     assert [row.kind for row in StudyProgress(tiny, store).rows()] == ["trial"] * 4
 
 
-def test_preparations_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_preparations_of_one_name_are_distinguished(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=60, force_terminal=False)
     view = ProgressView(study(arms=("baseline",)), Store(tmp_path), console)
     done = TrialState("done", "finished", started=time.time(), finished=time.time() + 1)

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from study_helpers import CHECKPOINT_EVERY, stepping_trial, study
 
-from mm1_ablate.config.sweep.expand import Study
+from mm1_ablate.config.study import Study
 from mm1_ablate.run import child_process
 from mm1_ablate.run.cluster import ClusterUnusable, check_every_node, check_ray, has_types, join, require_usable_nodes
 from mm1_ablate.run.launcher import Launcher, StoreNotVisible
@@ -168,7 +168,7 @@ def test_a_node_that_is_lost_while_it_is_asked_hinders_nothing(cluster, tmp_path
     assert named == {None}
 
 
-def test_what_is_wrong_with_a_store_on_a_node_is_told_apart(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_store_on_a_node_is_distinguished(tmp_path: Path) -> None:
     folder = tmp_path / "probe" / "abc"
     assert "does not see" in (problem_with(folder, "node") or "")
     folder.mkdir(parents=True)
@@ -246,7 +246,7 @@ def test_a_trial_that_a_lost_node_still_locks_waits_for_the_lock_but_not_for_ano
             assert store.has_scores(trial) == done
 
 
-def test_a_cluster_that_grows_is_told_from_one_of_a_fixed_size() -> None:
+def test_a_cluster_that_grows_is_distinguished_from_one_of_a_fixed_size() -> None:
     from ray.autoscaler._private.autoscaler import AutoscalerSummary
 
     def report(**active: int) -> dict:
@@ -256,7 +256,7 @@ def test_a_cluster_that_grows_is_told_from_one_of_a_fixed_size() -> None:
     assert has_types(report(headgroup=1))
 
 
-def test_a_token_that_a_cluster_does_not_take_is_said_and_one_that_it_takes_is_shown() -> None:
+def test_a_token_that_a_cluster_does_not_take_is_reported_and_one_that_it_takes_is_shown() -> None:
     held = (
         "import sys; from ray.cluster_utils import Cluster; "
         f"cluster = Cluster(initialize_head=True, head_node_args={HEAD!r}); print(cluster.address, flush=True); "
@@ -297,12 +297,12 @@ def test_a_token_that_a_cluster_does_not_take_is_said_and_one_that_it_takes_is_s
     [
         ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: Connection refused"),
         ("no-such-host.invalid:6379", "no Ray cluster at no-such-host.invalid:6379: "),
-        ("127.0.0.1", "127.0.0.1 is no address of a Ray cluster: give the head's host:port"),
-        ("http://127.0.0.1:8265", "http://127.0.0.1:8265 is no address that trials can be started from: .*ray job submit"),
-        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 is no address that trials can be started from: .*on the cluster's head"),
+        ("127.0.0.1", "127.0.0.1 is not an address of a Ray cluster: give the head's host:port"),
+        ("http://127.0.0.1:8265", "http://127.0.0.1:8265 cannot start trials: .*ray job submit"),
+        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 cannot start trials: .*on the cluster's head"),
     ],
 )
-def test_an_address_that_leads_to_no_cluster_is_said_at_once(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_leads_to_no_cluster_is_reported_at_once(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(ConnectionError, match=said):
         join(address)

@@ -109,6 +109,7 @@ def driver(study: str, store: Store) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_two_runs_at_once_train_a_stage_that_they_share_once_though_one_of_them_is_killed_in_it(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.root.mkdir()
@@ -165,21 +166,17 @@ def test_weights_of_another_resolution_are_resampled_and_others_refused(tmp_path
 
 
 # ---------------------------------------------------------------- the real thing
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "mm1_ablate", *arguments]
-
-
 def told(command: str) -> Any:
     """What a command that looks at the study says, asked in this process."""
     return json.loads(call(command, "chain.yaml", "--json").stdout)
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_chain(tmp_path, first_steps=240)
+    write_chain(tmp_path, first_steps=80)
     monkeypatch.chdir(tmp_path)
-    settings: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "COLUMNS": "160"}, "text": True}
-    run = command("run", "chain.yaml", "--cpus", "1")
-    killed = subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
+    run = [sys.executable, "-m", "mm1_ablate", "run", "chain.yaml", "--cpus", "1"]
+    killed = subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 300
         while time.monotonic() < until and not list(tmp_path.glob("ablations/trials/*/last.ckpt")):
@@ -196,13 +193,13 @@ def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path,
     # How a trial is run is not what it is: two workers go on, each with a part of the weights.
     with (tmp_path / "chain.yaml").open("a") as sweep:
         sweep.write("resources: {workers: 2, strategy: fsdp}\n")
-    done = subprocess.run(command("run", "chain.yaml", "--cpus", "2"), capture_output=True, **settings)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = call("run", "chain.yaml", "--cpus", "2")
+    assert done.exit_code == 0, done.output
     folders = [path.parent for path in tmp_path.glob("ablations/trials/*/model.pt")]
     judged = [folder for folder in folders if list(folder.glob("evaluations/*/scores.json"))]
     assert (len(folders), len(judged)) == (5, 3), "two first stages, one of them for two arms, and three arms judged at their end"
     points = [json.loads(line)["step"] for line in (checkpoint.parent / "curve.jsonl").read_text().splitlines()]
-    assert points == sorted(set(points)) and points[-1] == 240
+    assert points == sorted(set(points)) and points[-1] == 80
     starts = [json.loads((folder / "trial.json").read_text()).get("starts_from", "") for folder in judged]
     assert sorted(starts.count(start) for start in starts) == [1, 2, 2]
 
@@ -217,12 +214,12 @@ def test_a_chain_from_the_command_line_killed_in_its_first_stage(tmp_path: Path,
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'stage'")
     assert {run.data.tags["fingerprint"] for run in runs} == {stage["fingerprint"] for stage in known["stages"]}
-    assert all(client.get_metric_history(run.info.run_id, "loss")[-1].step == 240 for run in runs)
+    assert all(client.get_metric_history(run.info.run_id, "loss")[-1].step == 80 for run in runs)
     report = told("report")
     assert {arm["name"]: arm["n"] for arm in report["arms"]} == {"baseline": 1, "without text at last": 1, "without text at first": 1}
 
     # Another sweep over the first stage alone, as an arm: it is judged and not trained again.
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("ablations/trials/*/model.pt")}
-    alone = subprocess.run(command("run", "first.yaml"), capture_output=True, **settings)
-    assert alone.returncode == 0, alone.stdout + alone.stderr
+    alone = call("run", "first.yaml")
+    assert alone.exit_code == 0, alone.output
     assert trained == {path: path.stat().st_mtime_ns for path in tmp_path.glob("ablations/trials/*/model.pt")}

@@ -32,7 +32,7 @@ def attempts(store: Store, trial) -> list[str]:
 
 
 @pytest.mark.usefixtures("shared_ray")
-def test_failures_are_told_apart_stop_nobody_else_and_only_they_are_retried(tmp_path: Path) -> None:
+def test_failures_are_distinguished_stop_no_other_trial_and_only_they_are_retried(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.root.mkdir()
     for told in ("fail-11", "kill-12", "fail-preparation"):
@@ -132,7 +132,7 @@ def test_a_study_is_trained_and_scored_for_real(tmp_path: Path) -> None:
 
 
 def test_progress_is_written_now_and_then_and_at_every_end_of_a_stage(tmp_path: Path) -> None:
-    from mm1_ablate.config.progress import Progress
+    from mm1_ablate.config.training import Progress
     from mm1_ablate.data.atomic_files import read_json
 
     report = ProgressFile(tmp_path)

@@ -14,11 +14,11 @@ from staged_study import staged
 from study_helpers import quick_preparation, quick_trial, study, trial
 from tiny import TINY, tiny_experiment
 
+from mm1_ablate.commands.plan import show_status, status_json
 from mm1_ablate.commands.run import say_failures
-from mm1_ablate.commands.tables import show_status, status_json
 from mm1_ablate.config.preparation import preparations_of
-from mm1_ablate.config.progress import Progress
 from mm1_ablate.config.study import Arm, Study, Trial
+from mm1_ablate.config.training import Progress
 from mm1_ablate.report.comparison import compare
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.run.progress_view import ProgressView, headline, time_left
@@ -205,7 +205,7 @@ def test_the_live_table_counts_stages_and_reckons_their_time_by_what_they_train_
     assert left == pytest.approx(120, rel=0.01)
 
 
-def test_a_stage_that_no_arm_starts_from_any_more_is_told_with_what_the_file_no_longer_names(store: Store) -> None:
+def test_a_stage_that_no_arm_starts_from_any_more_is_reported_with_what_the_file_no_longer_names(store: Store) -> None:
     chained = chains()
     do(store, *chained.stages, *chained.trials)
     store.register_trials(chained)

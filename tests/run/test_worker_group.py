@@ -116,7 +116,7 @@ def test_workers_meet_and_each_sees_a_gpu_of_its_own(server: Path, tmp_path: Pat
         ({"0": str(HELD)}, WorkerFailure(0, child_process.ChildExit(HELD, None))),
     ],
 )
-def test_when_one_worker_fails_the_others_are_ended_and_it_is_told(
+def test_when_one_worker_fails_the_others_are_ended_and_it_is_reported(
     server: Path, tmp_path: Path, how: dict[str, str], told: WorkerFailure
 ) -> None:
     asked = jobs("end_or_wait", tmp_path / "log.txt", 3, answer=str(tmp_path / "pid"), how=how)
@@ -124,7 +124,7 @@ def test_when_one_worker_fails_the_others_are_ended_and_it_is_told(
     assert gone_within([int((tmp_path / f"pid-{rank}").read_text()) for rank in range(3)], 0.1), "they are gone when it is told"
 
 
-def test_all_workers_are_ended_when_somebody_has_enough_or_the_run_ends(tmp_path: Path) -> None:
+def test_all_workers_are_ended_when_the_caller_or_the_run_ends(tmp_path: Path) -> None:
     import socket
 
     ours, theirs = socket.socketpair()
@@ -334,7 +334,7 @@ def test_workers_go_onto_one_node_if_they_fit_and_onto_several_otherwise(asked: 
         ({"cpus": 65}, "65 cpus and 0 gpus"),
     ],
 )
-def test_a_trial_for_which_there_is_no_room_is_told_what_the_largest_node_has(asked: dict[str, Any], words: str) -> None:
+def test_a_trial_for_which_there_is_no_room_is_refused_with_what_the_largest_node_has(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(ResourcesMissing) as raised:
         assign_workers(Resources(**asked), NODES)
     assert words in str(raised.value) and "the largest of 3 nodes has 8 cpus and 4 gpus" in str(raised.value)
@@ -355,7 +355,7 @@ def test_resources_can_be_declared_for_each_worker_or_for_all() -> None:
         ({"workers": 1, "gpus": 8}, "a worker has one GPU or none"),
         ({"workers": 8, "gpus": 2}, "a worker has one GPU or none"),
         ({"workers": 8, "gpus": 4, "gpus_per_worker": 1}, "declare one of the two"),
-        ({"workers": 8, "nodes": 3}, "cannot be dealt to 3 nodes"),
+        ({"workers": 8, "nodes": 3}, "cannot be spread evenly over 3 nodes"),
         ({"workers": 2, "strategy": "zero"}, "'ddp' or 'fsdp'"),
     ],
 )

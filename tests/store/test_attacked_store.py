@@ -11,8 +11,9 @@ from s3_server import ADDRESS, Machine, Server, replica_of
 from study_helpers import quick_trial, study
 
 from mm1_ablate.store.bucket.object_store import ObjectStore
+from mm1_ablate.store.files import StorageError
 from mm1_ablate.store.layout import Layout
-from mm1_ablate.store.store import StorageError, Store
+from mm1_ablate.store.store import Store
 
 RECORD = json.dumps({"status": "done"}).encode()
 

@@ -44,6 +44,7 @@ def on_a_small_disk(folder: Path, program: str, *arguments: object) -> subproces
 
 PROGRAM = """
 import os, sys
+import ray
 from study_helpers import study
 from mm1_ablate.store.disk_full import DiskFull
 from mm1_ablate.run.scheduler import RunOptions, run_study
@@ -63,6 +64,8 @@ def run():
         store.download_folder(folder)
         print(store.status(one).status, (folder / "begun").read_text().split(), sorted(path.name for path in folder.glob(".*.pt*")))
 
+# For both runs, each of which would start its own.
+ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
 run()
 print("---- room")
 os.remove(os.environ["FILLER"])
@@ -83,7 +86,7 @@ def test_a_run_that_meets_a_full_disk_ends_once_and_the_same_command_goes_on(
     full, room = ended.stdout.split("---- room")
     (said,) = [line for line in full.splitlines() if line.startswith("no room:")]
     place = f"{disk}/cache/stores/" if on_s3 else f"{disk}/store "
-    assert f"has no room for more in {place}" in said and " free on that disk" in said and "the same command goes on" in said
+    assert f"has no space left in {place}" in said and " free on that disk" in said and "then run the same command again" in said
     assert ("MM1_ABLATE_CACHE" in said) == on_s3
     assert full.count("interrupted ['False'] []") == 2, ended
     assert "failed=()" in room and "started=2" in room and room.count("done ['False', 'True'] []") == 2, ended
@@ -105,9 +108,9 @@ def test_the_terminal_and_mlflow_say_that_the_disk_is_full(tiny_sweep: Path, tmp
         "sys.exit(code)\n"
     )
     ended = on_a_small_disk(disk, look, tiny_sweep, disk / "store")
-    assert ended.stderr.count("has no room for more in") == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert ended.stderr.count("has no space left in") == 1 and "Traceback" not in ended.stderr, ended.stderr
     assert "failed" not in ended.stdout and ended.stdout.count("interrupted") == 2 and ended.returncode == 2, ended
-    assert f"MLFLOW comparison KILLED Stopped: {os.uname().nodename} has no room for more in {disk}/store" in ended.stdout, ended
+    assert f"MLFLOW comparison KILLED Stopped: {os.uname().nodename} has no space left in {disk}/store" in ended.stdout, ended
 
 
 # ---------------------------------------------------------------- children
@@ -125,14 +128,14 @@ def test_of_several_workers_the_one_that_met_a_full_disk_says_why(tmp_path: Path
         assert run_together(folder, asked) == WorkerFailure(1, child_process.ChildExit(FULL, None))
 
 
-def test_a_word_of_torchs_in_somebody_elses_error_is_no_full_disk() -> None:
+def test_a_word_of_torchs_in_another_error_is_no_full_disk() -> None:
     assert not is_disk_full(ValueError("unexpected position ids"))
 
 
 def test_what_others_recorded_who_only_lost_that_worker_is_no_failure(tmp_path: Path) -> None:
     store, one = Store(tmp_path / "store"), study().trials[0]
     folder = store.write_trial(one)
-    with pytest.raises(DiskFull, match=f"no room for more in {store.root}"), store.noticing_full_disk(folder):
+    with pytest.raises(DiskFull, match=f"no space left in {store.root}"), store.noticing_full_disk(folder):
         store.fail(folder, "RuntimeError: connection closed by peer")
         with open("/dev/full", "w") as full:
             full.write("a checkpoint")

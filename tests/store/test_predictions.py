@@ -20,7 +20,8 @@ from command_line import call
 from task_files import ROWS, write_task
 from tiny import TEXT, tiny_experiment
 
-from mm1_ablate.config.sweep.expand import Study, Trial, load_study
+from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.evaluation.prediction_shards import shards_of
 from mm1_ablate.evaluation.preflight import unaskable_models
 from mm1_ablate.model.preflight import wrong_parts
@@ -131,9 +132,11 @@ def test_what_is_asked_later_comes_out_as_if_it_had_been_asked_with_the_rest(sto
 
 
 def test_kept_predictions_give_the_items_of_an_evaluation_in_one_go(store: Store, tmp_path: Path):
+    from evaluated import evaluate
+
     from mm1_ablate.data.images import ImagePipeline
     from mm1_ablate.data.tokenizer import load_tokenizer
-    from mm1_ablate.evaluation.evaluate import evaluate, summarise
+    from mm1_ablate.evaluation.scores import summarise
     from mm1_ablate.training.fit import load_trained
 
     losses = {"words": {"source": TEXT, "first": 9, "documents": 3}}
@@ -343,7 +346,7 @@ def test_a_finished_study_is_looked_at_where_its_data_is_not(tmp_path: Path, mon
     status = call("status", "sweep.yaml", "--json")
     assert status.exit_code == 0, status.stderr
     assert json.loads(status.stdout)["counts"] == {"done": 1}
-    assert "not here, so taken to be what the last run saw" in status.stderr and "texts/*.jsonl" in status.stderr
+    assert "missing on this machine, so digests of the last run are used" in status.stderr and "texts/*.jsonl" in status.stderr
     report = call("report", "sweep.yaml", "--json")
     assert report.exit_code == 0 and json.loads(report.stdout)["holes"] == [], report.stderr
     refused = call("plan", "sweep.yaml")

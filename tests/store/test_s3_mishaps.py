@@ -202,7 +202,7 @@ def test_a_stage_is_not_taken_away_from_who_starts_from_it(server: Server, machi
 
 
 # ---------------------------------------------------------------- clocks
-def test_a_clock_that_is_put_forward_makes_nobody_dead(server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_forward_expires_no_live_lease(server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     store, one = machine("first"), study().trials[0]
     folder = store.write_trial(one)
     with store.hold(folder):
@@ -250,4 +250,4 @@ def test_a_run_of_what_another_machine_works_on_does_not_say_that_all_is_done(se
         machine("second")
         said = call("run", tiny_sweep, "--store", ADDRESS)
     assert said.exit_code == 0, said.output
-    assert "nothing to be done: another run works on baseline/seed-0, without/text/seed-0; if its machine was lost" in said.output
+    assert "nothing to do: another run works on baseline/seed-0, without/text/seed-0; if its machine was lost" in said.output

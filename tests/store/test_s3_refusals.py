@@ -15,8 +15,9 @@ from study_helpers import study
 
 from mm1_ablate.run.scheduler import RunOptions, run_study
 from mm1_ablate.store.bucket.object_store import ObjectStore
+from mm1_ablate.store.files import StorageError
 from mm1_ablate.store.health import check_store
-from mm1_ablate.store.store import StorageError, Store
+from mm1_ablate.store.store import Store
 
 ADDRESS = f"s3://{BUCKET}/prefix"
 
@@ -34,14 +35,14 @@ def refused(sweep: Path, address: str = ADDRESS, command: str = "status") -> str
     return done.stderr
 
 
-def test_without_s3fs_the_line_that_installs_it_is_said(server: Server, tiny_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_s3fs_the_line_that_installs_it_is_reported(server: Server, tiny_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)  # which remembers what it has imported
     assert "pip install 'mm1-ablate[s3]'" in refused(tiny_sweep)
     assert "pip install 'mm1-ablate[s3]'" in check_store(ADDRESS).found
 
 
-def test_without_credentials_it_is_said_where_they_are_looked_for(
+def test_without_credentials_it_is_reported_where_they_are_looked_for(
     server: Server, tiny_sweep: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -55,7 +56,7 @@ def test_a_bucket_that_is_not_there_is_named(server: Server, tiny_sweep: Path) -
     assert not check_store("s3://not-made/x").ok
 
 
-def test_a_server_that_nobody_answers_for_is_named(tiny_sweep: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_named(tiny_sweep: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
@@ -63,20 +64,20 @@ def test_a_server_that_nobody_answers_for_is_named(tiny_sweep: Path, server: Ser
     assert f"cannot list in the store {ADDRESS}" in refused(tiny_sweep)
 
 
-def test_rights_that_lack_are_said_with_those_that_it_takes(server: Server, tiny_sweep: Path, tmp_path: Path) -> None:
+def test_rights_that_lack_are_reported_with_those_that_it_takes(server: Server, tiny_sweep: Path, tmp_path: Path) -> None:
     server.forbids = {"PUT"}
     check = check_store(ADDRESS)
-    assert not check.ok and "no right to write in the store" in check.found and "s3:PutObject" in check.found
-    with pytest.raises(StorageError, match="no right to write"):
+    assert not check.ok and "no permission to write in the store" in check.found and "s3:PutObject" in check.found
+    with pytest.raises(StorageError, match="no permission to write"):
         run_study(study(), Store(ADDRESS), RunOptions(cpus=1))
-    assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no right to write"
+    assert call("status", tiny_sweep, "--store", ADDRESS).exit_code == 0, "looking takes no permission to write"
     server.forbids = {"DELETE"}
-    assert "no right to delete" in check_store(ADDRESS).found
+    assert "no permission to delete" in check_store(ADDRESS).found
     server.forbids = {"GET", "HEAD"}
-    assert "no right to list" in refused(tiny_sweep)
+    assert "no permission to list" in refused(tiny_sweep)
 
 
-def test_a_server_without_conditional_writes_is_told_apart_before_a_run_and_by_the_doctor(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_conditional_writes_is_distinguished_before_a_run_and_by_the_doctor(server: Server, tmp_path: Path) -> None:
     assert check_store(ADDRESS).found == f"{ADDRESS}: read, written, also on conditions, and deleted"
     assert server.names() == []
     server.ignores_conditions = True

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas
 import pytest
+from click.testing import Result
+from command_line import call
 from s3_server import BUCKET, Server, serving
 from staged_study import chains
 from study_helpers import study
@@ -53,19 +55,19 @@ def trainings(server: Server) -> dict[str, int]:
     return {entry.key.split("/")[-2]: len(entry.get()["Body"].read().splitlines()) for entry in found}
 
 
-def test_a_study_by_the_command_line_killed_and_gone_on_with_on_another_machine(
+def test_a_study_by_the_command_line_killed_and_continued_on_another_machine(
     server: Server, tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tiny_sweep.read_text().replace(
-        "seeds: [0, 1]", "everywhere: {training.steps: 300, training.checkpoint_every_steps: 5}\nseeds: [0]"
+        "seeds: [0, 1]", "everywhere: {training.steps: 150, training.checkpoint_every_steps: 5}\nseeds: [0]"
     )
     tiny_sweep.write_text(text.replace("data.mixture.interleaved, data.mixture.text", "data.mixture.text"))
 
-    def command(machine: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "mm1_ablate", *arguments]
-        return subprocess.run(
-            words, cwd=tmp_path, env=environment(tmp_path / machine), capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+    monkeypatch.chdir(tmp_path)
+
+    def command(machine: str, *arguments: str) -> Result:
+        """A machine is what it has in its cache."""
+        return call(*arguments, MM1_ABLATE_CACHE=str(tmp_path / machine))
 
     running = subprocess.Popen(
         [sys.executable, "-m", "mm1_ablate", "run", str(tiny_sweep), "--cpus", "1", "--store", ADDRESS],
@@ -87,7 +89,7 @@ def test_a_study_by_the_command_line_killed_and_gone_on_with_on_another_machine(
     assert not server.has("scores.json")
     monkeypatch.setenv("MM1_ABLATE_STORE", ADDRESS)
     again = command("second", "run", str(tiny_sweep), "--cpus", "1")
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.exit_code == 0, again.output
     assert f"({ADDRESS}/studies/tiny/report/report.html)" in again.stdout
     assert f"mm1-ablate ui {tiny_sweep} --store {ADDRESS}" in again.stdout
     assert server.asked("GET", "last.ckpt") == 1
@@ -95,9 +97,9 @@ def test_a_study_by_the_command_line_killed_and_gone_on_with_on_another_machine(
 
     server.requests.clear()
     status = command("third", "status", str(tiny_sweep))
-    assert "2 done in s3://" in status.stdout, status.stdout + status.stderr
+    assert "2 done in s3://" in status.stdout, status.output
     report = command("third", "report", str(tiny_sweep), "--json")
-    assert report.returncode == 0 and '"baseline"' in report.stdout, report.stderr
+    assert report.exit_code == 0 and '"baseline"' in report.stdout, report.output
     assert not server.asked("GET", "model.pt") and not server.asked("GET", "last.ckpt")
 
     local, kept = Store(tmp_path / "alone"), Store(ADDRESS)
@@ -171,7 +173,7 @@ def test_nodes_of_a_cluster_that_share_no_file_do_a_study_with_preparations_and_
             }  # fmt: skip
             server.forbids.add("PUT")
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-            with pytest.raises(ClusterUnusable, match=r"cannot use the store: no right to write in the store s3://"):
+            with pytest.raises(ClusterUnusable, match=r"cannot use the store: no permission to write in the store s3://"):
                 require_usable_nodes(ADDRESS)
         finally:
             ray.shutdown()

@@ -14,7 +14,9 @@ from study_helpers import quick_preparation, quick_trial, score, study
 
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.data.atomic_files import replacing
-from mm1_ablate.store.store import AlreadyRunning, FingerprintCollision, Store, is_held
+from mm1_ablate.store.locks import AlreadyRunning, is_held
+from mm1_ablate.store.manifests import FingerprintCollision
+from mm1_ablate.store.store import Store
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_a_trial_whose_preparation_failed_has_failed_until_that_is_retried(store
     assert store.status(trial).status == "missing"
 
 
-def test_a_killed_trial_is_interrupted_at_once_and_a_live_one_is_nobody_elses(store: Store) -> None:
+def test_a_killed_trial_is_interrupted_at_once_and_a_live_one_stays_locked(store: Store) -> None:
     trial = study().trials[0]
     folder = store.write_trial(trial)
     child = multiprocessing.get_context("fork").Process(target=hold_until_killed, args=(str(store.root), trial.fingerprint))
@@ -128,7 +130,7 @@ def test_a_killed_trial_is_interrupted_at_once_and_a_live_one_is_nobody_elses(st
     assert do(store, trial) == 0 and store.status(trial).status == "done"
 
 
-def test_two_fingerprints_with_the_same_beginning_are_told_apart(store: Store) -> None:
+def test_two_fingerprints_with_the_same_beginning_are_distinguished(store: Store) -> None:
     trial = study().trials[0]
     store.write_trial(trial)
     other = replace(trial, fingerprint=trial.fingerprint[:12] + "0" * 52)

@@ -23,7 +23,9 @@ from mm1_ablate.config.study import Trial
 from mm1_ablate.store.bucket import leases
 from mm1_ablate.store.bucket.object_store import ObjectStore
 from mm1_ablate.store.bucket.upload import FolderUpload
-from mm1_ablate.store.store import HELD, AlreadyRunning, StorageError, Store
+from mm1_ablate.store.files import StorageError
+from mm1_ablate.store.locks import AlreadyRunning
+from mm1_ablate.store.store import HELD, Store
 from mm1_ablate.training.checkpoint import remove_shards
 
 

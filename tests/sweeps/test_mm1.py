@@ -10,14 +10,16 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
+from config_files import load_experiment
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
+from mm1_ablate.commands.init import experiment_schema, sweep_schema
 from mm1_ablate.config.paper_results import results
-from mm1_ablate.config.schema import experiment_schema, sweep_schema
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Resources
-from mm1_ablate.config.sweep.expand import Study, load_experiment, load_study
+from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.model.profiler import count_parameters
 from mm1_ablate.plan.cost import does_not_fit
 from mm1_ablate.plan.model_statistics import ModelStatistics
@@ -94,7 +96,7 @@ def test_the_header_of_an_experiment_tells_its_sizes() -> None:
 
 def test_the_largest_is_trained_and_evaluated_in_shards_on_gpus_that_could_not_hold_it_whole(tmp_path: Path) -> None:
     experiment = load_experiment(REPOSITORY / "experiments" / "mm1_30b.yaml", "nowhere")
-    parts = ModelStatistics(tmp_path).profile(experiment)
+    parts = ModelStatistics().profile(experiment)
     sharded, whole = (Resources(workers=64, gpus_per_worker=1, strategy=strategy) for strategy in ("fsdp", "ddp"))
     assert does_not_fit(experiment, parts, sharded, ["H100", "A100-80GB"]) == []
     training, evaluation = does_not_fit(experiment, parts, whole, ["H100"])

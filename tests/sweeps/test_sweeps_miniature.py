@@ -8,8 +8,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from mm1_ablate.config.schema import sweep_schema
-from mm1_ablate.config.sweep.expand import Study, load_study
+from mm1_ablate.commands.init import sweep_schema
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import load_study
 
 FOLDER = Path(__file__).resolve().parents[2] / "sweeps" / "miniature"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))

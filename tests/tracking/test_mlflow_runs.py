@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from study_helpers import quick_trial, study
 
-from mm1_ablate.config.sweep.expand import Change, Study
+from mm1_ablate.config.study import Change, Study
 from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, parameters_of, short_metric, track, tracking_uri
 from mm1_ablate.tracking.ui import addresses, port_from, start_server, stop
@@ -169,7 +169,7 @@ def test_a_broken_mlflow_is_a_word_and_no_traceback(store: Store, monkeypatch: p
         until = time.monotonic() + 300
         while not said and time.monotonic() < until:
             time.sleep(0.02)
-    assert len(said) == 1 and "goes on without MLflow" in said[0]
+    assert len(said) == 1 and "continues without MLflow" in said[0]
     with pytest.raises(TrackingFailed, match="could not be written"):
         track(tiny, store)
 
@@ -212,7 +212,7 @@ def test_the_server_shows_the_study_and_its_report_and_leaves_no_process(store: 
     assert server.poll() is not None and port_from(port) == port
 
 
-def test_a_dashboard_that_is_told_to_end_takes_its_server_along(tmp_path: Path) -> None:
+def test_a_dashboard_that_is_stopped_stops_its_server(tmp_path: Path) -> None:
     port = port_from(5100)
     imports = "from pathlib import Path; from mm1_ablate.tracking.ui import serve; from mm1_ablate.store.store import Store"
     code = f"{imports}; serve(Store(Path({str(tmp_path)!r})), None, {port})"

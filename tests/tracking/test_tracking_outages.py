@@ -99,7 +99,7 @@ def test_what_a_server_missed_while_it_was_away_it_gets_in_the_same_run_or_the_n
         wait_for(lambda: [status for _, status in runs(client, "test")] == ["FINISHED"] * 3)
         end()
         do(store, *rest)
-    assert len(said) <= 2 and all("goes on without MLflow" in line for line in said), "said once each time"
+    assert len(said) <= 2 and all("continues without MLflow" in line for line in said), "said once each time"
     start()
     tracked = track(tiny, store, report=report, table=pandas.DataFrame({"arm": ["baseline"]}), verdict="**As expected.**")
     assert len(tracked.trial_runs) == 4 and [status for _, status in runs(client, "test")] == ["FINISHED"] * 5

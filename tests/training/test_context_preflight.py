@@ -10,7 +10,8 @@ import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment, write_sweep
 from step_helpers import batch_of, experiment_with
 
-from mm1_ablate.config.sweep.expand import FileErrors, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.model.multimodal import build
 from mm1_ablate.plan.preflight import CHECKS
 from mm1_ablate.training.preflight import longest_document, too_long_documents
@@ -34,7 +35,7 @@ def problem_of(folder: Path, text: str) -> tuple[str, str]:
     return pointed_at(problem), problem.message
 
 
-def test_rows_as_long_as_the_context_are_fine_and_longer_ones_are_told(tmp_path: Path) -> None:
+def test_rows_as_long_as_the_context_are_fine_and_longer_ones_are_reported(tmp_path: Path) -> None:
     assert load_study(write_experiment(tmp_path, experiment(128)), checks=[too_long_documents]).trials
     at, message = problem_of(tmp_path, experiment(129))
     assert at == "129" and "129 tokens long" in message and "context of 128" in message and "at most 128 tokens in a row" in message
@@ -58,7 +59,7 @@ def test_the_context_that_a_type_has_by_itself_counts(tmp_path: Path) -> None:
     assert "context of 2,048" in problem_of(tmp_path, experiment(2049, None))[1]
 
 
-def test_an_arm_is_told_at_what_it_alters(tmp_path: Path) -> None:
+def test_an_arm_is_reported_at_what_it_alters(tmp_path: Path) -> None:
     write_experiment(tmp_path, experiment(128, 200))
     with pytest.raises(FileErrors) as caught:
         load_study(write_sweep(tmp_path, "a: {alter: {model.connector.image_tokens: 16}}"), checks=[too_long_documents])

@@ -142,7 +142,7 @@ def test_two_processes_train_the_chain_that_one_trains(server: Path, alone: Path
     assert not list(tmp_path.glob("*/last.ckpt*"))
 
 
-def test_a_stage_that_two_began_sharded_is_gone_on_with_by_one_and_a_stage_of_one_is_started_from_by_two(
+def test_a_stage_that_two_began_sharded_is_resumed_by_one_and_a_stage_of_one_is_started_from_by_two(
     server: Path, alone: Path, tmp_path: Path
 ) -> None:
     assert train_with(server, tmp_path, 2, "fsdp", stop=3) is not None and "stopped" in said(tmp_path)

@@ -14,7 +14,8 @@ import yaml
 from config_files import EXPERIMENT, write_experiment
 from pyarrow import parquet
 
-from mm1_ablate.config.sweep.expand import FileErrors, FileProblem, load_study
+from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.yaml_file import FileErrors, FileProblem
 from mm1_ablate.plan.preflight import CHECKS
 from mm1_ablate.training import preflight
 from mm1_ablate.training.preflight import unknown_words

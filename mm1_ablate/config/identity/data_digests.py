@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.errors import Finding
+from mm1_ablate.config.errors import Diagnostic
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.settings import Component, Misfit, Settings, is_identity
+from mm1_ablate.config.settings import Component, SettingError, Settings, is_identity
 
 Look = Literal["check", "contents", "nowhere"]
-"""check: that all is there as declared, and which data it is; contents: only which data it is; nowhere: at no data at all."""
+"""check: verify that data is as declared, and compute its digests; contents: only compute digests; nowhere: read no data."""
 Place = tuple[str | int, ...]
-Record = Mapping[str, str]
+RecordedDigests = Mapping[str, str]
 """Digests that an earlier run saw, by `DataSnapshot.names`."""
 Value = TypeVar("Value")
 
 _OF_THE_MIXTURE = frozenset({"data_type", "weight", "max_epochs", "max_bad_share"})
-"""Fields that change neither what is read nor whether it fits."""
+"""Fields that change neither what is read nor whether it is as declared."""
 _KEPT = frozenset({"keep"})
 """Fields that change which documents are read, but not the files."""
 
@@ -48,12 +48,12 @@ class DataSnapshot:
     def __init__(self, look: Look = "check", folder: Path | None = None) -> None:
         self.look = look
         self.folder = (folder or Path()).resolve()
-        self.recorded: Record = {}
+        self.recorded: RecordedDigests = {}
         """Digests of an earlier run, used for what cannot be read."""
         self.from_record: dict[str, None] = {}
         """Files that could not be read and whose digests came from the record; in order."""
         self.digests: dict[str, str] = {}
-        self.findings: dict[str, tuple[Finding, ...]] = {}
+        self.diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
         self.names: dict[str, dict[str, str]] = {}
         """Its two names in a record: with the declared paths of files, and with paths relative to the study's folder."""
         self.cache: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def contents_of(source: Component, split: str | None = None) -> str:
         split: of the items of a task; None for a source of documents.
 
     Raises:
-        Exception: whatever keeps the source from being read. `findings_about` makes a sentence of it.
+        Exception: whatever keeps the source from being read. `diagnostics_about` makes a sentence of it.
     """
     snapshot = _active()
     if snapshot.look == "nowhere":
@@ -149,7 +149,7 @@ def _names(key: str, folder: Path) -> list[str]:
 
 
 def _files(source: Component) -> str:
-    """Where a source's files are, for people."""
+    """Where a source's files are, for display."""
     texts: list[str] = []
 
     def collect(values: Mapping[str, Any]) -> None:
@@ -185,21 +185,21 @@ def sources_of(experiment: Experiment) -> Iterator[tuple[Place, Source]]:
                 yield ("starts_from", *place), source
 
 
-def findings_about(source: Component, split: str | None = None) -> tuple[Finding, ...]:
-    """What is wrong with what a source reads, or what it warns of, paths relative to the source; empty where nobody may look."""
+def diagnostics_about(source: Component, split: str | None = None) -> tuple[Diagnostic, ...]:
+    """What is wrong with what a source reads, or what it warns of, paths relative to the source; empty where data is not read."""
     snapshot = _active()
     if snapshot.look == "nowhere":
         return ()
     key = identity_of(source, split)
-    if key not in snapshot.findings:
+    if key not in snapshot.diagnostics:
         with snapshot.active():
-            snapshot.findings[key] = _looked_at(source, split, snapshot)
-    return snapshot.findings[key]
+            snapshot.diagnostics[key] = _looked_at(source, split, snapshot)
+    return snapshot.diagnostics[key]
 
 
-def _looked_at(source: Any, split: str | None, snapshot: DataSnapshot) -> tuple[Finding, ...]:
-    found: Finding | None = None
-    warned: list[Finding] = []
+def _looked_at(source: Any, split: str | None, snapshot: DataSnapshot) -> tuple[Diagnostic, ...]:
+    found: Diagnostic | None = None
+    warned: list[Diagnostic] = []
 
     def check() -> None:
         source.check(*(() if split is None else (split,)))
@@ -214,11 +214,11 @@ def _looked_at(source: Any, split: str | None, snapshot: DataSnapshot) -> tuple[
     for look_at in (check, contents, warnings) if snapshot.look == "check" else (contents,):
         try:
             look_at()
-        except Misfit as error:
+        except SettingError as error:
             found = found or _at_field(error)
-        except Exception as error:  # permissions, networks, a user's own source: whatever it is, it has to be said in a sentence
+        except Exception as error:  # permissions, networks, a user's own source: whatever it is, it is reported in a sentence
             place: Place = ("files",) if "files" in type(source).model_fields else ()
-            found = found or Finding(place, f"cannot be read: {_in_words(error)}")
+            found = found or Diagnostic(place, f"cannot be read: {_in_words(error)}")
     if found is not None:
         # No study comes of it: what is expanded besides needs only something that tells this source from others.
         snapshot.digests.setdefault(_key(source, split, _KEPT), stand_in(source) or "unread")
@@ -226,8 +226,8 @@ def _looked_at(source: Any, split: str | None, snapshot: DataSnapshot) -> tuple[
     return tuple(warned)
 
 
-def _at_field(misfit: Misfit) -> Finding:
-    return Finding(tuple(int(part) if part.isdigit() else part for part in misfit.at.split(".") if part), misfit.message)
+def _at_field(misfit: SettingError) -> Diagnostic:
+    return Diagnostic(tuple(int(part) if part.isdigit() else part for part in misfit.at.split(".") if part), misfit.message)
 
 
 def _in_words(error: Exception) -> str:

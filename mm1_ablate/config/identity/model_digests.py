@@ -45,7 +45,7 @@ def tokenizer_digest(path: str) -> str:
 
 
 def _digest(kind: str, path: str, files_of: Any) -> str:
-    """Where nothing is there, or nobody may look, a digest of the path stands in."""
+    """If nothing is there, or data is not read, the digest of the path is used."""
 
     def digest() -> str:
         files = [file for file in files_of(path) if os.path.isfile(file)] if look() != "nowhere" else []

@@ -1,6 +1,6 @@
 """The arms that the groups of a sweep declare: a name and a list of edits each, before anything is applied.
 
-In: `Sweep`. Out: drafts of arms, and what is wrong with grids and names, by place in the sweep file.
+In: `Sweep`. Out: arms of arms, and what is wrong with grids and names, by place in the sweep file.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, did_you_mean
+from mm1_ablate.config.errors import Diagnostic, did_you_mean
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.fingerprint import canonical, fingerprint
 from mm1_ablate.config.paths import plain
-from mm1_ablate.config.sweep.declaration import REPLACE, Group
-from mm1_ablate.config.sweep.overrides import Edit, Keys, said
+from mm1_ablate.config.sweep.declaration import REPLACE, AblationGroup
+from mm1_ablate.config.sweep.overrides import Edit, Keys, leaf_values
 
 LONGEST_VALUE = 48
 
 
-def arm_count(group: Group) -> int:
+def arm_count(group: AblationGroup) -> int:
     """How many arms a group declares, those that a grid leaves out too; counted without making them."""
     if group.grid is not None:
         return prod(map(len, group.grid.values()))
@@ -32,7 +32,7 @@ def arm_count(group: Group) -> int:
 
 
 @dataclass(frozen=True)
-class Draft:
+class DeclaredArm:
     """An arm that is declared, not yet made."""
 
     name: str
@@ -50,6 +50,18 @@ class Draft:
     """Of an arm that differs in its seeds alone."""
 
 
+def equals_baseline(declared_arm: DeclaredArm, baseline: str) -> Diagnostic:
+    """That an arm is its baseline."""
+    if declared_arm.point:
+        point = ", ".join(f"{path}: {value}" for path, value in declared_arm.point.items())
+        message = f"arm '{declared_arm.name}' changes nothing: it is identical to {baseline}, which already has a row"
+        return Diagnostic(declared_arm.where, message, f"add {{{point}}} to the group's `except`", at_key=True)
+    paths = ", ".join(edit.path for edit in declared_arm.edits)
+    change = "changes" if len(declared_arm.edits) == 1 else "change"
+    message = f"arm '{declared_arm.name}' is identical to {baseline}: {paths} {change} nothing"
+    return Diagnostic(declared_arm.where, message, at_key=declared_arm.where[-1] == declared_arm.group)
+
+
 def edits_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
     """The edits of a mapping from paths to values, and of those under `replace` in it."""
     merged = [Edit(path, value, where=(*where, path)) for path, value in entries.items() if path != REPLACE]
@@ -57,17 +69,17 @@ def edits_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
 
 
 def replacements_of(entries: Mapping[str, Any], where: Keys) -> list[Edit]:
-    """The edits of a mapping from paths to values that take the place of all that is there."""
+    """The edits of a mapping from paths to values that replace all that is there."""
     return [Edit(path, value, whole=True, where=(*where, path)) for path, value in entries.items()]
 
 
-def drafts_of(name: str, group: Group) -> tuple[list[Draft], list[Finding]]:
+def declared_arms(name: str, group: AblationGroup) -> tuple[list[DeclaredArm], list[Diagnostic]]:
     """The arms of a group."""
     where: Keys = ("ablations", name)
     if group.grid is not None:
         return _grid(name, group, where)
     if group.seeds is not None:
-        return [Draft(name, name, (), where, seeds=tuple(group.seeds))], []
+        return [DeclaredArm(name, name, (), where, seeds=tuple(group.seeds))], []
     first = []
     if group.when_removed is not None:
         first.append(Edit("data.when_removed", plain(group.when_removed), where=(*where, "when_removed")))
@@ -75,16 +87,16 @@ def drafts_of(name: str, group: Group) -> tuple[list[Draft], list[Finding]]:
         removals = [Edit(path, removed=True, where=(*where, "remove_each", index)) for index, path in enumerate(group.remove_each)]
         labels = unique_tails(group.remove_each)
         each = {edit.path: edit for edit in reversed(removals)}
-        drafts = [
-            Draft(f"{name}/{labels[path]}", name, (*first, each[path]), each[path].where) for path in dict.fromkeys(group.remove_each)
+        arms = [
+            DeclaredArm(f"{name}/{labels[path]}", name, (*first, each[path]), each[path].where) for path in dict.fromkeys(group.remove_each)
         ]
     else:
         removals = [Edit(path, removed=True, where=(*where, "remove", index)) for index, path in enumerate(group.remove or [])]
         alterations = edits_of(group.alter or {}, (*where, "alter")) + replacements_of(group.replace or {}, (*where, REPLACE))
-        drafts = [Draft(name, name, (*first, *alterations, *removals), where)]
+        arms = [DeclaredArm(name, name, (*first, *alterations, *removals), where)]
     paths = [edit.path for edit in removals]
     twice = [edit for index, edit in enumerate(removals) if edit.path in paths[:index]]
-    return drafts, [Finding(edit.where, f"{edit.path} is listed twice") for edit in twice]
+    return arms, [Diagnostic(edit.where, f"{edit.path} is listed twice") for edit in twice]
 
 
 def unique_tails(paths: Iterable[str]) -> dict[str, str]:
@@ -107,19 +119,19 @@ class _Axis:
     choices: list[list[Edit]]
     """What each of its values sets."""
     labels: tuple[str, ...] = ()
-    """What the file calls its values; empty where it says nothing."""
+    """Labels of its values in the file; empty without labels."""
 
     @property
     def paths(self) -> list[str]:
         return list(dict.fromkeys(edit.path for choice in self.choices for edit in choice))
 
     @cached_property
-    def said(self) -> set[str]:
+    def set_paths(self) -> set[str]:
         """The single settings that it gives values."""
-        return {path for choice in self.choices for edit in choice for path in said(edit)}
+        return {path for choice in self.choices for edit in choice for path in leaf_values(edit)}
 
     @cached_property
-    def telling(self) -> set[str]:
+    def varying_paths(self) -> set[str]:
         """The paths whose values differ along the axis: those that a name needs."""
         values: dict[str, set[str]] = {path: set() for path in self.paths}
         for choice in self.choices:
@@ -132,17 +144,17 @@ class _Axis:
         """A value as parts of a name."""
         if self.labels:
             return [self.labels[place]]
-        return [_label(tails[edit.path], edit.value) for edit in self.choices[place] if edit.path in self.telling]
+        return [_label(tails[edit.path], edit.value) for edit in self.choices[place] if edit.path in self.varying_paths]
 
 
-def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Finding]]:
+def _grid(name: str, group: AblationGroup, where: Keys) -> tuple[list[DeclaredArm], list[Diagnostic]]:
     axes: list[_Axis] = []
-    found: list[Finding] = []
+    found: list[Diagnostic] = []
     for axis_name, values in (group.grid or {}).items():
         axis, problems = _axis(axis_name, values, (*where, "grid", axis_name))
         for other in axes:
-            for path in sorted(axis.said & other.said):
-                problems.append(Finding((*where, "grid", axis_name), f"two axes set {path}", at_key=True))
+            for path in sorted(axis.set_paths & other.set_paths):
+                problems.append(Diagnostic((*where, "grid", axis_name), f"two axes set {path}", at_key=True))
         axes.append(axis)
         found += problems
     if found:
@@ -162,17 +174,19 @@ def _grid(name: str, group: Group, where: Keys) -> tuple[list[Draft], list[Findi
     points, found = _without_exceptions(everywhere, exceptions, paths, where)
     names = [",".join(parts[id(point)]) for point in points]
     shared = Counter(names)
-    drafts = []
+    arms = []
     for label, point in zip(names, points, strict=True):
         cell = {edit.path: edit.value for edit in point}
         unique = label if shared[label] == 1 else f"{label}~{fingerprint(cell)[:6]}"
-        drafts.append(Draft(f"{name}/{unique}", name, point, (*where, "grid"), cell, levels[id(point)]))
+        arms.append(DeclaredArm(f"{name}/{unique}", name, point, (*where, "grid"), cell, levels[id(point)]))
     kept = {id(point) for point in points}
-    drafts += [Draft(name, name, point, where, levels=levels[id(point)], left_out=True) for point in everywhere if id(point) not in kept]
-    return drafts, found
+    arms += [
+        DeclaredArm(name, name, point, where, levels=levels[id(point)], left_out=True) for point in everywhere if id(point) not in kept
+    ]
+    return arms, found
 
 
-def axes_of(group: Group) -> dict[str, tuple[str, ...]]:
+def axes_of(group: AblationGroup) -> dict[str, tuple[str, ...]]:
     """The axes of a grid that has no mistakes: by name, its values in words, such as 'image_size=48,image_tokens=4'."""
     named = {}
     for axis_name, values in (group.grid or {}).items():
@@ -190,7 +204,7 @@ def axes_of(group: Group) -> dict[str, tuple[str, ...]]:
     return named
 
 
-def _axis(name: str, values: Sequence[Any] | Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Finding]]:
+def _axis(name: str, values: Sequence[Any] | Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Diagnostic]]:
     if isinstance(values, Mapping):
         return _labelled_axis(name, values, where)
     found = []
@@ -198,12 +212,12 @@ def _axis(name: str, values: Sequence[Any] | Mapping[str, dict[str, Any]], where
     for index, value in enumerate(values):
         first = seen.setdefault(fingerprint(value), index)
         if first != index:
-            found.append(Finding((*where, index), f"the same value as entry {first + 1} of this axis"))
+            found.append(Diagnostic((*where, index), f"the same value as entry {first + 1} of this axis"))
     if "." not in name and all(_sets_paths(value, name) for value in values):
         return _Axis([edits_of(entry, (*where, index)) for index, entry in enumerate(values)]), found
     if "." not in name and name not in Experiment.model_fields:
-        message = "is no path; a named axis has a list of mappings, each from paths to values"
-        return _Axis([]), [*found, Finding(where, message, did_you_mean(name, Experiment.model_fields), at_key=True)]
+        message = "is not a path; a named axis needs a list of mappings from paths to values"
+        return _Axis([]), [*found, Diagnostic(where, message, did_you_mean(name, Experiment.model_fields), at_key=True)]
     return _Axis([[Edit(name, value, where=(*where, index))] for index, value in enumerate(values)]), found
 
 
@@ -215,22 +229,22 @@ def _sets_paths(value: Any, axis: str) -> bool:
     return all("." in key or key == REPLACE or key in sections for key in value)
 
 
-def _labelled_axis(name: str, values: Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Finding]]:
+def _labelled_axis(name: str, values: Mapping[str, dict[str, Any]], where: Keys) -> tuple[_Axis, list[Diagnostic]]:
     if "." in name:
-        message = "is a path, whose values are a list; labels are for a named axis, with mappings from paths to values"
-        return _Axis([]), [Finding(where, message, at_key=True)]
+        message = "is a path, so its values are a list; only a named axis has labels, each with a mapping from paths to values"
+        return _Axis([]), [Diagnostic(where, message, at_key=True)]
     found = []
     seen: dict[str, str] = {}
     for label, entry in values.items():
         first = seen.setdefault(fingerprint(entry), label)
         if first != label:
-            found.append(Finding((*where, label), f"the same as '{first}' of this axis"))
+            found.append(Diagnostic((*where, label), f"the same as '{first}' of this axis"))
     return _Axis([edits_of(entry, (*where, label)) for label, entry in values.items()], tuple(values)), found
 
 
 def _by_paths(
     exceptions: Sequence[Mapping[str, Any]], axes: Mapping[str, _Axis], where: Keys
-) -> tuple[list[dict[str, Any]], list[Finding]]:
+) -> tuple[list[dict[str, Any]], list[Diagnostic]]:
     """Exceptions with what a label stands for instead of the label."""
     translated, found = [], []
     for index, exception in enumerate(exceptions):
@@ -243,29 +257,29 @@ def _by_paths(
                 paths |= {edit.path: edit.value for edit in axes[key].choices[labels.index(value)]}
             else:
                 message = f"there is no '{value}' on this axis; its labels are {', '.join(labels)}"
-                found.append(Finding((*where, "except", index, key), message, did_you_mean(str(value), labels)))
+                found.append(Diagnostic((*where, "except", index, key), message, did_you_mean(str(value), labels)))
         translated.append(paths)
     return translated, found
 
 
 def _without_exceptions(
     points: list[tuple[Edit, ...]], exceptions: list[dict[str, Any]], paths: list[str], where: Keys
-) -> tuple[list[tuple[Edit, ...]], list[Finding]]:
+) -> tuple[list[tuple[Edit, ...]], list[Diagnostic]]:
     found = []
     kept = points
     for index, exception in enumerate(exceptions):
         unknown = [path for path in exception if path not in paths]
         for path in unknown:
             message = f"no axis of this grid sets it; the axes set {', '.join(paths)}"
-            found.append(Finding((*where, "except", index, path), message, did_you_mean(path, paths), at_key=True))
+            found.append(Diagnostic((*where, "except", index, path), message, did_you_mean(path, paths), at_key=True))
         if unknown:
             continue
         wanted = {path: fingerprint(value) for path, value in exception.items()}
         if not any(_matches(point, wanted) for point in points):
-            found.append(Finding((*where, "except", index), "matches no point of the grid"))
+            found.append(Diagnostic((*where, "except", index), "matches no point of the grid"))
         kept = [point for point in kept if not _matches(point, wanted)]
     if not kept and not found:
-        found.append(Finding((*where, "except"), "leaves nothing of the grid", at_key=True))
+        found.append(Diagnostic((*where, "except"), "excludes every point of the grid", at_key=True))
     return kept, found
 
 

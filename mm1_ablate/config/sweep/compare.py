@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from mm1_ablate.config.errors import Finding, did_you_mean, listed
+from mm1_ablate.config.errors import Diagnostic, did_you_mean, listed
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.metric_name import AVERAGE, LOSSES, TEXT_CORE, MetricName
@@ -26,7 +26,7 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
     except ValueError:
         known = [MetricName(suite, name) for suite in (*(f"shot_{shots}" for shots in evaluation.shots), TEXT_CORE) for name in names]
         known += [MetricName(suite, name) for suite in LOSSES for name in evaluation.losses]
-        message = f"'{metric}' is no metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
+        message = f"'{metric}' is not a metric; expected shot_<k>/<name> or text_core/<name>, where the name is a task, a group or average"
         message += ", or loss/<name> or bits_per_byte/<name> of evaluation.losses; <k>-shot and TextCore are the averages"
         return message, did_you_mean(metric, [str(one) for one in known] + [one.title for one in known])
     if parsed.is_loss:
@@ -38,11 +38,11 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
         shots = ", ".join(map(str, evaluation.shots))
         return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parsed.shots} to evaluation.shots"
     if parsed.task not in names:
-        return f"'{metric}' is not evaluated: '{parsed.task}' is none of {', '.join(names)}", did_you_mean(parsed.task, names)
+        return f"'{metric}' is not evaluated: '{parsed.task}' is not one of {', '.join(names)}", did_you_mean(parsed.task, names)
     return None
 
 
-def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment]) -> tuple[Compare, list[Finding]]:
+def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment]) -> tuple[Compare, list[Diagnostic]]:
     """The metrics of the comparison, those of the defaults that no baseline evaluates left out, and what is wrong with them.
 
     Args:
@@ -60,7 +60,7 @@ def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment])
         for index, metric in enumerate(compare.metrics):
             wrong = problem(metric)
             if wrong:
-                found.append(Finding(("compare", "metrics", index), *wrong))
+                found.append(Diagnostic(("compare", "metrics", index), *wrong))
     else:
         compare = compare.model_copy(update={"metrics": [metric for metric in compare.metrics if problem(metric) is None]})
     # Every arm needs the primary metric, so every baseline must evaluate it.
@@ -68,7 +68,7 @@ def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment])
     if wrong and written:
         message, hint = wrong
         default = "" if "primary" in compare.model_fields_set else " (the default; declare another)"
-        found.append(Finding(("compare", "primary"), message + default, hint))
+        found.append(Diagnostic(("compare", "primary"), message + default, hint))
     elif wrong:
         most = max(baselines[0].evaluation.shots)
         compare = compare.model_copy(update={"primary": str(MetricName(f"shot_{most}", AVERAGE))})
@@ -77,7 +77,7 @@ def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment])
 
 def expectations(
     sweep: Sweep, places: Sequence[int], arms: dict[str, Experiment], baselines: Collection[str], complete: bool
-) -> list[Finding]:
+) -> list[Diagnostic]:
     """What is wrong with the expectations.
 
     Args:
@@ -89,14 +89,14 @@ def expectations(
     for index, expectation in zip(places, sweep.expect, strict=True):
         place = ("expect", index)
         if expectation.arm in baselines and expectation.than is None:
-            message = f"'{expectation.arm}' is a baseline; expectations are about differences from it"
-            found.append(Finding((*place, "arm"), message, "or say with 'than' from which arm"))
+            message = f"'{expectation.arm}' is a baseline; expectations compare other arms with it"
+            found.append(Diagnostic((*place, "arm"), message, "or name another arm with 'than'"))
         for key, name in (("arm", expectation.arm), ("than", expectation.than)):
             if name is not None and name not in arms and complete:
                 message = f"there is no arm '{name}'; the arms are {listed(sorted(set(arms) - set(baselines)), NAMED) or 'none'}"
-                found.append(Finding((*place, key), message, did_you_mean(name, arms)))
+                found.append(Diagnostic((*place, key), message, did_you_mean(name, arms)))
         both = [arms[name] for name in (expectation.arm, expectation.than) if name in arms] or list(arms.values())[:1]
         wrong = next((wrong for experiment in both if (wrong := metric_problem(expectation.metric, experiment.evaluation))), None)
         if wrong:
-            found.append(Finding((*place, "metric"), *wrong))
+            found.append(Diagnostic((*place, "metric"), *wrong))
     return found

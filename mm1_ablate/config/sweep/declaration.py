@@ -7,6 +7,7 @@ because that needs the experiment that the sweep names.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,9 +23,41 @@ from pydantic import (
 )
 
 from mm1_ablate.config.data import FillWith
-from mm1_ablate.config.gpus import GPUS
 from mm1_ablate.config.metric_name import DeclaredMetric
-from mm1_ablate.config.settings import Misfit, Settings
+from mm1_ablate.config.settings import SettingError, Settings
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    half: float
+    """Operations per second in bfloat16, dense."""
+    single: float
+    """The same in float32 outside the tensor cores, which is torch's default for it."""
+    memory: float
+    """Bytes that a process can have."""
+
+    def peak(self, precision: str) -> float:
+        """Operations per second at a precision of `Training`."""
+        return self.half if precision == "bf16-mixed" else self.single
+
+
+GPUS = {
+    "H100": Gpu(989e12, 67e12, 79.1 * GIB),
+    "H200": Gpu(989e12, 67e12, 139.8 * GIB),
+    "A100-80GB": Gpu(312e12, 19.5e12, 79.1 * GIB),
+    "A100-40GB": Gpu(312e12, 19.5e12, 39.4 * GIB),
+    "L40S": Gpu(362e12, 91.6e12, 44.4 * GIB),
+}
+UTILISATION = 0.4
+"""Utilisation that plans assume by default: share of the peak that training reaches."""
+
+
+def gpu_of(device: str) -> str | None:
+    """The name here of a GPU as its driver calls it, such as 'NVIDIA H100 80GB HBM3'; None if it is not among them."""
+    return next((name for name in GPUS if all(part in device for part in name.split("-"))), None)
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\- ]*$", max_length=80)]
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./\- ]*$", max_length=80)]
@@ -33,27 +66,27 @@ DottedPath = str
 """A dotted path into an experiment, such as data.mixture.text."""
 NotNegative = Annotated[float, Field(ge=0)]
 REPLACE = "replace"
-"""Among paths and their values: the key of those values that take the place of all that is at a path, instead of being merged into it."""
+"""Among paths and their values: the key of the values that replace everything at their paths, instead of being merged into it."""
 
 
 def _replacements_are_edits(edits: dict[str, Any]) -> dict[str, Any]:
     replacements = edits.get(REPLACE, {"": None})
     if not isinstance(replacements, dict) or not replacements:
-        raise Misfit(REPLACE, "expected a mapping, not empty, from paths to the values that take their place")
+        raise SettingError(REPLACE, "expected a mapping, not empty, from paths to their new values")
     return edits
 
 
 _REPLACEMENTS = {
     "type": "object",
     "minProperties": 1,
-    "description": "Paths and the values that take the place of all that is there.",
+    "description": "Paths and the values that replace everything there.",
 }
 AnyEdits = Annotated[
     dict[DottedPath, JsonValue],
     AfterValidator(_replacements_are_edits),
     Field(json_schema_extra={"properties": {REPLACE: _REPLACEMENTS}}),
 ]
-"""Paths and their values. A mapping is merged into what is there; what is under `replace` takes its place."""
+"""Paths and their values. A mapping is merged into what is there; under `replace` it replaces it."""
 Edits = Annotated[AnyEdits, Field(min_length=1)]
 AxisValues = Annotated[list[JsonValue], Field(min_length=1)]
 LabelledValues = Annotated[dict[Label, Edits], Field(min_length=1)]
@@ -73,33 +106,33 @@ def _without_repeats(seeds: list[int]) -> list[int]:
     return seeds
 
 
-class Group(Settings):
+class AblationGroup(Settings):
     """One or several arms: exactly one of remove, remove_each, alter, replace, grid and seeds; remove, alter and replace together are one
     arm that does all of it."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     description: str = ""
-    """What the group is to find out, for people."""
+    """The question that the group answers; shown in the report."""
     remove: Paths | None = None
-    """Paths that are taken out together: one arm."""
+    """Paths that are removed together: one arm."""
     remove_each: Paths | None = None
-    """Paths that are taken out one at a time: an arm for each."""
+    """Paths that are removed one at a time: one arm for each."""
     alter: Edits | None = None
-    """Paths and the values that they get: one arm. A mapping is merged into what is there, setting by setting; a component of another type
-    keeps the settings that the other type has too."""
+    """Paths and their new values: one arm. A mapping is merged into what is there, setting by setting; a component of another type keeps
+    the settings that both types have."""
     replace: Annotated[dict[DottedPath, JsonValue], Field(min_length=1)] | None = None
-    """Paths and the values that take the place of all that is there: what the value leaves out is at its default again."""
+    """Paths and the values that replace everything there: settings that a value leaves out return to their defaults."""
     grid: Annotated[dict[str, AxisValues | LabelledValues], Field(min_length=1)] | None = None
     """Axes whose product gives the arms: a path with its values; or a name with mappings that set several paths together, in a list or
-    under labels of their own, which then stand in the names of the arms. As in `alter`, a value that is a mapping is merged into what is
-    there; the mappings of a named axis may have values under `replace`, which take its place."""
+    under labels, which then appear in the names of the arms. As in `alter`, a value that is a mapping is merged into what is there; the
+    mappings of a named axis may have values under `replace`, which replace it."""
     except_: list[Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]] = Field(default=[], alias="except")
-    """Points of the grid that are left out: those where all of a mapping's paths have the given values, or an axis the given label."""
+    """Points of the grid to leave out: those where all paths of a mapping have the given values, or an axis has the given label."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-    """Seeds that the sweep does not have: an arm that equals the baseline in all else (A/A), so that any difference is chance."""
+    """Seeds other than those of the sweep: an arm otherwise identical to the baseline (A/A), so that any difference is chance."""
     when_removed: Literal["renormalise", "shrink"] | FillWith | None = None
-    """What becomes of a removed share in this group; None: what the experiment's data.when_removed says."""
+    """What happens to a removed share in this group. None: the experiment's data.when_removed."""
     experiment: str | None = None
     """An experiment file that is this group's own baseline."""
 
@@ -109,20 +142,20 @@ class Group(Settings):
         return seeds if seeds is None else _without_repeats(seeds)
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Group:
+    def _one_kind(self) -> AblationGroup:
         kinds = [kind for kind in ("remove", "remove_each", "alter", "replace", "grid", "seeds") if getattr(self, kind) is not None]
         if not kinds:
             raise ValueError("expected one of remove, remove_each, alter, replace, grid or seeds")
         if len(kinds) > 1 and not {*kinds} <= {"remove", "alter", "replace"}:
-            raise Misfit(
+            raise SettingError(
                 kinds[1],
                 "a group has one of remove, remove_each, alter, replace, grid and seeds (remove, alter and replace together are one arm),"
                 f" not {' and '.join(kinds)}",
             )
         if self.except_ and self.grid is None:
-            raise Misfit("except", "leaves out points of a grid, and this group has no grid")
+            raise SettingError("except", "leaves out points of a grid, but this group has no grid")
         if self.when_removed is not None and self.remove is None and self.remove_each is None:
-            raise Misfit("when_removed", "acts on what is removed, and this group removes nothing")
+            raise SettingError("when_removed", "applies to removed data, but this group removes nothing")
         return self
 
 
@@ -133,7 +166,7 @@ class Compare(Settings):
     """The metric of the verdicts; all others are exploratory. A metric is named as in results, shot_8/average or text_core/arc_easy, or as
     in tables: 8-shot, TextCore arc easy."""
     smallest_difference_of_interest: PositiveFloat = 1.0
-    """In points of the primary metric: differences that are surely smaller are called equivalent."""
+    """In points of the primary metric. Differences significantly smaller than this are reported as no difference."""
     metrics: Annotated[list[DeclaredMetric], Field(min_length=1)] = [
         "text_core/average",
         "shot_0/average",
@@ -142,7 +175,7 @@ class Compare(Settings):
     ]
     """Columns of the table."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Of the intervals."""
+    """Confidence level of the intervals."""
 
 
 class Expectation(Settings):
@@ -158,16 +191,16 @@ class Expectation(Settings):
     """Above or below the baseline by at least `by` points, or within `by` points of it."""
     by: NotNegative = 0.0
     because: str
-    """Why it is expected; the report repeats it."""
+    """The reason for the expectation; shown in the report."""
     paper: str = ""
-    """The numbers that others have published on it, in their words; the report shows them beside one's own."""
+    """Published numbers on it, as text; the report shows them beside your own."""
 
     @model_validator(mode="after")
     def _within_something(self) -> Expectation:
         if self.than == self.arm:
-            raise Misfit("than", f"'{self.arm}' is compared with itself")
+            raise SettingError("than", f"'{self.arm}' is compared with itself")
         if self.is_ == "within" and not self.by:
-            raise Misfit("by", "expected the number of points above 0 that 'within' means")
+            raise SettingError("by", "expected a number of points above 0, which 'within' needs")
         return self
 
 
@@ -177,7 +210,7 @@ class Published(Settings):
     table: str
     """A table of `mm1_ablate/config/mm1_results.yaml`, such as figure4_connector."""
     rows: dict[str, str] = {}
-    """Arms, and the labels of the rows that they correspond to. An arm whose name ends with the label, behind a slash, needs no entry."""
+    """Arms, and the labels of their rows. An arm whose name ends with a slash and the label needs no entry."""
 
 
 Strategy = Literal["ddp", "fsdp"]
@@ -185,38 +218,38 @@ Strategy = Literal["ddp", "fsdp"]
 
 
 class Resources(Settings):
-    """Of one trial. How it is run is no part of what it is: more workers change no result beyond rounding."""
+    """Resources of one trial. They are not part of its identity: more workers change no result beyond rounding."""
 
     gpus: NotNegative = 0.0
-    """Of all its workers together. A fraction lets several trials share one GPU."""
+    """GPUs of a trial, over all of its workers. A fraction lets several trials share one GPU."""
     cpus: PositiveFloat = 1.0
-    """Of all its workers together; None: one for each worker."""
+    """CPU cores of a trial, over all of its workers. None: one per worker."""
     workers: PositiveInt = 1
-    """Processes that one trial is trained and evaluated by; None: as many as it has GPUs, or one."""
+    """Processes that train and evaluate one trial. None: one per GPU, or one without GPUs."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
-    """Instead of `gpus`."""
+    """GPUs per worker, instead of `gpus`."""
     cpus_per_worker: PositiveFloat | None = None
-    """Instead of `cpus`."""
+    """CPU cores per worker, instead of `cpus`."""
     strategy: Strategy = "ddp"
     nodes: PositiveInt | None = None
-    """Nodes that the workers are dealt to in equal numbers. None: one if they fit on one, else as few as can be had."""
+    """Nodes over which the workers are spread evenly. None: one if they fit, else as few as possible."""
     gpu: str | None = None
-    """The kind of GPU there, such as H100: what plans estimate hours and memory for."""
+    """GPU model of the cluster, such as H100, for which plans estimate hours and memory."""
     utilisation: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the GPU's peak that plans take training to reach; None: 0.4. `mm1-ablate plan --probe` measures it."""
+    """Utilisation: share of the GPU's peak that plans assume for training. None: 0.4. `mm1-ablate plan --probe` measures it."""
 
     @field_validator("gpus")
     @classmethod
     def _whole_above_one(cls, gpus: float) -> float:
         if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"above one GPU only whole numbers can be given to a trial, not {gpus}")
+            raise ValueError(f"above one GPU, a trial needs a whole number, not {gpus}")
         return gpus
 
     @field_validator("gpu")
     @classmethod
     def _known(cls, gpu: str | None) -> str | None:
         if gpu is not None and gpu not in GPUS:
-            raise ValueError(f"plans know {', '.join(GPUS)}, and no '{gpu}'; leave it out, or name the one that is nearest")
+            raise ValueError(f"'{gpu}' is unknown; plans know {', '.join(GPUS)}. Leave it out, or name the closest")
         return gpu
 
     @model_validator(mode="after")
@@ -228,18 +261,18 @@ class Resources(Settings):
             if each is not None:
                 derived[name] = float(each * workers)
                 if name in written and getattr(self, name) != derived[name]:
-                    raise Misfit(name, f"{workers} workers with {each:g} each are {each * workers:g}; declare one of the two")
+                    raise SettingError(name, f"{workers} workers with {each:g} each are {each * workers:g}; declare one of the two")
         self._derive(workers=workers, **derived)
         return self
 
     @model_validator(mode="after")
     def _workers_have_equal_shares(self) -> Resources:
         if max(self.workers, self.gpus) > 1 and self.gpus not in (0, self.workers):
-            raise Misfit(
-                "gpus", f"a worker has one GPU or none, so {self.workers} of them have {self.workers} or 0 in all, not {self.gpus:g}"
+            raise SettingError(
+                "gpus", f"a worker has one GPU or none, so {self.workers} workers have {self.workers} or 0 in total, not {self.gpus:g}"
             )
         if self.nodes is not None and self.workers % self.nodes:
-            raise Misfit("nodes", f"{self.workers} workers cannot be dealt to {self.nodes} nodes in equal numbers")
+            raise SettingError("nodes", f"{self.workers} workers cannot be spread evenly over {self.nodes} nodes")
         return self
 
     @property
@@ -262,24 +295,24 @@ class Sweep(Settings):
     """A study: one baseline and what is removed from it or altered in it."""
 
     sweep: Name
-    """Its name; also the name of its folder in the store."""
+    """Name of the study and of its folder in the store."""
     description: str = ""
     experiment: str
     """The file of the baseline, relative to this file. Always trained, always the first row."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
-    """Replicates: initialisation and data order, shared by all arms."""
+    """Training seeds (initialisation and data order), shared by all arms."""
     everywhere: AnyEdits = {}
     """Paths and values for the baseline and all arms alike, such as fewer steps for a quick look. As in `alter`, a mapping is merged into
-    what is there, and what is under `replace` takes its place."""
+    what is there, and replaces it under `replace`."""
     include: Annotated[list[str], BeforeValidator(_one_is_a_list, json_schema_input_type=str | list[str])] = []
     """Other sweep files, relative to this one, whose ablations and expectations are part of this study too. One that names another
     experiment or another `everywhere` brings its own baseline, with which its arms are compared: <sweep>/baseline. Seeds, comparison,
     resources and budget are those of this file."""
-    ablations: dict[GroupName, Group] = {}
+    ablations: dict[GroupName, AblationGroup] = {}
     compare: Compare = Compare()
     expect: list[Expectation] = []
     paper: Published | None = None
-    """Where the paper has numbers on these arms. The lessons of `expect` that say nothing of it repeat them."""
+    """Tables of the paper with numbers on these arms. Expectations without a text under `paper` quote them."""
     resources: Resources = Resources()
     budget: Budget = Budget()
 

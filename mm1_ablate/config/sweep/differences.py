@@ -6,19 +6,20 @@ In: experiments, and the edits that made one of the other. Out: `Change`s, one f
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from mm1_ablate.config.errors import listed
 from mm1_ablate.config.settings import Settings
-from mm1_ablate.config.study import Arm, Change
+from mm1_ablate.config.study import Arm, Change, Study
 from mm1_ablate.config.sweep.overrides import Edit
 
 LONGEST_VALUE = 40
 """Characters of a value in a table; what is longer is cut in the middle."""
 MOST_ADDED = 12
-"""Settings of a section which the baseline lacks that are told one by one."""
+"""Settings of a section missing in the baseline that are listed one by one."""
 NOTHING: tuple[Any, ...] = (None, {})
 
 
@@ -48,7 +49,7 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
     Args:
         old: the leaves of the baseline.
         new: the leaves of the arm.
-        edits: what was applied (`Altered.edits`).
+        edits: what was applied (`AlteredExperiment.edits`).
         consequences: paths that changed because of a removal.
     """
     left = dict.fromkeys(_differing(old, new))
@@ -68,11 +69,11 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any], edits: Sequence[E
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for path in dict.fromkeys([*old, *new]):
         if any(tree.get(above) not in NOTHING for above in _above(path) for tree in (old, new)):
-            continue  # a value stands there in place of the mapping, and is told
+            continue  # a value replaces the mapping there, and is listed
         left, right = old.get(path), new.get(path)
         if left is right or (left == right and json.dumps(left) == json.dumps(right)):
             continue
-        # A mapping that says nothing is told where the other has no mapping at all, not where it has one that says something.
+        # An empty mapping is listed where the other has no mapping at all, not where it has one with settings.
         says_nothing = left in NOTHING and right in NOTHING
         if not (says_nothing and any(leaf is not None and inner.startswith(f"{path}.") for inner, leaf in (*old.items(), *new.items()))):
             yield path
@@ -123,7 +124,7 @@ def declared_in_words(arm: Arm) -> tuple[str, ...]:
     """What an arm's ablation says: 'removed data.mixture.text', 'model.connector.image_tokens 4 → 16'; of a baseline, what the sweep sets
     everywhere."""
     if arm.seeds:
-        return (f"nothing but its seeds: {', '.join(map(str, arm.seeds))}",)
+        return (f"only its seeds: {', '.join(map(str, arm.seeds))}",)
     told = _in_words([change for change in arm.changes or arm.everywhere if change.declared])
     return (f"everywhere: {told[0]}", *told[1:]) if arm.everywhere and told else told
 
@@ -197,3 +198,24 @@ def _cut(text: str) -> str:
     """A text, cut in the middle where it is long."""
     half = LONGEST_VALUE // 2
     return text if len(text) <= LONGEST_VALUE else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def arms_in_words(studies: Sequence[Study], width: int) -> list[str]:
+    """For each arm a line with all settings in which it differs from its baseline, and for each baseline with what the sweep sets
+    everywhere; folded where it is too long."""
+    lines = []
+    for study in studies:
+        of_study = f"{study.name}: " if len(studies) > 1 else ""
+        for baseline in dict.fromkeys(arm.baseline for arm in study.arms):
+            arms = [arm for arm in study.arms if arm.baseline == baseline and arm.name != baseline]
+            lines.append(f"{of_study}what each arm changes in '{baseline}':" if arms else f"{of_study}no arm changes '{baseline}'")
+            told = {arm.name: in_words(arm) for arm in (study.arm(baseline), *arms)}
+            lines += [line for name, words in told.items() if words for line in _folded(f"{name}: {words}", width)]
+    return lines
+
+
+def _folded(line: str, width: int) -> list[str]:
+    # An arrow stays with the values on both its sides.
+    whole = line.replace(" → ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(whole, width, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)
+    return [part.replace("\N{NO-BREAK SPACE}", " ") for part in lines]

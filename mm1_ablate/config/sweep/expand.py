@@ -12,41 +12,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, did_you_mean, validated
+from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, Record, contents_of, sources_of
+from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, RecordedDigests, contents_of, sources_of
 from mm1_ablate.config.local_path import real
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
-from mm1_ablate.config.study import Arm, Change, Grid, Study, Trial
-from mm1_ablate.config.sweep.arms import Draft, arm_count, axes_of, drafts_of, edits_of
-from mm1_ablate.config.sweep.blame import edits_at, equals_baseline, moved_to_edit
+from mm1_ablate.config.study import Arm, Grid, Identity, Study, trials_of
+from mm1_ablate.config.sweep.arms import DeclaredArm, arm_count, axes_of, declared_arms, edits_of, equals_baseline
 from mm1_ablate.config.sweep.compare import comparison, expectations
-from mm1_ablate.config.sweep.declaration import Compare, Group, Sweep
+from mm1_ablate.config.sweep.declaration import AblationGroup, Compare, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
-from mm1_ablate.config.sweep.overrides import Altered, Edit, Keys, altered
-from mm1_ablate.config.sweep.preflight import Check, Preflight, never_read, unread_sources, wrong_data
-from mm1_ablate.config.sweep.trials import Identity, trials_of
+from mm1_ablate.config.sweep.overrides import AlteredExperiment, Edit, Keys, altered
+from mm1_ablate.config.sweep.preflight import Check, Preflight, edits_at, moved_to_edit, never_read
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order
-
-__all__ = ["BASELINE", "Arm", "Change", "FileErrors", "FileProblem", "Grid", "Study", "Trial", "load_experiment", "load_study"]
 
 BASELINE = "baseline"
 MOST_ARMS, MOST_TRIALS = 10_000, 100_000
 """Of a study, with those that its grids leave out."""
-MERGED = "a mapping is merged into what is there; under `replace` it takes its place"
+MERGED = "a mapping is merged into what is there; under `replace` it replaces it"
 
 
-def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None) -> Study:
+def load_study(
+    path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], RecordedDigests] | None = None
+) -> Study:
     """Expand a sweep file, or an experiment file into a study of that one system with seed 0.
 
     Args:
         look: how far to look at the data: that all is there as declared, only which data it is, or nowhere. Trials of a study whose
-            data nobody looked at have provisional fingerprints.
+            data that was not read have provisional fingerprints.
         checks: of the experiments of all arms.
         recorded: from a study's name, what an earlier run saw of its data (`DataSnapshot.to_record`): for data that is not here.
 
@@ -56,22 +54,6 @@ def load_study(path: Path, look: Look = "check", checks: Sequence[Check] = (), r
     snapshot = DataSnapshot(look, Path(path).parent)
     with snapshot.active():
         return _Expansion(Path(path), snapshot, checks, recorded).study()
-
-
-def load_experiment(path: Path, look: Look = "check") -> Experiment:
-    """The experiment of a file.
-
-    Args:
-        look: how far to look at the data.
-
-    Raises:
-        FileErrors: with every problem of the file.
-    """
-    with DataSnapshot(look, Path(path).parent).active():
-        experiment, marks = read_experiment(Path(path))
-        if found := [finding for finding in wrong_data(experiment) if not finding.warning]:
-            raise FileErrors(marks.problems(found))
-        return experiment
 
 
 @dataclass
@@ -104,7 +86,7 @@ class _Expansion:
     """Collects problems on the way, so that all of them can be raised together."""
 
     def __init__(
-        self, path: Path, snapshot: DataSnapshot, checks: Sequence[Check] = (), recorded: Callable[[str], Record] | None = None
+        self, path: Path, snapshot: DataSnapshot, checks: Sequence[Check] = (), recorded: Callable[[str], RecordedDigests] | None = None
     ) -> None:
         self.path = path
         self.snapshot = snapshot
@@ -116,7 +98,7 @@ class _Expansion:
         self.grids: dict[str, Grid] = {}
         self.identities: dict[str, Identity] = {}
         self.complete = True
-        """Whether every arm that the files mean is known."""
+        """Whether all arms of the files are known."""
         self._experiments: dict[Path, tuple[Experiment, Marks] | None] = {}
         self._declared: list[_Declared] = []
         """What the baselines declare."""
@@ -154,7 +136,7 @@ class _Expansion:
                         f"up to this group the study has more than {MOST_ARMS:,} arms or {MOST_TRIALS:,} trials, as many as there may be"
                     )
                     where: Keys = ("ablations", name, "grid") if group.grid is not None else ("ablations", name)
-                    file.report([Finding(where, message, "declare fewer axes, values or seeds", at_key=True)])
+                    file.report([Diagnostic(where, message, "declare fewer axes, values or seeds", at_key=True)])
                     raise FileErrors(problem for each in files for problem in each.problems)
 
     def _make_arms(self, files: Sequence[SweepFile], sweep: Sweep) -> None:
@@ -218,28 +200,25 @@ class _Expansion:
 
     def _report_unread_sources(self) -> None:
         """Warn of sources that a baseline declares and that neither it nor any arm reads. What a sweep removes, it means to remove."""
-        arms = [dict(unread_sources(arm.experiment)) for arm in self.arms.values()]
+        arms = [arm.experiment for arm in self.arms.values()]
         for one in self._declared:
-            in_file = dict(unread_sources(one.experiment))
-            for place, data_type in unread_sources(one.made):
-                finding = never_read(place, data_type)
-                if not all(place in unread for unread in arms):
-                    continue
-                if place in in_file:
-                    self.problems += one.marks.problems([finding])
-                elif added := [edit for edit in one.edits if edit.path == dotted(place)]:
-                    one.file.report([moved_to_edit(finding, added, one.where)])
+            in_file = [diagnostic.path for diagnostic in never_read(one.experiment, arms)]
+            for diagnostic in never_read(one.made, arms):
+                if diagnostic.path in in_file:
+                    self.problems += one.marks.problems([diagnostic])
+                elif added := [edit for edit in one.edits if edit.path == dotted(diagnostic.path)]:
+                    one.file.report([moved_to_edit(diagnostic, added, one.where)])
 
-    def _too_many_workers(self, sweep: Sweep) -> list[Finding]:
+    def _too_many_workers(self, sweep: Sweep) -> list[Diagnostic]:
         """Workers that a step of some arm has no row for."""
         workers = sweep.resources.workers
         few = [(arm.name, arm.experiment.training.batch_rows) for arm in self.arms.values() if arm.experiment.training.batch_rows < workers]
         if not few:
             return []
         more = f" and {len(few) - 1} more" if len(few) > 1 else ""
-        message = f"{workers} workers need a row each in every step, but training.batch_rows is {few[0][1]} in '{few[0][0]}'{more}"
+        message = f"each of {workers} workers needs a row in every step, but training.batch_rows is {few[0][1]} in '{few[0][0]}'{more}"
         where = "workers" if "workers" in sweep.resources.model_fields_set else "gpus"
-        return [Finding(("resources", where), message)]
+        return [Diagnostic(("resources", where), message)]
 
     def _published(self, file: SweepFile) -> Counterparts | None:
         """What the paper has on a file's arms."""
@@ -263,8 +242,7 @@ class _Expansion:
         if path not in self._experiments:
             self._experiments[path] = None
             if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length
-                near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
-                file.report([Finding(where, f"there is no experiment file {shown}", near)])
+                file.report([Diagnostic(where, f"there is no experiment file {shown}", file_like(path))])
                 return None
             try:
                 self._experiments[path] = read_experiment(short(shown))
@@ -289,13 +267,10 @@ class _Expansion:
             return None
         experiment, marks = read
         folder = declared.path.parent
-        made, found, result = _made_of_right_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
+        made, found, result = _made_of_valid_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
         file.report(found)
 
-        def remade(some: Sequence[Edit]) -> Experiment | None:
-            return _made(plain(experiment), some, where, folder)[0]
-
-        file.report(self.wrong.of(made, result.edits, where, marks, remade))
+        file.report(self.wrong.of(made, result.edits, where, marks, lambda some: _made(plain(experiment), some, where, folder)[0]))
         self._declared.append(_Declared(experiment, made, result.edits, where, marks, file))
         resolved = leaves(made)
         everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if result.edits else ()
@@ -304,7 +279,7 @@ class _Expansion:
         self.identities[name] = base.identity
         return base
 
-    def _expand(self, file: SweepFile, sweep: Sweep, name: str, group: Group, base: _Base | None, declared: SweepFile) -> None:
+    def _expand(self, file: SweepFile, sweep: Sweep, name: str, group: AblationGroup, base: _Base | None, declared: SweepFile) -> None:
         """The arms of a group.
 
         Args:
@@ -312,7 +287,7 @@ class _Expansion:
             sweep: the whole, whose seeds are those of all groups.
             declared: the file whose `everywhere` holds for the group.
         """
-        drafts, found = drafts_of(name, group)
+        arms, found = declared_arms(name, group)
         file.report(found)
         self.complete = self.complete and not found
         if group.experiment is not None:
@@ -320,48 +295,58 @@ class _Expansion:
         if base is None:
             return
         for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
-            message = f"seed {seed} is one of the sweep's own: with it the arm would be the baseline itself, not another draw of it"
-            file.report([Finding(("ablations", name, "seeds"), message, "take other seeds")])
-        wrong: dict[Finding, list[str]] = {}
-        for draft in (draft for draft in drafts if not draft.left_out):
-            for finding in self._arm(file, draft, base):
-                wrong.setdefault(finding, []).append(draft.name)
-        for finding, names in wrong.items():
-            # The points of a grid that fail for the same reason are told together.
+            message = f"seed {seed} is one of the sweep's seeds, at which the arm is identical to the baseline"
+            file.report([Diagnostic(("ablations", name, "seeds"), message, "take other seeds")])
+        wrong: dict[Diagnostic, list[str]] = {}
+        for declared_arm in (declared_arm for declared_arm in arms if not declared_arm.left_out):
+            for diagnostic in self._arm(file, declared_arm, base):
+                wrong.setdefault(diagnostic, []).append(declared_arm.name)
+        for diagnostic, names in wrong.items():
+            # The points of a grid that fail for the same reason are reported together.
             several = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            in_arm = f"in arm '{names[0]}'{several}: " if group.grid is not None and len(drafts) > 1 else ""
-            file.report([replace(finding, message=in_arm + finding.message)])
+            in_arm = f"in arm '{names[0]}'{several}: " if group.grid is not None and len(arms) > 1 else ""
+            file.report([replace(diagnostic, message=in_arm + diagnostic.message)])
         if group.grid is not None and not found:
-            standing = {draft.levels: draft.name for draft in drafts if draft.name in self.arms}
-            left_out = {draft.levels: base.arm.name for draft in drafts if draft.left_out and _is_baseline(draft, base, file.path.parent)}
+            standing = {declared_arm.levels: declared_arm.name for declared_arm in arms if declared_arm.name in self.arms}
+            left_out = {
+                declared_arm.levels: base.arm.name
+                for declared_arm in arms
+                if declared_arm.left_out and _is_baseline(declared_arm, base, file.path.parent)
+            }
             self.grids[name] = Grid(axes_of(group), {**standing, **left_out})
 
-    def _arm(self, file: SweepFile, draft: Draft, base: _Base) -> list[Finding]:
+    def _arm(self, file: SweepFile, declared_arm: DeclaredArm, base: _Base) -> list[Diagnostic]:
         """Make an arm of a baseline and keep it, or say what is wrong with it."""
         folder = file.path.parent
-        experiment, found, result = _made(base.tree, draft.edits, draft.where, folder)
+        experiment, found, result = _made(base.tree, declared_arm.edits, declared_arm.where, folder)
         if experiment is None:
             self.complete = False
             return found
 
-        def remade(some: Sequence[Edit]) -> Experiment | None:
-            return _made(base.tree, some, draft.where, folder)[0]
-
-        wrong = self.wrong.of(experiment, result.edits, draft.where, base.marks, remade, arm=True)
+        wrong = self.wrong.of(
+            experiment,
+            result.edits,
+            declared_arm.where,
+            base.marks,
+            lambda some: _made(base.tree, some, declared_arm.where, folder)[0],
+            arm=True,
+        )
         identity = Identity.of(experiment)
-        if identity == base.identity and not draft.seeds:
-            file.report([equals_baseline(draft, base.arm.name)])
+        if identity == base.identity and not declared_arm.seeds:
+            file.report([equals_baseline(declared_arm, base.arm.name)])
         changes = changes_of(base.leaves, leaves(experiment), result.edits, result.consequences)
-        self._add(file, Arm(draft.name, draft.group, experiment, base.arm.name, changes, draft.seeds), draft.where)
-        self.identities.setdefault(draft.name, identity)
+        self._add(
+            file, Arm(declared_arm.name, declared_arm.group, experiment, base.arm.name, changes, declared_arm.seeds), declared_arm.where
+        )
+        self.identities.setdefault(declared_arm.name, identity)
         return wrong
 
     def _add(self, file: SweepFile, arm: Arm, where: Keys) -> None:
         if arm.name in self.arms:
             other = self.arms[arm.name].group
             owner = f"group '{other}'" if other else "the baseline of the sweep"
-            message = f"the name '{arm.name}' of an arm is taken already, by {owner}"
-            file.report([Finding(where, message, "rename the group", at_key=True)])
+            message = f"the arm name '{arm.name}' is already used by {owner}"
+            file.report([Diagnostic(where, message, "rename the group", at_key=True)])
         else:
             self.arms[arm.name] = arm
 
@@ -371,48 +356,50 @@ def _own_baseline(sweep: Sweep) -> str:
     return f"{sweep.sweep}/{BASELINE}"
 
 
-def _is_baseline(draft: Draft, base: _Base, folder: Path) -> bool:
-    experiment, _, _ = _made(base.tree, draft.edits, draft.where, folder)
+def _is_baseline(declared_arm: DeclaredArm, base: _Base, folder: Path) -> bool:
+    experiment, _, _ = _made(base.tree, declared_arm.edits, declared_arm.where, folder)
     return experiment is not None and Identity.of(experiment) == base.identity
 
 
-def _made(tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path) -> tuple[Experiment | None, list[Finding], Altered]:
+def _made(
+    tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
+) -> tuple[Experiment | None, list[Diagnostic], AlteredExperiment]:
     """The experiment that edits make of a baseline, or what is wrong by place in the sweep file; and what was done.
 
     Args:
         folder: of the sweep file, where paths that edits give start. Those of the baseline are absolute already.
     """
     result = altered(tree, edits)
-    if result.findings:
-        return None, result.findings, result
+    if result.diagnostics:
+        return None, result.diagnostics, result
     experiment, found = _valid(result.tree, edits, folder)
     told = []
-    for finding in found:
-        place = ".".join(map(str, finding.path))
+    for diagnostic in found:
+        place = ".".join(map(str, diagnostic.path))
         sections = [edit for edit in edits if edit.path == place and isinstance(edit.value, dict) and not edit.whole]
-        if sections and not finding.hint:
-            finding = replace(finding, hint=MERGED)  # what a section as a whole has wrong may be what it kept
-        told.append(moved_to_edit(finding, [*sections, *_bringing_about(finding, tree, result.edits, folder)], where))
+        if sections and not diagnostic.hint:
+            diagnostic = replace(diagnostic, hint=MERGED)  # what a section as a whole has wrong may be what it kept
+        told.append(moved_to_edit(diagnostic, [*sections, *_bringing_about(diagnostic, tree, result.edits, folder)], where))
     return (None if found else experiment), told, result
 
 
-def _made_of_right_edits(
+def _made_of_valid_edits(
     tree: dict[str, Any], edits: Sequence[Edit], where: Keys, folder: Path
-) -> tuple[Experiment, list[Finding], Altered]:
+) -> tuple[Experiment, list[Diagnostic], AlteredExperiment]:
     """The experiment that edits make of a right baseline without those that are wrong, and what is wrong with these: arms can be made of
     it, so that their problems are found too."""
     experiment, found, result = _made(tree, edits, where, folder)
     if experiment is not None:
         return experiment, found, result
-    right = [edit for edit in edits if not any(finding.path[: len(edit.where)] == edit.where for finding in found)]
-    made, others, result = _made_of_right_edits(tree, right if len(right) < len(edits) else [], where, folder)
+    right = [edit for edit in edits if not any(diagnostic.path[: len(edit.where)] == edit.where for diagnostic in found)]
+    made, others, result = _made_of_valid_edits(tree, right if len(right) < len(edits) else [], where, folder)
     return made, [*found, *others], result
 
 
-def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[Experiment | None, list[Finding]]:
+def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[Experiment | None, list[Diagnostic]]:
     """The experiment of plain values that edits left, and what is wrong by place in it."""
     tree, found, problems = with_earlier(tree, folder)
-    found += [Finding(("starts_from",), str(problem).splitlines()[0]) for problem in problems]
+    found += [Diagnostic(("starts_from",), str(problem).splitlines()[0]) for problem in problems]
     experiment = None
     if not found:
         experiment, found = validated(Experiment, tree, folder)
@@ -421,15 +408,15 @@ def _valid(tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> tuple[E
     return experiment, found
 
 
-def _bringing_about(finding: Finding, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
-    """The edits to blame for a finding by place in the experiment: those that say something about the place, or without which all is
+def _bringing_about(diagnostic: Diagnostic, tree: dict[str, Any], edits: Sequence[Edit], folder: Path) -> Sequence[Edit]:
+    """The edits to blame for a diagnostic by place in the experiment: those that say something about the place, or without which all is
     well there."""
-    if len(edits) < 2 or edits_at(edits, finding.path):
+    if len(edits) < 2 or edits_at(edits, diagnostic.path):
         return edits
     needed = []
     for edit in edits:
         fewer = [other for other in edits if other is not edit]
         left = altered(tree, fewer)
-        if not left.findings and all(other.path != finding.path for other in _valid(left.tree, fewer, folder)[1]):
+        if not left.diagnostics and all(other.path != diagnostic.path for other in _valid(left.tree, fewer, folder)[1]):
             needed.append(edit)
     return needed or edits

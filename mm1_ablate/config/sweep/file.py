@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate.config.errors import Finding, did_you_mean, validated
+from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.identity.fingerprint import fingerprint
 from mm1_ablate.config.local_path import real
 from mm1_ablate.config.sweep.arms import edits_of
 from mm1_ablate.config.sweep.declaration import REPLACE, Sweep
-from mm1_ablate.config.sweep.overrides import said
+from mm1_ablate.config.sweep.overrides import leaf_values
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Keys, Marks, read_tree
 
 
@@ -30,15 +30,15 @@ class SweepFile:
     marks: Marks
     problems: list[FileProblem]
     sweep: Sweep | None = None
-    """None where too little is right."""
+    """None if the file has too many errors to be used."""
     is_experiment: bool = False
     """Whether the file is an experiment, to be run alone."""
     complete: bool = True
-    """Whether every arm that the file means is declared."""
+    """Whether all arms of the file could be declared."""
     expectations: list[int] = field(default_factory=list)
-    """Places in the file's list of the expectations that are right in themselves."""
+    """Indices in the file of the expectations that are valid by themselves."""
 
-    def report(self, found: Iterable[Finding]) -> None:
+    def report(self, found: Iterable[Diagnostic]) -> None:
         self.problems += self.marks.problems(found)
 
     def rename_expected(self, name: str, new: str) -> None:
@@ -71,7 +71,7 @@ def read_sweep_file(path: Path) -> SweepFile:
     if isinstance(tree, dict) and isinstance(tree.get("expect"), list):
         file.expectations = list(range(len(tree["expect"])))
     while sweep is None and found:
-        wrong = {finding.path[1] for finding in found if finding.path[:1] == ("expect",) and len(finding.path) > 1}
+        wrong = {diagnostic.path[1] for diagnostic in found if diagnostic.path[:1] == ("expect",) and len(diagnostic.path) > 1}
         file.expectations = [place for index, place in enumerate(file.expectations) if index not in wrong]
         left = _without_wrong(tree, found)
         file.complete = False
@@ -102,11 +102,10 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
         path = short(file.beside(name))
         if real(path) in files:
             message = "includes itself" if real(path) == real(file.path) else f"{path} is part of this study already"
-            file.report([Finding(place, message, "leave it out")])
+            file.report([Diagnostic(place, message, "leave it out")])
             continue
         if not os.path.isfile(path):
-            near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
-            file.report([Finding(place, f"there is no sweep file {path}", near)])
+            file.report([Diagnostic(place, f"there is no sweep file {path}", file_like(path))])
             first.complete = False
             continue
         try:
@@ -116,7 +115,7 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
             first.complete = False
             continue
         if other.is_experiment:
-            file.report([Finding(place, f"{path} is an experiment; only sweeps can be included")])
+            file.report([Diagnostic(place, f"{path} is an experiment; only sweeps can be included")])
             continue
         files[real(path)] = other
         first.complete = first.complete and other.complete
@@ -135,7 +134,7 @@ def _settings(everywhere: Mapping[str, Any]) -> dict[str, Any]:
     """What is set everywhere, however it is written: by paths, or by mappings that are merged."""
     settings: dict[str, Any] = {}
     for edit in edits_of(everywhere, ()):
-        settings |= {f"{REPLACE} {edit.path}": edit.value} if edit.whole else said(edit)
+        settings |= {f"{REPLACE} {edit.path}": edit.value} if edit.whole else leaf_values(edit)
     return settings
 
 
@@ -145,28 +144,28 @@ def _check_groups(files: Sequence[SweepFile]) -> None:
         for name in list(file.sweep.ablations) if file.sweep else []:
             owner = owners.setdefault(name, file)
             if owner is not file and file.sweep is not None:
-                message = f"the group '{name}' of {file.path} is in {owner.path} already, and both are in one study"
-                file.report([Finding(("ablations", name), message, "rename one of them", at_key=True)])
+                message = f"the group '{name}' of {file.path} also exists in {owner.path}, in the same study"
+                file.report([Diagnostic(("ablations", name), message, "rename one of them", at_key=True)])
                 left = {group: value for group, value in file.sweep.ablations.items() if group != name}
                 file.sweep = file.sweep.model_copy(update={"ablations": left})
 
 
-def _without_wrong(tree: Any, found: Sequence[Finding]) -> dict[str, Any] | None:
+def _without_wrong(tree: Any, found: Sequence[Diagnostic]) -> dict[str, Any] | None:
     """A copy of a sweep's mapping without what is wrong; None if what is left cannot be expanded."""
     if not isinstance(tree, dict):
         return None
     whole = tree
     wrong = {other.path[1] for other in found if other.path[:1] == ("expect",) and len(other.path) > 1}
     rest: dict[str, Any] = dict(tree)
-    for finding in found:
-        first = finding.path[0] if finding.path else None
+    for diagnostic in found:
+        first = diagnostic.path[0] if diagnostic.path else None
         if first == "sweep":
             rest["sweep"] = "unnamed"
         elif first == "experiment" or first is None:
             return None
-        elif first == "ablations" and len(finding.path) > 1 and isinstance(rest.get("ablations"), dict):
-            rest["ablations"] = _without(rest["ablations"], finding.path[1:] if finding.at_key else finding.path[1:2])
-        elif first == "expect" and len(finding.path) > 1:
+        elif first == "ablations" and len(diagnostic.path) > 1 and isinstance(rest.get("ablations"), dict):
+            rest["ablations"] = _without(rest["ablations"], diagnostic.path[1:] if diagnostic.at_key else diagnostic.path[1:2])
+        elif first == "expect" and len(diagnostic.path) > 1:
             rest["expect"] = [entry for index, entry in enumerate(whole["expect"]) if index not in wrong]
         else:
             rest.pop(str(first), None)

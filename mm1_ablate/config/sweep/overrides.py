@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from mm1_ablate.config.data import Data
-from mm1_ablate.config.errors import Finding, did_you_mean, listed, validated
+from mm1_ablate.config.errors import Diagnostic, did_you_mean, listed, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.paths import ABSENT, Node, PathError, plain
 from mm1_ablate.config.settings import Settings
@@ -35,15 +35,15 @@ class Edit:
     value: Any = None
     removed: bool = False
     whole: bool = False
-    """Whether the value takes the place of all that is at the path, instead of being merged into it."""
+    """Whether the value replaces everything at the path, instead of being merged into it."""
     where: Keys = ()
-    """Where the sweep file says so."""
+    """Its place in the sweep file."""
     stage: str = ""
     """What leads to the earlier stage that the path is in, with a dot at its end; empty for the last one."""
 
 
 @dataclass
-class Altered:
+class AlteredExperiment:
     """The plain values of an arm."""
 
     tree: dict[str, Any]
@@ -51,20 +51,20 @@ class Altered:
     """Paths that changed because of a removal, such as training.steps when the data shrinks."""
     edits: list[Edit] = field(default_factory=list)
     """What was applied: of a mapping that was merged, an edit for each setting in it, with its own path and place."""
-    findings: list[Finding] = field(default_factory=list)
-    """What is wrong; paths are places in the sweep file."""
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    """Problems; their paths are places in the sweep file."""
     untyped: list[str] = field(default_factory=list)
-    """Places whose `type` names nothing, so that nobody can say what is below them."""
+    """Places whose `type` is unknown, and with it their settings."""
     kept: Fraction = Fraction(1)
     """The share of the training that is left, where removed data shrinks it."""
 
 
-def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
+def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> AlteredExperiment:
     """Apply the edits of one arm to the plain values of a valid experiment, each to the stage that its path leads to."""
     deeper = [edit for edit in edits if edit.path.startswith(EARLIER)]
     result = _altered(tree, [edit for edit in edits if edit not in deeper])
-    if not deeper or result.findings:
-        result.findings += _said_twice(result.edits)
+    if not deeper or result.diagnostics:
+        result.diagnostics += _set_twice(result.edits)
         return result
     earlier = result.tree.get(EARLIER[:-1])
     if not isinstance(earlier, dict):
@@ -72,46 +72,48 @@ def altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
         message = f"'{result.tree.get('experiment')}' has no earlier stage (starts_from)"
         if replacing is not None:
             message = f"the same arm {'removes' if replacing.removed else 'replaces'} {replacing.stage}starts_from"
-        result.findings += [Finding(edit.where, _named(edit, message), at_key=True) for edit in deeper]
+        result.diagnostics += [Diagnostic(edit.where, _named(edit, message), at_key=True) for edit in deeper]
         return result
     inside = [replace(edit, path=edit.path.removeprefix(EARLIER), stage=edit.stage + EARLIER) for edit in deeper]
     below = altered(earlier, inside)
     result.edits += [replace(edit, path=EARLIER + edit.path, stage=edit.stage.removesuffix(EARLIER)) for edit in below.edits]
-    result.findings += below.findings or _said_twice(result.edits)
+    result.diagnostics += below.diagnostics or _set_twice(result.edits)
     result.consequences += [EARLIER + path for path in below.consequences]
     result.tree = {**result.tree, EARLIER[:-1]: below.tree}
     return result
 
 
-def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> Altered:
+def _altered(tree: dict[str, Any], edits: Sequence[Edit]) -> AlteredExperiment:
     """The edits of the last stage alone."""
-    result = Altered(tree)
+    result = AlteredExperiment(tree)
     altering = sorted((edit for edit in edits if not edit.removed), key=_order)
     applied = _apply(result, [edit for edit in altering if edit.whole])
     merging = [edit for edit in altering if not edit.whole]
     result.tree = _retyped_everywhere(result.tree, merging)
     applied |= _apply(result, merging)
     result.edits = [own for edit in edits for own in applied.get(id(edit), ())]  # in the order of the file
-    result.findings += [finding for place in dict.fromkeys(result.untyped) for finding in _wrong_type(result.tree, place, result.edits)]
+    result.diagnostics += [
+        diagnostic for place in dict.fromkeys(result.untyped) for diagnostic in _wrong_type(result.tree, place, result.edits)
+    ]
     removals = [edit for edit in edits if edit.removed]
     if conflicts := _conflicts(tree, [*result.edits, *removals]):
-        result.findings = conflicts
+        result.diagnostics = conflicts
     result.edits += removals
     does_both = 0 < len(removals) < len(result.edits)
-    if result.findings or (does_both and validated(Data, result.tree.get("data"))[0] is None):
+    if result.diagnostics or (does_both and validated(Data, result.tree.get("data"))[0] is None):
         return result  # what is not valid has no shares to compute with; whoever validates the tree says why
     # Shares of whole data types first, so that what remains of a source's share is known when the source is removed.
     for edit in sorted(removals, key=lambda edit: not edit.path.startswith("data.mixture.")):
         try:
             _remove(result, edit)
         except PathError as error:
-            result.findings.append(Finding(edit.where, _named(edit, error.message), _hint(edit, error)))
-    if result.kept != 1 and not result.findings:
+            result.diagnostics.append(Diagnostic(edit.where, _named(edit, error.message), _hint(edit, error)))
+    if result.kept != 1 and not result.diagnostics:
         _shrink(result)
     return result
 
 
-def _apply(result: Altered, edits: Sequence[Edit]) -> dict[int, list[Edit]]:
+def _apply(result: AlteredExperiment, edits: Sequence[Edit]) -> dict[int, list[Edit]]:
     """Apply edits that remove nothing; returns by the `id` of each the edits of single settings that it comes to."""
     applied = {}
     for edit in edits:
@@ -123,14 +125,14 @@ def _apply(result: Altered, edits: Sequence[Edit]) -> dict[int, list[Edit]]:
                 continue
             applied[id(edit)] = [edit]
             at = error.edit if isinstance(error, _WrongInside) else edit
-            result.findings.append(Finding(at.where, _named(at, error.message), _hint(at, error), at_key=True))
+            result.diagnostics.append(Diagnostic(at.where, _named(at, error.message), _hint(at, error), at_key=True))
     return applied
 
 
 def _retyped_everywhere(tree: dict[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
-    """The types of components that edits change, wherever in a mapping: before anything is said of their settings. What cannot be found yet
-    is told of, or made, when the edits are applied."""
-    types = {path: value for edit in edits for path, value in said(edit).items() if isinstance(value, str)}
+    """The types of components that edits change, wherever in a mapping: before their settings are checked. What cannot be found yet
+    is reported, or made, when the edits are applied."""
+    types = {path: value for edit in edits for path, value in leaf_values(edit).items() if isinstance(value, str)}
     for path, value in sorted(types.items(), key=lambda entry: entry[0].count(".")):
         root = Node(Experiment, tree)
         place = path.removesuffix(".type")
@@ -142,11 +144,11 @@ def _retyped_everywhere(tree: dict[str, Any], edits: Sequence[Edit]) -> dict[str
     return tree
 
 
-def _wrong_type(tree: dict[str, Any], place: str, edits: Sequence[Edit]) -> list[Finding]:
+def _wrong_type(tree: dict[str, Any], place: str, edits: Sequence[Edit]) -> list[Diagnostic]:
     """What is wrong with the type of a component, at the edit that gave it."""
     edit = max((edit for edit in edits if f"{place}.type.".startswith(edit.path + ".")), key=lambda edit: len(edit.path))
     parts = tuple(place.split("."))
-    found = [finding for finding in validated(Experiment, tree)[1] if finding.path[: len(parts)] == parts]
+    found = [diagnostic for diagnostic in validated(Experiment, tree)[1] if diagnostic.path[: len(parts)] == parts]
     inside = len(edit.path.split("."))
     return [replace(one, path=(*edit.where, *one.path[inside:]), message=_named(edit, one.message)) for one in found]
 
@@ -170,41 +172,41 @@ def _order(edit: Edit) -> tuple[bool, bool, int]:
     return not edit.whole, not edit.path.endswith(".type"), edit.path.count(".")
 
 
-def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Finding]:
+def _conflicts(tree: dict[str, Any], edits: Sequence[Edit]) -> list[Diagnostic]:
     """Things that are removed and altered, at or below themselves, in one arm."""
     removed = [edit.path for edit in edits if edit.removed]
     sources = tree["data"]["sources"]
     found = {}
     altering = [edit for edit in edits if removed and not edit.removed]
-    for edit, own in ((one, path) for one in altering for path in said(one)):
+    for edit, own in ((one, path) for one in altering for path in leaf_values(one)):
         parts = own.split(".")
         feeds = sources.get(parts[2], {}).get("data_type") if parts[:2] == ["data", "sources"] and len(parts) > 2 else None
         for path in removed:
             message = ""
             if own == path or own.startswith(path + "."):
-                message = f"is altered, and the same arm removes {path}"
+                message = f"is altered, but the same arm removes {path}"
             elif path == f"data.mixture.{feeds}":
-                message = f"is altered, but feeds only '{feeds}', and the same arm removes {path}"
+                message = f"is altered, but provides only '{feeds}', which the same arm removes with {path}"
             if message:
-                found[id(edit)] = Finding(edit.where, _named(edit, message), "keep one of the two", at_key=True)
+                found[id(edit)] = Diagnostic(edit.where, _named(edit, message), "keep one of the two", at_key=True)
     return list(found.values())
 
 
-def _said_twice(edits: Sequence[Edit]) -> list[Finding]:
+def _set_twice(edits: Sequence[Edit]) -> list[Diagnostic]:
     """Settings that one arm gives two values, by a mapping and by a path into it for instance."""
     first: dict[str, Edit] = {}
     found = {}
     for edit in edits:
-        for path in () if edit.removed else said(edit):
+        for path in () if edit.removed else leaf_values(edit):
             other = first.setdefault(path, edit)
             if other is not edit:
                 places = [".".join(f"'{part}'" if "." in str(part) else str(part) for part in one.where) for one in (other, edit)]
                 message = f"{edit.stage}{path} is set twice: by {places[0]} and by {places[1]}"
-                found[id(edit)] = Finding(edit.where, message, "keep one of the two", at_key=True)
+                found[id(edit)] = Diagnostic(edit.where, message, "keep one of the two", at_key=True)
     return list(found.values())
 
 
-def said(edit: Edit) -> dict[str, Any]:
+def leaf_values(edit: Edit) -> dict[str, Any]:
     """All single settings that an edit gives a value, by their paths."""
 
     def below(path: str, value: Any) -> dict[str, Any]:
@@ -256,13 +258,14 @@ def _can_be_added(mapping: Node, name: str, value: Any) -> bool:
 
 
 def _merged(node: Node, edit: Edit) -> tuple[Any, list[Edit]]:
-    """What stands at a node after an edit that is no replacement, and the edits of single settings that it comes to."""
+    """The value of a node after an edit that is not a replacement, and the edits of single settings that it amounts to."""
     if node.has_types and isinstance(edit.value, str):
         return _retyped(node, edit.value), [replace(edit, path=f"{edit.path}.type")]
     if not isinstance(edit.value, dict) or not isinstance(node.value, dict):
         return edit.value, [edit]
     if not edit.value:
-        raise _WrongInside(edit, "an empty mapping changes nothing: it is merged into what is there", "`replace` takes its place instead")
+        message = "an empty mapping changes nothing: it is merged into what is there"
+        raise _WrongInside(edit, message, "to replace it, write it under `replace`")
     if node.has_types and "type" in edit.value:
         node = Node(node.annotation, _retyped(node, edit.value["type"]))
     merged, applied = dict(node.value), []
@@ -289,18 +292,18 @@ def _can_be_begun(root: Node, place: str) -> bool:
     except PathError:
         return False
     entry = Node(mapping.item, {}) if mapping.settings is None and isinstance(mapping.value, dict) else None
-    return entry is not None and entry.settings is not None and _says_nothing(entry)
+    return entry is not None and entry.settings is not None and _is_empty(entry)
 
 
-def _says_nothing(node: Node) -> bool:
+def _is_empty(node: Node) -> bool:
     """Whether settings say nothing at all: every field is there by default, and is nothing, off or empty."""
     if node.settings is None:
         return node.value in (None, False) or node.value == {} or node.value == []
-    return all(below is not None and _says_nothing(below) for below in map(node.child, node.names()))
+    return all(below is not None and _is_empty(below) for below in map(node.child, node.names()))
 
 
 def _resolved(tree: dict[str, Any], path: str) -> Any:
-    """What stands at a path in the end, though nobody wrote it: settings may follow from others, as those of a protocol do. None where
+    """The resolved value at a path that is not written: settings may follow from others, as those of a protocol do. None where
     nothing does, or the tree is not valid."""
     at: Any = validated(Experiment, tree)[0]
     for name in path.split("."):
@@ -317,7 +320,7 @@ def _retyped(node: Node, type_name: Any) -> dict[str, Any]:
     return {**kept, "type": type_name}
 
 
-def _remove(result: Altered, edit: Edit) -> None:
+def _remove(result: AlteredExperiment, edit: Edit) -> None:
     root = Node(Experiment, result.tree)
     place, _, name = edit.path.rpartition(".")
     node = root.find(edit.path)
@@ -329,13 +332,13 @@ def _remove(result: Altered, edit: Edit) -> None:
         elif place == "data.sources":
             _remove_source(result, root, name)
     elif (node.value is None or node.value is False) and _resolved(result.tree, edit.path) in (None, False):
-        raise PathError(f"cannot be removed: it is already {'nothing' if node.value is None else 'off'}")
+        raise PathError(f"cannot be removed: it is already {'None' if node.value is None else 'off'}")
     elif node.nullable and parent.settings is not None:
         result.tree = root.replaced(edit.path, None)
-    elif Node(node.annotation, {}).settings is not None and _says_nothing(Node(node.annotation, {})):
-        # Bounds, say: what they are without anything written is what it means to be without them.
-        if _says_nothing(node):
-            raise PathError("cannot be removed: it is already nothing")
+    elif Node(node.annotation, {}).settings is not None and _is_empty(Node(node.annotation, {})):
+        # Bounds, say: removing them means returning to their defaults.
+        if _is_empty(node):
+            raise PathError("cannot be removed: it is already None")
         result.tree = root.replaced(edit.path, {})
     elif node.value is True:
         result.tree = root.replaced(edit.path, False)
@@ -347,7 +350,7 @@ def _weights(root: Node) -> dict[str, Fraction]:
     return {name: Fraction(str(weight)) for name, weight in root.find("data.mixture").value.items()}
 
 
-def _remove_source(result: Altered, before: Node, name: str) -> None:
+def _remove_source(result: AlteredExperiment, before: Node, name: str) -> None:
     """The share of one of several sources of a data type, after the source is gone."""
     sources = before.find("data.sources")
     weights = {key: Fraction(str(before.find(f"data.sources.{key}.weight").value)) for key in sources.value}
@@ -366,8 +369,8 @@ def _remove_source(result: Altered, before: Node, name: str) -> None:
         _reassign(result, None, lost, sum(mixture.values(), Fraction(0)))
 
 
-def _reassign(result: Altered, removed_type: str | None, lost: Fraction, total: Fraction) -> None:
-    """What becomes of a share that was lost: `data.when_removed`. Renormalising is what weights do by themselves."""
+def _reassign(result: AlteredExperiment, removed_type: str | None, lost: Fraction, total: Fraction) -> None:
+    """Reassign a removed share by `data.when_removed`. Weights renormalise by themselves."""
     root = Node(Experiment, result.tree)
     when_removed = root.find("data.when_removed").value
     if when_removed == "shrink" and total:
@@ -375,11 +378,11 @@ def _reassign(result: Altered, removed_type: str | None, lost: Fraction, total: 
     elif isinstance(when_removed, dict) and lost:
         filling = str(when_removed.get("fill_with"))
         if filling == removed_type:
-            raise PathError(f"data.when_removed fills with '{filling}', which is what was removed", "fill with another data type")
+            raise PathError(f"data.when_removed fills with '{filling}', which was removed", "fill with another data type")
         _set(result, f"data.mixture.{filling}", _number(_weights(root).get(filling, Fraction(0)) + lost))
 
 
-def _shrink(result: Altered) -> None:
+def _shrink(result: AlteredExperiment) -> None:
     """Fewer steps, so that the data that stays is seen as often as in the baseline."""
     root = Node(Experiment, result.tree)
     steps = max(1, round(root.find("training.steps").value * result.kept))
@@ -388,7 +391,7 @@ def _shrink(result: Altered) -> None:
     _set(result, "training.warmup_steps", warmup)
 
 
-def _set(result: Altered, path: str, value: Any) -> None:
+def _set(result: AlteredExperiment, path: str, value: Any) -> None:
     result.tree = Node(Experiment, result.tree).replaced(path, value)
     result.consequences.append(path)
 

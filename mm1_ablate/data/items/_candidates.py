@@ -14,11 +14,11 @@ from hashlib import sha256
 from itertools import islice
 from typing import Any
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files
 from mm1_ablate.data.items._expressions import AnnotationRow, evaluate
-from mm1_ablate.data.items._record import ItemFiles, Record, Shape
+from mm1_ablate.data.items._record import ItemFiles, RecordSettings, Shape
 from mm1_ablate.data.readers.annotation_files import WrongShape, rows_of
 
 FoundFiles = Mapping[str, Sequence[DataFile]]
@@ -26,11 +26,11 @@ FoundFiles = Mapping[str, Sequence[DataFile]]
 
 
 # ---------------------------------------------------------------- which files
-def declared_files(source: Record, split: str) -> dict[str, tuple[ItemFiles, ...]]:
+def declared_files(source: RecordSettings, split: str) -> dict[str, tuple[ItemFiles, ...]]:
     """What a split reads as it is declared, by purpose; alternatives beside each other.
 
     Raises:
-        Misfit: there is no such split.
+        SettingError: there is no such split.
     """
     demonstrations = {} if source.demonstrations is None else {"demonstrations": source.demonstrations}
     if split == "report":
@@ -38,20 +38,20 @@ def declared_files(source: Record, split: str) -> dict[str, tuple[ItemFiles, ...
     if source.development is not None:
         return {"development": source.development, **demonstrations}
     if not demonstrations:
-        raise Misfit("development", "there is no development split: the record declares neither 'development' nor 'demonstrations'")
+        raise SettingError("development", "there is no development split: the record declares neither 'development' nor 'demonstrations'")
     return demonstrations
 
 
-def chosen_files(source: Record, split: str) -> dict[str, tuple[ItemFiles, FoundFiles]]:
+def chosen_files(source: RecordSettings, split: str) -> dict[str, tuple[ItemFiles, FoundFiles]]:
     """What a split reads and the files of it, by purpose; of alternatives the first that is there.
 
     Raises:
-        Misfit: files are missing.
+        SettingError: files are missing.
     """
     return {name: _chosen(source, name, alternatives) for name, alternatives in declared_files(source, split).items()}
 
 
-def _chosen(source: Record, name: str, alternatives: Sequence[ItemFiles]) -> tuple[ItemFiles, FoundFiles]:
+def _chosen(source: RecordSettings, name: str, alternatives: Sequence[ItemFiles]) -> tuple[ItemFiles, FoundFiles]:
     problems = []
     for number, declared in enumerate(alternatives):
         at = f"{name}.{number}" if len(alternatives) > 1 else name
@@ -64,7 +64,7 @@ def _chosen(source: Record, name: str, alternatives: Sequence[ItemFiles]) -> tup
     raise missing(source, f"{name}.file" if len(alternatives) == 1 else name, "; ".join(problems))
 
 
-def _joined_files(source: Record, at: str, declared: ItemFiles) -> Iterator[tuple[str, list[DataFile]]]:
+def _joined_files(source: RecordSettings, at: str, declared: ItemFiles) -> Iterator[tuple[str, list[DataFile]]]:
     for name, join in declared.join.items():
         if join.file is not None:
             try:
@@ -73,16 +73,16 @@ def _joined_files(source: Record, at: str, declared: ItemFiles) -> Iterator[tupl
                 raise missing(source, f"{at}.join.{name}.file", str(error)) from None
 
 
-def _found(source: Record, names: Iterable[str]) -> list[DataFile]:
+def _found(source: RecordSettings, names: Iterable[str]) -> list[DataFile]:
     folder = source.base()
     return find_files(name if "://" in name or name.startswith(("/", "${")) else posixpath.join(folder, name) for name in names)
 
 
-def archives(source: Record) -> list[DataFile]:
+def archives(source: RecordSettings) -> list[DataFile]:
     """Further archives with images.
 
     Raises:
-        Misfit: there are no such files.
+        SettingError: there are no such files.
     """
     try:
         return _found(source, source.archives or ())
@@ -90,10 +90,10 @@ def archives(source: Record) -> list[DataFile]:
         raise missing(source, "archives", str(error)) from None
 
 
-def missing(source: Record, at: str, problem: str) -> Misfit:
-    """That something is not there, and where names start and files are to be had."""
+def missing(source: RecordSettings, at: str, problem: str) -> SettingError:
+    """A message that something is missing, where names start, and where files are published."""
     where = f"; names start at the folder {source.base()}" + (f" ({source.folder})" if source.folder.startswith("${") else "")
-    return Misfit(at, problem + where + (f"; the files are published at {source.published}" if source.published else ""))
+    return SettingError(at, problem + where + (f"; the files are published at {source.published}" if source.published else ""))
 
 
 # ---------------------------------------------------------------- candidates
@@ -115,11 +115,11 @@ class Pool:
     """Rows that cannot even be candidates."""
 
 
-def pool_of(source: Record, name: str, declared: ItemFiles, files: FoundFiles, first: int | None = None) -> Pool:
+def pool_of(source: RecordSettings, name: str, declared: ItemFiles, files: FoundFiles, first: int | None = None) -> Pool:
     """The candidates for one purpose, in the order of the file; of its first rows only, if so many are enough.
 
     Raises:
-        Misfit: the files are not what the record says.
+        SettingError: the files are not what the record says.
     """
     pool = Pool(source.shape(declared))
     known: dict[str, Candidate] = {}
@@ -145,11 +145,11 @@ def pool_of(source: Record, name: str, declared: ItemFiles, files: FoundFiles, f
             else:
                 pool.bad.append(Unreadable("an id occurs twice", identity))
     except WrongShape as error:
-        raise Misfit(f"{name}.rows" if declared.rows else name, str(error)) from None
+        raise SettingError(f"{name}.rows" if declared.rows else name, str(error)) from None
     except Unreadable as error:  # in a list that is joined
-        raise Misfit(f"{name}.join", str(error)) from None
+        raise SettingError(f"{name}.join", str(error)) from None
     if not pool.candidates and first is None:
-        raise Misfit(name, f"{', '.join(declared.file)} has no row that counts" + (f"; {pool.bad[0]}" if pool.bad else ""))
+        raise SettingError(name, f"{', '.join(declared.file)} has no usable row" + (f"; {pool.bad[0]}" if pool.bad else ""))
     return pool
 
 

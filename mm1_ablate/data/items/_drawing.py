@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import fingerprint
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import ProgressCallback, build_once
 from mm1_ablate.data.counter_based_random import key
 from mm1_ablate.data.documents import Item, ItemSet, Unreadable
 from mm1_ablate.data.files import digest_files
 from mm1_ablate.data.items._candidates import Candidate, FoundFiles, Pool, archives, as_text, chosen_files, missing, pool_of
 from mm1_ablate.data.items._expressions import evaluate, file_name
-from mm1_ablate.data.items._record import ItemFiles, Record, Shape
+from mm1_ablate.data.items._record import ItemFiles, RecordSettings, Shape
 from mm1_ablate.data.readers.annotation_files import is_quick
 from mm1_ablate.data.readers.image_folder import MISSING, ImageFolder
 
@@ -32,7 +32,7 @@ HELD_OUT = 10
 POOL = 2048
 """Candidates for demonstrations, and items of a development split that is held out from them, unless a record says otherwise."""
 RULE = 3
-"""Number of the rule by which items are drawn: another one draws others, and must not find these in the cache."""
+"""Version of the rule by which items are drawn: increased when it draws other items, which must not be taken from the cache."""
 
 
 # ---------------------------------------------------------------- one item
@@ -101,16 +101,16 @@ def _correct(value: Any, choices: int) -> int:
     try:
         index = int(value)
     except (TypeError, ValueError):
-        raise Unreadable("no right choice", f"'{value}' is no number") from None
+        raise Unreadable("no correct choice", f"'{value}' is not a number") from None
     if not 0 <= index < choices:
-        raise Unreadable("no right choice", f"{index}, of {choices} choices")
+        raise Unreadable("no correct choice", f"{index}, of {choices} choices")
     return index
 
 
 def _references(value: Any) -> list[str]:
     texts = [text for text in (value if isinstance(value, list) else [value]) if text is not None]
     for text in texts:
-        if isinstance(text, dict | list):  # written as text it would be an answer that nobody gives
+        if isinstance(text, dict | list):  # as text it would never be a correct answer
             raise Unreadable("no reference", f"expected a text or a list of texts, found {value}")
     return [str(text) for text in texts]
 
@@ -169,7 +169,7 @@ class _DrawnItems:
     bad_demonstrations: list[Unreadable]
 
 
-def _draw(source: Record, chosen: dict[str, tuple[ItemFiles, FoundFiles]], split: str, count: int | None, seed: int) -> _DrawnItems:
+def _draw(source: RecordSettings, chosen: dict[str, tuple[ItemFiles, FoundFiles]], split: str, count: int | None, seed: int) -> _DrawnItems:
     pictures = ImageFolder(source.base(), archives(source))
     asked = "queries" if split == "report" else "development"
     items = _DrawnItems([], [], [], [])
@@ -179,7 +179,7 @@ def _draw(source: Record, chosen: dict[str, tuple[ItemFiles, FoundFiles]], split
         items.queries, bad = _first_good(candidates, pool.shape, wanted, pictures)
         items.bad += bad
         if not items.queries:
-            raise Misfit(name, "no item can be asked" + (f"; {_usual(items.bad)}" if items.bad else ""))
+            raise SettingError(name, "no item can be evaluated" + (f"; {_usual(items.bad)}" if items.bad else ""))
 
     if asked in chosen:
         declared, files = chosen[asked]
@@ -205,11 +205,11 @@ def _draw(source: Record, chosen: dict[str, tuple[ItemFiles, FoundFiles]], split
     return items
 
 
-def draw(source: Record, split: str, count: int | None, seed: int) -> ItemSet:
+def draw(source: RecordSettings, split: str, count: int | None, seed: int) -> ItemSet:
     """The items of a split.
 
     Raises:
-        Misfit: files are missing or not what the record says, or no item can be asked.
+        SettingError: files are missing or not what the record says, or no item can be evaluated.
     """
     chosen = chosen_files(source, split)
     every = [file for _, files in chosen.values() for found in files.values() for file in found]
@@ -231,7 +231,7 @@ def draw(source: Record, split: str, count: int | None, seed: int) -> ItemSet:
         return _item_set(source, _draw(source, chosen, split, count, seed))
 
 
-def _item_set(source: Record, items: _DrawnItems) -> ItemSet:
+def _item_set(source: RecordSettings, items: _DrawnItems) -> ItemSet:
     pictures = ImageFolder(source.base(), archives(source))
     return ItemSet(
         [one.item(pictures) for one in items.queries],
@@ -262,11 +262,11 @@ def _load(folder: Path) -> _DrawnItems:
 
 
 # ---------------------------------------------------------------- looking beforehand
-def check(source: Record, split: str) -> None:
+def check(source: RecordSettings, split: str) -> None:
     """Look whether the files are there, and at the first rows where that is quick.
 
     Raises:
-        Misfit: at the field that is wrong.
+        SettingError: at the field that is wrong.
     """
     pictures = ImageFolder(source.base(), archives(source))
     for name, (declared, files) in chosen_files(source, split).items():
@@ -275,4 +275,4 @@ def check(source: Record, split: str) -> None:
             taken, bad = _first_good(pool.candidates, pool.shape, 1, pictures)
             if not taken:
                 first = next(iter([*bad, *pool.bad]), None)
-                raise missing(source, name, f"none of the first rows can be used: {first}" if first else "no row counts")
+                raise missing(source, name, f"none of the first rows can be used: {first}" if first else "no row is usable")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Unreadable
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _is_expression(source: str) -> str:
         _compiled(source)
     except TemplateError as error:
         message = f"expected a Jinja expression over the fields of a row, such as answers[0]; {source!r}: {error.message}"
-        raise Misfit("", message, getattr(error, "lineno", 0)) from None
+        raise SettingError("", message, getattr(error, "lineno", 0)) from None
     return source
 
 
@@ -197,7 +197,7 @@ class _NameFormatter(Formatter):
             value = int(value)
         text = str(super().format_field(value, format_spec))
         if text.startswith("/") or ".." in text.split("/"):
-            raise ValueError(f"{text!r} leads out of the folder")
+            raise ValueError(f"{text!r} is outside of the folder")
         return text
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, WithJsonSchema, model_validator
 
 from mm1_ablate.config.passwords import remember
-from mm1_ablate.config.settings import HowItRuns, Misfit, Settings
+from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.items._expressions import Expression, NameTemplate
 
@@ -41,22 +41,22 @@ class Shape(Settings):
     """What of a row is what: Jinja expressions over its fields, as in lm-evaluation-harness's records."""
 
     id: Expression | None = None
-    """What tells an item from all others of its file. None: a digest of the row."""
+    """Identifies an item within its file. None: a digest of the row."""
     group: Expression | None = None
     """Demonstrations of a query come from its own group. None: all items are of one group."""
     fields: dict[str, Expression] | None = None
     """What the templates of the task can name."""
     references: Expression | None = None
-    """Right answers: a text or a list of texts. Demonstrations answer with the first."""
+    """Correct answers: a text or a list of texts. Demonstrations show the first."""
     choices: Expression | None = None
     """A list of texts to choose from."""
     correct: Expression | None = None
-    """Which choice is right, from 0."""
+    """Index of the correct choice, from 0."""
     image: NameTemplate | None = None
     """The image's file name, with fields in braces: `coco/val2014/COCO_val2014_{image_id:012d}.jpg`. It may be in a .zip or .tar of its
     folder's name."""
     image_key: NameTemplate | None = None
-    """What the picture is called in all tasks that show it, so that it is encoded once. None: its file, with the folder."""
+    """Key of the picture, shared by all tasks that show it, so that it is encoded once. None: its file, with the folder."""
 
 
 class Join(Settings):
@@ -96,7 +96,7 @@ Alternatives = Annotated[
 """One, or alternatives in order of preference: the first whose files exist is read."""
 
 
-class Record(Shape, ItemSource):
+class RecordSettings(Shape, ItemSource):
     """What a record declares of its items."""
 
     folder: Annotated[str, AfterValidator(_from_record), HowItRuns] = f"${{{BENCHMARKS}}}"
@@ -106,23 +106,22 @@ class Record(Shape, ItemSource):
     archives: Annotated[Patterns | None, HowItRuns] = None
     """Further .zip or .tar files in which the images are, if they are neither unpacked nor in one of their folder's name."""
     queries: Alternatives
-    """What is asked for a report."""
+    """Test items, for reports."""
     demonstrations: Alternatives | None = None
-    """What may be shown before a question. None: the task is asked without any."""
+    """Candidates for demonstrations. None: the task has no demonstrations."""
     development: Alternatives | None = None
-    """What is asked of a recipe that is being tuned. None: a tenth of the pictures (or rows) of the demonstrations, which are then
-    never shown."""
+    """Items for tuning a recipe. None: a tenth of the pictures (or rows) of the demonstrations, which are then never shown."""
 
     @model_validator(mode="after")
-    def _says_what_is_right(self) -> Record:
+    def _says_what_is_right(self) -> RecordSettings:
         for name in ("queries", "demonstrations", "development"):
             alternatives = getattr(self, name) or ()
             for index, files in enumerate(alternatives):
                 shape, place = self.shape(files), f"{name}.{index}" if len(alternatives) > 1 else name
                 if shape.references is None and (shape.choices is None or shape.correct is None):
-                    raise Misfit(place, "says neither 'references' nor 'choices' and which is 'correct'")
+                    raise SettingError(place, "has neither 'references' nor 'choices' with 'correct'")
                 if (shape.choices is None) != (shape.correct is None):
-                    raise Misfit(place, "'choices' and 'correct' go together")
+                    raise SettingError(place, "'choices' and 'correct' go together")
         return self
 
     def field_names(self) -> Collection[str]:
@@ -140,7 +139,7 @@ class Record(Shape, ItemSource):
         """The folder, its variables replaced.
 
         Raises:
-            Misfit: a variable is not set.
+            SettingError: a variable is not set.
         """
 
         def value(match: re.Match[str]) -> str:
@@ -148,7 +147,7 @@ class Record(Shape, ItemSource):
                 needed = ", ".join(self.queries[0].file)
                 published = f" (published at {self.published})" if self.published else ""
                 what = f"the environment variable {match[1]} is not set; set it to the folder of your benchmarks, which holds {needed}"
-                raise Misfit("folder", what + published)
+                raise SettingError("folder", what + published)
             return os.environ[match[1]]
 
         return os.path.expanduser(re.sub(r"\$\{(\w+)\}", value, self.folder)).rstrip("/")

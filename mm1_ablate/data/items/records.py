@@ -10,10 +10,10 @@ from typing import Literal, get_args
 
 from mm1_ablate.data.documents import ItemSet
 from mm1_ablate.data.items import EvaluationSplit
-from mm1_ablate.data.items._record import Record
+from mm1_ablate.data.items._record import RecordSettings
 
 
-class RecordItems(Record):
+class RecordItems(RecordSettings):
     """Items from annotation files, as the record describes them."""
 
     type: Literal["records"] = "records"

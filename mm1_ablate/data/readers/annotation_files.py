@@ -34,7 +34,7 @@ class WrongShape(ValueError):
 def rows_of(files: Sequence[DataFile], inside: str = "") -> Iterator[dict[str, Any] | Unreadable]:
     """Every row of files, in order.
 
-    A row of a mapping has its key as `key`, one that is no mapping its value as `value`, a line of plain text itself as `text`.
+    A row of a mapping has its key as `key`, one that is not a mapping its value as `value`, a line of plain text itself as `text`.
 
     Args:
         inside: dotted path of the list of rows within a JSON file, such as `questions`; empty: the file is the list.
@@ -43,7 +43,7 @@ def rows_of(files: Sequence[DataFile], inside: str = "") -> Iterator[dict[str, A
         The fields of a row, or why it cannot be read.
 
     Raises:
-        WrongShape: there are no rows in such a place.
+        WrongShape: there are no rows at that place.
     """
     for file in files:
         kind = _kind(file.name)
@@ -66,7 +66,7 @@ def rows_of(files: Sequence[DataFile], inside: str = "") -> Iterator[dict[str, A
 
 
 def is_quick(files: Sequence[DataFile]) -> bool:
-    """Whether the first rows can be had in about a second."""
+    """Whether the first rows can be read in about a second."""
     return all(file.size < QUICK_BYTES for file in files)
 
 
@@ -139,9 +139,7 @@ def _json(file: DataFile, inside: str) -> Iterator[dict[str, Any] | Unreadable]:
         tree = tree[name]
     if isinstance(tree, dict):
         if not all(isinstance(value, dict) for value in tree.values()):
-            raise WrongShape(
-                f"{file.address}: expected rows, found a mapping of {', '.join(list(tree)[:8])}; say with 'rows' where they are"
-            )
+            raise WrongShape(f"{file.address}: expected rows, found a mapping of {', '.join(list(tree)[:8])}; name their place with 'rows'")
         yield from ({"key": key, **value} for key, value in tree.items())
     elif isinstance(tree, list):
         yield from (value if isinstance(value, dict) else {"value": value} for value in tree)

@@ -98,7 +98,7 @@ def decompressed(file: DataFile) -> bytes:
         with file.open() as plain:
             return plain.read()
     if file.size == 0:
-        raise Damaged("it has no bytes")
+        raise Damaged("it is empty")
     import pyarrow as pa  # late: most annotation files are plain
 
     with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
@@ -126,7 +126,7 @@ def chunks(file: DataFile, add: BytesAdded = lambda count: None) -> Iterator[byt
         add: called with the number of bytes of the file that were read since its last call.
 
     Raises:
-        Damaged: after all that could be had of a compressed file.
+        Damaged: after all that could be read of a compressed file.
     """
     compression = compression_of(file)
     if compression is not None:
@@ -200,7 +200,7 @@ def decompressed_head(packed: bytes, compression: str) -> tuple[bytes, int, str]
                 used = raw.tell()
     except (pa.ArrowException, OSError) as error:
         why = str(error)
-    # That the stream goes on beyond its beginning is no damage.
+    # A stream that continues after its beginning is not damaged.
     return content, used, "" if content or "runcated" in why or not why else f"cannot be decompressed: {why}"
 
 

@@ -43,7 +43,7 @@ def compression_by(head: bytes) -> str | None:
 
 
 def describe_format(head: bytes, size: int) -> str:
-    """What a file is that is none of the formats that samples come in, with what to do about it; empty where nobody can say."""
+    """What a file is that is in none of the formats of samples, with a remedy; empty where it is unknown."""
     if size == 0:
         return NO_BYTES
     begins = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()

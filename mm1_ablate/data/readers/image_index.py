@@ -8,25 +8,73 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b, sha256
 from os.path import expanduser, expandvars
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.files import DataFile, digest_files, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
 from mm1_ablate.data.readers.file_signatures import NO_BYTES, describe_format, head_and_tail
-from mm1_ablate.data.readers.image_names import IMAGES, ImagesBy, images_of, looked_up_by, name_in_index, url_in
 from mm1_ablate.data.readers.open_files import found_files
 from mm1_ablate.data.readers.quick_check import lost_tars
 from mm1_ablate.data.readers.tar import TarSamples, open_tars
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+"""Extensions of what is an image."""
+ImagesBy = Literal["path", "base_name", "url", "url_sha256"]
+"""What a picture is looked up by: the path that its name has in a tar or from the folder where a pattern's wildcards begin; the last part
+of it; the url that img2dataset wrote into the JSON beside it; or the SHA-256 of the url, as its name."""
+
+
+def images_of(members: Iterable[str], declared: str | None = None) -> list[str]:
+    """The entries of a sample that may be its image: the declared one, or all whose whole extension is that of an image.
+
+    Not '1.seg.png' nor '1.2.png': as webdataset splits names, these are other things of sample 1, such as masks.
+    """
+    there = set(members)
+    return [extension for extension in ((declared,) if declared is not None else IMAGES) if extension in there]
+
+
+def name_in_index(path: str, by: ImagesBy) -> str:
+    """What a picture is looked up by, given its path; empty for a file that is none: what lies beside a picture under the same hash."""
+    folder, base = posixpath.split(posixpath.normpath(path))
+    stem, dot, extension = base.partition(".")
+    if by == "url_sha256":
+        return stem if not dot or extension.lower() in IMAGES else ""
+    base = f"{stem}{dot}{extension.lower()}"  # as in the index of a tar
+    return posixpath.join(folder, base) if by == "path" else base
+
+
+def looked_up_by(name: str, by: ImagesBy) -> str:
+    """What a picture is looked up by, given what a document says of it: a path or a url."""
+    if by == "url":
+        return name
+    if by == "url_sha256":
+        return sha256(name.encode(errors="surrogatepass")).hexdigest()
+    if "://" in name:
+        name = urlsplit(name).path
+    return name_in_index(name.lstrip("/"), by)
+
+
+def url_in(read: Callable[[], bytes] | None) -> str:
+    """The url in the JSON beside a picture; empty if there is none."""
+    try:
+        found = json.loads(read()) if read is not None else None
+    except (ValueError, Unreadable):
+        return ""
+    url = found.get("url") if isinstance(found, dict) else None
+    return url if isinstance(url, str) else ""
+
 
 TARS = (".tar", ".tgz", ".tar.gz")
 ARCHIVES = {
@@ -56,7 +104,7 @@ class ImageIndex:
         report: called with the progress of the index.
 
     Raises:
-        Misfit: at `image_files`, there are none.
+        SettingError: at `image_files`, there are none.
     """
 
     def __init__(self, patterns: Sequence[str], by: ImagesBy, report: ProgressCallback | None = None) -> None:
@@ -141,14 +189,14 @@ def check_pictures(patterns: Sequence[str]) -> None:
     """Whether there are pictures.
 
     Raises:
-        Misfit: at `image_files`, there are no files, or not one of them can be read.
+        SettingError: at `image_files`, there are no files, or not one of them can be read.
     """
     tars, pictures, _ = _found(patterns)
     if pictures and not tars and not sum(one.there for one in _lost_files(pictures) or [Losses((), 0, 0, 1)]):
         file = pictures[0]
         others = "" if len(pictures) == 1 else f" (nor can any other of the {len(pictures)} files be used)"
         message = f"{file.address}: {_wrong_picture(file)}{others}; expected pictures, or tars (.tar, .tgz) of pictures"
-        raise Misfit("image_files", message)
+        raise SettingError("image_files", message)
 
 
 def lost_pictures(patterns: Sequence[str]) -> list[Losses]:
@@ -162,7 +210,7 @@ def _of_pictures(losses: Sequence[Losses]) -> list[Losses]:
 
 
 def _lost_files(pictures: Sequence[DataFile]) -> list[Losses]:
-    """Of files that are a picture each. What lies beside them and is nothing that could hold one is no loss."""
+    """Of files that are a picture each. Other files beside them do not count as losses."""
     small = [file for file in pictures if file.size <= POINTER][:LOOKED_AT]
     looked_at = list(dict.fromkeys([*small, *pictures[:20]]))
     wrong = {file.address: why for file, why in zip(looked_at, map_files(looked_at, _wrong_picture), strict=True) if why}

@@ -1,7 +1,7 @@
 """Files of JSON lines in (plain, .gz or .zst), rows by number out.
 
 An index of where lines begin is made once and kept in the cache; compressed files, which allow no random access, are unpacked there
-once as well. Blank lines are no rows.
+once as well. Blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ VERSION = "3"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 128 << 20
 """Bytes in which the first line should end."""
-ONE_LIST = "it begins like one JSON list; expected an object in each line (`jq -c '.[]'` makes that of it)"
+ONE_LIST = "it begins like one JSON list; expected an object in each line (convert it with `jq -c '.[]'`)"
 LOOKED_AT = 64
-"""Lines that tell what columns there are."""
+"""Number of lines from which columns are inferred."""
 
 
 def parse_line(line: bytes) -> Any:
@@ -294,12 +294,12 @@ def _first_lines(file: DataFile) -> Iterator[bytes]:
                     raise Unreadable(f"{longest}; expected an object in each line, as `jq -c` writes them", file.name)
                 return
     except Damaged as error:
-        raise Unreadable(_said(file, error), file.name) from None
+        raise Unreadable(_damage_in_words(file, error), file.name) from None
     if (last := b"".join(pieces)).strip():
         yield last
 
 
-def _said(file: DataFile, error: Damaged) -> str:
+def _damage_in_words(file: DataFile, error: Damaged) -> str:
     named = describe_format(head_and_tail(file)[0], file.size)
     return f"it is {named}" if named and "compressed with" not in named else str(error)
 
@@ -324,7 +324,7 @@ class Head:
     columns: dict[str, str] = field(default_factory=dict)
     """Of the first lines, and what they hold. None where not one line ends in there."""
     bytes_of_one: float = 0.0
-    """Bytes of the file for each line; 0 where that cannot be said."""
+    """Bytes of the file for each line; 0 if unknown."""
     damage: str = ""
     """Why it cannot be read, if that is so."""
 

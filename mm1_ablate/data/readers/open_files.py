@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from mm1_ablate.config.data import Keep
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import ProgressCallback
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.files import DataFile, NoFiles, find_files, map_files
@@ -31,12 +31,12 @@ def found_files(patterns: Sequence[str], field: str = "files") -> list[DataFile]
     """The files that a source's setting names.
 
     Raises:
-        Misfit: at `field`, there are none.
+        SettingError: at `field`, there are none.
     """
     try:
         return find_files(patterns)
     except NoFiles as error:
-        raise Misfit(field, str(error)) from None
+        raise SettingError(field, str(error)) from None
 
 
 def _is_table(file: DataFile) -> bool:
@@ -51,16 +51,18 @@ def are_tables(files: Sequence[DataFile]) -> bool:
     """Whether files are parquet; otherwise they are JSON lines.
 
     Raises:
-        Misfit: at `files`, they are neither, or some of each.
+        SettingError: at `files`, they are neither, or some of each.
     """
     tables = [file for file in files if _is_table(file)]
     others = [file for file in files if not _is_table(file)]
     if unknown := [file for file in others if not _is_lines(file)]:
         expected = f"{', '.join(LINES)} (also .gz, .zst) or {', '.join(TABLES)}"
-        raise Misfit("files", f"'{unknown[0].name}' is called neither JSON lines nor parquet; expected a name that ends in {expected}")
+        raise SettingError(
+            "files", f"'{unknown[0].name}' is neither JSON lines nor parquet by its name; expected a name that ends in {expected}"
+        )
     if tables and others:
         message = f"'{tables[0].name}' is parquet and '{others[0].name}' is JSON lines; declare a source for each"
-        raise Misfit("files", message)
+        raise SettingError("files", message)
     return bool(tables)
 
 
@@ -72,7 +74,7 @@ def open_rows(files: Sequence[DataFile], columns: Sequence[str], report: Progres
         report: called with the progress of indices and converted copies.
 
     Raises:
-        Misfit: the names of the files say neither, or both; or not one of them can be read.
+        SettingError: the names of the files say neither, or both; or not one of them can be read.
     """
     return open_parquet(files, columns, report) if are_tables(files) else open_json_lines(files, report)
 
@@ -83,7 +85,7 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
     the rows have (of lines: of the files); a file without those columns counts as lost (see `quick_check`).
 
     Raises:
-        Misfit: at `files`, none is readable, or all are empty.
+        SettingError: at `files`, none is readable, or all are empty.
     """
     tables = are_tables(files)
     if usual := _usual(map_files(files, footer_of if tables else head_of_lines)):
@@ -100,8 +102,8 @@ def columns_of(files: Sequence[DataFile]) -> dict[str, str]:
             return columns
     if first is not None:
         others = "" if len(files) == 1 else f" (nor is any other of the {len(files)} files)"
-        raise Misfit("files", f"'{first.what}' cannot be used{others}: {first.reason}")
-    raise Misfit("files", f"'{files[0].name}' has no rows" if len(files) == 1 else f"none of the {len(files)} files has a row")
+        raise SettingError("files", f"'{first.what}' cannot be used{others}: {first.reason}")
+    raise SettingError("files", f"'{files[0].name}' has no rows" if len(files) == 1 else f"none of the {len(files)} files has a row")
 
 
 def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
@@ -119,7 +121,7 @@ def _usual(found: Sequence[Footer | Head]) -> dict[str, str]:
 
 
 def first_values(files: Sequence[DataFile], column: str, count: int = 20) -> list[tuple[Any, str]]:
-    """The first values of a column, in the first file that has any; each with its place, for people. Empty where nothing can be read."""
+    """The first values of a column, in the first file that has any; each with its place, for display. Empty where nothing can be read."""
     tables = are_tables(files)
     for file in files:
         with suppress(Unreadable):
@@ -160,16 +162,16 @@ def check_columns(columns: Mapping[str, str], needed: Mapping[str, tuple[str, Se
         needed: a setting to the column that it names and the kinds that will do.
 
     Raises:
-        Misfit: at the setting.
+        SettingError: at the setting.
     """
     for setting, (column, kinds) in needed.items():
         if column not in columns:
             near = get_close_matches(column, columns, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             has = ", ".join(columns) if columns else "none"
-            raise Misfit(setting, f"the data has no column '{column}'{hint}; it has {has}")
+            raise SettingError(setting, f"the data has no column '{column}'{hint}; it has {has}")
         if columns[column] not in (*kinds, NULL):
-            raise Misfit(setting, f"column '{column}' holds {columns[column]}; expected {' or '.join(kinds)}")
+            raise SettingError(setting, f"column '{column}' holds {columns[column]}; expected {' or '.join(kinds)}")
 
 
 def kept_columns(keep: Keep) -> dict[str, tuple[str, tuple[str, ...]]]:

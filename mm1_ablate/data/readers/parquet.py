@@ -279,7 +279,7 @@ def columns_of_parquet(file: DataFile) -> dict[str, str]:
     """Columns, and what they hold; empty if there are no rows.
 
     Raises:
-        Unreadable: it is no parquet.
+        Unreadable: it is not parquet.
     """
     footer = footer_of(file)
     if footer.damage:
@@ -291,7 +291,7 @@ def first_rows_of_parquet(file: DataFile, columns: Sequence[str], count: int) ->
     """The first rows, as far as these columns go.
 
     Raises:
-        Unreadable: it is no parquet, or lacks one of the columns.
+        Unreadable: it is not parquet, or lacks one of the columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -311,7 +311,7 @@ def every_row(file: DataFile, at_once: int = 1024) -> Iterator[dict[str, Any]]:
     """All rows in order, without a copy of them, some at once in memory.
 
     Raises:
-        Damaged: it is no parquet, or broken; perhaps after some rows.
+        Damaged: it is not parquet, or broken; perhaps after some rows.
         UnicodeDecodeError: a text is not UTF-8.
         OSError: it cannot be read.
     """

@@ -29,10 +29,10 @@ Needed = Mapping[str, Sequence[str]]
 
 
 # ---------------------------------------------------------------- tars
-def lost_tars(files: Sequence[DataFile], field: str = "files") -> list[Losses]:
+def lost_tars(files: Sequence[DataFile]) -> list[Losses]:
     """What of tars cannot be read: from their index if the cache has it, else from the first and last bytes of each."""
     if (indexed := indexed_tars(files)) is not None:
-        return [one.scaled(1, field) for one in indexed.losses]
+        return indexed.losses
     wrong = map_files(files, wrong_tar)
     if not any(wrong):
         return []
@@ -43,7 +43,7 @@ def lost_tars(files: Sequence[DataFile], field: str = "files") -> list[Losses]:
         broken = not damage or damage == BROKEN
         samples = file.size / bytes_of_one if broken and bytes_of_one else 0.0
         read.append(FileRead(file.name, file.size, samples, file.size if samples else 0, damage))
-    return losses_of(read, field=field)
+    return losses_of(read)
 
 
 BROKEN = "truncated tar"
@@ -94,7 +94,7 @@ def lost_tables(files: Sequence[DataFile], needed: Needed, field: str = "files")
         damage = footer.damage or _wrong_columns(footer, needed)
         rows = 0 if damage else footer.rows
         read.append(FileRead(file.name, file.size, rows, file.size if rows else 0, damage, None if footer.damage else footer.rows))
-    return losses_of(read, field=field)
+    return losses_of(read)
 
 
 def _wrong_columns(footer: Footer, needed: Needed) -> str:
@@ -125,4 +125,4 @@ def lost_lines(files: Sequence[DataFile], needed: Iterable[str], field: str = "f
         damage = head.damage or (f"no field '{missing[0]}' in its first lines; they have {', '.join(head.columns)}" if missing else "")
         lines = 0.0 if damage or not head.bytes_of_one else file.size / head.bytes_of_one
         read.append(FileRead(file.name, file.size, lines, file.size if lines else 0, damage))
-    return losses_of(read, field=field)
+    return losses_of(read)

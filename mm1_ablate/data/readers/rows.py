@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import KnownLoss, Unreadable
 from mm1_ablate.data.files import DataFile, digest_file
 from mm1_ablate.data.lost_documents import FileRead, Losses, losses_of
@@ -32,7 +32,7 @@ class Rows:
         read: of each file what was read of it, for `losses`.
 
     Raises:
-        Misfit: at `files`, they are damaged and there is no row at all.
+        SettingError: at `files`, they are damaged and have no rows.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Rows:
         self._first = [0, *accumulate(count + (bad is not None) for count, bad in zip(counts, damage, strict=True))]
         self._digests: dict[int, str] = {}
         if self.bad and not any(counts):
-            raise Misfit("files", f"none of them can be read; the first: {self.bad[0]}")
+            raise SettingError("files", f"none of them can be read; the first: {self.bad[0]}")
 
     @property
     def bad(self) -> list[Unreadable]:
@@ -72,7 +72,7 @@ class Rows:
         return f"{self._digests[file]}/{self.files[file].name}/{row}"
 
     def place(self, index: int) -> str:
-        """Where a row is, for people."""
+        """Where a row is, for display."""
         file, row = self._place(index)
         return f"{self.files[file].name}, row {row + 1}"
 

@@ -54,7 +54,7 @@ class TarSample:
 
 
 class TarSamples:
-    """The samples of many tars: tar after tar, each in its own order. To be had from `open_tars`.
+    """The samples of many tars: tar after tar, each in its own order. Made by `open_tars`.
 
     Args:
         folder: a complete index.
@@ -200,10 +200,10 @@ def _all_unpacked(files: Sequence[DataFile], digests: Sequence[str], report: Pro
 
 def _unpacked_size(file: DataFile) -> int:
     """An estimate: gzip says the size at its end, of which it keeps 32 bits; images shrink little."""
-    said = int.from_bytes(file.read(max(0, file.size - 4), 4), "little")
-    while said < file.size * 0.9:
-        said += 1 << 32
-    return said
+    size = int.from_bytes(file.read(max(0, file.size - 4), 4), "little")
+    while size < file.size * 0.9:
+        size += 1 << 32
+    return size
 
 
 def _unpacked(file: DataFile, digest: str, size: int, report: ProgressCallback | None) -> DataFile:
@@ -231,7 +231,7 @@ def _losses(tars: Sequence[Mapping[str, Any]], plain: Sequence[DataFile], packed
         head, _ = head_and_tail(file) if tar["damage"] else (b"", b"")
         named = describe_format(head, file.size) if tar["damage"] and not tar["samples"] and not is_compressed(file) else ""
         damage = f"not a tar, but {named}" if named else tar["damage"]
-        # Of a compressed tar that breaks off nobody knows how far it was read; images shrink little.
+        # How far a truncated compressed tar was read is unknown; images shrink little.
         read = min(tar["read"], file.size) if tar["damage"] or unpacked is file else file.size
         files.append(FileRead(file.name, file.size, tar["samples"], read, damage))
         for reason, names, count, samples in tar["entries"]:
@@ -244,7 +244,7 @@ def first_samples(file: DataFile, count: int) -> dict[str, dict[str, bytes]]:
     """The first samples of a tar, without indexing the rest: the bytes of each one's members by key and extension.
 
     Raises:
-        DamagedTar: the file is no tar, or breaks off this early.
+        DamagedTar: the file is not a tar, or is truncated this early.
     """
     found: dict[str, dict[str, bytes]] = {}
     with closing(file.open()) as packed, gzip.GzipFile(fileobj=packed) if is_compressed(file) else nullcontext(packed) as stream:

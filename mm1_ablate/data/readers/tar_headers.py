@@ -48,7 +48,7 @@ def tar_entries(read: Callable[[int, int], bytes], size: int) -> Iterator[TarEnt
         size: bytes of the tar.
 
     Raises:
-        DamagedTar: where the tar breaks off (two blocks of zeros are its end) or is no tar. An entry whose bytes are cut off is handed
+        DamagedTar: where the tar breaks off (two blocks of zeros are its end) or is not a tar. An entry whose bytes are cut off is handed
             out before that, so that it is known; `offset + size` then lies beyond the end.
     """
     place = 0
@@ -106,8 +106,8 @@ def is_header(header: bytes) -> bool:
     The lower half of Adler-32 is that sum plus one, modulo 65521, and many times quicker than a sum in Python.
     """
     field = header[148:156]
-    said = _number(field) if len(header) == BLOCK else None
-    return said is not None and (said - 8 * 32 + sum(field) + 1) % 65521 == adler32(header) & 0xFFFF
+    checksum = _number(field) if len(header) == BLOCK else None
+    return checksum is not None and (checksum - 8 * 32 + sum(field) + 1) % 65521 == adler32(header) & 0xFFFF
 
 
 def _number(field: bytes) -> int | None:

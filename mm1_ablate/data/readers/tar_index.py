@@ -137,7 +137,7 @@ def _rest(read: Read, place: int, size: int) -> str:
         if not block:
             return damage
         if any(block):
-            return "bytes after its end, as of tars that were laid end to end, which are not read"
+            return "bytes after its end that are not read, as in concatenated tars"
         place += len(block)
     return damage
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Unreadable
 from mm1_ablate.data.readers.rows import text_of
 
@@ -21,7 +21,7 @@ def caption_of(value: Any, what: str) -> str:
         what: names it in reports.
 
     Raises:
-        Unreadable: it is no text, or empty, or a text that is a JSON object or list.
+        Unreadable: it is not text, or empty, or a text that is a JSON object or list.
     """
     text = text_of(value, what, "caption").strip()
     if _is_json(text):
@@ -45,11 +45,11 @@ def check_captions(setting: str, named: str, values: Iterable[tuple[Any, str]]) 
 
     Args:
         setting: that names the field.
-        named: the field, for people.
+        named: the field, for display.
         values: each with what names it in reports.
 
     Raises:
-        Misfit: at the setting, not one of them is a caption.
+        SettingError: at the setting, not one of them is a caption.
     """
     why: Unreadable | None = None
     for value, what in values:
@@ -62,4 +62,4 @@ def check_captions(setting: str, named: str, values: Iterable[tuple[Any, str]]) 
         else:
             return
     if why is not None:
-        raise Misfit(setting, f"{named} holds no captions: {why.reason} in {why.what}")
+        raise SettingError(setting, f"{named} holds no captions: {why.reason} in {why.what}")

@@ -21,8 +21,7 @@ from mm1_ablate.data.cache import ProgressCallback, build_once, memory_mapped
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable, after_images
 from mm1_ablate.data.files import Files, digest_files
 from mm1_ablate.data.lost_documents import Losses
-from mm1_ablate.data.readers.image_index import ImageIndex, contents_of, lost_pictures
-from mm1_ablate.data.readers.image_names import ImagesBy
+from mm1_ablate.data.readers.image_index import ImageIndex, ImagesBy, contents_of, lost_pictures
 from mm1_ablate.data.readers.open_files import found_files, kept_columns
 from mm1_ablate.data.readers.quick_check import lost_rows
 
@@ -33,9 +32,9 @@ class InterleavedSource(Source):
     """The switches of every source of interleaved documents."""
 
     images: bool = True
-    """Of interleaved documents. Removed: their text stays, without images."""
+    """The images of interleaved documents. Removed: only the text stays."""
     interleaving: bool = True
-    """Of interleaved documents. Removed: the same images and texts, each image with its own text as a document of its own."""
+    """Whether images and texts are interleaved. Removed: each image and its text become a separate document."""
 
 
 class InterleavedFiles(InterleavedSource):
@@ -48,9 +47,9 @@ class InterleavedFiles(InterleavedSource):
     """Patterns of picture files, or of tars with pictures, where the documents only name them. A picture that is not among them is
     left out of its document and counted as missing; the text stays."""
     images_by: ImagesBy = "base_name"
-    """How a document's picture is found among `image_files`: path (its name there, from the folder where the pattern's wildcards begin,
-    or in the tar), base_name (the last part of that), url (which img2dataset writes into the JSON beside a picture in a tar), or
-    url_sha256 (pictures are called by the SHA-256 of their url)."""
+    """How a document's picture is looked up in `image_files`: path (relative to the folder where the pattern's wildcards begin, or within
+    the tar), base_name (the last part of the path), url (from the JSON that img2dataset writes beside a picture in a tar), or
+    url_sha256 (pictures are named by the SHA-256 of their url)."""
 
     def open(self, seed: int = 0, name: str = "") -> OpenInterleaved:
         """The documents. The seed changes nothing: their order is the mixture's."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from mm1_ablate.config.data import Source
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Document, Image, LeftOut, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.data.lost_documents import Losses
@@ -58,7 +58,9 @@ class ImageTextTable(Source):
         check_columns(columns, {"image": (image, (BYTES, OBJECT)), **kept_columns(self.keep)})
         if columns[image] == OBJECT and not any(footer.rows and image not in footer.empty for footer in map(footer_of, files)):
             what = f"column '{image}' holds only the paths of images, not their bytes"
-            raise Misfit("image", f"{what}; write the bytes into it as {{bytes, path}}, or pack the pictures into tars (type: webdataset)")
+            raise SettingError(
+                "image", f"{what}; write the bytes into it as {{bytes, path}}, or pack the pictures into tars (type: webdataset)"
+            )
 
     def losses(self) -> list[Losses]:
         return self.image_losses(TEXT, BYTES)
@@ -73,24 +75,22 @@ class ImageTextTable(Source):
         kept = dict(kept_columns(self.keep).values())
         return lost_tables(self._found(), {image: (BYTES, OBJECT), **({text: caption} if caption else {}), **kept})
 
-    def warnings(self) -> list[Misfit]:
+    def warnings(self) -> list[SettingError]:
         files = self._found()
         there = columns_of(files)
         found = []
         for value, place in first_values(files, STATUS) if STATUS in there else ():
             if value not in (None, SUCCESS, *NOT_DOWNLOADED):
                 message = f"column '{STATUS}' holds '{value}' ({place}), which img2dataset does not write: it is ignored, all rows are read"
-                found.append(Misfit("files", message))
+                found.append(SettingError("files", message))
                 break
         for setting, names, kinds in (("image", IMAGES, (BYTES, OBJECT)), ("caption", CAPTIONS, (TEXT, BYTES))):
             possible = [name for name in names if there.get(name) in kinds]
             # img2dataset writes the caption under both names.
             twice = set(possible) == {"caption", "txt"} and "key" in there
             if getattr(self, setting) is None and len(possible) > 1 and not twice:
-                message = (
-                    f"columns {' and '.join(possible)} could all be the {setting}; '{possible[0]}' is read. Name the one that is meant"
-                )
-                found.append(Misfit(setting, message))
+                message = f"columns {' and '.join(possible)} could all be the {setting}; '{possible[0]}' is read. Name the intended one"
+                found.append(SettingError(setting, message))
         return found
 
     def texts_after_images(self, most: int) -> list[str]:
@@ -126,7 +126,7 @@ class ImageTextTable(Source):
     def _found(self) -> list[DataFile]:
         files = found_files(self.files)
         if not are_tables(files):
-            raise Misfit("files", f"'{files[0].name}' is JSON lines, which hold no images; expected parquet")
+            raise SettingError("files", f"'{files[0].name}' is JSON lines, which hold no images; expected parquet")
         return files
 
 

@@ -20,7 +20,7 @@ class Miniature(InterleavedSource):
     documents: PositiveInt | None = None
     """Documents of one epoch; None: a caption for each of 20,000 images, 40,000 interleaved documents or texts."""
     world_seed: int = 0
-    """Another seed is another world: other images, other documents."""
+    """Seed of the world: another one has other images and other documents."""
 
     @model_validator(mode="after")
     def _switches_have_something_to_switch(self) -> Miniature:

@@ -1,4 +1,4 @@
-"""Multimodal C4 (Zhu et al. 2023): JSON lines of sentences and of images, each image matched to a sentence; the pictures lie beside."""
+"""Multimodal C4 (Zhu et al. 2023): JSON lines of sentences and of images, each image matched to a sentence; pictures are separate files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from mm1_ablate.config.data import Bounds
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Image, Unreadable
 from mm1_ablate.data.readers.image_index import check_pictures
 from mm1_ablate.data.readers.json_lines import open_json_lines
@@ -24,22 +24,24 @@ class Mmc4(InterleavedFiles):
 
     type: Literal["mmc4"] = "mmc4"
     image_place: Literal["before", "after"] = "before"
-    """Where an image stands: before the sentence that it matches, or after it."""
+    """Position of an image: before or after the sentence that it matches."""
     similarity: Bounds = Bounds()
     """CLIP similarity (`matched_sim`) of the images that are kept; the sentences all stay."""
 
     def check(self) -> None:
         files = found_files(self.files)
         if are_tables(files):
-            raise Misfit("files", f"'{files[0].name}' is parquet; MMC4 is JSON lines")
+            raise SettingError("files", f"'{files[0].name}' is parquet; MMC4 is JSON lines")
         columns = columns_of(files)
         check_columns(columns, {"files": (TEXTS, (f"lists of {TEXT}",))})
         check_columns(columns, kept_columns(self.keep))
         if self._looks_up:
             check_columns(columns, {"files": (IMAGES, (f"lists of {OBJECT}",))})
             if not self.image_files:
-                message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
-                raise Misfit("image_files", message)
+                message = (
+                    "the documents only reference their pictures; declare where the files are, or train on the text alone (images: false)"
+                )
+                raise SettingError("image_files", message)
             check_pictures(self.image_files)
 
     def needed(self) -> dict[str, tuple[str, ...]]:

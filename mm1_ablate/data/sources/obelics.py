@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Image, Unreadable
-from mm1_ablate.data.readers.image_index import check_pictures
-from mm1_ablate.data.readers.image_names import ImagesBy
+from mm1_ablate.data.readers.image_index import ImagesBy, check_pictures
 from mm1_ablate.data.readers.open_files import are_tables, check_columns, columns_of, first_rows, found_files, kept_columns
 from mm1_ablate.data.readers.parquet import footer_of, open_parquet
 from mm1_ablate.data.readers.rows import BYTES, NULL, OBJECT, TEXT, is_blank, text_of
@@ -34,7 +33,7 @@ class Obelics(InterleavedFiles):
     def check(self) -> None:
         files = found_files(self.files)
         if not are_tables(files):
-            raise Misfit("files", f"'{files[0].name}' is JSON lines; OBELICS is parquet")
+            raise SettingError("files", f"'{files[0].name}' is JSON lines; OBELICS is parquet")
         columns = columns_of(files)
         # Lists that are all empty have no kind.
         images, texts = (f"lists of {BYTES}", f"lists of {OBJECT}", f"lists of {TEXT}"), (f"lists of {TEXT}",)
@@ -45,8 +44,8 @@ class Obelics(InterleavedFiles):
             columns[IMAGES] == images[1] and all(IMAGES in footer.empty or not footer.rows for footer in map(footer_of, files))
         )
         if self._looks_up and only_names and not self.image_files:
-            message = "the documents only name their pictures; say where those are, or train on the text alone (images: false)"
-            raise Misfit("image_files", message)
+            message = "the documents only reference their pictures; declare where the files are, or train on the text alone (images: false)"
+            raise SettingError("image_files", message)
         if self._looks_up and self.image_files:
             check_pictures(self.image_files)
 
@@ -54,9 +53,9 @@ class Obelics(InterleavedFiles):
         images = {IMAGES: tuple(f"lists of {kind}" for kind in (BYTES, OBJECT, TEXT, NULL))} if self._looks_up else {}
         return {**images, TEXTS: (f"lists of {TEXT}", f"lists of {NULL}")}
 
-    def warnings(self) -> list[Misfit]:
+    def warnings(self) -> list[SettingError]:
         inside = self._looks_up and self.image_files and columns_of(found_files(self.files))[IMAGES] == f"lists of {BYTES}"
-        return [Misfit("image_files", "is not read: the documents hold their pictures themselves")] if inside else []
+        return [SettingError("image_files", "is not read: the documents contain their pictures")] if inside else []
 
     def first_rows(self, most: int) -> list[dict[str, Any]]:
         return first_rows(found_files(self.files), [TEXTS], most)

@@ -1,7 +1,7 @@
 """Captioned images with other captions: a table of recaptions (VeCap, Lai et al. 2023) joined to the tars or tables that hold the images.
 
 The join is made once and kept in the cache: which row of the table belongs to which sample. Samples without a row are left out; their
-own captions are never looked at. A sample whose key others have is left out as well: nobody knows which of them a caption is of.
+own captions are never looked at. A sample whose key others have is left out as well: it is unknown which of them a caption belongs to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import model_validator
 
 from mm1_ablate.config.data import AnySource, Bounds, Keep, Source
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.cache import build_once, memory_mapped
 from mm1_ablate.data.documents import Document, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
@@ -46,7 +46,7 @@ class OpenImages(Protocol):
     """What an open source needs besides, to be recaptioned."""
 
     bad: list[Unreadable]
-    """What is damaged, and so is no document."""
+    """Damaged files, which yield no documents."""
 
     def __len__(self) -> int: ...
 
@@ -71,14 +71,14 @@ class Recaptioned(Source):
     caption: str = "caption"
     """The table's column with the captions."""
     joined_by: str = "key"
-    """What of the images the table names: 'key' (of a sample in a tar) or a field of its JSON, such as url; of parquet any column."""
+    """Field of the images to join by: 'key' (of a sample in a tar) or a field of its JSON, such as url; any column of parquet."""
     key: str | None = None
-    """The table's column that holds it. None: it is called the same."""
+    """The table's column to join by. None: it has the same name."""
 
     @model_validator(mode="after")
     def _kept_as_a_whole(self) -> Recaptioned:
         if self.images.keep != Keep():
-            raise Misfit("images.keep", "expected beside 'images', not in it: what is kept is decided with the new captions")
+            raise SettingError("images.keep", "expected beside 'images', not in it: what is kept is decided with the new captions")
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenRecaptioned:
@@ -96,10 +96,12 @@ class Recaptioned(Source):
             # What there is of their own captions does not matter.
             getattr(images, "check_images", images.check)()
             there = sorted(self._joinable(images).join_columns())
-        except Misfit as error:
-            raise error if error.at.startswith("keep") else Misfit(f"images.{error.at}" if error.at else "images", error.message) from None
+        except SettingError as error:
+            raise (
+                error if error.at.startswith("keep") else SettingError(f"images.{error.at}" if error.at else "images", error.message)
+            ) from None
         if self.joined_by not in there:
-            raise Misfit("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
+            raise SettingError("joined_by", f"the images have no '{self.joined_by}'; they have {', '.join(there)}")
 
     def losses(self) -> list[Losses]:
         own, others = self._kept_columns(self._caption_columns())
@@ -109,9 +111,9 @@ class Recaptioned(Source):
         images = self._images(others)
         return [*(one.scaled(1, f"images.{one.field}") for one in getattr(images, "image_losses", images.losses)()), *captions]
 
-    def warnings(self) -> list[Misfit]:
+    def warnings(self) -> list[SettingError]:
         # What there is of their own captions does not matter.
-        return [Misfit(f"images.{found.at}", found.message) for found in self.images.warnings() if found.at != "caption"]
+        return [SettingError(f"images.{found.at}", found.message) for found in self.images.warnings() if found.at != "caption"]
 
     def texts_after_images(self, most: int) -> list[str]:
         rows = first_rows(self._caption_files(), [self.caption], most)
@@ -131,8 +133,8 @@ class Recaptioned(Source):
         files = self._caption_files()
         try:
             return columns_of(files)
-        except Misfit as error:
-            raise Misfit("captions", error.message) from None
+        except SettingError as error:
+            raise SettingError("captions", error.message) from None
 
     def _kept_columns(self, columns: Iterable[str]) -> tuple[dict[str, Bounds], dict[str, Bounds]]:
         """What of `keep.columns` the table of captions has, and what the images are to have."""
@@ -146,7 +148,9 @@ class Recaptioned(Source):
 
     def _joinable(self, images: Source) -> ImageSettings:
         if not isinstance(images, ImageSettings):
-            raise Misfit("", f"documents of type '{images.type}' cannot be joined to captions; expected webdataset or image_text_table")
+            raise SettingError(
+                "", f"documents of type '{images.type}' cannot be joined to captions; expected webdataset or image_text_table"
+            )
         return images
 
 
@@ -219,9 +223,9 @@ class OpenRecaptioned:
             ours, theirs = _like(self._images.values(settings.joined_by)), _like(_column(self._rows, self._key))
             unmatched = json.loads((folder / "counts.json").read_text())
             shared = unmatched.get("samples whose key others have")
-            message = "no row of the table belongs to any image" + (f" ({shared:,} images have keys that others have)" if shared else "")
-            raise Misfit(
-                "joined_by", f"{message}: '{settings.joined_by}' of the images is like {ours}, '{self._key}' of the table like {theirs}"
+            message = "no row of the table matches an image" + (f" ({shared:,} images have keys that others have)" if shared else "")
+            raise SettingError(
+                "joined_by", f"{message}: '{settings.joined_by}' of the images is, for example, {ours}, '{self._key}' of the table {theirs}"
             )
         return sample, memory_mapped(folder / "row.npy"), json.loads((folder / "counts.json").read_text())
 
@@ -258,5 +262,5 @@ def _shared(hashes: np.ndarray) -> np.ndarray:
 
 
 def _like(values: Iterator[Any]) -> str:
-    """The first value, for people."""
+    """The first value, for display."""
     return repr(next((value for value in values if value is not None), None))

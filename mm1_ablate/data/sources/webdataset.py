@@ -12,11 +12,11 @@ from pydantic import field_validator, model_validator
 
 from mm1_ablate.config.data import Source
 from mm1_ablate.config.errors import listed
-from mm1_ablate.config.settings import Misfit
+from mm1_ablate.config.settings import SettingError
 from mm1_ablate.data.documents import Document, Image, Unreadable
 from mm1_ablate.data.files import DataFile, Files, digest_files
 from mm1_ablate.data.lost_documents import Losses
-from mm1_ablate.data.readers.image_names import IMAGES, images_of
+from mm1_ablate.data.readers.image_index import IMAGES, images_of
 from mm1_ablate.data.readers.json_lines import kind_of
 from mm1_ablate.data.readers.open_files import check_columns, found_files, kept_columns, sampled
 from mm1_ablate.data.readers.quick_check import lost_tars, wrong_tar
@@ -41,8 +41,8 @@ class WebDataset(Source):
     caption_field: str = "txt"
     """Where the caption is: the extension of an entry, or json.NAME, a field of the JSON entry."""
     image_field: str | None = None
-    """Which entry is the image, by its extension: jpg, or rgb.png where names are like 0001.rgb.png. None: the one entry that is called
-    jpg, jpeg, png, webp, gif, bmp, tif, tiff or avif; a sample with several of them is bad data."""
+    """Extension of the entry with the image: jpg, or rgb.png for names like 0001.rgb.png. None: the only entry with the extension jpg,
+    jpeg, png, webp, gif, bmp, tif, tiff or avif; a sample with several of them is bad data."""
 
     @field_validator("caption_field")
     @classmethod
@@ -65,7 +65,7 @@ class WebDataset(Source):
     @model_validator(mode="after")
     def _two_entries(self) -> WebDataset:
         if self.image_field in (self.caption_field, "json", "txt"):
-            raise Misfit("image_field", f"expected the extension of the entry with the image, such as jpg, not '{self.image_field}'")
+            raise SettingError("image_field", f"expected the extension of the entry with the image, such as jpg, not '{self.image_field}'")
         return self
 
     def open(self, seed: int = 0, name: str = "") -> OpenWebDataset:
@@ -76,15 +76,15 @@ class WebDataset(Source):
         files, samples = found_files(self.files), self.check_images()
         fields = _fields(samples)
         if self.caption_field.startswith("json.") and not fields and (kinds := _kinds_of_json(samples)):
-            message = f"the JSON beside the images holds {kinds[0]}, no object with fields; name the extension of the captions"
-            raise Misfit("caption_field", message)
+            message = f"the JSON beside the images holds {kinds[0]}, not an object with fields; name the extension of the captions"
+            raise SettingError("caption_field", message)
         captions = {key: _field_of(sample, self.caption_field) for key, sample in samples.items()}
         if all(caption is None for caption in captions.values()):
             also = f"; fields of the JSON: {', '.join(f'json.{field}' for field in sorted(fields))}" if fields else ""
-            raise Misfit("caption_field", f"no '{self.caption_field}': {_has(files, samples)}{also}. Name the one with the caption")
+            raise SettingError("caption_field", f"no '{self.caption_field}': {_has(files, samples)}{also}. Name the one with the caption")
         if self.caption_field.startswith("json.") and not any(isinstance(caption, str) for caption in captions.values()):
             kind = fields[self.caption_field.removeprefix("json.")]
-            raise Misfit("caption_field", f"'{self.caption_field}' holds {kind}; expected {TEXT}")
+            raise SettingError("caption_field", f"'{self.caption_field}' holds {kind}; expected {TEXT}")
         named = [(caption, f"{files[0].name}/{key}") for key, caption in captions.items()]
         check_captions("caption_field", f"'{self.caption_field}'", named)
 
@@ -92,31 +92,31 @@ class WebDataset(Source):
         """Whether there are images, and the columns that are asked for; the captions do not matter. Returns the first samples.
 
         Raises:
-            Misfit: as `check` does.
+            SettingError: as `check` does.
         """
         files = found_files(self.files)
         samples = _first_samples(files)
         if self.image_field is not None and not any(self.image_field in sample for sample in samples.values()):
-            raise Misfit("image_field", f"no '{self.image_field}': {_has(files, samples)}. Name the one with the image")
+            raise SettingError("image_field", f"no '{self.image_field}': {_has(files, samples)}. Name the one with the image")
         images = [images_of(sample, self.image_field) for sample in samples.values()]
         if several := next((found for found in images if len(found) > 1), None):
             message = f"samples have several images ({', '.join(several)}); name one of them, as image_field: {several[0]}"
-            raise Misfit("image_field", message)
+            raise SettingError("image_field", message)
         if not any(images):
-            raise Misfit("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}{_longer_names(samples)}")
+            raise SettingError("files", f"no image ({', '.join(IMAGES[:5])}): {_has(files, samples)}{_longer_names(samples)}")
         check_columns(_fields(samples), kept_columns(self.keep))
         return samples
 
     def losses(self) -> list[Losses]:
         return lost_tars(found_files(self.files))
 
-    def warnings(self) -> list[Misfit]:
+    def warnings(self) -> list[SettingError]:
         members = {member for sample in _first_samples(found_files(self.files)).values() for member in sample}
         numbered = sorted(member for member in members - {self.image_field} if NUMBERED.fullmatch(member))
         if not numbered:
             return []
         message = f"entries {listed(numbered, 4)} are not read: a name is split at its first dot, and these belong to the key before it"
-        return [Misfit("files", f"{message}. Rename the files if they are samples of their own (dog.2.jpg to dog_2.jpg)")]
+        return [SettingError("files", f"{message}. Rename the files if they are samples of their own (dog.2.jpg to dog_2.jpg)")]
 
     def join_columns(self) -> set[str]:
         """What recaptions can be joined by: the key of a sample, and the fields of its JSON."""
@@ -126,7 +126,7 @@ class WebDataset(Source):
         files = sampled(found_files(self.files))
         found: list[str] = []
         for file in files:
-            with suppress(Misfit):
+            with suppress(SettingError):
                 samples = _first_samples([file], max(1, most // len(files)))
                 found += texts_of(_field_of(sample, self.caption_field) for sample in samples.values())
         return [text.strip() for text in found]
@@ -242,7 +242,7 @@ def _first_samples(files: list[DataFile], count: int = LOOKED_AT) -> dict[str, d
             why = why or f"{file.address}: {wrong_tar(file) or error.reason}"
     others = "" if len(files) == 1 else f" (nor samples in any other of the {len(files)} files)"
     expected = "expected tars of samples such as 000000000.jpg, 000000000.txt, 000000000.json"
-    raise Misfit("files", f"{why or f'{files[0].address}: no samples in it'}{others}; {expected}")
+    raise SettingError("files", f"{why or f'{files[0].address}: no samples in it'}{others}; {expected}")
 
 
 def _has(files: list[DataFile], samples: dict[str, dict[str, bytes]]) -> str:

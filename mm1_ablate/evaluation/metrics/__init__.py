@@ -11,8 +11,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from mm1_ablate.config.metric import Ceiling, Floor, Kind, Metric, Prediction, References
+from mm1_ablate.config.settings import find_component
 
-__all__ = ["Ceiling", "Floor", "Kind", "Metric", "Prediction", "References", "best_reference", "shares_accepted"]
+__all__ = ["Ceiling", "Floor", "Kind", "Metric", "Prediction", "References", "best_reference", "metric_class", "shares_accepted"]
+
+
+def metric_class(rule: str) -> type[Metric]:
+    """The class of a metric's type.
+
+    Raises:
+        UnknownType: there is none.
+        TypeError: it is no metric.
+    """
+    found = find_component(__name__, rule)
+    if not issubclass(found, Metric):
+        raise TypeError(f"'{rule}' is not a subclass of mm1_ablate.evaluation.metrics.Metric")
+    return found
 
 
 def shares_accepted(answers: Sequence[str], predictions: Sequence[Prediction], form: Callable[[str], str]) -> list[float]:

@@ -65,7 +65,7 @@ def normalised(answer: str, contractions: Mapping[str, str]) -> str:
     for mark in _PUNCTUATION:
         text = text.replace(mark, "" if number or f"{mark} " in answer or f" {mark}" in answer else " ")
     # Two quirks: a full stop stays before a digit only, wherever it stands, as the look-behind of the official expression is
-    # mistyped; and a flag passed in the place of a count leaves all full stops beyond the first 32.
+    # mistyped; and a flag passed instead of a count leaves all full stops beyond the first 32.
     text = _PERIOD.sub("", text, count=_PERIODS_REMOVED)
     words = [_NUMBER_WORDS.get(word, word) for word in text.lower().split()]
     return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
@@ -99,7 +99,7 @@ class AnnotatorAgreement(Metric):
 
     def forms(self, annotators: Sequence[str]) -> tuple[Form, Form]:
         """What of the answer, and what of each annotator's answer is compared; the same functions for items that are treated alike."""
-        raise TypeError(f"{type(self).__name__} does not say what it compares")
+        raise TypeError(f"{type(self).__name__} does not implement what it compares")
 
     def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
         scores = []

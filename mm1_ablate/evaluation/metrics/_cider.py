@@ -221,7 +221,7 @@ class Cider(Metric):
 
     def words(self) -> Words:
         """What splits a text; the same object at each call, as vectors are kept by it."""
-        raise TypeError(f"{type(self).__name__} does not say what its words are")
+        raise TypeError(f"{type(self).__name__} does not implement how it splits words")
 
     def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
         scores = np.full(len(predictions), np.nan)

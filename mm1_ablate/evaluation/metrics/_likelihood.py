@@ -14,10 +14,10 @@ def of_right_choice(prediction: Prediction, values: Sequence[Value], what: str) 
     """The value of the right choice.
 
     Raises:
-        ValueError: where there is no right choice, or not a value for each choice.
+        ValueError: where there is no correct choice, or not a value for each choice.
     """
     if prediction.correct is None or len(values) != len(prediction.choices):
-        raise ValueError(f"item {prediction.item}: needs a right choice and {what} of each choice")
+        raise ValueError(f"item {prediction.item}: needs a correct choice and {what} of each choice")
     return values[prediction.correct]
 
 

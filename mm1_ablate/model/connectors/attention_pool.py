@@ -5,12 +5,9 @@ MM1 says no more of it. Unverified, therefore: the layer norm before, the positi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.connector import LearnedQueries
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class AttentionPool(LearnedQueries):
@@ -18,7 +15,7 @@ class AttentionPool(LearnedQueries):
 
     type: Literal["attention_pool"] = "attention_pool"
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._attention_pool import AttentionPoolModule
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
+        from mm1_ablate.model.connectors._learned_queries import AttentionPoolModule
 
         return AttentionPoolModule(self.image_tokens, self.heads_at(encoder_width), encoder_width, grid_side, language_width)

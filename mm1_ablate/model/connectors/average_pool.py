@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from math import isqrt
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.connector import SquareTokens
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class AveragePool(SquareTokens):
@@ -16,7 +13,7 @@ class AveragePool(SquareTokens):
 
     type: Literal["average_pool"] = "average_pool"
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._average_pool import AveragePoolModule
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
+        from mm1_ablate.model.connectors._pooling import AveragePoolModule
 
         return AveragePoolModule(isqrt(self.image_tokens), encoder_width, language_width)

@@ -7,14 +7,11 @@ optional there, a layer norm before and tokens that end the image, is left out. 
 from __future__ import annotations
 
 from math import isqrt
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 
 from mm1_ablate.config.connector import SquareTokens
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class CAbstractor(SquareTokens):
@@ -27,8 +24,8 @@ class CAbstractor(SquareTokens):
     """Blocks in each of the two stages."""
     mlp_depth: PositiveInt = 2
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._c_abstractor import CAbstractorModule
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
+        from mm1_ablate.model.connectors._pooling import CAbstractorModule
 
         tokens_per_side = isqrt(self.image_tokens)
         return CAbstractorModule(tokens_per_side, self.hidden, self.depth, self.mlp_depth, encoder_width, grid_side, language_width)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.connector import TokenPerPatch
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Linear(TokenPerPatch):
@@ -15,7 +12,7 @@ class Linear(TokenPerPatch):
 
     type: Literal["linear"] = "linear"
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         from torch import nn
 
         return nn.Linear(encoder_width, language_width)

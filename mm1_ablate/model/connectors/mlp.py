@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 
 from mm1_ablate.config.connector import TokenPerPatch
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Mlp(TokenPerPatch):
@@ -18,7 +15,7 @@ class Mlp(TokenPerPatch):
     type: Literal["mlp"] = "mlp"
     layers: PositiveInt = 2
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         from torch import nn
 
         modules: list[nn.Module] = [nn.Linear(encoder_width, language_width)]

@@ -7,14 +7,11 @@ width^-0.5 (there: 1), and a linear layer leads to the language model's width (t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 
 from mm1_ablate.config.connector import LearnedQueries
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class PerceiverResampler(LearnedQueries):
@@ -23,8 +20,8 @@ class PerceiverResampler(LearnedQueries):
     type: Literal["perceiver_resampler"] = "perceiver_resampler"
     depth: PositiveInt = 6
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._perceiver_resampler import PerceiverResamplerModule
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
+        from mm1_ablate.model.connectors._learned_queries import PerceiverResamplerModule
 
         heads = self.heads_at(encoder_width)
         return PerceiverResamplerModule(self.image_tokens, self.depth, heads, encoder_width, grid_side, language_width)

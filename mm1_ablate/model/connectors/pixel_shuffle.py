@@ -7,12 +7,9 @@ weights. The perceptron is InternVL's; Idefics3 and nanoVLM have one linear laye
 from __future__ import annotations
 
 from math import isqrt
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from mm1_ablate.config.connector import SquareTokens
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class PixelShuffle(SquareTokens):
@@ -30,7 +27,7 @@ class PixelShuffle(SquareTokens):
                 f" {self.image_tokens} image tokens; it can for {fitting}"
             )
 
-    def build(self, encoder_width: int, grid_side: int, language_width: int) -> nn.Module:
-        from mm1_ablate.model.connectors._pixel_shuffle import PixelShuffleModule
+    def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
+        from mm1_ablate.model.connectors._pooling import PixelShuffleModule
 
         return PixelShuffleModule(grid_side // isqrt(self.image_tokens), encoder_width, language_width)

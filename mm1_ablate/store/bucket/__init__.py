@@ -1,1 +1,1 @@
-"""A store on object storage. Known to nobody outside the store."""
+"""A store on object storage. Not used outside of `store`."""

@@ -100,7 +100,7 @@ class Lease:
             try:
                 self._beat()
             except StorageError:
-                continue  # while the storage is away nobody takes anything over; it is asked again before anything is written
+                continue  # while the storage is unavailable nothing is taken over; the lease is checked again before a write
             except LeaseLost:
                 self.lost()
                 return

@@ -36,7 +36,7 @@ NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetriev
 """Errors of botocore, which only S3 needs."""
 
 
-class Entry(NamedTuple):
+class StoredObject(NamedTuple):
     """An object of a listing."""
 
     size: int
@@ -97,7 +97,7 @@ class ObjectStore:
             raise
         except PermissionError as error:
             needed = "it takes s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject below it (docs/cluster.md)"
-            raise StorageError(f"no right to {doing} in the store {self.address} ({_line(error)}); {needed}") from error
+            raise StorageError(f"no permission to {doing} in the store {self.address} ({_line(error)}); {needed}") from error
         except Exception as error:  # each file system has its own kinds
             if type(error).__name__ in NO_CREDENTIALS:
                 where = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile with AWS_PROFILE, or give the machine a role"
@@ -108,7 +108,7 @@ class ObjectStore:
         return f"there is no bucket '{self.bucket}' for the store {self.address}: make it, or name another with --store or MM1_ABLATE_STORE"
 
     # ---------------------------------------------------------------- reading
-    def list(self, below: str = "") -> dict[str, Entry]:
+    def list(self, below: str = "") -> dict[str, StoredObject]:
         """All objects in a folder whose keys are paths of a store. Others are left out, and named on standard error once: whoever may write
         in the bucket must not choose where this machine writes."""
         with self._explained("list"):
@@ -124,7 +124,7 @@ class ObjectStore:
             start = len(self._opened[1]) + 1
             return self._paths({name[start:]: _entry(info) for name, info in found.items() if info["type"] == "file"})
 
-    def _paths(self, found: dict[str, Entry]) -> dict[str, Entry]:
+    def _paths(self, found: dict[str, StoredObject]) -> dict[str, StoredObject]:
         # Of a folder that somebody made in a browser there is an empty object, called as the folder is.
         found = {path: entry for path, entry in found.items() if entry.size or not (path.endswith("/") or not path)}
         folders = {path[:end] for path in found for end, character in enumerate(path) if character == "/"}
@@ -142,7 +142,7 @@ class ObjectStore:
             )
         return {path: entry for path, entry in found.items() if path not in wrong}
 
-    def entry(self, path: str) -> Entry | None:
+    def entry(self, path: str) -> StoredObject | None:
         """One object's; None if it is not there."""
         with self._explained("read"):
             try:
@@ -182,7 +182,7 @@ class ObjectStore:
                     answer = self._filesystem.call_s3("head_bucket", Bucket=self.bucket)
                     date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
                     there = parsedate_to_datetime(date).timestamp()
-            # Counted on by a clock that nobody sets: one that is put forward would make leases of the living look old.
+            # Measured by a monotonic clock: a clock that is set forward would make live leases look old.
             self._clock = there, time.monotonic()
         return self._clock[0] + time.monotonic() - self._clock[1]
 
@@ -211,7 +211,7 @@ class ObjectStore:
     def replace(self, path: str, content: bytes, tag: str) -> str | None:
         """Write an object if the one there has a tag; returns the new tag, or None if it has another or is gone.
 
-        Where a file system has no such condition it is looked at first: a moment is left in which somebody else may write too.
+        Where a file system has no such condition it is looked at first: so another process may write in between.
         """
         with self._explained("write"):
             if not self._is_s3:
@@ -284,14 +284,14 @@ def why_no_path(key: str) -> str:
     return ""
 
 
-def _entry(info: Mapping[str, Any]) -> Entry:
+def _entry(info: Mapping[str, Any]) -> StoredObject:
     size = int(info.get("size") or 0)
     written = next((info[key] for key in ("LastModified", "last_modified", "updated", "mtime", "created") if info.get(key)), 0.0)
     if isinstance(written, str):
         written = datetime.fromisoformat(written)
     seconds = written.timestamp() if isinstance(written, datetime) else float(written)
     tag = next((str(info[key]).strip('"') for key in ("ETag", "etag", "md5Hash", "content_md5") if info.get(key)), f"{size}-{seconds}")
-    return Entry(size, tag, seconds)
+    return StoredObject(size, tag, seconds)
 
 
 def _code(error: BaseException | None) -> str:

@@ -5,7 +5,7 @@ The bucket is the truth, and the replica forgets whatever is not there:
 * `refresh` lists the bucket and downloads small records that changed, so that statuses, plans and tables are read from local files;
 * `download` gets what else is needed: weights, checkpoints, features, item scores. `has` says whether it is there at all;
 * `write` changes a record in the bucket, then here;
-* `start_from_the_bucket` makes a folder what it is in the bucket, before somebody works on it.
+* `start_from_the_bucket` makes a folder what it is in the bucket, before a process works on it.
 
 What was downloaded or uploaded is remembered with the tag that it has in the bucket and the time of modification that it has here, so that
 nothing is downloaded twice, and what a killed process left here without uploading it is told apart and removed.
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.store.bucket.leases import LEASE, lease_seconds
-from mm1_ablate.store.bucket.object_store import Entry, ObjectStore, why_no_path
+from mm1_ablate.store.bucket.object_store import ObjectStore, StoredObject, why_no_path
 from mm1_ablate.store.bucket.replica_folder import folder_of_this_machine
 from mm1_ablate.store.disk_full import is_disk_full
 from mm1_ablate.store.files import StorageError
@@ -114,7 +114,7 @@ class Replica:
         self.own = self.root / ".mirror"  # a name that caches have
         """What the replica keeps for itself."""
         self.synced = SyncedFiles(self.own / "known.db")
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, StoredObject] = {}
         """What is in the bucket, when it was last looked at."""
         self._seen: set[str] = set()
         """What that covers: beginnings of paths."""
@@ -202,7 +202,7 @@ class Replica:
                         self.file_of(path).unlink(missing_ok=True)
                         self.synced.forget(path)
 
-    def _see(self, below: str, found: Mapping[str, Entry]) -> None:
+    def _see(self, below: str, found: Mapping[str, StoredObject]) -> None:
         with self._entering:
             self.entries = {path: entry for path, entry in self.entries.items() if not path.startswith(below)} | dict(found)
             self._seen.add(below)
@@ -251,7 +251,7 @@ class Replica:
         found = self.objects.list(start.rstrip("/"))
         self._download({path: entry for path, entry in found.items() if not beginnings or path.removeprefix(start).startswith(beginnings)})
 
-    def _download(self, entries: Mapping[str, Entry]) -> None:
+    def _download(self, entries: Mapping[str, StoredObject]) -> None:
         # The other way round, so that shards are here before the checkpoint that names them, as when they were written.
         for path, entry in sorted(entries.items(), reverse=True):
             if path.endswith(f"/{LEASE}") or self._is_here(path, self.synced.of(path), entry):
@@ -355,7 +355,7 @@ class Replica:
                 if time.time() - half.stat().st_mtime > ABANDONED:
                     half.unlink()
 
-    def _wipe(self, folder: Path, found: Mapping[str, Entry]) -> None:
+    def _wipe(self, folder: Path, found: Mapping[str, StoredObject]) -> None:
         """Remove what is here of a folder's work and not in the bucket: a process was killed before it had uploaded it."""
         known = self.synced.below(self.path_of(folder) + "/")
         for file in [file for file in folder.rglob("*") if file.is_file()]:
@@ -403,7 +403,7 @@ class Replica:
                 note.unlink()
 
     # ---------------------------------------------------------------- what is here
-    def _is_here(self, path: str, known: Synced | None, entry: Entry | None) -> bool:
+    def _is_here(self, path: str, known: Synced | None, entry: StoredObject | None) -> bool:
         """Whether a file is here as it is in the bucket."""
         if known is None or entry is None or known.tag != entry.tag:
             return False
@@ -421,7 +421,7 @@ class Replica:
             if not is_disk_full(error):
                 raise
         with self._entering:
-            self.entries[path] = Entry(status.st_size, tag, time.time())
+            self.entries[path] = StoredObject(status.st_size, tag, time.time())
 
     def remove(self, path: str) -> None:
         """Remove from the bucket what is gone here."""

@@ -95,7 +95,7 @@ class FolderUpload:
                 self.round()
             except LeaseLost:
                 return
-            except Exception as error:  # whatever it is, training goes on, and the last round tells if it is still so
+            except Exception as error:  # training continues after any error; the last round reports one that persists
                 print(f"{error}; trying again", file=sys.stderr, flush=True)
 
     # ---------------------------------------------------------------- one round

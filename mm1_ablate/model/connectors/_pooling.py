@@ -1,4 +1,4 @@
-"""The torch module of `c_abstractor.py`."""
+"""The torch modules of connectors that pool the grid of patches: `average_pool.py`, `c_abstractor.py`, `pixel_shuffle.py`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,39 @@ from timm.models.regnet import RegStage
 from torch import Tensor, nn
 
 from mm1_ablate.model.grid import to_grid, to_tokens
+
+
+class AveragePoolModule(nn.Module):
+    """[images, side * side, encoder_width] to [images, tokens_per_side ** 2, language_width]."""
+
+    def __init__(self, tokens_per_side: int, encoder_width: int, language_width: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(tokens_per_side)
+        self.project = nn.Linear(encoder_width, language_width)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        tokens: Tensor = self.project(to_tokens(self.pool(to_grid(patches))))
+        return tokens
+
+
+class PixelShuffleModule(nn.Module):
+    """[images, side * side, encoder_width] to [images, (side / factor) ** 2, language_width].
+
+    Args:
+        factor: patches a side of the squares that become one token.
+    """
+
+    def __init__(self, factor: int, encoder_width: int, language_width: int) -> None:
+        super().__init__()
+        self.gather = nn.PixelUnshuffle(factor)
+        width = encoder_width * factor * factor
+        self.project = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, language_width), nn.GELU(), nn.Linear(language_width, language_width)
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        tokens: Tensor = self.project(to_tokens(self.gather(to_grid(patches))))
+        return tokens
 
 
 class CAbstractorModule(nn.Module):

@@ -1,22 +1,96 @@
-"""Items that two arms answered differently, as a page in one file. In: examples and what their items show. Out: HTML that needs nothing
-from elsewhere."""
+"""Pages in one file: what an experiment's data holds, and items that two arms answered differently (the report is `html.py`'s).
+
+In: an `Inspection`, or examples and what their items show. Out: HTML that needs nothing from elsewhere: the style, which all pages share,
+and the pictures are in it.
+"""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from mm1_ablate.config.passwords import without_passwords
+from mm1_ablate.data.inspection import Inspection, Spread
 from mm1_ablate.evaluation.prompts import IMAGE_MARK
+from mm1_ablate.report.cells import amount
 from mm1_ablate.report.examples import Count, Example, margin
 from mm1_ablate.report.formats import number, signed
-from mm1_ablate.report.page import data_address, page
 
+
+def page(template: str, **values: Any) -> str:
+    """A page.
+
+    Args:
+        template: a file of this folder.
+        values: what it names.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    folder = files("mm1_ablate.report")
+    style = Markup((folder / "style.css").read_text(encoding="utf-8"))
+    rendered = environment.from_string((folder / template).read_text(encoding="utf-8")).render(style=style, **values)
+    return without_passwords(rendered)
+
+
+def data_address(pixels: np.ndarray | Image.Image, format: str = "PNG", **options: Any) -> Markup:
+    """An image, or uint8 [height, width, 3], as a `data:` address."""
+    buffer = BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, format, **options)
+    return Markup(f"data:image/{format.lower()};base64," + base64.b64encode(buffer.getvalue()).decode())
+
+
+# ---------------------------------------------------------------- data
+def data_page(inspection: Inspection, name: str, sequence_of_facts: list[str], joined: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        name: of the experiment or arm.
+        sequence_of_facts: sentences on the whole, above the table.
+        joined: by source or task, what it joins as tokens.
+    """
+    return page(
+        "data.html.jinja",
+        inspection=inspection,
+        sub_images=any(not isinstance(part, str) and len(part) > 1 for document in inspection.shown for part in document.parts),
+        name=name,
+        facts=sequence_of_facts,
+        joined=joined,
+        amount=amount,
+        percent=percent,
+        spread=spread,
+        picture=data_address,
+        is_text=lambda part: isinstance(part, str),
+    )
+
+
+def percent(share: float) -> str:
+    """A share as people read it; one above 0 is never shown as 0."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %"
+
+
+def spread(values: Spread | None) -> str:
+    """Median and the 5th to 95th percentile."""
+    if values is None:
+        return "–"
+    if values.low == values.high:
+        return f"{values.median:,.0f}"
+    return f"{values.median:,.0f} ({values.low:,.0f} to {values.high:,.0f})"
+
+
+# ---------------------------------------------------------------- examples
 LONGEST_SIDE = 420
 """Pixels of an image on the page."""
 SMALL_SIDE = 160
