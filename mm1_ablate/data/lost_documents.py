@@ -113,7 +113,7 @@ class Losses:
         return replace(self, lost=lost, there=self.there * factor, field=field or self.field)
 
 
-def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = ()) -> list[Losses]:
+def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = (), field: str = "files") -> list[Losses]:
     """What is lost of files: one `Losses`, or none if all is well.
 
     Args:
@@ -126,7 +126,7 @@ def losses_of(files: Sequence[FileRead], entries: Iterable[Lost] = ()) -> list[L
     lost = [_lost(file, bytes_of_one, usual) for file in files if file.damage]
     lost += entries
     there = sum(file.documents for file in files)
-    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there)] if lost else []
+    return [Losses(tuple(lost), len(files), sum(file.size for file in files), there, field)] if lost else []
 
 
 def _lost(file: FileRead, bytes_of_one: float, usual: float) -> Lost:

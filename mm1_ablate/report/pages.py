@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -21,11 +21,13 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from mm1_ablate.config.passwords import without_passwords
-from mm1_ablate.data.inspection import Inspection, Spread
 from mm1_ablate.evaluation.prompts import IMAGE_MARK
 from mm1_ablate.report.cells import amount
 from mm1_ablate.report.examples import Count, Example, margin
 from mm1_ablate.report.formats import number, signed
+
+if TYPE_CHECKING:
+    from mm1_ablate.data.inspection import Inspection, Spread
 
 
 def page(template: str, **values: Any) -> str:

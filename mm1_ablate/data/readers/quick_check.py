@@ -94,7 +94,7 @@ def lost_tables(files: Sequence[DataFile], needed: Needed, field: str = "files")
         damage = footer.damage or _wrong_columns(footer, needed)
         rows = 0 if damage else footer.rows
         read.append(FileRead(file.name, file.size, rows, file.size if rows else 0, damage, None if footer.damage else footer.rows))
-    return losses_of(read)
+    return losses_of(read, field=field)
 
 
 def _wrong_columns(footer: Footer, needed: Needed) -> str:
@@ -125,4 +125,4 @@ def lost_lines(files: Sequence[DataFile], needed: Iterable[str], field: str = "f
         damage = head.damage or (f"no field '{missing[0]}' in its first lines; they have {', '.join(head.columns)}" if missing else "")
         lines = 0.0 if damage or not head.bytes_of_one else file.size / head.bytes_of_one
         read.append(FileRead(file.name, file.size, lines, file.size if lines else 0, damage))
-    return losses_of(read)
+    return losses_of(read, field=field)
