@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from glob import glob
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -121,7 +122,8 @@ def did_you_mean(word: str, words: Any) -> str:
 def file_like(path: Path) -> str:
     """A suggestion: the YAML file that was probably meant, beside the place of one that is missing."""
     # By their stems: that all of them end in .yaml makes no two names alike.
-    names = {other.stem: other.name for other in path.parent.glob("*.yaml")}
+    # Not Path.glob, which raises for names that are too long.
+    names = {Path(other).stem: other for other in glob("*.yaml", root_dir=path.parent)}
     near = get_close_matches(path.stem, names, n=1)
     return f"did you mean '{names[near[0]]}'?" if near else ""
 
