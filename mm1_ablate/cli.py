@@ -6,8 +6,9 @@ Nothing heavy is imported until a command needs it, so that `--help` answers at 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperArgument, TyperCommand
@@ -26,6 +27,7 @@ from mm1_ablate.commands.common import (
     unusable_place,
     using_store,
 )
+from mm1_ablate.config.passwords import WithoutPasswords
 
 
 class Command(TyperCommand):
@@ -101,6 +103,7 @@ def options(
     # No command shows a window; what a notebook or a matplotlibrc names may not be installed here.
     os.environ["MPLBACKEND"] = "agg"
     any_text_can_be_said()
+    sys.stderr = cast(TextIO, WithoutPasswords(sys.stderr))  # what libraries say, and tracebacks
     require_current_directory()
 
 
@@ -121,13 +124,18 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; c
 
 
 @app.command(cls=Command)
-def validate(sweeps: SweepFiles, without_data: WithoutData = False, as_json: AsJson = False) -> None:
+def validate(
+    sweeps: SweepFiles,
+    without_data: WithoutData = False,
+    no_import: Annotated[bool, typer.Option("--no-import", help="Import no classes of your own: for files that you do not trust.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check sweep files and the data that they name.
 
     All errors are shown at once, with line and column; then warnings, and what each arm changes."""
     from mm1_ablate.commands.validate import validate as check
 
-    reports = [check(path, without_data) for path in sweeps]
+    reports = [check(path, without_data, no_import) for path in sweeps]
     if as_json:
         print_json({"valid": all(report.valid for report in reports), "files": [report.to_json() for report in reports]})
     for report in reports:
@@ -332,7 +340,7 @@ def ui(
         Path | None, typer.Argument(metavar="SWEEP", help="Open MLflow at the study of this sweep file.", show_default=False)
     ] = None,
     store: StorePlace = DEFAULT_STORE,
-    port: Annotated[int, typer.Option(metavar="PORT", help="Port of the server on this machine.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the server on this machine.")] = 5000,
     browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
 ) -> None:
     """Start MLflow and print the address of the study."""

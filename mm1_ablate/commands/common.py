@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from mm1_ablate.config.passwords import WithoutPasswords, hidden, without_passwords
 from mm1_ablate.store.files import StorageError, is_address
 
 if TYPE_CHECKING:
@@ -69,12 +70,12 @@ def require_current_directory() -> None:
 
 def say(message: str) -> None:
     """A line about what is wrong: on standard error, so that standard output stays what was asked for."""
-    print(message, file=sys.stderr, flush=True)  # `echo` would write UTF-8 where ASCII is wanted
+    print(without_passwords(message), file=sys.stderr, flush=True)  # `echo` would write UTF-8 where ASCII is wanted
 
 
 def tell(message: str) -> None:
     """A line about what is done, for commands that print text, not JSON."""
-    print(message, flush=True)
+    print(without_passwords(message), flush=True)
 
 
 def stop(code: int, *messages: str) -> NoReturn:
@@ -85,16 +86,17 @@ def stop(code: int, *messages: str) -> NoReturn:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False), flush=True)
+    print(json.dumps(hidden(value), indent=2, allow_nan=False), flush=True)
 
 
 def console(stderr: bool = False) -> Console:
     """A terminal of rich's; wide enough for a table where the output goes to a file or a pipe."""
     from rich.console import Console
 
-    terminal = Console(stderr=stderr, highlight=False)
+    stream: Any = WithoutPasswords(sys.stderr if stderr else sys.stdout)
+    terminal = Console(file=stream, stderr=stderr, highlight=False)
     if not terminal.is_terminal and "COLUMNS" not in os.environ:
-        terminal = Console(stderr=stderr, highlight=False, width=160)
+        terminal = Console(file=stream, stderr=stderr, highlight=False, width=160)
     return terminal
 
 
@@ -108,7 +110,7 @@ def store_place(text: str | Path) -> str:
             stop(FILE_IS_WRONG, f"--store {text}: is not a store; {NAME_A_STORE}, or object storage such as s3://BUCKET/PREFIX")
         return str(text)
     folder = Path(text)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):  # which have an answer for names of any length
         stop(FILE_IS_WRONG, f"--store {text}: is a file; {NAME_A_STORE}")
     return str(folder)
 
@@ -207,8 +209,7 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
             else:
                 studies.append(load_study(path, look, recorded=recorded))
         except FileErrors as errors:
-            for problem in errors.problems:
-                say(str(problem))
+            say(str(errors))
             problems += len(errors.problems)
     if problems:
         stop(FILE_IS_WRONG, f"{problems} problem{'s' if problems > 1 else ''} found; nothing was started")
@@ -254,13 +255,13 @@ def write_page(target: Path, page: str) -> None:
 
 def missing_file(path: Path) -> str | None:
     """What is wrong with a path that cannot be a sweep file, with the nearest file that exists; nothing if it can be read."""
-    if path.is_file():
+    if os.path.isfile(path):
         return None
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = sorted(str(file) for file in path.glob("*.yaml"))
         return f"{path}: is a directory; name a sweep file" + (f", such as {inside[0]}" if inside else "")
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"{path}: no such file, nor a directory {folder} (the current directory is {Path.cwd()})"
     others = sorted(file.name for file in folder.glob("*.yaml"))
     near = get_close_matches(path.name, others, n=1)

@@ -183,6 +183,7 @@ def summary(plan: Plan) -> list[str]:
         lines.append("token counts are as declared for data that cannot be opened here or is not indexed yet")
     if plan.provisional:
         lines.append("the data was not read: fingerprints of trials are provisional, so their status in the store is unknown")
+    lines += [f"imported, with all that it does: {name} ({file})" for name, file in plan.imported.items()]
     lines += [warning.in_one_line() for warning in plan.warnings]
     lines += [f"trials will fail because of their data: {problem}" for problem in plan.problems]
     lines += [f"repeated data: {line}" for line in plan.repeats]

@@ -33,6 +33,7 @@ from mm1_ablate.commands.prepare_data import make_ready
 from mm1_ablate.config.errors import listed
 from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.identity.reads import NAMED, difference, reads_of_training
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.study import Study
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.plan.plan import plan
@@ -172,6 +173,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path
     the store is for reading only, which is said."""
     from mm1_ablate.report.html import report_version, write_report
 
+    store.refuse_links(store.study_folder(study))
     comparison = compare_study(study, store)
     folder = store.study_folder(study) / "report"
     stamp = folder.parent / "report.json"
@@ -205,7 +207,7 @@ def text_that_ran(study: Study, store: Store) -> str:
     ran = store.texts_that_ran(study, scored)
     if not ran:
         kept = "# As the files are now: what they were when the trials ran was not kept.\n\n" if scored else ""
-        return kept + whole(study.texts)
+        return without_passwords(kept + whole(study.texts))
 
     def of(text: TextThatRan) -> str:
         return f"from {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(text.first))} on: {listed(text.trials, MOST_TRIALS)}"
@@ -217,7 +219,7 @@ def text_that_ran(study: Study, store: Store) -> str:
         parts.append(f"# Others ran before by other texts, {of(earlier)}. What was changed after that:\n\n{changed}\n")
     if changed := differences(latest.files, study.texts):
         parts.append(f"# Changed since, and not run; the comparison above is by the files as they are now:\n\n{changed}\n")
-    return "\n".join(parts)
+    return without_passwords("\n".join(parts))
 
 
 def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
@@ -250,7 +252,7 @@ def track_study(study: Study, store: Store, comparison: StudyComparison, folder:
 
     stamp = store.study_folder(study) / "mirrored.json"
     report = _digest((folder / "report.html").read_text(encoding="utf-8"))
-    content = {"address": tracking_uri(store), "report": report, "trials": _states(study, store)}
+    content = {"address": without_passwords(tracking_uri(store)), "report": report, "trials": _states(study, store)}
     if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
         return
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from glob import glob
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -23,6 +24,8 @@ Model = TypeVar("Model", bound=Settings)
 NAMES = "a name of letters, digits, spaces and any of _ . - that begins with a letter or digit"
 
 ANYTHING = "another value"
+MOST_FOUND = 5_000
+"""Problems of one file that are put into words; what is beyond is found when those are mended."""
 LONGEST_SHOWN = 80
 """Characters of a wrong text that are repeated."""
 
@@ -49,11 +52,12 @@ def listed(names: Iterable[str], most: int) -> str:
 def diagnostics(error: ValidationError, model: type[Settings], tree: Any) -> list[Diagnostic]:
     """All that is wrong with a mapping, one diagnostic for each place."""
     found: dict[tuple[str | int, ...], list[Diagnostic]] = {}
-    for detail in error.errors(include_url=False):
+    for detail in error.errors(include_url=False)[:MOST_FOUND]:
         diagnostic = _diagnostic(detail, model, tree)
         found.setdefault(diagnostic.path, []).append(diagnostic)
     # Of a union, pydantic reports every alternative. Where one of them got as far as a key inside, that is what was meant.
-    for path in [path for path in found if any(other[: len(path)] == path and len(other) > len(path) for other in found)]:
+    above = {path[:length] for path in found for length in range(len(path))}
+    for path in [path for path in found if path in above]:
         found[path] = [diagnostic for diagnostic in found[path] if not diagnostic.message.startswith("expected ")]
     return list(dict.fromkeys(diagnostic for group in found.values() for diagnostic in group))
 
@@ -120,7 +124,8 @@ def did_you_mean(word: str, words: Any) -> str:
 def file_like(path: Path) -> str:
     """A suggestion: the YAML file that was probably meant, beside the place of one that is missing."""
     # By their stems: that all of them end in .yaml makes no two names alike.
-    names = {other.stem: other.name for other in path.parent.glob("*.yaml")}
+    # Not Path.glob, which raises for names that are too long.
+    names = {Path(other).stem: other for other in glob("*.yaml", root_dir=path.parent)}
     near = get_close_matches(path.stem, names, n=1)
     return f"did you mean '{names[near[0]]}'?" if near else ""
 

@@ -26,6 +26,11 @@ WEIGHTS = (
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
+def real(path: Path) -> Path:
+    """The path without links; as it is where links lead in a circle or names are longer than any, for which `Path.resolve` raises."""
+    return Path(os.path.realpath(path))
+
+
 def beside(path: str, info: ValidationInfo) -> str:
     """The absolute path of what is written in a file, whose folder is in pydantic's validation context; else from the current one."""
     folder = str((info.context or {}).get("folder") or os.getcwd())

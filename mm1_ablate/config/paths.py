@@ -6,6 +6,7 @@ the mapping names it: so a path can be checked, altered or removed before the wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from pydantic.fields import FieldInfo
 from mm1_ablate.config.settings import ComponentOf, Settings, find_component
 
 ABSENT: Any = object()
+_POSITION = re.compile("0|[1-9][0-9]{0,8}")
 
 
 class PathError(LookupError):
@@ -158,7 +160,8 @@ class Node:
             return Node(declared(field), self.value.get(name, default) if isinstance(self.value, dict) else default)
         if isinstance(self.value, dict) and name in self.value and self.item is not ABSENT:
             return Node(self.item, self.value[name])
-        if isinstance(self.value, list) and name in self.names():
+        # As one of names(), which are very many in a long list.
+        if isinstance(self.value, list) and self.item is not ABSENT and _POSITION.fullmatch(name) and int(name) < len(self.value):
             return Node(self.item, self.value[int(name)])
         return None
 

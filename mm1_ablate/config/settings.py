@@ -66,6 +66,21 @@ class Component(Settings):
     type: str
 
 
+_imports = True
+"""Whether classes of the user's own are imported."""
+
+
+@contextmanager
+def without_imports() -> Iterator[None]:
+    """Import no class of the user's own for the length of a block; a `type` that names one is `NotImported`."""
+    global _imports
+    before, _imports = _imports, False
+    try:
+        yield
+    finally:
+        _imports = before
+
+
 class UnknownType(LookupError):
     """A `type` that names no component. `hint` suggests the nearest, or is empty."""
 
@@ -73,6 +88,13 @@ class UnknownType(LookupError):
         super().__init__(f"{message} ({hint})" if hint else message)
         self.message = message
         self.hint = hint
+
+
+NOT_IMPORTED = "is a class of your own that is not imported here: what it declares is not checked, nor what depends on it"
+
+
+class NotImported(UnknownType):
+    """A `type` that names a class of the user's own, where none is imported."""
 
 
 @cache
@@ -187,6 +209,8 @@ def _text(folder: Path, module: str) -> dict[str, bytes]:
 
 
 def _own_component(type_name: str) -> type[Component]:
+    if not _imports:
+        raise NotImported(f"'{type_name}' {NOT_IMPORTED}")
     module_name, _, class_name = type_name.rpartition(".")
     try:
         _find_beside(module_name.partition(".")[0])
@@ -195,6 +219,22 @@ def _own_component(type_name: str) -> type[Component]:
         raise UnknownType(f"cannot import '{type_name}': {error}") from error
     if not (isinstance(found, type) and issubclass(found, Component)):
         raise UnknownType(f"'{type_name}' is not a subclass of mm1_ablate.config.settings.Component")
+    return found
+
+
+def own_classes(value: Any) -> dict[str, str]:
+    """The classes of the user's own in settings, at any depth: `module.Class` to the file that it was imported from."""
+    found: dict[str, str] = {}
+    if isinstance(value, Settings):
+        kind = type(value)
+        if isinstance(value, Component) and not kind.__module__.startswith("mm1_ablate."):
+            file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+            found[f"{kind.__module__}.{kind.__qualname__}"] = file or "no file"
+        value = [getattr(value, name) for name in kind.model_fields]
+    if isinstance(value, dict):
+        value = list(value.values())
+    for entry in value if isinstance(value, list | tuple) else ():
+        found |= own_classes(entry)
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.local_path import real
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.tasks import wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, read_tree
@@ -47,7 +48,7 @@ def read_experiment(path: Path, later: tuple[Path, ...] = ()) -> tuple[Experimen
     tree, marks, problems = read_tree(path)
     if isinstance(tree, dict) and "sweep" in tree and not {"data", "model", "training"} & set(tree):
         raise IsASweep(path, tree, marks)
-    tree, found, others = with_earlier(tree, path.parent, (*later, path.resolve()))
+    tree, found, others = with_earlier(tree, path.parent, (*later, real(path)))
     if found or others:
         raise FileErrors([*problems, *marks.problems(found), *others])
     experiment, found = validated(Experiment, tree, path.parent)
@@ -65,8 +66,8 @@ def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str,
             f"expected the path of an experiment file, or an experiment, not {'a list' if isinstance(written, list) else repr(written)}",
             "",
         )
-    if path.resolve() in later:
-        circle = [*later[later.index(path.resolve()) :], path]
+    if real(path) in later:
+        circle = [*later[later.index(real(path)) :], path]
         told = f", by way of {', '.join(one.name for one in circle[1:-1])}" if len(circle) > 2 else ""
         return f"{path} starts from itself{told}", "a stage starts from an earlier one"
     if os.path.isdir(path):

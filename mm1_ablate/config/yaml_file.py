@@ -11,7 +11,8 @@ tags, `<<` on what is not a mapping, numbers that cannot be represented.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 import yaml
 
 from mm1_ablate.config.errors import Diagnostic, validated
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.settings import Settings
 
 Keys = tuple[str | int, ...]
@@ -29,6 +31,8 @@ Model = TypeVar("Model", bound=Settings)
 PACKAGE = Path(__file__).resolve().parents[1]
 EXCERPT = 160
 """Characters of a source line that are shown."""
+SHOWN_ALIKE, MOST_SHOWN = 3, 100
+"""Problems that are told of those that are the same on one line, and of all."""
 LONGEST_MESSAGE = 2000
 """Characters: values that are repeated in a message may be of any length."""
 
@@ -67,12 +71,24 @@ class FileErrors(Exception):
 
     def __init__(self, problems: Iterable[FileProblem]) -> None:
         self.problems = in_order(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__(in_words(self.problems))
 
 
 def in_order(problems: Iterable[FileProblem]) -> list[FileProblem]:
     """Distinct problems, in the order of their files."""
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line, problem.column))
+
+
+def in_words(problems: Sequence[FileProblem]) -> str:
+    """Problems for people, one below the other: of one that is repeated on a line the first few, and of very many the first."""
+    shown: list[str] = []
+    alike: Counter[tuple[str, int, str]] = Counter()
+    for problem in problems:
+        alike[place := (problem.file, problem.line, problem.message)] += 1
+        if alike[place] <= SHOWN_ALIKE and len(shown) < MOST_SHOWN:
+            shown.append(str(problem))
+    more = len(problems) - len(shown)
+    return "\n".join([*shown, *([f"and {more:,} more like these"] if more else [])])
 
 
 @dataclass
@@ -112,6 +128,7 @@ class Marks:
             start = max(0, column - 1 - EXCERPT // 2) if len(written) > EXCERPT else 0
             indentation = "".join("\t" if character == "\t" else " " for character in written[start : column - 1])
             excerpt = f"{number}{written[start : start + EXCERPT]}\n{' ' * (len(number) - 2)}| {indentation}^"
+        message, hint, excerpt, path = map(without_passwords, (message, hint, excerpt, path))
         told = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
         return FileProblem(self.file, line, column, _shortened(path, EXCERPT), told, hint, excerpt)
 

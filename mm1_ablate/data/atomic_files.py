@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.config.passwords import hidden
+
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
@@ -31,7 +33,7 @@ def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
-    write_atomically(path, json.dumps(value, indent=1).encode(), durable)
+    write_atomically(path, json.dumps(hidden(value), indent=1).encode(), durable)
 
 
 class DamagedFile(ValueError):

@@ -18,16 +18,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from math import inf, prod
 from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from mm1_ablate.config.identity.data_digests import FileSeen, note_files
+from mm1_ablate.config.passwords import identity_of_address, remember, with_password, without_passwords
 from mm1_ablate.config.settings import HowItRuns
 from mm1_ablate.data.atomic_files import write_atomically
 from mm1_ablate.data.cache import cache_folder
 
 Value = TypeVar("Value")
+MOST_NAMES = 1_000_000
+"""Names that the braces of a pattern may stand for."""
+DEEPEST_BRACES = 10
+_INNERMOST = re.compile(r"\{([^{}]*)\}")
+_COUNTED = re.compile("\0([0-9]+)\0")
+_RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.(-?[0-9]{1,18}))?")
+_RANGE_OF_ANY_LENGTH = re.compile(r"-?[0-9]+\.\.-?[0-9]+(?:\.\.-?[0-9]+)?")
 ENDS = 64 * 1024
 """Bytes of the beginning and of the end of a file that its digest covers."""
 
@@ -44,7 +53,7 @@ def _from_folder(patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, 
 
 def _absolute(pattern: str, folder: str) -> str:
     if _is_remote(pattern) or pattern.startswith("${"):  # what a variable holds is known only where the files are read
-        return pattern
+        return remember(pattern)
     return os.path.join(os.path.abspath(folder), os.path.expanduser(pattern))
 
 
@@ -70,7 +79,7 @@ class DataFile:
     """A file, wherever it is."""
 
     address: str
-    """An absolute local path, or an fsspec address."""
+    """An absolute local path, or an fsspec address, without passwords: it is opened `with_password`."""
     name: str
     """Its path from the deepest folder that all files found with it share: the same after a move."""
     size: int
@@ -134,7 +143,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the path in it. fsspec keeps the file systems, for each process its own."""
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(address)
+    filesystem, path = fsspec.core.url_to_fs(with_password(address))
     return filesystem, str(path)
 
 
@@ -149,7 +158,7 @@ def find_files(patterns: Iterable[str]) -> list[DataFile]:
     for pattern in patterns:
         named = _with_variables(pattern.removeprefix("file://"))
         if _is_remote(named):
-            found.update(_find_remote(pattern, _without_braces(named)))
+            found.update(_find_remote(without_passwords(pattern), _without_braces(with_password(named))))
         else:
             found.update(_find_local(pattern, [os.path.abspath(name) for name in _without_braces(named)]))
     names = _names(found)
@@ -170,10 +179,37 @@ def _with_variables(pattern: str) -> str:
 def _without_braces(pattern: str) -> list[str]:
     from braceexpand import braceexpand
 
+    if _names_meant(pattern) > MOST_NAMES:
+        raise NoFiles(f"'{pattern[:200]}' stands for more than {MOST_NAMES:,} names; give several patterns, or use * and ?")
     try:
         return list(braceexpand(pattern))
     except ValueError:
         raise NoFiles(f"'{pattern}' has a brace without its partner") from None
+
+
+def _names_meant(pattern: str) -> float:
+    """How many names the braces of a pattern stand for, counted without making them; infinity for more than anybody means."""
+    counts: list[float] = []
+
+    def together(text: str) -> float:
+        return prod(counts[int(place)] for place in _COUNTED.findall(text))
+
+    def count(group: re.Match[str]) -> str:
+        if (bounds := _RANGE.fullmatch(group[1])) is not None:
+            first, last, step = (int(number) if number else 1 for number in bounds.groups())
+            counts.append(abs(last - first) // max(1, abs(step)) + 1)
+        elif _RANGE_OF_ANY_LENGTH.fullmatch(group[1]):
+            counts.append(inf)
+        else:
+            counts.append(sum(map(together, group[1].split(","))) if "," in group[1] else together(group[1]))
+        return f"\0{len(counts) - 1}\0"
+
+    left = re.sub(r"\\.", "", pattern.replace("\0", ""))
+    for _ in range(DEEPEST_BRACES):
+        left, found = _INNERMOST.subn(count, left)
+        if not found:
+            return together(left)
+    return inf
 
 
 def _find_local(pattern: str, paths: list[str]) -> dict[str, tuple[int, str]]:
@@ -216,14 +252,15 @@ def _find_remote(pattern: str, addresses: list[str]) -> dict[str, tuple[int, str
         except ImportError as error:
             raise NoFiles(f"'{pattern}' cannot be read: {error}. For s3:// that is: pip install 'mm1-ablate[s3]'") from None
         except Exception as error:  # each file system has its own kinds: no permission, no such bucket, no network
-            raise NoFiles(f"'{pattern}' cannot be looked up: {type(error).__name__}: {error}") from error
+            raise NoFiles(f"'{pattern}' cannot be looked up: {type(error).__name__}: {without_passwords(str(error))}") from error
         files = {name: info for name, info in matches.items() if info["type"] == "file"}
         if not files:
-            raise NoFiles(_nothing(pattern, address, bool(matches), _remote_exists))
+            raise NoFiles(_nothing(pattern, remember(address), bool(matches), _remote_exists))
         for name, info in files.items():
             if info.get("size") is None:
-                raise NoFiles(f"'{address}': its server does not report the file's size, so parts of it cannot be read; copy it to a disk")
-            found[_address(filesystem, address, path, name)] = (int(info["size"]), _stamp(info))
+                told = f"'{remember(address)}': its server does not report the file's size"
+                raise NoFiles(f"{told}, so parts of it cannot be read; copy it to a disk")
+            found[remember(_address(filesystem, address, path, name))] = (int(info["size"]), _stamp(info))
     return found
 
 
@@ -263,14 +300,15 @@ def _nothing(pattern: str, path: str, is_folder: bool, exists: Any) -> str:
 def _names(addresses: Iterable[str]) -> dict[str, str]:
     """Each file's path from the deepest folder that all files of its file system share."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for address in addresses:
+    named = {address: identity_of_address(with_password(address)) for address in addresses}
+    for address in named:
         groups[address.partition("://")[0] if "://" in address else ""].append(address)
     names = {}
     for kind, group in groups.items():
-        common = posixpath.commonpath([posixpath.dirname(address) for address in group])
+        common = posixpath.commonpath([posixpath.dirname(named[address]) for address in group])
         for address in group:
             # commonpath makes one slash of the two in s3://.
-            name = posixpath.relpath(posixpath.normpath(address), common)
+            name = posixpath.relpath(posixpath.normpath(named[address]), common)
             names[address] = name if len(groups) == 1 else f"{kind or 'file'}://{name}"
     return names
 
@@ -312,7 +350,7 @@ def cached_text(kind: str, file: DataFile, make: Callable[[], str]) -> str:
     """
     if not file.stamp:
         return make()
-    identity = sha256(f"{file.address}\0{file.size}\0{file.stamp}".encode()).hexdigest()
+    identity = sha256(f"{identity_of_address(with_password(file.address))}\0{file.size}\0{file.stamp}".encode()).hexdigest()
     path = cache_folder() / kind / identity[:2] / identity[2:32]
     with contextlib.suppress(OSError):
         if found := path.read_text(encoding="utf-8"):

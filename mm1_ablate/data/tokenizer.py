@@ -111,7 +111,7 @@ def _of_transformers(name: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     with hub_if_reachable(name):
-        loaded: Any = AutoTokenizer.from_pretrained(name)
+        loaded: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if loaded.eos_token_id is None:
         raise ValueError(f"tokenizer '{name}' has no end-of-text token, which every document needs")
     padding = loaded.eos_token_id if loaded.pad_token_id is None else loaded.pad_token_id

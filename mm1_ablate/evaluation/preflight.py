@@ -220,7 +220,8 @@ def shorter(language_model: Any) -> Any:
     if kinds:
         config.layer_types = kinds[:ENOUGH_LAYERS]
     with meta_initialisation():
-        return AutoModelForCausalLM.from_config(config, dtype=language_model.dtype, attn_implementation="sdpa").to("meta")
+        plainly: dict[str, Any] = {"dtype": language_model.dtype, "attn_implementation": "sdpa"}
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **plainly).to("meta")
 
 
 def check_readable(language_model: Any) -> None:

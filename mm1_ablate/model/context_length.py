@@ -68,5 +68,5 @@ def _configuration(settings: LanguageModel) -> Any:
 
     if settings.name is not None:
         with hub_if_reachable(settings.name):
-            return AutoConfig.from_pretrained(settings.name)
+            return AutoConfig.from_pretrained(settings.name, trust_remote_code=False)
     return AutoConfig.for_model(settings.model_type or "", **settings.configuration)

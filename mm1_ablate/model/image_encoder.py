@@ -179,9 +179,9 @@ def _files_of(path: str) -> list[str]:
 def _read(file: str, values: bool) -> dict[str, Tensor]:
     """A state dict; without values, of tensors on the meta device."""
     if values:
-        return timm.models.load_state_dict(file)
+        return timm.models.load_state_dict(file, weights_only=True)
     if not file.endswith(".safetensors"):
-        return timm.models.load_state_dict(file, device="meta")
+        return timm.models.load_state_dict(file, device="meta", weights_only=True)
     with safe_open(file, "pt") as weights:
         return {name: torch.empty(weights.get_slice(name).get_shape(), device="meta") for name in weights.keys()}  # noqa: SIM118
 

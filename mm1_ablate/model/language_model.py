@@ -92,11 +92,11 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
     if settings.name is not None:
         with hub_if_reachable(settings.name):
             if weights:
-                model = AutoModelForCausalLM.from_pretrained(settings.name, **plainly)
+                model = AutoModelForCausalLM.from_pretrained(settings.name, trust_remote_code=False, **plainly)
             else:
                 # The type that published weights are kept in is not that of training.
-                config = AutoConfig.from_pretrained(settings.name)
-                model = AutoModelForCausalLM.from_config(config, **plainly)  # type: ignore[no-untyped-call]
+                config = AutoConfig.from_pretrained(settings.name, trust_remote_code=False)
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **plainly)  # type: ignore[no-untyped-call]
         embeddings: Any = model.get_input_embeddings()
         _check_rows(settings, vocabulary_size, embeddings.num_embeddings)
         if weights:
@@ -112,7 +112,7 @@ def build_language_model(settings: LanguageModel, vocabulary_size: int, padding:
         ) from error
     _check_fields(settings.configuration, config)
     # Published configurations name the type that weights are kept in, which is not that of training.
-    model = AutoModelForCausalLM.from_config(config, **plainly)  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **plainly)  # type: ignore[no-untyped-call]
     if settings.initialisation == "fan_in":
         _initialise_by_fan_in(model)
     return model

@@ -93,7 +93,7 @@ def _of_transformers(folder: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):  # of a kind that transformers does not know
         return None
     return getattr(config, "vision_config", config)

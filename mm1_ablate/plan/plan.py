@@ -12,7 +12,9 @@ from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
+from mm1_ablate.config.settings import own_classes
 from mm1_ablate.config.study import Study
+from mm1_ablate.config.tasks import task_settings
 from mm1_ablate.config.yaml_file import FileProblem, in_order
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import CostEstimate, MeasuredCost, Measurements, Workload, not_estimated, over_budget
@@ -69,6 +71,18 @@ class Plan:
         return tuple(in_order(warning for study in self.studies for warning in study.warnings))
 
     @property
+    def imported(self) -> dict[str, str]:
+        """Classes of the user's own that the studies name, and the files that were imported, and run, to read them."""
+        found: dict[str, str] = {}
+        for study in self.studies:
+            with study.snapshot.active():
+                for arm in study.arms:
+                    found |= own_classes(arm.experiment)
+                    for task in arm.experiment.evaluation.tasks:
+                        found |= own_classes(task_settings(task))
+        return dict(sorted(found.items()))
+
+    @property
     def provisional(self) -> bool:
         """Whether fingerprints lack the contents of data that was not read: then what the store has of these trials is not known."""
         return any(study.provisional for study in self.studies)
@@ -97,6 +111,7 @@ class Plan:
             "arms": {study.name: study.differences_json() for study in self.studies},
             "provisional": self.provisional,
             "repeats": list(self.repeats),
+            "imported": self.imported,
             "warnings": [warning.to_json() for warning in self.warnings],
             "problems": list(self.problems),
             "no_longer_named": [{"name": name, "folder": folder} for name, folder in self.unlisted],

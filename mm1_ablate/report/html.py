@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from mm1_ablate import __version__
 from mm1_ablate.config.metric_name import MetricName, metric_title
+from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.report import figures
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
 from mm1_ablate.report.comparison import StudyComparison
@@ -121,9 +122,9 @@ def write_report(
     svgs = {name: figures.svg(figure) for name, figure in drawn.items()}
     contents = {
         "report.html": html(comparison, svgs, sweep_text).encode(),
-        "report.md": markdown(comparison, {name: f"{name}.png" for name in drawn}).encode(),
-        "comparison.json": (json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),
-        "comparison.csv": comparison.long().to_csv(index=False).encode(),
+        "report.md": without_passwords(markdown(comparison, {name: f"{name}.png" for name in drawn})).encode(),
+        "comparison.json": (json.dumps(hidden(comparison.to_json()), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "comparison.csv": without_passwords(comparison.long().to_csv(index=False)).encode(),
     }
     for name, figure in drawn.items():
         contents |= {f"{name}.png": figures.png(figure), f"{name}.svg": svgs[name]}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mm1_ablate.config.metric_name import metric_title
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.report.cells import ArmRow
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.effects import Effect
@@ -51,7 +52,7 @@ def write_markdown(path: Path, comparison: StudyComparison, curves: pd.DataFrame
         picture.write_bytes(figures.png(figure))
         links[name] = picture.relative_to(document.parent).as_posix().replace(" ", "%20")
         written.append(picture)
-    document.write_text(markdown(comparison, links), encoding="utf-8")
+    document.write_text(without_passwords(markdown(comparison, links)), encoding="utf-8")
     return written
 
 

@@ -20,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.evaluation.prompts import IMAGE_MARK
 from mm1_ablate.report.cells import amount
 from mm1_ablate.report.examples import Count, Example, margin
@@ -39,7 +40,8 @@ def page(template: str, **values: Any) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     folder = files("mm1_ablate.report")
     style = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    return environment.from_string((folder / template).read_text(encoding="utf-8")).render(style=style, **values)
+    rendered = environment.from_string((folder / template).read_text(encoding="utf-8")).render(style=style, **values)
+    return without_passwords(rendered)
 
 
 def data_address(pixels: np.ndarray | Image.Image, format: str = "PNG", **options: Any) -> Markup:

@@ -13,14 +13,17 @@ import json
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.config.passwords import known_addresses
 from mm1_ablate.run.child_process import folder_for_sockets
 from mm1_ablate.run.signals import interrupt_handled
 from mm1_ablate.store.files import is_address
@@ -29,6 +32,8 @@ from mm1_ablate.store.store import Store
 
 LOCAL = "local"
 """The address of a cluster of our own, on this machine alone."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""By this variable Ray's processes are told that there will be no other nodes: as on Windows and macOS, they listen on 127.0.0.1 then."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -113,7 +118,7 @@ def connect(address: str, cpus: int | None = None) -> None:
 
 
 def start_here(**options: Any) -> None:
-    """Start Ray on this machine, in a folder whose path is short enough for its sockets, and connect to it.
+    """Start Ray on this machine, for this machine alone, in a folder whose path is short enough for its sockets, and connect to it.
 
     Raises:
         ConnectionError: it cannot start, with why.
@@ -121,11 +126,53 @@ def start_here(**options: Any) -> None:
     import ray
 
     folder = folder_for_sockets(LONGEST_FOLDER, "RAY_TMPDIR") / "ray"
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(address=LOCAL, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=str(folder), **options)
+        keep_token_private()
+        with _on_loopback():
+            ray.init(address=LOCAL, _temp_dir=str(folder), **quiet, **options)
     except Exception as error:
         said = f"Ray cannot be started on this machine: {_in_one_line(error)} (its logs are in {folder}/session_latest/logs)"
         raise ConnectionError(said) from error
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started within listen on this machine alone: nobody elsewhere can ask it for anything, with a token or without.
+    Ray has no option for that on Linux, where it replaces 127.0.0.1 by an address that others reach."""
+    from ray._private import ray_constants
+
+    before = os.environ.get(LOOPBACK), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        os.environ.pop(LOOPBACK)
+        if before[0] is not None:
+            os.environ[LOOPBACK] = before[0]
+
+
+def keep_token_private() -> None:
+    """Let nobody but its owner read the token of this machine, and make it so if there is none and a cluster of our own is to have one: who
+    has it can run programs as its owner. Ray would make a file that all can read."""
+    if os.environ.get(AUTH_MODE, "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    declared = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    # Where there is no home that can be written, or the token is another's, Ray says what it lacks.
+    with contextlib.suppress(OSError, RuntimeError):
+        path = Path(declared) if declared else Path.home() / ".ray" / "auth_token"
+        if not path.exists() and not declared:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, beside = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
+            try:
+                with open(descriptor, "w") as token:
+                    token.write(secrets.token_hex(32))
+                os.link(beside, path)  # of several that make one the first's stays
+            finally:
+                os.unlink(beside)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def join(address: str) -> None:
@@ -137,6 +184,7 @@ def join(address: str) -> None:
     import ray
 
     place = resolved_address(address)
+    keep_token_private()
     use_token(place)
     try:
         ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
@@ -222,6 +270,38 @@ def connection_error(error: Exception, address: str) -> ConnectionError:
     if rejects_token(address):
         return ConnectionError(f"the Ray cluster at {address} does not accept the token of this machine; {SAME_TOKEN}")
     return ConnectionError(f"no Ray cluster at {address}: {str(error).strip()}")
+
+
+# ---------------------------------------------------------------- what a run must not write into the store
+@contextlib.contextmanager
+def giving_addresses(run: str) -> Iterator[None]:
+    """Let the workers of a run know, for the length of a block, the addresses with passwords that were declared here: by Ray's own memory,
+    not by a file. The driver is connected to Ray."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    addresses = known_addresses()
+    if not addresses:
+        yield
+        return
+    _internal_kv_put(_addresses_key(run), json.dumps(addresses).encode())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            _internal_kv_del(_addresses_key(run))
+
+
+def addresses_of_run(run: str) -> dict[str, str]:
+    """Runs in a worker: what `giving_addresses` gave; empty outside of Ray."""
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    given = _internal_kv_get(_addresses_key(run)) if ray.is_initialized() else None
+    return json.loads(given) if given else {}
+
+
+def _addresses_key(run: str) -> str:
+    return f"mm1-ablate-addresses/{run}"
 
 
 # ---------------------------------------------------------------- nodes

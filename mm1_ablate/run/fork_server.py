@@ -26,8 +26,9 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
+from mm1_ablate.config.passwords import WithoutPasswords
 from mm1_ablate.store.disk_full import FULL, is_disk_full
 
 PRELOADED = (
@@ -208,10 +209,12 @@ def in_child(job: dict[str, Any]) -> int:
     """What the child does, in its main thread: its own group, log, environment, threads; then the function. Returns its exit code."""
     os.setsid()
     server = os.getppid()
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+    # Libraries print addresses as they were asked to open them.
+    sys.stdout, sys.stderr = cast(TextIO, WithoutPasswords(sys.stdout)), cast(TextIO, WithoutPasswords(sys.stderr))
     os.environ.update(job["environment"])
     with contextlib.suppress(OSError):
         os.chdir(job["directory"])

@@ -8,6 +8,7 @@ where the first of them is.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.config.passwords import VARIABLE, known_addresses
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.run import child_process
+from mm1_ablate.run.cluster import addresses_of_run
 from mm1_ablate.run.fork_server import PRELOADED
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
 from mm1_ablate.store.disk_full import FULL, DiskFull, full_disk_message
@@ -159,6 +162,8 @@ class Launcher:
         environment[RUN] = self.run
         # What this node says; its fork server may have been started by another.
         environment |= {name: os.environ[name] for name in SET_BY_NODE if name in os.environ}
+        if addresses := known_addresses() or addresses_of_run(self.run):
+            environment[VARIABLE] = json.dumps(addresses)
         log, arguments = str(folder / "log.txt"), {"store_root": self.store_root} | arguments
         if workers > 1:
             arguments["strategy"] = self.strategy

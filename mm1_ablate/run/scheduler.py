@@ -23,7 +23,16 @@ from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Resources
 from mm1_ablate.run import child_process
-from mm1_ablate.run.cluster import LOCAL, all_nodes, connected, exclude_nodes, fits_without, has_autoscaler, require_usable_nodes
+from mm1_ablate.run.cluster import (
+    LOCAL,
+    all_nodes,
+    connected,
+    exclude_nodes,
+    fits_without,
+    giving_addresses,
+    has_autoscaler,
+    require_usable_nodes,
+)
 from mm1_ablate.run.fork_server import PRELOADED
 from mm1_ablate.run.launcher import RUN_PREPARATION, RUN_TRIAL, Launcher, StoreNotVisible
 from mm1_ablate.run.remaining_work import (
@@ -215,7 +224,7 @@ def _ray_and_fork_server(options: RunOptions, launcher: Launcher) -> Iterator[No
         if options.cluster == LOCAL:
             # Imports torch while Ray starts; children die with this process.
             child_process.start_server(launcher.server_folder, owner=True, preload=launcher.preload)
-        with connected(options.cluster, options.cpus):
+        with connected(options.cluster, options.cpus), giving_addresses(launcher.run):
             yield
     finally:
         interrupt_handled()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import sources_of
 from mm1_ablate.config.identity.reads import DataChanged, reads_of_preparation, reads_of_training
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.config.training import Precision, Progress
 from mm1_ablate.data.atomic_files import write_json
@@ -268,7 +269,7 @@ def recording_failure(store: Store, folder: Path, work: Callable[[], None], lead
             raise
         traceback.print_exc()
         if (leads and alone) or not store.has_failed(folder):
-            store.write(folder / "error.txt", traceback.format_exc().encode())
+            store.write(folder / "error.txt", without_passwords(traceback.format_exc()).encode())
             store.fail(folder, reason_of(error))
         return 1
     if leads:

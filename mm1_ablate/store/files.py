@@ -7,6 +7,7 @@ it is here, what writes one does so by `write`, and a lease does for a lock.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -51,6 +52,26 @@ class Damage:
         except OSError:
             return 0, 0, 0
         return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def refuse_links(root: Path, folder: Path, inside: bool = False) -> None:
+    """Refuse to write through symbolic links below a store's root, which whoever shares the store may have put there. The root may be one.
+
+    Args:
+        inside: look at all that the folder holds too.
+
+    Raises:
+        StorageError: naming the link.
+    """
+    parts = folder.relative_to(root).parts
+    links = [path for end in range(1, len(parts) + 1) if (path := root.joinpath(*parts[:end])).is_symlink()]
+    if inside and not links:
+        links = [
+            path for above, folders, files in os.walk(folder) for name in (*folders, *files) if (path := Path(above, name)).is_symlink()
+        ]
+    if links:
+        told = f"{links[0]} is a symbolic link to {os.readlink(links[0])}, and nothing is written through links in a store"
+        raise StorageError(f"{told}: remove it, or put in its place what it leads to")
 
 
 class Files(ABC):
@@ -199,6 +220,10 @@ class Files(ABC):
             wait: while the storage is away, for some minutes.
         """
 
+    @abstractmethod
+    def refuse_links(self, path: Path) -> None:
+        """Before something is written to a path without `write` or `hold`: see `refuse_links`."""
+
     # ------------------------------------------------------------ who works on a folder
     @abstractmethod
     def hold(self, folder: Path, wait: bool, lost: Callable[[], None]) -> AbstractContextManager[None]:
@@ -263,12 +288,17 @@ class LocalFiles(Files):
         return record
 
     def write(self, file: Path, content: bytes) -> None:
+        refuse_links(self.root, file.parent)
         write_atomically(file, content)
 
     def upload(self, *files: Path, wait: bool = False) -> None:
         pass
 
+    def refuse_links(self, path: Path) -> None:
+        refuse_links(self.root, path, inside=True)
+
     def hold(self, folder: Path, wait: bool, lost: Callable[[], None]) -> AbstractContextManager[None]:
+        refuse_links(self.root, folder, inside=True)
         return locked(folder, wait)
 
     def help(self, folder: Path) -> AbstractContextManager[None]:

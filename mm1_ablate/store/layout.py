@@ -9,6 +9,21 @@ from pathlib import Path
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.store.files import StorageError
+
+
+def folder_name(fingerprint: str) -> str:
+    """The name by which a fingerprint has its place.
+
+    Raises:
+        StorageError: it is none. Fingerprints are read from records of the store too, and whoever may write there must not choose other
+            folders by them.
+    """
+    name = short(fingerprint)
+    if not re.fullmatch(r"\w+", name):
+        raise StorageError(f"a record of the store names the fingerprint {name!r}, which is none: remove that record")
+    return name
+
 
 LAYOUT = 1
 """Version of where everything is and what its records mean. A version that could not go on with what another has written gets the next
@@ -28,7 +43,7 @@ class Layout:
 
     def trial_folder(self, trial: Trial | str) -> Path:
         """The folder of a trial, or of a training fingerprint."""
-        return self.root / "trials" / short(trial if isinstance(trial, str) else trial.fingerprint)
+        return self.root / "trials" / folder_name(trial if isinstance(trial, str) else trial.fingerprint)
 
     def evaluation_folder(self, trial: Trial) -> Path:
         """The folder of a trial's own evaluation."""
@@ -36,11 +51,11 @@ class Layout:
 
     def evaluation_folder_of(self, fingerprint: str, evaluation: str) -> Path:
         """The folder of a training fingerprint and an evaluation fingerprint."""
-        return self.trial_folder(fingerprint) / "evaluations" / short(evaluation)
+        return self.trial_folder(fingerprint) / "evaluations" / folder_name(evaluation)
 
     def prepared_folder(self, preparation: Preparation | str) -> Path:
         """The folder of a preparation, or of its fingerprint."""
-        return self.root / "prepared" / short(preparation if isinstance(preparation, str) else preparation.fingerprint)
+        return self.root / "prepared" / folder_name(preparation if isinstance(preparation, str) else preparation.fingerprint)
 
     def study_folder(self, study: Study | str) -> Path:
         """Where a study, or the study of a name, keeps its sweep and its report."""

@@ -32,6 +32,7 @@ from mm1_ablate.config.identity.reads import (
     reads_of_training,
     to_lines,
 )
+from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.tasks import is_own, task_names, task_settings
@@ -118,7 +119,8 @@ class Manifests:
         folder = self._layout.study_folder(study)
         text = next(iter(study.texts.values()), None)  # as it was when it was loaded: it may have been edited since
         if text is not None or study.path.exists():
-            self._files.write(folder / "sweep.yaml", study.path.read_bytes() if text is None else text.encode())
+            whole = study.path.read_bytes().decode(errors="surrogateescape") if text is None else text
+            self._files.write(folder / "sweep.yaml", without_passwords(whole).encode(errors="surrogateescape"))
         write_place(study, folder, self._files)
         if contents := study.snapshot.to_record():
             self._write_json(folder / "contents.json", contents)
@@ -258,7 +260,7 @@ class Manifests:
             self._files.write(path, content)
 
     def _write_json(self, path: Path, value: Any) -> None:
-        self._files.write(path, json.dumps(value, indent=1).encode())
+        self._files.write(path, json.dumps(hidden(value), indent=1).encode())
 
 
 def check_fingerprint(files: Files, path: Path, fingerprint: str, shape: Any) -> dict[str, Any]:

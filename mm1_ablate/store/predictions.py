@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.errors import listed
-from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.study import Trial
 from mm1_ablate.data.atomic_files import replacing, write_json
 from mm1_ablate.evaluation.prediction_shards import PredictionShard
 from mm1_ablate.store.files import LocalFiles
+from mm1_ablate.store.layout import folder_name
 from mm1_ablate.store.manifests import evaluation_record, shards_of_trial
 from mm1_ablate.store.records import EvaluationRecord, PredictionsRecord, ScoresRecord
 from mm1_ablate.store.store import Store
@@ -78,10 +78,10 @@ class Predictions:
         return [PredictionShard.from_json(record) for record in records if record]
 
     def _table(self, part: PredictionShard) -> Path:
-        return self.folder / f"{short(part.fingerprint)}.parquet"
+        return self.folder / f"{folder_name(part.fingerprint)}.parquet"
 
     def _record(self, part: PredictionShard) -> Path:
-        return self.folder / f"{short(part.fingerprint)}.json"
+        return self.folder / f"{folder_name(part.fingerprint)}.json"
 
 
 # ---------------------------------------------------------------- what is missing, and why

@@ -19,6 +19,7 @@ from typing import Any
 from mm1_ablate import __version__
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.own_code import own_code, own_modules
+from mm1_ablate.config.passwords import hidden
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Trial
 from mm1_ablate.config.task_record import Task
@@ -281,7 +282,7 @@ class Statuses:
         return record
 
     def _write(self, folder: Path, record: dict[str, Any]) -> None:
-        self._files.write(folder / "status.json", json.dumps(record, indent=1).encode())
+        self._files.write(folder / "status.json", json.dumps(hidden(record), indent=1).encode())
 
 
 @functools.cache

@@ -26,6 +26,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.config.passwords import hidden
 from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 from mm1_ablate.store.files import Files, LocalFiles, is_address
 from mm1_ablate.store.layout import Layout
@@ -61,7 +62,7 @@ class Store:
         # files.py: what others have done, what is here, who works on what
         self.check, self.where, self.refresh, self.has = files.check, files.where, files.refresh, files.has
         self.download, self.download_folder, self.download_checkpoint = files.download, files.download_folder, files.download_checkpoint
-        self.write, self.upload, self.help = files.write, files.upload, files.help
+        self.write, self.upload, self.help, self.refuse_links = files.write, files.upload, files.help, files.refuse_links
         self.is_held, self.heartbeat, self.release_dead = files.is_held, files.heartbeat, files.release_dead
         # manifests.py: what is to be done
         self.write_trial, self.write_preparation = manifests.write_trial, manifests.write_preparation
@@ -102,7 +103,7 @@ class Store:
 
     def write_json(self, file: Path, value: Any) -> None:
         """As `write`, of a JSON value."""
-        self.write(file, json.dumps(value, indent=1).encode())
+        self.write(file, json.dumps(hidden(value), indent=1).encode())
 
     def hold(self, folder: Path, wait: bool = False, lost: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Be the one that works on a trial's or preparation's folder, until the block or the process ends.

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from mm1_ablate.config.metric_name import AVERAGE, MetricName
+from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.config.settings import Settings, is_identity
 from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.sweep.differences import in_words
@@ -124,6 +125,8 @@ def track(
     Raises:
         TrackingFailed: with what MLflow said.
     """
+    store.refuse_links(store.root / "mlflow.db")
+    store.refuse_links(store.root / "mlartifacts")
     try:
         with _alone(store):
             client = _client(store)
@@ -138,9 +141,12 @@ def track(
                     written += is_new
             runs.retag_earlier()
             runs.write_comparison(report, table, verdict)
-            return Tracked(tracking_uri(store), experiment, runs.comparison, ids["trial"], ids["stage"], written, runs.files.problem)
+            return Tracked(
+                without_passwords(tracking_uri(store)), experiment, runs.comparison, ids["trial"], ids["stage"], written, runs.files.problem
+            )
     except Exception as error:
-        raise TrackingFailed(f"MLflow at {tracking_uri(store)} could not be written: {_first_line(error)}{_advice(error)}") from error
+        told = f"MLflow at {tracking_uri(store)} could not be written: {_first_line(error)}{_advice(error)}"
+        raise TrackingFailed(without_passwords(told)) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -224,8 +230,9 @@ def _experiment(client: MlflowClient, study: Study, store: Store) -> str:
     else:
         experiment = there.experiment_id
     tags = there.tags if there else {}
+    described = without_passwords(study.sweep.description or study.name)
     wanted = {
-        "mlflow.note.content": f"{study.sweep.description or study.name}\n\nTrials of the study '{study.name}'; see the run 'comparison'.",
+        "mlflow.note.content": f"{described}\n\nTrials of the study '{study.name}'; see the run 'comparison'.",
         # Not documented, and harmless where they are not understood: no sidebar for chat traces, and a table that shows the arms.
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(study)),
@@ -354,7 +361,7 @@ class _StudyRuns:
         else:
             if there is not None:
                 self.client.delete_run(there.info.run_id)
-            tags = arms | self._trial_tags(trial, state) | {"begun": begun}
+            tags = hidden(arms | self._trial_tags(trial, state)) | {"begun": begun}
             run = self.client.create_run(self.experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
         self._log_parameters(run, parameters)
         self._log_metrics(run, _curve_metrics(self.store.curve(trial), began) + _score_metrics(scores, ended))
@@ -398,7 +405,7 @@ class _StudyRuns:
     def _log_parameters(self, run: str, parameters: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        logged = [Param(key, value) for key, value in parameters.items()]
+        logged = [Param(key, without_passwords(value)) for key, value in parameters.items()]
         for start in range(0, len(logged), 100):
             self.client.log_batch(run, params=logged[start : start + 100])
 
@@ -411,7 +418,7 @@ class _StudyRuns:
         sources = self.store.data_account(trial)
         lost = [f"{source}: {one['in_words']}" for source, counts in sources.items() for one in counts.get("lost", ())]
         if lost:
-            self.client.set_tag(run, "lost data", "; ".join(lost)[:8000])
+            self.client.set_tag(run, "lost data", without_passwords("; ".join(lost))[:8000])
         account = self.store.trial_folder(trial) / "data.json"
         return not account.exists() or self.files.write(lambda: self.client.log_artifact(run, str(account)))
 
@@ -437,7 +444,7 @@ class _StudyRuns:
         if report is not None and report.exists():
             self.files.write(lambda: self.client.log_artifacts(run, str(report), "report"))
         if verdict:
-            self.client.set_tag(run, "mlflow.note.content", verdict[:8000])
+            self.client.set_tag(run, "mlflow.note.content", without_passwords(verdict)[:8000])
         states = {self.store.status(trial).status for trial in self.study.trials}
         self.client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
 

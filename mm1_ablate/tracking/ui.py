@@ -11,9 +11,11 @@ import sys
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.study import Study
 from mm1_ablate.run.signals import interrupt_handled, interruptible
 from mm1_ablate.store.health import HealthCheck
@@ -21,13 +23,21 @@ from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.mlflow_runs import SILENT, track, tracking_uri
 
 HOST = "127.0.0.1"
+BACKEND = "MLFLOW_BACKEND_STORE_URI"
 START_SECONDS = 90.0
+ANSWERED_WITHIN = 10.0
+"""Seconds within which whoever is asked whether MLflow works must answer."""
+AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": f"{ANSWERED_WITHIN:g}"}
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def ui_command(store: Store, port: int = 5000) -> list[str]:
-    """The command that serves on this machine what MLflow has of a store."""
+    """The command that serves on this machine what MLflow has of a store. An address with a password is not among its arguments, which
+    everybody on this machine sees, but in its environment (`BACKEND`)."""
     destination = store.root / "mlartifacts"
-    places = ["--backend-store-uri", tracking_uri(store), "--artifacts-destination", str(destination)]
+    places = ["--artifacts-destination", str(destination)]
+    if (backend := tracking_uri(store)) == without_passwords(backend):
+        places = ["--backend-store-uri", backend, *places]
     return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *places]
 
 
@@ -55,7 +65,8 @@ def serve(
     """
     remote = tracking_uri(store)
     if remote.startswith("http"):
-        for line in addresses(study, store, remote.rstrip("/")) if study else [remote]:
+        shown = without_passwords(remote).rstrip("/")
+        for line in addresses(study, store, shown) if study else [shown]:
             say(line)
         return 0
     free = port_from(port)
@@ -93,8 +104,9 @@ def start_server(store: Store, port: int) -> subprocess.Popen[bytes]:
     """
     store.root.mkdir(parents=True, exist_ok=True)
     # Its job runners would be eight more processes and 14 seconds.
-    environment = os.environ | SILENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = os.environ | SILENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", BACKEND: tracking_uri(store)}
     log = store.root / "mlflow-server.log"
+    store.refuse_links(log)
     with open(log, "ab") as output:
         server = subprocess.Popen(ui_command(store, port), stdout=output, stderr=output, env=environment, start_new_session=True)
     until = time.monotonic() + START_SECONDS
@@ -157,8 +169,36 @@ def check_mlflow(place: Path | str) -> HealthCheck:
         if "://" in address and not address.startswith("sqlite")
         else (f"move {database} away; `mm1-ablate ui SWEEP` writes it anew from the store")
     )
+    shown = without_passwords(address)
     try:
-        experiments = MlflowClient(tracking_uri=address).search_experiments(max_results=100)
+        _connect(address)
+        with _environment(AT_ONCE):
+            experiments = MlflowClient(tracking_uri=address).search_experiments(max_results=100)
     except Exception as error:
-        return HealthCheck("mlflow", False, f"{address}: {str(error).strip().splitlines()[0]}", remedy)
-    return HealthCheck("mlflow", True, f"{mlflow.__version__}, {address} opens, {len(experiments)} experiments")
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return HealthCheck("mlflow", False, f"{shown}: {without_passwords(told)}", remedy)
+    return HealthCheck("mlflow", True, f"{mlflow.__version__}, {shown} opens, {len(experiments)} experiments")
+
+
+def _connect(address: str) -> None:
+    """Raise OSError where nobody answers for a database, whose drivers try for minutes. Servers are asked by MLflow, perhaps by a proxy."""
+    scheme = address.partition("://")[0].partition("+")[0]
+    place = urlsplit(address)
+    if scheme in DATABASE_PORTS and place.hostname:
+        with socket.create_connection((place.hostname, place.port or DATABASE_PORTS[scheme]), timeout=ANSWERED_WITHIN):
+            pass
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """An environment with other values for the length of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

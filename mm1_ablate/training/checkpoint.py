@@ -8,6 +8,8 @@ machine has its own workers' shards; they are given to all before they are named
 
 from __future__ import annotations
 
+import io
+import pickle
 import random
 import shutil
 import uuid
@@ -21,6 +23,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -34,6 +40,16 @@ from torch.optim import Optimizer
 from mm1_ablate.data.atomic_files import replacing
 from mm1_ablate.training.workers import Workers
 
+INDEX_MODULES = (
+    "torch",
+    "torch.serialization",
+    "torch.distributed.checkpoint.metadata",
+    "torch.distributed.checkpoint.filesystem",
+    "torch.distributed.checkpoint._extension",
+    "collections",
+    "pathlib",
+)
+"""Where the index of shards may take its classes from."""
 SHARDS = "shards"
 """Where a checkpoint names its folder of shards."""
 
@@ -130,11 +146,41 @@ class ShardedStrategy(ModelParallelStrategy):
         return checkpoint
 
 
+class _IndexUnpickler(pickle.Unpickler):
+    """Makes of the index of shards what torch puts into it: records of its own, sizes and types of tensors, and nothing that runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name) if module in INDEX_MODULES and "." not in name else None
+        own = isinstance(found, type) and found.__module__.split(".")[0] in ("torch", "pathlib", "collections")
+        if own or isinstance(found, torch.dtype | torch.layout) or (module, name) == ("torch.serialization", "_get_layout"):
+            return found
+        raise pickle.UnpicklingError(f"the index of a sharded checkpoint names {module}.{name}, which has no place there")
+
+
+class _ReadsNoCode(FileSystemReader):
+    """Shards that whoever may write in a store has put there: their index is a pickle, which could name any program."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with self.fs.create_stream(self._get_metadata_path(kwargs.get("rank")), "rb") as file:
+            metadata: Metadata = _IndexUnpickler(file).load()
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _LoadsNoCode(DefaultLoadPlanner):
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        torch.load(value, weights_only=True)  # raises for what torch itself would load here
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
 def _load_shards(folder: Path, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     """Load a module, sharded or whole, and its optimisers from shards that any number of processes have written."""
     state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
     state |= {f"optimizer_{number}": get_optimizer_state_dict(module, one) for number, one in enumerate(optimizers)}
-    state_dict_loader.load(state, checkpoint_id=folder)
+    state_dict_loader.load(state, storage_reader=_ReadsNoCode(folder), planner=_LoadsNoCode())
     set_model_state_dict(module, state["state_dict"])
     for number, one in enumerate(optimizers):
         set_optimizer_state_dict(module, one, optim_state_dict=state[f"optimizer_{number}"])

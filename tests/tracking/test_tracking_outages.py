@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from study_helpers import quick_trial, study
 from mm1_ablate.config.study import Trial
 from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, track, tracking_uri
-from mm1_ablate.tracking.ui import port_from, stop, ui_command
+from mm1_ablate.tracking.ui import check_mlflow, port_from, stop, ui_command
 
 
 def do(store: Store, *trials: Trial) -> None:
@@ -312,3 +313,20 @@ def test_several_first_runs_of_a_store_make_one_database(store: Store, tmp_path:
     assert [process.wait(timeout=300) for process in started] == [0, 0, 0]
     client = MlflowClient(tracking_uri(store))
     assert all_runs(client, "a") == all_runs(client, "b") == ["baseline/seed-0", "comparison"]
+
+
+@pytest.mark.parametrize("kind", ["nobody listens", "nobody answers", "no database"])
+def test_whether_mlflow_works_is_found_out_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if kind == "nobody answers":
+            silent.listen(16)
+        port = silent.getsockname()[1]
+        scheme = "postgresql" if kind == "no database" else "http"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://bob:s3cr3t@127.0.0.1:{port}/mlflow")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+        began = time.monotonic()
+        check = check_mlflow(tmp_path)
+        assert time.monotonic() - began < 30
+    assert not check.ok and f"{scheme}://***@127.0.0.1:{port}" in check.found and "s3cr3t" not in check.found
+    assert "start the server" in check.remedy and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"

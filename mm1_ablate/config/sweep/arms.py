@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
+from math import prod
 from typing import Any
 
 from mm1_ablate.config.errors import Diagnostic, did_you_mean
@@ -21,6 +22,13 @@ from mm1_ablate.config.sweep.declaration import REPLACE, AblationGroup
 from mm1_ablate.config.sweep.overrides import Edit, Keys, leaf_values
 
 LONGEST_VALUE = 48
+
+
+def arm_count(group: AblationGroup) -> int:
+    """How many arms a group declares, those that a grid leaves out too; counted without making them."""
+    if group.grid is not None:
+        return prod(map(len, group.grid.values()))
+    return len(group.remove_each) if group.remove_each is not None else 1
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ because that needs the experiment that the sweep names.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -108,7 +109,7 @@ Paths = Annotated[list[DottedPath], BeforeValidator(_one_is_a_list, json_schema_
 
 
 def _without_repeats(seeds: list[int]) -> list[int]:
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    twice = sorted(seed for seed, times in Counter(seeds).items() if times > 1)
     if twice:
         raise ValueError(f"seed {', '.join(map(str, twice))} is given more than once; a repeated seed is the same trial")
     return seeds

@@ -15,13 +15,15 @@ from typing import Any
 from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, Look, RecordedDigests, contents_of, sources_of
+from mm1_ablate.config.local_path import real
 from mm1_ablate.config.no_effect import without_effect_in_sweep
 from mm1_ablate.config.paper_results import Counterparts, counterparts, with_numbers
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.settings import reading_files
 from mm1_ablate.config.stages import IsASweep, read_experiment, with_earlier
 from mm1_ablate.config.study import Arm, Grid, Identity, Study, trials_of
-from mm1_ablate.config.sweep.arms import DeclaredArm, axes_of, declared_arms, edits_of, equals_baseline
+from mm1_ablate.config.sweep.arms import DeclaredArm, arm_count, axes_of, declared_arms, edits_of, equals_baseline
 from mm1_ablate.config.sweep.compare import comparison, expectations
 from mm1_ablate.config.sweep.declaration import AblationGroup, Compare, Sweep
 from mm1_ablate.config.sweep.differences import changes_of, leaves
@@ -32,6 +34,8 @@ from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order, keeping_texts
 
 BASELINE = "baseline"
+MOST_ARMS, MOST_TRIALS = 10_000, 100_000
+"""Of a study, with those that its grids leave out."""
 MERGED = "a mapping is merged into what is there; under `replace` it replaces it"
 
 
@@ -54,7 +58,7 @@ def load_study(
         study = _Expansion(Path(path), snapshot, checks, recorded).study()
     # By paths that are the same wherever the study lies, and wherever it is run from.
     folder = Path(path).resolve().parent
-    return replace(study, texts={os.path.relpath(file, folder): text for file, text in texts.items()})
+    return replace(study, texts={os.path.relpath(file, folder): without_passwords(text) for file, text in texts.items()})
 
 
 @dataclass
@@ -112,6 +116,7 @@ class _Expansion:
             raise FileErrors(problem for file in files for problem in file.problems)
         if self.recorded is not None:
             self.snapshot.recorded = self.recorded(first.sweep.sweep)
+        self._refuse_too_many(files, first.sweep)
         self._make_arms(files, first.sweep)
         compare, published = self._check_whole(files, first.sweep)
         problems = [problem for file in files for problem in file.problems] + self.problems
@@ -119,6 +124,25 @@ class _Expansion:
         if len(warnings) < len(set(problems)):
             raise FileErrors(problem for problem in problems if not problem.warning)
         return self._expanded(files, first.sweep, compare, published, warnings)
+
+    def _refuse_too_many(self, files: Sequence[SweepFile], sweep: Sweep) -> None:
+        """Count what the files declare before anything is made of it: a grid of ten lines can mean billions of arms.
+
+        Raises:
+            FileErrors: nobody could have meant so many.
+        """
+        arms, trials = 1, len(sweep.seeds)
+        for file in files:
+            for name, group in file.sweep.ablations.items() if file.sweep else ():
+                arms += arm_count(group)
+                trials += len(group.seeds) if group.seeds is not None else arm_count(group) * len(sweep.seeds)
+                if arms > MOST_ARMS or trials > MOST_TRIALS:
+                    message = (
+                        f"up to this group the study has more than {MOST_ARMS:,} arms or {MOST_TRIALS:,} trials, as many as there may be"
+                    )
+                    where: Keys = ("ablations", name, "grid") if group.grid is not None else ("ablations", name)
+                    file.report([Diagnostic(where, message, "declare fewer axes, values or seeds", at_key=True)])
+                    raise FileErrors(problem for each in files for problem in each.problems)
 
     def _make_arms(self, files: Sequence[SweepFile], sweep: Sweep) -> None:
         """The baselines and arms of all files."""
@@ -219,7 +243,7 @@ class _Expansion:
 
     def _experiment(self, file: SweepFile, name: str, where: Keys) -> tuple[Experiment, Marks] | None:
         shown = file.beside(name)
-        path = shown.resolve()
+        path = real(shown)
         if path not in self._experiments:
             self._experiments[path] = None
             if not os.path.isfile(path):  # which, unlike Path.is_file, has an answer for names of any length

@@ -15,6 +15,7 @@ from typing import Any
 
 from mm1_ablate.config.errors import Diagnostic, file_like, validated
 from mm1_ablate.config.identity.fingerprint import fingerprint
+from mm1_ablate.config.local_path import real
 from mm1_ablate.config.sweep.arms import edits_of
 from mm1_ablate.config.sweep.declaration import REPLACE, Sweep
 from mm1_ablate.config.sweep.overrides import leaf_values
@@ -89,7 +90,7 @@ def read_with_included(path: Path) -> list[SweepFile]:
         FileErrors: the file cannot be read at all.
     """
     first = read_sweep_file(path)
-    files = {path.resolve(): first}
+    files = {real(path): first}
     _include(first, first, files)
     _check_groups(list(files.values()))
     return list(files.values())
@@ -99,8 +100,8 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
     for index, name in enumerate(file.sweep.include if file.sweep else []):
         place: Keys = ("include", index)
         path = short(file.beside(name))
-        if path.resolve() in files:
-            message = "includes itself" if path.resolve() == file.path.resolve() else f"{path} is part of this study already"
+        if real(path) in files:
+            message = "includes itself" if real(path) == real(file.path) else f"{path} is part of this study already"
             file.report([Diagnostic(place, message, "leave it out")])
             continue
         if not os.path.isfile(path):
@@ -116,7 +117,7 @@ def _include(file: SweepFile, first: SweepFile, files: dict[Path, SweepFile]) ->
         if other.is_experiment:
             file.report([Diagnostic(place, f"{path} is an experiment; only sweeps can be included")])
             continue
-        files[path.resolve()] = other
+        files[real(path)] = other
         first.complete = first.complete and other.complete
         _include(other, first, files)
 
@@ -125,7 +126,7 @@ def same_baseline(one: SweepFile, other: SweepFile) -> bool:
     """Whether two sweeps compare with the same: the same experiment, with the same set everywhere."""
     if one.sweep is None or other.sweep is None:
         return True
-    same_file = one.beside(one.sweep.experiment).resolve() == other.beside(other.sweep.experiment).resolve()
+    same_file = real(one.beside(one.sweep.experiment)) == real(other.beside(other.sweep.experiment))
     return same_file and fingerprint(_settings(one.sweep.everywhere)) == fingerprint(_settings(other.sweep.everywhere))
 
 
@@ -154,6 +155,7 @@ def _without_wrong(tree: Any, found: Sequence[Diagnostic]) -> dict[str, Any] | N
     if not isinstance(tree, dict):
         return None
     whole = tree
+    wrong = {other.path[1] for other in found if other.path[:1] == ("expect",) and len(other.path) > 1}
     rest: dict[str, Any] = dict(tree)
     for diagnostic in found:
         first = diagnostic.path[0] if diagnostic.path else None
@@ -164,7 +166,6 @@ def _without_wrong(tree: Any, found: Sequence[Diagnostic]) -> dict[str, Any] | N
         elif first == "ablations" and len(diagnostic.path) > 1 and isinstance(rest.get("ablations"), dict):
             rest["ablations"] = _without(rest["ablations"], diagnostic.path[1:] if diagnostic.at_key else diagnostic.path[1:2])
         elif first == "expect" and len(diagnostic.path) > 1:
-            wrong = {other.path[1] for other in found if other.path[:1] == ("expect",) and len(other.path) > 1}
             rest["expect"] = [entry for index, entry in enumerate(whole["expect"]) if index not in wrong]
         else:
             rest.pop(str(first), None)
@@ -182,5 +183,5 @@ def _without(tree: Any, path: Keys) -> Any:
 
 def short(path: Path) -> Path:
     """A path as people write it, relative to where they are if it lies there."""
-    full = path.resolve()
+    full = real(path)
     return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, wraps
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +55,13 @@ def without_longer(values: Iterable[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------- expressions
+LONGEST = 1_000_000
+"""Characters of a text, values of a list and bits of a number that an expression may make, and the greatest number that it may pass on."""
+WIDEST = 255
+"""Characters of a field in a name: no file system takes longer names."""
+_LONG_NUMBER = re.compile(r"[0-9]{7,}|\*")
+
+
 class AnnotationRow(dict[str, Any]):
     """One row: its fields. Expressions see them, and besides the whole as `row` and its place in the file, from 0, as `number`."""
 
@@ -70,11 +77,62 @@ def _environment() -> SandboxedEnvironment:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    environment = SandboxedEnvironment(undefined=StrictUndefined)
+    class Bounded(SandboxedEnvironment):
+        """Refuses to make texts, lists and numbers of more than `LONGEST`: a few characters could ask for more than the memory."""
+
+        intercepted_binops = frozenset(("*", "**", "%"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            for one, other in ((left, right), (right, left)):
+                if operator == "*" and isinstance(one, str | bytes | list | tuple) and isinstance(other, int):
+                    _refuse_above(len(one) * other)
+            if operator == "**" and isinstance(left, int) and isinstance(right, int):
+                _refuse_above(left.bit_length() * right)
+            if operator == "%" and isinstance(left, str):
+                _refuse_widths(left, *(right if isinstance(right, tuple) else (right,)))
+            return super().call_binop(context, operator, left, right)
+
+        def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
+            text = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+            _refuse_widths(text if isinstance(text, str) else "", *arguments, *named.values())
+            if isinstance(text, str) and getattr(function, "__name__", "") in ("replace", "join", "translate"):
+                _refuse_above(len(text) * max((len(one) for one in arguments if isinstance(one, str | list | tuple)), default=0))
+            return super().call(context, function, *arguments, **named)
+
+    environment = Bounded(undefined=StrictUndefined)
     environment.globals.clear()  # a field that is missing must not be taken for one of Jinja's functions
     for function in (regex_replace, regex_findall, one_line, most_common_first, without_longer):
         environment.filters[function.__name__] = function
+    environment.filters = {name: _bounded(function) for name, function in environment.filters.items()}
     return environment
+
+
+def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is not asked for what is too long, such as `center(1000000000)`."""
+
+    @wraps(function)  # with what Jinja marks functions by
+    def bounded(*arguments: Any, **named: Any) -> Any:
+        _refuse_widths("", *(one for one in (*arguments, *named.values()) if isinstance(one, int)))
+        if function.__name__ == "do_format":
+            _refuse_widths(arguments[0])
+        return function(*arguments, **named)
+
+    return bounded
+
+
+def _refuse_widths(text: str, *values: Any) -> None:
+    """Refuse numbers that are taken for widths and counts, as arguments or within a text that is filled in."""
+    for value in values:
+        _refuse_above(value if isinstance(value, int) else 0)
+    if "%" in text or "{" in text:
+        _refuse_above(max(map(len, _LONG_NUMBER.findall(text)), default=0) and LONGEST + 1)
+
+
+def _refuse_above(count: int) -> None:
+    from jinja2.exceptions import SecurityError
+
+    if count > LONGEST:
+        raise SecurityError(f"more than {LONGEST:,} characters or values")
 
 
 @lru_cache(maxsize=256)
@@ -133,6 +191,8 @@ class _NameFormatter(Formatter):
     """`{image_id:012d}` for numbers that are written as text, too; a field may not lead out of the folder."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        if any(int(width[:9]) > WIDEST for width in re.findall("[0-9]+", format_spec)):
+            raise ValueError(f"a field of more than {WIDEST} characters")
         if format_spec.endswith("d") and isinstance(value, str):
             value = int(value)
         text = str(super().format_field(value, format_spec))
@@ -156,7 +216,10 @@ def file_name(template: str, row: Mapping[str, Any], field: str) -> str:
 
 def _is_template(template: str) -> str:
     try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        parsed = [(field, spec or "") for _, field, spec, _ in Formatter().parse(template) if field is not None]
+        fields = [field for field, _ in parsed]
+        if wide := [spec for _, spec in parsed if any(int(width[:9]) > WIDEST for width in re.findall("[0-9]+", spec))]:
+            raise ValueError(f"{{...:{wide[0][:40]}}} asks for more than {WIDEST} characters")
         if unnamed := [field for field in fields if not re.match(r"[^\W\d]", field)]:
             raise ValueError(f"{{{unnamed[0]}}} names no field of a row")
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, WithJsonSchema, model_validator
 
+from mm1_ablate.config.passwords import remember
 from mm1_ablate.config.settings import HowItRuns, SettingError, Settings
 from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.items._expressions import Expression, NameTemplate
@@ -19,7 +20,7 @@ BENCHMARKS = "MM1_ABLATE_BENCHMARKS"
 
 def _from_record(folder: str, info: ValidationInfo) -> str:
     if "://" in folder or folder.startswith("${"):
-        return folder
+        return remember(folder)
     return os.path.join(os.path.abspath(str((info.context or {}).get("folder") or os.getcwd())), os.path.expanduser(folder))
 
 

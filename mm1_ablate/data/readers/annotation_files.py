@@ -123,6 +123,8 @@ def _json(file: DataFile, inside: str) -> Iterator[dict[str, Any] | Unreadable]:
     data = _bytes(file)
     try:
         tree = json.loads(data)
+    except RecursionError:
+        raise WrongShape(f"{file.address} is not JSON that can be read: it is nested too deeply") from None
     except ValueError as error:
         # Many a file of JSON lines is called .json.
         if not inside and "Extra data" in str(error):

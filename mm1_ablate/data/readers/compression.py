@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import BinaryIO
 
 from mm1_ablate.data.cache import BytesAdded
@@ -17,6 +18,9 @@ from mm1_ablate.data.readers.file_signatures import GZIP, NO_BYTES, compression_
 
 CHUNK = 1 << 20
 """Bytes that are read at once."""
+MOST_GROWTH, ALWAYS_ALLOWED = 100, 64 << 20
+"""How many times its size a compressed file may unpack to, beyond some bytes that any may. Text shrinks to a tenth, JSON with little in it
+to a thirtieth; a bomb to a thousandth."""
 
 
 class Damaged(Exception):
@@ -98,8 +102,21 @@ def decompressed(file: DataFile) -> bytes:
     import pyarrow as pa  # late: most annotation files are plain
 
     with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-        content: bytes = stream.read()
-        return content
+        return b"".join(_limited(iter(partial(stream.read, CHUNK), b""), file))
+
+
+def most_unpacked(file: DataFile) -> int:
+    """Bytes that a compressed file may unpack to."""
+    return MOST_GROWTH * file.size + ALWAYS_ALLOWED
+
+
+def _limited(unpacked: Iterator[bytes], file: DataFile) -> Iterator[bytes]:
+    left = most_unpacked(file)
+    for chunk in unpacked:
+        yield chunk
+        left -= len(chunk)
+        if left < 0:
+            raise Damaged(f"its {file.size:,} bytes unpack to more than {MOST_GROWTH} times as many; unpack it yourself if that is meant")
 
 
 def chunks(file: DataFile, add: BytesAdded = lambda count: None) -> Iterator[bytes]:
@@ -129,7 +146,7 @@ def _decompressed_chunks(file: DataFile, compression: str, add: BytesAdded) -> I
         raise Damaged(NO_BYTES)
     try:
         with reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-            while chunk := stream.read(CHUNK):
+            for chunk in _limited(iter(partial(stream.read, CHUNK), b""), file):
                 done += len(chunk)
                 yield chunk
                 before, packed = packed, raw.tell()
@@ -137,6 +154,8 @@ def _decompressed_chunks(file: DataFile, compression: str, add: BytesAdded) -> I
         return
     except Damaged as error:
         damage = Damaged(str(error), packed)
+    if done > most_unpacked(file):
+        raise damage
     # The read that failed took with it what it had so far: the same way again, and the last stretch in small steps.
     rest = bytearray()
     with suppress(Damaged), reading(file) as raw, pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:

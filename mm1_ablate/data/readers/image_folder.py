@@ -21,6 +21,8 @@ from mm1_ablate.data.readers.tar_headers import DamagedTar, tar_entries
 MISSING = "image is missing"
 """The reason by which images that are not there are counted."""
 ARCHIVES = (".zip", ".tar")
+LARGEST_IMAGE = 1 << 30
+"""Bytes of a picture in an archive."""
 Read = Callable[[], bytes]
 
 
@@ -130,7 +132,7 @@ def _tar_members(file: DataFile) -> Iterator[tuple[str, Read]]:
     size = os.path.getsize(file.address) if file.is_local else file.size
     try:
         for entry in tar_entries(file.read, size):
-            if entry.kind == b"0":
+            if entry.kind == b"0" and entry.offset + entry.size <= size:
                 yield entry.name.removeprefix("./"), partial(file.read, entry.offset, entry.size)
     except DamagedTar:
         return  # what was read so far counts; the images behind it are missing, each named when it is asked for
@@ -146,7 +148,10 @@ def _zip_members(file: DataFile) -> Iterator[tuple[str, Read]]:
 
 def _zip_member(file: DataFile, name: str) -> bytes:
     try:
-        return _zip(file, os.getpid()).read(name)
+        archive = _zip(file, os.getpid())
+        if (unpacked := archive.getinfo(name).file_size) > LARGEST_IMAGE:
+            raise Unreadable("image cannot be read", f"{file.address}: {name}: {unpacked:,} bytes")
+        return archive.read(name)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
         raise Unreadable("image cannot be read", f"{file.address}: {name}: {error}") from error
 

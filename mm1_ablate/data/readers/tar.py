@@ -27,6 +27,7 @@ from mm1_ablate.data.cache import ProgressCallback, build_once, check_space, is_
 from mm1_ablate.data.documents import KnownLoss, Unreadable
 from mm1_ablate.data.files import DataFile, digest_file, map_files
 from mm1_ablate.data.lost_documents import FileRead, Losses, Lost, losses_of
+from mm1_ablate.data.readers.compression import most_unpacked
 from mm1_ablate.data.readers.file_signatures import GZIP, compression_by, describe_format, head_and_tail
 from mm1_ablate.data.readers.tar_headers import DamagedTar, tar_entries
 from mm1_ablate.data.readers.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Read, indexed, join, refused_for
@@ -34,6 +35,8 @@ from mm1_ablate.data.readers.tar_index import ARRAYS, SAMPLE, SHARE_OF_INDEX, Re
 VERSION = "4"
 """Changes when an index is made otherwise, so that those in a cache are made anew."""
 UNPACKED = "unpacked tars"
+LARGEST_LOOKED_AT = 256 << 20
+"""Bytes of one entry that are read in the check before a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +213,8 @@ def _unpacked(file: DataFile, digest: str, size: int, report: ProgressCallback |
         with file.open() as packed, (folder / "unpacked.tar").open("wb") as target:
             try:
                 with gzip.GzipFile(fileobj=packed) as content:
-                    while block := content.read1(1 << 20):
+                    most = most_unpacked(file)
+                    while (block := content.read1(1 << 20)) and target.tell() < most:
                         target.write(block)
                         report(f"unpacking {file.name}", min(packed.tell(), file.size), file.size)
             except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -246,11 +250,13 @@ def first_samples(file: DataFile, count: int) -> dict[str, dict[str, bytes]]:
     with closing(file.open()) as packed, gzip.GzipFile(fileobj=packed) if is_compressed(file) else nullcontext(packed) as stream:
 
         def read(offset: int, length: int) -> bytes:
+            if length > LARGEST_LOOKED_AT:
+                raise DamagedTar(f"an entry of {length:,} bytes")
             stream.seek(offset)
             return stream.read(length)
 
         try:
-            for entry in tar_entries(read, sys.maxsize):
+            for entry in tar_entries(read, sys.maxsize if stream is not packed else file.size):
                 split = SAMPLE.fullmatch(entry.name)
                 if split is None or refused_for(entry.name, entry.kind):
                     continue

@@ -6,6 +6,7 @@ ustar with prefixes, GNU long names, and the paths and sizes of PAX headers (POS
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from zlib import adler32
@@ -13,6 +14,11 @@ from zlib import adler32
 BLOCK = 512
 LARGEST_EXTENSION = 1 << 20
 """Bytes of a long name or a PAX header at most; more is damage."""
+
+
+LARGEST_FILE = 1 << 60
+"""Bytes that an entry may say it has; no file system holds more."""
+_DIGITS = re.compile("[0-9]{1,19}")
 
 
 class DamagedTar(Exception):
@@ -78,7 +84,9 @@ def tar_entries(read: Callable[[int, int], bytes], size: int) -> Iterator[TarEnt
             continue
         name = pax.get("path") or long_name or _short_name(header)
         if "size" in pax:
-            length = int(pax["size"]) if pax["size"].isdigit() else length
+            length = int(pax["size"]) if _DIGITS.fullmatch(pax["size"]) else LARGEST_FILE + 1
+        if length > LARGEST_FILE:
+            raise DamagedTar("damaged tar")
         if kind == b"S" or any(key.startswith("GNU.sparse") for key in pax):
             raise DamagedTar("sparse file in a tar")
         if kind in b"0\0007":  # what old tars call a file may be a folder by its name; "7" is a file of its own kind of disk
@@ -125,12 +133,12 @@ def _short_name(header: bytes) -> str:
 
 def _records(content: bytes) -> dict[str, str]:
     """The records of a PAX header: "length key=value" and a line break each, the length that of all of it."""
-    found = {}
-    while content and content[0]:
-        length, _, _ = content.partition(b" ")
-        if not length.isdigit() or not len(length) < int(length) <= len(content):
+    found, place = {}, 0
+    while place < len(content) and content[place]:
+        length, _, _ = content[place : place + 16].partition(b" ")
+        if not length.isdigit() or not len(length) < int(length) <= len(content) - place:
             raise DamagedTar("damaged tar")
-        key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
+        key, _, value = content[place + len(length) + 1 : place + int(length) - 1].partition(b"=")
         found[key.decode("utf-8", "backslashreplace")] = value.decode("utf-8", "backslashreplace")
-        content = content[int(length) :]
+        place += int(length)
     return found

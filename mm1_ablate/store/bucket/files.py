@@ -91,6 +91,9 @@ class BucketFiles(Files):
         else:
             self.replica.upload(*files)
 
+    def refuse_links(self, path: Path) -> None:
+        """A replica is nobody else's; where its keys lead is looked at when they are read (`Replica.file_of`)."""
+
     # ---------------------------------------------------------------- who works on a folder
     @contextlib.contextmanager
     def hold(self, folder: Path, wait: bool, lost: Callable[[], None]) -> Iterator[None]:

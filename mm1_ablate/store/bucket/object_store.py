@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mm1_ablate.store.files import StorageError
+from mm1_ablate.store.locks import LOCK
 
 AT_ONCE = 16
 """Requests for small objects that are under way together."""
@@ -26,6 +28,10 @@ CLOCK_KEPT = 600.0
 """Seconds for which our clock is taken to go as fast as the server's, before that is asked for the time again."""
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 """Codes of S3 for a write whose condition does not hold."""
+LONGEST_NAME = 255
+"""Bytes of a component of a path; file systems refuse longer ones."""
+NAMED = 3
+"""Refused objects that one line names."""
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "UnauthorizedSSOTokenError")
 """Errors of botocore, which only S3 needs."""
 
@@ -49,6 +55,8 @@ class ObjectStore:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
         self._clock: tuple[float, float] | None = None
+        self._refused: set[str] = set()
+        """Keys that were told of."""
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -101,7 +109,8 @@ class ObjectStore:
 
     # ---------------------------------------------------------------- reading
     def list(self, below: str = "") -> dict[str, StoredObject]:
-        """All objects in a folder."""
+        """All objects in a folder whose keys are paths of a store. Others are left out, and named on standard error once: whoever may write
+        in the bucket must not choose where this machine writes."""
         with self._explained("list"):
             try:
                 if self._is_s3 and below:  # one request, also where nothing is
@@ -113,7 +122,25 @@ class ObjectStore:
                     raise
                 found = {}
             start = len(self._opened[1]) + 1
-            return {name[start:]: _entry(info) for name, info in found.items() if info["type"] == "file"}
+            return self._paths({name[start:]: _entry(info) for name, info in found.items() if info["type"] == "file"})
+
+    def _paths(self, found: dict[str, StoredObject]) -> dict[str, StoredObject]:
+        # Of a folder that somebody made in a browser there is an empty object, called as the folder is.
+        found = {path: entry for path, entry in found.items() if entry.size or not (path.endswith("/") or not path)}
+        folders = {path[:end] for path in found for end, character in enumerate(path) if character == "/"}
+        wrong = {path: why for path in found if (why := why_no_path(path) or ("is a folder too" if path in folders else ""))}
+        new = {path: why for path, why in wrong.items() if path not in self._refused}
+        if new:
+            self._refused.update(new)
+            named = ", ".join(f"{path[:200]!r} ({why})" for path, why in list(new.items())[:NAMED])
+            more = f" and {len(new) - NAMED} more" if len(new) > NAMED else ""
+            print(
+                f"the store {self.address} holds objects whose keys name no place in a store, which are not read: {named}{more};"
+                " find out who wrote them, and remove them",
+                file=sys.stderr,
+                flush=True,
+            )
+        return {path: entry for path, entry in found.items() if path not in wrong}
 
     def entry(self, path: str) -> StoredObject | None:
         """One object's; None if it is not there."""
@@ -237,6 +264,24 @@ class ObjectStore:
                 f"the server of {self.address} {problem}, so two machines could train the same trial; "
                 "use S3 itself or a server with conditional writes, or a folder that all nodes share"
             )
+
+
+def why_no_path(key: str) -> str:
+    """Why an object's key, relative to the store, names no file of a store; empty where it does."""
+    parts = key.split("/")
+    if key.startswith("/"):
+        return "an absolute path"
+    if "" in parts:
+        return "an empty component"
+    if "." in parts or ".." in parts:
+        return "a component '.' or '..'"
+    if "\0" in key:
+        return "the character NUL"
+    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST_NAME for part in parts):
+        return f"a component longer than {LONGEST_NAME} bytes"
+    if parts[0].startswith(".") or parts[-1] == LOCK:
+        return "a name of this machine's own files"
+    return ""
 
 
 def _entry(info: Mapping[str, Any]) -> StoredObject:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from mm1_ablate.data.cache import cache_folder
 from mm1_ablate.store.bucket.leases import LEASE, lease_seconds
-from mm1_ablate.store.bucket.object_store import ObjectStore, StoredObject
+from mm1_ablate.store.bucket.object_store import ObjectStore, StoredObject, why_no_path
 from mm1_ablate.store.bucket.replica_folder import folder_of_this_machine
 from mm1_ablate.store.disk_full import is_disk_full
 from mm1_ablate.store.files import StorageError
@@ -126,6 +126,24 @@ class Replica:
     def path_of(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
 
+    def file_of(self, path: str) -> Path:
+        """Where a path of the store is on this machine.
+
+        Raises:
+            StorageError: not in the replica. Keys are looked at when they are listed; this holds whatever gave the path, and where somebody
+                has put a symbolic link.
+        """
+        file = self.root / path
+        if why := why_no_path(path):
+            raise StorageError(f"{path!r} is no path in the store {self.objects.address}: {why}")
+        if not file.parent.resolve().is_relative_to(self._resolved):
+            raise StorageError(f"{file} leads out of {self.root}, by a symbolic link: nothing is written there; remove the link")
+        return file
+
+    @cached_property
+    def _resolved(self) -> Path:
+        return self.root.resolve()
+
     def address_of(self, file: Path) -> str:
         """Where people find a file."""
         return f"{self.objects.address}/{self.path_of(file)}".rstrip("/.")
@@ -173,13 +191,15 @@ class Replica:
         contents = self.objects.read_several(changed)
         gone = [path for path in known if path not in found and not path.endswith(LEASE)]
         for folder in dict.fromkeys(self.folder_of(path) for path in (*contents, *gone)):
+            if folder is not None:
+                self.file_of(self.path_of(folder / LEASE))  # before a lock is put there
             # Whoever works on it here knows better, but for helpers: the holder on another machine writes their records.
             with locked_if_free(folder) if folder is not None else contextlib.nullcontext(True) as free:
                 if free or _is_helped(folder):
                     for path in (path for path in contents if self.folder_of(path) == folder):
                         self._put(path, contents[path], changed[path].tag)
                     for path in (path for path in gone if self.folder_of(path) == folder):
-                        (self.root / path).unlink(missing_ok=True)
+                        self.file_of(path).unlink(missing_ok=True)
                         self.synced.forget(path)
 
     def _see(self, below: str, found: Mapping[str, StoredObject]) -> None:
@@ -306,9 +326,9 @@ class Replica:
             beside.unlink(missing_ok=True)
 
     def _place(self, path: str, beside: Path, tag: str) -> None:
-        status = beside.stat()
-        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(beside, self.root / path)
+        status, file = beside.stat(), self.file_of(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(beside, file)
         # If somebody replaces the file meanwhile, its time of modification is another than the one that is remembered.
         self.note_synced(path, tag, status)
 
