@@ -33,6 +33,10 @@ settings.load_profile("suite")
 
 SLOW_FILES = (
     "run/test_run_stages.py",
+    "commands/test_any_shell.py",
+    "commands/test_passwords_in_runs.py",
+    "store/test_damaged_files.py",
+    "run/test_study_life.py",
     "store/test_disk_full.py",
     "store/test_s3_runs.py",
     "commands/test_run.py",

@@ -89,7 +89,7 @@ def training_seconds(trial: Trial, store: Store) -> float | None:
         return None
     store.download(folder / "curve.jsonl")
     try:
-        return float(json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])["seconds"])
+        return float(json.loads((folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()[-1])["seconds"])
     except (OSError, LookupError, ValueError, TypeError):
         return None
 

@@ -138,7 +138,7 @@ def _seeds_in(store: Store) -> set[int]:
     seeds = set()
     for record in (store.root / "trials").glob("*/trial.json"):
         try:
-            seeds.add(int(json.loads(record.read_text())["seed"]))
+            seeds.add(int(json.loads(record.read_text(encoding="utf-8"))["seed"]))
         except (OSError, LookupError, ValueError, TypeError):
             continue
     return seeds

@@ -166,7 +166,7 @@ def keep_token_private() -> None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, beside = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
             try:
-                with open(descriptor, "w") as token:
+                with open(descriptor, "w", encoding="utf-8") as token:
                     token.write(secrets.token_hex(32))
                 os.link(beside, path)  # of several that make one the first's stays
             finally:

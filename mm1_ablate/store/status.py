@@ -183,7 +183,7 @@ class Statuses:
     def error(self, folder: Path) -> str | None:
         """The traceback of a failure in a folder."""
         path = folder / "error.txt"
-        return path.read_text(errors="replace") if path.exists() else None
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
     # ------------------------------------------------------------ written by the process that does the work
     def start(self, folder: Path, stage: str, evaluation: str | None = None, code: str | None = None) -> None:

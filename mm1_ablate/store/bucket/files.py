@@ -106,7 +106,7 @@ class BucketFiles(Files):
                     raise AlreadyRunning(f"{self.where(folder)} is another machine's")
                 time.sleep(min(2.0, lease.seconds / 6))
             note = folder / LEASE
-            note.write_text(json.dumps({"holder": lease.holder}))
+            note.write_text(json.dumps({"holder": lease.holder}), encoding="utf-8")
             uploading = FolderUpload(self.replica, folder, lease)
             try:
                 self.replica.start_from_the_bucket(folder)
@@ -129,7 +129,7 @@ class BucketFiles(Files):
         (`upload`), or forgotten."""
         with locked(folder, wait=True):
             note = folder / LEASE
-            note.write_text(HELPING)  # if this process is killed, `release_dead` removes what it leaves
+            note.write_text(HELPING, encoding="utf-8")  # if this process is killed, `release_dead` removes what it leaves
             self.replica.start_from_the_bucket(folder)
             yield
             self.replica.remove_heavy(folder)

@@ -154,11 +154,11 @@ class Replica:
         path = self.own / "id"
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(uuid.uuid4().hex)
-        new.write_text(new.name)
+        new.write_text(new.name, encoding="utf-8")
         with contextlib.suppress(FileExistsError):
             os.link(new, path)
         new.unlink()
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
 
     # ---------------------------------------------------------------- looking
     def refresh(self, *folders: Path, at_most_every: float = 0.0) -> None:
@@ -392,7 +392,7 @@ class Replica:
             if free:
                 holder = None
                 with contextlib.suppress(ValueError, AttributeError):  # of a machine that lost its power
-                    holder = json.loads(note.read_text()).get("holder")
+                    holder = json.loads(note.read_text(encoding="utf-8")).get("holder")
                 path = self.path_of(note)
                 there = self.read_json(note).get("holder")
                 if there and there == holder:
@@ -436,7 +436,7 @@ class Replica:
 def _is_helped(folder: Path | None) -> bool:
     """Whether whoever works on a folder here has its holder on another machine."""
     with contextlib.suppress(FileNotFoundError):
-        return folder is not None and (folder / LEASE).read_text() == HELPING
+        return folder is not None and (folder / LEASE).read_text(encoding="utf-8") == HELPING
     return False
 
 

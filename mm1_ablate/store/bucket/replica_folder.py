@@ -34,7 +34,7 @@ def folder_of_this_machine(wanted: Path, boot: str | None = None) -> Path:
     Args:
         boot: what tells this machine from others; None: what its kernel says.
     """
-    us = boot or (BOOT.read_text().strip() if BOOT.exists() else f"{uuid.getnode():x}")
+    us = boot or (BOOT.read_text(encoding="utf-8").strip() if BOOT.exists() else f"{uuid.getnode():x}")
     had = itertools.takewhile(lambda folder: (folder / CLAIM).exists(), _candidates(wanted))
     own = next((folder for folder in had if (folder / CLAIM / us).exists()), None)
     own = own or next(folder for folder in _candidates(wanted) if _claim(folder, us))
