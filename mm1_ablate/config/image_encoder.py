@@ -61,7 +61,7 @@ class VisionTransformer(Settings):
             raise ValueError("declare either patch_size or patches_per_side")
         divisor = self.patch_size or self.patches_per_side or 1
         if self.image_size % divisor:
-            what = "the patch size" if self.patch_size else "the patches a side"
+            what = "the patch size" if self.patch_size else "the patches per side"
             raise SettingError("image_size", f"{self.image_size} is not a multiple of {what}, {divisor}")
         if self.width % self.heads:
             raise SettingError("width", f"{self.width} is not a multiple of the {self.heads} heads")

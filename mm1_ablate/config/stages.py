@@ -68,7 +68,7 @@ def _wrong_path(written: Any, path: Path, later: tuple[Path, ...]) -> tuple[str,
         )
     if real(path) in later:
         circle = [*later[later.index(real(path)) :], path]
-        told = f", by way of {', '.join(one.name for one in circle[1:-1])}" if len(circle) > 2 else ""
+        told = f", through {', '.join(one.name for one in circle[1:-1])}" if len(circle) > 2 else ""
         return f"{path} starts from itself{told}", "a stage starts from an earlier one"
     if os.path.isdir(path):
         return f"{path} is a directory; expected the path of an experiment file", ""

@@ -128,7 +128,7 @@ def test_what_an_earlier_stage_gives_cannot_be_declared_otherwise(tmp_path: Path
     earlier = yaml.safe_load(changed(**{f"{ENCODER}.preparation": None}))
     write_experiment(tmp_path, changed(**{f"{ENCODER}.preparation": None, "starts_from": earlier}))
     place, message, _ = the_problem(tmp_path, f"drawn: {{alter: {{{LANGUAGE}.initialisation: fan_in}}}}")
-    assert place.startswith("fan_in") and "come from the earlier stage" in message and "set it there" in message
+    assert place.startswith("fan_in") and "come from the earlier stage" in message and "change the earlier stage" in message
 
 
 @pytest.mark.parametrize(
