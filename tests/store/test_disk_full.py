@@ -89,7 +89,10 @@ def test_a_run_that_meets_a_full_disk_ends_once_and_the_same_command_goes_on(
     assert f"has no space left in {place}" in said and " free on that disk" in said and "then run the same command again" in said
     assert ("MM1_ABLATE_CACHE" in said) == on_s3
     assert full.count("interrupted ['False'] []") == 2, ended
-    assert "failed=()" in room and "started=2" in room and room.count("done ['False', 'True'] []") == 2, ended
+    # The one that did not meet it is stopped, and may be before its checkpoint is in the bucket.
+    resumed = room.count("done ['False', 'True'] []")
+    assert "failed=()" in room and "started=2" in room and resumed + room.count("done ['False', 'False'] []") == 2, ended
+    assert resumed == 2 or (on_s3 and resumed == 1), ended
 
 
 @small_disks
