@@ -352,7 +352,9 @@ def test_micro_batches_are_padded_by_as_little_as_keeps_processes_together() -> 
 def test_a_micro_batch_that_only_others_have_is_empty_but_for_its_padding() -> None:
     workers = Summed(1, 2)
     object.__setattr__(workers, "others", (0, 0, 0, 0, 0, 3, 0))
-    _, lacking = agree_on_step([micro_batch(5, 2)], workers, 2, image_tokens=2).micro_batches
+    step = agree_on_step([micro_batch(5, 2)], workers, 2, image_tokens=2)
+    assert step.supervised == 4 + 3
+    _, lacking = step.micro_batches
     assert lacking.tokens.tolist() == [0] and lacking.document_lengths == [1] and lacking.documents == []
     assert [len(part) for part in (lacking.supervised, lacking.targets, lacking.image_positions, lacking.images)] == [0, 0, 0, 0]
 
@@ -394,7 +396,8 @@ def test_lightning_is_told_which_processes_train_and_looks_for_none(monkeypatch:
     assert [os.environ[name] for name in names] == ["2", "3", "2", "0", "1"] and rank_zero_only.rank == 2
     assert two["num_nodes"] == 3 and isinstance(two["strategy"], DDPStrategy)
     assert two["strategy"]._ddp_kwargs == {"find_unused_parameters": True, "broadcast_buffers": False}
-    assert isinstance(trainer_options(Workers(2, 3, "fsdp"))["strategy"], ShardedStrategy)
+    sharded = trainer_options(workers := Workers(2, 3, "fsdp"))["strategy"]
+    assert isinstance(sharded, ShardedStrategy) and sharded._workers is workers
     saves, told = two["plugins"]
     assert isinstance(saves, AtomicCheckpointIO)
     assert (told.world_size(), told.global_rank(), told.node_rank(), told.local_rank()) == (3, 2, 2, 0)
