@@ -96,6 +96,9 @@ def _of_transformers(folder: str) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):  # of a kind that transformers does not know
         return None
+    except Exception as error:  # its checks of fields raise types of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise SettingError("weights", f"{os.path.join(folder, 'config.json')} cannot be read: {reason}") from error
     return getattr(config, "vision_config", config)
 
 

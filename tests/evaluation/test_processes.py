@@ -82,3 +82,17 @@ def test_a_parquet_of_item_scores_holds_everything(model, tokenizer, tmp_path: P
     table = run(model, experiment, tokenizer)
     table.to_parquet(tmp_path / "items.parquet")
     assert summarise(pandas.read_parquet(tmp_path / "items.parquet")) == summarise(table)
+
+
+def test_held_out_documents_stand_in_the_table_of_items_without_demonstrations_or_answers(model, tokenizer, tmp_path: Path) -> None:
+    losses = {"text": {"source": TEXT, "documents": 5}}
+    settings = {"demonstrations": {"sets": 2}, "shots": [0, 2], "seeds": [4, 3], "losses": losses}
+    table = run(model, experiment_on([record(tmp_path, GENERATE)], **settings), tokenizer)
+    documents = table[table["family"] == "loss"]
+    assert sorted(documents["metric"].value_counts().items()) == [("bits_per_byte", 5), ("loss", 5)]
+    assert table["set_number"].dtype == int and set(table["set_number"]) == {0, 1}
+    alike = {"task": "text", "shots": 0, "evaluation_seed": 4, "group": "text", "set_number": 0, "primary": True}
+    alike |= dict.fromkeys(("demonstration_set", "replaced", "prompt", "problem", "prediction", "log_likelihoods", "reference"), "")
+    for column, value in alike.items():
+        assert documents[column].unique().tolist() == [value], column
+    assert documents["correct"].isna().all() and documents["score"].gt(0).all()

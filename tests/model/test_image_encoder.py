@@ -251,7 +251,7 @@ def test_weights_lie_beside_the_file_that_names_them_and_are_what_is_in_them(tmp
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit2", img_size=48).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(SettingError, match=r"weights: .*other\.pth is of another encoder"):
+    with pytest.raises(SettingError, match=r"weights: .*other\.pth belongs to another encoder"):
         build_image_encoder(encoder(weights=str(tmp_path / "other.pth")))
     state = timm.create_model(TINY, img_size=48).state_dict()
     del state["blocks.2.attn.qkv.weight"]

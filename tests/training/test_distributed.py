@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tiny import tiny_experiment
 
 from mm1_ablate.run import child_process
 from mm1_ablate.run.worker_group import Share, WorkerFailure, free_port, jobs_of, run_together
-from mm1_ablate.training.distributed import agree_on_step
+from mm1_ablate.training.distributed import DistributedLoader, agree_on_step, trainer_options, without_gradient_sync
 from mm1_ablate.training.fit import fit
 from mm1_ablate.training.workers import Workers
 
@@ -257,3 +259,156 @@ def test_how_a_trial_is_run_is_not_what_it_is() -> None:
     plain = fingerprint(training_identity(tiny_experiment(), 0))
     changed = tiny_experiment({"training.activation_checkpointing": True, "training.compile": True})
     assert fingerprint(training_identity(changed, 0)) == plain
+
+
+# ---------------------------------------------------------------- one process as it sees the others
+class Gathered(Workers):
+    """A process whose `all_gather` returns what was noted of all, with its own value at its place."""
+
+    others: tuple[Any, ...] = ()
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value if rank == self.rank else self.others[rank] for rank in range(self.ranks)]
+
+
+def loader_of(steps: int, rank: int = 0, ranks: int = 1) -> Any:
+    from mm1_ablate.data.images import ImagePipeline
+    from mm1_ablate.data.loader import BatchLoader
+    from mm1_ablate.data.tokenizer import load_tokenizer
+
+    experiment = tiny_experiment({"data.mixture": {"captioned": 60, "text": 40}})
+    pipeline = ImagePipeline.of(experiment.model)
+    return BatchLoader(experiment.data, load_tokenizer("miniature"), 4, pipeline, 0, steps, batch_rows=3, rank=rank, ranks=ranks)
+
+
+def test_a_loader_of_several_processes_hands_out_the_rows_of_its_own_and_counts_those_of_all() -> None:
+    own, plain = loader_of(3, 1, 3), loader_of(3, 1, 3)
+    workers = Gathered(1, 3)
+    loader = DistributedLoader(own, workers)
+    assert len(loader) == 3
+    for given, expected in zip(loader, plain, strict=True):
+        assert [micro.tokens.tolist() for micro in given] == [micro.tokens.tolist() for micro in expected]
+    name = "synthetic_captions"
+    loaded = own.state_dict()["loaded"][name]["loaded_images"]
+    first = {name: {"loaded_images": 100, "unreadable_images": 3, "bad": {"not an image": 3}, "examples": {"not an image": ["a", "b"]}}}
+    last = {name: {"loaded_images": 1000}, "text": {"bad": {"empty text": 2}}}
+    object.__setattr__(workers, "others", (first, None, last))
+    state = loader.state_dict()
+    assert {**state, "loaded": None} == {**own.state_dict(), "loaded": None} and state["step"] == 3
+    assert state["loaded"][name] == {**first[name], "loaded_images": loaded + 1100}
+    assert state["loaded"]["text"] == last["text"]
+    account, alone = loader.account(), own.account()
+    assert account[name]["bad"] == {"not an image": 3} and account["text"]["bad"] == {"empty text": 2}
+    assert account[name]["drawn"] == alone[name]["drawn"] > 0, "all of them draw the same documents"
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_all_have_loaded_before_is_counted_once_when_they_go_on(rank: int) -> None:
+    name = "synthetic_captions"
+    before = loader_of(3)
+    next(iter(before))
+    state = {**before.state_dict(), "loaded": {name: {"loaded_images": 70}}}
+    workers = Gathered(rank, 3)
+    loader = DistributedLoader(loader_of(3, rank, 3), workers)
+    loader.load_state_dict(state)
+    assert loader.loader.step == 1
+    others = [{name: {"loaded_images": 70}} if other == 0 else {} for other in range(3)]
+    object.__setattr__(workers, "others", tuple(others))
+    assert loader.state_dict()["loaded"] == {**{source: {} for source in loader.loader.accounting.sources}, **state["loaded"]}
+
+
+class Summed(Workers):
+    """A process whose `all_reduce` adds what others have."""
+
+    others: tuple[float, ...] = ()
+
+    def all_reduce(self, values: Any) -> list[float]:
+        return [own + other for own, other in zip(values, self.others, strict=True)]
+
+
+def micro_batch(tokens: int, images: int) -> Any:
+    from mm1_ablate.data.loader import Batch
+
+    places, pictures = torch.arange(tokens), torch.ones(images, 3, 4, 4)
+    lengths = [tokens] if tokens else []
+    return Batch(places + 10, places, lengths, places[:-1], places[1:], torch.arange(2 * images), pictures, lengths)
+
+
+def test_micro_batches_are_padded_by_as_little_as_keeps_processes_together() -> None:
+    """Four micro-batches: one that the others fill with images, one of nothing, one that nobody has, one of this process's own image."""
+    workers = Summed(1, 2)
+    object.__setattr__(workers, "others", (50, 4, 3, 9, 2, 6, 0, 0, 0, 5, 1))
+    own = [micro_batch(5, 0), micro_batch(0, 0), micro_batch(0, 0), micro_batch(6, 2)]
+    step = agree_on_step(own, workers, 4, image_tokens=2)
+    assert (step.supervised, step.tokens, step.images, step.documents) == (4 + 9 + 6 + 5 + 5, 61, 6, 5)
+    with_image, empty, whole = step.micro_batches
+    assert with_image.tokens.tolist() == [10, 11, 12, 13, 14, 0, 0] and with_image.positions.tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert with_image.document_lengths == [5, 2] and with_image.image_positions.tolist() == [5, 6] and with_image.images.shape[0] == 1
+    assert with_image.supervised.tolist() == [0, 1, 2, 3] and with_image.targets.tolist() == [1, 2, 3, 4]
+    assert empty.tokens.tolist() == [0] and empty.positions.tolist() == [0] and empty.document_lengths == [1] and not len(empty.images)
+    assert whole is own[3]
+
+
+def test_a_micro_batch_that_only_others_have_is_empty_but_for_its_padding() -> None:
+    workers = Summed(1, 2)
+    object.__setattr__(workers, "others", (0, 0, 0, 0, 0, 3, 0))
+    step = agree_on_step([micro_batch(5, 2)], workers, 2, image_tokens=2)
+    assert step.supervised == 4 + 3
+    _, lacking = step.micro_batches
+    assert lacking.tokens.tolist() == [0] and lacking.document_lengths == [1] and lacking.documents == []
+    assert [len(part) for part in (lacking.supervised, lacking.targets, lacking.image_positions, lacking.images)] == [0, 0, 0, 0]
+
+
+def test_gradients_are_kept_to_a_process_but_in_the_last_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parallel(torch.nn.Module):
+        synchronised = True
+
+        @contextmanager
+        def no_sync(self) -> Iterator[None]:
+            self.synchronised = False
+            yield
+            self.synchronised = True
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Parallel)
+    model = Parallel()
+    for last in (False, True):
+        with without_gradient_sync(model, last):
+            assert model.synchronised is last
+    with without_gradient_sync(torch.nn.Linear(1, 1), last=False):
+        pass
+
+
+def test_lightning_is_told_which_processes_train_and_looks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from mm1_ablate.training.checkpoint import AtomicCheckpointIO, ShardedStrategy
+
+    names = ("RANK", "WORLD_SIZE", "GROUP_RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    for name in (*names, "MASTER_ADDR"):
+        monkeypatch.setenv(name, "9")  # so that it is put back afterwards
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.setenv("MASTER_PORT", "4321")
+    alone = trainer_options(Workers())
+    assert alone.keys() == {"plugins"} and [os.environ[name] for name in names] == ["9"] * 5
+    two = trainer_options(Workers(2, 3))
+    assert [os.environ[name] for name in names] == ["2", "3", "2", "0", "1"] and rank_zero_only.rank == 2
+    assert two["num_nodes"] == 3 and isinstance(two["strategy"], DDPStrategy)
+    assert two["strategy"]._ddp_kwargs == {"find_unused_parameters": True, "broadcast_buffers": False}
+    sharded = trainer_options(workers := Workers(2, 3, "fsdp"))["strategy"]
+    assert isinstance(sharded, ShardedStrategy) and sharded._workers is workers
+    saves, told = two["plugins"]
+    assert isinstance(saves, AtomicCheckpointIO)
+    assert (told.world_size(), told.global_rank(), told.node_rank(), told.local_rank()) == (3, 2, 2, 0)
+    assert told.creates_processes_externally and not told.detect() and (told.main_address, told.main_port) == ("127.0.0.1", 4321)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.7")
+    assert told.main_address == "10.0.0.7"
+
+
+def test_who_leads_and_who_shards() -> None:
+    assert Workers().leads and Workers().leads_here and not Workers(0, 1, "fsdp").shard
+    assert not Workers(1, 2).leads and not Workers(1, 2).leads_here and not Workers(1, 2).shard and Workers(1, 2, "fsdp").shard
+    other_machine = Workers(2, 4, "fsdp", first_here=2)
+    assert not other_machine.leads and other_machine.leads_here
+    assert Workers().all_reduce((1.5, 2)) == [1.5, 2] and Workers().all_gather("a") == ["a"] and Workers().broadcast("b") == "b"

@@ -228,10 +228,11 @@ def test_features_are_kept_whether_or_not_the_first_trial_freezes_the_encoder(tm
         assert (tmp_path / str(frozen) / "features-1" / "keys.json").exists()
 
 
-def test_only_lightnings_own_advice_is_silenced() -> None:
+def test_only_lightnings_own_advice_is_silenced(tmp_path: Path) -> None:
     root, own = logging.getLogger(), logging.getLogger("lightning.pytorch")
     before = root.level
     own.setLevel(logging.INFO)
-    trainer = lightning_trainer()
+    trainer = lightning_trainer(tmp_path)
     assert (root.level, own.level) == (before, logging.ERROR)
+    assert trainer.default_root_dir == str(tmp_path / "lightning")
     assert trainer.max_epochs == 1 and not trainer.loggers and not trainer.checkpoint_callbacks and trainer.progress_bar_callback is None
