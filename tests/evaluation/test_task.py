@@ -127,7 +127,7 @@ def test_a_record_that_cannot_be_meant_is_refused(change: dict, message: str) ->
 
 
 def test_reading_a_record_imports_no_torch() -> None:
-    code = "import sys; from mm1_ablate.evaluation import protocols; task.load_task('miniature_vqa'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from mm1_ablate.evaluation import protocols; protocols.load_task('miniature_vqa'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
