@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm1_ablate.evaluation.chance_baselines import ChanceBaseline, chance_baseline, constant_answer, random_choice
-from mm1_ablate.evaluation.metrics import Metric, Prediction
+from mm1_ablate.evaluation import chance_baselines
+from mm1_ablate.evaluation.chance_baselines import (
+    ChanceBaseline,
+    can_score,
+    ceiling,
+    chance_baseline,
+    constant_answer,
+    random_choice,
+)
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References
 from mm1_ablate.evaluation.metrics.alias_match import AliasMatch
 from mm1_ablate.evaluation.metrics.choice_accuracy import ChoiceAccuracy
 from mm1_ablate.evaluation.metrics.choice_accuracy_normalised import ChoiceAccuracyNormalised
@@ -140,3 +150,81 @@ def test_a_typical_caption_is_found_among_more_than_were_ever_tried() -> None:
     every = [reference for own in references for reference in own]
     best = max(100 * CiderRaw().aggregate(CiderRaw().score([replace(one, text=answer) for one in predictions])) for answer in every)
     assert found is not None and found.value == pytest.approx(best) == pytest.approx(22.207948)
+
+
+# ---------------------------------------------------------------- ties and limits
+class Fewer(SlotF1):
+    """A metric of which less is better: the words that differ."""
+
+    higher_is_better: ClassVar[bool] = False
+    scale: ClassVar[float] = 1.0
+
+    def score(self, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
+        return [float(len(set(one.text.split()) ^ set(one.references[0].split()))) for one in predictions]
+
+
+def test_of_equally_good_answers_the_most_frequent_counts_and_then_the_first_in_the_alphabet() -> None:
+    assert chance_baseline(ExactMatch(), items(("b",), ("a",))) == ChanceBaseline(50.0, "a")
+    assert chance_baseline(ExactMatch(), items(("Red",), ("red",), ("Red",))) == ChanceBaseline(100.0, "Red")
+    fewer = Fewer.model_construct(type="slot_f1", slots={"x": ["red"]})
+    # Of one word each: "red blue" differs by 1, 1 and 0.
+    assert constant_answer(fewer, items(("red",), ("blue",), ("red blue",))) == ChanceBaseline(pytest.approx(2 / 3), "red blue")
+
+
+def test_of_equally_frequent_choices_the_first_counts() -> None:
+    assert chance_baseline(ChoiceAccuracy(), chosen(3, 1, 3, 1, 2)) == ChanceBaseline(40.0, "always choice 2")
+    assert chance_baseline(ChoiceAccuracy(), []) is None
+    same = [Prediction(str(place), "", (), ("z", "y"), place // 2) for place in range(4)]
+    # A random choice, a text and a place are right as often: what needs no words counts.
+    assert chance_baseline(ChoiceAccuracy(), same) == ChanceBaseline(50.0)
+    texts = [Prediction(str(place), "", (), ("z", "y", str(place)), place // 2) for place in range(4)]
+    assert chance_baseline(ChoiceAccuracy(), texts) == ChanceBaseline(50.0, "y")
+
+
+def test_where_not_all_answers_can_be_tried_the_frequent_and_the_typical_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    score = SlotF1.score
+
+    def noting(self: SlotF1, predictions: Sequence[Prediction], split_references: References | None = None) -> list[float]:
+        tried.append(predictions[0].text)
+        return score(self, predictions, split_references)
+
+    monkeypatch.setattr(SlotF1, "score", noting)
+    asked = items(
+        ("Red dog!", "red dog"), ("red dog", "a"), ("cat", "a red dog runs"), ("cat", "a bird"), ("blue fish swims far",), ("a red cat",)
+    )
+
+    def answers(most: int, scored: int = 0) -> list[str]:
+        monkeypatch.setattr(chance_baselines, "FEWEST", most)
+        monkeypatch.setattr(chance_baselines, "SCORED", scored)
+        tried.clear()
+        assert constant_answer(SlotF1(slots={"colour": ["red"], "animal": ["dog", "cat"]}), asked).answer in tried
+        return tried[:-1]  # the best is scored once more
+
+    # In two items each stand "cat" and "red dog", of whose spellings the second is the more frequent.
+    assert answers(1) == ["cat"]
+    assert answers(2) == ["a", "cat"]
+    assert answers(3) == ["a", "cat", "red dog"]
+    # Words and pairs of words in items: a 4, red 4, cat 3, dog 3, "red dog" 3, "a red" 2, else 1. "a" 4; "a red cat" (4+4+3+2+1)/5.
+    assert answers(4) == ["a", "a red cat", "cat", "red dog"]
+    assert answers(5) == ["a", "a red cat", "a red dog runs", "cat", "red dog"]
+    every = ["Red dog!", "a", "a bird", "a red cat", "a red dog runs", "blue fish swims far", "cat", "red dog"]
+    assert answers(7) != every == answers(8) == answers(1, scored=6 * 8) and len(answers(1, scored=6 * 8 - 1)) == 7
+
+
+@pytest.mark.parametrize("place", [0, 15, 16, 255, 256, 299])
+def test_a_single_item_that_can_score_is_found_wherever_it_stands(place: int) -> None:
+    asked = items(*[("red",)] * 300)
+    answers = [("", "blue")] * 300
+    assert not can_score(ExactMatch(), asked, answers) and not can_score(ExactMatch(), [], [])
+    answers[place] = ("", "blue", "red")
+    assert can_score(ExactMatch(), asked, answers)
+    answers[place] = ()
+    assert not can_score(ExactMatch(), asked, answers)
+
+
+def test_a_ceiling_is_the_best_that_any_reference_scores_at_each_item() -> None:
+    slots = SlotF1(slots={"colour": ["red", "blue"]})
+    # The second item names no slot: 0 whatever is said. An item without references does not count.
+    assert ceiling(slots, items(("a", "red", "a b"), ("nothing", "here"), ())) == pytest.approx(50)
+    assert ceiling(slots, items(("red",), ("a", "b", "blue"))) == pytest.approx(100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,55 @@ def test_normalised_accuracy_of_prompts_that_hold_the_choice_is_refused(folder: 
 def test_nothing_is_looked_at_where_nothing_may_be(folder: Path) -> None:
     write_task(folder / "tasks", rows=[*ROWS, ROWS[0]])
     assert load_study(folder / "experiment.yaml", "nowhere", [wrong_items, unaskable_tasks]).warnings == ()
+
+
+# ---------------------------------------------------------------- to the last word
+def told_in_full(folder: Path) -> list[tuple[bool, str]]:
+    return [(problem.warning, problem.message.partition("): ")[2]) for problem in told(folder)]
+
+
+def test_a_fault_is_told_with_the_first_three_items_and_how_many_there_are(folder: Path) -> None:
+    write_task(folder / "tasks", rows=[{**ROWS[0], "name": f"r{place}", "right": -1 if place % 2 else 1} for place in range(9)])
+    ((warning, message),) = told_in_full(folder)
+    assert not warning and re.fullmatch(
+        r"items\.queries: 4 of 9 items cannot be evaluated: no correct choice \(first: (r[1357] \(-1, of 2 choices\)(, |(?=\);))){3}\); "
+        r"'correct' counts choices from 0; exclude rows without a correct choice with 'where'",
+        message,
+    )
+
+
+def test_items_without_choices_and_with_empty_ones_are_warned_of_each_by_its_reason(folder: Path) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"labels": []},
+        {"labels": ["red", " "], "right": 0},
+        {"labels": ["red", "blue"]},
+        {"labels": ["a", "b"]},
+    ]
+    write_task(folder / "tasks", rows=[{**ROWS[place % 2], "name": f"r{place}", **changes} for place, changes in enumerate(wrong)])
+    assert sorted(told_in_full(folder)) == [
+        (True, "items.queries: 1 of 4 items cannot be evaluated: an empty answer to choose (first: r1)"),
+        (True, "items.queries: 1 of 4 items cannot be evaluated: no choices (first: r0 (expected texts, none of them empty, found []))"),
+    ]
+
+
+def test_empty_fields_are_told_together_where_all_that_a_prompt_names_are_empty(folder: Path) -> None:
+    items = {**TEXT_ITEMS, "fields": {"question": "text", "hint": "more"}, "references": "labels"}
+    asked = [
+        {"name": str(number), "text": " ", "more": "" if number else "x", "labels": ["red", "green", "blue"][number % 3 :]}
+        for number in range(5)
+    ]
+    write_task(folder / "tasks", rows=asked, **{**GENERATE, "items": items, "prompt": "colour : {question} {hint} {question} {answer}"})
+    messages = [message for warning, message in told_in_full(folder) if warning]
+    assert any(re.fullmatch(r"prompt: 4 \(([1-4], ){3}\.\.\.\) of 5 items have an empty question and hint", one) for one in messages)
+
+
+def test_the_items_of_a_development_split_are_told_as_such(folder: Path) -> None:
+    items = {**TEXT_ITEMS, "references": "labels", "development": {"file": "test.jsonl"}}
+    write_task(folder / "tasks", rows=rows(["red"], [], ["green"]), **{**GENERATE, "items": items})
+    write_evaluation(folder, tasks=["tasks/colours.yaml"], shots=[0], split="development")
+    assert told_in_full(folder) == [(True, "items.development: 1 of 3 items cannot be evaluated: no reference (first: 1)")]
+
+
+def test_an_item_that_alone_has_several_references_is_not_what_others_are_blamed_for(folder: Path) -> None:
+    write_task(folder / "tasks", rows=rows(["red"] * 4, ["blue"] * 4, "green"), **{**GENERATE, "metrics": ["vqa_accuracy"]})
+    assert told(folder) == []  # one item of a single reference may be an odd one

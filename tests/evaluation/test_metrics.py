@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1_ablate.config.settings import component_types
-from mm1_ablate.evaluation.metrics import Metric, Prediction
+from mm1_ablate.evaluation.metrics import Metric, Prediction, metric_class, shares_accepted
+from mm1_ablate.evaluation.metrics._annotators import AnnotatorAgreement
+from mm1_ablate.evaluation.metrics._cider import Cider
+from mm1_ablate.evaluation.metrics._likelihood import of_right_choice, shares_of_ratio
 from mm1_ablate.evaluation.metrics.alias_match import AliasMatch
 from mm1_ablate.evaluation.metrics.bits_per_byte import BitsPerByte
 from mm1_ablate.evaluation.metrics.choice_accuracy import ChoiceAccuracy
@@ -21,6 +24,7 @@ from mm1_ablate.evaluation.metrics.lambada_accuracy import LambadaAccuracy
 from mm1_ablate.evaluation.metrics.perplexity import Perplexity
 from mm1_ablate.evaluation.metrics.slot_f1 import SlotF1
 from mm1_ablate.evaluation.metrics.token_loss import TokenLoss
+from mm1_ablate.evaluation.metrics.vqa_accuracy import VqaAccuracy
 
 
 def answers(text: str, *references: str) -> Prediction:
@@ -177,3 +181,82 @@ def test_answers_that_a_metric_cannot_score_are_named_with_what_they_lack() -> N
         SlotF1(slots={"colour": []})
     with pytest.raises(ValueError, match="a word must be of one slot only, these are of several: blue, red "):
         SlotF1(slots={"colour": ["red", "blue"], "shape": ["red", "ring"], "size": ["blue"]})
+
+
+# ---------------------------------------------------------------- limits
+def test_the_class_of_a_rule_is_a_metric_or_an_error() -> None:
+    assert metric_class("exact_match") is ExactMatch
+    own = "mm1_ablate.model.connectors.average_pool.AveragePool"
+    with pytest.raises(TypeError) as error:
+        metric_class(own)
+    assert str(error.value) == f"'{own}' is not a subclass of mm1_ablate.evaluation.metrics.Metric"
+
+
+def test_an_answer_is_accepted_by_its_share_of_the_items_that_have_references() -> None:
+    asked = [answers("", "Red", "red"), answers("", "red", "blue"), answers("", "blue"), answers("")]
+    assert shares_accepted(["RED", "blue", "x"], asked, str.lower) == pytest.approx([2 / 3, 2 / 3, 0])
+    assert all(map(math.isnan, shares_accepted(["a", "b"], [answers("")], str.lower)))
+    assert ExactMatch().means_of_constants(["RED"], asked) == pytest.approx([2 / 3])
+    assert ExactMatch(ignore_case=False).means_of_constants(["RED", "Red"], asked) == pytest.approx([0, 1 / 3])
+    assert AliasMatch().means_of_constants(["the red!"], asked) == pytest.approx([2 / 3])
+    assert VqaAccuracy().means_of_constants(["red"], [answers("", *["red"] * 4, "no"), answers("", *["no"] * 4), answers("")]) == [0.5]
+
+
+def test_perplexity_is_infinite_where_a_number_cannot_hold_it() -> None:
+    assert Perplexity.aggregate([709.0]) == math.inf
+    assert Perplexity.aggregate([708.5]) == pytest.approx(math.exp(708.5)) and Perplexity.aggregate([0.0, math.nan, math.log(4)]) == 2
+
+
+def test_of_equally_likely_choices_the_first_is_chosen() -> None:
+    for metric in (ChoiceAccuracy(), ChoiceAccuracyNormalised()):
+        assert metric.score([chosen(0, a=-1.0, b=-1.0), chosen(1, a=-1.0, b=-1.0)]) == [1, 0]
+        assert metric.score([chosen(1, a=math.nan, b=-1.0)]) == [0]
+    # -3 / 3 and -2 / 2 are as much a character; an empty choice counts as one.
+    assert ChoiceAccuracyNormalised().score([chosen(0, abc=-3.0, ab=-2.0)]) == [1]
+    empty = Prediction("item", "said", (), ("", "ab"), 0, (-1.5, -2.0))
+    assert ChoiceAccuracyNormalised().answer(empty) == "ab" and ChoiceAccuracyNormalised().score([empty]) == [0]
+    assert ChoiceAccuracyNormalised().answer(Prediction("item", "said", (), (), None)) == "said"
+
+
+def test_a_ratio_of_totals_has_a_share_for_each_item_and_none_where_there_are_none() -> None:
+    assert shares_of_ratio([1.0, 6.0], [1, 3]) == [0.5, 3.0] and shares_of_ratio([], []) == []
+    assert of_right_choice(chosen(1, a=-1.0, b=-2.0), ["x", "y"], "a letter") == "y"
+    assert TokenLoss().score([continued("a", -2.0, tokens=1), continued("b", -3.0, tokens=3)]) == [1.0, 1.5]
+    two = [
+        Prediction("item", "", (), ("é", "ab"), 0, (-math.log(4), -1.0)),
+        Prediction("item", "", (), ("é", "abcd"), 1, (-1.0, -math.log(2))),
+    ]
+    assert BitsPerByte().score(two) == pytest.approx([2 / 3, 1 / 3])  # of 2 and 4 bytes, of which é has two
+
+
+def test_what_a_metric_is_of_is_as_declared() -> None:
+    kinds = {
+        name: (metric.kind, metric.scale, metric.higher_is_better, metric.floor, metric.ceiling)
+        for name, metric in component_types("mm1_ablate.evaluation.metrics").items()
+        if issubclass(metric, Metric)
+    }
+    constant = ("generate", 100.0, True, "constant_answer")
+    measured = ("choose", 1.0, False, "none", "none")
+    assert kinds == {
+        "exact_match": (*constant, "one"), "alias_match": (*constant, "one"), "slot_f1": (*constant, "best_reference"),
+        "vqa_accuracy": (*constant, "best_reference"), "textvqa_accuracy": (*constant, "best_reference"),
+        "vizwiz_accuracy": (*constant, "best_reference"), "cider_raw": (*constant, "none"), "cider_ptb": (*constant, "none"),
+        "choice_accuracy": ("choose", 100.0, True, "constant_choice", "one"),
+        "choice_accuracy_normalised": ("choose", 100.0, True, "constant_choice", "one"),
+        "lambada_accuracy": ("choose", 100.0, True, "none", "one"),
+        "perplexity": measured, "token_loss": measured, "bits_per_byte": measured,
+    }  # fmt: skip
+
+
+def test_articles_and_marks_are_left_out_in_any_case_and_as_words_alone() -> None:
+    loose = ExactMatch(ignore_articles=True, ignore_punctuation=True, ignore_case=False)
+    assert loose.score([answers("The theatre, An  A", "theatre"), answers("Theatre", "theatre"), answers("a-b", "ab")]) == [1, 0, 1]
+    assert ExactMatch().score([answers("STRASSE", "straße")]) == [1]
+
+
+def test_metrics_that_leave_their_rule_out_say_so() -> None:
+    asked = [answers("a", "a")]
+    with pytest.raises(TypeError, match=r"^AnnotatorAgreement does not implement what it compares$"):
+        AnnotatorAgreement.model_construct(type="x").score(asked)
+    with pytest.raises(TypeError, match=r"^Cider does not implement how it splits words$"):
+        Cider.model_construct(type="x", frequency="items").score(asked)

@@ -10,13 +10,26 @@ import pandas
 import pytest
 from toy_tasks import GENERATE, Toy, experiment_on, record, run
 
-from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.evaluation import Evaluation, TaskGroup
 from mm1_ablate.config.task_record import Task
 from mm1_ablate.data.documents import Item, ItemSet
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_task
 from mm1_ablate.evaluation.requests import ContextOverflow, Need, check_context, prepare_requests
-from mm1_ablate.evaluation.scores import ItemOutcome, merged, predictions_of, predictions_table, references_of, scored, summarise
+from mm1_ablate.evaluation.scores import (
+    COLUMNS,
+    LOSS_COLUMNS,
+    ItemOutcome,
+    group_mean,
+    item_scores,
+    loss_items,
+    merged,
+    predictions_of,
+    predictions_table,
+    references_of,
+    scored,
+    summarise,
+)
 
 NAN = math.nan
 
@@ -186,3 +199,156 @@ def test_the_longest_choice_is_what_a_question_needs(tokenizer, tmp_path) -> Non
     whole = [sum(part.text_tokens for part in one.prompts) + max(map(len, one.choices)) for one in prepared.requests]
     assert need.text_tokens + need.answer_tokens == max(whole) and need.images == 1
     assert len({len(choice) for one in prepared.requests for choice in one.choices}) > 1 and np.ptp(whole) > 0
+
+
+# ---------------------------------------------------------------- tables
+def test_a_row_of_predictions_holds_all_that_came_of_an_item(tmp_path) -> None:
+    task = load_task(record(tmp_path, GENERATE))
+    own = Prediction("q", "red", ("red", "dark red"), ("red", "blue"), 1, (-0.5, -1.5), (True, False), (1, 2), (3, 4))
+    outcomes = [
+        ItemOutcome(8, 5, 3, "q", "b", "d1 d2", 2, "no image: d3", "<image> what", "", own),
+        ItemOutcome(0, 5, 4, "r", "a", "", 0, "", "", "no image: r", None),
+    ]
+    first, second = predictions_table(task, outcomes).to_dict("records")
+    assert first == {
+        "task": "toy", "family": "image", "shots": 8, "evaluation_seed": 5, "place": 3, "item": "q", "group": "b",
+        "demonstration_set": "d1 d2", "set_number": 2, "replaced": "no image: d3", "prompt": "<image> what", "problem": "",
+        "prediction": "red", "correct": 1, "references": '["red", "dark red"]', "choices": '["red", "blue"]',
+        "log_likelihoods": "[-0.5, -1.5]", "greedy": "[true, false]", "token_counts": "[1, 2]", "byte_counts": "[3, 4]",
+    }  # fmt: skip
+    assert (second["problem"], second["prediction"], second["references"]) == ("no image: r", "", "[]") and pandas.isna(second["correct"])
+    table = predictions_table(task, outcomes[:1])
+    assert predictions_of(table) == [own]
+    older = predictions_of(table.drop(columns=["greedy", "byte_counts"]))
+    assert older == [Prediction("q", "red", ("red", "dark red"), ("red", "blue"), 1, (-0.5, -1.5), (), (1, 2), ())]
+
+
+def test_item_scores_of_choices_show_the_right_one_and_what_each_metric_chose(tmp_path) -> None:
+    fields = {**GENERATE, "kind": "choose", "metrics": ["choice_accuracy", "choice_accuracy_normalised"]}
+    task = load_task(record(tmp_path, fields))
+    own = Prediction("q", "red", (), ("red", "purple"), 1, (-2.0, -3.0))
+    table = predictions_table(
+        task, [ItemOutcome(0, 0, 0, "q", "a", "", 0, "", "", "", own), ItemOutcome(0, 0, 1, "r", "a", "", 0, "", "", "x", None)]
+    )
+    found = scored(table, [task], Evaluation(tasks=["x.yaml"]))
+    columns = ["item", "metric", "primary", "prediction", "log_likelihoods", "reference", "correct"]
+    assert found[columns].fillna(-1).apply(tuple, axis=1).tolist() == [
+        ("q", "choice_accuracy", True, "red", "[-2.0, -3.0]", "purple", 1),
+        ("r", "choice_accuracy", True, "", "", "", -1),
+        ("q", "choice_accuracy_normalised", False, "purple", "[-2.0, -3.0]", "purple", 1),
+        ("r", "choice_accuracy_normalised", False, "", "", "", -1),
+    ]
+    assert found["score"].fillna(-1).tolist() == [0, -1, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("written", "references"),
+    [
+        ("red", ("red",)),
+        ('["red", "blue"]', ("red", "blue")),
+        ("[]", ()),
+        ('["red"]', ('["red"]',)),  # the only reference is written as it is
+        ("[sic", ("[sic",)),
+        ("[1, 2]", ("1", "2")),
+    ],
+)
+def test_references_are_read_from_the_column_as_they_were_written(written: str, references: tuple[str, ...]) -> None:
+    assert references_of(written) == references
+
+
+# ---------------------------------------------------------------- held-out documents
+def documents(*rows: tuple[Any, ...]) -> pandas.DataFrame:
+    return pandas.DataFrame(rows, columns=LOSS_COLUMNS)
+
+
+MEASURED = documents(
+    ("b", 7, "second", "text", 4.0, 3, math.log(2) * 4, 4, ""),
+    ("b", 2, "first", "captioned", 2.0, 1, math.log(2) * 8, 2, ""),
+    ("b", 5, "bad", "text", 0.0, 0, 0.0, 0, "no row"),
+    ("a", 0, "silent", "captioned", 3.0, 2, 0.0, 0, ""),
+)
+
+
+def test_scores_of_documents_are_their_sums_over_the_mean_length() -> None:
+    """2 and 4 nats over 2 tokens on average; 8 and 4 bits over 3 bytes. A document without text has no bits per byte."""
+    found = loss_items(MEASURED, 9)
+    columns = ["task", "family", "shots", "evaluation_seed", "item", "group", "problem", "metric", "primary"]
+    assert found[columns].apply(tuple, axis=1).tolist() == [
+        *(
+            ("b", "loss", 0, 9, document, data_type, problem, metric, True)
+            for metric in ("loss", "bits_per_byte")
+            for document, data_type, problem in (("first", "captioned", ""), ("bad", "text", "no row"), ("second", "text", ""))
+        ),
+        ("a", "loss", 0, 9, "silent", "captioned", "", "loss", True),
+    ]
+    assert found["score"].fillna(-1).tolist() == pytest.approx([1, -1, 2, 8 / 3, -1, 4 / 3, 1.5])
+    assert summarise(found) == pytest.approx({"loss/b": 6 / 4, "bits_per_byte/b": 12 / 6, "loss/a": 1.5})
+
+
+def test_documents_of_which_none_could_be_read_are_an_error_that_says_why() -> None:
+    bad = documents(*(("b", place, "d", "text", 0.0, 0, 0.0, 0, problem) for place, problem in enumerate("xxyzw")))
+    with pytest.raises(ValueError, match=r"^evaluation\.losses\.b: no document could be read: x; y; z$"):
+        loss_items(bad, 0)
+
+
+def test_documents_stand_behind_the_items_in_the_same_columns(tmp_path) -> None:
+    task = load_task(record(tmp_path, GENERATE))
+    table = predictions(task, ["red"], ("red",))
+    evaluation = Evaluation(tasks=["x.yaml"], seeds=[4, 3])
+    found = item_scores(table, MEASURED[:2], [task], evaluation)
+    assert list(found.columns) == COLUMNS and found["family"].tolist() == ["image"] + ["loss"] * 4
+    assert found["evaluation_seed"].tolist() == [0, 4, 4, 4, 4] and found["set_number"].tolist() == [0] * 5
+    texts = ["demonstration_set", "replaced", "prompt", "prediction", "log_likelihoods", "reference"]
+    assert (found.loc[1:, texts] == "").all().all() and found["set_number"].dtype == int and found.loc[1:, "correct"].isna().all()
+    without = item_scores(table, pandas.DataFrame(), [task], evaluation)
+    pandas.testing.assert_frame_equal(without, found[:1], check_dtype=False)
+
+
+# ---------------------------------------------------------------- groups and messages
+def test_a_mean_over_a_group_weighs_the_members_that_are_there() -> None:
+    groups = {
+        "inner": TaskGroup(tasks=["a", "b"], weights={"b": 3}),
+        "outer": TaskGroup(tasks=["inner", "c", "gone"], weights={"inner": 2, "gone": 5}),
+        "elsewhere": TaskGroup(tasks=["gone"]),
+    }
+    assert group_mean("inner", groups, {"a": 1.0, "b": 5.0}) == 4
+    assert group_mean("outer", groups, {"a": 1.0, "b": 5.0, "c": 10.0}) == 6
+    assert group_mean("outer", groups, {"c": 10.0}) == 10
+    assert group_mean("elsewhere", groups, {"a": 1.0}) is None
+    arrays = group_mean("inner", groups, {"a": np.array([1.0, 2.0]), "b": np.array([5.0, 6.0])})
+    assert arrays is not None and arrays.tolist() == [4, 5]
+
+
+def test_scores_that_are_none_are_an_error_that_says_why() -> None:
+    table = rows("facts", "exact_match", {0: [NAN] * 5}, family="image", shots=8)
+    table["problem"] = ["x", "x", "y", "z", "w"]
+    with pytest.raises(ValueError, match=r"^task facts at 8 shots: no item has a score under exact_match: x; y; z$"):
+        summarise(table)
+    table["problem"] = ""
+    expected = r"under exact_match: none has a reference, or the model's results are not numbers$"
+    with pytest.raises(ValueError, match=expected):
+        summarise(table)
+
+
+# ---------------------------------------------------------------- what prompts take
+def test_what_longest_prompts_take_is_told_for_each_number_of_shots_and_images(tokenizer, tmp_path) -> None:
+    """Demonstrations and questions of words that are a token each: '-> ', the words, and ' |' of demonstrations."""
+    from mm1_ablate.evaluation.requests import needs
+
+    path = record(tmp_path, GENERATE)
+    prepared = prepare_requests(load_task(path), experiment_on([path], shots=[0, 2], items=6).evaluation, tokenizer)
+    asked = [len(one.item.fields["q"].split()) + 1 for one in prepared.requests]
+    shown_before = [sum(len(f"{d.fields['q']} {d.references[0]}".split()) + 2 for d in one.solved) for one in prepared.requests]
+    assert needs(prepared) == [
+        Need(0, 1, max(asked), 5),
+        Need(2, 3, max(own + before for own, before in zip(asked, shown_before, strict=True)), 5),
+    ]
+
+
+def test_a_prompt_that_does_not_fit_is_told_with_what_it_takes() -> None:
+    with pytest.raises(ContextOverflow) as error:
+        check_context("t", [Need(0, 1, 3, 2), Need(4, 5, 30, 6), Need(8, 9, 300, 6)], 7, 70)
+    assert str(error.value) == (
+        "evaluation: task t at 4 shots needs 71 tokens of context (65 of prompt, where an image takes 7, and 6 of answer), and the "
+        "language model has 70; use fewer shots or image tokens, or a longer context"
+    )
