@@ -55,7 +55,7 @@ def test_a_picture_of_the_asked_size_is_handed_on_and_another_is_a_new_one_that_
     assert resize_to(picture, 9, 7).shape == (9, 7, 3) and resize_to(picture, 9, 7).flags.writeable
 
 
-@pytest.mark.parametrize(("width", "left"), [(4, 0), (5, 0), (6, 1), (7, 2), (9, 2), (10, 3), (16, 6)])
+@pytest.mark.parametrize(("width", "left"), [(4, 0), (5, 0), (6, 1), (7, 2), (9, 2), (10, 3), (16, 6), (20, 8)])
 def test_the_middle_is_cut_out_as_torchvision_cuts_it(width: int, left: int) -> None:
     """Of a picture whose shorter side fits, pixels stay as they are; a half is rounded to the even side."""
     picture = noise(4, width)
