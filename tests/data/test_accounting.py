@@ -182,3 +182,55 @@ def test_why_documents_were_not_used_is_told_with_the_most_frequent_first():
     nameless = SourceCounts()
     nameless.add_bad(Unreadable("empty caption", ""))
     assert describe_bad(nameless) == "1 empty caption" and nameless.examples == {"empty caption": []}
+
+
+def test_an_account_has_every_count_under_its_own_name():
+    accounting = Accounting({"a": 50, "none": 0}, {}, {"none": []})
+    counts = {"drawn": 25, "documents": 20, "images": 30, "tokens": 400, "bad_documents": 5, "missing_images": 10}
+    counts |= {"loaded_images": 16, "unreadable_images": 4, "split": 3, "pieces": 7}
+    accounting.sources["a"] = SourceCounts(**counts)
+    accounting["a"].bad.update({"few": 1, "many": 2})
+    accounting["a"].left_out.update({"small": 1, "large": 8})
+    accounting["a"].dropped.update({"too many images": 1, "longer than a row": 9})
+    accounting["a"].examples["few"] = ["x"]
+    account = accounting.account()
+    assert account["a"] == {
+        "documents": 20,
+        "images": 30,
+        "tokens": 400,
+        "drawn": 25,
+        "epochs": 0.5,
+        "bad": {"many": 2, "few": 1},
+        "bad_share": 5 / 25 + 10 / 40 + 4 / 16,
+        "left_out": {"large": 8, "small": 1},
+        "split": 3,
+        "pieces": 7,
+        "dropped": {"longer than a row": 9, "too many images": 1},
+        "examples": {"few": ["x"]},
+    }
+    assert [list(account["a"][name]) for name in ("bad", "left_out", "dropped")] == [
+        ["many", "few"],
+        ["large", "small"],
+        ["longer than a row", "too many images"],
+    ]
+    assert account["none"]["epochs"] == 0.0
+    assert accounting["a"].bad_share(0.1) == pytest.approx(0.8) and accounting["a"].bad_share(0.5) == 1.0
+    assert accounting.anew().account()["a"] == Accounting({"a": 50}).account()["a"]
+    account["a"]["examples"]["few"].append("y")
+    assert accounting["a"].examples == {"few": ["x"]}
+
+
+def test_added_counts_are_sums_and_of_examples_the_first_three_in_order():
+    first = SourceCounts(drawn=1, pieces=2, examples={"a": ["1", "2"], "b": ["3"]})
+    second = SourceCounts(drawn=10, pieces=20, tokens=5, examples={"a": ["4", "5"], "c": ["6"]})
+    first.bad.update({"a": 1})
+    second.bad.update({"a": 2, "c": 1})
+    both = first + second
+    assert (both.drawn, both.pieces, both.tokens, both.documents) == (11, 22, 5, 0)
+    assert both.bad == {"a": 3, "c": 1} and both.examples == {"a": ["1", "2", "4"], "b": ["3"], "c": ["6"]}
+
+
+def test_sources_that_a_state_does_not_name_begin_anew():
+    accounting = bad_documents(bad=3, drawn=10, length=20, limit=1.0)
+    accounting.restore({})
+    assert accounting.state() == {"laion": {}} and accounting["laion"].bad == {}

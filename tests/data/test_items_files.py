@@ -106,7 +106,7 @@ def test_images_may_stay_in_the_archive_that_they_came_in(folder: Path, ending: 
     assert {item.image.key for item in packed.queries if item.image} == {f"p/{number}" for number in range(30)}
     (folder / f"pictures/val{ending}").rename(folder / f"elsewhere{ending}")
     assert len(declared.model_copy(update={"archives": (f"elsewhere{ending}",)}).open().queries) == 30
-    with pytest.raises(SettingError, match="no item can be asked; image is missing"):
+    with pytest.raises(SettingError, match="no item can be evaluated; image is missing"):
         declared.open()
 
 

@@ -196,10 +196,10 @@ def test_a_demonstration_shows_an_answer_that_says_something(folder: Path) -> No
 
 
 def test_nothing_to_ask_is_an_error_with_its_reason(folder: Path) -> None:
-    with pytest.raises(SettingError, match=r"queries: no item can be asked; no reference"):
+    with pytest.raises(SettingError, match=r"queries: no item can be evaluated; no reference"):
         source(folder, references="[]").open()
     official_files.write_lines(folder / "twice.jsonl", [row(1), row(1), row(2), row(3)])
-    with pytest.raises(SettingError, match=r"queries: no item can be asked; no reference"):  # the reason of most, not the first one
+    with pytest.raises(SettingError, match=r"queries: no item can be evaluated; no reference"):  # the reason of most, not the first one
         source(folder, queries={"file": "twice.jsonl"}, references="[]").open()
     with pytest.raises(SettingError, match=r"queries: q.jsonl has no usable row"):
         source(folder, queries={"file": "q.jsonl", "where": "id > 99"}).open()

@@ -82,6 +82,55 @@ def test_more_than_is_allowed_is_an_error_and_less_a_warning() -> None:
     assert (error.path, error.warning) == (("data", "sources", "web", "files"), False) and "data.sources.web.max_bad_share" in error.hint
     (warning,) = what_to_say(losses, ("data", "sources", "web"), 0.1)
     assert warning.warning and "10.0% may be lost" in warning.message
+    words = "1 of 10 files cannot be read; lost are 0 bytes of 90.0 kB, about 100 of 1,000 documents (10.0%). bad: a file of 0 bytes"
+    assert (error.message, error.hint) == (
+        f"{words}. At most 5.0% may be lost (max_bad_share)",
+        "repair or remove these files, or allow more with data.sources.web.max_bad_share",
+    )
+    assert (warning.message, warning.hint, warning.path) == (
+        f"{words}. They are left out: 10.0% may be lost (max_bad_share)",
+        "repair or remove these files",
+        error.path,
+    )
+
+
+def test_the_greatest_loss_is_told_first_and_at_its_own_field() -> None:
+    few, many = Losses((Lost("a", "x", 0, 1),), 9, 9, 99.0), Losses((Lost("b", "x", 0, 9),), 9, 9, 91.0, "images.files")
+    told = what_to_say([few, many], ("data", "sources", "web"), 0.1)  # 1 % and 9 %: together no more than is allowed
+    assert [(one.path[3:], one.warning) for one in told] == [(("images", "files"), True), (("files",), True)]
+    assert share_of([few, many]) == pytest.approx(0.1) and share_of([many] * 20) == 1.0
+    assert not any(one.warning for one in what_to_say([few, many, few], ("web",), 0.1))
+
+
+def test_one_file_is_told_as_one_and_a_fourth_is_only_counted() -> None:
+    (one,) = losses_of([broken("a.tar")])
+    assert one.in_words() == (
+        "1 of 1 file cannot be read; lost are 0 bytes of 0 bytes, about 1 of 1 documents (100.0%). a.tar: a file of 0 bytes"
+    )
+    names = "0.tar: a file of 0 bytes; 1.tar: a file of 0 bytes; 2.tar: a file of 0 bytes"
+    three, four = (losses_of([broken(f"{number}.tar") for number in range(count)])[0] for count in (3, 4))
+    assert three.in_words().endswith(f"(100.0%). {names}")
+    assert four.in_words().endswith(f"(100.0%). The first: {names}; and 1 more")
+    many = Losses((Lost("a.jpg", "x", 2_000_000, 1_500),), 1_234, 5_000_000, 1_500.4, of="pictures")
+    assert many.in_words().startswith("1 of 1,234 files cannot be read; lost are 2.0 MB of 5.0 MB, about 1,500 of 3,000 pictures (50.0%).")
+    assert many.to_json()["pictures"] == 1_500 and many.to_json()["of"] == "pictures"
+
+
+def test_losses_of_pairs_are_rounded_up_and_keep_their_share() -> None:
+    pages = Losses((Lost("a", "x", 10, 3), Lost("b", "y", 20, 1)), 5, 100, 40.0)
+    pairs = pages.scaled(1.5)
+    assert [lost.documents for lost in pairs.lost] == [5, 2] and pairs.there == 60.0
+    assert (pairs.field, pairs.files, pairs.size, pairs.bytes) == ("files", 5, 100, 30)
+    assert pages.scaled(1, "captions") == Losses(pages.lost, 5, 100, 40.0, "captions")
+
+
+def test_what_a_file_should_have_held_goes_by_the_bytes_of_those_that_were_read() -> None:
+    # 300 documents of 100 bytes: of the file that breaks off 50 bytes are left, half a document; at least one is lost.
+    (losses,) = losses_of([whole("a", 100), whole("b", 200, 20_000), FileRead("c", 2_050, 20, 2_000, "broken", 20)])
+    assert losses.lost == (Lost("c", "broken", 50, 1, "part"),) and losses.there == 320
+    (losses,) = losses_of([whole("a", 100)], [Lost("b: 1.png", "link", 0, 4, "entries")], "captions")
+    assert (losses.documents, losses.files, losses.size, losses.field) == (4, 1, 10_000, "captions")
+    assert losses.in_words().startswith("entries of 1 file are not read; lost are 0 bytes of 10.0 kB, about 4 of 104 documents (3.8%).")
 
 
 def test_what_is_lost_with_files_and_what_was_drawn_add_up_to_one_share() -> None:

@@ -220,3 +220,54 @@ def test_the_miniature_fills_its_rows_with_and_without_a_cap_on_images():
         for _ in range(400):
             next(rows)
         assert rows.fill >= 0.95
+
+
+# ---------------------------------------------------------------- exactly
+def keys(rows: list[tuple[TokenisedDocument, ...]]) -> list[list[int]]:
+    return [[int(document.key) for document in row] for row in rows]
+
+
+def test_best_fit_puts_the_longest_first_into_the_fullest_row_that_takes_it():
+    # Rows of ten: 7, then 6, then 4 beside the 6, which it fills, then 3 beside the 7, then 2 alone.
+    lengths = [2, 3, 4, 6, 7]
+    assert keys(pack([shaped(place, length, 0) for place, length in enumerate(lengths)], 10, None)) == [[4, 1], [3, 2], [0]]
+    # Equal ones in their order; a row of no space left takes nothing more.
+    assert keys(pack([shaped(place, 5, 0) for place in range(4)], 10, None)) == [[0, 1], [2, 3]]
+    # The fullest row has its two images; the next that has room for one takes it.
+    images = [shaped(0, 8, 2), shaped(1, 6, 1), shaped(2, 2, 1), shaped(3, 2, 0)]
+    assert keys(pack(images, 10, 2)) == [[0, 3], [1, 2]] and keys(pack(images, 10, 3)) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("length", "images", "packing", "reason"),
+    [
+        (10, 2, {"max_images": 2}, None),
+        (11, 2, {"max_images": 2}, "longer than a row"),
+        (11, 2, {"max_images": 2, "long_documents": "split"}, None),
+        (10, 3, {"max_images": 2}, "too many images"),
+        (10, 3, {"max_images": 2, "long_documents": "split"}, None),
+        (10, 3, {}, None),
+        (10, 1, {"nominal_image_tokens": 10}, None),
+        (10, 1, {"nominal_image_tokens": 11, "long_documents": "split"}, "an image longer than a row"),
+        (10, 0, {"nominal_image_tokens": 11}, None),
+    ],
+)
+def test_a_document_is_dropped_only_where_no_row_can_hold_it(length: int, images: int, packing: dict[str, Any], reason: str | None):
+    declared = Packing(**{"row_tokens": 10, "nominal_image_tokens": 2, "long_documents": "drop", **packing})
+    assert why_dropped(shaped(0, length, images), declared) == reason
+
+
+def test_images_beyond_the_cap_begin_another_piece():
+    document = tokenise(Document("key", "source", "interleaved", (PICTURE, "red", PICTURE, PICTURE, "blue")), load_tokenizer(), 2)
+    cut = pieces(document, Packing(row_tokens=100, nominal_image_tokens=2, max_images=2))
+    assert [[isinstance(segment, Image) for segment in piece.segments] for piece in cut] == [[True, False], [True, True, False]]
+    assert [(piece.key, piece.piece, piece.nominal_length) for piece in cut] == [("key", 1, 3), ("key#2", 2, 6)]
+    assert pieces(document, Packing(row_tokens=9, nominal_image_tokens=2, max_images=3)) == [document]
+
+
+def test_shares_by_tokens_count_images_and_by_tokens_of_text_do_not():
+    declared = {"row_tokens": 40, "nominal_image_tokens": 9}
+    for count, tokens in (("tokens", [9 + words + 1 for words in range(1, 13)]), ("text_tokens", [words + 1 for words in range(1, 13)])):
+        rows = open_packed_rows(texts(**declared).model_copy(update={"count": count}), load_tokenizer(), seed=0)
+        next(rows)
+        assert rows.mixture.state()["tokens"] == {"texts": sum(tokens)}

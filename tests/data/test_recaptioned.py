@@ -194,3 +194,21 @@ def test_keys_that_never_match_are_an_error_that_shows_both(folder: Path) -> Non
 def test_what_is_kept_is_declared_once(folder: Path) -> None:
     with pytest.raises(ValidationError, match="expected beside 'images', not in it"):
         altered(folder, images={"type": "webdataset", "files": "*.tar", "keep": {"images": {"at_least": 1}}})
+
+
+def test_rows_and_samples_without_a_partner_are_counted_by_what_they_lack(folder: Path) -> None:
+    keys = ["000000003", "000000003", None, "", "000000019", "no such", "000000004"]
+    rows = [{"id": key, "vecap": f"row {number}"} for number, key in enumerate(keys)]
+    (folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    opened = altered(folder, captions="more.jsonl").open()
+    assert [opened[index].text for index in range(len(opened))] == [
+        "row 0",
+        "row 6",
+        "row 4",
+    ]  # the first of a key
+    assert opened.unmatched == {
+        "samples without a row": 17,
+        "rows without a sample": 1,
+        "rows without a key": 3,  # the line that is no JSON as well
+        "rows whose key an earlier row has": 1,
+    }
