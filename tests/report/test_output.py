@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import made_up_study, noisy_results
+from made_up import made_up_study, noisy_results, scores
 from rich.console import Console
 
 from mm1_ablate import __version__
@@ -299,3 +299,20 @@ def test_digits_of_losses_change_at_ten_and_at_a_hundred() -> None:
     assert [signed(value, LOSS) for value in (0.0005, 0.00049, -0.0005, -100.0)] == ["+0.001", "0.000", "−0.001", "−100.0"]
     assert [signed(value) for value in (0.05, 0.0499, -0.05, None)] == ["+0.1", "0.0", "−0.1", "–"]
     assert number(None) == "–" and percent(0.95) == "95 %" and percent(0.999) == "99.9 %"
+
+
+def test_intervals_are_in_brackets_as_soon_as_there_is_room_and_columns_go_only_where_there_is_none() -> None:
+    """Three columns apart: names of 8, verdicts of 28 beside brackets and of 18 beside ±, the cells of two columns."""
+    study = made_up_study(["arm"], compare={"metrics": ["shot_0/average", "shot_8/average"]})
+    values = {"baseline": [50.0, 51.0, 50.5], "arm": [60.0, 62.0, 59.5]}
+    table = pd.concat([scores(study, values, metric) for metric in ("shot_0/average", "shot_8/average")])
+    told = compare(study, table)
+    brackets, plus_minus = len("+10.0 [+7.5, +12.5]"), len("+10.0 ± 2.5")
+    wide, narrow = 8 + 3 + 2 * (brackets + 3) + 28, 8 + 3 + 2 * (plus_minus + 3) + 18
+    for width, first, columns in ((wide, "+10.0 [+7.5, +12.5]", 2), (wide - 1, "+10.0 ± 2.5", 2), (narrow, "+10.0 ± 2.5", 2),
+                                  (narrow - 1, "+10.0 ± 2.5", 1)):  # fmt: skip
+        text = terminal(told, width)
+        assert all(len(line) <= width for line in text.splitlines())
+        (line,) = [line for line in text.split("against the baseline")[0].splitlines() if "+10.0" in line]
+        assert line.count(first) == columns == line.count("+10.0")
+        assert ("1 more column in the report" in text) == (columns == 1)
