@@ -132,3 +132,11 @@ def test_tasks_take_turns_and_what_one_side_lacks_the_other_shows() -> None:
     assert shown[0].second.score == 0 and shown[0].first.text == "0.8" and shown[0].references == ("right",)
     assert len(differing(both, 1, seed=0)) == 1 and differing(both, 0, seed=0) == [] and len(differing(both, 99, seed=0)) == 11
     assert [one.item for one in differing(both, 6, seed=0)] == [one.item for one in shown]
+
+
+@pytest.mark.parametrize(("number", "first", "second"), [(1, 1, 0), (4, 2, 2), (5, 3, 2), (6, 3, 3), (20, 7, 5)])
+def test_equally_many_are_shown_where_one_or_the_other_arm_is_better(number: int, first: int, second: int) -> None:
+    ours = {("a", 0, 0, f"{place:02}"): float(place < 7) for place in range(12)}
+    both = side_by_side(table(ours), table({key: 1 - score for key, score in ours.items()}))
+    better = [one.first_is_better for one in differing(both, number, seed=0)]
+    assert better == [True] * first + [False] * second
