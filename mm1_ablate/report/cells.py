@@ -137,6 +137,7 @@ def amount(value: Cost) -> str:
     if isinstance(value, str):
         return value
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
-        if abs(value) >= size:
+        # As rounded: 999,999 is 1M.
+        if abs(value) >= size or (size > 1e4 and float(f"{abs(value):.3g}") >= size):
             return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"

@@ -36,6 +36,11 @@ def bracketed(estimate: Estimate | None, scale: Scale = PERCENT) -> str:
     return f"[{signed(estimate.low, scale)}, {signed(estimate.high, scale)}]" if estimate and estimate.known else ""
 
 
+def difference(estimate: Estimate, scale: Scale = PERCENT) -> str:
+    """'+2.4 [+1.1, +3.7]', or only '+2.4' where the interval is unknown."""
+    return f"{signed(estimate.difference, scale)} {bracketed(estimate, scale)}".rstrip()
+
+
 def interval(cell: Cell) -> str:
     """The interval of a cell's difference."""
     return bracketed(cell.estimate, cell.scale)

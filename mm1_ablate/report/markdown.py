@@ -141,7 +141,7 @@ def _cell(row: ArmRow, metric: str, comparison: StudyComparison) -> str:
     if cell.estimate is None:
         return mean
     difference = signed(cell.estimate.difference, cell.scale)
-    return f"{mean}<br>{f'**{difference}**' if comparison.is_significant(cell) else difference} {interval(cell)}"
+    return f"{mean}<br>{f'**{difference}**' if comparison.is_significant(cell) else difference} {interval(cell)}".rstrip()
 
 
 def _published(comparison: StudyComparison) -> list[str]:

@@ -23,8 +23,8 @@ from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import (
     BELOW_FLOOR,
     DASH,
-    bracketed,
     decimals,
+    difference,
     interval,
     number,
     percent,
@@ -92,7 +92,7 @@ def headline(comparison: StudyComparison) -> str:
 def _with_interval(row: ArmRow, metric: str) -> str:
     cell = row.cells[metric]
     assert cell.estimate is not None
-    return f"{row.name} ({signed(cell.estimate.difference, cell.scale)} {interval(cell)})"
+    return f"{row.name} ({difference(cell.estimate, cell.scale)})"
 
 
 def _sizes(comparison: StudyComparison) -> str:
@@ -177,13 +177,11 @@ def print_comparison(comparison: StudyComparison, console: Console) -> None:
         console.print("\n[bold]Expected before the run[/]")
     for judgement in comparison.expectations:
         scale = comparison.scale(judgement.expectation.metric)
-        difference = (
-            f"{signed(judgement.estimate.difference, scale)} {bracketed(judgement.estimate, scale)}; " if judgement.estimate else ""
-        )
+        found = f"{difference(judgement.estimate, scale)}; " if judgement.estimate else ""
         colour = {"confirmed": "green", "refuted": "red"}.get(judgement.verdict, "yellow")
         line = Text(f"{MARKS[judgement.verdict]} {judgement.verdict}", style=colour)
         line.append(f": {judgement.expectation.because}\n", style="default")
-        line.append(f"{judgement.claim}: {difference}{judgement.reason}", style="dim default")
+        line.append(f"{judgement.claim}: {found}{judgement.reason}", style="dim default")
         if judgement.expectation.paper:
             line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
         console.print(Padding(line, (0, 0, 0, 2)))
@@ -216,10 +214,9 @@ def _print_effects(comparison: StudyComparison, console: Console) -> None:
     console.print(f"\n[bold]Effects in grids[/] [dim]on {title}, means over the other axes; exploratory (Benjamini-Hochberg)[/]")
     shown = [effect for effect in comparison.effects if not effect.is_interaction or comparison.is_significant(effect)]
     for effect in shown:
-        difference = f"{signed(effect.estimate.difference, scale)} {bracketed(effect.estimate, scale)}" if effect.estimate else DASH
         significant = comparison.is_significant(effect)
         line = Text(f"{effect.group}: {effect.title}: ")
-        line.append(difference, style="bold" if significant else "")
+        line.append(difference(effect.estimate, scale) if effect.estimate else DASH, style="bold" if significant else "")
         line.append("" if significant else " trials missing" if not effect.complete else " not significant", style="dim")
         console.print(Padding(line, (0, 0, 0, 2)))
     hidden = len(comparison.effects) - len(shown)

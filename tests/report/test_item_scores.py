@@ -160,3 +160,36 @@ def test_the_items_of_a_column_are_those_of_its_tasks_primary_metric_whichever_c
     found = estimated(items, reported(table(answers), "text_core/facts"), "text_core/facts", [7])
     low, high = stats.ttest_rel(answers["arm", 7], answers["baseline", 7]).confidence_interval()
     assert found.with_items and (found.low, found.high) == pytest.approx((100 * low, 100 * high))
+
+
+@pytest.mark.parametrize(("off", "kept"), [(0.045, True), (0.055, False), (-0.045, True), (-0.055, False)])
+@pytest.mark.parametrize(("family", "metric", "column", "points"), [
+    ("text", "exact_match", "text_core/facts", 100.0),
+    ("loss", "loss", "loss/facts", 1.0),
+])  # fmt: skip
+def test_results_may_differ_from_their_items_by_half_a_tenth_of_a_point_of_100(
+    off: float, kept: bool, family: str, metric: str, column: str, points: float
+) -> None:
+    answers = {(arm, seed): one_seed()[arm, 7] + 0.01 * seed for arm in ("arm", "baseline") for seed in range(3)}
+    items = table(answers, family=family, metric=metric)
+    results = reported(items, column)
+    results["value"] = results["value"] * points / 100
+    results.loc[results.index[2], "value"] += off * points / 100
+    assert estimated(items, results, column, range(3)).with_items == kept
+
+
+def test_results_of_other_arms_than_the_items_are_no_obstacle_and_items_of_none_of_them_say_nothing() -> None:
+    answers = {(arm, seed): one_seed()[arm, 7] + 0.01 * seed for arm in ("arm", "baseline") for seed in range(3)}
+    items = table(answers)
+    values = {(arm, "text_core/facts"): {seed: 100 * float(answers[arm, seed].mean()) for seed in range(3)} for arm in ("arm", "baseline")}
+    weights = {"arm": 1.0, "baseline": -1.0}
+    more = values | {("other", "text_core/facts"): {0: 77.0}, ("arm", "text_core/more"): {0: 1.0}}
+    assert ItemScores(items, more).contrast("text_core/facts", weights, [0, 1, 2]) is not None
+    assert ItemScores(items, more).contrast("text_core/more", weights, [0]) is None
+    assert ItemScores(items, more).contrast("text_core/facts", weights, [0, 3]) is None
+    assert ItemScores(items, more).pair("text_core/facts", "arm", "baseline", [0], [3]) is None
+    assert ItemScores(items, {("other", "text_core/facts"): {0: 77.0}}).contrast("text_core/facts", weights, [0, 1, 2]) is None
+    assert ItemScores(items[:0], values).contrast("text_core/facts", weights, [0]) is None
+    assert ItemScores(None, values).pair("text_core/facts", "arm", "baseline", [0], [0]) is None
+    found = ItemScores(items, values).pair("text_core/facts", "arm", "baseline", [2], [0, 1])
+    assert found is not None and [one.shape for one in (*found[0], *found[1])] == [(1, 30), (2, 30)]

@@ -5,21 +5,27 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import made_up_study, noisy_results
+from made_up import made_up_study, noisy_results, scores
 from rich.console import Console
 
+from mm1_ablate import __version__
 from mm1_ablate.config.metric_name import metric_title
-from mm1_ablate.report.cells import Measure
+from mm1_ablate.report import figures
+from mm1_ablate.report.cells import Measure, amount
 from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.figures import curves, drawn, forest, png, shots, svg
-from mm1_ablate.report.formats import number, signed
-from mm1_ablate.report.html import html, write_report
+from mm1_ablate.report.formats import number, percent, probability, signed
+from mm1_ablate.report.html import _inline as inline
+from mm1_ablate.report.html import html, report_version, write_report
 from mm1_ablate.report.markdown import markdown, write_markdown
+from mm1_ablate.report.metric_info import LOSS
 from mm1_ablate.report.text import print_comparison, wide_table, wrapped
 
 LONG = "model.connector.c_abstractor-16"
@@ -176,3 +182,137 @@ def test_what_is_significant_is_coloured_by_its_direction_and_all_else_is_dim(co
     assert cell.estimate is not None and f"\x1b[1;31m{signed(cell.estimate.difference)}\x1b[0m\x1b[31m [" in stream.getvalue()
     cell = comparison.row("leave-one-out/text").cells["shot_8/average"]
     assert cell.estimate is not None and f"{signed(cell.estimate.difference)}\x1b[2m [" in stream.getvalue()
+
+
+def test_pictures_of_a_page_take_its_ink_and_keep_their_size_and_say_what_they_show() -> None:
+    head = b'<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg xmlns:xlink="http://x" width="%bpt" height="100pt" viewBox="0 0 9 9" xmlns="http://y">'
+    body = (
+        b'<metadata>\n<by>me</by>\n</metadata><g style="fill: #1f2328; stroke: #6e7781"/>'
+        b'<g style="fill: #d0d7de"/><g style="fill: #ffffff"/>'
+        b"<text style=\"font-family: 'DejaVu Sans'\">a</text></svg>"
+    )
+    inner = (
+        '<g style="fill: currentColor; stroke: var(--muted)"/><g style="fill: var(--line)"/><g style="fill: var(--page)"/>'
+        '<text style="font-family: system-ui">a</text></svg>'
+    )
+    for points, pixels, limit in ((449.9, 600, "100%"), (450.0, 600, "none"), (300.0, 400, "100%")):
+        told = str(inline(head % str(points).encode() + body, "Effects in grids"))
+        style = f'role="img" aria-label="Effects in grids" style="width:{pixels}px;max-width:{limit};height:auto"'
+        assert " ".join(told.split()) == f'<svg {style} viewBox="0 0 9 9">{inner}'
+    assert inline(None, "anything") is None
+
+
+def test_a_version_of_reports_is_the_packages_and_eight_digits_of_what_makes_them(tmp_path: Path) -> None:
+    for name, text in (("a.py", "x"), ("page.jinja", "y"), ("style.css", "z")):
+        (tmp_path / name).write_text(text)
+    version = report_version.__wrapped__
+    told = version(tmp_path)
+    assert re.fullmatch(re.escape(__version__) + r"\+[0-9a-f]{8}", told)
+    (tmp_path / "notes.txt").write_text("of no effect")
+    assert version(tmp_path) == told == version(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert version(tmp_path) != told
+    (tmp_path / "b.py").rename(tmp_path / "a.py")
+    for name in ("a.py", "page.jinja", "style.css"):
+        (tmp_path / name).write_text("changed")
+        assert version(tmp_path) != told
+        told = version(tmp_path)
+
+
+def test_a_document_in_a_file_has_its_pictures_in_a_folder_of_its_name(
+    comparison: StudyComparison, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(figures, "drawn", lambda comparison, losses: {"forest": losses, "curves": losses})
+    monkeypatch.setattr(figures, "png", lambda figure: figure)
+    there = tmp_path / "new folder"
+    written = write_markdown(there / "my results.md", comparison, b"png")  # type: ignore[arg-type]
+    pictures = there / "my results"
+    assert written == [there / "my results.md", pictures / "forest.png", pictures / "curves.png"]
+    assert [path.read_bytes() for path in written[1:]] == [b"png"] * 2
+    text = written[0].read_text(encoding="utf-8")
+    assert "![Differences from the baseline, with intervals](my%20results/forest.png)" in text
+    assert text.endswith("\n\n![Training loss against steps](my%20results/curves.png)\n")
+    written = write_markdown(there / "folder", comparison, b"png")  # type: ignore[arg-type]
+    assert written == [there / "folder" / name for name in ("report.md", "forest.png", "curves.png")]
+    assert "](forest.png)" in written[0].read_text(encoding="utf-8")
+
+
+def test_files_of_a_report_hold_no_password_and_are_whole(comparison: StudyComparison, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(figures, "drawn", lambda comparison, losses: {"forest": losses})
+    monkeypatch.setattr(figures, "png", lambda figure: b"png of " + figure)
+    monkeypatch.setattr(figures, "svg", lambda figure: b"<svg >" + figure + b"</svg>")
+    address = "from https://somebody:hunter2@host/data – ±"
+    told = replace(comparison, remarks=(address,), holes=(replace(comparison.holes[0], reason=address),))
+    written = write_report(tmp_path / "a" / "b", told, b"losses", f"data: {address}")  # type: ignore[arg-type]
+    names = ["report.html", "report.md", "comparison.json", "comparison.csv", "forest.png", "forest.svg"]
+    assert written == [tmp_path / "a" / "b" / name for name in names]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in written}
+    assert (texts["forest.png"], texts["forest.svg"]) == ("png of losses", "<svg >losses</svg>")
+    assert "losses</svg>" in texts["report.html"] and "](forest.png)" in texts["report.md"]
+    for name in ("report.html", "report.md", "comparison.json"):
+        assert "https://***@host/data – ±" in texts[name] and "hunter2" not in texts[name]
+    assert texts["comparison.json"].startswith('{\n "study": "made-up",\n') and texts["comparison.json"].endswith("]\n}\n")
+    assert texts["comparison.csv"].startswith("arm,group,baseline,metric,mean,")
+
+
+def test_amounts_are_told_in_three_digits_and_small_ones_whole() -> None:
+    told = [
+        amount(value)
+        for value in (
+            9_999,
+            10_000,
+            12_345.0,
+            999_999,
+            1_000_000,
+            999_400,
+            999.7e6,
+            1.234e9,
+            5.678e12,
+            1234,
+            16,
+            0.5,
+            2.3456,
+            -20_000,
+            "as it is",
+        )
+    ]
+    assert told == ["9,999", "10k", "12.3k", "1M", "1M", "999k", "1G", "1.23G", "5.68T", "1,234", "16", "0.5", "2.35", "-20k", "as it is"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(float("nan"), ""), (0.00099, "p < 0.001"), (0.001, "p 0.001"), (0.0994, "p 0.099"), (0.1, "p 0.10"), (0.996, "p 1.00")],
+)
+def test_probabilities_have_three_decimals_where_they_matter(value: float, told: str) -> None:
+    assert probability(value) == told
+
+
+def test_digits_of_losses_change_at_ten_and_at_a_hundred() -> None:
+    assert [number(value, LOSS) for value in (9.9994, 10.0, 99.99, 100.0, -10.0, -0.0)] == [
+        "9.999",
+        "10.00",
+        "99.99",
+        "100.0",
+        "−10.00",
+        "0.000",
+    ]
+    assert [signed(value, LOSS) for value in (0.0005, 0.00049, -0.0005, -100.0)] == ["+0.001", "0.000", "−0.001", "−100.0"]
+    assert [signed(value) for value in (0.05, 0.0499, -0.05, None)] == ["+0.1", "0.0", "−0.1", "–"]
+    assert number(None) == "–" and percent(0.95) == "95 %" and percent(0.999) == "99.9 %"
+
+
+def test_intervals_are_in_brackets_as_soon_as_there_is_room_and_columns_go_only_where_there_is_none() -> None:
+    """Three columns apart: names of 8, verdicts of 28 beside brackets and of 18 beside ±, the cells of two columns."""
+    study = made_up_study(["arm"], compare={"metrics": ["shot_0/average", "shot_8/average"]})
+    values = {"baseline": [50.0, 51.0, 50.5], "arm": [60.0, 62.0, 59.5]}
+    table = pd.concat([scores(study, values, metric) for metric in ("shot_0/average", "shot_8/average")])
+    told = compare(study, table)
+    brackets, plus_minus = len("+10.0 [+7.5, +12.5]"), len("+10.0 ± 2.5")
+    wide, narrow = 8 + 3 + 2 * (brackets + 3) + 28, 8 + 3 + 2 * (plus_minus + 3) + 18
+    for width, first, columns in ((wide, "+10.0 [+7.5, +12.5]", 2), (wide - 1, "+10.0 ± 2.5", 2), (narrow, "+10.0 ± 2.5", 2),
+                                  (narrow - 1, "+10.0 ± 2.5", 1)):  # fmt: skip
+        text = terminal(told, width)
+        assert all(len(line) <= width for line in text.splitlines())
+        (line,) = [line for line in text.split("against the baseline")[0].splitlines() if "+10.0" in line]
+        assert line.count(first) == columns == line.count("+10.0")
+        assert ("1 more column in the report" in text) == (columns == 1)

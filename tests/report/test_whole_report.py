@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import made_up_study, scores
+from made_up import made_up_study, noisy_results, scores
 from rich.console import Console
 
 from mm1_ablate.config.paper_results import Counterparts
@@ -43,12 +43,20 @@ DIFFERENCES: Mapping[str, list[float]] = {
     "mixture/text": [-12.0, -12.4, -12.1],
     "grid/average,large": [5.1, 5.0, 5.3],
     "grid/attention,small": [0.8, -0.9, 0.3],
-    "grid/attention,large": [6.0, 4.2, 5.4],
+    "grid/attention,large": [6.6, 3.4, 5.4],
     "same": [0.03, -0.02, 0.01],
-    "nearly": [2.0, 2.9, 2.6],
+    "nearly": [2.0, 3.2, 2.6],
     "wild": [-7.0, 9.0, 3.0],
     "gone": [1.0, float("nan"), 2.0],
+    "own/reference": [-20.0, -20.4, -20.1],
+    "own/little": [-19.6, -20.0, -19.71],
+    "own/still": [-18.0, -18.4, -18.1],
+    "lost/reference": [3.0, 3.4, float("nan")],
+    "lost/arm": [2.0, 2.1, 2.4],
+    "never": [float("nan")] * 3,
 }
+BASELINES = {"own/little": "own/reference", "own/still": "own/reference", "lost/arm": "lost/reference"}
+OF_ANOTHER_FILE = {"mixture": "first", "grid": "first", "own": "second", "lost": "second"}
 EXPECTED = [
     {"arm": "mixture/text", "is": "below", "by": 5, "because": "images | carry it", "paper": "43.2 against 62.2"},
     {"arm": "mixture/images", "is": "above", "by": 20, "because": "more images, much more"},
@@ -59,6 +67,16 @@ EXPECTED = [
     {"arm": "same", "than": "mixture/text", "is": "above", "because": "text is worse than nothing"},
     {"arm": "gone", "is": "below", "because": "it is gone"},
     {"arm": "ghost", "is": "above", "because": "it never was"},
+    {"arm": "baseline", "is": "above", "because": "it is better than itself"},
+    {"arm": "same", "than": "ghost", "is": "above", "because": "it is better than what never was"},
+    {"arm": "never", "is": "above", "because": "it has no scores"},
+    {"arm": "same", "is": "below", "metric": "shot_4/unheard_of", "because": "nobody measured it"},
+    {"arm": "mixture/images", "is": "below", "by": 5, "because": "the wrong way"},
+    {"arm": "mixture/images", "is": "above", "by": 5, "because": "the right way"},
+    {"arm": "mixture/images", "is": "below", "by": 0.01, "metric": "loss/text", "because": "losses fall"},
+    {"arm": "mixture/text", "is": "below", "by": 20, "because": "text is nearly all"},
+    {"arm": "nearly", "is": "above", "because": "one of many"},
+    {"arm": "own/still", "is": "above", "because": "it does not vary"},
 ]
 METRICS = ["loss/text", "shot_0/average", "shot_8/average"]
 
@@ -71,6 +89,8 @@ def costs(arm: str) -> list[Measure]:
         Measure("documents", 12_000.0 if arm == "mixture/text" else 9_000.0, "seen"),
         Measure("text", 2.5 if arm == "mixture/text" else 0.5, "epochs"),
         Measure("evaluation items", "1,919 (bcde)" if arm == "gone" else "1,920 (abcd)"),
+        Measure("code", "0.1.0+aa (seed 0), 0.1.0+bb (seeds 1, 2)" if arm == "wild" else "0.1.0+aa", "code"),
+        *([Measure("code of mean.py", "1234" if arm == "same" else "5678", "code")] if arm in ("same", "nearly") else []),
     ]
 
 
@@ -119,10 +139,18 @@ def comparison() -> StudyComparison:
         "expect": [{"metric": "shot_8/average", **one} for one in EXPECTED],
         "description": "What carries few-shot learning?",
     }
-    study = made_up_study(list(DIFFERENCES), **declared)
+    study = made_up_study([*DIFFERENCES, "twin"], baselines=BASELINES, same={"twin": "mixture/text"}, **declared)
+    two = {"letter": ("a", "b"), "number": ("1", "2")}
     study = replace(
         study,
-        grids={"grid": Grid({"model.connector.type": ("average", "attention"), "size": ("small", "large")}, GRID)},
+        sweep_of_group=OF_ANOTHER_FILE,
+        families=tuple("second" if one["because"].startswith(("text", "the", "nor")) else "made-up" for one in EXPECTED),
+        grids={
+            "grid": Grid({"model.connector.type": ("average", "attention"), "size": ("small", "large")}, GRID),
+            "crossed": Grid(two, dict(zip(product("ab", "12"), ("baseline", "mixture/images", "nearly", "mixture/text"), strict=True))),
+            "holed": Grid(two, dict(zip(product("ab", "12"), ("baseline", "same", "gone", "wild"), strict=True))),
+            "empty": Grid(two, dict(zip(product("ab", "12"), ("baseline", "same", "never", "wild"), strict=True))),
+        },
         published=(Counterparts("figure5a_caption_interleaved", {"baseline": "50/50", "mixture/text": "100/0"}),),
     )
     tables = []
@@ -134,6 +162,7 @@ def comparison() -> StudyComparison:
     )
     for metric, base, part in of_metrics:  # fmt: skip
         truth = {"baseline": list(base), **{arm: list(base + part * np.array(own)) for arm, own in DIFFERENCES.items()}}
+        truth["twin"] = truth["mixture/text"]
         tables.append(scores(study, truth, metric))
     told = compare(
         study,
@@ -146,6 +175,45 @@ def comparison() -> StudyComparison:
     )
     verdicts = FalseVerdicts(9, 3, 0.05, Rate(2, 100), Rate(21, 100))
     return replace(told, false_verdicts=verdicts, descriptions={"mixture": "What is the mixture good for?"})
+
+
+def few(seeds: int, arms: int = 3, spread: float = 1.0, **sweep: Any) -> StudyComparison:
+    """A study of little: some arms that differ by a point, two and so on, with some luck, and nothing else."""
+    names = [f"arm-{number}" for number in range(1, arms + 1)]
+    study = made_up_study(names, seeds=range(seeds), **{"compare": {"metrics": ["shot_8/average"]}, **sweep})
+    luck = spread * np.random.default_rng(0).normal(size=(arms, seeds))
+    truth = {name: list(np.resize(BASE, seeds) + place + 1 + own) for place, (name, own) in enumerate(zip(names, luck, strict=True))}
+    return compare(study, scores(study, {"baseline": list(np.resize(BASE, seeds)), **truth}))
+
+
+def of_losses() -> StudyComparison:
+    """Less is better; seeds are not those of the baseline; an expectation by itself, and no verdict is false."""
+    expect = [{"arm": "lower", "metric": "loss/text", "is": "below", "because": "it learns more"}]
+    declared = {"primary": "loss/text", "metrics": ["loss/text"], "smallest_difference_of_interest": 0.1}
+    study = made_up_study(["lower", "higher"], seeds=range(6), compare=declared, expect=expect)
+    study = replace(study, arms=tuple(replace(arm, seeds=(0, 1, 2) if arm.name == "baseline" else (3, 4, 5)) for arm in study.arms))
+    nothing, base = [float("nan")] * 3, BASE / 20
+    truth = {"baseline": [*base, *nothing], "lower": [*nothing, *(base - 0.5)], "higher": [*nothing, *(base + 12)]}
+    told = compare(study, scores(study, truth, "loss/text"))
+    return replace(told, false_verdicts=FalseVerdicts(6, 3, 0.05, Rate(0, 50), Rate(3, 50)))
+
+
+def with_items() -> StudyComparison:
+    """Item scores of all columns but one, whose results are of other items."""
+    study = made_up_study(["arm"], compare={"confidence": 0.9, "smallest_difference_of_interest": 2.5})
+    results, items = noisy_results(study, {"baseline": 50, "arm": 40}, items=20)
+    results.loc[results["metric"] == "shot_4/average", "value"] += 3
+    return compare(study, results, items=items)
+
+
+SMALL = {
+    "one seed": lambda: few(1),
+    "two seeds": lambda: few(2),
+    "many arms": lambda: few(3, 12, 6.0),
+    "no arms": lambda: few(3, 0),
+    "losses": of_losses,
+    "items": with_items,
+}
 
 
 def held(name: str, text: str) -> None:
@@ -162,6 +230,15 @@ def test_the_terminal(comparison: StudyComparison, width: int) -> None:
     stream = io.StringIO()
     print_comparison(comparison, Console(file=stream, width=width, force_terminal=False))
     held(f"terminal_{width}.txt", stream.getvalue())
+
+
+def test_small_studies() -> None:
+    told = []
+    for name, made in SMALL.items():
+        comparison, stream = made(), io.StringIO()
+        print_comparison(comparison, Console(file=stream, width=78, force_terminal=False))
+        told.append(f"======== {name}\n\n{stream.getvalue()}\n-------- as Markdown\n\n{markdown(comparison)}")
+    held("small_studies.txt", "\n\n".join(told))
 
 
 def test_the_markdown_document(comparison: StudyComparison) -> None:
