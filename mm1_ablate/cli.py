@@ -283,8 +283,8 @@ def report(
     from mm1_ablate.report.text import print_comparison
 
     with using_store(store) as records:
-        require_store(records)
         study = read_finished(sweep, records)
+        require_store(records)
         comparison, folder = compare_and_write(study, records)
         curves = records.curves(study)
     written = []
@@ -323,8 +323,8 @@ def examples(
     from mm1_ablate.commands.examples import look_for_differences, page_of, show_counts
 
     with using_store(store) as records:
-        require_store(records)
         study = read_finished(sweep, records)
+        require_store(records)
         differences = look_for_differences(study, records, (first, second), task, shots, seed, number)
     write_page(to, page_of(differences))
     if as_json:

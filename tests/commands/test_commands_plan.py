@@ -152,7 +152,7 @@ def test_a_store_that_is_no_folder_is_exit_2_and_a_sentence(
     file = tmp_path / "file"
     file.write_text("not a folder")
     address = call(command, tiny_sweep, "--store", "https://bucket/store")
-    assert address.exit_code == 2 and "is no store" in address.stderr and "s3://BUCKET/PREFIX" in address.stderr
+    assert address.exit_code == 2 and "is not a store" in address.stderr and "s3://BUCKET/PREFIX" in address.stderr
     assert not (tmp_path / "https:").exists()
     for store in (file, file / "below"):
         done = call(command, tiny_sweep, "--store", store)

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from command_line import call
 
-from mm1_ablate.config import settings
-
 OWN = """
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +42,6 @@ def foreign(tiny_sweep: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     yield tiny_sweep
     sys.path[:] = before
     sys.modules.pop(module, None)
-    settings.find_component.cache_clear()
 
 
 def test_without_imports_a_file_is_read_and_no_code_of_its_author_is_run(foreign: Path) -> None:

@@ -25,6 +25,8 @@ class Holder(Settings):
 
 @pytest.fixture
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("own_lab", "broken_lab"):  # what other tests have imported under these names
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "own_lab.py").write_text(
         "from mm1_ablate.config.data import Source\n"
         "from mm1_ablate.config.connector import Connector\n"

@@ -251,7 +251,7 @@ def test_groups_and_losses_can_be_compared_by_name() -> None:
     for name in ("shot_8/questions", "shot_8/average", "loss/text", "bits_per_byte/text"):
         assert metric_problem(name, evaluation) is None
     assert metric_problem("shot_8/question", evaluation) == (
-        "'shot_8/question' is not evaluated: 'question' is none of average, miniature_vqa, questions",
+        "'shot_8/question' is not evaluated: 'question' is not one of average, miniature_vqa, questions",
         "did you mean 'questions'?",
     )
     wrong = metric_problem("loss/texts", evaluation)
