@@ -117,8 +117,8 @@ def test_a_run_writes_down_what_was_lost_with_files_and_the_report_and_mlflow_sa
     assert re.search(said, (store.study_folder(study) / "report" / "report.md").read_text())
     losses = json.loads(call("report", sweep, "--store", store.root, "--json").stdout)["data_losses"]
     assert [(loss["kind"], loss["count"]) for loss in losses] == [("lost with files", 400)]
-    status = call("status", sweep, "--store", store.root)
-    assert "about 400 documents lost with files" in status.stdout and "of synthetic_captions" in status.stdout, status.stdout
+    status = call("status", sweep, "--store", store.root, COLUMNS="400")
+    assert "about 400 documents lost with files of synthetic_captions" in status.stdout, status.stdout
     tracked = track(study, store)
     run = MlflowClient(tracking_uri(store)).get_run(tracked.trial_runs[trial.evaluation_fingerprint])
     assert re.search(said, run.data.tags["lost data"])

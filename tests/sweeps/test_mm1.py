@@ -56,7 +56,7 @@ def test_each_experiment_is_valid_and_says_what_stands_in_for_what_is_private(pa
     text = path.read_text()
     assert text.startswith("# yaml-language-server: $schema=../schemas/experiment.schema.json\n")
     assert list(Draft202012Validator(experiment_schema()).iter_errors(yaml.safe_load(text))) == []
-    assert "Private are" in text and "nverified" in text
+    assert "are private. They are replaced by:" in text and "nverified" in text
     experiment = load_experiment(path, "nowhere")
     assert {source.data_type for source in experiment.data.sources.values()} == {"captioned", "interleaved", "text"}
     assert experiment.data.sources["synthetic_captions"].type == "recaptioned"
