@@ -101,7 +101,7 @@ def score_saved_predictions(study: Study, store: Store, say: Callable[[str], Non
         folder = store.write_trial(trial)
         with contextlib.suppress(AlreadyRunning), store.hold(folder):
             if lost := missing_shards(trial, store, whole=True):
-                say(f"damaged predictions of {trial.name}: {', '.join(part.name for part in lost)}; asked again")
+                say(f"damaged predictions of {trial.name}: {', '.join(part.name for part in lost)}; evaluated again")
                 continue
             recording_evaluation(store, fingerprint, evaluation, partial(score_trial, store, fingerprint, evaluation))
             store.finish(folder)

@@ -222,10 +222,15 @@ class Manifests:
         return self._files.download_for(self._layout.trial_folder(fingerprint), self._layout.trial_folder(earlier) / "model.pt").parent
 
     def planned_reads(self, folder: Path) -> dict[str, Contents]:
-        """What a trial's, an evaluation's or a preparation's folder says of what it was planned to read; empty in earlier stores."""
+        """What a trial's, an evaluation's or a preparation's folder says of what it was planned to read; empty in earlier stores, and where
+        it is damaged."""
         path = folder / "files.jsonl"
         self._files.download(path)
-        return from_lines(path.read_bytes()) if path.exists() else {}
+        try:
+            return from_lines(path.read_bytes()) if path.exists() else {}
+        except ValueError as error:
+            self._files.note_damage(path, str(error))
+            return {}
 
     def _write_reads(self, folder: Path, snapshot: DataSnapshot, reads: Callable[[], Reads]) -> None:
         if snapshot.look == "nowhere":

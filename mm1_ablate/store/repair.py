@@ -29,6 +29,7 @@ def repair(study: Study, store: Store) -> Iterator[str]:
         yield from _mend_folder(one, store.trial_folder(one), store)
     for part in {part.fingerprint: part for one in (*study.stages, *study.trials) for part in one.preparations}.values():
         store.preparation_status(part)
+        store.planned_reads(store.prepared_folder(part))
         yield from _mend_folder(part, store.prepared_folder(part), store)
     for read in (store.unlisted_trials, store.warnings):
         read(study)
@@ -49,6 +50,8 @@ def _look_at(trial: Trial, store: Store) -> None:
         store.files.read_record(folder / "evaluation.json", EvaluationRecord)
         store.files.read_record(folder / "scores.json", ScoresRecord)
         store.files.has_table(folder / "items.parquet", whole=True)
+        store.planned_reads(folder)
+    store.planned_reads(store.trial_folder(trial))
     store.data_account(trial)
     store.curve(trial)
 
@@ -86,6 +89,11 @@ def _mend(one: Trial | Preparation, file: Path, store: Store) -> str:
         case "trial.json" | "evaluation.json" if isinstance(one, Trial):
             store.write_trial(one)
             return AGAIN
+        case "files.jsonl":
+            file.unlink()
+            if isinstance(one, Trial):
+                store.write_trial(one)
+            return AGAIN if file.exists() else "the files that it was planned with are no longer known one by one"
         case "scores.json" | "items.parquet":
             return "to be scored again"
         case "data.json":

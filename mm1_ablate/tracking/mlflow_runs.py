@@ -157,7 +157,7 @@ def _first_line(error: Exception) -> str:
 def _advice(error: Exception) -> str:
     """What to do where somebody answers who is not MLflow: often a proxy that has it below a prefix."""
     if "error code 404" in str(error) or "not in a valid JSON format" in str(error):
-        return "; who answers there is not MLflow: does its address end with a prefix, such as /mlflow? MLFLOW_TRACKING_URI must have it"
+        return "; what answers there is not MLflow: does its address end with a prefix, such as /mlflow? MLFLOW_TRACKING_URI must have it"
     return ""
 
 
@@ -196,7 +196,7 @@ def _require_address(address: str) -> None:
     """
     if ":/" in address or address.startswith(("databricks", "uc", "file:", "/")) or Path(address).is_dir():
         return
-    raise NotAnAddress(f"MLFLOW_TRACKING_URI is no address: http:// is missing (http://{address}), or sqlite:/// before a file")
+    raise NotAnAddress(f"MLFLOW_TRACKING_URI is not an address: http:// is missing (http://{address}), or sqlite:/// before a file")
 
 
 def _client(store: Store) -> MlflowClient:

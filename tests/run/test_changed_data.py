@@ -16,11 +16,14 @@ from lines_source import Lines
 from task_files import ROWS, write_task
 from tiny import TINY, tiny_experiment
 
+from mm1_ablate.config.identity.data_digests import FileSeen
+from mm1_ablate.config.identity.reads import Contents, from_lines, to_lines
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.run.remaining_work import remaining_work
 from mm1_ablate.run.trial import run_preparation, run_trial
 from mm1_ablate.store.predictions import Predictions
+from mm1_ablate.store.repair import repair
 from mm1_ablate.store.store import Store
 
 
@@ -76,6 +79,32 @@ def test_the_message_names_files_that_are_gone_and_that_changed(store: Store, tm
     (data / "third.txt").write_text(WORDS.replace("goat", "boat"))
     said = train(store, study)
     assert f"gone: {data}/second.txt; changed: {data}/third.txt" in said, said
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "NUL bytes": lambda content: b"\0" * len(content),
+    "another type": lambda content: b"[3]\n",
+    "another shape": lambda content: b'{"place": "data", "digest": "", "files": [[1]]}\n',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_of_what_was_planned_is_named_and_written_again(store: Store, tmp_path: Path, damage: str) -> None:
+    study = planned(store, write_lines_sweep(tmp_path))
+    folder = store.trial_folder(study.trials[0])
+    whole = (folder / "files.jsonl").read_bytes()
+    (folder / "files.jsonl").write_bytes(DAMAGES[damage](whole))
+    assert store.planned_reads(folder) == {} and folder / "files.jsonl" in store.damaged
+    (said,) = repair(study, store)
+    assert "files.jsonl" in said and said.endswith("; written again"), said
+    assert (folder / "files.jsonl").read_bytes() == whole and store.planned_reads(folder)
+
+
+def test_names_of_files_hold_whatever_a_line_may_end_with(tmp_path: Path) -> None:
+    reads = {"data.sources.text": Contents("d", (FileSeen("a\u2028b\x85c\x0cd", "n", 1, "e", "f"),))}
+    assert from_lines(to_lines(reads)) == reads
 
 
 def after_opening(monkeypatch: pytest.MonkeyPatch, change: Callable[[], Any]) -> None:

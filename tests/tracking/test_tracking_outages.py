@@ -290,7 +290,7 @@ def test_an_address_that_is_not_whole_is_said_to_lack_what_it_lacks(store: Store
     tiny = study(arms=("baseline",))
     for address in ("localhost:5000", "mlflow.lab:5000/mlflow", "mlflow.lab"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        with pytest.raises(TrackingFailed, match=rf"MLFLOW_TRACKING_URI is no address: http:// is missing \(http://{address}\)"):
+        with pytest.raises(TrackingFailed, match=rf"MLFLOW_TRACKING_URI is not an address: http:// is missing \(http://{address}\)"):
             track(tiny, store)
     with ThreadingHTTPServer(("127.0.0.1", 0), NotMlflow) as pages:
         threading.Thread(target=pages.serve_forever, daemon=True).start()

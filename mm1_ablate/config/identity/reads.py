@@ -111,9 +111,18 @@ def to_lines(reads: Reads) -> bytes:
 
 
 def from_lines(lines: bytes) -> dict[str, Contents]:
-    """What `to_lines` wrote."""
-    plain = [json.loads(line) for line in lines.decode().splitlines()]
-    return {each["place"]: Contents(each["digest"], tuple(FileSeen(*file) for file in each["files"])) for each in plain}
+    """What `to_lines` wrote.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if not lines.endswith(b"\n"):
+        raise ValueError("its end is missing" if lines else "it is empty")
+    try:
+        plain = [json.loads(line) for line in lines[:-1].split(b"\n")]  # names of files may hold what else ends a line
+        return {each["place"]: Contents(each["digest"], tuple(FileSeen(*file) for file in each["files"])) for each in plain}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ValueError("a line cannot be read") from None
 
 
 # ---------------------------------------------------------------- in what two looks differ
