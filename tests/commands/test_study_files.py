@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,33 +196,36 @@ def test_results_of_a_store_that_is_not_there_are_a_sentence(tiny_sweep: Path, t
 
 
 @pytest.fixture
-def anybody(tmp_path: Path) -> Iterator[None]:
-    """This process as a user who may only read what is there."""
+def bound_by_permissions() -> Iterator[None]:
+    """Root is stopped by the permissions of files and folders, as everybody else is (Linux: CAP_DAC_OVERRIDE is off)."""
     if os.geteuid() != 0:
         yield
         return
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder != Path("/") and not folder.stat().st_mode & 0o001:
-            folder.chmod(0o755)
-    os.seteuid(65534)
+    system = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    held = ctypes.create_string_buffer(24)
+    assert system.capget(header, held) == 0, os.strerror(ctypes.get_errno())
+    effective, *rest = struct.unpack("=6I", held.raw)
+    override = 1 << 1
+    assert system.capset(header, struct.pack("=6I", effective & ~override, *rest)) == 0, os.strerror(ctypes.get_errno())
     try:
         yield
     finally:
-        os.seteuid(0)
+        assert system.capset(header, held.raw) == 0, os.strerror(ctypes.get_errno())
 
 
 def test_a_store_that_may_only_be_read_is_reported(
     tiny_sweep: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ):
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache").chmod(0o777)
     study, store = ran(tiny_sweep, root)
     expected = json.loads(call("report", tiny_sweep, "--store", root, "--json").stdout)
     shutil.rmtree(store.study_folder(study) / "report")
     for folder in [path for path in (root, *root.rglob("*")) if path.is_dir()]:
         folder.chmod(0o555)
-    request.getfixturevalue("anybody")
+    request.getfixturevalue("bound_by_permissions")
+    with pytest.raises(PermissionError):
+        (root / "written").touch()
     try:
         done = call("report", tiny_sweep, "--store", root, "--json")
         assert done.exit_code == 0 and json.loads(done.stdout) == expected, (done.stderr, done.exception)
@@ -228,8 +233,6 @@ def test_a_store_that_may_only_be_read_is_reported(
         done = call("report", tiny_sweep, "--store", root)
         assert done.exit_code == 0 and "without" in done.stdout and not (store.study_folder(study) / "report").exists()
     finally:
-        if os.getuid() == 0:
-            os.seteuid(0)
         for folder in [path for path in (root, *root.rglob("*")) if path.is_dir()]:
             folder.chmod(0o755)
 
