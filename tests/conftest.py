@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fork_server_nursery import Nursery
 from hypothesis import settings
 from tiny import write_tiny_sweep
 
@@ -104,6 +105,29 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, _cache: Path) -> None:
     monkeypatch.setenv("MM1_ABLATE_CACHE", str(_cache))
     for name in ("MM1_ABLATE_STORE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def _nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.end()
+
+
+@pytest.fixture(autouse=True)
+def _quick_fork_servers(monkeypatch: pytest.MonkeyPatch, _nursery: Nursery) -> None:
+    """Fork servers of studies that are run in this process have imported already (see `fork_server_nursery.py`)."""
+    from mm1_ablate.run import child_process, fork_server
+
+    spawn = child_process._spawn
+
+    def forked(folder: Path, preload: Sequence[str]) -> None:
+        if tuple(preload) == fork_server.PRELOADED:
+            _nursery.start(folder, child_process.server_environment())
+        else:
+            spawn(folder, preload)
+
+    monkeypatch.setattr(child_process, "_spawn", forked)
 
 
 @pytest.fixture

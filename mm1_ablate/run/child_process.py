@@ -126,10 +126,15 @@ def start_server(folder: Path, owner: bool = False, preload: Sequence[str] = PRE
     _keep_alive[folder] = connection
 
 
-def _spawn(folder: Path, preload: Sequence[str]) -> None:
+def server_environment() -> dict[str, str]:
+    """What a fork server and its children find in their environment: nothing that would change a trial, and this process's modules."""
     paths = [path for path in sys.path if path and not path.endswith(".zip")]
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment = trial_environment(os.environ) | own
+    return trial_environment(os.environ) | own
+
+
+def _spawn(folder: Path, preload: Sequence[str]) -> None:
+    environment = server_environment()
     with open(folder / "log.txt", "ab") as log:
         # -P: the folder of the script must not come first among the import paths.
         command = [sys.executable, "-P", "-m", "mm1_ablate.run.fork_server", str(folder), *preload]
