@@ -131,7 +131,8 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
     from mm1_ablate.run.scheduler import RunOptions, run_study
     from mm1_ablate.run.worker_group import ResourcesMissing
     from mm1_ablate.store.disk_full import DiskFull
-    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, track
+    from mm1_ablate.tracking.mlflow_runs import keep_tracking, track
+    from mm1_ablate.tracking.server import TrackingFailed
 
     store.register_trials(study)
     try:
@@ -248,7 +249,8 @@ def track_study(study: Study, store: Store, comparison: StudyComparison, folder:
     """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
     from mm1_ablate.report.markdown import markdown
     from mm1_ablate.report.text import wide_table
-    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, no_files, track, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import no_files, track
+    from mm1_ablate.tracking.server import TrackingFailed, tracking_uri
 
     stamp = store.study_folder(study) / "mirrored.json"
     report = _digest((folder / "report.html").read_text(encoding="utf-8"))
@@ -268,7 +270,8 @@ def track_study(study: Study, store: Store, comparison: StudyComparison, folder:
 
 def track_what_ended(study: Study, store: Store) -> None:
     """Show the failures and the earlier stages of a study that has no scores in MLflow, if it has any."""
-    from mm1_ablate.tracking.mlflow_runs import TrackingFailed, track
+    from mm1_ablate.tracking.mlflow_runs import track
+    from mm1_ablate.tracking.server import TrackingFailed
 
     if any(store.status(one).status in ("done", "failed") for one in (*study.stages, *study.trials)):
         try:
@@ -307,7 +310,7 @@ def _store_option(store: Store) -> str:
 
 def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
     """Serve MLflow until interrupted; returns the exit code."""
-    from mm1_ablate.tracking.mlflow_runs import TrackingFailed
+    from mm1_ablate.tracking.server import TrackingFailed
     from mm1_ablate.tracking.ui import serve
 
     study = read_finished(path, store) if path is not None else None

@@ -12,26 +12,30 @@ machine. It holds absolute places of artifacts: experiments of a store which was
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import logging
 import os
-import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from mm1_ablate.config.metric_name import AVERAGE, MetricName
 from mm1_ablate.config.passwords import hidden, without_passwords
-from mm1_ablate.config.settings import Settings, is_identity
-from mm1_ablate.config.study import Arm, Study, Trial
-from mm1_ablate.config.sweep.differences import in_words
+from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.store.status import TrialState
 from mm1_ablate.store.store import Store
+from mm1_ablate.tracking.run_contents import (
+    LONGEST_TAG,
+    changes,
+    curve_metrics,
+    digest,
+    mean_metrics,
+    parameters_of,
+    score_metrics,
+    short_metric,
+)
+from mm1_ablate.tracking.server import RunFiles, TrackingFailed, advice, connected_client, first_line, tracking_uri, writing_alone
 
 if TYPE_CHECKING:
     import pandas
@@ -40,30 +44,8 @@ if TYPE_CHECKING:
 
 VIEW = "by-arm"
 """Key of the view that the printed address opens."""
-LONGEST_TAG = 7900
-"""Characters; MLflow takes 8000."""
-MOST_POINTS = 500
-"""Of a curve, each key."""
-SHOWN_DECIMALS = 2
-"""Of scores: MLflow shows every digit that it gets. The store keeps them all."""
-SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "GIT_PYTHON_REFRESH": "quiet"}
-SILENT["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""Give up early on a server that does not answer: MLflow itself would retry for minutes, and the next call writes everything."""
-
-
-WRITTEN_WITHIN = 120.0
-"""Seconds to wait for another process that writes the same SQLite file."""
 WITHOUT_FILES = "files missing"
 """Tag of runs whose files could not be written; another call tries again."""
-
-
-class TrackingFailed(Exception):
-    """MLflow could not be written. The store has everything all the same."""
-
-
-class NotAnAddress(ValueError):
-    """MLFLOW_TRACKING_URI is no address of MLflow's; the message says what may be meant."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +75,6 @@ class Tracked:
         return f"/#/experiments/{self.experiment_id}/runs/{self.comparison_run}/artifacts/report/report.html?workflowType=machine_learning"
 
 
-def tracking_uri(store: Store) -> str:
-    """Where a store is shown in MLflow: MLFLOW_TRACKING_URI, or else its own SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.root / 'mlflow.db'}"
-
-
-def short_metric(name: str) -> str:
-    """A metric's name as MLflow shows it, whose columns are narrow: 'shot_8/average' is '8-shot', 'text_core/x' 'TextCore/x'."""
-    try:
-        metric = MetricName.parse(name)
-    except ValueError:
-        return _allowed(name)
-    return _allowed(metric.suite_title if metric.name == AVERAGE else f"{metric.suite_title}/{metric.name.removeprefix('miniature_')}")
-
-
 def track(
     study: Study,
     store: Store,
@@ -128,8 +96,8 @@ def track(
     store.refuse_links(store.root / "mlflow.db")
     store.refuse_links(store.root / "mlartifacts")
     try:
-        with _alone(store):
-            client = _client(store)
+        with writing_alone(store):
+            client = connected_client(store)
             experiment = _experiment(client, study, store)
             runs = _StudyRuns(client, experiment, study, store)
             written = 0
@@ -145,20 +113,8 @@ def track(
                 without_passwords(tracking_uri(store)), experiment, runs.comparison, ids["trial"], ids["stage"], written, runs.files.problem
             )
     except Exception as error:
-        told = f"MLflow at {tracking_uri(store)} could not be written: {_first_line(error)}{_advice(error)}"
+        told = f"MLflow at {tracking_uri(store)} could not be written: {first_line(error)}{advice(error)}"
         raise TrackingFailed(without_passwords(told)) from error
-
-
-def _first_line(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [""])[0][:300]
-    return first if isinstance(error, NotAnAddress) else f"{type(error).__name__}: {first}"
-
-
-def _advice(error: Exception) -> str:
-    """What to do where somebody answers who is not MLflow: often a proxy that has it below a prefix."""
-    if "error code 404" in str(error) or "not in a valid JSON format" in str(error):
-        return "; what answers there is not MLflow: does its address end with a prefix, such as /mlflow? MLFLOW_TRACKING_URI must have it"
-    return ""
 
 
 def _kind(trial: Trial) -> str:
@@ -171,48 +127,6 @@ def _key(trial: Trial) -> str:
 
 
 # ---------------------------------------------------------------- MLflow
-@contextlib.contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Only one process at a time works on MLflow's SQLite file: of several that find none, each would make its tables."""
-    address = tracking_uri(store)
-    if not address.startswith("sqlite:///"):
-        yield
-        return
-    from filelock import FileLock
-
-    database = Path(unquote(urlparse(address).path[1:]))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(NotImplementedError):  # of a file system without such locks
-            stack.enter_context(FileLock(f"{database}.lock", timeout=WRITTEN_WITHIN))
-        yield
-
-
-def _require_address(address: str) -> None:
-    """Whether an address is one that MLflow could be at. Without a scheme MLflow itself takes it for a folder, or fails on it.
-
-    Raises:
-        NotAnAddress: it is not.
-    """
-    if ":/" in address or address.startswith(("databricks", "uc", "file:", "/")) or Path(address).is_dir():
-        return
-    raise NotAnAddress(f"MLFLOW_TRACKING_URI is not an address: http:// is missing (http://{address}), or sqlite:/// before a file")
-
-
-def _client(store: Store) -> MlflowClient:
-    _require_address(tracking_uri(store))
-    for name, value in (SILENT | IMPATIENT).items():
-        os.environ.setdefault(name, value)
-    # What a later call would only queue is not known to be written when the last tag says so.
-    os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    store.root.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=tracking_uri(store))
-
-
 def _experiment(client: MlflowClient, study: Study, store: Store) -> str:
     """The study's experiment, made if need be, with its description and its view."""
     name = f"mm1-ablate/{study.name}"
@@ -294,37 +208,6 @@ def _runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
 
 
 # ---------------------------------------------------------------- runs
-class _RunFiles:
-    """Writes files of runs. They go where the server says, not to the server, and that may be out of reach: then none is written.
-
-    Attributes:
-        problem: why not; None where all could be written so far.
-    """
-
-    def __init__(self, address: str, place: str) -> None:
-        """
-        Args:
-            address: of MLflow.
-            place: of a run's files, as the server says.
-        """
-        self.problem: str | None = None
-        folder = urlparse(place)
-        if address.startswith("http") and folder.scheme in ("", "file"):
-            # Below the root is a folder for each experiment, then for each run.
-            root = Path(unquote(folder.path)).parents[2]
-            if not root.is_dir():
-                self.problem = f"they belong in {root}, a folder of the server's that is not here (mlflow server --no-serve-artifacts)"
-
-    def write(self, write: Callable[[], object]) -> bool:
-        """Whether a call that writes files was made, and succeeded."""
-        if self.problem is None:
-            try:
-                write()
-            except Exception as error:
-                self.problem = _first_line(error)
-        return self.problem is None
-
-
 class _StudyRuns:
     """The runs of a study in its experiment: one for each trial and earlier stage, below that of the comparison."""
 
@@ -336,13 +219,13 @@ class _StudyRuns:
         tags = {"kind": "comparison", "study": study.name}
         found = comparison or client.create_run(experiment, tags=tags, run_name="comparison")
         self.comparison: str = found.info.run_id
-        self.files = _RunFiles(tracking_uri(store), str(found.info.artifact_uri))
+        self.files = RunFiles(tracking_uri(store), str(found.info.artifact_uri))
 
     def write_trial(self, trial: Trial, state: TrialState) -> tuple[str, bool]:
         """The run of a trial or earlier stage that has ended; returns its id and whether it was written now. A run of an earlier outcome is
         replaced."""
         scores = self.store.scores(trial) if state.status == "done" and _kind(trial) == "trial" else {}
-        outcome = _digest([state.status, state.reason, scores])
+        outcome = digest([state.status, state.reason, scores])
         there, arms = self.there.get(_key(trial)), self._arm_tags(trial)
         if there is not None and there.data.tags.get("outcome") == outcome:
             for key, value in arms.items():
@@ -355,7 +238,7 @@ class _StudyRuns:
         ended = int((state.finished or 0) * 1000) or began
         parameters = parameters_of(trial) | {"seed": str(trial.seed)}
         # A run that was cut short is gone on with: were it written anew each time, each failure would leave one more deleted run.
-        begun = _digest([outcome, began, parameters])
+        begun = digest([outcome, began, parameters])
         if there is not None and there.data.tags.get("begun") == begun:
             run: str = there.info.run_id
         else:
@@ -364,7 +247,7 @@ class _StudyRuns:
             tags = hidden(arms | self._trial_tags(trial, state)) | {"begun": begun}
             run = self.client.create_run(self.experiment, start_time=began, tags=tags, run_name=trial.name).info.run_id
         self._log_parameters(run, parameters)
-        self._log_metrics(run, _curve_metrics(self.store.curve(trial), began) + _score_metrics(scores, ended))
+        self._log_metrics(run, curve_metrics(self.store.curve(trial), began) + score_metrics(scores, ended))
         if not self._log_data(run, trial):
             self.client.set_tag(run, WITHOUT_FILES, str(self.files.problem)[:LONGEST_TAG])
         self.client.set_terminated(run, "FINISHED" if state.status == "done" else "FAILED", end_time=ended)
@@ -382,7 +265,7 @@ class _StudyRuns:
             "mlflow.runName": trial.name,
             "mlflow.parentRunId": self.comparison,
         }
-        return tags | ({"group": arms[0].group, "changes": _changes(arms)} if _kind(trial) == "trial" else {})
+        return tags | ({"group": arms[0].group, "changes": changes(arms)} if _kind(trial) == "trial" else {})
 
     def _trial_tags(self, trial: Trial, state: TrialState) -> dict[str, str]:
         """What a trial is, and what it failed of."""
@@ -435,7 +318,7 @@ class _StudyRuns:
     def write_comparison(self, report: Path | None, table: pandas.DataFrame | None, verdict: str) -> None:
         """The parent run: means of the arms as metrics, the table, the report, the verdict as its description."""
         run = self.comparison
-        self._log_metrics(run, _mean_metrics(self.store.results(self.study), self.study))
+        self._log_metrics(run, mean_metrics(self.store.results(self.study), self.study))
         if table is not None:
             # As `log_table` does it, which would append to what an earlier call wrote.
             values = json.loads(table.to_json(orient="split", index=False))
@@ -447,81 +330,6 @@ class _StudyRuns:
             self.client.set_tag(run, "mlflow.note.content", without_passwords(verdict)[:8000])
         states = {self.store.status(trial).status for trial in self.study.trials}
         self.client.set_terminated(run, "KILLED" if "interrupted" in states else "FAILED" if "failed" in states else "FINISHED")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-# ---------------------------------------------------------------- what runs hold
-def _changes(arms: Sequence[Arm]) -> str:
-    """All in which the arms of a trial differ from their baselines; of several that differ in other things, each with its name."""
-    told = {arm.name: in_words(arm) for arm in arms}
-    if len(set(told.values())) == 1:
-        return _fitting(next(iter(told.values())), "; ")
-    return _fitting("\n".join(f"{name}: {words or 'the baseline'}" for name, words in told.items()), "\n")
-
-
-def _fitting(text: str, between: str) -> str:
-    """A text that is cut between two of its parts where it is too long for a tag."""
-    return text if len(text) <= LONGEST_TAG else f"{text[:LONGEST_TAG].rpartition(between)[0] or text[:LONGEST_TAG]}{between}and more"
-
-
-def parameters_of(trial: Trial) -> dict[str, str]:
-    """What a trial is, flat: dotted paths of the experiment and their values. Where data comes from in detail is left to the store."""
-    flat: dict[str, str] = {}
-
-    def walk(path: str, value: Any) -> None:
-        if isinstance(value, Settings):
-            for name, declared in type(value).model_fields.items():
-                if is_identity(declared) and name not in ("source", "sources"):
-                    walk(f"{path}.{name}" if path else name, getattr(value, name))
-        elif isinstance(value, dict):
-            for name, entry in value.items():
-                walk(f"{path}.{name}", entry)
-        elif value is not None:
-            flat[_allowed(path)] = (", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))[:6000]
-
-    walk("", trial.experiment)
-    flat["data.sources"] = ", ".join(trial.experiment.data.sources)
-    return flat
-
-
-def _curve_metrics(curve: pandas.DataFrame, began: int) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    stride = max(1, -(-len(curve) // MOST_POINTS))
-    metrics = []
-    # From the end, so that the last point is among them.
-    for point in curve.iloc[::-stride].to_dict("records"):
-        at = began + int(1000 * point.get("seconds", 0))
-        for key in ("loss", "learning_rate", "tokens", "images"):
-            if isinstance(point.get(key), int | float):
-                metrics.append(Metric(key, float(point[key]), at, int(point["step"])))
-    return metrics
-
-
-def _score_metrics(scores: Mapping[str, float], at: int) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    return [Metric(short_metric(name), round(value, SHOWN_DECIMALS), at, 0) for name, value in scores.items()]
-
-
-def _mean_metrics(results: pandas.DataFrame, study: Study) -> list[Metric]:
-    """The arms' means of the compared metrics."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    wanted = results[results["metric"].isin(study.sweep.compare.metrics)]
-    means = wanted.groupby(["arm", "metric"], sort=False)["value"].mean().reset_index()
-    rows = zip(means["arm"], means["metric"], means["value"], strict=True)
-    return [Metric(_allowed(f"{short_metric(metric)} {arm}"), round(float(mean), SHOWN_DECIMALS), now, 0) for arm, metric, mean in rows]
-
-
-def _allowed(name: str) -> str:
-    """A name with only the characters that MLflow takes, and no part between slashes that a path would not keep."""
-    parts = re.sub(r"[^\w\-. :/]", "-", name)[:250].split("/")
-    return "/".join(f"-{part}" if part in ("", ".", "..") else part for part in parts)
 
 
 def no_files(tracked: Tracked) -> str:

@@ -20,7 +20,8 @@ from mm1_ablate.config.study import Study
 from mm1_ablate.run.signals import interrupt_handled, interruptible
 from mm1_ablate.store.health import HealthCheck
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import SILENT, track, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import track
+from mm1_ablate.tracking.server import SILENT, tracking_uri
 
 HOST = "127.0.0.1"
 BACKEND = "MLFLOW_BACKEND_STORE_URI"

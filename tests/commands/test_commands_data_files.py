@@ -218,7 +218,8 @@ def test_a_report_without_losses_has_no_section_for_them(sweep: Path, finished: 
 def test_what_became_of_the_data_is_in_mlflow(sweep: Path, finished: Store):
     from mlflow import MlflowClient
 
-    from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import track
+    from mm1_ablate.tracking.server import tracking_uri
 
     study = load_study(sweep)
     tracked = track(study, finished)

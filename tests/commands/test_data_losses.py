@@ -97,7 +97,8 @@ def test_a_run_writes_down_what_was_lost_with_files_and_the_report_and_mlflow_sa
 
     from mm1_ablate.config.sweep.expand import load_study
     from mm1_ablate.store.store import Store
-    from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
+    from mm1_ablate.tracking.mlflow_runs import track
+    from mm1_ablate.tracking.server import tracking_uri
     from mm1_ablate.training.fit import fit
 
     twenty_tars(folder, broken=2)

@@ -133,11 +133,11 @@ def test_names_that_no_path_would_keep_are_refused_where_they_stand(tiny_sweep: 
 def test_whatever_an_arm_is_called_mlflow_takes_its_metric():
     from mlflow.utils.validation import _validate_metric_name
 
-    from mm1_ablate.tracking.mlflow_runs import _allowed
+    from mm1_ablate.tracking.run_contents import allowed
 
     for name in ("8-shot a//b", "8-shot a/../b", "a/", "/a", "..", "lr=1e-3,x:y/b", "a" * 300 + "/"):
-        _validate_metric_name(_allowed(name))
-    assert _allowed("8-shot without/text") == "8-shot without/text"
+        _validate_metric_name(allowed(name))
+    assert allowed("8-shot without/text") == "8-shot without/text"
 
 
 # ---------------------------------------------------------------- what ran

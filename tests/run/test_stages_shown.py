@@ -24,7 +24,8 @@ from mm1_ablate.report.markdown import markdown
 from mm1_ablate.run.progress_view import ProgressView, headline, time_left
 from mm1_ablate.run.trial import ProgressFile
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import track, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import track
+from mm1_ablate.tracking.server import tracking_uri
 
 
 def chains() -> Study:

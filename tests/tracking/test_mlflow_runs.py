@@ -19,7 +19,9 @@ from study_helpers import quick_trial, study
 
 from mm1_ablate.config.study import Change, Study
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, parameters_of, short_metric, track, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import keep_tracking, track
+from mm1_ablate.tracking.run_contents import parameters_of, short_metric
+from mm1_ablate.tracking.server import TrackingFailed, tracking_uri
 from mm1_ablate.tracking.ui import addresses, port_from, start_server, stop
 
 

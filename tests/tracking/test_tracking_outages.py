@@ -25,7 +25,8 @@ from study_helpers import quick_trial, study
 
 from mm1_ablate.config.study import Trial
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import TrackingFailed, keep_tracking, track, tracking_uri
+from mm1_ablate.tracking.mlflow_runs import keep_tracking, track
+from mm1_ablate.tracking.server import TrackingFailed, tracking_uri
 from mm1_ablate.tracking.ui import check_mlflow, port_from, stop, ui_command
 
 
