@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from mm1_ablate.config.metric_name import AVERAGE, MetricName
+from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.config.settings import Settings, is_identity
 from mm1_ablate.config.study import Arm, Study, Trial
@@ -104,7 +104,7 @@ def short_metric(name: str) -> str:
         metric = MetricName.parse(name)
     except ValueError:
         return _allowed(name)
-    return _allowed(metric.suite_title if metric.name == AVERAGE else f"{metric.suite_title}/{metric.name.removeprefix('miniature_')}")
+    return _allowed(metric.title if metric.is_average else f"{metric.suite_title}/{metric.name.removeprefix('miniature_')}")
 
 
 def track(
