@@ -40,7 +40,7 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
     if parsed.task not in names:
         return f"'{metric}' is not evaluated: '{parsed.task}' is not one of {', '.join(names)}", did_you_mean(parsed.task, names)
     if parsed.rule == PROBABILITY and not evaluation.probability:
-        return f"'{metric}' is not evaluated: probabilities are measured where that is asked", "add `probability: true` to evaluation"
+        return f"'{metric}' is not evaluated: probabilities are measured where that is asked", "set `evaluation.probability: true`"
     return None
 
 

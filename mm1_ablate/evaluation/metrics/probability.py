@@ -38,16 +38,14 @@ def _probability(prediction: Prediction) -> float:
     """nan where the likelihood was not asked; 0 of a broken model, whose likelihoods are no numbers."""
     if len(prediction.choices) > 1:
         nats = of_right_choice(prediction, prediction.log_likelihoods, "a log-likelihood")
-        found = float(np.exp(nats - np.logaddexp.reduce(prediction.log_likelihoods)))
-    elif prediction.choices:
-        found = _per_word(of_right_choice(prediction, prediction.log_likelihoods, "a log-likelihood"), prediction.choices[0])
-    elif prediction.reference_log_likelihoods:
-        found = _per_word(prediction.reference_log_likelihoods[0], prediction.references[0])
-    else:
-        return math.nan
-    return 0.0 if math.isnan(found) else found
+        return 0.0 if np.isnan(prediction.log_likelihoods).any() else float(np.exp(nats - np.logaddexp.reduce(prediction.log_likelihoods)))
+    if prediction.choices:
+        return _per_word(of_right_choice(prediction, prediction.log_likelihoods, "a log-likelihood"), prediction.choices[0])
+    if prediction.reference_log_likelihoods:
+        return _per_word(prediction.reference_log_likelihoods[0], prediction.references[0])
+    return math.nan
 
 
 def _per_word(nats: float, answer: str) -> float:
     """The geometric mean over words of the probability of an answer."""
-    return float(np.exp(nats / max(1, len(answer.split()))))
+    return 0.0 if math.isnan(nats) else math.exp(nats / max(1, len(answer.split())))
