@@ -253,7 +253,7 @@ def shots(comparison: StudyComparison) -> Figure | None:
         axes.errorbar(places, means, deviations, color=colour, marker=marker, linewidth=width, elinewidth=1, capsize=2, label=label)
         axes.set_xticks(range(len(counts)), [str(count) for count in counts])
 
-    return _panels(comparison, draw, "shots", "mean score", "bars: standard deviation over seeds")
+    return _panels(comparison, draw, "shots", f"mean {rule or 'score'}", "bars: standard deviation over seeds")
 
 
 def curves(comparison: StudyComparison, losses: pd.DataFrame | None) -> Figure | None:
