@@ -27,6 +27,7 @@ class Probability(Metric):
     """
 
     type: Literal["probability"] = "probability"
+    kind = "choose"
     floor = "none"
     ceiling = "one"
 
