@@ -2,6 +2,7 @@
 
 `python benchmarks/few_shot.py [items]` prints, at 0, 4 and 8 shots, CPU seconds of one thread for
   ours      all questions through `evaluation.evaluate.predict`, demonstrations read once, images encoded once,
+  beside    the same with the probability of every right answer (`evaluation.probability`), and how many times as long that takes,
   generate  the same prompts in batches through `generate`, each with all its demonstrations, images encoded once,
   loop      the usual loop: as `generate`, and the images of every prompt go through the encoder again,
 and how many times as fast ours is: the more questions share the demonstrations, the more. Answers are asserted to be equal token for
@@ -53,7 +54,7 @@ class Questions(ItemSource):
         return ItemSet([item(f"q{number}") for number in range(count or 24)], [item(f"d{number}") for number in range(16)])
 
 
-def experiment(folder: str, items: int, shots: Sequence[int]) -> Experiment:
+def experiment(folder: str, items: int, shots: Sequence[int], probability: bool = False) -> Experiment:
     encoder = {"type": "vision_transformer", "image_size": 224, "patch_size": 16, "width": 192, "depth": 12, "heads": 3}
     configuration = {
         "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 12, "intermediate_size": 2048,
@@ -72,7 +73,13 @@ def experiment(folder: str, items: int, shots: Sequence[int]) -> Experiment:
                 "language_model": {"model_type": "llama", "configuration": configuration},
             },
             "training": {"steps": 1, "warmup_steps": 0},
-            "evaluation": {"tasks": [f"{folder}/questions.yaml"], "shots": list(shots), "items": items, "batch_items": BATCH},
+            "evaluation": {
+                "tasks": [f"{folder}/questions.yaml"],
+                "shots": list(shots),
+                "items": items,
+                "batch_items": BATCH,
+                "probability": probability,
+            },
         }
     )
 
@@ -153,6 +160,10 @@ def main() -> None:
             began = time.process_time()
             ours = predict(model, declared, tokenizer, pipeline)["prediction"].tolist()
             seconds = [time.process_time() - began]
+            began = time.process_time()
+            beside = predict(model, experiment(folder, items, [shots], probability=True), tokenizer, pipeline)
+            longer = time.process_time() - began
+            assert beside["prediction"].tolist() == ours and not beside["reference_log_likelihoods"].eq("[]").any()
             for encode in (encode_once, encode_again) if shots else (encode_once,):  # without demonstrations both are the same
                 began = time.process_time()
                 theirs = generated(model, tokenizer, prepared.requests, shots, encode)
@@ -160,8 +171,8 @@ def main() -> None:
                 assert ours == theirs, [(own, other) for own, other in zip(ours, theirs, strict=True) if own != other]
             first, second, third = seconds[0], seconds[1], seconds[-1]
             print(
-                f"{shots} shots: ours {first:.1f} s, generate {second:.1f} s ({second / first:.1f} x), loop {third:.1f} s"
-                f" ({third / first:.1f} x); {len(set(ours))} different answers"
+                f"{shots} shots: ours {first:.1f} s, beside {longer:.1f} s ({longer / first:.2f} x), generate {second:.1f} s"
+                f" ({second / first:.1f} x), loop {third:.1f} s ({third / first:.1f} x); {len(set(ours))} different answers"
             )
 
 

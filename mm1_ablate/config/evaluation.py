@@ -120,6 +120,8 @@ class Evaluation(Settings):
     """Averages over some of the tasks or groups, by name. A group named 'average' replaces the average over all tasks."""
     losses: dict[str, HeldOut] = {}
     """Held-out documents whose loss per token is `loss/<name>` and whose bits per byte of text are `bits_per_byte/<name>`."""
+    probability: bool = False
+    """Also measure how probable the right answer is, for every task and at every number of shots: `8-shot probability` beside `8-shot`."""
     precision: Precision = "32-true"
     """Precision of the evaluation, independent of training. bf16-mixed: matrices except the output head are stored and multiplied in
     bfloat16. This halves memory and is several times faster on a GPU; near ties between answers may change."""

@@ -33,6 +33,7 @@ class Prediction:
         greedy: of each choice, whether each of its tokens is the most likely one, so that greedy decoding would give it.
         token_counts: of each choice, over which tokens its log-likelihood is summed.
         byte_counts: of each choice, in UTF-8; empty: those of the choice as it stands.
+        reference_log_likelihoods: where text is generated, of the first reference, summed over its tokens, in nats; empty: not asked.
     """
 
     item: str
@@ -44,6 +45,7 @@ class Prediction:
     greedy: tuple[bool, ...] = ()
     token_counts: tuple[int, ...] = ()
     byte_counts: tuple[int, ...] = ()
+    reference_log_likelihoods: tuple[float, ...] = ()
 
 
 class Metric(Component):

@@ -7,6 +7,7 @@ In: text such as `shot_8/average` or `8-shot`. Out: a `MetricName`, whose `str` 
 | `shot_8/average`           | `8-shot`               | mean of the primary metrics of image tasks at 8 shots                   |
 | `shot_8/vqav2`             | `8-shot vqav2`         | an image task's primary metric; or the mean over a group of that name   |
 | `shot_8/coco.cider_raw`    | `8-shot coco.cider raw`| another metric of the task                                              |
+| `shot_8/average.probability`| `8-shot probability`  | mean of the probability of the right answer over image tasks            |
 | `text_core/average`        | `TextCore`             | mean over text tasks; `text_core/arc_easy`: `TextCore arc easy`         |
 | `loss/web`                 | `loss web`             | loss per token of held-out documents; `bits_per_byte/web` per byte      |
 
@@ -22,6 +23,8 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 AVERAGE = "average"
+PROBABILITY = "probability"
+"""The metric that every task has where `evaluation.probability` asks for it, so that it has averages of its own."""
 TEXT_CORE = "text_core"
 LOSSES = ("loss", "bits_per_byte")
 """Suites of held-out documents."""
@@ -62,7 +65,9 @@ class MetricName:
             raise ValueError(f"'{text}' is not a metric")
         if bool(separator) != bool(name):
             raise ValueError(f"'{text}' is not a metric")
-        return cls(suite, name.replace(" ", "_") if separator == " " else name or AVERAGE)
+        if separator == " ":
+            name = f"{AVERAGE}.{PROBABILITY}" if name == PROBABILITY and suite not in LOSSES else name.replace(" ", "_")
+        return cls(suite, name or AVERAGE)
 
     @classmethod
     def of_task(cls, family: str, shots: int, task: str, rule: str, primary: bool = True) -> MetricName:
@@ -74,6 +79,11 @@ class MetricName:
             primary: whether it is the one of the task's metrics that averages are made of.
         """
         return cls(suite_of(family, shots, rule), task if primary or family == "loss" else f"{task}.{rule}")
+
+    @classmethod
+    def of_average(cls, suite: str, name: str = AVERAGE, rule: str = "") -> MetricName:
+        """The mean over tasks, or over a group of them, of their primary metrics, or of another that all have."""
+        return cls(suite, f"{name}.{rule}" if rule else name)
 
     def __str__(self) -> str:
         return f"{self.suite}/{self.name}"
@@ -96,8 +106,13 @@ class MetricName:
 
     @property
     def rule(self) -> str:
-        """The metric type behind the task; empty for the task's primary metric, for averages and for losses."""
+        """The metric type behind the task; empty for the task's primary metric, for averages of these and for losses."""
         return "" if self.is_loss else self.name.partition(".")[2]
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it is over all tasks of the suite."""
+        return self.task == AVERAGE and not self.is_loss
 
     @property
     def suite_title(self) -> str:
@@ -106,8 +121,12 @@ class MetricName:
 
     @property
     def title(self) -> str:
-        """What tables show: '8-shot', 'TextCore', '8-shot vqa v2'."""
-        return self.suite_title if self.name == AVERAGE and not self.is_loss else f"{self.suite_title} {self.name.replace('_', ' ')}"
+        """What tables show: '8-shot', '8-shot probability', 'TextCore', '8-shot vqa v2'."""
+        if self.is_average and self.rule in ("", PROBABILITY):
+            return f"{self.suite_title} {self.rule}".rstrip()
+        if self.name == PROBABILITY and not self.is_loss:  # a task of this name
+            return f"{self.suite_title}/{self.name}"
+        return f"{self.suite_title} {self.name.replace('_', ' ')}"
 
 
 def is_suite(text: str) -> bool:

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mm1_ablate.config.evaluation import Wording
 from mm1_ablate.config.metric import Kind, Metric
+from mm1_ablate.config.metric_name import PROBABILITY
 from mm1_ablate.config.settings import Component, ComponentOf, SettingError, Settings
 
 EvaluationSplit = Literal["report", "development"]
@@ -180,6 +181,9 @@ class Task(Settings):
         for index, metric in enumerate(self.metrics):
             if metric.type in types[:index]:
                 raise SettingError(f"metrics.{index}", f"the type '{metric.type}' occurs twice")
+            if metric.type == PROBABILITY:
+                message = "every task has it where an experiment says `evaluation.probability: true`; a record does not list it"
+                raise SettingError(f"metrics.{index}", message)
             if metric.kind != ("choose" if self.kind == "likelihood" else self.kind):
                 raise SettingError(f"metrics.{index}", f"{metric.type} scores tasks of kind {metric.kind}, this is one of kind {self.kind}")
             if metric.type == "choice_accuracy_normalised" and CHOICE in template_fields(self.prompt):

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas
 import torch
+from torch import Tensor
 
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
@@ -30,7 +31,7 @@ from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.evaluation_mode import evaluating, is_sharded
 from mm1_ablate.evaluation.generation import generate
-from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_equal_lengths
+from mm1_ablate.evaluation.kv_cache import DemonstrationCache, KVCache, needs_equal_lengths, read_questions
 from mm1_ablate.evaluation.likelihood import Likelihood, answer_likelihoods
 from mm1_ablate.evaluation.metrics import Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
@@ -148,16 +149,27 @@ class _TaskRunner:
         """Predictions of a batch, [B]."""
         task, cache = self.prepared.task, self.demonstration_cache.before(batch, shots)
         if task.kind == "generate":
-            prompts = [one.prompts[0] for one in batch]
-            answers = generate(self.embedder, self.tokenizer, cache, prompts, [one.stop for one in batch], task.max_new_tokens)
-            return [Prediction(one.item.id, answer.text, one.item.references) for one, answer in zip(batch, answers, strict=True)]
+            read = read_questions(self.embedder, cache, [one.prompts[0] for one in batch])
+            # Before generation, from the same reading of the prompt: only the tokens of the references are computed beside it.
+            likelihoods = self._of_answers(batch, *read)
+            answers = generate(self.embedder, self.tokenizer, *read, [one.stop for one in batch], task.max_new_tokens)
+            return [
+                Prediction(one.item.id, answer.text, one.item.references, reference_log_likelihoods=tuple(each.nats for each in own))
+                for one, answer, own in zip(batch, answers, likelihoods, strict=True)
+            ]
         likelihoods = self._likelihoods(batch, cache)
         return [_judgement(task.kind, one, own) for one, own in zip(batch, likelihoods, strict=True)]
+
+    def _of_answers(self, batch: Sequence[Request], cache: KVCache, logits: Tensor) -> list[list[Likelihood]]:
+        """Of the answers of each question whose likelihood is asked, where the questions have been read."""
+        if not any(one.choices for one in batch):
+            return [[] for _ in batch]
+        return answer_likelihoods(self.embedder, cache, logits, [one.choices for one in batch])
 
     def _likelihoods(self, batch: Sequence[Request], cache: KVCache) -> list[list[Likelihood]]:
         """Of each choice of each question."""
         if all(len(one.prompts) == 1 for one in batch):
-            return answer_likelihoods(self.embedder, cache, [one.prompts[0] for one in batch], [one.choices for one in batch])
+            return self._of_answers(batch, *read_questions(self.embedder, cache, [one.prompts[0] for one in batch]))
         # Each choice has a prompt of its own, with one answer.
         found: list[list[Likelihood]] = [[] for _ in batch]
         rows = [(row, number) for row, one in enumerate(batch) for number in range(len(one.prompts))]
@@ -169,9 +181,9 @@ class _TaskRunner:
         for _, part in groupby(sorted(rows, key=length), length):
             alike = list(part)
             own = cache.select(torch.tensor([row for row, _ in alike], device=self.embedder.device))
-            prompts = [batch[row].prompts[number] for row, number in alike]
+            read = read_questions(self.embedder, own, [batch[row].prompts[number] for row, number in alike])
             answers = [[batch[row].choices[number]] for row, number in alike]
-            placed.update(zip(alike, (one for (one,) in answer_likelihoods(self.embedder, own, prompts, answers)), strict=True))
+            placed.update(zip(alike, (one for (one,) in answer_likelihoods(self.embedder, *read, answers)), strict=True))
         for row, number in rows:
             found[row].append(placed[row, number])
         return found

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mm1_ablate.data.tokenizer import Tokenizer
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions
-from mm1_ablate.evaluation.prompts import TokenisedPrompt, cut
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache
+from mm1_ablate.evaluation.prompts import cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +30,19 @@ def generate(
     embedder: PromptEmbedder,
     tokenizer: Tokenizer,
     cache: KVCache,
-    questions: Sequence[TokenisedPrompt],
+    logits: Tensor,
     stop: Sequence[Sequence[str]],
     max_new_tokens: int,
 ) -> list[GeneratedAnswer]:
-    """Greedy decoding after a cache, one row for each question. Rows that are done leave the batch.
+    """Greedy decoding after questions, one row for each. Rows that are done leave the batch.
 
     Args:
-        cache: what stands before each question, [B].
+        cache, logits: the questions, read: see `kv_cache.read_questions`.
         stop: of each question, the strings before which its answer ends.
     """
-    embeddings, valid = embedder(questions)
-    cache, logits = extend_cache(embedder.model, cache, embeddings, valid, last_positions(valid))
-    produced: list[list[int]] = [[] for _ in questions]
-    texts = [""] * len(questions)
-    rows = list(range(len(questions)))
+    produced: list[list[int]] = [[] for _ in stop]
+    texts = [""] * len(stop)
+    rows = list(range(len(stop)))
     for step in range(1, max_new_tokens + 1):
         going: list[int] = []
         for place, token in enumerate(logits.argmax(-1).tolist()):

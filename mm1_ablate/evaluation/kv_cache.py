@@ -170,6 +170,16 @@ def _extend_dynamic_cache(
     return KVCache(layers, seen, lengths), output.logits
 
 
+def read_questions(embedder: PromptEmbedder, cache: KVCache, questions: Sequence[TokenisedPrompt]) -> tuple[KVCache, Tensor]:
+    """Read a batch of questions after what stands before each.
+
+    Returns:
+        The longer cache, [B], and the logits of the token after each question, [B, V].
+    """
+    embeddings, valid = embedder(questions)
+    return extend_cache(embedder.model, cache, embeddings, valid, last_positions(valid))
+
+
 def last_positions(valid: Tensor) -> Tensor:
     """Bool [B, T], true at each row's last valid position, where [B, T] is padded on the right."""
     return valid & (valid.cumsum(1) == valid.sum(1, keepdim=True))

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from mm1_ablate.evaluation.embedding import PromptEmbedder
-from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache, last_positions
-from mm1_ablate.evaluation.prompts import TokenisedPrompt
+from mm1_ablate.evaluation.kv_cache import KVCache, extend_cache
 
 LOGITS_AT_ONCE = 1 << 24
 """Logits whose logarithms are taken together: bounds the memory beside the logits themselves."""
@@ -45,17 +44,15 @@ def token_log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 def answer_likelihoods(
     embedder: PromptEmbedder,
     cache: KVCache,
-    questions: Sequence[TokenisedPrompt],
+    logits: Tensor,
     answers: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[Likelihood]]:
     """The likelihood of every answer to every question.
 
     Args:
-        cache: what stands before each question, [B].
-        answers: of each question, the tokens of each answer; none is empty.
+        cache, logits: the questions, read: see `kv_cache.read_questions`.
+        answers: of each question, the tokens of each answer; none is empty. Some question has one.
     """
-    embeddings, valid = embedder(questions)
-    cache, logits = extend_cache(embedder.model, cache, embeddings, valid, last_positions(valid))
     # The question's last position predicts every answer's first token, so an answer of one token costs nothing more.
     rows = torch.tensor([row for row, own in enumerate(answers) for _ in own], device=embedder.device)
     flat = [tokens for own in answers for tokens in own]

@@ -78,7 +78,9 @@ def asked_identity(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     contents = contents_of(task.items, evaluation.split)
     if contents:
         form["items"] = {**form["items"], "contents": contents}
-    return {"task": form, "items": evaluation.items_of(task.task), "seed": evaluation.seed, "split": evaluation.split}
+    asked = {"task": form, "items": evaluation.items_of(task.task), "seed": evaluation.seed, "split": evaluation.split}
+    # Of choices the likelihoods are there in any case.
+    return {**asked, "probability": True} if evaluation.probability and task.kind == "generate" else asked
 
 
 def _computed(evaluation: Evaluation) -> dict[str, str]:

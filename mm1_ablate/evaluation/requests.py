@@ -41,7 +41,7 @@ class Request:
         solved: its demonstrations at the highest number of shots; fewer shots take the first ones.
         solved_texts: the demonstrations without images that it has at 0 shots.
         demonstrations, text_only: both, tokenised.
-        choices: tokens of each choice, or of the one answer whose likelihood is asked.
+        choices: tokens of each choice, or of the one answer whose likelihood is asked, if any is.
         shown: the question as people read it.
         replaced: demonstrations whose turn it was and which could not be shown: how many were shown before it, and why.
     """
@@ -197,7 +197,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     left_out: list[tuple[int, str, Unreadable]] = []
     for place, item in enumerate(items.queries):
         try:
-            questions.append(_request(task, item, place, seeds[0], tokenizer))
+            questions.append(_request(task, item, place, seeds[0], tokenizer, evaluation.probability))
         except Incomplete as error:
             left_out.append((place, item.id, Unreadable(error.reason, item.id)))
     for bad in items.bad:  # what the source could not make an item of
@@ -214,8 +214,11 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     return TaskRequests(task, shots, seeds, tuple(asked), tuple(left_out), sampler)
 
 
-def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer) -> Request:
+def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer, probability: bool) -> Request:
     """A question without its demonstrations.
+
+    Args:
+        probability: whether the likelihood of the right answer is asked also where text is generated.
 
     Raises:
         Incomplete: the item lacks what asking or scoring it needs.
@@ -229,7 +232,9 @@ def _request(task: Task, item: Item, place: int, seed: int, tokenizer: Tokenizer
     if not all(parts for parts, _ in asked):
         raise ValueError(f"task {task.task}, item {item.id}: the prompt before the answer is empty, so there is no question to ask")
     answers: Sequence[str] = ()
-    if task.kind != "generate":
+    if task.kind == "generate":
+        answers = [text for text in item.references[:1] if probability and text.strip()]
+    else:
         answers = item.references[:1] * len(asked) if by_choice or task.kind == "likelihood" else item.choices
         asked = asked if by_choice else asked * len(answers)
     choices = tuple(continuation(parts, space, answer, tokenizer) for (parts, space), answer in zip(asked, answers, strict=False))
@@ -253,7 +258,8 @@ def needs(prepared: TaskRequests) -> list[Need]:
     """How much context the longest prompts and their answers take, whatever an image takes: one for each number of shots and images."""
     found: dict[tuple[int, int], Need] = {}
     for one in prepared.requests:
-        answer = max((len(choice) for choice in one.choices), default=prepared.task.max_new_tokens)
+        generated = prepared.task.max_new_tokens if prepared.task.kind == "generate" else 0
+        answer = max([generated, *map(len, one.choices)])
         for shots in prepared.shots_of(one):
             before = one.before(shots)
             for prompt in one.prompts:

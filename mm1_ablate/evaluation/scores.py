@@ -17,9 +17,10 @@ import pandas
 from numpy.typing import NDArray
 
 from mm1_ablate.config.evaluation import Evaluation, TaskGroup
-from mm1_ablate.config.metric_name import AVERAGE, MetricName, suite_of
+from mm1_ablate.config.metric_name import AVERAGE, PROBABILITY, MetricName, suite_of
 from mm1_ablate.config.task_record import Task
-from mm1_ablate.evaluation.metrics import Prediction, References, metric_class
+from mm1_ablate.evaluation.metrics import Metric, Prediction, References, metric_class
+from mm1_ablate.evaluation.metrics.probability import Probability
 
 ASKED = [
     "task", "family", "shots", "evaluation_seed", "place", "item", "group", "demonstration_set", "set_number", "replaced", "prompt",
@@ -127,13 +128,18 @@ def scored(predictions: pandas.DataFrame, tasks: Sequence[Task], evaluation: Eva
             log_likelihoods=rows["log_likelihoods"].where(rows["log_likelihoods"] != "[]", ""),
         )
         shown["reference"] = shown["reference"].fillna("")
-        for metric in task.metrics:
+        for metric in metrics_of(task, evaluation):
             found = metric.score(own, references(task.task) if metric.wants_split_references else None) if own else []
             scores = pandas.Series(found, index=rows.index[answered], dtype=float)
             answers = pandas.Series([metric.answer(one) for one in own], index=rows.index[answered], dtype=object)
             named = shown.assign(metric=metric.type, primary=metric.type == task.primary, score=scores, prediction=answers)
             tables.append(named.fillna({"prediction": ""})[COLUMNS])
     return pandas.concat(tables, ignore_index=True)
+
+
+def metrics_of(task: Task, evaluation: Evaluation) -> list[Metric]:
+    """What the items of a task are scored by: the metrics of its record, the primary one first, and what the evaluation adds."""
+    return [*task.metrics, *([Probability()] if evaluation.probability else [])]
 
 
 def item_scores(
@@ -223,7 +229,8 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
     """The value of each metric over its items, times its scale (100 for all but perplexity and the like), by metric name.
 
     `shot_8/<task>` is an image task's primary metric, `shot_8/<task>.<metric>` another of its metrics, `shot_8/average` the mean of
-    the primary metrics over image tasks, each counting alike, and `shot_8/<group>` the mean over the group's image tasks. Text tasks are
+    the primary metrics over image tasks, each counting alike, and `shot_8/<group>` the mean over the group's image tasks;
+    `shot_8/average.probability` and `shot_8/<group>.probability` are the same means of the probability of the right answer. Text tasks are
     `text_core/<task>`, `text_core/average` and `text_core/<group>`; held-out documents `loss/<name>` and `bits_per_byte/<name>`. Metrics of
     another scale than 100 enter no average. Items without a score do not count.
 
@@ -231,7 +238,7 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
         ValueError: where no item of a task has a score.
     """
     scores: dict[str, float] = {}
-    averaged: dict[str, dict[str, float]] = {}
+    averaged: dict[tuple[str, str], dict[str, float]] = {}
     keys = ["family", "shots", "task", "metric", "primary"]
     for (family, shots, task, metric, primary), own in items.groupby(keys, sort=False):
         value = _aggregate(str(family), str(metric), own)
@@ -242,14 +249,13 @@ def summarise(items: pandas.DataFrame, groups: Mapping[str, TaskGroup] | None = 
         scores[str(MetricName.of_task(str(family), int(str(shots)), str(task), str(metric), bool(primary)))] = value
         if family == "loss":
             continue
-        if primary and metric_class(str(metric)).scale == 100:
-            averaged.setdefault(suite_of(str(family), int(str(shots)), str(metric)), {})[str(task)] = value
-    for suite, values in averaged.items():
-        scores[str(MetricName(suite, AVERAGE))] = sum(values.values()) / len(values)
-        for name in groups or {}:
-            mean = group_mean(name, groups or {}, values)
-            if mean is not None:
-                scores[str(MetricName(suite, name))] = mean
+        rule = "" if primary else str(metric)
+        if rule in ("", PROBABILITY) and metric_class(str(metric)).scale == 100:
+            averaged.setdefault((suite_of(str(family), int(str(shots)), str(metric)), rule), {})[str(task)] = value
+    for (suite, rule), values in averaged.items():
+        means = {AVERAGE: sum(values.values()) / len(values)}
+        means |= {name: mean for name in groups or {} if (mean := group_mean(name, groups or {}, values)) is not None}
+        scores |= {str(MetricName.of_average(suite, name, rule)): mean for name, mean in means.items()}
     return scores
 
 

@@ -25,7 +25,7 @@ from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge
 from mm1_ablate.report.lost_data import DataLoss, data_losses
-from mm1_ablate.report.metric_info import PERCENT, Scale, scales
+from mm1_ablate.report.metric_info import PERCENT, Scale, explained, scales
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.task_scores import TaskScores
@@ -192,7 +192,8 @@ def compare(
     rows = with_verdicts(measured, study, metrics, all_holes)
     lacking = {hole.arm for hole in all_holes}
     expected = [(one, *_evidence(one, study, scores, lacking)) for one in study.sweep.expect]
-    remarks = (*remarks_on(study, rows, metrics), *tasks.uneven_in_words(), *(f"Warning before the run: {line}" for line in warnings))
+    warned = (f"Warning before the run: {line}" for line in warnings)
+    remarks = (*remarks_on(study, rows, metrics), *explained(metrics), *tasks.uneven_in_words(), *warned)
     return StudyComparison(
         study=study.name,
         description=study.sweep.description,

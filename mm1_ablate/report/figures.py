@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mm1_ablate.config.metric_name import AVERAGE, MetricName, metric_title
+from mm1_ablate.config.metric_name import PROBABILITY, MetricName, metric_title
 from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import bracketed, percent, short_name, signed
@@ -237,7 +237,8 @@ def effects(comparison: StudyComparison) -> Figure | None:
 def shots(comparison: StudyComparison) -> Figure | None:
     """Average score against the number of shots, a panel for each group of arms; None without scores at two numbers of shots."""
     parsed = [(metric, MetricName.parse(metric)) for metric in comparison.all_metrics]
-    found = {one.shots: metric for metric, one in parsed if one.shots is not None and one.name == AVERAGE}
+    rule = PROBABILITY if MetricName.parse(comparison.primary).rule == PROBABILITY else ""
+    found = {one.shots: metric for metric, one in parsed if one.shots is not None and one.is_average and one.rule == rule}
     if len(found) < 2 or all(row.cells[metric].n == 0 for row in comparison.rows for metric in found.values()):
         return None
     counts = sorted(found)
@@ -252,7 +253,7 @@ def shots(comparison: StudyComparison) -> Figure | None:
         axes.errorbar(places, means, deviations, color=colour, marker=marker, linewidth=width, elinewidth=1, capsize=2, label=label)
         axes.set_xticks(range(len(counts)), [str(count) for count in counts])
 
-    return _panels(comparison, draw, "shots", "mean score", "bars: standard deviation over seeds")
+    return _panels(comparison, draw, "shots", f"mean {rule or 'score'}", "bars: standard deviation over seeds")
 
 
 def curves(comparison: StudyComparison, losses: pd.DataFrame | None) -> Figure | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mm1_ablate.config.metric_name import MetricName
+from mm1_ablate.config.metric_name import PROBABILITY, MetricName
 from mm1_ablate.config.settings import UnknownType
 from mm1_ablate.evaluation.metrics import Metric, metric_class
 
@@ -70,6 +70,14 @@ def scales(metrics: Iterable[str], items: pd.DataFrame | None = None) -> dict[st
             column = MetricName.of_task(str(family), int(shots), str(task), str(rule), bool(primary[0]) if primary else True)
             found.setdefault(str(column), scale_of(str(family), str(rule)))
     return {metric: found.get(metric) or _by_name(metric) for metric in metrics}
+
+
+def explained(metrics: Iterable[str]) -> tuple[str, ...]:
+    """What readers should be told of metrics that are not a task's usual score."""
+    if not any(MetricName.parse(metric).rule == PROBABILITY for metric in metrics):
+        return ()
+    told = "the probability, in percent, of the right answer: of a choice among all choices, of a text per word"
+    return (f"{PROBABILITY.capitalize()} is {told}. It also moves where the answers themselves stay the same.",)
 
 
 def _by_name(metric: str) -> Scale:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mm1_ablate.config.evaluation import TaskGroup
-from mm1_ablate.config.metric_name import AVERAGE, TEXT_CORE, MetricName
+from mm1_ablate.config.metric_name import AVERAGE, PROBABILITY, TEXT_CORE, MetricName
 from mm1_ablate.evaluation.scores import group_mean
 from mm1_ablate.report.metric_info import Scale, scale_of
 from mm1_ablate.report.statistics import Estimate, Matrix, item_noise, paired_difference, welch_difference
@@ -134,22 +134,24 @@ class ItemScores:
         """What a metric is a mean of, and each one's part in it; the parts sum to 1."""
         parsed = MetricName.parse(metric)
         suite, name = parsed.suite, parsed.name
-        if not parsed.is_loss and name in self._groups and (shares := self._group(suite, name)):
-            return shares
-        if name == AVERAGE:  # of all, where a group of this name has no task of the suite
-            averaged = list(self._averaged(suite).values())
-            return {key: 1 / len(averaged) for key in averaged}
+        if not parsed.is_loss:
+            of = name.removesuffix(f".{PROBABILITY}")
+            averaged = self._averaged(suite, PROBABILITY if of != name else "")
+            if of in self._groups and (shares := self._group(of, averaged)):
+                return shares
+            if of == AVERAGE:  # of all, where a group of this name has no task of the suite
+                return dict.fromkeys(averaged.values(), 1 / max(1, len(averaged)))
         if (suite, name) in self._primary:
             return {self._primary[suite, name]: 1.0}
         return {key: 1.0 for key in self._scales if key[0] == suite and f"{key[1]}.{key[2]}" == name}
 
-    def _averaged(self, suite: str) -> dict[str, Key]:
-        """By task, the metrics that averages of a suite are made of."""
-        return {task: key for (of, task), key in self._primary.items() if of == suite and self._scales[key].in_percent}
+    def _averaged(self, suite: str, rule: str) -> dict[str, Key]:
+        """By task, the metrics that averages of a suite are made of: primary ones, or those of a rule."""
+        keys = [key for key in self._scales if key[2] == rule] if rule else self._primary.values()
+        return {key[1]: key for key in keys if key[0] == suite and self._scales[key].in_percent}
 
-    def _group(self, suite: str, name: str) -> dict[Key, float]:
+    def _group(self, name: str, averaged: Mapping[str, Key]) -> dict[Key, float]:
         """The parts of a group's tasks in its mean, as far as they are in the suite."""
-        averaged = self._averaged(suite)
         # The mean of unit vectors, one for each task, is the tasks' shares.
         units = dict(zip(averaged, np.eye(len(averaged)), strict=True))
         shares = group_mean(name, self._groups, units)

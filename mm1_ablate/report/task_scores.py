@@ -23,7 +23,7 @@ from mm1_ablate.config.yaml_file import FileErrors
 from mm1_ablate.evaluation.chance_baselines import RULE, ceiling, chance_baseline
 from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
-from mm1_ablate.evaluation.scores import references_of, split_references
+from mm1_ablate.evaluation.scores import metrics_of, references_of, split_references
 from mm1_ablate.report.metric_info import Scale, scale_of
 
 KEYS = ["family", "shots", "task", "metric", "primary"]
@@ -186,7 +186,7 @@ def _bounds(
     for (arm, family, shots, task_name, rule), rows in in_order:
         evaluation, tasks = records[str(arm)]
         task = tasks.get(str(task_name))
-        metric = next((metric for metric in task.metrics if metric.type == rule), None) if task else None
+        metric = next((metric for metric in metrics_of(task, evaluation) if metric.type == rule), None) if task else None
         if task is None or metric is None or (metric.floor == "none" and metric.ceiling == "none"):
             continue
         # The same questions at every number of shots and in nearly every arm.

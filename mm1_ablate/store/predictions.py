@@ -146,4 +146,6 @@ def _what_changed_in_scoring(trial: Trial, store: Store) -> str:
     reasons = [f"metrics of {listed(sorted(changed), NAMED)} changed"] if changed else []
     if last.get("evaluation", {}).get("groups", {}) != now["evaluation"]["groups"]:
         reasons.append("groups changed")
+    if not last.get("evaluation", {}).get("probability", False) and now["evaluation"]["probability"]:
+        reasons.append("probabilities added")
     return ", ".join(reasons) or "metrics unchanged, their selection changed"

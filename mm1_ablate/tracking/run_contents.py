@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mm1_ablate.config.metric_name import AVERAGE, MetricName
+from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.settings import Settings, is_identity
 from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.sweep.differences import in_words
@@ -32,7 +32,7 @@ def short_metric(name: str) -> str:
         metric = MetricName.parse(name)
     except ValueError:
         return allowed(name)
-    return allowed(metric.suite_title if metric.name == AVERAGE else f"{metric.suite_title}/{metric.name.removeprefix('miniature_')}")
+    return allowed(metric.title if metric.is_average else f"{metric.suite_title}/{metric.name.removeprefix('miniature_')}")
 
 
 def digest(value: object) -> str:

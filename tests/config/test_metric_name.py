@@ -14,7 +14,11 @@ from mm1_ablate.config.paper_results import Table
 
 suites = st.one_of(st.integers(0, 200).map("shot_{}".format), st.just(TEXT_CORE), st.sampled_from(LOSSES))
 words = st.text(alphabet="abcXYZ019_-@", min_size=1, max_size=8)
-metrics = st.builds(MetricName, suites, st.one_of(st.just("average"), words, st.builds("{}.{}".format, words, words)))
+metrics = st.builds(
+    MetricName,
+    suites,
+    st.one_of(st.sampled_from(["average", "probability", "average.probability"]), words, st.builds("{}.{}".format, words, words)),
+)
 
 
 @given(metrics)
@@ -59,6 +63,11 @@ def test_a_name_tells_what_it_was_made_of(family: str, shots: int, task: str, ru
         ("TextCore/arc", "text_core/arc", "TextCore arc"),
         ("shot_8/my task", "shot_8/my task", "8-shot my task"),
         ("0-shot coco.cider raw", "shot_0/coco.cider_raw", "0-shot coco.cider raw"),
+        ("8-shot probability", "shot_8/average.probability", "8-shot probability"),
+        ("TextCore probability", "text_core/average.probability", "TextCore probability"),
+        ("0-shot coco.probability", "shot_0/coco.probability", "0-shot coco.probability"),
+        ("8-shot/probability", "shot_8/probability", "8-shot/probability"),  # a task of this name
+        ("loss probability", "loss/probability", "loss probability"),
         ("loss web", "loss/web", "loss web"),
         ("bits_per_byte/average", "bits_per_byte/average", "bits_per_byte average"),
     ],

@@ -15,7 +15,7 @@ from mm1_ablate.data.images import ImagePipeline
 from mm1_ablate.evaluation import likelihood
 from mm1_ablate.evaluation.embedding import PromptEmbedder
 from mm1_ablate.evaluation.generation import cut
-from mm1_ablate.evaluation.kv_cache import KVCache
+from mm1_ablate.evaluation.kv_cache import KVCache, read_questions
 from mm1_ablate.evaluation.likelihood import answer_likelihoods, token_log_likelihoods
 from mm1_ablate.evaluation.prompts import tokenise
 
@@ -113,7 +113,8 @@ def test_an_answer_is_greedy_where_each_of_its_tokens_is_the_likeliest_after_tho
     with torch.no_grad():
         embedder = PromptEmbedder(model, ImagePipeline(24), tokenizer.padding)
         prompts = [tokenise(parts, tokenizer) for parts in questions]
-        found = answer_likelihoods(embedder, KVCache.after_prefixes([KVCache.empty(1, embedder.device)], [0] * 4), prompts, answers)
+        empty = KVCache.after_prefixes([KVCache.empty(1, embedder.device)], [0] * 4)
+        found = answer_likelihoods(embedder, *read_questions(embedder, empty, prompts), answers)
     assert [[one.greedy for one in own] for own in found] == expected
     for parts, own, tokens in zip(questions, found, answers, strict=True):
         assert [one.tokens for one in own] == [len(one) for one in tokens]

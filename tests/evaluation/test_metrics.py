@@ -243,7 +243,7 @@ def test_what_a_metric_is_of_is_as_declared() -> None:
         "vizwiz_accuracy": (*constant, "best_reference"), "cider_raw": (*constant, "none"), "cider_ptb": (*constant, "none"),
         "choice_accuracy": ("choose", 100.0, True, "constant_choice", "one"),
         "choice_accuracy_normalised": ("choose", 100.0, True, "constant_choice", "one"),
-        "lambada_accuracy": ("choose", 100.0, True, "none", "one"),
+        "lambada_accuracy": ("choose", 100.0, True, "none", "one"), "probability": ("choose", 100.0, True, "none", "one"),
         "perplexity": measured, "token_loss": measured, "bits_per_byte": measured,
     }  # fmt: skip
 

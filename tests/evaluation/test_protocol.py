@@ -100,7 +100,7 @@ def test_true_zero_shot_is_asked_once_for_all_evaluation_seeds(model, tokenizer,
 
     asked: list[int] = []
     generate = module.generate
-    monkeypatch.setattr(module, "generate", lambda *given: asked.append(len(given[3])) or generate(*given))
+    monkeypatch.setattr(module, "generate", lambda *given: asked.append(len(given[4])) or generate(*given))
     run(model, experiment_on([record(tmp_path, GENERATE)], seeds=[0, 1, 2], shots=[0, 1]), tokenizer)
     assert sum(asked) == 9 + 3 * 9
 

@@ -204,7 +204,7 @@ def test_the_longest_choice_is_what_a_question_needs(tokenizer, tmp_path) -> Non
 # ---------------------------------------------------------------- tables
 def test_a_row_of_predictions_holds_all_that_came_of_an_item(tmp_path) -> None:
     task = load_task(record(tmp_path, GENERATE))
-    own = Prediction("q", "red", ("red", "dark red"), ("red", "blue"), 1, (-0.5, -1.5), (True, False), (1, 2), (3, 4))
+    own = Prediction("q", "red", ("red", "dark red"), ("red", "blue"), 1, (-0.5, -1.5), (True, False), (1, 2), (3, 4), (-0.7,))
     outcomes = [
         ItemOutcome(8, 5, 3, "q", "b", "d1 d2", 2, "no image: d3", "<image> what", "", own),
         ItemOutcome(0, 5, 4, "r", "a", "", 0, "", "", "no image: r", None),
@@ -215,11 +215,12 @@ def test_a_row_of_predictions_holds_all_that_came_of_an_item(tmp_path) -> None:
         "demonstration_set": "d1 d2", "set_number": 2, "replaced": "no image: d3", "prompt": "<image> what", "problem": "",
         "prediction": "red", "correct": 1, "references": '["red", "dark red"]', "choices": '["red", "blue"]',
         "log_likelihoods": "[-0.5, -1.5]", "greedy": "[true, false]", "token_counts": "[1, 2]", "byte_counts": "[3, 4]",
+        "reference_log_likelihoods": "[-0.7]",
     }  # fmt: skip
     assert (second["problem"], second["prediction"], second["references"]) == ("no image: r", "", "[]") and pandas.isna(second["correct"])
     table = predictions_table(task, outcomes[:1])
     assert predictions_of(table) == [own]
-    older = predictions_of(table.drop(columns=["greedy", "byte_counts"]))
+    older = predictions_of(table.drop(columns=["greedy", "byte_counts", "reference_log_likelihoods"]))
     assert older == [Prediction("q", "red", ("red", "dark red"), ("red", "blue"), 1, (-0.5, -1.5), (), (1, 2), ())]
 
 

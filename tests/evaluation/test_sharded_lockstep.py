@@ -155,12 +155,12 @@ def assert_scored_alike(model: Any, experiment: Experiment, folder: Path, ranks:
 # ---------------------------------------------------------------- tests
 @pytest.mark.parametrize("kind", ["shared", "sliding", "sub_images"])
 def test_sharded_workers_score_as_one_process(server: Path, tmp_path: Path, kind: str) -> None:
-    """Generation, choices, likelihoods and held-out documents, with 2 and with 3 workers; the last has no more to do than it must."""
+    """Generation, choices, likelihoods, probabilities and held-out documents, with 2 and 3 workers; the last does no more than it must."""
     declared: dict[str, Any] = {"model.language_model": SLIDING if kind == "sliding" else PHI}
     if kind == "sub_images":
         declared |= {"model.sub_images": {}, "model.image_encoder.image_size": 12}
     tasks = [record(tmp_path, GENERATE), record(tmp_path, CHOOSE | {"task": "chosen"}), record(tmp_path, LIKELIHOOD | {"task": "likely"})]
-    experiment = experiment_of(declared, tasks)
+    experiment = experiment_of(declared, tasks, probability=True)
     model = trained(experiment, tmp_path)
     for ranks in (2, 3) if kind == "shared" else (2,):
         assert scored_by(server, tmp_path, experiment, ranks) is None, said(tmp_path)

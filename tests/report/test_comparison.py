@@ -32,6 +32,12 @@ def compared(arms: dict[str, list[float]], **sweep: Any) -> StudyComparison:
     return compare(study, scores(study, {"baseline": BASE[: len(study.sweep.seeds)], **arms}))
 
 
+def test_readers_are_told_what_a_probability_is_where_the_table_has_one() -> None:
+    for metrics, told in ((["8-shot"], 0), (["8-shot", "8-shot probability"], 1), (["8-shot vqa.probability"], 1)):
+        remarks = compared({"arm": ALIKE}, compare={"metrics": metrics}).remarks
+        assert sum("per word" in remark for remark in remarks) == told
+
+
 def test_every_verdict() -> None:
     arms = {"worse": CLEARLY_WORSE, "better": CLEARLY_BETTER, "alike": ALIKE, "noisy": NOISY}
     assert verdicts(arms) == {

@@ -231,6 +231,20 @@ def test_scores_stand_at_their_shots_with_a_deviation_and_a_name() -> None:
     assert [axes.get_ylabel() for axes in found.axes] == ["mean score\n(bars: standard deviation over seeds)", ""]
 
 
+def test_a_study_of_probabilities_draws_these_by_shots() -> None:
+    primary = "shot_8/average.probability"
+    study = made_up_study(["arm"], compare={"primary": primary, "metrics": [primary]}, experiment={"evaluation.probability": True})
+    exact, _ = noisy_results(study, {"baseline": 50.0, "arm": 60.0}, items=4)
+    soft = exact[exact["metric"].str.endswith("/average")].assign(metric=lambda rows: rows["metric"] + ".probability", value=12.5)
+    found = shots(compare(study, pd.concat([exact, soft])))
+    assert found is not None
+    (axes,) = found.axes
+    assert {height for container in axes.containers for height in container.lines[0].get_ydata()} == {12.5}  # type: ignore[attr-defined]
+    assert axes.get_ylabel().startswith("mean probability")
+    plain = shots(compare(made_up_study(["arm"]), pd.concat([exact, soft])))
+    assert plain is not None and 12.5 not in plain.axes[0].containers[0].lines[0].get_ydata()  # type: ignore[attr-defined]
+
+
 def test_arms_of_a_panel_are_told_apart_by_colour_and_marker_and_panels_without_arms_are_empty() -> None:
     arms = [f"group/{number}" for number in range(8)]
     study = made_up_study(arms)

@@ -127,6 +127,26 @@ def test_a_weighted_groups_interval_is_that_of_its_weighted_tasks() -> None:
     assert found.errors[0].standard_error == pytest.approx(variance**0.5)
 
 
+@pytest.mark.parametrize("weight", [1, 3])
+def test_the_interval_of_an_average_probability_is_that_of_the_probabilities_of_its_items(weight: int) -> None:
+    """Beside primary metrics of the same tasks; alone, and in a group whose first task counts more."""
+    random = np.random.default_rng(5)
+    keys = [(arm, 7) for arm in ("arm", "baseline")]
+    tasks = {task: {key: random.uniform(size=size) for key in keys} for task, size in (("a", 400), ("b", 300))}
+    exact = [table({key: own.round() for key, own in answers.items()}, task) for task, answers in tasks.items()]
+    soft = [table(answers, task, metric="probability").assign(primary=False) for task, answers in tasks.items()]
+    items = pd.concat([*exact, *soft], ignore_index=True)
+    column = "text_core/average.probability" if weight == 1 else "text_core/group.probability"
+    total = weight + 1
+    lines = [(arm, 7, column, 100 * (weight * tasks["a"][arm, 7].mean() + tasks["b"][arm, 7].mean()) / total) for arm, _ in keys]
+    groups = {"evaluation.tasks": ["a", "b"], "evaluation.groups": {"group": {"tasks": ["a", "b"], "weights": {"a": weight}}}}
+    found = estimated(items, pd.DataFrame(lines, columns=["arm", "seed", "metric", "value"]), column, [7], experiment=groups)
+    errors = [own["arm", 7] - own["baseline", 7] for own in tasks.values()]
+    shares = (weight / total, 1 / total)
+    variance = sum((share * 100) ** 2 * one.var(ddof=1) / len(one) for share, one in zip(shares, errors, strict=True))
+    assert found.errors[0].standard_error == pytest.approx(variance**0.5)
+
+
 def test_results_that_were_rounded_keep_their_items_and_one_wrong_result_of_many_loses_them() -> None:
     answers = {(arm, seed): one_seed()[arm, 7] + 0.01 * seed for arm in ("arm", "baseline") for seed in range(3)}
     items = table(answers)

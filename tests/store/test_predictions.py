@@ -190,6 +190,23 @@ def test_a_record_that_is_edited_meanwhile_is_asked_as_it_was_planned(store: Sto
     assert (status, reason) == ("evaluate", "trained; to evaluate: task colours (prompt changed)")
 
 
+def test_probabilities_that_are_added_ask_again_what_is_generated_and_nothing_else(store: Store, tmp_path: Path):
+    choices = {"tasks": ["miniature_facts"], "shots": [0], "items": 5}
+    do(store, study(tmp_path, **choices))
+    trial = do(store, study(tmp_path, **VQA | {"tasks": ["miniature_facts", "miniature_vqa"]}))
+    kept = Predictions(store.trial_folder(trial))
+    before = {part.fingerprint for part in kept.all()}
+    assert planned(store, study(tmp_path, **choices, probability=True)) == ("rescore", "predictions are saved; probabilities added")
+    now = study(tmp_path, **VQA | {"tasks": ["miniature_facts", "miniature_vqa"]}, probability=True)
+    assert planned(store, now) == ("evaluate", "trained; to evaluate: task miniature_vqa (probability changed)")
+    scores = store.scores(do(store, now))
+    assert sorted((part.name, part.shots) for part in kept.all() if part.fingerprint not in before) == [
+        ("miniature_vqa", 0), ("miniature_vqa", 2),
+    ]  # fmt: skip
+    assert 0 < scores["shot_2/average.probability"] == scores["shot_2/miniature_vqa.probability"] < 100
+    assert 0 < scores["text_core/average.probability"] < 100
+
+
 # ------------------------------------------------------------- scoring again
 def test_metrics_and_groups_are_scored_again_without_a_model(store: Store, tmp_path: Path):
     def declared(metrics: list[Any], **more: Any) -> Study:

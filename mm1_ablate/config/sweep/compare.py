@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from mm1_ablate.config.errors import Diagnostic, did_you_mean, listed
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
-from mm1_ablate.config.metric_name import AVERAGE, LOSSES, TEXT_CORE, MetricName
+from mm1_ablate.config.metric_name import AVERAGE, LOSSES, PROBABILITY, TEXT_CORE, MetricName
 from mm1_ablate.config.sweep.declaration import Compare, Sweep
 from mm1_ablate.config.tasks import task_names
 
@@ -39,6 +39,8 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
         return f"'{metric}' is not evaluated: evaluation.shots has {shots}", f"add {parsed.shots} to evaluation.shots"
     if parsed.task not in names:
         return f"'{metric}' is not evaluated: '{parsed.task}' is not one of {', '.join(names)}", did_you_mean(parsed.task, names)
+    if parsed.rule == PROBABILITY and not evaluation.probability:
+        return f"'{metric}' is not evaluated: probabilities are measured where that is asked", "set `evaluation.probability: true`"
     return None
 
 
