@@ -22,6 +22,7 @@ from mm1_ablate.config.sweep.declaration import Expectation
 
 When = Literal["before", "after", "unknown"]
 """Against the scores of what was declared: before them, after them, or not recorded."""
+BEFORE_ANY = "declared before any score"
 MOST_NAMES = 6
 
 
@@ -85,12 +86,19 @@ class SaidBefore:
         """When an expectation of the study was declared."""
         plain = hidden(claim(expected)) | {"family": family}
         own = next(one for one in self._now["expectations"] if _claimed(one) == plain)
-        place = self._first(lambda one: own in one["expectations"])
-        said = self._said(place, expected.arm, expected.than or self._baseline(expected.arm), self._trials)
-        earlier = self._first(lambda one: plain in map(_claimed, one["expectations"]))
-        if said.is_exploratory and earlier < place:
-            made = f"what {metric_title(expected.metric)} is made of was changed {after_scores(self._all[place])}: exploratory"
-            return Said("after", made, said.time)
+        reference, level = expected.than or self._baseline(expected.arm), self._now["confidence"]
+        metric = metric_title(expected.metric)
+        # The claim itself, then what else it hangs on: each as it is now, and since when.
+        since = (
+            ("", self._first(lambda one: plain in map(_claimed, one["expectations"]))),
+            (f"what {metric} is made of", self._first(lambda one: own in one["expectations"])),
+            ("the confidence level", self._first(lambda one: own in one["expectations"] and one["confidence"] == level)),
+        )
+        said = self._said(since[0][1], expected.arm, reference, self._trials)
+        for what, place in since[1:]:
+            if not said.is_exploratory and self._said(place, expected.arm, reference, self._trials).is_exploratory:
+                words = f"{what} was changed {after_scores(self._all[place])}: exploratory"
+                said = Said("after", words, self._all[place].time)
         return said
 
     def _baseline(self, arm: str) -> str:
@@ -106,7 +114,7 @@ class SaidBefore:
         scored = [name for name in (arm, reference) if declaration.scored & trials.get(name, frozenset())]
         if len(scored) < 2:
             of = f" of {reference if scored == [arm] else arm}" if scored else ""
-            return Said("before", f"declared before any score{of}", declaration.time)
+            return Said("before", f"{BEFORE_ANY}{of}", declaration.time)
         if self._is_unknown(place):
             return Said("unknown", "when it was declared is not recorded", declaration.time)
         return Said("after", f"declared {after_scores(declaration)}: exploratory", declaration.time)
@@ -169,7 +177,7 @@ class SaidBefore:
         settings: dict[str, tuple[str, Callable[[Any], str], str]] = {
             "primary": ("The primary metric", metric_title, "verdicts on it are"),
             "smallest_difference_of_interest": ("The smallest difference of interest", "{:g}".format, "verdicts of no difference are"),
-            "confidence": ("The confidence level", "{:g}".format, "verdicts are"),
+            "confidence": ("The confidence level", "{:g}".format, "verdicts and what was expected are"),
         }
         for key, (name, shown, what) in settings.items():
             value = self._now[key]
