@@ -41,9 +41,8 @@ def compare_study(study: Study, store: Store) -> StudyComparison:
     with _remembering(store.study_folder(study) / "floors.json", store) as floors:
         tasks = task_scores(study, items, floors)
     costs = _measures_by_arm(plan(study, store), store, items)
-    comparison = compare(
-        study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study), _seconds_per_trial(study, store)
-    )
+    history, warnings, seconds = store.declarations(study), store.warnings(study), _seconds_per_trial(study, store)
+    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, warnings, seconds, history)
     return with_false_verdicts(comparison, study, results, items)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mm1_ablate.config.declarations import History
 from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts
 from mm1_ablate.config.study import Arm, Study
@@ -25,11 +26,13 @@ from mm1_ablate.config.sweep.differences import declared_in_words
 from mm1_ablate.report.cells import ArmRow, Cell, Hole, Measure, cell_json
 from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects
-from mm1_ablate.report.expectations import Judgement, judge, priced
+from mm1_ablate.report.expectations import Judgement, priced
+from mm1_ablate.report.judged_in_time import judge_in_time
 from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, explained, scales
 from mm1_ablate.report.price import SeedCost, pooled, typical
 from mm1_ablate.report.rules import FixedSeeds
+from mm1_ablate.report.said_before import SaidBefore
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, detectable_difference
 from mm1_ablate.report.task_scores import TaskScores
@@ -59,12 +62,16 @@ class StudyComparison:
     rows: tuple[ArmRow, ...]
     holes: tuple[Hole, ...]
     expectations: tuple[Judgement, ...]
+    withdrawn: tuple[Judgement, ...]
+    """Expectations that were declared once, and are not any more."""
     effects: tuple[Effect, ...]
     """Of grids, on the primary metric; exploratory."""
     held_constant: tuple[str, ...]
     """What all arms have in common with their baselines, as far as it was measured."""
     descriptions: Mapping[str, str]
     """What a group is to find out, by group, where the sweep says it."""
+    remarks_on_declarations: tuple[str, ...]
+    """What was changed after scores of what the verdicts hang on; shown with the conclusion."""
     remarks: tuple[str, ...]
     """Remarks on how the numbers were measured."""
     data_losses: tuple[DataLoss, ...] = ()
@@ -159,13 +166,14 @@ class StudyComparison:
             ],
             "holes": [{"arm": hole.arm, "seed": hole.seed, "reason": hole.reason} for hole in self.holes],
             "expectations": [judgement.to_json() for judgement in self.expectations],
+            "withdrawn": [judgement.to_json() for judgement in self.withdrawn],
             "effects": [effect.to_json() for effect in self.effects],
             "published": [known.to_json() for known in self.published],
             "false_verdicts": self.false_verdicts.to_json() if self.false_verdicts else None,
             "held_constant": list(self.held_constant),
             "tasks": self.tasks.to_json(),
             "data_losses": [loss.to_json() for loss in self.data_losses],
-            "remarks": list(self.remarks),
+            "remarks": [*self.remarks_on_declarations, *self.remarks],
         }
 
 
@@ -179,6 +187,7 @@ def compare(
     tasks: TaskScores | None = None,
     warnings: Iterable[str] = (),
     seconds_per_trial: float | None = None,
+    history: History | None = None,
 ) -> StudyComparison:
     """Compare every arm of a study with its baseline.
 
@@ -193,6 +202,7 @@ def compare(
         tasks: what the score of each task stands on (see `task_scores.py`).
         warnings: warnings shown before the run, a line each with its place in a file.
         seconds_per_trial: as they pass on the clock; None where no trial has been timed. Prices name it.
+        history: what the study declared and when (see `said_before.py`). None: that is not known, and nothing is said of it.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()
     metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
@@ -207,7 +217,7 @@ def compare(
     rows = with_prices(judged, study, rule, common[declared.primary], cost)
     families = family_sizes(distinct_comparisons(study).values())
     lacking = {hole.arm for hole in all_holes}
-    expected = [(one, *_evidence(one, study, scores, lacking)) for one in study.sweep.expect]
+    expected, withdrawn = judge_in_time(study, history, lambda one: _evidence(one, study, scores, lacking), rule)
     warned = (f"Warning before the run: {line}" for line in warnings)
     remarks = (*remarks_on(study, rows, metrics), *explained(metrics), *tasks.uneven_in_words(), *warned)
     return StudyComparison(
@@ -222,11 +232,13 @@ def compare(
         families=families,
         rows=rows,
         holes=all_holes,
-        expectations=priced(judge(expected, rule.level, study.families, rule), rule, common, cost),
+        expectations=priced(expected, rule, common, cost),
+        withdrawn=withdrawn,
         detectable=_detectable(rows, declared.primary, families, declared.confidence),
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
+        remarks_on_declarations=tuple(SaidBefore(history).remarks()) if history else (),
         remarks=remarks,
         data_losses=data_losses(accounts),
         tasks=tasks,
