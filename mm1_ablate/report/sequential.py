@@ -36,8 +36,8 @@ NEAR = 1e-6
 """Pieces that are shorter are part of their neighbour."""
 LEAST_P = 1e-9
 """Below it the error is the p value times the number of looks, which is never less than the true one, and near it."""
-TABULATED = 25
-"""P values whose errors are computed; others are interpolated."""
+SMALL, LARGE = 20, (0.08, 0.12, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.9, 1.0)
+"""P values whose errors are computed: so many up to .05, evenly on a logarithmic scale, and these. Others are interpolated."""
 PLACES, WEIGHTS = np.polynomial.legendre.leggauss(NODES)
 
 
@@ -74,7 +74,7 @@ def error_over_looks(p: float, looks: tuple[int, ...], sides: int) -> float:
 @lru_cache(maxsize=64)
 def _tabulated(looks: tuple[int, ...], sides: int) -> interpolate.PchipInterpolator:
     """The logarithm of the error by that of the p value."""
-    grid = np.linspace(math.log(LEAST_P), 0, TABULATED)
+    grid = np.concatenate([np.linspace(math.log(LEAST_P), math.log(0.05), SMALL), np.log(LARGE)])
     return interpolate.PchipInterpolator(grid, [math.log(error_over_looks(math.exp(one), looks, sides)) for one in grid])
 
 

@@ -1,0 +1,168 @@
+"""Seeds until decided: what each comparison and expectation of a study came to, look by look, and which seeds it needs next.
+
+In: a study whose sweep declares `seeds: {at_least, at_most, until: decided}`, and its scores. Out: `Looks`: by question the look at which
+it was decided, with the estimate of that look, and by arm the number of seeds that it needs. A pure function of the scores by seed: each
+look takes the first n seeds of both arms, whatever others there are, so that the report, the plan and a run that goes on agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.declaration import Expectation
+from mm1_ablate.report.expectations import evidence_on
+from mm1_ablate.report.scores import Scores
+from mm1_ablate.report.sequential import corrected_for_looks, nominal_level
+from mm1_ablate.report.sequential_holm import Decision, decide
+from mm1_ablate.report.statistics import PASSED_ON, Estimate, Matrix, equivalence
+from mm1_ablate.report.verdicts import ComparisonKey, distinct_comparisons
+
+Family = tuple[Literal["comparison", "expectation"], str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A comparison or an expectation: two arms on a metric."""
+
+    family: Family
+    """Corrected by itself."""
+    arm: str
+    reference: str
+    metric: str
+    expectation: Expectation | None = None
+    """None: a comparison of an arm with its baseline on the primary metric."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Where a question stands."""
+
+    question: Question
+    decision: Decision
+    seeds: int
+    """Of its last look; 0: it was not looked at."""
+    estimate: Estimate | None
+    """At its last look, with the interval of the rule, which holds at whichever look one stops (Jennison and Turnbull 1989)."""
+    needed: int
+    """How many seeds its arms need for it."""
+
+    @property
+    def decided(self) -> bool:
+        return self.decision.look is not None
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Where a study stands whose seeds are added until it is decided."""
+
+    comparisons: Mapping[str, Answered]
+    """By arm; those that are fed by the same trials share one."""
+    expectations: tuple[Answered | None, ...]
+    """In the order of the study's; None: it is about arms that there are not."""
+    needed: Mapping[str, int]
+    """By arm, the number of its seeds that are needed by what is known."""
+
+    def of(self, arm: str) -> list[Answered]:
+        """All that an arm takes part in."""
+        own = [one for name, one in self.comparisons.items() if arm in (name, one.question.reference)]
+        return own + [one for one in self.expectations if one is not None and arm in (one.question.arm, one.question.reference)]
+
+
+def replay(study: Study, scores: Scores) -> Looks:
+    """Go through the looks of a study again.
+
+    Args:
+        study: with `until_decided` seeds.
+        scores: of all its arms; those at seeds that no look came to are passed over.
+    """
+    design = study.sweep.until_decided
+    assert design is not None
+    compare, keys = study.sweep.compare, distinct_comparisons(study)
+    questions: dict[ComparisonKey | int, Question] = {}
+    for arm, key in keys.items():
+        questions.setdefault(key, Question(("comparison", key.family), arm, study.arm(arm).baseline, compare.primary))
+    names = {arm.name for arm in study.arms}
+    for place, expected in enumerate(study.sweep.expect):
+        if {expected.arm, expected.than or expected.arm} <= names:
+            reference = expected.than or study.arm(expected.arm).baseline
+            family = study.families[place] if study.families else ""
+            questions[place] = Question(("expectation", family), expected.arm, reference, expected.metric, expected)
+
+    estimates = {place: _estimates(study, scores, question, design.looks) for place, question in questions.items()}
+    nominal = nominal_level(1 - compare.confidence, design.looks, 2)
+    answered: dict[ComparisonKey | int, Answered] = {}
+    for family in dict.fromkeys(question.family for question in questions.values()):
+        members = [place for place, question in questions.items() if question.family == family]
+        tests = [_corrected(questions[place], estimates[place], design.looks, compare.smallest_difference_of_interest) for place in members]
+        decisions = decide(
+            {name: np.stack([test[name] for test in tests]) for name in tests[0]},
+            1 - compare.confidence,
+            PASSED_ON if family[0] == "expectation" else 1.0,
+        )
+        for place, decision in zip(members, decisions, strict=True):
+            known = [one for one in estimates[place] if one is not None]
+            last = known[decision.looks - 1] if decision.looks else None
+            following = min(decision.looks, len(design.looks) - 1)
+            answered[place] = Answered(
+                questions[place],
+                decision,
+                design.looks[decision.looks - 1] if decision.looks else 0,
+                replace(last, confidence=1 - nominal) if last else None,
+                design.looks[decision.look if decision.look is not None else following],
+            )
+    return Looks(
+        {arm: answered[key] for arm, key in keys.items()},
+        tuple(answered.get(place) for place in range(len(study.sweep.expect))),
+        _needed(study, keys, answered, design.at_least),
+    )
+
+
+def _estimates(study: Study, scores: Scores, question: Question, looks: Sequence[int]) -> list[Estimate | None]:
+    """The difference at each look; None from the first on for which a score is missing."""
+    found: list[Estimate | None] = []
+    ours, theirs = study.possible_seeds_of(question.arm), study.possible_seeds_of(question.reference)
+    scored = [scores.of(name, question.metric) for name in (question.arm, question.reference)]
+    for n in looks:
+        complete = set(ours[:n]) <= scored[0].keys() and set(theirs[:n]) <= scored[1].keys()
+        if not complete:
+            break
+        found.append(scores.difference(question.arm, question.reference, question.metric, (ours[:n], theirs[:n])))
+    return found + [None] * (len(looks) - len(found))
+
+
+def _corrected(question: Question, estimates: Sequence[Estimate | None], looks: Sequence[int], margin: float) -> dict[str, Matrix]:
+    """By test, the p value of each look, corrected for all looks; NaN: there is none. What does not vary at all proves nothing."""
+
+    def of(values: list[float], sides: int) -> Matrix:
+        return corrected_for_looks(values, looks, sides)
+
+    if question.expectation is None:
+        different = [_or_one(one.p) if one else float("nan") for one in estimates]
+        equivalent = [_or_one(equivalence(one, margin)) if one else float("nan") for one in estimates]
+        return {"different": of(different, 2), "equivalent": of(equivalent, 1)}
+    evidence = [evidence_on(question.expectation, one) for one in estimates]
+    confirm = [_or_one(one.confirm) if estimate else float("nan") for one, estimate in zip(evidence, estimates, strict=True)]
+    refute = [_or_one(one.refute) if estimate else float("nan") for one, estimate in zip(evidence, estimates, strict=True)]
+    return {"expected": np.fmin(of(confirm, 1), of(refute, 2 if question.expectation.is_ == "within" else 1))}
+
+
+def _or_one(p: float) -> float:
+    return p if p == p else 1.0
+
+
+def _needed(
+    study: Study, keys: Mapping[str, ComparisonKey], answered: Mapping[ComparisonKey | int, Answered], at_least: int
+) -> dict[str, int]:
+    needed = {arm.name: at_least for arm in study.arms}
+    for arm, key in keys.items():
+        for name in (arm, study.arm(arm).baseline):
+            needed[name] = max(needed[name], answered[key].needed)
+    for one in answered.values():
+        for name in (one.question.arm, one.question.reference):
+            needed[name] = max(needed[name], one.needed)
+    return needed
