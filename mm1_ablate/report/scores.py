@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import pandas as pd
 from mm1_ablate.config.evaluation import TaskGroup
 from mm1_ablate.config.metric_name import AVERAGE, TEXT_CORE, MetricName
 from mm1_ablate.evaluation.scores import group_mean
-from mm1_ablate.report.metric_info import Scale, scale_of
+from mm1_ablate.report.metric_info import PERCENT, Scale, scale_of
 from mm1_ablate.report.statistics import Estimate, Matrix, item_noise, paired_difference, welch_difference
 
 ROUNDING = 0.0005
@@ -37,13 +38,19 @@ class Scores:
         items: see `ItemScores`; makes intervals cover the sampling of evaluation items.
         confidence: of the intervals.
         groups: averages over some tasks, by name.
+        scales: what kind of number each metric is; where it is bounded, differences are shown no larger than is possible.
     """
 
     def __init__(
-        self, results: pd.DataFrame, items: pd.DataFrame | None, confidence: float, groups: Mapping[str, TaskGroup] | None = None
+        self,
+        results: pd.DataFrame,
+        items: pd.DataFrame | None,
+        confidence: float,
+        groups: Mapping[str, TaskGroup] | None = None,
+        scales: Mapping[str, Scale] | None = None,
     ) -> None:
         self.confidence = confidence
-        self.metrics = [str(metric) for metric in dict.fromkeys(results["metric"])]
+        self._scales = scales or {}
         self._values: dict[tuple[str, str], dict[int, float]] = {}
         for arm, seed, metric, value in results[["arm", "seed", "metric", "value"]].itertuples(index=False):
             if not math.isnan(value):
@@ -70,9 +77,20 @@ class Scores:
         common = sorted(ours.keys() & theirs.keys())
         enough_apart = min(len(ours), len(theirs))
         if common and (len(common) >= 3 or len(common) >= enough_apart):
-            return self.contrast({arm: 1, reference: -1}, metric, common)
+            estimate = self.contrast({arm: 1, reference: -1}, metric, common)
+            return replace(estimate, possible=self._possible(metric, [theirs[seed] for seed in common]))
         apart = self._items.pair(metric, arm, reference, sorted(ours), sorted(theirs))
-        return welch_difference(list(ours.values()), list(theirs.values()), item_noise(*apart) if apart else None, self.confidence)
+        noise = item_noise(*apart) if apart else None
+        estimate = welch_difference(list(ours.values()), list(theirs.values()), noise, self.confidence)
+        return replace(estimate, possible=self._possible(metric, list(theirs.values())))
+
+    def _possible(self, metric: str, reference: Sequence[float]) -> tuple[float, float]:
+        """Between which values the difference from a mean can lie."""
+        scale, mean = self._scales.get(metric, PERCENT), sum(reference) / len(reference)
+        known = [value for (_, of), values in self._values.items() if of == metric for value in values.values()]
+        if not scale.bounded or not 0 <= min(known) <= max(known) <= scale.points:
+            return -math.inf, math.inf
+        return -mean, scale.points - mean
 
     def common_seeds(self, arms: Sequence[str], metric: str) -> list[int]:
         """Seeds at which all of some arms have a score."""

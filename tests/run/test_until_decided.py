@@ -1,4 +1,4 @@
-"""Seeds until decided, on a real Ray: each look takes only what is open, a run goes on where it was killed, a failure holds up nobody else."""
+"""Seeds until decided, on a real Ray: a look takes only what is open, a killed run goes on, a failure holds up nobody else."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_a_run_that_was_killed_in_a_look_goes_on_with_what_is_missing(tmp_path: 
         noisy_trial(str(store.root), trial.fingerprint, [trial.evaluation_fingerprint])
     (store.root / "wait-12").touch()
     program = (
-        "from study_helpers import until_decided; from mm1_ablate.store.store import Store;"
-        "from mm1_ablate.run.scheduler import RunOptions; from mm1_ablate.run.until_decided import run_until_decided;"
-        f"from test_until_decided import Looks; run_until_decided(until_decided({ARMS!r}), Store({str(store.root)!r}), {OPTIONS!r}, Looks())"
+        "from mm1_ablate.run.scheduler import RunOptions; from mm1_ablate.store.store import Store;"
+        "from test_until_decided import Looks, run_until_decided, until_decided;"
+        f"run_until_decided(until_decided({ARMS!r}), Store({str(store.root)!r}), {OPTIONS!r}, Looks())"
     )
     paths = os.pathsep.join([str(HERE), *(path for path in sys.path if path)])
     driver = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths})
