@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 
 from mm1_ablate.config.study import Study
-from mm1_ablate.config.sweep.declaration import Expectation
+from mm1_ablate.config.sweep.declaration import Expectation, UntilDecided
 from mm1_ablate.report.expectations import evidence_on
+from mm1_ablate.report.rules import Claims
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.sequential import corrected_for_looks, nominal_level
 from mm1_ablate.report.sequential_holm import Decision, decide
@@ -23,6 +24,7 @@ from mm1_ablate.report.statistics import PASSED_ON, Estimate, Matrix, equivalenc
 from mm1_ablate.report.verdicts import ComparisonKey, distinct_comparisons
 
 Family = tuple[Literal["comparison", "expectation"], str]
+SIDES: Mapping[Claims, int] = {"different": 2, "equivalent": 1, "expected": 1}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Question:
     """None: a comparison of an arm with its baseline on the primary metric."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answered:
     """Where a question stands."""
 
@@ -55,22 +57,53 @@ class Answered:
     def decided(self) -> bool:
         return self.decision.look is not None
 
+    def in_words(self, design: UntilDecided) -> str:
+        """'decided at 4 seeds', 'open after the look at 5 seeds'; empty text before the first look."""
+        if self.decided:
+            return f"decided at {self.seeds} seeds"
+        last = ", the last" if self.seeds == design.at_most else ""
+        return f"open after the look at {self.seeds} seeds{last}" if self.seeds else ""
+
 
 @dataclass(frozen=True)
 class Looks:
-    """Where a study stands whose seeds are added until it is decided."""
+    """Where a study stands whose seeds are added until it is decided; the rule by which it is judged (`rules.Rule`)."""
 
     comparisons: Mapping[str, Answered]
     """By arm; those that are fed by the same trials share one."""
-    expectations: tuple[Answered | None, ...]
-    """In the order of the study's; None: it is about arms that there are not."""
+    expectations: tuple[Answered, ...]
+    """In the order of the study's."""
     needed: Mapping[str, int]
     """By arm, the number of its seeds that are needed by what is known."""
+
+    design: UntilDecided
+    level: float
+    """Chance of any false verdict in a family."""
+
+    @property
+    def nominal(self) -> float:
+        """The two-sided level of each look for a single comparison: that of the intervals."""
+        return nominal_level(self.level, self.design.looks, 2)
+
+    def adjusted(self, p_values: Sequence[float], claims: Claims, family: str) -> Matrix:
+        """Adjusted p values of a family at the looks that decided them, or the last ones: the rule of `rules.Rule` for this design."""
+        every = self.expectations if claims == "expected" else dict.fromkeys(self.comparisons.values())
+        members = [one.decision.adjusted[claims] for one in every if one.question.family[1] == family]
+        assert len(members) == len(p_values)
+        return np.array(members)
+
+    def level_of(self, left: int, claims: Claims) -> float:
+        """The level of a look at which the next claim of a family is tested that has so many undecided ones."""
+        return nominal_level(self.level / max(left, 1), self.design.looks, SIDES[claims])
+
+    def with_its_interval(self, estimate: Estimate) -> Estimate:
+        """An estimate with the interval of the rule."""
+        return replace(estimate, confidence=1 - self.nominal)
 
     def of(self, arm: str) -> list[Answered]:
         """All that an arm takes part in."""
         own = [one for name, one in self.comparisons.items() if arm in (name, one.question.reference)]
-        return own + [one for one in self.expectations if one is not None and arm in (one.question.arm, one.question.reference)]
+        return own + [one for one in self.expectations if arm in (one.question.arm, one.question.reference)]
 
 
 def replay(study: Study, scores: Scores) -> Looks:
@@ -86,30 +119,31 @@ def replay(study: Study, scores: Scores) -> Looks:
     questions: dict[ComparisonKey | int, Question] = {}
     for arm, key in keys.items():
         questions.setdefault(key, Question(("comparison", key.family), arm, study.arm(arm).baseline, compare.primary))
-    names = {arm.name for arm in study.arms}
+    baselines = {arm.name: arm.baseline for arm in study.arms}
     for place, expected in enumerate(study.sweep.expect):
-        if {expected.arm, expected.than or expected.arm} <= names:
-            reference = expected.than or study.arm(expected.arm).baseline
-            family = study.families[place] if study.families else ""
-            questions[place] = Question(("expectation", family), expected.arm, reference, expected.metric, expected)
+        family = "/".join((study.families[place] if study.families else "", expected.kind))
+        reference = expected.than or baselines.get(expected.arm, "")
+        questions[place] = Question(("expectation", family), expected.arm, reference, expected.metric, expected)
 
     estimates = {place: _estimates(study, scores, question, design.looks) for place, question in questions.items()}
-    nominal = nominal_level(1 - compare.confidence, design.looks, 2)
+    level = 1 - compare.confidence
+    nominal = nominal_level(level, design.looks, 2)
     answered: dict[ComparisonKey | int, Answered] = {}
-    for family in dict.fromkeys(question.family for question in questions.values()):
-        members = [place for place, question in questions.items() if question.family == family]
-        tests = [_corrected(questions[place], estimates[place], design.looks, compare.smallest_difference_of_interest) for place in members]
+    for together in dict.fromkeys(question.family for question in questions.values()):
+        members = [place for place, question in questions.items() if question.family == together]
+        margin = compare.smallest_difference_of_interest
+        tests = [_corrected(questions[member], estimates[member], design.looks, margin) for member in members]
         decisions = decide(
             {name: np.stack([test[name] for test in tests]) for name in tests[0]},
-            1 - compare.confidence,
-            PASSED_ON if family[0] == "expectation" else 1.0,
+            level,
+            PASSED_ON if together[0] == "expectation" else 1.0,
         )
-        for place, decision in zip(members, decisions, strict=True):
-            known = [one for one in estimates[place] if one is not None]
+        for member, decision in zip(members, decisions, strict=True):
+            known = [one for one in estimates[member] if one is not None]
             last = known[decision.looks - 1] if decision.looks else None
             following = min(decision.looks, len(design.looks) - 1)
-            answered[place] = Answered(
-                questions[place],
+            answered[member] = Answered(
+                questions[member],
                 decision,
                 design.looks[decision.looks - 1] if decision.looks else 0,
                 replace(last, confidence=1 - nominal) if last else None,
@@ -117,14 +151,18 @@ def replay(study: Study, scores: Scores) -> Looks:
             )
     return Looks(
         {arm: answered[key] for arm, key in keys.items()},
-        tuple(answered.get(place) for place in range(len(study.sweep.expect))),
+        tuple(answered[place] for place in range(len(study.sweep.expect))),
         _needed(study, keys, answered, design.at_least),
+        design,
+        level,
     )
 
 
 def _estimates(study: Study, scores: Scores, question: Question, looks: Sequence[int]) -> list[Estimate | None]:
     """The difference at each look; None from the first on for which a score is missing."""
     found: list[Estimate | None] = []
+    if not {question.arm, question.reference} <= {arm.name for arm in study.arms}:
+        return [None] * len(looks)
     ours, theirs = study.possible_seeds_of(question.arm), study.possible_seeds_of(question.reference)
     scored = [scores.of(name, question.metric) for name in (question.arm, question.reference)]
     for n in looks:
@@ -164,5 +202,5 @@ def _needed(
             needed[name] = max(needed[name], answered[key].needed)
     for one in answered.values():
         for name in (one.question.arm, one.question.reference):
-            needed[name] = max(needed[name], one.needed)
+            needed[name] = max(needed.get(name, 0), one.needed)
     return needed

@@ -58,9 +58,8 @@ def made_up_study(
 
 def scores(study: Study, truth: Mapping[str, Sequence[float]], metric: str = "shot_8/average") -> pd.DataFrame:
     """Results from scores by arm, one for each seed of the sweep, in their order (NaN: none)."""
-    lines = [
-        (arm, seed, metric, value) for arm, values in truth.items() for seed, value in zip(study.sweep.possible_seeds, values, strict=False)
-    ]
+    seeds = study.sweep.possible_seeds
+    lines = [(arm, seed, metric, value) for arm, values in truth.items() for seed, value in zip(seeds, values, strict=False)]
     return pd.DataFrame(lines, columns=["arm", "seed", "metric", "value"]).dropna()
 
 
