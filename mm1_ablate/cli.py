@@ -170,7 +170,7 @@ def plan(
 
     Nothing is trained, except for the few steps of --probe, whose timings are kept in the store."""
     from mm1_ablate.commands.common import console, read_studies, require_own_place
-    from mm1_ablate.commands.plan import gpus_named, probe_arms, show_plan
+    from mm1_ablate.commands.plan import gpus_named, not_recorded_yet, probe_arms, show_plan
     from mm1_ablate.plan.plan import plan_together
 
     gpus = gpus_named(gpu, utilisation)
@@ -182,10 +182,13 @@ def plan(
         if probe:
             probe_arms(planned, records, address, made_up=without_data)
             planned = plan_together(studies, records, retry, gpus)
+        changed = [] if without_data else [line for study in studies for line in not_recorded_yet(study, records)]
     if as_json:
         print_json(planned.to_json())
     else:
         show_plan(planned, console())
+        for line in changed:
+            tell(line)
     if planned.over_budget:
         stop(BUDGET_FORBIDS, *planned.over_budget)
 

@@ -43,7 +43,8 @@ def compare_study(study: Study, store: Store) -> StudyComparison:
     with _remembering(store.study_folder(study) / "floors.json", store) as floors:
         tasks = task_scores(study, items, floors)
     costs = _measures_by_arm(plan(study, store), store, items)
-    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study))
+    history, warnings = store.declarations(study), store.warnings(study)
+    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, warnings, history=history)
     return with_false_verdicts(comparison, study, results, items)
 
 

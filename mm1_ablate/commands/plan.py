@@ -230,6 +230,18 @@ def not_run_in_words(study: Study) -> list[str]:
     return [f"{reason}: {listed(names, NAMED)}" for reason, names in by_reason.items()]
 
 
+def not_recorded_yet(study: Study, store: Store) -> list[str]:
+    """A line where a study declares something else than what was recorded of it last."""
+    history = store.declarations(study)
+    if history.recorded or len(history.declarations) < 2:
+        return []
+    trials = history.now.trials
+    scored = f"{len(history.now.scored & trials)} of {len(trials)}"
+    return [
+        f"{study.name}: declares something else than was recorded; `run` and `report` will record it, with {scored} trials that have scores"
+    ]
+
+
 def costs_in_words(plan: Plan) -> list[str]:
     """Sums over all trials, the highest memory, and what does not fit."""
     rows = [*plan.stages, *plan.rows]

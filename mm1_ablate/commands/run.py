@@ -67,6 +67,7 @@ def run_sweep(
     told = tell_rewritten(study, store)
     if planned.over_budget and not evaluate_only:
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or reduce the work")
+    store.declare(study)
     if not evaluate_only:
         store.write_warnings(study)
     to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
@@ -200,6 +201,11 @@ def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path
     from mm1_ablate.report.html import report_version, write_report
 
     store.refuse_links(store.study_folder(study))
+    refused: list[OSError] = []
+    with unwritable_is_told(refused.append):
+        store.declare(study)
+    if refused:
+        say(f"what the sweep declares now could not be recorded: {refused.pop().strerror or 'the store may only be read'}")
     comparison = compare_study(study, store)
     folder = store.study_folder(study) / "report"
     stamp = folder.parent / "report.json"
@@ -212,7 +218,6 @@ def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path
     }
     if (folder / "report.html").exists() and _says(stamp, content):
         return comparison, folder
-    refused: list[OSError] = []
     with unwritable_is_told(refused.append):
         write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)

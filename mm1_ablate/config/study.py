@@ -205,6 +205,10 @@ class Study:
         """The trials that start from an earlier stage, directly or through others."""
         return tuple(trial for trial in self.trials if any(one.fingerprint == stage.fingerprint for one in trial.earlier))
 
+    def possible_trials_of(self, arm: str) -> tuple[Trial, ...]:
+        """The trials that may come to feed an arm."""
+        return tuple(trial for trial in self.possible_trials if arm in trial.arms)
+
     @cached_property
     def _trials_by_arm(self) -> dict[str, list[Trial]]:
         feeding: dict[str, list[Trial]] = {arm.name: [] for arm in self.arms}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from mm1_ablate.config.study import Change
 from mm1_ablate.report.metric_info import PERCENT, Scale
@@ -14,6 +14,9 @@ from mm1_ablate.report.statistics import Estimate
 
 BASELINE, BETTER, WORSE, HOLE = "baseline", "better", "worse", "no verdict: missing trials"
 CONFIRMED, REFUTED, NO_VERDICT = "confirmed", "refuted", "no verdict"
+IN_LINE: Final = "exploratory: in line"
+AGAINST: Final = "exploratory: against"
+"""Of expectations that were declared after scores: what would have confirmed or refuted them."""
 LEANING, TOO_CLOSE, TOO_FEW = "leaning", "too close to call", "too few seeds"
 """Undecided, of arms as of expectations. Leaning: all seeds lie on the same side of the bound (of an equivalence: inside it), or the
 difference is significant by itself and not after correction; three seeds at least. Too close to call: none of these. Too few: one seed or

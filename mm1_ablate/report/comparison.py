@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mm1_ablate.config.declarations import History
 from mm1_ablate.config.metric_name import metric_title
 from mm1_ablate.config.paper_results import Counterparts
 from mm1_ablate.config.study import Arm, Study
@@ -25,13 +26,16 @@ from mm1_ablate.config.sweep.differences import declared_in_words
 from mm1_ablate.report.cells import ArmRow, Cell, Hole, Measure, cell_json
 from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects
-from mm1_ablate.report.expectations import Judgement, judge, priced
+from mm1_ablate.report.expectations import Judgement, priced
+from mm1_ablate.report.judged_in_time import judge_in_time
 from mm1_ablate.report.looks import Answered, Looks, replay
 from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, scales
 from mm1_ablate.report.price import SeedCost, pooled
 from mm1_ablate.report.rules import FixedSeeds, Rule
+from mm1_ablate.report.said_before import SaidBefore
 from mm1_ablate.report.scores import Scores
+from mm1_ablate.report.second_looks import second_looks
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, detectable_difference
 from mm1_ablate.report.task_scores import TaskScores
 from mm1_ablate.report.verdicts import FalseVerdicts, distinct_comparisons, family_sizes, remarks_on, with_prices, with_verdicts
@@ -70,12 +74,16 @@ class StudyComparison:
     rows: tuple[ArmRow, ...]
     holes: tuple[Hole, ...]
     expectations: tuple[Judgement, ...]
+    withdrawn: tuple[Judgement, ...]
+    """Expectations that were declared once, and are not any more."""
     effects: tuple[Effect, ...]
     """Of grids, on the primary metric; exploratory."""
     held_constant: tuple[str, ...]
     """What all arms have in common with their baselines, as far as it was measured."""
     descriptions: Mapping[str, str]
     """What a group is to find out, by group, where the sweep says it."""
+    remarks_on_declarations: tuple[str, ...]
+    """What was changed after scores of what the verdicts hang on; shown with the conclusion."""
     remarks: tuple[str, ...]
     """Remarks on how the numbers were measured."""
     data_losses: tuple[DataLoss, ...] = ()
@@ -174,13 +182,14 @@ class StudyComparison:
             ],
             "holes": [{"arm": hole.arm, "seed": hole.seed, "reason": hole.reason} for hole in self.holes],
             "expectations": [judgement.to_json() for judgement in self.expectations],
+            "withdrawn": [judgement.to_json() for judgement in self.withdrawn],
             "effects": [effect.to_json() for effect in self.effects],
             "published": [known.to_json() for known in self.published],
             "false_verdicts": self.false_verdicts.to_json() if self.false_verdicts else None,
             "held_constant": list(self.held_constant),
             "tasks": self.tasks.to_json(),
             "data_losses": [loss.to_json() for loss in self.data_losses],
-            "remarks": list(self.remarks),
+            "remarks": [*self.remarks_on_declarations, *self.remarks],
         }
 
 
@@ -194,6 +203,7 @@ def compare(
     tasks: TaskScores | None = None,
     warnings: Iterable[str] = (),
     seconds_per_trial: float | None = None,
+    history: History | None = None,
 ) -> StudyComparison:
     """Compare every arm of a study with its baseline.
 
@@ -208,6 +218,7 @@ def compare(
         tasks: what the score of each task stands on (see `task_scores.py`).
         warnings: warnings shown before the run, a line each with its place in a file.
         seconds_per_trial: as they pass on the clock; None where no trial has been timed. Prices name it.
+        history: what the study declared and when (see `said_before.py`). None: that is not known, and nothing is said of it.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()
     metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
@@ -225,12 +236,14 @@ def compare(
     rows = with_prices(judged, study, rule, common[declared.primary], cost)
     families = family_sizes(distinct_comparisons(study).values())
     lacking = {hole.arm for hole in all_holes}
-    expected = [(one, *_evidence(one, study, scores, lacking)) for one in study.sweep.expect]
+
+    def evidence(one: Expectation) -> tuple[Estimate | None, str]:
+        found = _evidence(one, study, scores, lacking)
+        return _at_the_look_of_a_claim(one, *found, looks, study.sweep.expect) if looks else found
+
+    expected, withdrawn = judge_in_time(study, history, evidence, rule)
     if looks:
-        expected = [_claim_at_its_look(*one, own, looks) for one, own in zip(expected, looks.expectations, strict=True)]
-    expectations = priced(judge(expected, rule.level, study.families, rule), rule, common, cost)
-    if looks:
-        expectations = tuple(_looked(one, own, looks) for one, own in zip(expectations, looks.expectations, strict=True))
+        expected = tuple(_looked(one, own, looks) for one, own in zip(expected, looks.expectations, strict=True))
     remarks = (*remarks_on(study, rows, metrics), *tasks.uneven_in_words(), *(f"Warning before the run: {line}" for line in warnings))
     return StudyComparison(
         study=study.name,
@@ -244,12 +257,14 @@ def compare(
         families=families,
         rows=rows,
         holes=all_holes,
-        expectations=expectations,
+        expectations=priced(expected, rule, common, cost),
+        withdrawn=withdrawn,
         detectable=_detectable(rows, declared.primary, families, rule),
-        looks=Looked(study.sweep.until_decided.looks, looks.nominal) if looks and study.sweep.until_decided else None,
+        looks=Looked(looks.design.looks, looks.nominal) if looks else None,
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
+        remarks_on_declarations=(*SaidBefore(history).remarks(), *second_looks(history, declared.confidence)) if history else (),
         remarks=remarks,
         data_losses=data_losses(accounts),
         tasks=tasks,
@@ -311,13 +326,14 @@ def _at_its_look(row: ArmRow, looks: Looks, primary: str) -> ArmRow:
     )
 
 
-def _claim_at_its_look(
-    expected: Expectation, estimate: Estimate | None, obstacle: str, own: Answered, looks: Looks
-) -> tuple[Expectation, Estimate | None, str]:
+def _at_the_look_of_a_claim(
+    expected: Expectation, estimate: Estimate | None, obstacle: str, looks: Looks, declared: Sequence[Expectation]
+) -> tuple[Estimate | None, str]:
     """What an expectation is judged by: the difference at the look that decided it, which no hole of a later one takes back."""
-    if own.estimate is None:
-        return expected, looks.with_its_interval(estimate) if estimate else None, obstacle
-    return expected, own.estimate, "" if own.decided else obstacle
+    own = next((own for one, own in zip(declared, looks.expectations, strict=True) if one == expected), None)
+    if own is None or own.estimate is None:
+        return looks.with_its_interval(estimate) if estimate else None, obstacle
+    return own.estimate, "" if own.decided else obstacle
 
 
 def _looked(judgement: Judgement, own: Answered, looks: Looks) -> Judgement:

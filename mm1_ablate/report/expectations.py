@@ -1,4 +1,4 @@
-"""Expectations declared before the run, and their verdicts.
+"""Declared expectations, and their verdicts.
 
 In: the declared expectations and the estimate of each one's difference. Out: confirmed or refuted; or why neither: leaning, too close to
 call, too few seeds, no verdict, with the interval and, where it is undecided, what would decide it.
@@ -21,9 +21,12 @@ from mm1_ablate.config.sweep.declaration import Expectation
 from mm1_ablate.report.cells import UNDECIDED
 from mm1_ablate.report.price import Decides, Price, SeedCost, Spread, differs, lies_outside, lies_within, seeds_to_decide
 from mm1_ablate.report.rules import FixedSeeds, Rule, proven
+from mm1_ablate.report.said_before import Said
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, equivalence
 
-Outcome = Literal["confirmed", "refuted", "leaning", "too close to call", "too few seeds", "no verdict"]
+Outcome = Literal[
+    "confirmed", "refuted", "leaning", "too close to call", "too few seeds", "no verdict", "exploratory: in line", "exploratory: against"
+]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -56,6 +59,10 @@ class Judgement:
     """What would decide it, where it is undecided and there is a forecast."""
     decided_at: int | None = None
     """Where seeds were added until all was decided: the number of seeds at the look that decided it."""
+    said: Said | None = None
+    """When it was declared, where that was looked up."""
+    withdrawn: str = ""
+    """Of an expectation that is not declared any more: when it was declared, and when it was withdrawn."""
 
     @property
     def claim(self) -> str:
@@ -89,6 +96,8 @@ class Judgement:
             "reason": self.reason,
             "decided_at": self.decided_at,
             "price": self.price.to_json() if self.price else None,
+            "declared": {"when": self.said.when, "words": self.said.words, "time": self.said.time} if self.said else None,
+            **({"withdrawn": self.withdrawn} if self.withdrawn else {}),
         }
 
 

@@ -20,7 +20,7 @@ from mm1_ablate import __version__
 from mm1_ablate.config.metric_name import MetricName, metric_title
 from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.report import figures
-from mm1_ablate.report.cells import BETTER, HOLE, LEANING, NO_VERDICT, TOO_CLOSE, TOO_FEW, WORSE, amount
+from mm1_ablate.report.cells import AGAINST, BETTER, HOLE, IN_LINE, LEANING, NO_VERDICT, TOO_CLOSE, TOO_FEW, WORSE, amount
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, seeds_agree, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
@@ -29,20 +29,24 @@ from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_table
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import (
     ABOUT_KINDS,
+    ABOUT_WITHDRAWN,
     DATA_LOSSES,
     KINDS,
     MARKS,
+    WITHDRAWN,
     by_kind,
+    declared_in_words,
     footnotes,
     headline,
     how_judged,
     how_measured,
     price_in_words,
+    why,
 )
 
 CLASSES = {
     BETTER: "better", WORSE: "worse", LEANING: "leaning", TOO_CLOSE: "undecided", TOO_FEW: "undecided", HOLE: "hole", NO_VERDICT: "hole",
-    "confirmed": "confirmed", "refuted": "refuted",
+    "confirmed": "confirmed", "refuted": "refuted", IN_LINE: "leaning", AGAINST: "leaning",
 }  # fmt: skip
 """Of the style, by verdict."""
 
@@ -61,7 +65,9 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
         comparison=comparison,
         headline=headline(comparison),
         how_measured=how_measured(comparison),
-        how_judged=how_judged(comparison),
+        how_judged=f"{declared_in_words(comparison)} {how_judged(comparison)}" if comparison.expectations else "",
+        withdrawn=(WITHDRAWN, ABOUT_WITHDRAWN),
+        why=why,
         about_data_losses=DATA_LOSSES,
         primary=comparison.primary,
         pictures={name: _inline(pictures.get(name), label) for name, label in PICTURES.items()},

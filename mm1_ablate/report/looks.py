@@ -20,7 +20,8 @@ from mm1_ablate.report.rules import Claims
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.sequential import corrected_for_looks, nominal_level
 from mm1_ablate.report.sequential_holm import Decision, decide
-from mm1_ablate.report.statistics import PASSED_ON, Estimate, Matrix, equivalence
+from mm1_ablate.report.statistics import PASSED_ON, Estimate, equivalence, holm_of_directions
+from mm1_ablate.report.variance_components import Matrix
 from mm1_ablate.report.verdicts import ComparisonKey, distinct_comparisons
 
 Family = tuple[Literal["comparison", "expectation"], str]
@@ -88,9 +89,11 @@ class Looks:
     def adjusted(self, p_values: Sequence[float], claims: Claims, family: str) -> Matrix:
         """Adjusted p values of a family at the looks that decided them, or the last ones: the rule of `rules.Rule` for this design."""
         every = self.expectations if claims == "expected" else dict.fromkeys(self.comparisons.values())
-        members = [one.decision.adjusted[claims] for one in every if one.question.family[1] == family]
-        assert len(members) == len(p_values)
-        return np.array(members)
+        members = [one for one in every if one.question.family[1] == family]
+        if claims == "expected" and not _same_claims(members, p_values):
+            # Late ones are a family of their own, and withdrawn ones still count: these came at no look, so theirs is taken at once.
+            return holm_of_directions(corrected_for_looks(p_values, self.design.looks, SIDES[claims]), self.level)
+        return np.array([one.decision.adjusted[claims] for one in members])
 
     def level_of(self, left: int, claims: Claims) -> float:
         """The level of a look at which the next claim of a family is tested that has so many undecided ones."""
@@ -104,6 +107,14 @@ class Looks:
         """All that an arm takes part in."""
         own = [one for name, one in self.comparisons.items() if arm in (name, one.question.reference)]
         return own + [one for one in self.expectations if arm in (one.question.arm, one.question.reference)]
+
+
+def _same_claims(members: Sequence[Answered], p_values: Sequence[float]) -> bool:
+    """Whether p values are those of some expectations at their looks. NaN: trials are missing."""
+    if len(members) != len(p_values):
+        return False
+    own = [evidence_on(one.question.expectation, one.estimate).nearest if one.question.expectation else 1.0 for one in members]
+    return all(np.isnan(p) or np.isclose(p, known) for p, known in zip(p_values, own, strict=True))
 
 
 def replay(study: Study, scores: Scores) -> Looks:

@@ -22,14 +22,17 @@ from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_table
 from mm1_ablate.report.task_table import about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import (
     ABOUT_KINDS,
+    ABOUT_WITHDRAWN,
     DATA_LOSSES,
     KINDS,
+    WITHDRAWN,
     by_kind,
+    declared_in_words,
     footnotes,
     headline,
     how_judged,
     how_measured,
-    price_in_words,
+    why,
 )
 
 PICTURES = {
@@ -74,6 +77,7 @@ def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> s
     """
     links = {name: ["", f"![{PICTURES[name]}]({place})"] for name, place in pictures.items()}
     lines = [f"# {comparison.study}", "", headline(comparison)]
+    lines += [line for remark in comparison.remarks_on_declarations for line in ("", f"**{remark}**")]
     if comparison.description:
         lines += ["", comparison.description]
     lines += _expectations(comparison)
@@ -116,10 +120,17 @@ def _expectations(comparison: StudyComparison) -> list[str]:
             lines += ["", _pipes(titles), "|---" * len(titles) + "|"]
             for judgement in (one for one in judged if one.family == family):
                 expected = judgement.expectation
-                verdict = "; ".join([f"**{judgement.verdict}**: {judgement.reason}", *filter(None, [price_in_words(judgement.price)])])
+                verdict = f"**{judgement.verdict}**: {why(judgement, comparison)}"
                 ours = _ours(judgement, comparison.scale(expected.metric))
                 lines.append(_pipes([expected.because, *([expected.paper or DASH] if papers else []), ours, verdict]))
-    return [*lines, "", f"Declared before the run. Differences have intervals. {how_judged(comparison)}"] if lines else []
+    if lines:
+        lines += ["", f"{declared_in_words(comparison)} Differences have intervals. {how_judged(comparison)}"]
+    if comparison.withdrawn:
+        lines += ["", f"## {WITHDRAWN}", "", ABOUT_WITHDRAWN, "", _pipes(["ours", "what came out"]), "|---|---|"]
+    for judgement in comparison.withdrawn:
+        ours = _ours(judgement, comparison.scale(judgement.expectation.metric))
+        lines.append(_pipes([ours, f"**{judgement.verdict}**: {why(judgement, comparison)}"]))
+    return lines
 
 
 def _ours(judgement: Judgement, scale: Scale) -> str:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, Matrix
+from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
+from mm1_ablate.report.variance_components import Matrix
 
 CHANCE = 0.9
 """Of a verdict, with the seeds that a price names."""

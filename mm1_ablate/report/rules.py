@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mm1_ablate.report.statistics import Matrix, holm, holm_of_directions
+from mm1_ablate.report.statistics import holm, holm_of_directions
+from mm1_ablate.report.variance_components import Matrix
 
 Claims = Literal["different", "equivalent", "expected"]
 """Arms that differ from the baseline (two-sided p), arms within the smallest difference of interest (one-sided), expectations

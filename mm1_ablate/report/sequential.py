@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import interpolate, optimize, special, stats
 
-from mm1_ablate.report.statistics import Matrix
+from mm1_ablate.report.variance_components import Matrix
 
 KNOTS = 17
 """Points of each smooth piece at which the chance of a later crossing is kept between two seeds."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mm1_ablate.report.statistics import Matrix
+from mm1_ablate.report.variance_components import Matrix
 
 TOLERANCE = 1e-12
 

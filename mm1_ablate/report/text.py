@@ -18,7 +18,20 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.config.metric_name import metric_title
-from mm1_ablate.report.cells import BETTER, CONFIRMED, HOLE, LEANING, REFUTED, TOO_CLOSE, TOO_FEW, UNDECIDED, WORSE, ArmRow
+from mm1_ablate.report.cells import (
+    AGAINST,
+    BETTER,
+    CONFIRMED,
+    HOLE,
+    IN_LINE,
+    LEANING,
+    REFUTED,
+    TOO_CLOSE,
+    TOO_FEW,
+    UNDECIDED,
+    WORSE,
+    ArmRow,
+)
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.expectations import OUTCOMES, Judgement
 from mm1_ablate.report.formats import (
@@ -40,6 +53,7 @@ from mm1_ablate.report.lost_data import LOST, UNREADABLE
 from mm1_ablate.report.metric_info import Scale
 from mm1_ablate.report.paper_comparison import print_paper_tables
 from mm1_ablate.report.price import Price
+from mm1_ablate.report.said_before import BEFORE_ANY, utc
 from mm1_ablate.report.statistics import LEAST_SEEDS
 from mm1_ablate.report.task_table import print_tasks
 
@@ -50,7 +64,7 @@ DATA_LOSSES = (
     "Skipped and counted in training. Trials read the same data in the same order, so counts are those of the trial with the largest; "
     "those of each trial are in its data.json."
 )
-MARKS = {outcome: {CONFIRMED: "✓", REFUTED: "✗", LEANING: "~"}.get(outcome, "?") for outcome in OUTCOMES}
+MARKS = {outcome: {CONFIRMED: "✓", REFUTED: "✗", LEANING: "~", IN_LINE: "+", AGAINST: "−"}.get(outcome, "?") for outcome in OUTCOMES}
 KINDS = {"check": "Checks", "lesson": "Lessons"}
 ABOUT_KINDS = {"check": "What must come out, or something is broken.", "lesson": "What the study is to find out."}
 FOOTNOTES = (
@@ -211,6 +225,34 @@ def how_judged(comparison: StudyComparison) -> str:
     )
 
 
+def declared_in_words(comparison: StudyComparison) -> str:
+    """Whether the expectations were declared before their scores, in a sentence."""
+    said = [judgement.said for judgement in comparison.expectations if judgement.said]
+    number, when = len(comparison.expectations), [one.when for one in said]
+    before, after = when.count("before"), when.count("after")
+    if before == number:
+        return f"Declared before any score, by {utc(max(one.time for one in said))}."
+    if not before and not after:
+        return "When they were declared is not recorded."
+    parts = [f"{before} of {number} {'was' if before == 1 else 'were'} declared before any score"]
+    if after:
+        parts.append(f"{after} came after scores and {'is' if after == 1 else 'are'} exploratory, neither confirmed nor refuted")
+    if unknown := number - before - after:
+        parts.append(f"of {unknown} it is not recorded")
+    return "; ".join(parts) + "."
+
+
+def why(judgement: Judgement, comparison: StudyComparison) -> str:
+    """Why an expectation has its verdict, what would decide it and, unless all were declared before any score, when it was declared."""
+    alike = all(one.said and one.said.words == BEFORE_ANY for one in comparison.expectations)
+    said = judgement.said.words if judgement.said and not alike else ""
+    return "; ".join(filter(None, [judgement.reason, price_in_words(judgement.price), judgement.withdrawn or said]))
+
+
+WITHDRAWN = "No longer declared"
+ABOUT_WITHDRAWN = "Expectations that the sweep declared once. Those that were withdrawn after scores still count in the correction."
+
+
 def price_in_words(price: Price | None) -> str:
     """The price as a sentence's part; empty text without one."""
     return price.in_words() if price else ""
@@ -244,6 +286,8 @@ def print_comparison(comparison: StudyComparison, console: Console) -> None:
     _print_table(comparison, console)
     console.print()
     console.print(Text(headline(comparison), style="bold"))
+    for remark in comparison.remarks_on_declarations:
+        console.print(Text(remark, style="yellow"))
     for row in comparison.rows:
         price = price_in_words(row.price)
         told = [confound.text for confound in row.confounds if not confound.is_minor]
@@ -254,6 +298,10 @@ def print_comparison(comparison: StudyComparison, console: Console) -> None:
         console.print(f"\n[bold]{KINDS[kind]}[/] [dim]{ABOUT_KINDS[kind]}[/]")
         for judgement in judged:
             _print_judgement(judgement, comparison, console)
+    if comparison.withdrawn:
+        console.print(f"\n[bold]{WITHDRAWN}[/] [dim]{ABOUT_WITHDRAWN}[/]")
+    for judgement in comparison.withdrawn:
+        _print_judgement(judgement, comparison, console)
     print_paper_tables(comparison, console)
     _print_effects(comparison, console)
     print_tasks(comparison, console)
@@ -261,7 +309,7 @@ def print_comparison(comparison: StudyComparison, console: Console) -> None:
     console.print()
     if comparison.false_verdicts:
         console.print(Text(comparison.false_verdicts.in_words()))
-    about = [how_judged(comparison)] if comparison.expectations else []
+    about = [f"{declared_in_words(comparison)} {how_judged(comparison)}"] if comparison.expectations else []
     for remark in (how_measured(comparison), *about, *comparison.remarks, *footnotes(comparison)):
         console.print(Text(remark, style="dim"))
 
@@ -271,10 +319,8 @@ def _print_judgement(judgement: Judgement, comparison: StudyComparison, console:
     found = f"{difference(judgement.estimate, scale)}; " if judgement.estimate else ""
     colour = {CONFIRMED: "green", REFUTED: "red"}.get(judgement.verdict, "yellow")
     line = Text(f"{MARKS[judgement.verdict]} {judgement.verdict}", style=colour)
-    line.append(f": {judgement.expectation.because}\n", style="default")
-    line.append(
-        "; ".join([f"{judgement.claim}: {found}{judgement.reason}", *filter(None, [price_in_words(judgement.price)])]), style="dim default"
-    )
+    line.append("\n" if judgement.withdrawn else f": {judgement.expectation.because}\n", style="default")
+    line.append(f"{judgement.claim}: {found}{why(judgement, comparison)}", style="dim default")
     if judgement.expectation.paper:
         line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
     console.print(Padding(line, (0, 0, 0, 2)))

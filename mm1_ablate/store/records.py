@@ -127,6 +127,38 @@ class TextRecord(Record):
     last: float
 
 
+class DeclaredArm(Record):
+    baseline: str
+    family: str
+    seeds: list[int]
+    trials: list[str]
+
+
+class Declared(Record):
+    """See `config.declarations.declared`."""
+
+    expectations: list[dict[str, Any]]
+    primary: str
+    measured: str
+    metrics: list[str]
+    smallest_difference_of_interest: float
+    confidence: float
+    seeds: Any
+    arms: dict[str, DeclaredArm]
+
+
+class DeclarationRecord(Record):
+    """What a study declared at a time."""
+
+    time: float
+    scored: list[str]
+    """12 digits of training fingerprints."""
+    after: list[str]
+    """Names of the entries that were there when it was written."""
+    declared: Declared
+    known_before: bool = False
+
+
 class LayoutRecord(Record):
     version: int
     written_by: str = ""

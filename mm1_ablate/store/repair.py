@@ -15,6 +15,7 @@ from pathlib import Path
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.data.atomic_files import read_json_lines
+from mm1_ablate.store.declarations import FOLDER as DECLARATIONS
 from mm1_ablate.store.locks import AlreadyRunning
 from mm1_ablate.store.records import EvaluationRecord, ScoresRecord
 from mm1_ablate.store.store import Store
@@ -31,7 +32,7 @@ def repair(study: Study, store: Store) -> Iterator[str]:
         store.preparation_status(part)
         store.planned_reads(store.prepared_folder(part))
         yield from _mend_folder(part, store.prepared_folder(part), store)
-    for read in (store.unlisted_trials, store.warnings):
+    for read in (store.unlisted_trials, store.warnings, store.declarations):
         read(study)
     store.recorded_contents(study.name)
     for file, why in _damaged_below(store.study_folder(study), store).items():
@@ -39,6 +40,8 @@ def repair(study: Study, store: Store) -> Iterator[str]:
         if file.name == "trials.json":
             store.register_trials(study, _names_in(file))
             told = f"{AGAIN}, with what could be read of it and the trials of the file as it is now"
+        elif file.parent.name == DECLARATIONS:
+            told = "kept as it is: what was declared when is never written again, and what only this file said counts as not recorded"
         yield _sentence(file, why, told, store)
 
 

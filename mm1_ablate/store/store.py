@@ -7,7 +7,7 @@ kept model again and trains nothing.
     trials/<12>/    trial.json, files.jsonl, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
                     data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet, ...}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
-    studies/<name>/ study.json, sweep.yaml, texts/, contents.json, trials.json, report/
+    studies/<name>/ study.json, sweep.yaml, texts/, declarations/, contents.json, trials.json, report/
     layout.json     the version of all this
 
 Whoever works on a folder holds a lock on it that ends with its process, however that ends: a folder that says "running" without
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.passwords import hidden
+from mm1_ablate.store.declarations import Declarations
 from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 from mm1_ablate.store.files import Files, LocalFiles, is_address
 from mm1_ablate.store.layout import Layout
@@ -41,7 +42,7 @@ HELD = 75
 class Store:
     """A store in a local (or shared) folder, or on object storage.
 
-    Its parts are a layout, files, manifests, statuses and results; their methods go by their own names here.
+    Its parts are a layout, files, manifests, declarations, statuses and results; their methods go by their own names here.
 
     Args:
         place: a folder, or an address such as s3://bucket/prefix.
@@ -52,6 +53,7 @@ class Store:
         self.root, self.address = files.root, files.address
         layout = Layout(files.root)
         manifests = Manifests(layout, files)
+        declarations = Declarations(layout, files)
         statuses = Statuses(layout, files)
         results = Results(layout, files, statuses)
 
@@ -74,6 +76,8 @@ class Store:
         self.read_trial, self.read_preparation = manifests.read_trial, manifests.read_preparation
         self.read_prepared, self.read_start = manifests.read_prepared, manifests.read_start
         self.planned_reads, self.trained_before = manifests.planned_reads, manifests.trained_before
+        # declarations.py: what was declared, and when
+        self.declare, self.declarations = declarations.declare, declarations.declarations
         # status.py: how far it has come
         self.status, self.preparation_status, self.has_scores = statuses.status, statuses.preparation_status, statuses.has_scores
         self.start_evaluation, self.code_it_starts_from = statuses.start_evaluation, statuses.code_it_starts_from

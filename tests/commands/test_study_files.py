@@ -232,6 +232,13 @@ def test_a_store_that_may_only_be_read_is_reported(
         assert "the report is not written" in done.stderr and "report:" not in done.stdout
         done = call("report", tiny_sweep, "--store", root)
         assert done.exit_code == 0 and "without" in done.stdout and not (store.study_folder(study) / "report").exists()
+        assert "recorded" not in done.stderr
+        tiny_sweep.write_text(tiny_sweep.read_text() + "  smallest_difference_of_interest: 50\n")
+        declared = sorted((store.study_folder(study) / "declarations").iterdir())
+        done = call("report", tiny_sweep, "--store", root, "--json")
+        assert done.exit_code == 0 and "what the sweep declares now could not be recorded: Permission denied" in done.stderr
+        assert "What the sweep declares now could not be recorded." in json.loads(done.stdout)["remarks"]
+        assert sorted((store.study_folder(study) / "declarations").iterdir()) == declared
     finally:
         for folder in [path for path in (root, *root.rglob("*")) if path.is_dir()]:
             folder.chmod(0o755)

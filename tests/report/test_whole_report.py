@@ -22,8 +22,9 @@ import pytest
 from made_up import made_up_study, noisy_results, scores
 from rich.console import Console
 
+from mm1_ablate.config.declarations import Declaration, History, declared
 from mm1_ablate.config.paper_results import Counterparts
-from mm1_ablate.config.study import Grid
+from mm1_ablate.config.study import Grid, Study
 from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.html import html
@@ -134,12 +135,12 @@ ACCOUNTS: list[dict[str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def comparison() -> StudyComparison:
-    declared = {
+    sweep = {
         "compare": {"metrics": METRICS, "smallest_difference_of_interest": 1},
         "expect": [{"metric": "shot_8/average", **one} for one in EXPECTED],
         "description": "What carries few-shot learning?",
     }
-    study = made_up_study([*DIFFERENCES, "twin"], baselines=BASELINES, same={"twin": "mixture/text"}, **declared)
+    study = made_up_study([*DIFFERENCES, "twin"], baselines=BASELINES, same={"twin": "mixture/text"}, **sweep)
     two = {"letter": ("a", "b"), "number": ("1", "2")}
     study = replace(
         study,
@@ -172,9 +173,20 @@ def comparison() -> StudyComparison:
         accounts=ACCOUNTS,
         tasks=task_columns(),
         warnings=["sweep.yaml:3:5: this has no effect"],
+        history=history_of(study),
     )
     verdicts = FalseVerdicts(9, 3, 0.05, Rate(2, 100), Rate(21, 100))
     return replace(told, false_verdicts=verdicts, descriptions={"mixture": "What is the mixture good for?"})
+
+
+def history_of(study: Study) -> History:
+    """Declared before any score: all but one expectation, another one that is gone now, and another margin."""
+    now = declared(study)
+    gone = {"arm": "mixture/text", "metric": "shot_8/average", "is": "above", "by": 3, "family": "second", "measured": "abc"}
+    kept = [one for one in now["expectations"] if one["arm"] != "nearly"]
+    first = {**now, "expectations": [*kept, gone], "smallest_difference_of_interest": 2}
+    everything = Declaration(0, now, frozenset()).trials
+    return History((Declaration(1_790_000_000, first, frozenset()), Declaration(1_790_090_000, now, everything)))
 
 
 def few(seeds: int, arms: int = 3, spread: float = 1.0, **sweep: Any) -> StudyComparison:
@@ -189,8 +201,8 @@ def few(seeds: int, arms: int = 3, spread: float = 1.0, **sweep: Any) -> StudyCo
 def of_losses() -> StudyComparison:
     """Less is better; seeds are not those of the baseline; an expectation by itself, and no verdict is false."""
     expect = [{"arm": "lower", "metric": "loss/text", "is": "below", "because": "it learns more"}]
-    declared = {"primary": "loss/text", "metrics": ["loss/text"], "smallest_difference_of_interest": 0.1}
-    study = made_up_study(["lower", "higher"], seeds=range(6), compare=declared, expect=expect)
+    about = {"primary": "loss/text", "metrics": ["loss/text"], "smallest_difference_of_interest": 0.1}
+    study = made_up_study(["lower", "higher"], seeds=range(6), compare=about, expect=expect)
     study = replace(study, arms=tuple(replace(arm, seeds=(0, 1, 2) if arm.name == "baseline" else (3, 4, 5)) for arm in study.arms))
     nothing, base = [float("nan")] * 3, BASE / 20
     truth = {"baseline": [*base, *nothing], "lower": [*nothing, *(base - 0.5)], "higher": [*nothing, *(base + 12)]}

@@ -46,6 +46,7 @@ FILES = {
     "floors": "studies/*/floors.json",
     "study": "studies/*/study.json",
     "texts": "studies/*/texts/*.json",
+    "declaration": "studies/*/declarations/*.json",
     "report stamp": "studies/*/report.json",
     "layout": "layout.json",
 }
@@ -53,6 +54,7 @@ UNREAD = {
     "floors": "they are computed again, and written",
     "study": "it says where its sweep was, and is written by the next run",
     "texts": "a report prints them",
+    "declaration": "a report judges by it",
     "progress": "of a trial that is done",
     "evaluation": "by those who show results",
     "prediction record": "while there are scores",
@@ -158,7 +160,7 @@ def test_a_damaged_file_is_named_and_all_else_is_shown(study: tuple[Study, Store
     assert weights(whole) == before
 
 
-@pytest.mark.parametrize("which", ["status", "trial", "items", "scores", "texts", "curve"])
+@pytest.mark.parametrize("which", ["status", "trial", "items", "scores", "texts", "curve", "declaration"])
 def test_a_report_is_made_of_what_is_left(study: tuple[Study, Store], which: str):
     loaded, store = study
     file = damage(store, which, "garbage")
@@ -175,7 +177,8 @@ def test_a_run_writes_again_what_is_damaged_and_trains_nothing(study: tuple[Stud
     loaded, store = study
     unhurt = compare_study(loaded, store).to_json()
     before, scores = weights(store), {trial.name: store.scores(trial) for trial in loaded.trials}
-    kinds = [which for which in FILES if which not in ("contents", "prediction record", "predictions", "report stamp")]
+    left = ("contents", "prediction record", "predictions", "report stamp", "declaration")
+    kinds = [which for which in FILES if which not in left]
     files = {which: damage(store, which, how) for which in kinds}
     done = call("run", loaded.path, "--store", store.root)
     assert done.exit_code == 0 and "Traceback" not in done.stderr, (done.stderr, done.exception)
@@ -191,6 +194,17 @@ def test_a_run_writes_again_what_is_damaged_and_trains_nothing(study: tuple[Stud
         assert done.exit_code == 0 and "damaged" not in done.stderr, (command, done.stderr)
     after = json.loads(done.stdout)
     assert [arm["metrics"] for arm in after["arms"]] == [arm["metrics"] for arm in json.loads(json.dumps(unhurt))["arms"]]
+
+
+def test_a_damaged_record_of_what_was_declared_is_named_and_kept(study: tuple[Study, Store]):
+    loaded, store = study
+    file = damage(store, "declaration", "cut")
+    content = file.read_bytes()
+    for _ in range(2):
+        done = call("run", loaded.path, "--store", store.root)
+        assert done.exit_code == 0 and f"damaged: {file}: " in done.stderr and "never written again" in done.stderr, done.stderr
+        assert file.read_bytes() == content
+    assert len(list(file.parent.iterdir())) == 2, "what is declared now is recorded beside it, once"
 
 
 @pytest.mark.parametrize("how", DAMAGES)
