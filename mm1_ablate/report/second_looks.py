@@ -5,6 +5,7 @@ In: the record of what a study declared (`config/declarations.py`). Out: remarks
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def second_looks(history: History, confidence: float) -> list[str]:
         at = f"{found[-1].scored} of {found[-1].trials} trials"
         return [f"The seeds were changed from {_in_words(before.seeds)} after {at} had scores: looks before that are not counted."]
     # A number of seeds was looked at if there were scores when it was left; with fewer than three there are no verdicts.
-    left = [one.seeds for one, following in zip(found, found[1:], strict=False) if following.scored and isinstance(one.seeds, list)]
+    left = [one.seeds for one, following in itertools.pairwise(found) if following.scored and isinstance(one.seeds, list)]
     looked = sorted({len(seeds) for seeds in left if set(seeds) < set(now) and len(seeds) >= LEAST_SEEDS})
     if not looked or len(now) < LEAST_SEEDS:
         return []
@@ -36,8 +37,9 @@ def second_looks(history: History, confidence: float) -> list[str]:
     error = error_over_looks(level, looks, 2)
     times = f"{', '.join(map(str, looks[:-1]))} and {looks[-1]}"
     return [
-        f"Seeds were added after scores were there, which makes looks at {times} seeds: without any difference, a verdict at {100 * level:.3g} % "
-        f"comes out false at one of them in {100 * error:.3g} % of studies. `seeds: {{at_least, at_most, until: decided}}` allows such looks."
+        f"Seeds were added after scores were there, which makes looks at {times} seeds: without any difference, a verdict at "
+        f"{100 * level:.3g} % comes out false at one of them in {100 * error:.1f} % of studies. Looks that are declared before the first "
+        "(`seeds: {at_least, at_most, until: decided}`) have no such price."
     ]
 
 

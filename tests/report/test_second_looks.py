@@ -25,7 +25,7 @@ def history(*designs: tuple[int, int], until_decided: bool = False) -> History:
 @pytest.mark.parametrize(
     ("designs", "says"),
     [
-        ([(3, 0), (5, 6)], "looks at 3 and 5 seeds: without any difference, a verdict at 5 % comes out false at one of them in 8.6 %"),
+        ([(3, 0), (5, 6)], "looks at 3 and 5 seeds: without any difference, a verdict at 5 % comes out false at one of them in 8.6 % "),
         (
             [(3, 0), (4, 6), (5, 8), (6, 10), (7, 12), (8, 14)],
             "looks at 3, 4, 5, 6, 7 and 8 seeds: without any difference, a verdict at 5 %",
