@@ -22,7 +22,7 @@ from mm1_ablate.plan.flops import preparation_flops
 from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.power import Detectable, detectable
 from mm1_ablate.plan.trials import PlanRow, Pricing, collect, labelled
-from mm1_ablate.plan.until_decided import as_needed, may_need
+from mm1_ablate.plan.until_decided import as_needed, expected_trials, may_need
 from mm1_ablate.store.store import Store
 
 
@@ -107,6 +107,7 @@ class Plan:
             "distinct_trials": len(self.rows),
             "to_do": len(self.to_do),
             "at_most_to_do": len(self.most.to_do) if self.most else len(self.to_do),
+            "expected_to_do": self.expected_trials,
             "at_most_cost": vars(self.most.cost) if self.most else vars(self.cost),
             "not_run": [{"name": one.trial.name, "reason": one.reason} for study in self.studies for one in study.not_run],
             "stages": [row.to_json() for row in self.stages],
@@ -143,7 +144,9 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
     if not any(one.possible for study in narrowed for one in study.not_run):
         return planned
     most = _planned([may_need(study) for study in narrowed], store, retry, gpus or GpuAssumptions())
-    return replace(planned, most=most, over_budget=most.over_budget)
+    later = [more for study in narrowed if study.not_run and (more := expected_trials(study, store)) is not None]
+    expected = len(planned.to_do) + sum(later) if later else None
+    return replace(planned, most=most, over_budget=most.over_budget, expected_trials=expected)
 
 
 def _planned(studies: Sequence[Study], store: Store, retry: bool, gpus: GpuAssumptions) -> Plan:

@@ -42,6 +42,22 @@ def may_need(study: Study) -> Study:
     return replace(study, trials=(*study.trials, *more), not_run=tuple(one for one in study.not_run if not one.possible))
 
 
+def expected_trials(study: Study, store: Store) -> float | None:
+    """How many more trials a study that was narrowed `as_needed` is expected to need for later looks; None: no look has been taken."""
+    looks = _looks(_whole(study), store)
+    if looks is None or not any(one.seeds for one in looks.comparisons.values()):
+        return None
+    from mm1_ablate.report.looks_forecast import drawn_needs
+
+    margin = study.sweep.compare.smallest_difference_of_interest
+    needs = drawn_needs(looks, {arm.name: arm.baseline for arm in study.arms}, margin)
+    expected = 0.0
+    for trial in (one.trial for one in study.not_run if one.possible):
+        places = {arm: study.possible_seeds_of(arm).index(trial.seed) for arm in trial.arms}
+        expected += float(max((needs[arm] > place).mean() for arm, place in places.items()))
+    return expected
+
+
 def _whole(study: Study) -> Study:
     """With all trials that it may come to need, in the order of the arms and seeds."""
     arms = {arm.name: place for place, arm in enumerate(study.arms)}
