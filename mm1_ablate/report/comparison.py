@@ -31,7 +31,7 @@ from mm1_ablate.report.judged_in_time import judge_in_time
 from mm1_ablate.report.looks import Answered, Looks, replay
 from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, scales
-from mm1_ablate.report.price import SeedCost, pooled
+from mm1_ablate.report.price import SeedCost, pooled, typical
 from mm1_ablate.report.rules import FixedSeeds, Rule
 from mm1_ablate.report.said_before import SaidBefore
 from mm1_ablate.report.scores import Scores
@@ -232,7 +232,7 @@ def compare(
     rule: Rule = looks or FixedSeeds(1 - declared.confidence)
     cost = SeedCost(_trials_of_a_seed(study), seconds_per_trial)
     judged = with_verdicts(measured, study, metrics, all_holes, rule)
-    common = {metric: pooled(row.cells[metric].estimate for row in measured) for metric in all_metrics}
+    common = {metric: typical(row.cells[metric].estimate for row in measured) for metric in all_metrics}
     rows = with_prices(judged, study, rule, common[declared.primary], cost)
     families = family_sizes(distinct_comparisons(study).values())
     lacking = {hole.arm for hole in all_holes}

@@ -203,9 +203,9 @@ class SaidBefore:
             added = [one for one in _comparisons(declaration.declared) if one in present - before]
             seen = [one for one in added if all(declaration.scored & self._trials.get(name, frozenset()) for name in one[:2])]
             if seen:
-                yield f"Compared since {at}, their own among them: {_names(seen)}; their verdicts are exploratory."
+                yield f"Added to the comparisons {at}, their own among them: {_names(seen)}; their verdicts are exploratory."
             if self._is_known(place) and (fresh := [one for one in added if one not in seen]):
-                yield f"Compared since {at}, before any score of their own: {_names(fresh)}; Holm's correction counts them."
+                yield f"Added to the comparisons {at}, before any score of their own: {_names(fresh)}; Holm's correction counts them."
             lost = [one for one in _comparisons(self._all[place - 1].declared) if self._is_lost(one, place)]
             if lost:
                 yield (

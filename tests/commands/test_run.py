@@ -41,6 +41,8 @@ def test_a_study_from_its_first_run_to_an_edited_one(tiny_sweep: Path, tmp_path:
     report = tmp_path / "ablations" / "studies" / "tiny" / "report"
     assert {"report.html", "report.md", "comparison.json"} <= {path.name for path in report.iterdir()}
     assert (tmp_path / "ablations" / "mlflow.db").exists()
+    (declared,) = (report.parent / "declarations").iterdir()
+    assert json.loads(declared.read_text())["scored"] == [], "recorded before the first trial"
 
     again = call("run", "sweeps/tiny.yaml")
     assert again.exit_code == 0 and "nothing to do" in again.stdout and "interleaved" in again.stdout
@@ -56,6 +58,7 @@ def test_a_study_from_its_first_run_to_an_edited_one(tiny_sweep: Path, tmp_path:
     edited = call("run", "sweeps/tiny.yaml")
     assert edited.exit_code == 1, edited.output
     assert "no longer in the file, not touched: without/interleaved/seed-0" in edited.stdout
+    assert "Taken out of the comparisons after 4 of 6 trials had scores" in " ".join(edited.stdout.split())
     assert "failed: diverging/seed-1: Diverged" in edited.stderr and "--retry" in edited.stderr
 
     document = tmp_path / "docs" / "results.md"

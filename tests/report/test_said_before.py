@@ -268,7 +268,8 @@ def test_arms_that_are_added_later_are_told_and_those_that_had_scores_are_explor
     researcher.run()
     (remark,) = researcher.report().remarks_on_declarations
     assert (
-        remark.startswith("Compared since after 6 of 9 trials had scores") and "before any score of their own: without/captioned" in remark
+        remark.startswith("Added to the comparisons after 6 of 9 trials had scores")
+        and "before any score of their own: without/captioned" in remark
     )
     # Another sweep has scored it already.
     other = researcher.sweep.with_name("other.yaml")
