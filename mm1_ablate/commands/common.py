@@ -222,8 +222,11 @@ def read_study(path: Path, look: Look = "contents", begins: bool = False) -> Stu
 
 def read_finished(path: Path, store: Store) -> Study:
     """The study of a sweep file, for commands that look at what the store has: the data may be on another machine."""
+    from mm1_ablate.plan.until_decided import as_needed
+
     (study,) = read_studies([path], store=store)
     require_own_place(study, store)
+    study = as_needed(study, store)
     if study.from_record:
         say(f"missing on this machine, so digests of the last run are used: {'; '.join(study.from_record)}")
     return study

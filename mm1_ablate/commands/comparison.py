@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.study import Study, Trial
-from mm1_ablate.data.atomic_files import DamagedFile, write_json
+from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.plan.plan import Plan, plan
+from mm1_ablate.plan.until_decided import as_needed
 from mm1_ablate.store.records import FloorRecord
 from mm1_ablate.store.store import Store
 
@@ -34,8 +35,9 @@ def compare_study(study: Study, store: Store) -> StudyComparison:
     from mm1_ablate.report.comparison import compare
     from mm1_ablate.report.task_scores import task_scores
 
+    study = as_needed(study, store)
     # Items first: what of them turns out to be damaged is a hole.
-    items = item_scores(study, store)
+    items = store.item_scores(study)
     results = store.results(study)
     accounts = [store.data_account(trial) for trial in study.trials]
     with _remembering(store.study_folder(study) / "floors.json", store) as floors:
@@ -66,19 +68,6 @@ def _remembering(path: Path, store: Store) -> Iterator[dict[str, Any]]:
     if len(remembered) > known and store.root.is_dir():
         with unwritable_is_told(lambda error: None):
             write_json(path, remembered)
-
-
-def item_scores(study: Study, store: Store) -> pandas.DataFrame | None:
-    """Per-item scores of all arms and seeds that have been evaluated; a trial of several arms is in each of them."""
-    import pandas
-
-    parts = []
-    for trial in study.trials:
-        if store.has_scores(trial):
-            with contextlib.suppress(DamagedFile):
-                items = store.items(trial)
-                parts += [items.assign(arm=arm, seed=trial.seed) for arm in trial.arms]
-    return pandas.concat(parts, ignore_index=True) if parts else None
 
 
 def _measures_by_arm(planned: Plan, store: Store, items: pandas.DataFrame | None) -> dict[str, tuple[Measure, ...]]:

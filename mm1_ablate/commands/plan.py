@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, say, stop
+from mm1_ablate.config.errors import listed
 from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.declaration import GIB, GPUS
@@ -39,6 +40,8 @@ COLOURS = {
 }
 NAME_WIDTH = 20
 """Least width of the columns for names and reasons; longer names are folded at it."""
+NAMED = 6
+"""Trials that a line on what is not needed names."""
 MUCH = 64 * GIB
 """Memory of a node for the weights of one model above which the plan mentions it."""
 NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
@@ -177,6 +180,7 @@ def summary(plan: Plan) -> list[str]:
             lines.append(f"remaining: about {hours(plan.cost.cpu_hours)} of one CPU core")
         lines[-1] += f" ({plan.cost.basis})"
         lines += [line for cost in plan.measured for line in measured_in_words(cost)]
+    lines += looks_in_words(plan)
     lines += plan.not_estimated
     lines += costs_in_words(plan)
     if not all(row.rows_measured for row in [*plan.rows, *plan.stages]):
@@ -192,6 +196,38 @@ def summary(plan: Plan) -> list[str]:
         lines.append(prefix + plan.detectable[study.name].in_words())
     lines += [f"no longer in the file, not touched: {name} ({folder})" for name, folder in plan.unlisted]
     return lines
+
+
+def looks_in_words(plan: Plan) -> list[str]:
+    """Where seeds are added until all is decided: what this look takes, and what may come after it."""
+    lines = []
+    for study in plan.studies:
+        if (design := study.sweep.until_decided) is None:
+            continue
+        prefix = f"{study.name}: " if len(plan.studies) > 1 else ""
+        look = max(study.needed_seeds.values())
+        lines.append(f"{prefix}seeds are added until all is decided, {design.at_least} to {design.at_most}: the next look is at {look}")
+        lines += [f"{prefix}{line}" for line in not_run_in_words(study)]
+    if plan.most:
+        least, most = plan.cost, plan.most.cost
+        lines.append(f"to do: at least {number_of(len(plan.to_do), 'trial')}, at most {len(plan.most.to_do)}")
+        if most.gpu_hours:
+            lines[-1] += ", " + " or ".join(
+                f"{least.gpu_hours.get(name, 0.0):,.3g} to {spent:,.3g} {name} hours" for name, spent in most.gpu_hours.items()
+            )
+        elif most.cpu_hours is not None:
+            lines[-1] += f", {hours(least.cpu_hours or 0.0)} to {hours(most.cpu_hours)} of one CPU core"
+        if plan.expected_trials is not None:
+            lines[-1] += f"; expected about {plan.expected_trials:.0f} trials, if differences and noise are as the finished trials say"
+    return lines
+
+
+def not_run_in_words(study: Study) -> list[str]:
+    """Trials that a study does not need, or not yet, and why; a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for one in study.not_run:
+        by_reason.setdefault(one.reason, []).append(one.trial.name)
+    return [f"{reason}: {listed(names, NAMED)}" for reason, names in by_reason.items()]
 
 
 def not_recorded_yet(study: Study, store: Store) -> list[str]:
@@ -273,6 +309,10 @@ def status_json(study: Study, store: Store) -> dict[str, Any]:
             _state_json(stage, state, store) | {"trials": [trial.name for trial in study.starting_from(stage)]} for stage, state in stages
         ],
         "trials": [_state_json(trial, state, store) for trial, state in trials],
+        "not_run": [
+            {"name": one.trial.name, "arms": list(one.trial.arms), "seed": one.trial.seed, "reason": one.reason, "may_come": one.possible}
+            for one in study.not_run
+        ],
         "no_longer_named": [{"name": name, "folder": store.where(folder)} for folder, name in store.unlisted_trials(study).items()],
     }
 
@@ -319,4 +359,6 @@ def show_status(study: Study, store: Store, console: Console) -> None:
     fit(table, console)
     console.print(table)
     trials, stages = (", ".join(f"{number} {status}" for status, number in known[key].items()) for key in ("counts", "stage_counts"))
+    for line in not_run_in_words(study):
+        console.print(line, markup=False)
     console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.address}", markup=False)

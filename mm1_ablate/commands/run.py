@@ -10,7 +10,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.study import Study
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.plan.plan import plan
+from mm1_ablate.plan.until_decided import as_needed
 from mm1_ablate.store.repair import repair
 from mm1_ablate.store.store import Store
 
@@ -57,6 +58,7 @@ def run_sweep(
     """Do what a sweep lacks and show the comparison; returns the exit code."""
     study = read_study(path, "contents" if evaluate_only else "check", begins=True)
     require_own_place(study, store)
+    study = as_needed(study, store)
     for line in repair(study, store):
         say(line)
     planned = plan(study, store, retry)
@@ -74,6 +76,7 @@ def run_sweep(
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
             stop(INTERRUPTED, f"interrupted; to continue: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
+        study = as_needed(study, store)
         tell_rewritten(study, store, told)
         if outcome.elsewhere:
             tell(f"another run works on {', '.join(outcome.elsewhere)}")
@@ -130,15 +133,25 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
     from mm1_ablate.run.cluster import ClusterUnusable
     from mm1_ablate.run.progress_view import show_progress
     from mm1_ablate.run.scheduler import RunOptions, run_study
+    from mm1_ablate.run.until_decided import run_until_decided
     from mm1_ablate.run.worker_group import ResourcesMissing
     from mm1_ablate.store.disk_full import DiskFull
     from mm1_ablate.tracking.mlflow_runs import keep_tracking, track
     from mm1_ablate.tracking.server import TrackingFailed
 
-    store.register_trials(study)
+    @contextlib.contextmanager
+    def shown(look: Study) -> Iterator[Callable[[str], None]]:
+        tell_look(look)
+        store.register_trials(look)
+        with show_progress(look, store, console()) as view, keep_tracking(look, store, say):
+            yield view.event
+
+    options = RunOptions(address, cpus, retry, evaluate_only)
     try:
-        with show_progress(study, store, console()) as view, keep_tracking(study, store, say):
-            return run_study(study, store, RunOptions(address, cpus, retry, evaluate_only), on_event=view.event)
+        if study.sweep.until_decided is not None:
+            return run_until_decided(study, store, options, shown)
+        with shown(study) as on_event:
+            return run_study(study, store, options, on_event)
     except DiskFull as error:
         # MLflow may be on another disk, and is where people look who are not at the terminal.
         with contextlib.suppress(TrackingFailed):
@@ -148,6 +161,19 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
     except (ConnectionError, ClusterUnusable) as error:
         stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection, and what every node can do with the store")
+
+
+def tell_look(study: Study) -> None:
+    """Tell which arms a look gives another seed; nothing where the seeds are fixed."""
+    design = study.sweep.until_decided
+    if design is None:
+        return
+    seeds = max(study.needed_seeds.values())
+    growing = [arm.name for arm in study.arms if arm.name != arm.baseline and study.needed_seeds[arm.name] == seeds]
+    if seeds == design.at_least:
+        tell(f"first look: at {seeds} seeds of every arm")
+    else:
+        tell(f"after the look at {seeds - 1} seeds {len(growing)} arms are not decided and get one more: {listed(growing, MOST_TRIALS)}")
 
 
 def say_failures(study: Study, store: Store) -> int:

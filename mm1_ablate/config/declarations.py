@@ -121,8 +121,8 @@ def declared(study: Study) -> dict[str, Any]:
             name: {
                 "baseline": arm.baseline,
                 "family": study.sweep_of_group.get(arm.group, ""),
-                "seeds": sorted(study.seeds_of(name)),
-                "trials": sorted(recorded_fingerprint(trial) for trial in study.trials_of(name)),
+                "seeds": sorted(study.possible_seeds_of(name)),
+                "trials": sorted(recorded_fingerprint(trial) for trial in study.possible_trials_of(name)),
             }
             for name, arm in arms.items()
         },

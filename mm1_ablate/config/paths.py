@@ -94,6 +94,8 @@ class Node:
     def settings(self) -> type[Settings] | None:
         """The class of the settings that stand here: by their `type`, where there are several."""
         type_name = self.value.get("type") if isinstance(self.value, dict) else None
+        if isinstance(self.value, list) and self._arguments[0] is list:
+            return None
         if self._component and isinstance(type_name, str):
             try:
                 return find_component(self._component.package, type_name)

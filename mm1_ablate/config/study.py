@@ -109,6 +109,17 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """A trial that a study may come to need, and does not need so far."""
+
+    trial: Trial
+    reason: str
+    """'not needed: decided at 4 seeds', or what it waits for."""
+    possible: bool
+    """Whether it may still be needed."""
+
+
+@dataclass(frozen=True)
 class Study:
     """An expanded sweep."""
 
@@ -118,7 +129,8 @@ class Study:
     arms: tuple[Arm, ...]
     """The sweep's baseline first; a group's own baseline before the group."""
     trials: tuple[Trial, ...]
-    """Distinct, in the order of the arms."""
+    """Distinct, in the order of the arms. Where seeds are added until all is decided, those that are needed by what is known
+    (`plan/until_decided.py`); when the file has just been read, all that it may come to."""
     grids: Mapping[str, Grid] = field(default_factory=dict)
     """By group, of those that declare a grid."""
     included: tuple[Path, ...] = ()
@@ -127,6 +139,10 @@ class Study:
     """Of each expectation, the sweep that declares it: those of a sweep are one family. Empty: all are."""
     sweep_of_group: Mapping[str, str] = field(default_factory=dict)
     """Of each group, the sweep that declares it: the comparisons of a sweep are one family. Empty: all are."""
+    needed_seeds: Mapping[str, int] = field(default_factory=dict)
+    """Where seeds are added until all is decided: by arm, how many of them it needs by what is known. Empty: all."""
+    not_run: tuple[NotRun, ...] = ()
+    """Its other trials, which are not needed so far."""
 
     provisional: bool = False
     """Whether data was not read: fingerprints then contain file patterns instead of contents."""
@@ -154,8 +170,17 @@ class Study:
         }
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
-        """The seeds that an arm is trained with."""
-        return self.arm(arm).seeds or tuple(self.sweep.seeds)
+        """The seeds that an arm is trained with; where they are added until all is decided, those that it needs by what is known."""
+        return self.possible_seeds_of(arm)[: self.needed_seeds.get(arm)]
+
+    def possible_seeds_of(self, arm: str) -> tuple[int, ...]:
+        """All seeds that an arm may come to need, in the order in which they are taken."""
+        return self.arm(arm).seeds or tuple(self.sweep.possible_seeds)
+
+    @property
+    def possible_trials(self) -> tuple[Trial, ...]:
+        """All trials that it may come to need."""
+        return (*self.trials, *(one.trial for one in self.not_run))
 
     @cached_property
     def stages(self) -> tuple[Trial, ...]:
@@ -179,6 +204,10 @@ class Study:
     def starting_from(self, stage: Trial) -> tuple[Trial, ...]:
         """The trials that start from an earlier stage, directly or through others."""
         return tuple(trial for trial in self.trials if any(one.fingerprint == stage.fingerprint for one in trial.earlier))
+
+    def possible_trials_of(self, arm: str) -> tuple[Trial, ...]:
+        """The trials that may come to feed an arm."""
+        return tuple(trial for trial in self.possible_trials if arm in trial.arms)
 
     @cached_property
     def _trials_by_arm(self) -> dict[str, list[Trial]]:

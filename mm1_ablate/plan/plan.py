@@ -7,7 +7,7 @@ that are planned together share their trials: one that feeds arms of several is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import short
@@ -22,6 +22,7 @@ from mm1_ablate.plan.flops import preparation_flops
 from mm1_ablate.plan.model_statistics import ModelStatistics
 from mm1_ablate.plan.power import Detectable, detectable
 from mm1_ablate.plan.trials import PlanRow, Pricing, collect, labelled
+from mm1_ablate.plan.until_decided import as_needed, expected_trials, may_need
 from mm1_ablate.store.store import Store
 
 
@@ -64,6 +65,10 @@ class Plan:
     """Trials that a study once had and its file no longer lists: name, and where they lie. They are not touched."""
     measured: tuple[MeasuredCost, ...] = ()
     """The cost by timed steps, a record for each device."""
+    most: Plan | None = None
+    """Where seeds are added until all is decided: the plan of all trials that it may still come to. Budgets are held against it."""
+    expected_trials: float | None = None
+    """How many of these trials are expected; None where no look has been taken."""
 
     @property
     def warnings(self) -> tuple[FileProblem, ...]:
@@ -101,6 +106,10 @@ class Plan:
             "rows": self.row_count,
             "distinct_trials": len(self.rows),
             "to_do": len(self.to_do),
+            "at_most_to_do": len(self.most.to_do) if self.most else len(self.to_do),
+            "expected_to_do": self.expected_trials,
+            "at_most_cost": vars(self.most.cost) if self.most else vars(self.cost),
+            "not_run": [{"name": one.trial.name, "reason": one.reason} for study in self.studies for one in study.not_run],
             "stages": [row.to_json() for row in self.stages],
             "preparations": [vars(row) for row in self.preparations],
             "cost": vars(self.cost),
@@ -130,7 +139,18 @@ def plan_together(studies: Sequence[Study], store: Store, retry: bool = False, g
         retry: whether failed trials are tried again.
         gpus: GPUs and utilisation to estimate for; None: what the sweeps say.
     """
-    gpus = gpus or GpuAssumptions()
+    narrowed = [as_needed(study, store) for study in studies]
+    planned = _planned(narrowed, store, retry, gpus or GpuAssumptions())
+    if not any(one.possible for study in narrowed for one in study.not_run):
+        return planned
+    most = _planned([may_need(study) for study in narrowed], store, retry, gpus or GpuAssumptions())
+    later = [more for study in narrowed if study.not_run and (more := expected_trials(study, store)) is not None]
+    expected = len(planned.to_do) + sum(later) if later else None
+    return replace(planned, most=most, over_budget=most.over_budget, expected_trials=expected)
+
+
+def _planned(studies: Sequence[Study], store: Store, retry: bool, gpus: GpuAssumptions) -> Plan:
+    """The plan of the trials that studies have."""
     sizes = ModelStatistics(look=not any(study.provisional or study.from_record for study in studies))
     trials, earlier = collect(studies)
 

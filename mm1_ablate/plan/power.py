@@ -50,6 +50,8 @@ class Detectable:
     """None without two common seeds of an arm and its baseline."""
     with_more_seeds: Mapping[int, float] = field(default_factory=dict)
     """`in_deviations` of some larger numbers of seeds."""
+    at_least: int | None = None
+    """Where seeds are added until all is decided: how many there are at the first look; `seeds` is then how many there may be."""
 
     @property
     def deviation(self) -> float | None:
@@ -75,6 +77,10 @@ class Detectable:
             "power": POWER,
         }
 
+    @property
+    def _design(self) -> str:
+        return f"{self.at_least} to {self.seeds}" if self.at_least else str(self.seeds)
+
     def in_words(self) -> str:
         if self.in_deviations is None:
             return "one seed cannot show whether a difference is due to an arm or to chance: declare three or more"
@@ -83,29 +89,34 @@ class Detectable:
         if self.pilot and self.in_points is not None:
             holm = f"; {self.in_points_after_holm:.1f} {after}" if corrected else ""
             found = f"smallest detectable difference {self.in_points:.1f} points ({POWER:.0%} power{holm})"
-            return f"{self.seeds} seeds: {found}, estimated from {self.pilot.in_words()}"
+            return f"{self._design} seeds: {found}, estimated from {self.pilot.in_words()}"
         holm = f"; {self.in_deviations_after_holm:.1f} SD {after}" if corrected else ""
         found = f"smallest detectable difference {self.in_deviations:.1f} SD ({POWER:.0%} power{holm})"
         more = "".join(f"; {seeds} seeds: {times:.1f} SD" for seeds, times in self.with_more_seeds.items())
-        return f"{self.seeds} seeds: {found}{more}. SD: standard deviation of the difference over seeds, unknown until trials have finished"
+        unit = "SD: standard deviation of the difference over seeds, unknown until trials have finished"
+        return f"{self._design} seeds: {found}{more}. {unit}"
 
 
 def detectable(study: Study, store: Store) -> Detectable:
     """The smallest difference that the declared seeds detect, in deviations, and in points where finished trials give the deviation."""
-    seeds, confidence = len(study.sweep.seeds), study.sweep.compare.confidence
+    design, seeds, error = study.sweep.until_decided, len(study.sweep.possible_seeds), 1 - study.sweep.compare.confidence
     if seeds < 2:
         return Detectable(seeds, None, None, None)
     # Half a second of scipy and pandas, which a single seed does without.
+    from mm1_ablate.report.sequential import nominal_level
     from mm1_ablate.report.statistics import minimum_detectable_effect
     from mm1_ablate.report.verdicts import distinct_comparisons, family_sizes
 
     compared = max(family_sizes(distinct_comparisons(study).values()).values(), default=1)
+    # Of a design that looks several times, what its last look finds by itself; with the earlier ones it finds a little more.
+    alone, first = (nominal_level(level, design.looks, 2) if design else level for level in (error, error / compared))
     return Detectable(
         seeds,
-        minimum_detectable_effect(1.0, seeds, confidence, POWER),
-        minimum_detectable_effect(1.0, seeds, confidence, POWER, comparisons=compared),
+        minimum_detectable_effect(1.0, seeds, 1 - alone, POWER),
+        minimum_detectable_effect(1.0, seeds, 1 - first, POWER),
         pilot(study, store),
-        {more: minimum_detectable_effect(1.0, more, confidence, POWER) for more in COMPARED_SEEDS if more > seeds},
+        {more: minimum_detectable_effect(1.0, more, 1 - error, POWER) for more in COMPARED_SEEDS if more > seeds and design is None},
+        design.at_least if design else None,
     )
 
 
@@ -115,7 +126,7 @@ def pilot(study: Study, store: Store) -> Pilot | None:
     results = store.results(study)
     scores = results[results["metric"] == metric]
     found = {(str(arm), int(seed)): float(value) for arm, seed, value in scores[["arm", "seed", "value"]].itertuples(index=False)}
-    others = sorted(_seeds_in(store) - {trial.seed for trial in study.trials})
+    others = sorted(_seeds_in(store) - {trial.seed for trial in study.possible_trials})
     if others:
         found |= {key: value for key, value in _elsewhere(study, store, others, metric)}
     squares, degrees, used = 0.0, 0, set()

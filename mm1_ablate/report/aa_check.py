@@ -124,7 +124,7 @@ def with_false_verdicts(
         own,
         declared=study.sweep.compare,
         template=study.trials[0],
-        seeds_per_side=len(study.sweep.seeds),
+        seeds_per_side=design.at_least if (design := study.sweep.until_decided) else len(study.sweep.possible_seeds),
         draws=draws,
     )
     return replace(comparison, false_verdicts=found)

@@ -99,6 +99,8 @@ class ArmRow:
     verdict: str = ""
     """Empty until it is judged."""
     notes: tuple[str, ...] = ()
+    decided_at: int | None = None
+    """Where seeds were added until all was decided: the number of seeds at the look that decided it."""
     price: Price | None = None
     """What would decide an undecided arm, as far as there is a forecast."""
     changes: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,18 +28,30 @@ from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, priced
 from mm1_ablate.report.judged_in_time import judge_in_time
+from mm1_ablate.report.looks import Answered, Looks, replay
 from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, explained, scales
 from mm1_ablate.report.price import SeedCost, pooled, typical
-from mm1_ablate.report.rules import FixedSeeds
+from mm1_ablate.report.rules import FixedSeeds, Rule
 from mm1_ablate.report.said_before import SaidBefore
 from mm1_ablate.report.scores import Scores
+from mm1_ablate.report.second_looks import second_looks
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, detectable_difference
 from mm1_ablate.report.task_scores import TaskScores
 from mm1_ablate.report.verdicts import FalseVerdicts, distinct_comparisons, family_sizes, remarks_on, with_prices, with_verdicts
 
 SINGLE_CHANGES = "Single changes"
 """Title of groups of a single arm each, shown together."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How a study was looked at whose seeds were added until it was decided."""
+
+    at: tuple[int, ...]
+    """Numbers of seeds, of all looks that there could be."""
+    nominal: float
+    """The two-sided level of each look for a single comparison, and that of the intervals."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,8 @@ class StudyComparison:
     detectable: float = float("nan")
     """The smallest true difference on the primary metric that the design finds with 80 % power, at the first step of the correction, by the
     spread pooled over arms; NaN with fewer than three seeds."""
+    looks: Looked | None = None
+    """None: the seeds were fixed."""
     false_verdicts: FalseVerdicts | None = None
     """How often arms that equal the baseline were called better or worse, where the study has such arms."""
 
@@ -144,6 +158,7 @@ class StudyComparison:
             "confidence": self.confidence,
             "smallest_difference_of_interest": self.margin,
             "seeds": list(self.seeds),
+            "looks": {"at": list(self.looks.at), "nominal_level": self.looks.nominal} if self.looks else None,
             "families": {"comparisons": self.families, "correction": "Holm"},
             "detectable": None if math.isnan(self.detectable) else self.detectable,
             "arms": [
@@ -155,6 +170,7 @@ class StudyComparison:
                     "seeds": list(row.seeds),
                     "metrics": {metric: cell_json(cell) for metric, cell in row.cells.items()},
                     "verdict": row.verdict,
+                    "decided_at": row.decided_at,
                     "price": row.price.to_json() if row.price else None,
                     "notes": list(row.notes),
                     "changes": list(row.changes),
@@ -211,13 +227,23 @@ def compare(
     scores = Scores(results, items, declared.confidence, study.arms[0].experiment.evaluation.groups, kinds)
     all_holes = _all_holes(study, scores, holes)
     measured = _measured_rows(study, scores, kinds, costs or {})
-    rule, cost = FixedSeeds(1 - declared.confidence), SeedCost(_trials_of_a_seed(study), seconds_per_trial)
+    looks = replay(study, scores) if study.sweep.until_decided else None
+    measured = [_at_its_look(row, looks, declared.primary) for row in measured] if looks else measured
+    rule: Rule = looks or FixedSeeds(1 - declared.confidence)
+    cost = SeedCost(_trials_of_a_seed(study), seconds_per_trial)
     judged = with_verdicts(measured, study, metrics, all_holes, rule)
     common = {metric: typical(row.cells[metric].estimate for row in measured) for metric in all_metrics}
     rows = with_prices(judged, study, rule, common[declared.primary], cost)
     families = family_sizes(distinct_comparisons(study).values())
     lacking = {hole.arm for hole in all_holes}
-    expected, withdrawn = judge_in_time(study, history, lambda one: _evidence(one, study, scores, lacking), rule)
+
+    def evidence(one: Expectation) -> tuple[Estimate | None, str]:
+        found = _evidence(one, study, scores, lacking)
+        return _at_the_look_of_a_claim(one, *found, looks, study.sweep.expect) if looks else found
+
+    expected, withdrawn = judge_in_time(study, history, evidence, rule)
+    if looks:
+        expected = tuple(_looked(one, own, looks) for one, own in zip(expected, looks.expectations, strict=True))
     warned = (f"Warning before the run: {line}" for line in warnings)
     remarks = (*remarks_on(study, rows, metrics), *explained(metrics), *tasks.uneven_in_words(), *warned)
     return StudyComparison(
@@ -228,17 +254,18 @@ def compare(
         all_metrics=all_metrics,
         confidence=declared.confidence,
         margin=declared.smallest_difference_of_interest,
-        seeds=tuple(study.sweep.seeds),
+        seeds=tuple(study.sweep.possible_seeds[: max(looks.needed.values()) if looks else None]),
         families=families,
         rows=rows,
         holes=all_holes,
         expectations=priced(expected, rule, common, cost),
         withdrawn=withdrawn,
-        detectable=_detectable(rows, declared.primary, families, declared.confidence),
+        detectable=_detectable(rows, declared.primary, families, rule),
+        looks=Looked(looks.design.looks, looks.nominal) if looks else None,
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
-        remarks_on_declarations=tuple(SaidBefore(history).remarks()) if history else (),
+        remarks_on_declarations=(*SaidBefore(history).remarks(), *second_looks(history, declared.confidence)) if history else (),
         remarks=remarks,
         data_losses=data_losses(accounts),
         tasks=tasks,
@@ -284,6 +311,39 @@ def _cell(arm: Arm, metric: str, scores: Scores, scale: Scale) -> Cell:
     )
 
 
+def _at_its_look(row: ArmRow, looks: Looks, primary: str) -> ArmRow:
+    """A row with the difference on the primary metric as it was at the look that decided it, or at the last one."""
+    own = looks.comparisons.get(row.name)
+    if own is None:
+        return row
+    cell = row.cells[primary]
+    estimate = own.estimate or (looks.with_its_interval(cell.estimate) if cell.estimate else None)
+    notes = [line] if (line := own.in_words(looks.design)) else []
+    return replace(
+        row,
+        cells={**row.cells, primary: replace(cell, estimate=estimate)},
+        decided_at=own.seeds if own.decided else None,
+        notes=(*notes, *row.notes),
+    )
+
+
+def _at_the_look_of_a_claim(
+    expected: Expectation, estimate: Estimate | None, obstacle: str, looks: Looks, declared: Sequence[Expectation]
+) -> tuple[Estimate | None, str]:
+    """What an expectation is judged by: the difference at the look that decided it, which no hole of a later one takes back."""
+    own = next((own for one, own in zip(declared, looks.expectations, strict=True) if one == expected), None)
+    if own is None or own.estimate is None:
+        return looks.with_its_interval(estimate) if estimate else None, obstacle
+    return own.estimate, "" if own.decided else obstacle
+
+
+def _looked(judgement: Judgement, own: Answered, looks: Looks) -> Judgement:
+    if not own.seeds:
+        return judgement
+    decided_at = own.seeds if own.decided else None
+    return replace(judgement, reason=f"{judgement.reason}; {own.in_words(looks.design)}", decided_at=decided_at)
+
+
 def _evidence(expected: Expectation, study: Study, scores: Scores, lacking: Collection[str]) -> tuple[Estimate | None, str]:
     """The difference that an expectation is about and, where it allows no verdict, why not (empty otherwise)."""
     names = {arm.name for arm in study.arms}
@@ -301,18 +361,21 @@ def _evidence(expected: Expectation, study: Study, scores: Scores, lacking: Coll
 
 
 def _trials_of_a_seed(study: Study) -> int:
-    """How many trials the study has at a seed that all of its arms share."""
+    """How many trials the study has at a seed that all of its arms share; where an arm gets seeds by itself, its own and its baseline's."""
+    if study.sweep.until_decided:
+        return 2
     counts = Counter(trial.seed for trial in study.trials)
-    return max((counts[seed] for seed in study.sweep.seeds), default=0)
+    return max((counts[seed] for seed in study.sweep.possible_seeds), default=0)
 
 
-def _detectable(rows: Sequence[ArmRow], primary: str, families: Mapping[str, int], confidence: float) -> float:
+def _detectable(rows: Sequence[ArmRow], primary: str, families: Mapping[str, int], rule: Rule) -> float:
     estimates = [one for row in rows if (one := row.cells[primary].estimate) and len(one.by_seed) >= LEAST_SEEDS and one.known]
     if not estimates:
         return float("nan")
-    seeds = max(len(one.by_seed) for one in estimates)
+    seeds = rule.design.at_most if isinstance(rule, Looks) else max(len(one.by_seed) for one in estimates)
     variance = pooled(estimates).variance / seeds + sum(one.lasting for one in estimates) / len(estimates)
-    return detectable_difference(variance**0.5, seeds - 1, confidence, comparisons=max(families.values(), default=1))
+    level = rule.level_of(max(families.values(), default=1), "different")
+    return detectable_difference(variance**0.5, seeds - 1, 1 - level)
 
 
 def _ordered(arms: Sequence[Arm]) -> list[Arm]:

@@ -139,4 +139,6 @@ def _effect(
     needed = {arm: weight for arm, weight in weights.items() if weight}
     seeds = scores.common_seeds(list(needed), metric)
     estimate = scores.contrast(needed, metric, seeds) if seeds else None
-    return Effect(group, axes, levels, references, points, estimate, complete=set(seeds) >= set(study.sweep.seeds))
+    design = study.sweep.until_decided
+    needed_by_all = set(study.sweep.possible_seeds[: design.at_least if design else None])
+    return Effect(group, axes, levels, references, points, estimate, complete=set(seeds) >= needed_by_all)

@@ -57,6 +57,8 @@ class Judgement:
     """The sweep that declares it, and with whose other expectations of its kind it is corrected."""
     price: Price | None = None
     """What would decide it, where it is undecided and there is a forecast."""
+    decided_at: int | None = None
+    """Where seeds were added until all was decided: the number of seeds at the look that decided it."""
     said: Said | None = None
     """When it was declared, where that was looked up."""
     withdrawn: str = ""
@@ -92,6 +94,7 @@ class Judgement:
             "differences_by_seed": list(estimate.by_seed) if estimate else [],
             "p_adjusted": self.p_adjusted if self.p_adjusted == self.p_adjusted else None,
             "reason": self.reason,
+            "decided_at": self.decided_at,
             "price": self.price.to_json() if self.price else None,
             "declared": {"when": self.said.when, "words": self.said.words, "time": self.said.time} if self.said else None,
             **({"withdrawn": self.withdrawn} if self.withdrawn else {}),
@@ -121,7 +124,8 @@ def judge(
     judged = []
     for (expected, estimate, obstacle), own, p, family in zip(found, evidence, adjusted, families, strict=True):
         verdict = _verdict(expected, estimate, obstacle, own, p, rule)
-        judged.append(Judgement(expected, verdict, _reason(expected, estimate, obstacle, verdict, own, rule.level), estimate, p, family))
+        reason = _reason(expected, estimate, obstacle, verdict, own, rule.level_of(1, "expected"))
+        judged.append(Judgement(expected, verdict, reason, estimate, p, family))
     return tuple(judged)
 
 
@@ -181,7 +185,7 @@ def _verdict(expected: Expectation, estimate: Estimate | None, obstacle: str, ev
         return "too few seeds"
     if proven(rule, p):
         return "confirmed" if evidence.confirm <= evidence.refute else "refuted"
-    return "leaning" if evidence.nearest <= rule.level or _seeds_agree(expected, estimate) else "too close to call"
+    return "leaning" if evidence.nearest <= rule.level_of(1, "expected") or _seeds_agree(expected, estimate) else "too close to call"
 
 
 def _seeds_agree(expected: Expectation, estimate: Estimate) -> bool:

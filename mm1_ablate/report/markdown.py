@@ -150,7 +150,8 @@ def _table(comparison: StudyComparison, rows: Sequence[ArmRow]) -> list[str]:
     lines = [_pipes(["arm", "n", *titles, "seeds", "verdict"]), "|---|--:|" + "--:|" * len(titles) + "--:|---|"]
     for row in rows:
         cells = [_cell(row, metric, comparison) for metric in comparison.metrics]
-        verdict = f"{row.verdict}<br>{row.price.in_words()}" if row.price else row.verdict
+        told = [f"decided at {row.decided_at} seeds"] if row.decided_at else [row.price.in_words()] if row.price else []
+        verdict = "<br>".join([row.verdict, *told])
         lines.append(_pipes([row.name, str(row.n), *cells, seeds_agree(row.cells[comparison.primary].estimate), verdict]))
     return lines
 

@@ -11,7 +11,7 @@ items, such as perplexity, has none.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -63,9 +63,17 @@ class Scores:
         """Score by seed."""
         return self._values.get((arm, metric), {})
 
-    def difference(self, arm: str, reference: str, metric: str) -> Estimate | None:
-        """An arm less another: paired over common seeds, Welch where hardly any are common. None where either has no score."""
+    def difference(
+        self, arm: str, reference: str, metric: str, among: tuple[Collection[int], Collection[int]] | None = None
+    ) -> Estimate | None:
+        """An arm less another: paired over common seeds, Welch where hardly any are common. None where either has no score.
+
+        Args:
+            among: seeds of the arm, and of the other, to look at; None: all.
+        """
         ours, theirs = self.of(arm, metric), self.of(reference, metric)
+        if among is not None:
+            ours, theirs = ({seed: one[seed] for seed in one if seed in seeds} for one, seeds in zip((ours, theirs), among, strict=True))
         if not ours or not theirs:
             return None
         common = sorted(ours.keys() & theirs.keys())

@@ -153,10 +153,28 @@ def how_measured(comparison: StudyComparison) -> str:
     interval = f"each difference from the baseline has its own {percent(comparison.confidence)} interval, from {method} over {over}"
     if not any(estimate.shown for estimate in known):
         interval = "differences from the baseline have no intervals"
+    over_seeds = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    if comparison.looks and seeds > comparison.looks.at[0]:
+        over_seeds = f"{comparison.looks.at[0]} to {over_seeds}"
     return (
-        f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}{on}; {interval}. Verdicts are about {title} alone, at a family-wise "
+        f"Scores are means over {over_seeds}{on}; {interval}. Verdicts are about {title} alone, at a family-wise "
         f"error rate of {error} over {family}; “no difference” is shown against ±{comparison.margin:g}. The other columns are exploratory: "
-        f"bold differences there are significant at a false discovery rate of {error}." + _power(comparison) + _undecided(comparison)
+        f"bold differences there are significant at a false discovery rate of {error}."
+        + _looks(comparison)
+        + _power(comparison)
+        + _undecided(comparison)
+    )
+
+
+def _looks(comparison: StudyComparison) -> str:
+    """How seeds were added until all was decided."""
+    if comparison.looks is None:
+        return ""
+    at, title = comparison.looks.at, metric_title(comparison.primary)
+    return (
+        f" Seeds were added until all was decided: looks at {at[0]} to {at[-1]} seeds, each at a level that holds the error over all of "
+        f"them ({comparison.looks.nominal:.2g} for a single comparison; Pocock 1977). Differences on {title} are those of the look that "
+        "decided, or of the last one, with repeated confidence intervals (Jennison and Turnbull 1989)."
     )
 
 

@@ -125,7 +125,7 @@ def _judged(row: ArmRow, study: Study, family: int, holes: Sequence[Hole], rule:
     Args:
         family: how many comparisons the row's family has.
     """
-    notes = [f"seed {hole.seed}: {hole.reason}" for hole in holes if hole.arm == row.name]
+    notes = [*row.notes, *(f"seed {hole.seed}: {hole.reason}" for hole in holes if hole.arm == row.name)]
     own = _trial_set(study, row.name)
     twins = [arm.name for arm in study.arms if arm.name != row.name and _trial_set(study, arm.name) == own]
     if twins:
@@ -140,7 +140,8 @@ def _judged(row: ArmRow, study: Study, family: int, holes: Sequence[Hole], rule:
 def _verdict(row: ArmRow, declared: Compare, family: int, hole: bool, rule: Rule) -> tuple[str, list[str]]:
     cell, margin = row.cells[declared.primary], declared.smallest_difference_of_interest
     estimate = cell.estimate
-    if hole or estimate is None:
+    decided = proven(rule, cell.p_adjusted) or proven(rule, cell.p_equivalent)
+    if estimate is None or (hole and not decided):
         single = estimate is not None and estimate.seeds < 2
         return HOLE, ["one seed in common with the baseline: the interval covers evaluation items only"] if single else []
     if estimate.seeds < 2:
@@ -160,7 +161,7 @@ def _verdict(row: ArmRow, declared: Compare, family: int, hole: bool, rule: Rule
     if is_significant_uncorrected(cell, rule):
         notes.append(f"significant by itself, not after correction for {family} comparisons")
         return LEANING, notes
-    if estimate.known and equivalence(estimate, margin) <= rule.level:
+    if estimate.known and equivalence(estimate, margin) <= rule.level_of(1, "equivalent"):
         notes.append(f"within ±{margin:g} by itself, not after correction for {family} comparisons")
         return LEANING, notes
     return LEANING if estimate.agrees_about(0.0) else TOO_CLOSE, notes
@@ -169,7 +170,7 @@ def _verdict(row: ArmRow, declared: Compare, family: int, hole: bool, rule: Rule
 def is_significant_uncorrected(cell: Cell, rule: Rule) -> bool:
     """Whether an undecided arm would be decided if it were the only one."""
     estimate = cell.estimate
-    return estimate is not None and estimate.seeds >= LEAST_SEEDS and estimate.known and estimate.p <= rule.level
+    return estimate is not None and estimate.seeds >= LEAST_SEEDS and estimate.known and estimate.p <= rule.level_of(1, "different")
 
 
 def with_prices(rows: Iterable[ArmRow], study: Study, rule: Rule, common: Spread, cost: SeedCost) -> tuple[ArmRow, ...]:
@@ -215,7 +216,7 @@ def remarks_on(study: Study, rows: Sequence[ArmRow], metrics: Sequence[str]) -> 
     """Remarks on how the numbers were measured."""
     remarks = []
     estimates = [cell.estimate for row in rows for metric, cell in row.cells.items() if metric in metrics and cell.estimate]
-    seeds = len(study.sweep.seeds)
+    seeds = len(study.sweep.possible_seeds)
     if seeds == 1:
         remarks.append("One seed: the variation between seeds is unknown; three at least for a verdict.")
     elif seeds == 2:

@@ -95,11 +95,35 @@ class Outcome:
     interrupted: bool = False
 
 
-def run_study(study: Study, store: Store, options: RunOptions | None = None, on_event: Callable[[str], None] | None = None) -> Outcome:
+@dataclass
+class RayConnection:
+    """A connection to Ray and the fork server of this node, begun by the first study that needs them and kept for those that follow."""
+
+    ending: contextlib.ExitStack
+    """Ends them, when it is closed."""
+    launcher: Launcher | None = None
+    """How work is done there; None: it has not begun."""
+
+
+@contextlib.contextmanager
+def ray_kept_up() -> Iterator[RayConnection]:
+    """For several studies that are run one after another."""
+    with contextlib.ExitStack() as ending:
+        yield RayConnection(ending)
+
+
+def run_study(
+    study: Study,
+    store: Store,
+    options: RunOptions | None = None,
+    on_event: Callable[[str], None] | None = None,
+    connection: RayConnection | None = None,
+) -> Outcome:
     """Do what a study's trials lack, and return when it is done, failed or interrupted (Ctrl-C, SIGTERM).
 
     Args:
         on_event: gets a line for display when something begins.
+        connection: kept for another study that is run after this one; None: it ends with this one.
 
     Raises:
         ResourcesMissing: no node, or no nodes together, have what a trial asks for, and the cluster adds none by itself.
@@ -130,7 +154,11 @@ def run_study(study: Study, store: Store, options: RunOptions | None = None, on_
     interrupted = False
     try:
         with store.noticing_full_disk(), interruptible():
-            _run_on_ray(study, store, remaining, launcher, options, say)
+            if connection is not None:
+                _run_on_ray(study, store, remaining, launcher, options, say, connection)
+            else:
+                with ray_kept_up() as own:
+                    _run_on_ray(study, store, remaining, launcher, options, say, own)
     except KeyboardInterrupt:
         interrupted = True
     except DiskFull:
@@ -164,32 +192,37 @@ def _launcher(resources: Resources, store: Store, options: RunOptions) -> Launch
 
 
 def _run_on_ray(
-    study: Study, store: Store, remaining: RemainingWork, launcher: Launcher, options: RunOptions, say: Callable[[str], None]
+    study: Study,
+    store: Store,
+    remaining: RemainingWork,
+    launcher: Launcher,
+    options: RunOptions,
+    say: Callable[[str], None],
+    connection: RayConnection,
 ) -> None:
     """Do what remains: preparations, earlier stages, trials."""
     own = options.cluster == LOCAL
-    say(f"starting Ray ({'on this machine' if own else options.cluster})")
-    with _ray_and_fork_server(options, launcher):
-        launcher = replace(launcher, shares=_shares(study.sweep.resources, say))
+    if connection.launcher is None:
+        say(f"starting Ray ({'on this machine' if own else options.cluster})")
+        connection.ending.enter_context(_ray_and_fork_server(options, launcher))
+        connection.launcher = replace(launcher, shares=_shares(study.sweep.resources, say))
         if not own:
             require_usable_nodes(store.address)
-        driver = _Driver(store, launcher, say)
-        if remaining.preparations:
-            say(f"preparing {len(remaining.preparations)} encoders and language models")
-            driver.run_preparations(remaining.preparations)
-        for number, wave in enumerate(remaining.stages, 1):
-            chain = f" ({number} of {len(remaining.stages)} in a chain)" if len(remaining.stages) > 1 else ""
-            say(f"training earlier stages: {len(wave)}{chain}")
-            driver.run_stages(wave)
-        if work := trials_to_do(study, store, options.evaluate_only):
-            say(f"running {_count(work)} trials")
-        while work:
-            driver.run_trials(work)
-            # Whose process was lost in one evaluation may have others left, of a model that is trained.
-            left = [
-                each for each in trials_to_do(study, store, evaluate_only=True) if each.fingerprint in {one.fingerprint for one in work}
-            ]
-            work = left if _count(left) < _count(work) else []
+    driver = _Driver(store, connection.launcher, say)
+    if remaining.preparations:
+        say(f"preparing {len(remaining.preparations)} encoders and language models")
+        driver.run_preparations(remaining.preparations)
+    for number, wave in enumerate(remaining.stages, 1):
+        chain = f" ({number} of {len(remaining.stages)} in a chain)" if len(remaining.stages) > 1 else ""
+        say(f"training earlier stages: {len(wave)}{chain}")
+        driver.run_stages(wave)
+    if work := trials_to_do(study, store, options.evaluate_only):
+        say(f"running {_count(work)} trials")
+    while work:
+        driver.run_trials(work)
+        # Whose process was lost in one evaluation may have others left, of a model that is trained.
+        left = [each for each in trials_to_do(study, store, evaluate_only=True) if each.fingerprint in {one.fingerprint for one in work}]
+        work = left if _count(left) < _count(work) else []
 
 
 def _count(work: list[TrialWork]) -> int:

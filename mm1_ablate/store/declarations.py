@@ -98,7 +98,7 @@ class Declarations:
     def _now(self, study: Study, entries: list[_Entry]) -> Declaration:
         """What a study declares now, as an entry after others."""
         folder, content = self._layout.study_folder(study), declared(study)
-        ever = {recorded_fingerprint(trial) for trial in study.trials}.union(*(entry.declaration.trials for entry in entries))
+        ever = {recorded_fingerprint(trial) for trial in study.possible_trials}.union(*(entry.declaration.trials for entry in entries))
         scored, now = self._scored(ever), time.time()
         if entries:
             # In order, whatever the clocks of several machines say.
@@ -106,7 +106,7 @@ class Declarations:
         # Versions without this record kept the texts of a run, with the trials that had no scores then.
         text = self._files.read_record(folder / "texts" / f"{short(digest(dict(study.texts)))}.json", TextRecord)
         if text:
-            open_then = {recorded_fingerprint(trial) for trial in study.trials if trial.evaluation_fingerprint in text["trials"]}
+            open_then = {recorded_fingerprint(trial) for trial in study.possible_trials if trial.evaluation_fingerprint in text["trials"]}
             scored, now = scored - open_then, text["first"]
         known_before = any((folder / name).exists() for name in OF_A_RUN)
         return Declaration(now, content, scored, known_before)

@@ -173,7 +173,7 @@ class Manifests:
     def unlisted_trials(self, study: Study) -> dict[Path, str]:
         """Trials that the study once had, that its file no longer lists and that still lie in the store: folder to name. After several
         edits some share a name."""
-        listed = {one.fingerprint for trial in study.trials for one in (*trial.earlier, trial)}
+        listed = {one.fingerprint for trial in study.possible_trials for one in (*trial.earlier, trial)}
         gone = {self._layout.trial_folder(one): name for one, name in self._registered(study).items() if one not in listed}
         return {folder: name for folder, name in gone.items() if folder.exists()}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm1_ablate.config.study import Study, Trial
-from mm1_ablate.data.atomic_files import read_json, read_json_lines, replacing, write_json
+from mm1_ablate.data.atomic_files import DamagedFile, read_json, read_json_lines, replacing, write_json
 from mm1_ablate.store.files import Files
 from mm1_ablate.store.layout import Layout
 from mm1_ablate.store.records import SourceAccount
@@ -71,6 +72,18 @@ class Results:
         order = {arm.name: index for index, arm in enumerate(study.arms)}
         rows.sort(key=lambda row: (order[row[0]], row[1]))
         return pandas.DataFrame(rows, columns=["arm", "seed", "fingerprint", "metric", "value"])
+
+    def item_scores(self, study: Study) -> pandas.DataFrame | None:
+        """Per-item scores of all arms and seeds that have been evaluated; a trial of several arms is in each. None: there are none."""
+        import pandas
+
+        parts = []
+        for trial in study.trials:
+            if self._statuses.has_scores(trial):
+                with contextlib.suppress(DamagedFile):
+                    items = self.items(trial)
+                    parts += [items.assign(arm=arm, seed=trial.seed) for arm in trial.arms]
+        return pandas.concat(parts, ignore_index=True) if parts else None
 
     def holes(self, study: Study) -> list[tuple[str, int, str]]:
         """What a study lacks: arm, seed and why."""

@@ -89,6 +89,7 @@ class Store:
         self.write_evaluation, self.scores, self.items = results.write_evaluation, results.scores, results.items
         self.results, self.holes, self.data_account = results.results, results.holes, results.data_account
         self.curve, self.curves, self.evaluation_code = results.curve, results.curves, results.evaluation_code
+        self.item_scores = results.item_scores
 
     @property
     def home(self) -> str:

@@ -32,7 +32,9 @@ MOST_FILES = 20
 # ---------------------------------------------------------------- whose folder it is
 def declared(study: Study) -> str:
     """The same for files that declare the same arms and trials under the same name."""
-    return digest([study.name, sorted([arm, trial.seed, trial.evaluation_fingerprint] for trial in study.trials for arm in trial.arms)])
+    return digest(
+        [study.name, sorted([arm, trial.seed, trial.evaluation_fingerprint] for trial in study.possible_trials for arm in trial.arms)]
+    )
 
 
 def other_study(study: Study, folder: Path, files: Files) -> str:

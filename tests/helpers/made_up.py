@@ -22,6 +22,7 @@ def made_up_study(
     baselines: Mapping[str, str] | None = None,
     same: Mapping[str, str] | None = None,
     experiment: Mapping[str, Any] | None = None,
+    until_decided: tuple[int, int] | None = None,
     **sweep: Any,
 ) -> Study:
     """A study of a baseline and arms.
@@ -30,6 +31,7 @@ def made_up_study(
         baselines: arms that are compared with another baseline than "baseline".
         same: arms that are the same trials as another arm.
         experiment: dotted paths and values for all arms.
+        until_decided: least and most seeds; `seeds` are then the trials that there may be.
         sweep: further fields of the sweep, such as compare and expect.
     """
     experiment_of_all = tiny_experiment(dict(experiment or {}))
@@ -49,13 +51,15 @@ def made_up_study(
         if origin[name] == name
         for seed in seeds
     ]
-    declared = Sweep.model_validate({"sweep": "made-up", "experiment": "tiny.yaml", "seeds": list(seeds), **sweep})
+    design = {"at_least": until_decided[0], "at_most": until_decided[1], "until": "decided"} if until_decided else list(seeds)
+    declared = Sweep.model_validate({"sweep": "made-up", "experiment": "tiny.yaml", "seeds": design, **sweep})
     return Study("made-up", declared, Path("made-up.yaml"), tuple(rows), tuple(trials))
 
 
 def scores(study: Study, truth: Mapping[str, Sequence[float]], metric: str = "shot_8/average") -> pd.DataFrame:
-    """Results from scores by arm, one for each seed of the sweep (NaN: none)."""
-    lines = [(arm, seed, metric, value) for arm, values in truth.items() for seed, value in zip(study.sweep.seeds, values, strict=True)]
+    """Results from scores by arm, one for each seed of the sweep, in their order (NaN: none)."""
+    seeds = study.sweep.possible_seeds
+    lines = [(arm, seed, metric, value) for arm, values in truth.items() for seed, value in zip(seeds, values, strict=False)]
     return pd.DataFrame(lines, columns=["arm", "seed", "metric", "value"]).dropna()
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -49,11 +51,29 @@ def study(
     )
 
 
+def until_decided(arms: tuple[str, ...], at_least: int = 3, at_most: int = 6, first: int = 0) -> Study:
+    """As `study`, with seeds that are added until all is decided; differences of less than 5 do not matter."""
+    whole = study(arms, tuple(range(first, first + at_most)))
+    design = {"at_least": at_least, "at_most": at_most, "until": "decided", "first": first}
+    compare = {"smallest_difference_of_interest": 5.0}
+    sweep = Sweep(sweep="test", experiment="tiny.yaml", seeds=design, resources={"cpus": 1}, compare=compare)
+    return replace(whole, sweep=sweep)
+
+
+NOISE = {10: (0.0, 1.0, -1.0, 0.5, -0.5, 0.0), 11: (60.0, 61.5, 59.0, 60.5, 59.5, 60.0), 12: (8.0, 1.0, 5.0, 5.5, 3.5, 4.8)}
+"""By the steps of an arm, what is added to its score at each seed: the arm of 11 is clear at once, that of 12 is not."""
+
+
+def noisy_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> int:
+    """As `quick_trial`, with scores that vary over seeds."""
+    return quick_trial(store_root, fingerprint, evaluations, lambda steps, seed: {"shot_8/average": 20 + NOISE[steps][seed]})
+
+
 def score(steps: int, seed: int) -> dict[str, float]:
     return {"shot_8/average": steps + seed / 10, "text_core/average": 50.0, "shot_8/miniature_vqa": steps + seed / 10}
 
 
-def quick_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> int:
+def quick_trial(store_root: str, fingerprint: str, evaluations: list[str], scoring: Callable[[int, int], dict[str, float]] = score) -> int:
     """What `trial.run_trial` does, without training. How it goes is told by files in the store: fail-<steps>, kill-<steps>, ..."""
     store = Store(store_root)
     folder = store.trial_folder(fingerprint)
@@ -82,8 +102,9 @@ def quick_trial(store_root: str, fingerprint: str, evaluations: list[str]) -> in
             (folder / "trainings").open("a").write("once\n")
         for evaluation in evaluations:
             store.start(folder, "evaluate", evaluation)
-            items = pandas.DataFrame({"task": ["miniature_vqa"] * 2, "shots": [8, 8], "item": ["a", "b"], "score": [0.0, 1.0]})
-            store.write_evaluation(fingerprint, evaluation, items, score(steps, seed))
+            what = {"task": "miniature_vqa", "family": "image", "metric": "vqa_accuracy", "primary": True, "shots": 8}
+            items = pandas.DataFrame({"item": ["a", "b"], "score": [0.0, 1.0]}).assign(**what)
+            store.write_evaluation(fingerprint, evaluation, items, scoring(steps, seed))
 
     try:
         with store.hold(folder):

@@ -14,10 +14,12 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -115,6 +117,48 @@ def _without_repeats(seeds: list[int]) -> list[int]:
     return seeds
 
 
+MOST_SEEDS = 30
+"""That a design may go up to: each look takes time to compute, and more seeds are no experiment that anybody runs."""
+
+
+class UntilDecided(Settings):
+    """Seeds are added until every comparison and expectation is decided, by a rule that is fixed before the first of them is run."""
+
+    at_least: Annotated[int, Field(ge=3)]
+    """Seeds of every arm before the first look. Two leave one degree of freedom, so a verdict takes three."""
+    at_most: Annotated[int, Field(le=MOST_SEEDS)]
+    """Seeds after which what is open stays open."""
+    until: Literal["decided"]
+    """decided: after each look the arms that are not decided, and what they are compared with, get one more seed."""
+    first: Annotated[int, Field(ge=0)] = 0
+    """The first seed; the next ones follow it: first, first + 1, ..."""
+
+    @model_validator(mode="after")
+    def _may_grow(self) -> UntilDecided:
+        if self.at_most <= self.at_least:
+            raise SettingError(
+                "at_most", f"expected more than at_least, which is {self.at_least}; for a fixed number of seeds give a list: [0, 1, 2]"
+            )
+        return self
+
+    @property
+    def seeds(self) -> list[int]:
+        """All that it may come to, in the order in which they are taken."""
+        return list(range(self.first, self.first + self.at_most))
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which is looked."""
+        return tuple(range(self.at_least, self.at_most + 1))
+
+
+def _kind_of_seeds(value: Any) -> str:
+    return "until decided" if isinstance(value, dict | UntilDecided) else "fixed"
+
+
+FixedSeeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_without_repeats)]
+
+
 class AblationGroup(Settings):
     """One or several arms: exactly one of remove, remove_each, alter, replace, grid and seeds; remove, alter and replace together are one
     arm that does all of it."""
@@ -138,17 +182,12 @@ class AblationGroup(Settings):
     mappings of a named axis may have values under `replace`, which replace it."""
     except_: list[Annotated[dict[DottedPath, JsonValue], Field(min_length=1)]] = Field(default=[], alias="except")
     """Points of the grid to leave out: those where all paths of a mapping have the given values, or an axis has the given label."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    seeds: FixedSeeds | None = None
     """Seeds other than those of the sweep: an arm otherwise identical to the baseline (A/A), so that any difference is chance."""
     when_removed: Literal["renormalise", "shrink"] | FillWith | None = None
     """What happens to a removed share in this group. None: the experiment's data.when_removed."""
     experiment: str | None = None
     """An experiment file that is this group's own baseline."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        return seeds if seeds is None else _without_repeats(seeds)
 
     @model_validator(mode="after")
     def _one_kind(self) -> AblationGroup:
@@ -310,8 +349,13 @@ class Sweep(Settings):
     description: str = ""
     experiment: str
     """The file of the baseline, relative to this file. Always trained, always the first row."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
-    """Training seeds (initialisation and data order), shared by all arms."""
+    seeds: Annotated[Annotated[FixedSeeds, Tag("fixed")] | Annotated[UntilDecided, Tag("until decided")], Discriminator(_kind_of_seeds)] = [
+        0,
+        1,
+        2,
+    ]
+    """Training seeds (initialisation and data order), shared by all arms: a list, or `{at_least: 3, at_most: 8, until: decided}`, by which
+    seeds are added until every comparison and expectation is decided."""
     everywhere: AnyEdits = {}
     """Paths and values for the baseline and all arms alike, such as fewer steps for a quick look. As in `alter`, a mapping is merged into
     what is there, and replaces it under `replace`."""
@@ -327,7 +371,12 @@ class Sweep(Settings):
     resources: Resources = Resources()
     budget: Budget = Budget()
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
-        return _without_repeats(seeds)
+    @property
+    def until_decided(self) -> UntilDecided | None:
+        """The design that adds seeds until all is decided; None where the seeds are fixed."""
+        return self.seeds if isinstance(self.seeds, UntilDecided) else None
+
+    @property
+    def possible_seeds(self) -> list[int]:
+        """All seeds that the study may come to, in the order in which they are taken."""
+        return self.seeds.seeds if isinstance(self.seeds, UntilDecided) else self.seeds

@@ -131,11 +131,11 @@ class _Expansion:
         Raises:
             FileErrors: nobody could have meant so many.
         """
-        arms, trials = 1, len(sweep.seeds)
+        arms, trials = 1, len(sweep.possible_seeds)
         for file in files:
             for name, group in file.sweep.ablations.items() if file.sweep else ():
                 arms += arm_count(group)
-                trials += len(group.seeds) if group.seeds is not None else arm_count(group) * len(sweep.seeds)
+                trials += len(group.seeds) if group.seeds is not None else arm_count(group) * len(sweep.possible_seeds)
                 if arms > MOST_ARMS or trials > MOST_TRIALS:
                     message = (
                         f"up to this group the study has more than {MOST_ARMS:,} arms or {MOST_TRIALS:,} trials, as many as there may be"
@@ -183,7 +183,7 @@ class _Expansion:
             sweep=sweep.model_copy(update={"compare": compare, "ablations": groups, "expect": expect}),
             path=self.path,
             arms=tuple(self.arms.values()),
-            trials=tuple(trials_of(self.arms.values(), self.identities, sweep.seeds, self.snapshot)),
+            trials=tuple(trials_of(self.arms.values(), self.identities, sweep.possible_seeds, self.snapshot)),
             grids=self.grids,
             included=tuple(file.path for file in files[1:]),
             families=tuple(one.sweep for one in sweeps for _ in one.expect),
@@ -299,9 +299,10 @@ class _Expansion:
             base = self._base(file, declared, group.experiment, ("ablations", name, "experiment"), f"{name}/{BASELINE}", name)
         if base is None:
             return
-        for seed in sorted(set(group.seeds or ()) & set(sweep.seeds)):
+        for seed in sorted(set(group.seeds or ()) & set(sweep.possible_seeds)):
             message = f"seed {seed} is one of the sweep's seeds, at which the arm is identical to the baseline"
             file.report([Diagnostic(("ablations", name, "seeds"), message, "take other seeds")])
+        file.report(_too_few_or_many_seeds(name, group, sweep))
         wrong: dict[Diagnostic, list[str]] = {}
         for declared_arm in (declared_arm for declared_arm in arms if not declared_arm.left_out):
             for diagnostic in self._arm(file, declared_arm, base):
@@ -354,6 +355,15 @@ class _Expansion:
             file.report([Diagnostic(where, message, "rename the group", at_key=True)])
         else:
             self.arms[arm.name] = arm
+
+
+def _too_few_or_many_seeds(name: str, group: AblationGroup, sweep: Sweep) -> list[Diagnostic]:
+    """Seeds of an arm's own, where those of the sweep are added until it is decided: it is compared at the same looks."""
+    design = sweep.until_decided
+    if design is None or group.seeds is None or len(group.seeds) == design.at_most:
+        return []
+    message = f"expected {design.at_most} seeds, as many as the sweep's design may take (seeds.at_most), not {len(group.seeds)}"
+    return [Diagnostic(("ablations", name, "seeds"), message, "they are taken in this order, as many at each look as the baseline has")]
 
 
 def _own_baseline(sweep: Sweep) -> str:
