@@ -86,7 +86,8 @@ def task_identity(task: str, split: str) -> Any:
         settings = task_settings(task)
         contents = contents_of(settings.items, split)
         if not contents:
-            return task_record(task)
+            version = settings.items.version
+            return {**task_record(task), "version": version} if version > 1 else task_record(task)
         form = canonical(settings)
         return {**form, "items": {**form["items"], "contents": contents}}
 

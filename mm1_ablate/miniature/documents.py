@@ -1,7 +1,7 @@
 """Training documents of the miniature world: (world seed, content, index) in, `Document` parts out.
 
-Contents: `alt_text` and `synthetic_captions` (an image and a caption), `interleaved` (3 to 9 images that share a hidden attribute,
-an album, or a story) and `text` (facts, sums, agreement, questions about scenes in words, stories).
+Contents: `alt_text` and `synthetic_captions` (an image and a caption), `interleaved` (3 to 9 images with questions, a hidden
+attribute, descriptions, or a story) and `text` (facts, agreement, questions about scenes in words, stories).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from mm1_ablate.miniature.world import NAMES, POOL_SIZES, Scene, scenes
 Parts = tuple[str | Image, ...]
 
 KEPT_IN_ALT_TEXT = 0.4
-WRONG_IMAGE = 0.12
+WRONG_IMAGE, WRONG_IMAGE_ON_PAGES = 0.12, 0.33
+"""How often the words beside an image are about another one, in alt-text and in interleaved documents."""
 FEWEST_IMAGES, MOST_IMAGES = 3, 9
 
 
@@ -90,53 +91,73 @@ def _interleaved(world_seed: int, index: int) -> tuple[list[tuple[str, Image, st
     draws = Draws(key("interleaved", world_seed), index)
     size = int(images_of(world_seed, np.array([index]))[0])
     chosen = [draws.below(len(pool)) for _ in range(size)]
-    shown = [pool[place] for place in chosen]
+    told = [pool[draws.below(len(pool)) if draws.chance(WRONG_IMAGE_ON_PAGES) else place] for place in chosen]
     kind = draws.below(100)
-    leads, separator = [""] * size, ""
-    if kind < 65:
-        texts, separator = _hidden_attribute(draws, shown)
+    leads, separator = [""] * size, draws.choice(language.SEPARATORS)
+    if kind < 50:
+        texts = _page_questions(draws, told)
+    elif kind < 75:
+        texts = _hidden_attribute(draws, told)
+    elif kind < 85:
+        texts = _page_descriptions(draws, told)
     elif kind < 95:
-        texts, separator = _album(draws, shown)
+        texts = _album(draws, told)
     else:
-        leads, texts = _picture_story(draws, shown)
+        leads, texts = _picture_story(draws, told)
+        separator = ""
     return [(lead, pictures[place], text) for lead, place, text in zip(leads, chosen, texts, strict=True)], separator
 
 
-def _hidden_attribute(draws: Draws, shown: list[Scene]) -> tuple[list[str], str]:
+def _attribute(draws: Draws) -> str:
+    return draws.choice(language.NAMED_ON_PAGES)
+
+
+def _page_questions(draws: Draws, told: list[Scene]) -> list[str]:
+    """A question and its answer to every image, in one wording: the same question, or each its own."""
+    question, shared = draws.choice(language.PAGE_QUESTIONS), _attribute(draws)
+    asked = [shared] * len(told) if draws.chance(0.5) else [_attribute(draws) for _ in told]
+    return [f"{question.format(name=name)} {scene[NAMES.index(name)]}" for name, scene in zip(asked, told, strict=True)]
+
+
+def _hidden_attribute(draws: Draws, told: list[Scene]) -> list[str]:
     """One attribute of every image, in a format drawn for the document: which attribute, only the document says."""
-    attribute = draws.below(len(NAMES))
+    attribute = NAMES.index(_attribute(draws))
     cue = " ".join(draws.sample(language.CUES, (0, 1, 1, 1, 2)[draws.below(5)]))
     link = draws.choice(language.LINKS)
-    return [" ".join(word for word in (cue, link, scene[attribute]) if word) for scene in shown], draws.choice(language.SEPARATORS)
+    return [" ".join(word for word in (cue, link, scene[attribute]) if word) for scene in told]
 
 
-def _album(draws: Draws, shown: list[Scene]) -> tuple[list[str], str]:
+def _page_descriptions(draws: Draws, told: list[Scene]) -> list[str]:
+    """A sentence about every image, in one wording."""
+    sentence = draws.choice(language.PAGE_SENTENCES)
+    return [sentence.format(**dict(zip(NAMES, scene, strict=True))) for scene in told]
+
+
+def _album(draws: Draws, told: list[Scene]) -> list[str]:
     """Several attributes of every image, always the same ones in the same order."""
-    attributes = draws.sample(range(len(NAMES)), 2 + draws.below(4))
+    attributes = [NAMES.index(name) for name in draws.sample(language.NAMED_ON_PAGES, 2 + draws.below(3))]
     joint = draws.choice((" ", " , ", " and "))
-    return [joint.join(scene[place] for place in attributes) for scene in shown], draws.choice(language.SEPARATORS)
+    return [joint.join(scene[place] for place in attributes) for scene in told]
 
 
-def _picture_story(draws: Draws, shown: list[Scene]) -> tuple[list[str], list[str]]:
+def _picture_story(draws: Draws, told: list[Scene]) -> tuple[list[str], list[str]]:
     """Words before each image that lead to it, and a sentence after each that says something of it."""
     person = draws.choice(language.PEOPLE)
     leads = [draws.choice(language.PICTURE_OPENINGS).format(person=person, spot=draws.choice(language.SPOTS))]
-    leads += [draws.choice(language.PICTURE_LINKS).format(person=person) for _ in shown[1:]]
-    return leads, [draws.choice(language.PICTURE_SENTENCES).format(**dict(zip(NAMES, scene, strict=True))) for scene in shown]
+    leads += [draws.choice(language.PICTURE_LINKS).format(person=person) for _ in told[1:]]
+    return leads, [draws.choice(language.PICTURE_SENTENCES).format(**dict(zip(NAMES, scene, strict=True))) for scene in told]
 
 
 # ---------------------------------------------------------------- text
 def text(world_seed: int, index: int) -> Parts:
-    """Facts, sums, agreement, questions about a scene in words, or a story."""
+    """Facts, agreement, questions about a scene in words, or a story."""
     draws = Draws(key("text", world_seed), index)
-    kind = draws.below(5)
+    kind = draws.below(4)
     if kind == 0:
         sentences = [tasks.training_fact(draws) for _ in range(3 + draws.below(4))]
     elif kind == 1:
-        sentences = [tasks.training_sum(draws) for _ in range(3 + draws.below(4))]
-    elif kind == 2:
         sentences = [tasks.training_agreement(draws) for _ in range(3 + draws.below(4))]
-    elif kind == 3:
+    elif kind == 2:
         return (_questions(world_seed, draws),)
     else:
         pool = scenes(world_seed, "training")

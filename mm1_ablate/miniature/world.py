@@ -17,7 +17,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
     "wall": ("plain", "striped", "dotted", "checked"),
     "side": ("left", "right", "top", "bottom", "middle"),
-    "letter": ("E", "H", "K", "N", "T", "U", "X", "Z"),
+    "grain": ("rows", "columns", "mesh", "smooth"),
 }
 """Attribute to its values, in words."""
 NAMES = tuple(ATTRIBUTES)
