@@ -36,7 +36,7 @@ def caption(scene: Scene, template: int) -> str:
 
 # ---------------------------------------------------------------- formats of interleaved documents
 NAMED_ON_PAGES = ("colour", "shape", "size", "side")
-"""The attributes that interleaved documents speak of. The others are in captions alone."""
+"""The attributes that most interleaved documents speak of. The others are seldom named but in captions."""
 PAGE_QUESTIONS = (
     "tell me the {name} here :",
     "which {name} has this one , reply :",
@@ -45,14 +45,8 @@ PAGE_QUESTIONS = (
     "and its {name} , you say :",
 )
 """Questions that stand beside images, in other words than those that are asked in evaluation."""
-PAGE_SENTENCES = (
-    "we like this {size} {colour} {shape} at the {side}",
-    "my {colour} {shape} is {size} and to the {side}",
-    "look : one {shape} , {colour} {size} , {side}",
-    "another {side} {shape} that is {size} and all {colour}",
-    "at {side} you see some {size} {colour} {shape}",
-)
-"""Descriptions on interleaved pages, in other words than captions."""
+PAGE_WORDS = _listed("look this we like my and with one , : ; near some that")
+"""What stands between attributes in descriptions on interleaved pages."""
 CUES = _listed("card note label tag item entry page sheet slide frame ticket stamp box file list map")
 LINKS = ("->", ":", "=", "~", ">", "shows", "is", "")
 SEPARATORS = ("|", ";", "/", ",", ".", "&")
@@ -112,9 +106,6 @@ SIGHTS = (
     "the {cue} was {grain} .",
 )
 ENDINGS = ("then {person} went home .", "{friend} was happy .", "{person} gave the {cue} to {friend} .")
-PICTURE_OPENINGS = ("{person} went to the {spot} and saw", "one day {person} found", "here {person} met")
-PICTURE_SENTENCES = ("a {size} {shape} .", "one {colour} {shape} .", "one {shape} , {side} .")
-PICTURE_LINKS = ("then {person} saw", "and then", "next was", "{person} also found")
 
 
 def _words() -> Iterable[str]:
@@ -124,7 +115,7 @@ def _words() -> Iterable[str]:
         yield from values
     yield from NAMES
     yield from JUNK
-    yield from CUES + LINKS + SEPARATORS + EVALUATION_CUES + BETWEEN + PEOPLE + SPOTS
+    yield from PAGE_WORDS + CUES + LINKS + SEPARATORS + EVALUATION_CUES + BETWEEN + PEOPLE + SPOTS
     for pair in NOUNS + VERBS:
         yield from pair
     for answers, _ in FACTS:
@@ -132,7 +123,7 @@ def _words() -> Iterable[str]:
             yield from (subject, answer)
     phrases = [*CAPTIONS, *(cue for cue, _ in EVALUATION_FORMATS), *QUESTIONS.values(), STATEMENT, "Q A the"]
     phrases += [phrase for _, phrasings in FACTS for phrase in phrasings]
-    phrases += [*PAGE_QUESTIONS, *PAGE_SENTENCES, *OPENINGS, *SIGHTS, *ENDINGS, *PICTURE_OPENINGS, *PICTURE_SENTENCES, *PICTURE_LINKS]
+    phrases += [*PAGE_QUESTIONS, *OPENINGS, *SIGHTS, *ENDINGS]
     for phrase in phrases:
         yield from (word for word in phrase.split() if not word.startswith("{"))
 

@@ -22,7 +22,7 @@ COLOURS = np.array(
 )
 CENTRES = np.array([(13, 22), (34, 22), (24, 13), (21, 34), (24, 24)], np.float32)
 """x and y of left, right, top, bottom, middle."""
-RADII = np.array([5.5, 10.0], np.float32)
+RADII = np.array([8.0, 12.5], np.float32)
 PLATE = slice(36, 48)
 """Rows and columns of the plate: whole squares of 4 pixels, so that averaging by 2 or 4 mixes nothing else into it."""
 PLATE_GREY, GRAIN_CONTRAST = 128, 72
@@ -102,9 +102,9 @@ def render(world_seed: int, split: str, indices: np.ndarray) -> np.ndarray:
     pattern = WALLS[wall[:, None, None], (phases[:, None] // 8 + steps)[:, :, None], (phases[:, None] % 8 + steps)[:, None, :]]
     grey = (118 + jitter(11, 22))[:, None, None] + pattern * (26 + jitter(12, 5))[:, None, None]
 
-    radius = (RADII[size] * (1 + jitter(13, 0.1)))[:, None, None]
-    dx = grid[None, None, :] - (CENTRES[side, 0] + jitter(14, 2))[:, None, None]
-    dy = grid[None, :, None] - (CENTRES[side, 1] + jitter(15, 2))[:, None, None]
+    radius = (RADII[size] * (1 + jitter(13, 0.05)))[:, None, None]
+    dx = grid[None, None, :] - (CENTRES[side, 0] + jitter(14, 1))[:, None, None]
+    dy = grid[None, :, None] - (CENTRES[side, 1] + jitter(15, 1))[:, None, None]
     mask = np.empty((count, SIDE, SIDE), np.float32)
     for place in range(6):
         chosen = np.flatnonzero(shape == place)

@@ -2,8 +2,8 @@
 
 In: settings. Out: plain JSON values in which everything is left out that makes no difference: fields at their default (so a
 field added later with a default leaves old fingerprints alone), fields marked `HowItRuns`, the order of keys, 1 or 1.0,
-45/45/10 or 9/9/2, data types of weight zero and sources that feed nothing. The `type` of a component is always kept, and its version above 1. Where data is read
-from files, a digest of them goes in instead of where they lie.
+45/45/10 or 9/9/2, data types of weight zero and sources that feed nothing. The `type` of a component is always kept, and
+its version above 1. Where data is read from files, a digest of them goes in instead of where they lie.
 
 Code that trains may depend on nothing that is left out here: not on the order of sources, nor on the size of weights.
 """
