@@ -9,10 +9,16 @@ from typing import Any, Literal
 
 from mm1_ablate.config.study import Change
 from mm1_ablate.report.metric_info import PERCENT, Scale
+from mm1_ablate.report.price import Price
 from mm1_ablate.report.statistics import Estimate
 
-BASELINE, BETTER, WORSE, UNDECIDED = "baseline", "better", "worse", "undecided"
-HOLE, ONE_SEED = "no verdict: missing trials", "no verdict: one seed"
+BASELINE, BETTER, WORSE, HOLE = "baseline", "better", "worse", "no verdict: missing trials"
+CONFIRMED, REFUTED, NO_VERDICT = "confirmed", "refuted", "no verdict"
+LEANING, TOO_CLOSE, TOO_FEW = "leaning", "too close to call", "too few seeds"
+"""Undecided, of arms as of expectations. Leaning: all seeds lie on the same side of the bound (of an equivalence: inside it), or the
+difference is significant by itself and not after correction; three seeds at least. Too close to call: none of these. Too few: one seed or
+two."""
+UNDECIDED = (LEANING, TOO_CLOSE, TOO_FEW)
 Cost = float | int | str
 
 
@@ -45,8 +51,6 @@ class Cell:
     """Holm over the arms on the primary metric, Benjamini-Hochberg over the other columns of the table, NaN elsewhere."""
     p_equivalent: float = float("nan")
     """Of being within the smallest difference of interest, Holm over the arms; on the primary metric only."""
-    detectable: float = float("nan")
-    """The true difference that this comparison would find with a power of 80 %, after correction for the family."""
     scale: Scale = PERCENT
     """What kind of number the metric is."""
 
@@ -89,8 +93,11 @@ class ArmRow:
     seeds: tuple[int, ...]
     """Seeds with a score on the primary metric."""
     cells: Mapping[str, Cell]
-    verdict: str = UNDECIDED
+    verdict: str = ""
+    """Empty until it is judged."""
     notes: tuple[str, ...] = ()
+    price: Price | None = None
+    """What would decide an undecided arm, as far as there is a forecast."""
     changes: tuple[str, ...] = ()
     """What the ablation declares, setting by setting; of a baseline what the sweep sets everywhere."""
     differences: tuple[Change, ...] = ()
@@ -121,15 +128,15 @@ def cell_json(cell: Cell) -> dict[str, Any]:
         "mean": cell.mean,
         "deviation": cell.deviation,
         "difference": estimate.difference if estimate else None,
-        "low": estimate.low if estimate else None,
-        "high": estimate.high if estimate else None,
+        "low": estimate.shown.low if estimate and estimate.shown else None,
+        "high": estimate.shown.high if estimate and estimate.shown else None,
         "p": estimate.p if estimate else None,
         "p_adjusted": cell.p_adjusted,
         "p_equivalent": cell.p_equivalent,
-        "detectable": cell.detectable,
     }
     known = {key: None if value is None or math.isnan(value) else float(value) for key, value in numbers.items()}
-    return {**known, "n": cell.n, "method": estimate.method if estimate else None}
+    seeds = list(estimate.by_seed) if estimate else []
+    return {**known, "n": cell.n, "method": estimate.method if estimate else None, "differences_by_seed": seeds}
 
 
 def amount(value: Cost) -> str:

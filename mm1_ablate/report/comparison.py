@@ -8,8 +8,10 @@ with intervals, and on the primary metric a verdict. How it is shown is the work
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,15 @@ from mm1_ablate.config.sweep.differences import declared_in_words
 from mm1_ablate.report.cells import ArmRow, Cell, Hole, Measure, cell_json
 from mm1_ablate.report.confounds import confounds, held_constant
 from mm1_ablate.report.effects import Effect, effects
-from mm1_ablate.report.expectations import Judgement, judge
+from mm1_ablate.report.expectations import Judgement, judge, priced
 from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, scales
+from mm1_ablate.report.price import SeedCost, pooled
+from mm1_ablate.report.rules import FixedSeeds
 from mm1_ablate.report.scores import Scores
-from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
+from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, detectable_difference
 from mm1_ablate.report.task_scores import TaskScores
-from mm1_ablate.report.verdicts import FalseVerdicts, distinct_comparisons, family_sizes, remarks_on, with_verdicts
+from mm1_ablate.report.verdicts import FalseVerdicts, distinct_comparisons, family_sizes, remarks_on, with_prices, with_verdicts
 
 SINGLE_CHANGES = "Single changes"
 """Title of groups of a single arm each, shown together."""
@@ -69,6 +73,9 @@ class StudyComparison:
     """Over how many items the score of each task is, between which floor and ceiling it lies, and which items could not be evaluated."""
     published: tuple[Counterparts, ...] = ()
     """The rows of the paper that arms correspond to (see `paper_comparison.py`)."""
+    detectable: float = float("nan")
+    """The smallest true difference on the primary metric that the design finds with 80 % power, at the first step of the correction, by the
+    spread pooled over arms; NaN with fewer than three seeds."""
     false_verdicts: FalseVerdicts | None = None
     """How often arms that equal the baseline were called better or worse, where the study has such arms."""
 
@@ -131,6 +138,7 @@ class StudyComparison:
             "smallest_difference_of_interest": self.margin,
             "seeds": list(self.seeds),
             "families": {"comparisons": self.families, "correction": "Holm"},
+            "detectable": None if math.isnan(self.detectable) else self.detectable,
             "arms": [
                 {
                     "name": row.name,
@@ -140,6 +148,7 @@ class StudyComparison:
                     "seeds": list(row.seeds),
                     "metrics": {metric: cell_json(cell) for metric, cell in row.cells.items()},
                     "verdict": row.verdict,
+                    "price": row.price.to_json() if row.price else None,
                     "notes": list(row.notes),
                     "changes": list(row.changes),
                     "differences": [change.to_json() for change in row.differences],
@@ -169,6 +178,7 @@ def compare(
     accounts: Iterable[Mapping[str, Mapping[str, Any]]] = (),
     tasks: TaskScores | None = None,
     warnings: Iterable[str] = (),
+    seconds_per_trial: float | None = None,
 ) -> StudyComparison:
     """Compare every arm of a study with its baseline.
 
@@ -182,14 +192,20 @@ def compare(
         accounts: of each trial, what became of its data (see `lost_data.py`).
         tasks: what the score of each task stands on (see `task_scores.py`).
         warnings: warnings shown before the run, a line each with its place in a file.
+        seconds_per_trial: as they pass on the clock; None where no trial has been timed. Prices name it.
     """
     declared, tasks = study.sweep.compare, tasks or TaskScores()
-    scores = Scores(results, items, declared.confidence, study.arms[0].experiment.evaluation.groups)
     metrics = tuple(dict.fromkeys([*declared.metrics, declared.primary]))
-    all_metrics = tuple(dict.fromkeys([*metrics, *scores.metrics]))
+    all_metrics = tuple(dict.fromkeys([*metrics, *map(str, results["metric"])]))
+    kinds = scales(all_metrics, items)
+    scores = Scores(results, items, declared.confidence, study.arms[0].experiment.evaluation.groups, kinds)
     all_holes = _all_holes(study, scores, holes)
-    measured = _measured_rows(study, scores, scales(all_metrics, items), costs or {})
-    rows = with_verdicts(measured, study, metrics, all_holes)
+    measured = _measured_rows(study, scores, kinds, costs or {})
+    rule, cost = FixedSeeds(1 - declared.confidence), SeedCost(_trials_of_a_seed(study), seconds_per_trial)
+    judged = with_verdicts(measured, study, metrics, all_holes, rule)
+    common = {metric: pooled(row.cells[metric].estimate for row in measured) for metric in all_metrics}
+    rows = with_prices(judged, study, rule, common[declared.primary], cost)
+    families = family_sizes(distinct_comparisons(study).values())
     lacking = {hole.arm for hole in all_holes}
     expected = [(one, *_evidence(one, study, scores, lacking)) for one in study.sweep.expect]
     remarks = (*remarks_on(study, rows, metrics), *tasks.uneven_in_words(), *(f"Warning before the run: {line}" for line in warnings))
@@ -202,10 +218,11 @@ def compare(
         confidence=declared.confidence,
         margin=declared.smallest_difference_of_interest,
         seeds=tuple(study.sweep.seeds),
-        families=family_sizes(distinct_comparisons(study).values()),
+        families=families,
         rows=rows,
         holes=all_holes,
-        expectations=judge(expected, 1 - declared.confidence, study.families),
+        expectations=priced(judge(expected, rule.level, study.families, rule), rule, common, cost),
+        detectable=_detectable(rows, declared.primary, families, declared.confidence),
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
@@ -222,15 +239,11 @@ def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], cos
     Args:
         kinds: the scale of each metric, in the order of cells.
     """
-    primary, comparisons = study.sweep.compare.primary, distinct_comparisons(study)
-    sizes = family_sizes(comparisons.values())
+    primary = study.sweep.compare.primary
     by_title = {arm.name: {measure.title: measure for measure in costs.get(arm.name, ())} for arm in study.arms}
     rows = []
     for arm in _ordered(study.arms):
         cells = {metric: _cell(arm, metric, scores, scale) for metric, scale in kinds.items()}
-        if estimate := cells[primary].estimate:
-            comparable = sizes[comparisons[arm.name].family]
-            cells[primary] = replace(cells[primary], detectable=estimate.detectable(comparisons=comparable))
         rows.append(
             ArmRow(
                 arm.name,
@@ -271,9 +284,22 @@ def _evidence(expected: Expectation, study: Study, scores: Scores, lacking: Coll
         return estimate, "trials are missing"
     if estimate is None:
         return None, f"no scores for {metric_title(expected.metric)}"
-    if estimate.seeds < LEAST_SEEDS:
-        return estimate, "no verdict from one seed" if estimate.seeds < 2 else "no verdict from two seeds"
     return estimate, ""
+
+
+def _trials_of_a_seed(study: Study) -> int:
+    """How many trials the study has at a seed that all of its arms share."""
+    counts = Counter(trial.seed for trial in study.trials)
+    return max((counts[seed] for seed in study.sweep.seeds), default=0)
+
+
+def _detectable(rows: Sequence[ArmRow], primary: str, families: Mapping[str, int], confidence: float) -> float:
+    estimates = [one for row in rows if (one := row.cells[primary].estimate) and len(one.by_seed) >= LEAST_SEEDS and one.known]
+    if not estimates:
+        return float("nan")
+    seeds = max(len(one.by_seed) for one in estimates)
+    variance = pooled(estimates).variance / seeds + sum(one.lasting for one in estimates) / len(estimates)
+    return detectable_difference(variance**0.5, seeds - 1, confidence, comparisons=max(families.values(), default=1))
 
 
 def _ordered(arms: Sequence[Arm]) -> list[Arm]:

@@ -53,7 +53,7 @@ class Effect:
         return f"{axes[0]} × {axes[1]}: {level} against {reference}, at {other} more than at {other_reference}"
 
     def to_json(self) -> dict[str, Any]:
-        known = self.estimate is not None and self.estimate.known
+        shown = self.estimate.shown if self.estimate else None
         return {
             "group": self.group,
             "axes": list(self.axes),
@@ -62,8 +62,8 @@ class Effect:
             "points": self.points,
             "seeds": self.estimate.seeds if self.estimate else 0,
             "difference": self.estimate.difference if self.estimate else None,
-            "low": self.estimate.low if self.estimate and known else None,
-            "high": self.estimate.high if self.estimate and known else None,
+            "low": shown.low if shown else None,
+            "high": shown.high if shown else None,
             "p_adjusted": self.p_adjusted if self.p_adjusted == self.p_adjusted else None,
             "complete": self.complete,
         }

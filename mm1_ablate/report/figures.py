@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mm1_ablate.config.metric_name import AVERAGE, MetricName, metric_title
-from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow
+from mm1_ablate.report.cells import BETTER, HOLE, LEANING, TOO_CLOSE, TOO_FEW, UNDECIDED, WORSE, ArmRow
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import bracketed, percent, short_name, signed
 
@@ -27,7 +27,8 @@ INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d0d7de"
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"
 COLOURS, MARKERS = (SKY, BLUE, VERMILION, GREEN, PURPLE, ORANGE), "Ps^Dv"
 """Six and five: thirty arms until a pair comes again."""
-VERDICT_STYLES = {BETTER: (BLUE, "^"), WORSE: (VERMILION, "v"), UNDECIDED: (MUTED, "o"), ONE_SEED: (MUTED, "o"), HOLE: (MUTED, "x")}
+VERDICT_STYLES = {BETTER: (BLUE, "^"), WORSE: (VERMILION, "v"), HOLE: (MUTED, "x")}
+VERDICT_STYLES |= dict.fromkeys((LEANING, TOO_CLOSE, TOO_FEW), (MUTED, "o"))
 EQUIVALENT_STYLE = (GREEN, "D")
 OF_SURROUNDINGS = ("backend", "interactive", "toolbar", "webagg", "tk.", "macosx", "keymap", "date.", "timezone")
 STYLE: Any = {
@@ -148,7 +149,7 @@ def forest(comparison: StudyComparison) -> Figure | None:
                 columns[1].text(0, position, line.verdict, va="center", color=INK if colour == MUTED else colour, fontweight=weight)
         axes.set_title(f"{metric_title(comparison.primary)}: difference from the baseline{_in_points(comparison)}", pad=8)
         shading = f"shaded: ±{comparison.margin:g}, the smallest difference of interest"
-        axes.set_xlabel(f"{percent(comparison.confidence)} intervals; {shading}", color=MUTED, fontsize=8)
+        axes.set_xlabel(f"{percent(comparison.confidence)} intervals; dots: seeds; {shading}", color=MUTED, fontsize=8)
         return figure
 
 
@@ -173,7 +174,8 @@ def _reach(comparison: StudyComparison) -> tuple[float, float]:
     estimates = [cell.estimate for row in comparison.rows if (cell := row.cells[comparison.primary]).estimate]
     differences = [estimate.difference for estimate in estimates if estimate] or [0.0]
     span = max(max(map(abs, differences)), 2 * comparison.margin)
-    ends = [end for estimate in estimates if estimate and estimate.known for end in (estimate.low, estimate.high)]
+    seeds = [one for estimate in estimates if estimate for one in estimate.by_seed]
+    ends = seeds + [end for estimate in estimates if estimate and estimate.span for end in estimate.span]
     low = max(min([*differences, *ends, -comparison.margin]), min(*differences, 0.0) - 0.8 * span)
     high = min(max([*differences, *ends, comparison.margin]), max(*differences, 0.0) + 0.8 * span)
     edge = 0.06 * (high - low)
@@ -181,19 +183,22 @@ def _reach(comparison: StudyComparison) -> tuple[float, float]:
 
 
 def _forest_line(axes: Axes, row: ArmRow, position: int, comparison: StudyComparison, low: float, high: float) -> str:
-    """Draws the point and interval of an arm; the colour of its verdict."""
+    """Draws the point, interval and seeds of an arm; the colour of its verdict."""
     estimate = row.cells[comparison.primary].estimate
     colour, marker = VERDICT_STYLES.get(row.verdict, EQUIVALENT_STYLE)
     if estimate is None:
         return colour
-    if estimate.known:
-        ends = max(estimate.low, low), min(estimate.high, high)
-        dotted = row.verdict in (ONE_SEED, HOLE)
+    if shown := estimate.span:
+        ends = max(shown.low, low), min(shown.high, high)
+        dotted = row.verdict in (TOO_FEW, HOLE)
         axes.plot(ends, (position, position), color=colour, linewidth=1.8, linestyle=":" if dotted else "-", solid_capstyle="butt")
-        for end, limit, arrow in ((estimate.low, low, "<"), (estimate.high, high, ">")):
+        for end, limit, arrow in ((shown.low, low, "<"), (shown.high, high, ">")):
             if (end - limit) * (1 if arrow == ">" else -1) > 0:
                 axes.plot(limit, position, arrow, color=colour, markersize=5, clip_on=False)
-    hollow = row.verdict in (UNDECIDED, ONE_SEED)
+    if len(estimate.by_seed) > 1:
+        places = np.full(len(estimate.by_seed), position + 0.24)
+        axes.plot(estimate.by_seed, places, ".", color=colour, alpha=0.7, markersize=4, markeredgewidth=0)
+    hollow = row.verdict in UNDECIDED
     face = "white" if hollow else colour
     axes.plot(estimate.difference, position, marker, color=colour, markersize=6.5, markerfacecolor=face, markeredgewidth=1.4)
     return colour
@@ -208,7 +213,7 @@ def effects(comparison: StudyComparison) -> Figure | None:
     several = len({effect.group for effect, _ in shown}) > 1
     titles = [(f"{effect.group}: " if several else "") + effect.title.replace(", at ", ",\nat ") for effect, _ in shown]
     points = [comparison.margin, *(abs(estimate.difference) for _, estimate in shown)]
-    ends = [max(abs(estimate.low), abs(estimate.high)) for _, estimate in shown if estimate.known]
+    ends = [max(map(abs, estimate.span)) for _, estimate in shown if estimate.span]
     reach = 1.1 * min(max([*ends, *points]), 3 * max(points))
     names = _inches([line for title in titles for line in title.splitlines()])
     with matplotlib.rc_context(STYLE):
@@ -220,8 +225,8 @@ def effects(comparison: StudyComparison) -> Figure | None:
         for position, (effect, estimate) in enumerate(shown):
             significant = comparison.is_significant(effect)
             colour = ORANGE if effect.is_interaction else BLUE
-            if estimate.known:
-                axes.plot((estimate.low, estimate.high), (position, position), color=colour, linestyle="-" if effect.complete else ":")
+            if estimate.span:
+                axes.plot(estimate.span, (position, position), color=colour, linestyle="-" if effect.complete else ":")
             marker, face = "D" if effect.is_interaction else "o", colour if significant else "white"
             axes.plot(estimate.difference, position, marker, color=colour, markerfacecolor=face, markeredgewidth=1.4)
         axes.set_yticks(range(len(shown)), titles)

@@ -32,8 +32,12 @@ def signed(value: float | None, scale: Scale = PERCENT) -> str:
 
 
 def bracketed(estimate: Estimate | None, scale: Scale = PERCENT) -> str:
-    """'[−41.2, −33.0]', or empty text where it is unknown."""
-    return f"[{signed(estimate.low, scale)}, {signed(estimate.high, scale)}]" if estimate and estimate.known else ""
+    """'[−41.2, −33.0]'; of two seeds '(−41.2 to −33.0)'; empty text where nothing is known."""
+    if estimate is None:
+        return ""
+    if shown := estimate.shown:
+        return f"[{signed(shown.low, scale)}, {signed(shown.high, scale)}]"
+    return f"({both})" if (both := both_seeds(estimate, scale)) else ""
 
 
 def difference(estimate: Estimate, scale: Scale = PERCENT) -> str:
@@ -47,8 +51,30 @@ def interval(cell: Cell) -> str:
 
 
 def plus_minus(cell: Cell) -> str:
-    """'± 4.1', half the width of the interval."""
-    return f"± {number(cell.estimate.half_width, cell.scale)}" if cell.estimate and cell.estimate.known else ""
+    """'± 4.1', half the width of the interval; where it ends at what is possible '[−50, +13]'; empty text where there is none."""
+    estimate = cell.estimate
+    if estimate is None or (shown := estimate.shown) is None:
+        return ""
+    if shown == (estimate.low, estimate.high):
+        return f"± {number(estimate.half_width, cell.scale)}"
+    low, high = (f"{end:+.0f}".replace("-", "−") for end in shown)
+    return f"[{low}, {high}]"
+
+
+def both_seeds(estimate: Estimate | None, scale: Scale = PERCENT) -> str:
+    """'−41.2 to −33.0' where there are two seeds."""
+    if estimate is None or len(estimate.by_seed) != 2:
+        return ""
+    return " to ".join(signed(one, scale) for one in sorted(estimate.by_seed))
+
+
+def seeds_agree(estimate: Estimate | None) -> str:
+    """'5/5 below': how many seeds' own differences lie where their mean does; empty text where seeds are not paired."""
+    if estimate is None or not estimate.by_seed:
+        return ""
+    below = estimate.difference < 0
+    count = estimate.seeds_below(0.0) if below else estimate.seeds_above(0.0)
+    return f"{count}/{len(estimate.by_seed)} {'below' if below else 'above'}"
 
 
 def probability(value: float) -> str:

@@ -20,16 +20,31 @@ from mm1_ablate import __version__
 from mm1_ablate.config.metric_name import MetricName, metric_title
 from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.report import figures
-from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, amount
+from mm1_ablate.report.cells import BETTER, HOLE, LEANING, NO_VERDICT, TOO_CLOSE, TOO_FEW, WORSE, amount
 from mm1_ablate.report.comparison import StudyComparison
-from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, short_name, signed
+from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, seeds_agree, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
 from mm1_ablate.report.pages import page
 from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
-from mm1_ablate.report.text import DATA_LOSSES, MARKS, detectable, headline, how_judged, how_measured
+from mm1_ablate.report.text import (
+    ABOUT_KINDS,
+    DATA_LOSSES,
+    KINDS,
+    MARKS,
+    by_kind,
+    footnotes,
+    headline,
+    how_judged,
+    how_measured,
+    price_in_words,
+)
 
-KINDS = {BETTER: "better", WORSE: "worse", UNDECIDED: "undecided", HOLE: "hole", ONE_SEED: "hole"}
+CLASSES = {
+    BETTER: "better", WORSE: "worse", LEANING: "leaning", TOO_CLOSE: "undecided", TOO_FEW: "undecided", HOLE: "hole", NO_VERDICT: "hole",
+    "confirmed": "confirmed", "refuted": "refuted",
+}  # fmt: skip
+"""Of the style, by verdict."""
 
 
 def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_text: str | None = None) -> str:
@@ -67,12 +82,15 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
         signed=signed,
         interval=interval,
         bracketed=bracketed,
-        detectable=detectable,
+        seeds_agree=seeds_agree,
+        price=price_in_words,
+        kinds=[(KINDS[kind], ABOUT_KINDS[kind], kind, judged) for kind, judged in by_kind(comparison).items()],
+        footnotes=footnotes(comparison),
         probability=probability,
         short_name=short_name,
         amount=amount,
         marks=MARKS,
-        kind=lambda verdict: KINDS.get(verdict, "same"),
+        kind=lambda verdict: CLASSES.get(verdict, "same"),
     )
 
 

@@ -16,11 +16,21 @@ from mm1_ablate.report.cells import ArmRow
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.effects import Effect
 from mm1_ablate.report.expectations import Judgement
-from mm1_ablate.report.formats import BELOW_FLOOR, DASH, bracketed, interval, number, signed
+from mm1_ablate.report.formats import BELOW_FLOOR, DASH, bracketed, interval, number, seeds_agree, signed
 from mm1_ablate.report.metric_info import Scale
 from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import about_tasks, task_lines, task_titles, unasked_lines
-from mm1_ablate.report.text import DATA_LOSSES, detectable, headline, how_judged, how_measured
+from mm1_ablate.report.text import (
+    ABOUT_KINDS,
+    DATA_LOSSES,
+    KINDS,
+    by_kind,
+    footnotes,
+    headline,
+    how_judged,
+    how_measured,
+    price_in_words,
+)
 
 PICTURES = {
     "forest": "Differences from the baseline, with intervals",
@@ -66,7 +76,7 @@ def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> s
     lines = [f"# {comparison.study}", "", headline(comparison)]
     if comparison.description:
         lines += ["", comparison.description]
-    lines += _lessons(comparison)
+    lines += _expectations(comparison)
     lines += ["", "## Comparison"]
     for heading, rows in _sections(comparison):
         lines += ["", f"### {heading}"] if heading else []
@@ -85,6 +95,7 @@ def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> s
     lines += _held_constant(comparison)
     lines += ["", "## How it was measured", "", how_measured(comparison)]
     lines += ["", *(f"- {remark}" for remark in comparison.remarks)] if comparison.remarks else []
+    lines += ["", *(f"- {line}" for line in footnotes(comparison))] if footnotes(comparison) else []
     lines += links.get("curves", [])
     return "\n".join(lines) + "\n"
 
@@ -93,25 +104,22 @@ def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _lessons(comparison: StudyComparison) -> list[str]:
-    judged = comparison.expectations
-    if not judged:
-        return []
-    papers = any(judgement.expectation.paper for judgement in judged)
-    titles = ["lesson", *(["the paper's numbers"] if papers else []), "ours", "verdict"]
-    lines = ["", "## Expectations and results"]
-    families = list(dict.fromkeys(judgement.family for judgement in judged))
-    for family in families:
-        lines += ["", f"### {family}"] if len(families) > 1 else []
-        lines += ["", _pipes(titles), "|---" * len(titles) + "|"]
-        for judgement in judged:
-            if judgement.family == family:
+def _expectations(comparison: StudyComparison) -> list[str]:
+    lines: list[str] = []
+    for kind, judged in by_kind(comparison).items():
+        lines += ["", f"## {KINDS[kind]}", "", ABOUT_KINDS[kind]]
+        papers = any(judgement.expectation.paper for judgement in judged)
+        titles = [kind, *(["the paper's numbers"] if papers else []), "ours", "verdict"]
+        families = list(dict.fromkeys(judgement.family for judgement in judged))
+        for family in families:
+            lines += ["", f"### {family}"] if len(families) > 1 else []
+            lines += ["", _pipes(titles), "|---" * len(titles) + "|"]
+            for judgement in (one for one in judged if one.family == family):
                 expected = judgement.expectation
-                verdict = f"**{judgement.verdict}**: {judgement.reason}"
+                verdict = "; ".join([f"**{judgement.verdict}**: {judgement.reason}", *filter(None, [price_in_words(judgement.price)])])
                 ours = _ours(judgement, comparison.scale(expected.metric))
                 lines.append(_pipes([expected.because, *([expected.paper or DASH] if papers else []), ours, verdict]))
-    words = f"Declared before the run. Differences have intervals. {how_judged(comparison)}"
-    return [*lines, "", words]
+    return [*lines, "", f"Declared before the run. Differences have intervals. {how_judged(comparison)}"] if lines else []
 
 
 def _ours(judgement: Judgement, scale: Scale) -> str:
@@ -128,10 +136,11 @@ def _sections(comparison: StudyComparison) -> list[tuple[str, list[ArmRow]]]:
 
 def _table(comparison: StudyComparison, rows: Sequence[ArmRow]) -> list[str]:
     titles = [f"**{metric_title(metric)}**" if metric == comparison.primary else metric_title(metric) for metric in comparison.metrics]
-    lines = [_pipes(["arm", "n", *titles, "detectable", "verdict"]), "|---|--:|" + "--:|" * len(titles) + "--:|---|"]
+    lines = [_pipes(["arm", "n", *titles, "seeds", "verdict"]), "|---|--:|" + "--:|" * len(titles) + "--:|---|"]
     for row in rows:
         cells = [_cell(row, metric, comparison) for metric in comparison.metrics]
-        lines.append(_pipes([row.name, str(row.n), *cells, detectable(row, comparison.primary), row.verdict]))
+        verdict = f"{row.verdict}<br>{row.price.in_words()}" if row.price else row.verdict
+        lines.append(_pipes([row.name, str(row.n), *cells, seeds_agree(row.cells[comparison.primary].estimate), verdict]))
     return lines
 
 

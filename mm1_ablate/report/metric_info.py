@@ -5,8 +5,8 @@ In: names of metrics such as shot_8/vqa and, if kept, the item scores that say w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,11 +21,13 @@ class Scale:
     points: results are this many times the aggregate of item scores.
     higher_is_better: whether more is better.
     mean_of_items: whether that aggregate is the mean, so that item scores say how sure a result is; not so of perplexity.
+    bounded: whether results lie between 0 and `points`; not so of CIDEr.
     """
 
     points: float = 100.0
     higher_is_better: bool = True
     mean_of_items: bool = True
+    bounded: bool = True
 
     @property
     def in_percent(self) -> bool:
@@ -37,7 +39,7 @@ class Scale:
 
 
 PERCENT = Scale()
-LOSS = Scale(points=1.0, higher_is_better=False)
+LOSS = Scale(points=1.0, higher_is_better=False, bounded=False)
 """Loss per token and bits per byte of held-out documents."""
 
 
@@ -54,7 +56,8 @@ def scale_of(family: str, rule: str) -> Scale:
         found = metric_class(rule)
     except (UnknownType, TypeError):
         return PERCENT
-    return Scale(found.scale, found.higher_is_better, found.aggregate.__func__ is Metric.aggregate.__func__)  # type: ignore[attr-defined]
+    of_items = found.aggregate.__func__ is Metric.aggregate.__func__  # type: ignore[attr-defined]
+    return Scale(found.scale, found.higher_is_better, of_items, bounded=of_items and found.ceiling != "none")
 
 
 def scales(metrics: Iterable[str], items: pd.DataFrame | None = None) -> dict[str, Scale]:
@@ -69,9 +72,14 @@ def scales(metrics: Iterable[str], items: pd.DataFrame | None = None) -> dict[st
         for family, shots, task, rule, *primary in items[keys].drop_duplicates().itertuples(index=False):
             column = MetricName.of_task(str(family), int(shots), str(task), str(rule), bool(primary[0]) if primary else True)
             found.setdefault(str(column), scale_of(str(family), str(rule)))
-    return {metric: found.get(metric) or _by_name(metric) for metric in metrics}
+    # An average lies between 0 and 100 where all that it may be made of does.
+    unbounded = {MetricName.parse(column).suite for column, scale in found.items() if scale.in_percent and not scale.bounded}
+    return {metric: found.get(metric) or _by_name(metric, unbounded) for metric in metrics}
 
 
-def _by_name(metric: str) -> Scale:
+def _by_name(metric: str, unbounded: Collection[str]) -> Scale:
     parsed = MetricName.parse(metric)
-    return LOSS if parsed.is_loss else scale_of("", parsed.rule) if parsed.rule else PERCENT
+    if parsed.is_loss:
+        return LOSS
+    scale = scale_of("", parsed.rule) if parsed.rule else PERCENT
+    return replace(scale, bounded=False) if parsed.suite in unbounded else scale

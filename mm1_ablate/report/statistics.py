@@ -4,15 +4,17 @@ In: scores or differences of scores per seed and, if kept, per evaluation item. 
 degrees of freedom, interval, p) and what follows from it: correction for several comparisons, equivalence, detectable effect.
 Everything is on the scale of the scores that come in.
 
-Two levels of noise. A trained arm differs from seed to seed, and all arms and seeds answer the same evaluation items, so the sampling of
-the items is common to all seeds and does not show in the spread between them. With D[s, i] the difference at seed s and item i,
-D[s, i] = difference + seed[s] + item[i] + residual[s, i], both levels taken as random, the mean over n seeds and m items has variance
+Crossed random effects. A trained arm differs from seed to seed, and all arms and seeds answer the same evaluation items after the same
+demonstrations, so the sampling of these is common to all seeds and does not show in the spread between them. With D[s, i] the difference at
+seed s and item i, D[s, i] = difference + seed[s] + item[i] + residual[s, i], all taken as random, the mean over n seeds and m items has
+variance
 
     var(seed)/n + var(item)/m + var(residual)/(n m)
 
 The spread between seeds estimates the first and the last term, the spread between items (averaged over seeds) the last two; the
-residual, known from the two-way table, is taken off once (Searle, Casella and McCulloch, Variance Components, 1992, chapter 4);
-degrees of freedom after Satterthwaite (1946), but never fewer than the fewer of what seeds and items have by themselves: a sum of
+residual, known from the two-way table, is taken off once (Searle, Casella and McCulloch, Variance Components, 1992, chapter 4). Where
+demonstrations were drawn several times, what the draws add is a third part (`variance_components.py`); of a single draw it is not known.
+Degrees of freedom are after Satterthwaite (1946), but never fewer than the fewest that a part has by itself: a sum of
 variances cannot have less, and what is taken off one brings his rule below that by chance alone (Gaylor and Hopper 1969). With two or
 three seeds the approximation is too sure of itself where seeds dominate (simulated: at the corrected level of a family of six it misses
 up to nine times too often). So an interval is never narrower than the paired t over the seeds alone: the wider of the two is given, and
@@ -22,16 +24,23 @@ ordinary paired t.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-Method = Literal["paired t", "Welch", "evaluation items only", "none"]
-Matrix = NDArray[np.float64]
+from mm1_ablate.report.variance_components import Answers, ItemNoise, Matrix, add, paired_item_noise
+
+Method = Literal["paired t", "Welch", "evaluation items only", "evaluation items and draws only", "none"]
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
 
 
 class Student(NamedTuple):
@@ -62,6 +71,14 @@ class Estimate:
     method: Method
     with_items: bool = False
     """Whether the interval covers the sampling of evaluation items."""
+    with_draws: bool = False
+    """Whether it covers the drawing of demonstrations too."""
+    by_seed: tuple[float, ...] = ()
+    """The difference at each seed that both sides have, where they are paired."""
+    lasting: float = 0.0
+    """The part of the variance that more seeds would not lessen: that of evaluation items and demonstrations."""
+    possible: tuple[float, float] = (-math.inf, math.inf)
+    """Between which values the difference can lie. Intervals are shown no wider; tests do not know of it."""
 
     @property
     def known(self) -> bool:
@@ -100,6 +117,35 @@ class Estimate:
         """One-sided p: small where the difference is below `value`."""
         return max(error.tail(value - self.difference) for error in self.errors) if self.known else float("nan")
 
+    @property
+    def shown(self) -> Interval | None:
+        """The interval as it is shown: within what is possible, and not from two seeds, which are shown themselves."""
+        if not self.known or self.seeds == 2:
+            return None
+        low, high = self.possible
+        return Interval(min(max(self.low, low), high), max(min(self.high, high), low))
+
+    @property
+    def span(self) -> Interval | None:
+        """The interval as it is shown; of two seeds from the one to the other."""
+        return Interval(min(self.by_seed), max(self.by_seed)) if len(self.by_seed) == 2 else self.shown
+
+    def seeds_below(self, value: float) -> int:
+        """How many seeds' own differences are below a value."""
+        return sum(one < value for one in self.by_seed)
+
+    def seeds_above(self, value: float) -> int:
+        return sum(one > value for one in self.by_seed)
+
+    def agrees_about(self, value: float) -> bool:
+        """Whether all seeds lie on the same side of a value."""
+        return bool(self.by_seed) and len(self.by_seed) in (self.seeds_below(value), self.seeds_above(value))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over seeds of the paired difference; NaN with fewer than two."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else float("nan")
+
     def detectable(self, power: float = 0.8, comparisons: int = 1) -> float:
         """The true difference that a comparison with these errors finds with the given power (see `detectable_difference`)."""
         if not self.known:
@@ -107,76 +153,24 @@ class Estimate:
         return max(detectable_difference(*error, self.confidence, power, comparisons) for error in self.errors)
 
 
-@dataclass(frozen=True)
-class ItemNoise:
-    """What the choice of evaluation items adds to the variance of a mean difference.
-
-    `items` is the variance of the mean as seen between items (items and residual), `residual` the share of it that the spread
-    between seeds shows as well; each with its degrees of freedom.
-    """
-
-    items: float
-    items_degrees: float
-    residual: float = 0.0
-    residual_degrees: float = float("inf")
-
-
-def paired_item_noise(differences: Sequence[ArrayLike]) -> ItemNoise:
-    """Item noise of paired differences.
-
-    Args:
-        differences: for each task an array [seeds, items]. The metric is the unweighted mean over tasks of the mean over items.
-    """
-    tasks = [np.atleast_2d(np.asarray(task, dtype=float)) for task in differences]
-    zeros = [np.zeros((1, task.shape[1])) for task in tasks]
-    return item_noise(tasks, zeros)
-
-
-def item_noise(scores: Sequence[ArrayLike], reference: Sequence[ArrayLike]) -> ItemNoise:
-    """Item noise of the difference between two arms whose seeds are not paired: for each task [seeds, items], same items."""
-    items: list[tuple[float, float]] = []
-    residuals: list[tuple[float, float]] = []
-    for ours, theirs in zip(scores, reference, strict=True):
-        arms = [np.atleast_2d(np.asarray(arm, dtype=float)) for arm in (ours, theirs)]
-        count = arms[0].shape[1]
-        if count < 2:
-            raise ValueError("at least two items are needed in each task")
-        means = arms[0].mean(axis=0) - arms[1].mean(axis=0)
-        share = 1 / (count * len(scores) ** 2)
-        items.append((float(means.var(ddof=1)) * share, count - 1))
-        for arm in arms:
-            seeds = len(arm)
-            if seeds > 1:
-                degrees = (seeds - 1) * (count - 1)
-                centred = arm - arm.mean(axis=0) - arm.mean(axis=1, keepdims=True) + arm.mean()
-                residuals.append((float((centred**2).sum()) / degrees / seeds * share, degrees))
-    return ItemNoise(*_add(items), *_add(residuals))
-
-
-def _add(variances: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Sum of independent variance estimates and its Satterthwaite degrees of freedom."""
-    total = sum(variance for variance, _ in variances)
-    spread = sum(variance**2 / degrees for variance, degrees in variances)
-    return total, total**2 / spread if spread else float("inf")
-
-
 def paired_difference(
-    seed_differences: ArrayLike, item_differences: Sequence[ArrayLike] | None = None, confidence: float = 0.95
+    seed_differences: ArrayLike, item_differences: Sequence[ArrayLike | Answers] | None = None, confidence: float = 0.95
 ) -> Estimate:
     """The mean of paired differences with its interval.
 
     Args:
         seed_differences: [seeds], arm less baseline, one for each seed that both have.
-        item_differences: for each task of the metric [seeds, items], on the same scale; makes the interval cover the sampling of the
-            evaluation items too. With a single seed it is all that the interval covers.
+        item_differences: for each task of the metric [seeds, items] or `Answers`, on the same scale; makes the interval cover the sampling
+            of the evaluation items, and of demonstrations that were drawn several times. With a single seed it is all that it covers.
     """
     differences = np.asarray(seed_differences, dtype=float)
     noise = paired_item_noise(item_differences) if item_differences else None
     seeds = len(differences)
+    by_seed = tuple(float(difference) for difference in differences)
     if seeds < 2:
-        return _items_only(float(differences.mean()) if seeds else float("nan"), seeds, noise, confidence)
+        return replace(_items_only(float(differences.mean()) if seeds else float("nan"), seeds, noise, confidence), by_seed=by_seed)
     variance = _variance(differences) / seeds
-    return _combine(float(differences.mean()), variance, seeds - 1, noise, confidence, seeds, "paired t")
+    return replace(_combine(float(differences.mean()), variance, seeds - 1, noise, confidence, seeds, "paired t"), by_seed=by_seed)
 
 
 def welch_difference(scores: ArrayLike, reference: ArrayLike, noise: ItemNoise | None = None, confidence: float = 0.95) -> Estimate:
@@ -186,7 +180,7 @@ def welch_difference(scores: ArrayLike, reference: ArrayLike, noise: ItemNoise |
     difference = float(ours.mean() - theirs.mean())
     if seeds < 2:
         return _items_only(difference, seeds, noise, confidence)
-    variance, degrees = _add([(_variance(arm) / len(arm), len(arm) - 1) for arm in (ours, theirs)])
+    variance, degrees = add([(_variance(arm) / len(arm), len(arm) - 1) for arm in (ours, theirs)])
     return _combine(difference, variance, degrees, noise, confidence, seeds, "Welch")
 
 
@@ -199,27 +193,46 @@ def _variance(values: Matrix) -> float:
 def _items_only(difference: float, seeds: int, noise: ItemNoise | None, confidence: float) -> Estimate:
     if noise is None or seeds == 0:
         return Estimate(difference, (), confidence, seeds, "none")
-    return Estimate(difference, (Student(noise.items**0.5, noise.items_degrees),), confidence, seeds, "evaluation items only", True)
+    method: Method = "evaluation items and draws only" if noise.covers_draws else "evaluation items only"
+    parts = [(noise.items, noise.items_degrees), *_parts_of_draws(noise)]
+    least = min(noise.items_degrees, noise.draws_degrees) if noise.of_draws else noise.items_degrees
+    return Estimate(difference, (_sum(parts, least),), confidence, seeds, method, True, noise.covers_draws)
+
+
+def _parts_of_draws(noise: ItemNoise) -> list[tuple[float, float]]:
+    """What demonstrations add, as a sum of estimated variances; what is taken off has a minus."""
+    if not noise.of_draws:
+        return []
+    return [(noise.draws, noise.draws_degrees), (-noise.draws_residual, noise.draws_residual_degrees)]
+
+
+def _sum(parts: Sequence[tuple[float, float]], least: float) -> Student:
+    """The error from a sum of variances with their degrees of freedom, some of them taken off.
+
+    Args:
+        least: degrees of freedom that it has at least.
+    """
+    total, spread = sum(variance for variance, _ in parts), sum(variance**2 / degrees for variance, degrees in parts)
+    return Student(total**0.5, max(total**2 / spread, least) if spread else least)
 
 
 def _combine(
     difference: float, variance: float, degrees: float, noise: ItemNoise | None, confidence: float, seeds: int, method: Method
 ) -> Estimate:
-    """Both levels of noise together, and never less than the seeds alone."""
+    """All parts of the noise together, and never less than the seeds alone."""
     if noise is None:
         return Estimate(difference, (Student(variance**0.5, degrees),), confidence, seeds, method)
     # Seeds cannot truly spread by less than the residual makes them: two that happen to agree are no certainty.
     between_seeds = Student(max(variance, noise.residual) ** 0.5, degrees)
     # The residual shows in both spreads and is taken off once. Where seeds spread by less than it alone would make them, which is chance,
     # nothing is left to take it off from, and the items (with the residual) are the whole.
-    excess = max(variance - noise.residual, 0.0)
-    total = excess + noise.items
-    spread = noise.items**2 / noise.items_degrees
-    if excess:
-        spread += variance**2 / degrees + noise.residual**2 / noise.residual_degrees
-    freedom = max(total**2 / spread, min(degrees, noise.items_degrees)) if spread else degrees
-    both = Student(total**0.5, freedom)
-    return Estimate(difference, (between_seeds, both), confidence, seeds, method, True)
+    parts = [(noise.items, noise.items_degrees), *_parts_of_draws(noise)]
+    if variance > noise.residual:
+        parts += [(variance, degrees), (-noise.residual, noise.residual_degrees)]
+    least = min(degrees, noise.items_degrees, noise.draws_degrees if noise.of_draws else degrees)
+    errors = (between_seeds, _sum(parts, least))
+    lasting = max(noise.items - noise.residual, 0.0) + noise.of_draws
+    return Estimate(difference, errors, confidence, seeds, method, True, noise.covers_draws, lasting=lasting)
 
 
 # ---------------------------------------------------------------- several comparisons
@@ -236,6 +249,33 @@ def holm(p_values: ArrayLike) -> Matrix:
     for rank, index in enumerate(order):
         running = max(running, min(1.0, float(p[index]) * (len(p) - rank)))
         adjusted[index] = running
+    return adjusted
+
+
+PASSED_ON = 10
+"""A direction passes its share of the level on where its p is that many times smaller than it had to be."""
+
+
+def holm_of_directions(p_values: ArrayLike, level: float) -> Matrix:
+    """Adjusted p values of claims each of which says on which side of a bound a difference lies.
+
+    Of "above the bound" and "not above it" one is false and the other true, so one p value, of the side where the difference was found, has
+    the whole level. But then every member of the family has a true hypothesis, and Holm's proof, by which a member that was decided
+    passes its share on, does not hold: where two differences lie exactly on their bounds, a true claim about one would make a false one
+    about the other easier (simulated, two differences that go together: an error of up to .062 at a level of .05). A difference on its
+    bound is seldom far beyond it. So a share is passed on where p is a tenth of what it had to be; then the level holds.
+
+    Args:
+        p_values: [claims], one-sided. NaN stays NaN but still counts.
+    """
+    p = np.asarray(p_values, dtype=float)
+    adjusted = np.full(len(p), np.nan)
+    running, left = 0.0, len(p)
+    for index in (index for index in np.argsort(p) if not np.isnan(p[index])):
+        own = float(p[index]) * left
+        running = max(running, min(1.0, own))
+        adjusted[index] = running
+        left -= left > 1 and PASSED_ON * own <= level
     return adjusted
 
 

@@ -18,11 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.config.metric_name import metric_title
-from mm1_ablate.report.cells import BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow
+from mm1_ablate.report.cells import BETTER, CONFIRMED, HOLE, LEANING, REFUTED, TOO_CLOSE, TOO_FEW, UNDECIDED, WORSE, ArmRow
 from mm1_ablate.report.comparison import StudyComparison
+from mm1_ablate.report.expectations import OUTCOMES, Judgement
 from mm1_ablate.report.formats import (
     BELOW_FLOOR,
     DASH,
+    both_seeds,
     decimals,
     difference,
     interval,
@@ -30,24 +32,35 @@ from mm1_ablate.report.formats import (
     percent,
     plus_minus,
     probability,
+    seeds_agree,
     short_name,
     signed,
 )
 from mm1_ablate.report.lost_data import LOST, UNREADABLE
 from mm1_ablate.report.metric_info import Scale
 from mm1_ablate.report.paper_comparison import print_paper_tables
+from mm1_ablate.report.price import Price
 from mm1_ablate.report.statistics import LEAST_SEEDS
 from mm1_ablate.report.task_table import print_tasks
-from mm1_ablate.report.verdicts import is_significant_uncorrected
 
-STYLES = {BETTER: "bold green", WORSE: "bold red", UNDECIDED: "dim", HOLE: "yellow", ONE_SEED: "yellow"}
+STYLES = {BETTER: "bold green", WORSE: "bold red", LEANING: "yellow", TOO_CLOSE: "dim", TOO_FEW: "dim", HOLE: "yellow"}
 MOST_NAMES = 8
 """Number of arms without a verdict that the headline lists."""
 DATA_LOSSES = (
     "Skipped and counted in training. Trials read the same data in the same order, so counts are those of the trial with the largest; "
     "those of each trial are in its data.json."
 )
-MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?"}
+MARKS = {outcome: {CONFIRMED: "✓", REFUTED: "✗", LEANING: "~"}.get(outcome, "?") for outcome in OUTCOMES}
+KINDS = {"check": "Checks", "lesson": "Lessons"}
+ABOUT_KINDS = {"check": "What must come out, or something is broken.", "lesson": "What the study is to find out."}
+FOOTNOTES = (
+    "Holm (1979): the p values of a family are corrected step by step, which keeps the chance of any false verdict in it below the level.",
+    "TOST (Schuirmann 1987): two one-sided tests show that a difference lies within a margin.",
+    "Benjamini-Hochberg (1995): a correction by which few of the differences that are called significant are false.",
+    "Crossed random effects: seeds, evaluation items and demonstration draws are samples, and each one's luck counts in the interval.",
+    "Satterthwaite (1946): the degrees of freedom of a sum of variances that are known unequally well.",
+)
+"""Standard names of the methods, a line each."""
 
 
 # ---------------------------------------------------------------- sentences
@@ -60,33 +73,41 @@ def headline(comparison: StudyComparison) -> str:
     parts = []
     for verdict in dict.fromkeys([WORSE, BETTER, *(row.verdict for row in arms)]):
         named = [row for row in arms if row.verdict == verdict]
-        if named and verdict not in (UNDECIDED, HOLE, ONE_SEED):
+        if named and verdict not in (*UNDECIDED, HOLE):
             parts.append(f"{verdict}: " + ", ".join(_with_interval(row, comparison.primary) for row in named))
-    undecided = [row for row in arms if row.verdict == UNDECIDED]
-    nearly = [row for row in undecided if is_significant_uncorrected(row, comparison.primary)]
-    if nearly:
-        differences = ", ".join(_with_interval(row, comparison.primary) for row in nearly)
-        parts.append(f"significant by itself, not after correction for {_sizes(comparison)} comparisons: {differences}")
-    few = [row for row in undecided if (estimate := row.cells[comparison.primary].estimate) and estimate.seeds < LEAST_SEEDS]
-    if few:
-        largest = max(few, key=lambda row: abs(row.cells[comparison.primary].estimate.difference))  # type: ignore[union-attr]
-        parts.append(
-            f"no verdict from two seeds, use at least three; the largest difference is {_with_interval(largest, comparison.primary)}"
-        )
+    leaning = [row for row in arms if row.verdict == LEANING]
+    if leaning:
+        parts.append(f"{LEANING}: " + ", ".join(_with_interval(row, comparison.primary) for row in leaning))
+    few = [row for row in arms if row.verdict == TOO_FEW]
     rest = (
-        ("undecided", [row for row in undecided if row not in nearly and row not in few]),
+        (TOO_CLOSE, [row for row in arms if row.verdict == TOO_CLOSE]),
         ("no verdict because trials are missing", [row for row in arms if row.verdict == HOLE]),
-        ("no verdict from one seed", [row for row in arms if row.verdict == ONE_SEED]),
+        (f"{TOO_FEW}, three at least for a verdict", few),
     )
     for words, named in rest:
         if named:
             parts.append(f"{words}: " + (", ".join(row.name for row in named) if len(named) <= MOST_NAMES else f"{len(named)} arms"))
-    sentence = f"{title} against the baseline – " + "; ".join(parts) + "."
-    judged = comparison.expectations
-    if judged:
-        counts = [f"{count} {verdict}" for verdict in MARKS if (count := sum(judgement.verdict == verdict for judgement in judged))]
-        sentence += f" Of {len(judged)} expectation{'s' if len(judged) > 1 else ''}: {', '.join(counts)}."
-    return sentence
+    if few:
+        largest = max(few, key=lambda row: abs(row.cells[comparison.primary].estimate.difference))  # type: ignore[union-attr]
+        estimate = largest.cells[comparison.primary].estimate
+        if estimate:
+            parts.append(f"the largest difference of these is {largest.name}, {difference(estimate, comparison.scale(comparison.primary))}")
+    return f"{title} against the baseline – " + "; ".join(parts) + "." + "".join(f" {line}" for line in _counted(comparison))
+
+
+def _counted(comparison: StudyComparison) -> list[str]:
+    """'Of 4 lessons: 3 confirmed, 1 leaning.' for each kind of expectations."""
+    lines = []
+    for kind, judged in by_kind(comparison).items():
+        counts = [f"{count} {verdict}" for verdict in OUTCOMES if (count := sum(judgement.verdict == verdict for judgement in judged))]
+        lines.append(f"Of {len(judged)} {kind}{'s' if len(judged) > 1 else ''}: {', '.join(counts)}.")
+    return lines
+
+
+def by_kind(comparison: StudyComparison) -> dict[str, list[Judgement]]:
+    """Checks, then lessons, as far as there are any."""
+    found = {kind: [one for one in comparison.expectations if one.expectation.kind == kind] for kind in KINDS}
+    return {kind: judged for kind, judged in found.items() if judged}
 
 
 def _with_interval(row: ArmRow, metric: str) -> str:
@@ -102,42 +123,79 @@ def _sizes(comparison: StudyComparison) -> str:
 
 
 def how_measured(comparison: StudyComparison) -> str:
-    """How intervals and verdicts came about, in two sentences."""
+    """How intervals and verdicts came about, in a few sentences."""
     estimates = [row.cells[comparison.primary].estimate for row in comparison.rows]
     known = [estimate for estimate in estimates if estimate]
-    noise = "training seeds and evaluation items" if any(estimate.with_items for estimate in known) else "training seeds"
+    noise = ["training seeds", *(["evaluation items"] if any(estimate.with_items for estimate in known) else [])]
+    noise += ["demonstration draws"] if any(estimate.with_draws for estimate in known) else []
+    over = ", ".join(noise[:-1]) + f" and {noise[-1]}" if len(noise) > 1 else noise[0]
     method = "Welch's t" if known and all(estimate.method == "Welch" for estimate in known) else "a paired t"
     seeds, error = len(comparison.seeds), percent(1 - comparison.confidence)
     sizes, families = _sizes(comparison), len(comparison.families)
-    holm = f"Holm over {sizes} comparison{'s' if sizes != '1' else ''}" + (
-        f" of one sweep file; there are {families}" if families > 1 else ""
-    )
+    family = f"{sizes} comparison{'s' if sizes != '1' else ''}" + (f" of one sweep file; there are {families}" if families > 1 else "")
     scale, title = comparison.scale(comparison.primary), metric_title(comparison.primary)
     on = ", on a scale of 0 to 100" if scale.in_percent else ""
     on += "" if scale.higher_is_better else f"; of {title}, lower is better"
+    interval = f"each difference from the baseline has its own {percent(comparison.confidence)} interval, from {method} over {over}"
+    if not any(estimate.shown for estimate in known):
+        interval = "differences from the baseline have no intervals"
     return (
-        f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}{on}; each difference from the baseline has its "
-        f"own {percent(comparison.confidence)} interval, from {method} over {noise}. Verdicts are about {title} alone, at a family-wise "
-        f"error rate of {error} ({holm}; “no difference” by two one-sided tests against ±{comparison.margin:g}). The other "
-        f"columns are exploratory: bold differences there are significant at a false discovery rate of {error} (Benjamini-Hochberg)."
+        f"Scores are means over {seeds} seed{'s' if seeds > 1 else ''}{on}; {interval}. Verdicts are about {title} alone, at a family-wise "
+        f"error rate of {error} over {family}; “no difference” is shown against ±{comparison.margin:g}. The other columns are exploratory: "
+        f"bold differences there are significant at a false discovery rate of {error}." + _power(comparison) + _undecided(comparison)
     )
 
 
+def _power(comparison: StudyComparison) -> str:
+    """The smallest true difference that the design finds four times in five."""
+    value, scale = comparison.detectable, comparison.scale(comparison.primary)
+    if math.isnan(value):
+        return ""
+    if scale.in_percent and value >= 100:
+        return " This design finds hardly any difference with 80 % power: its seeds differ too much."
+    compared = max(comparison.families.values(), default=1)
+    corrected = f", as the first of {compared} comparisons" if compared > 1 else ""
+    size = number(value, scale) + (" points" if scale.in_percent else "")
+    return f" This design finds differences of {size} or more with 80 % power{corrected}."
+
+
+def _undecided(comparison: StudyComparison) -> str:
+    """What the words for an undecided arm mean, where there is one."""
+    words = {row.verdict for row in comparison.rows} | {judgement.verdict for judgement in comparison.expectations}
+    told = {
+        LEANING: "all seeds agree, or significant by itself and not after correction",
+        TOO_CLOSE: "the interval allows both",
+        TOO_FEW: f"fewer than {LEAST_SEEDS}",
+    }
+    said = "; ".join(f"{word}: {meaning}" for word, meaning in told.items() if word in words)
+    forecast = any(row.price for row in comparison.rows) or any(judgement.price for judgement in comparison.expectations)
+    lines = f" {said[0].upper()}{said[1:]}." if said else ""
+    return lines + (" What would decide them is a forecast from the seeds that there are." if forecast else "")
+
+
+def footnotes(comparison: StudyComparison) -> tuple[str, ...]:
+    """The standard names of the methods that were used, a line each."""
+    estimates = [cell.estimate for row in comparison.rows for cell in row.cells.values() if cell.estimate]
+    crossed = any(estimate.with_items for estimate in estimates)
+    return tuple(line for line in FOOTNOTES if crossed or not line.startswith(("Crossed", "Satterthwaite"))) if estimates else ()
+
+
 def how_judged(comparison: StudyComparison) -> str:
-    """How expectations were judged, in two sentences."""
-    families = len({judgement.family for judgement in comparison.expectations})
+    """How expectations were judged, in a few sentences."""
+    judged = comparison.expectations
+    families, kinds = len({judgement.family for judgement in judged}), len(by_kind(comparison))
     error = percent(1 - comparison.confidence)
     over = "over all expectations" if families < 2 else f"over the expectations of one sweep file; there are {families} such families"
+    apart = ", checks and lessons each by themselves" if kinds > 1 else ""
     return (
-        f"Expectations are confirmed or refuted at a family-wise error rate of {error} (Holm) {over}. “Below by 5” is refuted by a "
+        f"Expectations are confirmed or refuted at a family-wise error rate of {error} {over}{apart}. “Below by 5” is refuted by a "
         "difference significantly above −5, even if it is below 0."
     )
 
 
-def detectable(row: ArmRow, primary: str) -> str:
-    """The smallest true difference that the row's comparison would have found four times in five."""
-    value, scale = row.cells[primary].detectable, row.cells[primary].scale
-    return "" if math.isnan(value) else "> 100" if scale.in_percent and value >= 100 else number(value, scale)
+def price_in_words(price: Price | None) -> str:
+    """The price as a sentence's part; empty text without one."""
+    return price.in_words() if price else ""
 
 
 # ---------------------------------------------------------------- tables
@@ -148,12 +206,12 @@ def wide_table(comparison: StudyComparison) -> pd.DataFrame:
         line: dict[str, object] = {"arm": row.name, "seeds": row.n, "verdict": row.verdict}
         for metric in comparison.metrics:
             cell = row.cells[metric]
-            estimate = cell.estimate if cell.estimate and cell.estimate.known else None
+            shown = cell.estimate.shown if cell.estimate else None
             title = metric_title(metric)
             line[title] = _rounded(cell.mean, cell.scale)
             line[f"{title} difference"] = _rounded(cell.estimate.difference, cell.scale) if cell.estimate else None
-            line[f"{title} low"] = _rounded(estimate.low, cell.scale) if estimate else None
-            line[f"{title} high"] = _rounded(estimate.high, cell.scale) if estimate else None
+            line[f"{title} low"] = _rounded(shown.low, cell.scale) if shown else None
+            line[f"{title} high"] = _rounded(shown.high, cell.scale) if shown else None
         lines.append({**line, "altered": "; ".join(row.changes), "notes": "; ".join((*row.notes, *row.also_changed))})
     return pd.DataFrame(lines)
 
@@ -169,22 +227,15 @@ def print_comparison(comparison: StudyComparison, console: Console) -> None:
     console.print()
     console.print(Text(headline(comparison), style="bold"))
     for row in comparison.rows:
+        price = price_in_words(row.price)
         told = [confound.text for confound in row.confounds if not confound.is_minor]
-        notes = [*row.changes, *row.notes, *([f"also changed: {', '.join(told)}"] if told else [])]
+        notes = [*row.changes, *row.notes, *([price] if price else []), *([f"also changed: {', '.join(told)}"] if told else [])]
         if notes:
             console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
-    if comparison.expectations:
-        console.print("\n[bold]Expected before the run[/]")
-    for judgement in comparison.expectations:
-        scale = comparison.scale(judgement.expectation.metric)
-        found = f"{difference(judgement.estimate, scale)}; " if judgement.estimate else ""
-        colour = {"confirmed": "green", "refuted": "red"}.get(judgement.verdict, "yellow")
-        line = Text(f"{MARKS[judgement.verdict]} {judgement.verdict}", style=colour)
-        line.append(f": {judgement.expectation.because}\n", style="default")
-        line.append(f"{judgement.claim}: {found}{judgement.reason}", style="dim default")
-        if judgement.expectation.paper:
-            line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
-        console.print(Padding(line, (0, 0, 0, 2)))
+    for kind, judged in by_kind(comparison).items():
+        console.print(f"\n[bold]{KINDS[kind]}[/] [dim]{ABOUT_KINDS[kind]}[/]")
+        for judgement in judged:
+            _print_judgement(judgement, comparison, console)
     print_paper_tables(comparison, console)
     _print_effects(comparison, console)
     print_tasks(comparison, console)
@@ -192,9 +243,23 @@ def print_comparison(comparison: StudyComparison, console: Console) -> None:
     console.print()
     if comparison.false_verdicts:
         console.print(Text(comparison.false_verdicts.in_words()))
-    judged = [how_judged(comparison)] if comparison.expectations else []
-    for remark in (how_measured(comparison), *judged, *comparison.remarks):
+    about = [how_judged(comparison)] if comparison.expectations else []
+    for remark in (how_measured(comparison), *about, *comparison.remarks, *footnotes(comparison)):
         console.print(Text(remark, style="dim"))
+
+
+def _print_judgement(judgement: Judgement, comparison: StudyComparison, console: Console) -> None:
+    scale = comparison.scale(judgement.expectation.metric)
+    found = f"{difference(judgement.estimate, scale)}; " if judgement.estimate else ""
+    colour = {CONFIRMED: "green", REFUTED: "red"}.get(judgement.verdict, "yellow")
+    line = Text(f"{MARKS[judgement.verdict]} {judgement.verdict}", style=colour)
+    line.append(f": {judgement.expectation.because}\n", style="default")
+    line.append(
+        "; ".join([f"{judgement.claim}: {found}{judgement.reason}", *filter(None, [price_in_words(judgement.price)])]), style="dim default"
+    )
+    if judgement.expectation.paper:
+        line.append(f"\npublished: {judgement.expectation.paper}", style="dim default")
+    console.print(Padding(line, (0, 0, 0, 2)))
 
 
 def _print_unreadable(comparison: StudyComparison, console: Console) -> None:
@@ -240,7 +305,7 @@ def _print_table(comparison: StudyComparison, console: Console) -> None:
         group = heading
         name = wrapped(short_name(row), layout.name - 2).replace("\n", "\n  ") if heading else wrapped(row.name, layout.name)
         cells = [_terminal_cell(row, metric, comparison, layout.brackets) for metric in layout.metrics]
-        table.add_row(f"  {escape(name)}" if heading else escape(name), *cells, _terminal_verdict(row, comparison))
+        table.add_row(f"  {escape(name)}" if heading else escape(name), *cells, _terminal_verdict(row, comparison, layout.brackets))
     console.print(table)
     left_out = len(comparison.metrics) - len(layout.metrics)
     if left_out:
@@ -306,12 +371,12 @@ def _terminal_cell(row: ArmRow, metric: str, comparison: StudyComparison, bracke
     return text
 
 
-def _terminal_verdict(row: ArmRow, comparison: StudyComparison) -> Text:
+def _terminal_verdict(row: ArmRow, comparison: StudyComparison, brackets: bool) -> Text:
     if row.is_baseline:
         return Text(f"{row.verdict}\nn = {row.n}", style="dim")
     text = Text(row.verdict, style=STYLES.get(row.verdict, "bold cyan"))
-    details = [part for part in (f"n = {row.n}", probability(row.cells[comparison.primary].p_adjusted)) if part]
+    cell = row.cells[comparison.primary]
+    seeds = "" if brackets else both_seeds(cell.estimate, cell.scale)
+    details = [part for part in (seeds or seeds_agree(cell.estimate) or f"n = {row.n}", probability(cell.p_adjusted)) if part]
     text.append("\n" + ", ".join(details), style="dim")
-    if row.verdict == UNDECIDED and (size := detectable(row, comparison.primary)):
-        text.append(f"\ndetectable: {size}", style="dim")
     return text

@@ -1,6 +1,6 @@
 """Conclusions: correction for multiple comparisons, the verdict of each arm, and remarks for readers.
 
-In: rows with estimates. Out: the same rows with adjusted p values, verdicts and notes; remarks on the study as a whole.
+In: rows with estimates. Out: the same rows with adjusted p values, verdicts, notes and prices; remarks on the study as a whole.
 
 Verdicts are about the primary metric alone. Holm's correction runs over the distinct comparisons with a baseline that one sweep file
 declares, once for "different" and once for "equivalent"; both claims cannot be false of one arm. So an arm gets the same verdict
@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from mm1_ablate.config.metric_name import metric_title
-from mm1_ablate.config.study import Study
+from mm1_ablate.config.study import Arm, Study
 from mm1_ablate.config.sweep.declaration import Compare
-from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, ONE_SEED, UNDECIDED, WORSE, ArmRow, Hole, no_difference
-from mm1_ablate.report.statistics import LEAST_SEEDS, benjamini_hochberg, equivalence, holm
-
-TOLERANCE = 1e-12
+from mm1_ablate.report.cells import BASELINE, BETTER, HOLE, LEANING, TOO_CLOSE, TOO_FEW, UNDECIDED, WORSE, ArmRow, Cell, Hole, no_difference
+from mm1_ablate.report.price import SeedCost, Spread, differs, lies_within, seeds_to_decide
+from mm1_ablate.report.rules import FixedSeeds, Rule, proven
+from mm1_ablate.report.statistics import LEAST_SEEDS, benjamini_hochberg, equivalence
 
 
 def _trial_set(study: Study, arm: str) -> frozenset[str]:
@@ -55,18 +55,24 @@ def family_sizes(comparisons: Iterable[ComparisonKey]) -> dict[str, int]:
     return dict(Counter(key.family for key in sorted(set(comparisons), key=lambda key: key.number)))
 
 
-def with_verdicts(rows: Sequence[ArmRow], study: Study, metrics: Sequence[str], holes: Sequence[Hole]) -> tuple[ArmRow, ...]:
+def with_verdicts(
+    rows: Sequence[ArmRow], study: Study, metrics: Sequence[str], holes: Sequence[Hole], rule: Rule | None = None
+) -> tuple[ArmRow, ...]:
     """The rows with adjusted p values, verdicts and notes.
 
     Args:
         rows: of all arms, with the estimates of all `metrics`.
         metrics: columns of the table, the primary metric among them.
+        rule: when p values are verdicts; by default Holm's correction at the declared level.
     """
     declared, comparisons = study.sweep.compare, distinct_comparisons(study)
+    rule = rule or FixedSeeds(1 - declared.confidence)
     sizes = family_sizes(comparisons.values())
     lacking = {hole.arm for hole in holes}
-    adjusted = _adjusted(rows, declared.primary, metrics, comparisons, declared.smallest_difference_of_interest, lacking)
-    return tuple(_judged(row, study, sizes[comparisons[row.name].family] if row.name in comparisons else 0, holes) for row in adjusted)
+    adjusted = _adjusted(rows, declared.primary, metrics, comparisons, declared.smallest_difference_of_interest, lacking, rule)
+    return tuple(
+        _judged(row, study, sizes[comparisons[row.name].family] if row.name in comparisons else 0, holes, rule) for row in adjusted
+    )
 
 
 def _adjusted(
@@ -76,8 +82,9 @@ def _adjusted(
     comparisons: Mapping[str, ComparisonKey],
     margin: float,
     lacking: Collection[str],
+    rule: Rule,
 ) -> list[ArmRow]:
-    """Fill in the adjusted p values: Holm on the primary metric, Benjamini-Hochberg over the table's other columns.
+    """Fill in the adjusted p values: the rule's on the primary metric, Benjamini-Hochberg's over the table's other columns.
 
     Args:
         comparisons: `distinct_comparisons`; rows of one comparison share its p values.
@@ -101,9 +108,10 @@ def _adjusted(
     equivalent: dict[ComparisonKey, float] = {}
     for family in family_sizes(numbers):
         members = [number for number in numbers if number.family == family]
-        different = holm([p(first[number], primary) for number in members])
+        different = rule.adjusted([p(first[number], primary) for number in members], "different", family)
         adjusted |= {(number, primary): value for number, value in zip(members, different, strict=True)}
-        equivalent |= dict(zip(members, holm([p(first[number], primary, True) for number in members]), strict=True))
+        alike = rule.adjusted([p(first[number], primary, True) for number in members], "equivalent", family)
+        equivalent |= dict(zip(members, alike, strict=True))
     for name, number in comparisons.items():
         for metric in metrics:
             cells[name][metric] = replace(cells[name][metric], p_adjusted=float(adjusted[number, metric]))
@@ -111,7 +119,7 @@ def _adjusted(
     return [replace(row, cells=cells[row.name]) for row in rows]
 
 
-def _judged(row: ArmRow, study: Study, family: int, holes: Sequence[Hole]) -> ArmRow:
+def _judged(row: ArmRow, study: Study, family: int, holes: Sequence[Hole], rule: Rule) -> ArmRow:
     """The verdict on the primary metric, and the notes that it needs.
 
     Args:
@@ -125,40 +133,82 @@ def _judged(row: ArmRow, study: Study, family: int, holes: Sequence[Hole]) -> Ar
     if row.is_baseline:
         return replace(row, verdict=BASELINE, notes=tuple(notes))
     notes += [f"the baseline lacks seed {hole.seed}" for hole in holes if hole.arm == row.baseline]
-    verdict, more = _verdict(row, study.sweep.compare, family, any(hole.arm in (row.name, row.baseline) for hole in holes))
+    verdict, more = _verdict(row, study.sweep.compare, family, any(hole.arm in (row.name, row.baseline) for hole in holes), rule)
     return replace(row, verdict=verdict, notes=(*notes, *more))
 
 
-def _verdict(row: ArmRow, declared: Compare, family: int, hole: bool) -> tuple[str, list[str]]:
+def _verdict(row: ArmRow, declared: Compare, family: int, hole: bool, rule: Rule) -> tuple[str, list[str]]:
     cell, margin = row.cells[declared.primary], declared.smallest_difference_of_interest
-    level = 1 - declared.confidence  # chance of a false verdict in the family
     estimate = cell.estimate
     if hole or estimate is None:
         single = estimate is not None and estimate.seeds < 2
         return HOLE, ["one seed in common with the baseline: the interval covers evaluation items only"] if single else []
     if estimate.seeds < 2:
-        return ONE_SEED, []
+        return TOO_FEW, [f"one seed: the interval covers {estimate.method}"] if estimate.known else []
     if estimate.seeds < LEAST_SEEDS:
-        return UNDECIDED, []
-    if not estimate.known:
-        return UNDECIDED, ["the difference is the same at every seed: no variation to estimate an interval from"]
+        return TOO_FEW, []
     notes = ["seeds are not those of the baseline: unpaired (Welch)"] if estimate.method == "Welch" else []
-    different = cell.p_adjusted <= level + TOLERANCE
-    if cell.p_equivalent <= level + TOLERANCE:
+    if not estimate.known:
+        notes.append("the difference is the same at every seed: no variation to estimate an interval from")
+    different = proven(rule, cell.p_adjusted)
+    if proven(rule, cell.p_equivalent):
         if different:
             notes.append(f"significantly {'higher' if estimate.difference > 0 else 'lower'}, but by significantly less than {margin:g}")
         return no_difference(margin), notes
     if different:
         return (BETTER if cell.scale.is_better(estimate.difference) else WORSE), notes
-    if is_significant_uncorrected(row, declared.primary):
+    if is_significant_uncorrected(cell, rule):
         notes.append(f"significant by itself, not after correction for {family} comparisons")
-    return UNDECIDED, notes
+        return LEANING, notes
+    if estimate.known and equivalence(estimate, margin) <= rule.level:
+        notes.append(f"within ±{margin:g} by itself, not after correction for {family} comparisons")
+        return LEANING, notes
+    return LEANING if estimate.agrees_about(0.0) else TOO_CLOSE, notes
 
 
-def is_significant_uncorrected(row: ArmRow, primary: str) -> bool:
-    """Whether an undecided row would be decided if it were the only one."""
-    estimate = row.cells[primary].estimate
-    return estimate is not None and estimate.seeds >= LEAST_SEEDS and estimate.known and estimate.p <= 1 - estimate.confidence
+def is_significant_uncorrected(cell: Cell, rule: Rule) -> bool:
+    """Whether an undecided arm would be decided if it were the only one."""
+    estimate = cell.estimate
+    return estimate is not None and estimate.seeds >= LEAST_SEEDS and estimate.known and estimate.p <= rule.level
+
+
+def with_prices(rows: Iterable[ArmRow], study: Study, rule: Rule, common: Spread, cost: SeedCost) -> tuple[ArmRow, ...]:
+    """The rows with what would decide the undecided ones, at the level that the next verdict of their family has to reach.
+
+    Args:
+        common: the spread over seeds on the primary metric.
+        cost: of another seed.
+    """
+    rows = tuple(rows)
+    primary, margin, comparisons = (
+        study.sweep.compare.primary,
+        study.sweep.compare.smallest_difference_of_interest,
+        distinct_comparisons(study),
+    )
+    open_ones: dict[str, dict[str, set[ComparisonKey]]] = {"different": {}, "equivalent": {}}
+    for row in rows:
+        if (key := comparisons.get(row.name)) is not None:
+            cell = row.cells[primary]
+            for claim, p in (("different", cell.p_adjusted), ("equivalent", cell.p_equivalent)):
+                if not proven(rule, p):
+                    open_ones[claim].setdefault(key.family, set()).add(key)
+    found = []
+    for row in rows:
+        estimate = row.cells[primary].estimate if primary in row.cells else None
+        if row.verdict in UNDECIDED and estimate is not None and estimate.deviation > 0:
+            family = comparisons[row.name].family
+            apart = rule.level_of(len(open_ones["different"].get(family, ())), "different") / 2
+            alike = rule.level_of(len(open_ones["equivalent"].get(family, ())), "equivalent")
+            ways = [differs(0.0, apart), lies_within(margin, alike)]
+            row = replace(row, price=cost.price(seeds_to_decide(estimate, common, ways)))
+        found.append(row)
+    return tuple(found)
+
+
+def drawn_once(arm: Arm) -> bool:
+    """Whether demonstrations are drawn, and once only."""
+    evaluation = arm.experiment.evaluation
+    return len(evaluation.evaluation_seeds) == 1 and (max(evaluation.shots) > 0 or evaluation.zero_shot is not None)
 
 
 def remarks_on(study: Study, rows: Sequence[ArmRow], metrics: Sequence[str]) -> tuple[str, ...]:
@@ -167,9 +217,9 @@ def remarks_on(study: Study, rows: Sequence[ArmRow], metrics: Sequence[str]) -> 
     estimates = [cell.estimate for row in rows for metric, cell in row.cells.items() if metric in metrics and cell.estimate]
     seeds = len(study.sweep.seeds)
     if seeds == 1:
-        remarks.append("One seed: the variation between seeds is unknown, so there are no verdicts. Use at least three seeds.")
+        remarks.append("One seed: the variation between seeds is unknown; three at least for a verdict.")
     elif seeds == 2:
-        remarks.append("Two seeds leave one degree of freedom: there are intervals, but no verdicts. Use at least three seeds.")
+        remarks.append("Two seeds: both differences stand in place of an interval; three at least for a verdict.")
     if estimates and not any(estimate.with_items for estimate in estimates):
         remarks.append("Intervals cover training seeds only, not the sampling of evaluation items: scores of items are missing.")
     else:
@@ -186,7 +236,7 @@ def remarks_on(study: Study, rows: Sequence[ArmRow], metrics: Sequence[str]) -> 
         )
     if any(arm.experiment.evaluation.split == "development" for arm in study.arms):
         remarks.append("Scores come from development episodes, which recipes are tuned on: not for reporting.")
-    if any(arm.experiment.evaluation.demonstrations == "per_task" for arm in study.arms):
+    if any(arm.experiment.evaluation.demonstrations == "per_task" and drawn_once(arm) for arm in study.arms):
         remarks.append("All arms share one draw of demonstrations: intervals do not cover the variation between draws.")
     return tuple(remarks)
 

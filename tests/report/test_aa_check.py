@@ -45,11 +45,11 @@ def made_up_scores(study: Study, shift: dict[str, float] | None = None, seed: in
     return tuple(table[[key in own for key in zip(table["arm"], table["seed"], strict=True)]] for table in (results, items))  # type: ignore
 
 
-def test_arms_of_other_seeds_are_compared_unpaired_and_undecided() -> None:
+def test_arms_of_other_seeds_are_compared_unpaired_and_too_close_to_call() -> None:
     study = same_study()
     results, items = made_up_scores(study)
     comparison = compare(study, results, items=items)
-    assert {row.verdict for row in comparison.rows} <= {"baseline", "undecided"} and not comparison.holes
+    assert {row.verdict for row in comparison.rows} <= {"baseline", "too close to call"} and not comparison.holes
     assert all("unpaired (Welch)" in " ".join(row.notes) for row in comparison.rows if not row.is_baseline)
     assert comparison.row("a-a-0").changes == ("only its seeds: 3, 4, 5",)
 

@@ -62,7 +62,7 @@ def test_each_arm_has_its_name_numbers_and_verdict_on_a_line_below_its_group(fig
     assert [text.get_fontweight() for text in names.texts] == ["bold", *["normal"] * 5]
     assert words(numbers)[0] == (0, "")
     assert [text for _, text in words(numbers)][1:3] == ["+10.0 [+7.5, +12.5]", "−10.0 [−12.5, −7.5]"]
-    told = ["better", "worse", "no difference larger than 1", "undecided", "no verdict: missing trials"]
+    told = ["better", "worse", "no difference larger than 1", "too close to call", "no verdict: missing trials"]
     assert words(verdicts) == list(zip(range(1, 6), told, strict=True))
     assert [text.get_fontweight() for text in verdicts.texts] == ["bold", "bold", "normal", "normal", "normal"]
     for axes in figure.axes:
@@ -75,10 +75,11 @@ def test_points_stand_at_differences_and_intervals_end_where_they_do_or_at_an_ar
     assert (low, high) == pytest.approx((-18 - 0.06 * 36, 18 + 0.06 * 36)), "four fifths of the largest difference beyond it, and an edge"
     for place, arm, marker in ((1, "group/up", "^"), (2, "group/down", "v"), (3, "same", "D"), (5, "gone", "x")):
         own = [one for one in DIFFERENCES[arm] if not np.isnan(one)]
-        ends = [max(low, min(high, end)) for end in stats.ttest_1samp(own, 0).confidence_interval()]
+        ends = [2, 8] if arm == "gone" else list(stats.ttest_1samp(own, 0).confidence_interval())
         found = lines_at(axes, place)
         assert found[0] == ("None", pytest.approx(ends)) and found[-1] == (marker, pytest.approx([np.mean(own)]))
-        assert found[1:-1] == ([("<", [low]), (">", [high])] if arm == "gone" else [])
+        assert len(found) == 2, "no arrows"
+        assert lines_at(axes, place + 0.24) == [(".", pytest.approx(own))], "the seeds"
     assert lines_at(axes, 4) == [("None", [low, high]), ("<", [low]), (">", [high]), ("o", pytest.approx([5.0]))]
     assert [line.get_linestyle() for line in axes.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == 5] == [":"]
     solid = [line.get_linestyle() for line in axes.lines if len(line.get_xdata()) == 2 and 0 < line.get_ydata()[0] < 5]
@@ -101,7 +102,7 @@ def test_the_difference_of_interest_is_shaded_and_said_with_the_level(figure: Fi
     assert axes.patches[0].get_extents().transformed(axes.transData.inverted()).intervalx == pytest.approx([-1, 1])
     assert [list(line.get_xdata()) for line in axes.lines if list(line.get_ydata()) == [0, 1]] == [[0, 0]]
     assert axes.get_title(loc="left") == "8-shot: difference from the baseline, in points"
-    assert axes.get_xlabel() == "95 % intervals; shaded: ±1, the smallest difference of interest"
+    assert axes.get_xlabel() == "95 % intervals; dots: seeds; shaded: ±1, the smallest difference of interest"
     assert not axes.get_yticks().size
 
 
@@ -122,7 +123,7 @@ def test_one_seed_has_a_hollow_point_and_without_items_no_interval() -> None:
     found = forest(compared({"arm": [3.0]}))
     assert found is not None
     assert lines_at(found.axes[1], 0) == [("o", [3.0])]
-    assert words(found.axes[3]) == [(0, "no verdict: one seed")] and words(found.axes[2]) == [(0, "+3.0 ")]
+    assert words(found.axes[3]) == [(0, "too few seeds")] and words(found.axes[2]) == [(0, "+3.0 ")]
 
 
 # ---------------------------------------------------------------- effects
@@ -178,11 +179,11 @@ def test_effects_of_which_trials_are_missing_are_dotted_and_those_of_several_gri
     assert [text.get_text().split(":")[0] for text in axes.get_yticklabels()] == ["one"] * 3 + ["other"] * 3
     intervals = [line for line in axes.lines if len(line.get_xdata()) == 2 and list(line.get_ydata()) != [0, 1]]
     assert len(intervals) == 6 and {line.get_linestyle() for line in intervals} == {":"}
-    intervals = [end for effect in comparison.effects if effect.estimate for end in (effect.estimate.low, effect.estimate.high)]
+    intervals = [end for effect in comparison.effects if effect.estimate for end in effect.estimate.by_seed]
     assert axes.get_xlim()[1] == pytest.approx(1.1 * max(map(abs, intervals)))
 
 
-def test_an_interval_on_one_degree_of_freedom_does_not_dwarf_the_points() -> None:
+def test_two_seeds_of_an_effect_have_a_range_that_does_not_dwarf_the_points() -> None:
     study = replace(grid_study(), grids={"grid": Grid({"model.connector.type": TYPES, "size": SIZES}, NAMES)})
     truth = {
         "baseline": [50.0, 50.0],
@@ -193,8 +194,8 @@ def test_an_interval_on_one_degree_of_freedom_does_not_dwarf_the_points() -> Non
     comparison = compare(study, scores(study, truth))
     found = effects(comparison)
     assert found is not None
-    points = [abs(effect.estimate.difference) for effect in comparison.effects if effect.estimate]
-    assert found.axes[0].get_xlim() == pytest.approx((-1.1 * 3 * max(1, *points), 1.1 * 3 * max(1, *points)))
+    seeds = [abs(one) for effect in comparison.effects if effect.estimate for one in effect.estimate.by_seed]
+    assert found.axes[0].get_xlim() == pytest.approx((-1.1 * max(seeds), 1.1 * max(seeds)))
 
 
 # ---------------------------------------------------------------- shots and curves

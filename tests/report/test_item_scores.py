@@ -89,7 +89,7 @@ def test_items_that_an_arm_did_not_answer_count_for_neither_of_two_unpaired_arms
     assert found is not None
     both = np.setdiff1d(np.arange(25), [4, 11])
     for arrays, arm, seeds in ((found[0], "arm", ours), (found[1], "baseline", theirs)):
-        (own,) = arrays
+        own = arrays[0].scores[:, 0]
         expected = 100 * np.array([answers[arm, seed][both] for seed in seeds])
         np.testing.assert_allclose(own[:, own[0].argsort()], expected[:, expected[0].argsort()])
     estimate = estimated(items, reported(items, "text_core/facts"), "text_core/facts", range(6))
@@ -110,7 +110,7 @@ def test_a_contrast_is_the_weighted_sum_of_arms_at_each_seed_and_item_of_each_ta
     assert found is not None and len(found) == 2
     for own, answers in zip(found, tasks.values(), strict=True):
         expected = [100 * sum(weight * answers[arm, seed] for arm, weight in weights.items()) for seed in (0, 1)]
-        np.testing.assert_allclose(own, expected)
+        np.testing.assert_allclose(own.scores[:, 0], expected)
 
 
 def test_a_weighted_groups_interval_is_that_of_its_weighted_tasks() -> None:
@@ -192,4 +192,4 @@ def test_results_of_other_arms_than_the_items_are_no_obstacle_and_items_of_none_
     assert ItemScores(items[:0], values).contrast("text_core/facts", weights, [0]) is None
     assert ItemScores(None, values).pair("text_core/facts", "arm", "baseline", [0], [0]) is None
     found = ItemScores(items, values).pair("text_core/facts", "arm", "baseline", [2], [0, 1])
-    assert found is not None and [one.shape for one in (*found[0], *found[1])] == [(1, 30), (2, 30)]
+    assert found is not None and [one.scores.shape for one in (*found[0], *found[1])] == [(1, 1, 30), (2, 1, 30)]

@@ -13,18 +13,16 @@ from scipy import stats
 
 from mm1_ablate.report.statistics import (
     Estimate,
-    ItemNoise,
     Student,
     benjamini_hochberg,
     detectable_difference,
     equivalence,
     holm,
-    item_noise,
     minimum_detectable_effect,
     paired_difference,
-    paired_item_noise,
     welch_difference,
 )
+from mm1_ablate.report.variance_components import ItemNoise, item_noise, paired_item_noise
 
 OURS, THEIRS = np.array([52.1, 55.0, 50.3, 54.2]), np.array([50.0, 51.2, 49.9, 50.7])
 

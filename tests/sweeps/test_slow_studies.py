@@ -41,11 +41,14 @@ def test_the_quickstart_shows_what_interleaved_documents_are_for(tmp_path: Path)
 def test_the_papers_studies_come_to_verdicts_without_holes(tmp_path: Path) -> None:
     report, _ = run("miniature/all.yaml", tmp_path)
     assert report["holes"] == []
-    assert {expected["verdict"] for expected in report["expectations"]} <= {"confirmed", "refuted", "undecided"}
+    assert {expected["verdict"] for expected in report["expectations"]} <= {"confirmed", "refuted", "leaning", "too close to call"}
     eight = means(report, "shot_8/average")
     assert eight["mix/captioned=100,interleaved=0"] < eight["mix/captioned=50,interleaved=50"] / 2
 
 
 def test_the_baseline_against_itself_is_no_different_more_often_than_allowed(tmp_path: Path) -> None:
     report, _ = run("miniature/a_a.yaml", tmp_path)
-    assert all(arm["verdict"] in ("baseline", "undecided") or arm["verdict"].startswith("no difference") for arm in report["arms"])
+    assert all(
+        arm["verdict"] in ("baseline", "leaning", "too close to call") or arm["verdict"].startswith("no difference")
+        for arm in report["arms"]
+    )

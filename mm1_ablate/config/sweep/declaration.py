@@ -201,6 +201,8 @@ class Expectation(Settings):
     by: NotNegative = 0.0
     because: str
     """The reason for the expectation; shown in the report."""
+    kind: Literal["lesson", "check"] = "lesson"
+    """check: it must come out, or something is broken. Checks and lessons are two families, each corrected and counted by itself."""
     paper: str = ""
     """Published numbers on it, as text; the report shows them beside your own."""
 
