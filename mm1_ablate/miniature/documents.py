@@ -19,7 +19,7 @@ from mm1_ablate.miniature.world import NAMES, POOL_SIZES, Scene, scenes
 Parts = tuple[str | Image, ...]
 
 KEPT_IN_ALT_TEXT = 0.4
-WRONG_IMAGE, WRONG_IMAGE_ON_PAGES = 0.12, 0.12
+WRONG_IMAGE = 0.12
 """How often the words beside an image are about another one, in alt-text and in interleaved documents."""
 NAME_ALL_ON_PAGES = 0.6
 """How often an interleaved document may name any attribute, and not only those of `NAMED_ON_PAGES`."""
@@ -84,14 +84,14 @@ def _interleaved(world_seed: int, index: int) -> tuple[list[tuple[Image, str]], 
     draws = Draws(key("interleaved", world_seed), index)
     size = int(images_of(world_seed, np.array([index]))[0])
     chosen = [draws.below(len(pool)) for _ in range(size)]
-    told = [pool[draws.below(len(pool)) if draws.chance(WRONG_IMAGE_ON_PAGES) else place] for place in chosen]
+    told = [pool[draws.below(len(pool)) if draws.chance(WRONG_IMAGE) else place] for place in chosen]
     named = NAMES if draws.chance(NAME_ALL_ON_PAGES) else language.NAMED_ON_PAGES
     kind = draws.below(100)
     if kind < 30:
         texts = _page_questions(draws, told, [draws.choice(named)] * size)
     elif kind < 50:
         texts = _page_questions(draws, told, [draws.choice(named) for _ in told])
-    elif kind < 80:
+    elif kind < 85:
         texts = _hidden_attribute(draws, told, NAMES.index(draws.choice(named)))
     else:
         texts = _page_descriptions(draws, told, named)

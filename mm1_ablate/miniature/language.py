@@ -35,8 +35,8 @@ def caption(scene: Scene, template: int) -> str:
 
 
 # ---------------------------------------------------------------- formats of interleaved documents
-NAMED_ON_PAGES = ("colour", "shape", "size", "side")
-"""The attributes that most interleaved documents speak of. The others are seldom named but in captions."""
+NAMED_ON_PAGES = tuple(name for name in NAMES if name != "wall")
+"""The attributes that all interleaved documents may speak of. The wall is seldom named but in captions."""
 PAGE_QUESTIONS = (
     "tell me the {name} here :",
     "which {name} has this one , reply :",

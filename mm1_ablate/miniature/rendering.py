@@ -12,7 +12,7 @@ import numpy as np
 
 from mm1_ablate.data.counter_based_random import hashed, key
 from mm1_ablate.data.documents import Image
-from mm1_ablate.miniature.world import POOL_SIZES, attributes, pool_key
+from mm1_ablate.miniature.world import ATTRIBUTES, POOL_SIZES, attributes, pool_key
 
 SIDE = 48
 BLOCK = 256
@@ -20,8 +20,8 @@ COLOURS = np.array(
     [(214, 46, 42), (52, 160, 62), (48, 84, 208), (232, 206, 48), (136, 58, 178), (236, 134, 36), (60, 200, 210), (240, 140, 190)],
     np.float32,
 )
-CENTRES = np.array([(13, 22), (34, 22), (24, 13), (21, 34), (24, 24)], np.float32)
-"""x and y of left, right, top, bottom, middle."""
+CENTRES = np.array([(13, 22), (34, 22), (24, 13), (21, 34)], np.float32)
+"""x and y of left, right, top, bottom."""
 RADII = np.array([8.0, 12.5], np.float32)
 PLATE = slice(36, 48)
 """Rows and columns of the plate: whole squares of 4 pixels, so that averaging by 2 or 4 mixes nothing else into it."""
@@ -77,12 +77,8 @@ def _inside(shape: int, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> n
         distance = 0.88 * radius - np.maximum(across, along)
     elif shape == 2:
         distance = np.minimum(0.8 * radius - dy, 0.56 * (dy + radius) - across)
-    elif shape == 3:
-        distance = np.minimum(radius - np.maximum(across, along), 0.34 * radius - np.minimum(across, along))
-    elif shape == 4:
-        distance = 0.26 * radius - np.abs(np.sqrt(dx * dx + dy * dy) - 0.78 * radius)
     else:
-        distance = 0.72 * (1.15 * radius - across - along)
+        distance = np.minimum(radius - np.maximum(across, along), 0.34 * radius - np.minimum(across, along))
     return distance
 
 
@@ -106,7 +102,7 @@ def render(world_seed: int, split: str, indices: np.ndarray) -> np.ndarray:
     dx = grid[None, None, :] - (CENTRES[side, 0] + jitter(14, 1))[:, None, None]
     dy = grid[None, :, None] - (CENTRES[side, 1] + jitter(15, 1))[:, None, None]
     mask = np.empty((count, SIDE, SIDE), np.float32)
-    for place in range(6):
+    for place in range(len(ATTRIBUTES["shape"])):
         chosen = np.flatnonzero(shape == place)
         if len(chosen):
             mask[chosen] = _inside(place, dx[chosen], dy[chosen], radius[chosen])
