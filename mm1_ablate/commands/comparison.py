@@ -41,8 +41,21 @@ def compare_study(study: Study, store: Store) -> StudyComparison:
     with _remembering(store.study_folder(study) / "floors.json", store) as floors:
         tasks = task_scores(study, items, floors)
     costs = _measures_by_arm(plan(study, store), store, items)
-    comparison = compare(study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study))
+    comparison = compare(
+        study, results, store.holes(study), items, costs, accounts, tasks, store.warnings(study), _seconds_per_trial(study, store)
+    )
     return with_false_verdicts(comparison, study, results, items)
+
+
+def _seconds_per_trial(study: Study, store: Store) -> float | None:
+    """How much time passed for each finished trial of a study while any of them ran: trials at one another's side share it."""
+    states = [store.status(trial) for trial in study.trials]
+    spans = sorted((one.started, one.finished) for one in states if one.status == "done" and one.started and one.finished)
+    passed, until = 0.0, 0.0
+    for started, finished in spans:
+        passed += max(finished - max(started, until), 0.0)
+        until = max(until, finished)
+    return passed / len(spans) if passed else None
 
 
 @contextlib.contextmanager

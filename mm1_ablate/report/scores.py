@@ -262,8 +262,8 @@ class _Table(NamedTuple):
         """
         wanted = list(dict.fromkeys(system for group in groups for system in group))
         by_system: dict[tuple[str, int], list[Any]] = {}
-        for arm, seed, draw in self.scores.columns:
-            by_system.setdefault((arm, seed), []).append(draw)
+        for column in self.scores.columns.to_frame(index=False).itertuples(index=False):
+            by_system.setdefault((str(column[0]), int(column[1])), []).append(column[2])
         if not all(system in by_system for system in wanted):
             return None
         draws = by_system[wanted[0]]

@@ -122,15 +122,15 @@ def units(task: Answers) -> Matrix:
     The value of an episode is the mean of all plus its items' deviations from it, so that its mean over episodes is the mean over items
     whatever their sizes.
     """
-    scores = task.scores.mean(axis=1)
+    scores: Matrix = task.scores.mean(axis=1)
     episodes = _episodes(task)
     if task.sets is None or task.scores.shape[1] > 1 or not ENOUGH <= episodes < scores.shape[1]:
         return scores
     _, numbers = np.unique(task.sets[0], return_inverse=True)
     mean = scores.mean(axis=1, keepdims=True)
-    of_episodes = np.zeros((len(scores), episodes))
-    np.add.at(of_episodes, (slice(None), numbers), scores - mean)
-    return mean + of_episodes * episodes / scores.shape[1]
+    deviations = np.array([np.bincount(numbers, weights=seed) for seed in scores - mean])
+    found: Matrix = mean + deviations * episodes / scores.shape[1]
+    return found
 
 
 def _episodes(task: Answers) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -18,6 +19,7 @@ from mm1_ablate.report.statistics import (
     detectable_difference,
     equivalence,
     holm,
+    holm_of_directions,
     minimum_detectable_effect,
     paired_difference,
     welch_difference,
@@ -423,3 +425,66 @@ def test_one_error_that_is_unknown_leaves_what_the_other_tells() -> None:
     found = paired_difference(table.mean(axis=1), [table])
     assert found.known and found.half_width == pytest.approx(stats.t.ppf(0.975, 29) * table[0].std(ddof=1) / 30**0.5)
     assert paired_item_noise([table]) == ItemNoise(pytest.approx(table[0].var(ddof=1) / 30), pytest.approx(29), pytest.approx(0), 58)
+
+
+# ---------------------------------------------------------------- claims about a side of a bound
+def test_a_directions_share_passes_on_only_where_it_is_clear() -> None:
+    """Three claims at .05: the first is ten times clearer than its .0167, so that two are left; the second is not clear enough."""
+    assert holm_of_directions([0.001, 0.02, 0.03], 0.05) == pytest.approx([0.003, 0.04, 0.06])
+    assert holm_of_directions([0.01, 0.02, math.nan], 0.05)[:2] == pytest.approx([0.03, 0.06])
+    assert math.isnan(holm_of_directions([0.01, 0.02, math.nan], 0.05)[2]) and holm_of_directions([], 0.05).size == 0
+    assert holm_of_directions([0.04], 0.05) == pytest.approx([0.04]), "alone it has the whole level"
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("expectations", [1, 2, 5])
+@pytest.mark.parametrize("together", [-0.9, -0.5, 0.0, 0.9])
+def test_at_worst_a_family_of_directions_holds_its_level(seeds: int, expectations: int, together: float) -> None:
+    """All differences exactly on their bounds, where every claim is a false one half of the time: 8,000 studies.
+
+    Args:
+        together: correlation between what would be false of one expectation and of the next.
+    """
+    random, studies = np.random.default_rng(11), 8000
+    sign = np.where(np.arange(expectations) % 2 == 0, 1.0, np.sign(together) or 1.0)
+    common, own = random.normal(size=(studies, 1, seeds)), random.normal(size=(studies, expectations, seeds))
+    differences = (abs(together) ** 0.5 * common + (1 - abs(together)) ** 0.5 * own) * sign[:, None]
+    t = differences.mean(axis=2) / (differences.std(axis=2, ddof=1) / seeds**0.5)
+    above = stats.t.sf(t, seeds - 1)
+    false = 0
+    for row in above:
+        adjusted = holm_of_directions(np.minimum(row, 1 - row), 0.05)
+        false += bool(((adjusted <= 0.05) & (row < 0.5)).any())
+    assert false / studies <= 0.05 + 2.6 * (0.05 * 0.95 / studies) ** 0.5
+
+
+def test_holm_itself_would_not_hold_it() -> None:
+    """Why a share is passed on from clear claims only: two claims that go together, one true and one false on their bounds."""
+    random, studies = np.random.default_rng(12), 20000
+    pair = random.multivariate_normal([0, 0], [[1, -0.9], [-0.9, 1]], size=studies)
+    above = stats.norm.sf(pair)
+    ps = np.minimum(above, 1 - above)
+    false = sum(bool(((holm(p) <= 0.05) & (row < 0.5)).any()) for p, row in zip(ps, above, strict=True))
+    assert false / studies > 0.055
+
+
+# ---------------------------------------------------------------- as it is shown
+def test_an_interval_is_shown_no_wider_than_is_possible_and_tested_as_it_is() -> None:
+    found = paired_difference([-30.0, 10.0, -40.0])
+    shown = replace(found, possible=(-38.0, 62.0)).shown
+    assert found.low < -38 and shown == (-38.0, found.high)
+    assert replace(found, possible=(-38.0, 62.0)).p == found.p
+    assert found.shown == (found.low, found.high)
+
+
+def test_two_seeds_are_shown_themselves_and_one_without_items_not_at_all() -> None:
+    two = paired_difference([-30.0, -44.0])
+    assert two.shown is None and two.span == (-44.0, -30.0)
+    assert paired_difference([3.0]).span is None
+
+
+def test_seeds_agree_where_all_lie_strictly_on_one_side() -> None:
+    found = paired_difference([-1.0, -2.0, 0.0])
+    assert (found.seeds_below(0.0), found.seeds_above(0.0)) == (2, 0)
+    assert not found.agrees_about(0.0) and found.agrees_about(1.0) and found.agrees_about(-3.0)
+    assert not paired_difference([]).agrees_about(0.0)
