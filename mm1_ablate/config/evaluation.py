@@ -182,6 +182,12 @@ def misnamed(groups: Mapping[str, TaskGroup], overridden: Iterable[str], tasks: 
     return None
 
 
+def tasks_of(name: str, groups: Mapping[str, TaskGroup]) -> set[str]:
+    """The tasks of a group, those of the groups inside it among them."""
+    members = {member for inside in (name, *_inside(groups, name, set())) for member in groups[inside].tasks}
+    return members - groups.keys()
+
+
 def _inside(groups: Mapping[str, TaskGroup], name: str, seen: set[str]) -> set[str]:
     """The groups inside a group, at any depth."""
     for member in groups[name].tasks:

@@ -63,6 +63,9 @@ def is_identity(field: FieldInfo) -> bool:
 class Component(Settings):
     """Settings that say by `type` which file or which class of the user's own they are for."""
 
+    version: ClassVar[int] = 1
+    """Part of a trial's identity above 1. Raised where the same settings come to mean other data, so that old scores are not taken for
+    those of today."""
     type: str
 
 

@@ -8,10 +8,10 @@ their base classes are here. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from mm1_ablate.config.evaluation import Wording
 from mm1_ablate.config.metric import Kind, Metric
@@ -124,6 +124,8 @@ class Task(Settings):
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """An answer ends before the first of these (templates over the item's fields), or at the end of a document."""
     max_new_tokens: PositiveInt = 16
+    fewest_shots: NonNegativeInt = 0
+    """Numbers of shots below this are not asked of it: for a task of the image family whose question only its demonstrations tell."""
     protocols: dict[Literal["openflamingo"], Wording] = {}
     """Prompt, separator, stop strings and token limit under a protocol other than MM1's. Default: the protocol's usual ones
     (`protocols.py`)."""
@@ -176,6 +178,12 @@ class Task(Settings):
         return [field for _, field in pieces if field is not None]
 
     @model_validator(mode="after")
+    def _texts_have_no_demonstrations(self) -> Task:
+        if self.family == "text" and self.fewest_shots:
+            raise SettingError("fewest_shots", "tasks of the text family are asked without demonstrations; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _metrics_fit(self) -> Task:
         types = [metric.type for metric in self.metrics]
         for index, metric in enumerate(self.metrics):
@@ -193,6 +201,10 @@ class Task(Settings):
                     " scored after each; use choice_accuracy",
                 )
         return self
+
+    def shots_of(self, shots: Iterable[int]) -> tuple[int, ...]:
+        """The numbers of shots among these at which it is asked, in rising order."""
+        return tuple(sorted(number for number in shots if number >= self.fewest_shots)) if self.family == "image" else (0,)
 
     @property
     def primary(self) -> str:

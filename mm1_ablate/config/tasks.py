@@ -86,7 +86,8 @@ def task_identity(task: str, split: str) -> Any:
         settings = task_settings(task)
         contents = contents_of(settings.items, split)
         if not contents:
-            return task_record(task)
+            version = settings.items.version
+            return {**task_record(task), "version": version} if version > 1 else task_record(task)
         form = canonical(settings)
         return {**form, "items": {**form["items"], "contents": contents}}
 
@@ -115,11 +116,16 @@ def wrong_records(experiment: Experiment) -> list[Diagnostic]:
             found.append(Diagnostic(place, message, did_you_mean(task, shipped_tasks())))
             continue
         try:
-            task_settings(task)
+            record = task_settings(task)
         except FileErrors as errors:
             for problem in errors.problems:
                 at = f"{problem.file}:{problem.line}:{problem.column}: " + (f"{problem.path}: " if problem.path else "")
                 found.append(Diagnostic(place, at + problem.message, problem.hint))
+        else:
+            if not record.shots_of(evaluation.shots):
+                shots = ", ".join(map(str, evaluation.shots))
+                message = f"'{record.task}' is asked from {record.fewest_shots} shots on, and evaluation.shots has {shots}"
+                found.append(Diagnostic(place, message, "add more shots, or leave the task out"))
     if found:
         return found
     names = task_names(evaluation)

@@ -264,10 +264,12 @@ def predict(
     """
     evaluation = experiment.evaluation
     shots, seeds = sorted({0, *evaluation.shots}), evaluation.evaluation_seeds
+    declared = load_tasks(evaluation)
+    fewest = {task.task: task.fewest_shots for task in declared}
     refused: set[tuple[str, int]] = set()
 
     def asks(task: str, number: int, seed: int) -> bool:
-        return (task, number) not in refused and wanted(task, number, seed)
+        return number >= fewest[task] and (task, number) not in refused and wanted(task, number, seed)
 
     def asked_at(task: str) -> list[int]:
         return [number for number in shots if any(asks(task, number, seed) for seed in seeds)]
@@ -298,7 +300,7 @@ def predict(
             refuse(record.task, left, problem)
         return prepared if asked_at(record.task) else None
 
-    records = [task for task in load_tasks(evaluation) if asked_at(task.task)]
+    records = [task for task in declared if asked_at(task.task)]
     tasks: list[TaskRequests] = []
     for record in records:
         if (prepared := prepare(record)) is None:

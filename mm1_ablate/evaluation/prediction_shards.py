@@ -22,8 +22,9 @@ from mm1_ablate.evaluation.protocols import as_asked
 if TYPE_CHECKING:
     import pandas
 
-NOT_ASKED = ("metrics", "protocols")
-"""Fields of a record that do not affect predictions: metrics score them later, and a protocol's wording is already in the fields."""
+NOT_ASKED = ("metrics", "protocols", "fewest_shots")
+"""Fields of a record that do not affect predictions: metrics score them later, a protocol's wording is already in the fields, and at
+which numbers of shots a task is asked changes none of its answers."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _of_task(task: str, evaluation: Evaluation, training: str) -> Iterator[Predi
     asked = as_asked(task_settings(task), evaluation)
     common = {"training": training, **asked_identity(asked, evaluation), **_computed(evaluation)}
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot else 0
-    for shots in sorted(evaluation.shots) if asked.family == "image" else (0,):
+    for shots in asked.shots_of(evaluation.shots):
         before = {"text_only": text_only} if asked.family == "image" and not shots and text_only else {"shots": shots}
         if before == {"shots": 0}:
             identity: dict[str, Any] = {**common, "before": before}

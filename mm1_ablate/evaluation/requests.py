@@ -191,7 +191,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     """
     items = task.items.open(split=evaluation.split, count=evaluation.items_of(task.task), seed=evaluation.seed)
     seeds = evaluation.evaluation_seeds
-    shots = tuple(sorted(evaluation.shots)) if task.family == "image" else (0,)
+    shots = task.shots_of(evaluation.shots)
     text_only = evaluation.zero_shot.text_only if evaluation.zero_shot and task.family == "image" and 0 in shots else 0
     questions: list[Request] = []
     left_out: list[tuple[int, str, Unreadable]] = []
@@ -205,7 +205,7 @@ def prepare_requests(task: Task, evaluation: Evaluation, tokenizer: Tokenizer) -
     if not questions:
         examples = "; ".join(str(problem) for _, _, problem in left_out[:3])
         raise ValueError(f"task {task.task}: no items" + (f" that can be evaluated: {examples}" if examples else ""))
-    sampler = DemonstrationSampler(task, evaluation.demonstrations, items.demonstrations, max(shots), text_only, tokenizer)
+    sampler = DemonstrationSampler(task, evaluation.demonstrations, items.demonstrations, max(shots, default=0), text_only, tokenizer)
     asked = []
     for seed in seeds if sampler.most or text_only else seeds[:1]:
         numbers = assigned_sets([one.item for one in questions], evaluation.demonstrations, seed, task.task)

@@ -1,7 +1,7 @@
 """Training documents of the miniature world: (world seed, content, index) in, `Document` parts out.
 
-Contents: `alt_text` and `synthetic_captions` (an image and a caption), `interleaved` (3 to 9 images that share a hidden attribute,
-an album, or a story) and `text` (facts, sums, agreement, questions about scenes in words, stories).
+Contents: `alt_text` and `synthetic_captions` (an image and a caption), `interleaved` (3 to 9 images with questions, a hidden
+attribute or descriptions) and `text` (facts, agreement, questions about scenes in words, stories).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ Parts = tuple[str | Image, ...]
 
 KEPT_IN_ALT_TEXT = 0.4
 WRONG_IMAGE = 0.12
+"""How often the words beside an image are about another one, in alt-text and in interleaved documents."""
+NAME_ALL_ON_PAGES = 0.6
+"""How often an interleaved document may name any attribute, and not only those of `NAMED_ON_PAGES`."""
 FEWEST_IMAGES, MOST_IMAGES = 3, 9
 
 
@@ -61,82 +64,75 @@ def first_pairs(world_seed: int, documents: int) -> np.ndarray:
 def interleaved(world_seed: int, index: int, images: bool = True) -> Parts:
     """A document of several images. Without `images` its text stays as it is."""
     pairs, separator = _interleaved(world_seed, index)
-    parts: list[str | Image] = []
-    before = ""
-    for place, (lead, picture, text) in enumerate(pairs):
-        before = f"{before} {lead}".strip()
-        if images:
-            parts += [before, picture] if before else [picture]
-            before = ""
-        before = f"{before} {text}" if before else text
-        if place + 1 < len(pairs) and separator:
-            before = f"{before} {separator}"
-    return (*parts, before)
+    texts = [f"{text} {separator}" for _, text in pairs[:-1]] + [pairs[-1][1]]
+    if not images:
+        return (" ".join(texts),)
+    return tuple(part for (picture, _), text in zip(pairs, texts, strict=True) for part in (picture, text))
 
 
 def interleaved_pair(world_seed: int, index: int, documents: int, images: bool = True) -> Parts:
     """The same images and texts as single pairs: pair `index` of the first `documents` interleaved documents."""
     firsts = first_pairs(world_seed, documents)
     document = int(np.searchsorted(firsts, index, side="right")) - 1
-    lead, picture, text = _interleaved(world_seed, document)[0][index - int(firsts[document])]
-    if not images:
-        return (f"{lead} {text}".strip(),)
-    return (lead, picture, text) if lead else (picture, text)
+    picture, text = _interleaved(world_seed, document)[0][index - int(firsts[document])]
+    return (picture, text) if images else (text,)
 
 
-def _interleaved(world_seed: int, index: int) -> tuple[list[tuple[str, Image, str]], str]:
-    """(words before an image, image, words after it) of a document, and what separates them."""
+def _interleaved(world_seed: int, index: int) -> tuple[list[tuple[Image, str]], str]:
+    """(image, words after it) of a document, and what separates them."""
     pool, pictures = scenes(world_seed, "training"), image_pool("training", world_seed)
     draws = Draws(key("interleaved", world_seed), index)
     size = int(images_of(world_seed, np.array([index]))[0])
     chosen = [draws.below(len(pool)) for _ in range(size)]
-    shown = [pool[place] for place in chosen]
+    told = [pool[draws.below(len(pool)) if draws.chance(WRONG_IMAGE) else place] for place in chosen]
+    named = NAMES if draws.chance(NAME_ALL_ON_PAGES) else language.NAMED_ON_PAGES
     kind = draws.below(100)
-    leads, separator = [""] * size, ""
-    if kind < 65:
-        texts, separator = _hidden_attribute(draws, shown)
-    elif kind < 95:
-        texts, separator = _album(draws, shown)
+    if kind < 30:
+        texts = _page_questions(draws, told, [draws.choice(named)] * size)
+    elif kind < 50:
+        texts = _page_questions(draws, told, [draws.choice(named) for _ in told])
+    elif kind < 85:
+        texts = _hidden_attribute(draws, told, NAMES.index(draws.choice(named)))
     else:
-        leads, texts = _picture_story(draws, shown)
-    return [(lead, pictures[place], text) for lead, place, text in zip(leads, chosen, texts, strict=True)], separator
+        texts = _page_descriptions(draws, told, named)
+    separator = draws.choice(language.SEPARATORS)
+    return [(pictures[place], text) for place, text in zip(chosen, texts, strict=True)], separator
 
 
-def _hidden_attribute(draws: Draws, shown: list[Scene]) -> tuple[list[str], str]:
+def _page_questions(draws: Draws, told: list[Scene], asked: list[str]) -> list[str]:
+    """A question and its answer to every image, all in one wording."""
+    question = draws.choice(language.PAGE_QUESTIONS)
+    return [f"{question.format(name=name)} {scene[NAMES.index(name)]}" for name, scene in zip(asked, told, strict=True)]
+
+
+def _hidden_attribute(draws: Draws, told: list[Scene], attribute: int) -> list[str]:
     """One attribute of every image, in a format drawn for the document: which attribute, only the document says."""
-    attribute = draws.below(len(NAMES))
     cue = " ".join(draws.sample(language.CUES, (0, 1, 1, 1, 2)[draws.below(5)]))
     link = draws.choice(language.LINKS)
-    return [" ".join(word for word in (cue, link, scene[attribute]) if word) for scene in shown], draws.choice(language.SEPARATORS)
+    return [" ".join(word for word in (cue, link, scene[attribute]) if word) for scene in told]
 
 
-def _album(draws: Draws, shown: list[Scene]) -> tuple[list[str], str]:
-    """Several attributes of every image, always the same ones in the same order."""
-    attributes = draws.sample(range(len(NAMES)), 2 + draws.below(4))
-    joint = draws.choice((" ", " , ", " and "))
-    return [joint.join(scene[place] for place in attributes) for scene in shown], draws.choice(language.SEPARATORS)
-
-
-def _picture_story(draws: Draws, shown: list[Scene]) -> tuple[list[str], list[str]]:
-    """Words before each image that lead to it, and a sentence after each that says something of it."""
-    person = draws.choice(language.PEOPLE)
-    leads = [draws.choice(language.PICTURE_OPENINGS).format(person=person, spot=draws.choice(language.SPOTS))]
-    leads += [draws.choice(language.PICTURE_LINKS).format(person=person) for _ in shown[1:]]
-    return leads, [draws.choice(language.PICTURE_SENTENCES).format(**dict(zip(NAMES, scene, strict=True))) for scene in shown]
+def _page_descriptions(draws: Draws, told: list[Scene], named: tuple[str, ...]) -> list[str]:
+    """Several attributes of every image, always the same ones in the same order and with the same words between them."""
+    said = draws.sample(named, 2 + draws.below(min(len(named), 5) - 1))
+    # Nine words at most, so that nine images with theirs fit into a row.
+    between = draws.sample(["{}"] * len(said) + [""] * (9 - len(said)), 9)
+    fillers = [draws.choice(language.PAGE_WORDS) if draws.chance(0.6) else "" for _ in between]
+    template = " ".join(slot or filler for slot, filler in zip(between, fillers, strict=True))
+    places = [NAMES.index(name) for name in said]
+    return [" ".join(template.format(*(scene[place] for place in places)).split()) for scene in told]
 
 
 # ---------------------------------------------------------------- text
 def text(world_seed: int, index: int) -> Parts:
-    """Facts, sums, agreement, questions about a scene in words, or a story."""
+    """Facts, agreement, questions about a scene in words, or a story."""
     draws = Draws(key("text", world_seed), index)
-    kind = draws.below(5)
+    kind = draws.below(4)
     if kind == 0:
         sentences = [tasks.training_fact(draws) for _ in range(3 + draws.below(4))]
     elif kind == 1:
-        sentences = [tasks.training_sum(draws) for _ in range(3 + draws.below(4))]
-    elif kind == 2:
         sentences = [tasks.training_agreement(draws) for _ in range(3 + draws.below(4))]
-    elif kind == 3:
+    elif kind == 2:
         return (_questions(world_seed, draws),)
     else:
         pool = scenes(world_seed, "training")

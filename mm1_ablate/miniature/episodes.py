@@ -21,9 +21,9 @@ COUNT = 240
 """Queries of a task, unless told otherwise."""
 DEMONSTRATIONS = 24
 """Candidates for demonstrations in each group."""
-EPISODES = 4
-"""Groups of the tasks that ask in one format only: one unlucky set of demonstrations would affect the whole task."""
-GLYPH_CUE = "the letter is"
+EPISODES = 2
+"""Groups of each question that is always asked in one format: one unlucky set of demonstrations would affect all of it."""
+FINE_DETAIL_CUE = "the grain is"
 CHOICES = 4
 
 Answer = tuple[Mapping[str, str], tuple[str, ...]]
@@ -47,35 +47,35 @@ def items(content: str, split: str, count: int | None = None, seed: int = 0, wor
 
 
 # ---------------------------------------------------------------- questions about images
-def _attribute(group: int, place: int, scene: Scene) -> Answer:
+def _attribute(group: int, scene: Scene) -> Answer:
     attribute, form = divmod(group, len(language.EVALUATION_FORMATS))
     cue, separator = language.EVALUATION_FORMATS[form]
     return {"cue": cue, "separator": separator, "attribute": NAMES[attribute]}, (scene[attribute],)
 
 
-def _vqa(group: int, place: int, scene: Scene) -> Answer:
-    name = NAMES[place % len(NAMES)]
-    return {"question": language.QUESTIONS[name], "attribute": name}, (scene[place % len(NAMES)],)
+def _vqa(group: int, scene: Scene) -> Answer:
+    """All questions of an episode are the same one."""
+    attribute = group % len(NAMES)
+    return {"question": language.QUESTIONS[NAMES[attribute]], "attribute": NAMES[attribute]}, (scene[attribute],)
 
 
-def _glyph(group: int, place: int, scene: Scene) -> Answer:
-    return {"cue": GLYPH_CUE}, (scene[NAMES.index("letter")],)
+def _fine_detail(group: int, scene: Scene) -> Answer:
+    return {"cue": FINE_DETAIL_CUE, "attribute": "grain"}, (scene[NAMES.index("grain")],)
 
 
-def _caption(group: int, place: int, scene: Scene) -> Answer:
+def _caption(group: int, scene: Scene) -> Answer:
     """The demonstrations of an episode all speak in one template; every template is a reference."""
-    templates = range(len(language.CAPTIONS))
-    in_order = [template for template in templates if template == group] + [template for template in templates if template != group]
-    return {"slots": " ".join(scene)}, tuple(language.caption(scene, template) for template in in_order)
+    templates = [group, *(template for template in range(len(language.CAPTIONS)) if template != group)]
+    return {"slots": " ".join(scene)}, tuple(language.caption(scene, template) for template in templates)
 
 
-IMAGE_QUESTIONS: dict[str, tuple[Callable[[int, int, Scene], Answer], int]] = {
+IMAGE_QUESTIONS: dict[str, tuple[Callable[[int, Scene], Answer], int]] = {
     "attributes": (_attribute, len(NAMES) * len(language.EVALUATION_FORMATS)),
-    "vqa": (_vqa, EPISODES),
-    "glyph": (_glyph, EPISODES),
-    "captions": (_caption, EPISODES),
+    "vqa": (_vqa, len(NAMES) * EPISODES),
+    "fine_detail": (_fine_detail, 4 * EPISODES),
+    "captions": (_caption, len(language.CAPTIONS)),
 }
-"""Content to (question of a group, its n-th image and that image's scene) and the number of groups."""
+"""Content to (question of a group about a scene) and the number of groups."""
 
 
 def _about_images(content: str, split: str, count: int, seed: int, world_seed: int) -> ItemSet:
@@ -87,25 +87,23 @@ def _about_images(content: str, split: str, count: int, seed: int, world_seed: i
     for number in range(count):
         index = permuted(key("queries", content, split, seed), number, len(pool))
         # Groups take turns, so that fewer queries are still balanced.
-        place, group = divmod(number, groups)
-        fields, references = question(group, place, pool[index])
+        group = number % groups
+        fields, references = question(group, pool[index])
         queries.append(Item(f"{content}/{split}-{seed}/{number}", f"{content}/{group}", pictures[index], fields, references))
 
     pool, pictures = scenes(world_seed, "training"), image_pool("training", world_seed)
     demonstrations: list[Item] = []
     for group in range(min(groups, count)):
         draws = Draws(key("demonstrations", content, split, seed), group)
-        kinds = draws.sample(range(len(NAMES)), len(NAMES))
-        shown: Counter[tuple[str, str]] = Counter()
-        while shown.total() < DEMONSTRATIONS:
-            number = shown.total()
+        shown: Counter[str] = Counter()
+        while (number := shown.total()) < DEMONSTRATIONS:
             index = draws.below(len(pool))
-            fields, references = question(group, kinds[number % len(kinds)], pool[index])
-            name, answer = fields.get("attribute", "letter"), references[0]
+            fields, references = question(group, pool[index])
+            answer = references[0]
             # An answer comes again only when the group has shown the others as often; captions are not answers of a kind.
-            if content != "captions" and shown[name, answer] > min(shown[name, value] for value in ATTRIBUTES[name]):
+            if "attribute" in fields and shown[answer] > min(shown[value] for value in ATTRIBUTES[fields["attribute"]]):
                 continue
-            shown[name, answer] += 1
+            shown[answer] += 1
             identity = f"{content}/{split}-{seed}/group-{group}/{number}"
             demonstrations.append(Item(identity, f"{content}/{group}", pictures[index], fields, references))
     return ItemSet(queries, demonstrations)
@@ -116,15 +114,6 @@ def _fact(split: str, number: int, draws: Draws) -> tuple[str, str, list[str]]:
     known = tasks.facts(split)
     phrase, answer, others = known[number % len(known)]
     return phrase, answer, draws.sample(others, CHOICES - 1)
-
-
-def _sum(split: str, number: int, draws: Draws) -> tuple[str, str, list[str]]:
-    pairs = tasks.sums(split)
-    first, second = pairs[number % len(pairs)]
-    right = first + second
-    near = [other for other in range(right - 3, right + 4) if other != right and 0 <= other <= 2 * language.LARGEST_ADDEND]
-    phrase = language.SUMS[number // len(pairs) % len(language.SUMS)].format(first, second)
-    return phrase, str(right), [str(other) for other in draws.sample(near, CHOICES - 1)]
 
 
 def _agreement(split: str, number: int, draws: Draws) -> tuple[str, str, list[str]]:
@@ -147,7 +136,6 @@ def _text_question(split: str, number: int, draws: Draws) -> tuple[str, str, lis
 
 TEXT_QUESTIONS: dict[str, Callable[[str, int, Draws], tuple[str, str, list[str]]]] = {
     "facts": _fact,
-    "sums": _sum,
     "agreement": _agreement,
     "text_qa": _text_question,
 }

@@ -19,11 +19,11 @@ def _listed(words: str) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- pictures in words
 CAPTIONS = (
-    "a {size} {colour} {shape} , {side} , {wall} wall , letter {letter}",
-    "{wall} wall with a {size} {colour} {shape} at {side} and {letter}",
-    "letter {letter} and a {size} {shape} in {colour} at {side} on {wall}",
-    "{colour} {shape} , {size} , at the {side} of a {wall} wall , {letter}",
-    "here is a {size} {shape} , {colour} , {side} , {wall} , letter {letter}",
+    "a {size} {colour} {shape} , {side} , {wall} {grain}",
+    "{wall} wall : {size} {colour} {shape} {side} , {grain}",
+    "{grain} and a {size} {shape} in {colour} {side} {wall}",
+    "{colour} {shape} , {size} {side} of a {wall} {grain}",
+    "here a {size} {shape} , {colour} {side} {wall} {grain}",
 )
 """Captions that say all there is. Captioning is judged by them too."""
 JUNK = _listed("photo image stock free buy new best shop hd click sale art print gallery online deal")
@@ -34,7 +34,19 @@ def caption(scene: Scene, template: int) -> str:
     return CAPTIONS[template].format(**dict(zip(NAMES, scene, strict=True)))
 
 
-# ---------------------------------------------------------------- formats of documents that share an attribute
+# ---------------------------------------------------------------- formats of interleaved documents
+NAMED_ON_PAGES = tuple(name for name in NAMES if name != "wall")
+"""The attributes that all interleaved documents may speak of. The wall is seldom named but in captions."""
+PAGE_QUESTIONS = (
+    "tell me the {name} here :",
+    "which {name} has this one , reply :",
+    "please name the {name} shown ->",
+    "{name} of this picture =",
+    "and its {name} , you say :",
+)
+"""Questions that stand beside images, in other words than those that are asked in evaluation."""
+PAGE_WORDS = _listed("look this we like my and with one , : ; near some that")
+"""What stands between attributes in descriptions on interleaved pages."""
 CUES = _listed("card note label tag item entry page sheet slide frame ticket stamp box file list map")
 LINKS = ("->", ":", "=", "~", ">", "shows", "is", "")
 SEPARATORS = ("|", ";", "/", ",", ".", "&")
@@ -71,10 +83,6 @@ FACTS = (
 )
 """A relation and its four phrasings; the answer comes last."""
 
-# ---------------------------------------------------------------- sums
-LARGEST_ADDEND = 12
-SUMS = ("{} + {} =", "{} plus {} is", "{} + {} =>", "Q : what is {} plus {} ? A :")
-
 # ---------------------------------------------------------------- agreement
 NOUNS = (
     *((noun, f"{noun}s") for noun in _listed("dog cat boy girl bird king teacher farmer singer")),
@@ -95,12 +103,9 @@ SIGHTS = (
     "there {person} found the {cue} .",
     "on the {cue} was one {colour} {shape} .",
     "it had a {size} {shape} .",
-    "{person} saw the letter {letter} .",
+    "the {cue} was {grain} .",
 )
 ENDINGS = ("then {person} went home .", "{friend} was happy .", "{person} gave the {cue} to {friend} .")
-PICTURE_OPENINGS = ("{person} went to the {spot} and saw", "one day {person} found", "here {person} met")
-PICTURE_SENTENCES = ("a {size} {shape} .", "one {colour} {shape} .", "one {shape} , {side} .", "a {wall} wall .")
-PICTURE_LINKS = ("then {person} saw", "and then", "next was", "{person} also found")
 
 
 def _words() -> Iterable[str]:
@@ -110,8 +115,7 @@ def _words() -> Iterable[str]:
         yield from values
     yield from NAMES
     yield from JUNK
-    yield from CUES + LINKS + SEPARATORS + EVALUATION_CUES + BETWEEN + PEOPLE + SPOTS
-    yield from (str(number) for number in range(2 * LARGEST_ADDEND + 1))
+    yield from PAGE_WORDS + CUES + LINKS + SEPARATORS + EVALUATION_CUES + BETWEEN + PEOPLE + SPOTS
     for pair in NOUNS + VERBS:
         yield from pair
     for answers, _ in FACTS:
@@ -119,7 +123,7 @@ def _words() -> Iterable[str]:
             yield from (subject, answer)
     phrases = [*CAPTIONS, *(cue for cue, _ in EVALUATION_FORMATS), *QUESTIONS.values(), STATEMENT, "Q A the"]
     phrases += [phrase for _, phrasings in FACTS for phrase in phrasings]
-    phrases += [*SUMS, *OPENINGS, *SIGHTS, *ENDINGS, *PICTURE_OPENINGS, *PICTURE_SENTENCES, *PICTURE_LINKS]
+    phrases += [*PAGE_QUESTIONS, *OPENINGS, *SIGHTS, *ENDINGS]
     for phrase in phrases:
         yield from (word for word in phrase.split() if not word.startswith("{"))
 

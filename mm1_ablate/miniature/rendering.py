@@ -1,7 +1,7 @@
 """Scenes in, pixels out: uint8 [N, 48, 48, 3], many at once, each picture a pure function of (world seed, split, index).
 
-A coloured shape hangs on a textured wall; a letter of 5 x 5 pixels stands on a plate of 7 x 7 in the bottom right corner, so
-small that halving the resolution blurs it. Position, radius, colour, wall and brightness jitter a little; noise lies over all.
+A coloured shape hangs on a textured wall; the grain of a plate in the bottom right corner is the finest detail that pixels can show,
+and none of it is left at half the resolution. Position, radius, colour, wall and brightness jitter a little; noise lies over all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from mm1_ablate.data.counter_based_random import hashed, key
 from mm1_ablate.data.documents import Image
-from mm1_ablate.miniature.world import POOL_SIZES, attributes, pool_key
+from mm1_ablate.miniature.world import ATTRIBUTES, POOL_SIZES, attributes, pool_key
 
 SIDE = 48
 BLOCK = 256
@@ -20,29 +20,29 @@ COLOURS = np.array(
     [(214, 46, 42), (52, 160, 62), (48, 84, 208), (232, 206, 48), (136, 58, 178), (236, 134, 36), (60, 200, 210), (240, 140, 190)],
     np.float32,
 )
-CENTRES = np.array([(13, 22), (34, 22), (24, 13), (21, 34), (24, 24)], np.float32)
-"""x and y of left, right, top, bottom, middle."""
-RADII = np.array([5.5, 10.0], np.float32)
-LETTERS = {
-    "E": ("#####", "#....", "####.", "#....", "#####"),
-    "H": ("#...#", "#...#", "#####", "#...#", "#...#"),
-    "K": ("#..#.", "#.#..", "##...", "#.#..", "#..#."),
-    "N": ("#...#", "##..#", "#.#.#", "#..##", "#...#"),
-    "T": ("#####", "..#..", "..#..", "..#..", "..#.."),
-    "U": ("#...#", "#...#", "#...#", "#...#", ".###."),
-    "X": ("#...#", ".#.#.", "..#..", ".#.#.", "#...#"),
-    "Z": ("#####", "...#.", "..#..", ".#...", "#####"),
-}
-PLATE = slice(40, 47)
+CENTRES = np.array([(13, 22), (34, 22), (24, 13), (21, 34)], np.float32)
+"""x and y of left, right, top, bottom."""
+RADII = np.array([8.0, 12.5], np.float32)
+PLATE = slice(36, 48)
+"""Rows and columns of the plate: whole squares of 4 pixels, so that averaging by 2 or 4 mixes nothing else into it."""
+PLATE_GREY, GRAIN_CONTRAST = 128, 72
 NOISE = 1 << 20
 
 
-def _plates() -> np.ndarray:
-    """float32 [8, 7, 7]: dark letters on light plates."""
-    plates = np.full((len(LETTERS), 7, 7), 236, np.float32)
-    for place, rows in enumerate(LETTERS.values()):
-        plates[place, 1:6, 1:6][np.array([list(row) for row in rows]) == "#"] = 16
-    return plates
+def _grains() -> np.ndarray:
+    """float32 [4, 2, 2, 12, 12] in -1 .. 1: rows, columns, mesh, smooth, with a period of 2 pixels, by the phase of y and x.
+
+    The mean of every square of 2 pixels is 0 for each, so that at half the resolution all are the same grey.
+    """
+    y, x = np.mgrid[0:12, 0:12]
+    phases = [[(y + down, x + right) for right in (0, 1)] for down in (0, 1)]
+    grains = [
+        [[1 - 2 * (y % 2) for y, _ in line] for line in phases],
+        [[1 - 2 * (x % 2) for _, x in line] for line in phases],
+        [[1 - 2 * ((y + x) % 2) for y, x in line] for line in phases],
+        [[np.zeros_like(y) for y, _ in line] for line in phases],
+    ]
+    return np.array(grains, np.float32)
 
 
 def _walls() -> np.ndarray:
@@ -54,7 +54,7 @@ def _walls() -> np.ndarray:
     return np.stack([np.zeros((56, 56)), striped, dotted, checked]).astype(np.float32)
 
 
-PLATES, WALLS = _plates(), _walls()
+GRAINS, WALLS = _grains(), _walls()
 
 
 @lru_cache(maxsize=2)
@@ -77,19 +77,15 @@ def _inside(shape: int, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> n
         distance = 0.88 * radius - np.maximum(across, along)
     elif shape == 2:
         distance = np.minimum(0.8 * radius - dy, 0.56 * (dy + radius) - across)
-    elif shape == 3:
-        distance = np.minimum(radius - np.maximum(across, along), 0.34 * radius - np.minimum(across, along))
-    elif shape == 4:
-        distance = 0.26 * radius - np.abs(np.sqrt(dx * dx + dy * dy) - 0.78 * radius)
     else:
-        distance = 0.72 * (1.15 * radius - across - along)
+        distance = np.minimum(radius - np.maximum(across, along), 0.34 * radius - np.minimum(across, along))
     return distance
 
 
 def render(world_seed: int, split: str, indices: np.ndarray) -> np.ndarray:
     """Pictures of a pool by index: uint8 [N, 48, 48, 3]."""
     indices = np.asarray(indices, np.int64)
-    colour, shape, size, wall, side, letter = attributes(world_seed, split, indices).T
+    colour, shape, size, wall, side, grain = attributes(world_seed, split, indices).T
     pool = pool_key(world_seed, split)
 
     def jitter(field: int, reach: float) -> np.ndarray:
@@ -102,11 +98,11 @@ def render(world_seed: int, split: str, indices: np.ndarray) -> np.ndarray:
     pattern = WALLS[wall[:, None, None], (phases[:, None] // 8 + steps)[:, :, None], (phases[:, None] % 8 + steps)[:, None, :]]
     grey = (118 + jitter(11, 22))[:, None, None] + pattern * (26 + jitter(12, 5))[:, None, None]
 
-    radius = (RADII[size] * (1 + jitter(13, 0.1)))[:, None, None]
-    dx = grid[None, None, :] - (CENTRES[side, 0] + jitter(14, 2))[:, None, None]
-    dy = grid[None, :, None] - (CENTRES[side, 1] + jitter(15, 2))[:, None, None]
+    radius = (RADII[size] * (1 + jitter(13, 0.05)))[:, None, None]
+    dx = grid[None, None, :] - (CENTRES[side, 0] + jitter(14, 1))[:, None, None]
+    dy = grid[None, :, None] - (CENTRES[side, 1] + jitter(15, 1))[:, None, None]
     mask = np.empty((count, SIDE, SIDE), np.float32)
-    for place in range(6):
+    for place in range(len(ATTRIBUTES["shape"])):
         chosen = np.flatnonzero(shape == place)
         if len(chosen):
             mask[chosen] = _inside(place, dx[chosen], dy[chosen], radius[chosen])
@@ -116,9 +112,12 @@ def render(world_seed: int, split: str, indices: np.ndarray) -> np.ndarray:
     start = (hashed(pool, indices, 20) % np.uint64(NOISE)).astype(np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(_noise(world_seed), SIDE * SIDE * 3)
     pixels = windows[start].reshape(count, SIDE, SIDE, 3)
+    phase = (hashed(pool, indices, 21) & np.uint64(3)).astype(np.int64)
+    # Whole numbers, so that rounding is the same for all grains and their means are equal to the last digit.
+    plates = np.rint(pixels[:, PLATE, PLATE]) + (PLATE_GREY + GRAIN_CONTRAST * GRAINS[grain, phase // 2, phase % 2])[..., None]
     pixels += (grey * (1 - mask))[..., None]
     pixels += mask[..., None] * paint[:, None, None, :]
-    pixels[:, PLATE, PLATE] = PLATES[letter][..., None] + (pixels[:, PLATE, PLATE] - 128) * 0.05
+    pixels[:, PLATE, PLATE] = plates
     np.clip(pixels, 0, 255, out=pixels)
     return pixels.astype(np.uint8)
 

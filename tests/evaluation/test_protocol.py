@@ -105,6 +105,30 @@ def test_true_zero_shot_is_asked_once_for_all_evaluation_seeds(model, tokenizer,
     assert sum(asked) == 9 + 3 * 9
 
 
+# ---------------------------------------------------------------- tasks that need demonstrations
+def test_a_task_is_asked_from_its_fewest_shots_on_and_averages_are_over_the_others_below(model, tokenizer, tmp_path) -> None:
+    shown = record(tmp_path, GENERATE | {"task": "shown", "fewest_shots": 1})
+    usual = record(tmp_path, GENERATE | {"task": "usual"})
+    groups = {"both": {"tasks": ["shown", "usual"]}, "alone": {"tasks": ["shown"]}}
+    experiment = experiment_on([shown, usual], shots=[0, 1], groups=groups, seeds=[0, 3])
+    asked = run(model, experiment, tokenizer)
+    assert set(zip(asked["task"], asked["shots"], strict=True)) == {("shown", 1), ("usual", 0), ("usual", 1)}
+    scores = summarise(asked, experiment.evaluation.groups)
+    assert scores["shot_0/average"] == scores["shot_0/both"] == scores["shot_0/usual"]
+    assert scores["shot_1/average"] == scores["shot_1/both"] == pytest.approx((scores["shot_1/usual"] + scores["shot_1/shown"]) / 2)
+    assert not {"shot_0/shown", "shot_0/alone"} & scores.keys()
+    alone = run(model, experiment_on([record(tmp_path, GENERATE | {"task": "shown"})], shots=[0, 1], seeds=[0, 3]), tokenizer)
+    own = asked.query("task == 'shown'").reset_index(drop=True)
+    pandas.testing.assert_frame_equal(own, alone.query("shots == 1").reset_index(drop=True))
+
+    evaluation = experiment.evaluation
+    for name in ("shot_0/average", "shot_0/both", "shot_0/usual", "shot_1/shown", "shot_1/alone"):
+        assert metric_problem(name, evaluation) is None
+    for name in ("shown", "alone"):
+        message, hint = metric_problem(f"shot_0/{name}", evaluation) or ("", "")
+        assert message == f"'shot_0/{name}' is not evaluated: '{name}' is asked from 1 shots on" and "1 shots or more" in hint
+
+
 # ---------------------------------------------------------------- OpenFlamingo
 def test_the_preset_is_openflamingos_protocol_where_nothing_else_is_written() -> None:
     preset = Evaluation(tasks=["miniature_vqa"], protocol="openflamingo")

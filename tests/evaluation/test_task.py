@@ -117,6 +117,7 @@ def test_shipped_records_are_valid_and_have_an_identity_of_their_own() -> None:
         ({"metrics": ["exact_match", "exact_match"]}, "twice"),
         ({"metrics": ["exact_mach"]}, "no type 'exact_mach'"),
         ({"stop": ["{answer}"]}, "own fields"),
+        ({"family": "text", "prompt": "{question} {answer}", "fewest_shots": 1}, "without demonstrations"),
         ({"stopp": []}, "stopp"),
     ],
 )

@@ -16,7 +16,7 @@ from mm1_ablate.data.tokenizer import load_tokenizer
 
 PIPELINE = ImagePipeline(12)
 FLAWS = {"bad_documents": 10, "left_out": 10, "missing_images": 10, "unreadable_images": 15}
-WORDS = ("red", "blue", "green", "card", "7")
+WORDS = ("red", "blue", "green", "card", "mesh")
 
 
 def flawed(max_bad_share: float = 1.0, max_epochs: float | None = None, **flaws: int) -> Data:

@@ -20,7 +20,7 @@ from mm1_ablate.data.items import ItemSource
 from mm1_ablate.data.tokenizer import Tokenizer, load_tokenizer
 from mm1_ablate.model.multimodal import MultimodalModel, build
 
-WORDS = ["red", "green", "blue", "circle", "square", "small", "large", "E", "what", "card", "->"]
+WORDS = ["red", "green", "blue", "circle", "square", "small", "large", "mesh", "what", "card", "->"]
 CONFIGURATION = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 256,
     "qk_layernorm": True,

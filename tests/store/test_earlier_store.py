@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 ARCHIVE = Path(__file__).resolve().parents[1] / "golden" / "store_of_version_0_1_0.tar.gz"
-DONE = ("185c78133832", "1badc0d37419", "ee594921c3cd")
+DONE = ("154c66e23a24", "603de277a097", "e3661f641699")
 """Folders of finished trials."""
-KILLED = "7065ef3ed0b3"
+KILLED = "3ac37934c229"
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from command_line import call
 from task_files import ROWS, write_task
 from tiny import TEXT, tiny_experiment
 
+from mm1_ablate.config.evaluation import TASKS
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.evaluation.prediction_shards import shards_of
@@ -151,7 +152,7 @@ def test_kept_predictions_give_the_items_of_an_evaluation_in_one_go(store: Store
 def test_an_evaluation_that_is_killed_keeps_what_it_has_asked(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Trained before: a child that is forked from a process that has trained cannot train.
     do(store, study(tmp_path, tasks=["miniature_captions"], shots=[0], items=2))
-    declared = study(tmp_path, tasks=["miniature_vqa", "miniature_facts", "miniature_sums"], shots=[0, 2], items=5)
+    declared = study(tmp_path, tasks=["miniature_vqa", "miniature_facts", "miniature_agreement"], shots=[0, 2], items=5)
     (trial,) = declared.trials
     store.write_trial(trial)
     write = Predictions.write
@@ -172,10 +173,10 @@ def test_an_evaluation_that_is_killed_keeps_what_it_has_asked(store: Store, tmp_
     before = asked(store, trial)
     assert {name for name, _, _ in before} == {"miniature_captions", "miniature_vqa", "miniature_facts"}
     status, reason = planned(store, declared)
-    assert status == "evaluate" and reason.startswith("stopped at evaluate") and reason.endswith("task miniature_sums (new)")
+    assert status == "evaluate" and reason.startswith("stopped at evaluate") and reason.endswith("task miniature_agreement (new)")
     do(store, declared)
     after = asked(store, trial)
-    assert {part: after[part] for part in before} == before and set(after) - set(before) == {("miniature_sums", 0, (0,))}
+    assert {part: after[part] for part in before} == before and set(after) - set(before) == {("miniature_agreement", 0, (0,))}
 
 
 def test_a_record_that_is_edited_meanwhile_is_asked_as_it_was_planned(store: Store, tmp_path: Path):
@@ -282,7 +283,7 @@ SAME = [
     {"groups": {"both": {"tasks": ["miniature_vqa", "miniature_facts"]}}},
     {"batch_items": 1},
     {"shots": [2, 0, 8]},
-    {"tasks": ["miniature_facts", "miniature_glyph", "miniature_vqa"]},
+    {"tasks": ["miniature_facts", "miniature_fine_detail", "miniature_vqa"]},
     {"overrides": {"miniature_vqa": {"items": 5}}},
     {"seeds": [0]},
     {"losses": {"words": {"source": TEXT}}},
@@ -315,6 +316,15 @@ def test_what_makes_no_difference_to_a_prediction_leaves_it_alone(changes: dict[
 def test_what_makes_a_difference_to_a_prediction_is_asked_again(changes: dict[str, Any], differing: int):
     before, now = identities(), identities(**changes)
     assert sum(before[part] != now[part] for part in before) == differing
+
+
+def test_the_fewest_shots_of_a_task_make_no_difference_to_the_others(tmp_path: Path):
+    record = yaml.safe_load((TASKS / "miniature_vqa.yaml").read_text()) | {"task": "own"}
+    parts = []
+    for more in ({}, {"fewest_shots": 2}):
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(record | more))
+        parts.append({(part, of): mark for (part, of), mark in identities(tasks=[str(tmp_path / "own.yaml")], shots=[0, 2, 4]).items()})
+    assert parts[1] == {part: parts[0][part] for part in [("own", 2), ("own", 4)]}
 
 
 def test_other_weights_annotations_and_records_are_asked_again(tmp_path: Path):

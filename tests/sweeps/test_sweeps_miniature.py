@@ -9,12 +9,14 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from mm1_ablate.commands.init import sweep_schema
+from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.tasks import task_settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "sweeps" / "miniature"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))
-PARTS = [path for path in SWEEPS if path.stem not in ("all", "a_a", "table_1", "stages")]
+PARTS = [path for path in SWEEPS if path.stem not in ("all", "a_a", "table_1", "stages", "longer")]
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,41 @@ def test_the_chain_is_altered_in_one_stage_at_a_time_and_shares_the_others() -> 
     shared = {stage.experiment.experiment: stage.arms for stage in study.stages if len(stage.arms) > 1}
     assert shared == {"pre-training": ("baseline", "continual-at-24")}
     assert all(expectation.because for expectation in study.sweep.expect)
+
+
+def test_checks_are_those_that_must_come_out_or_the_tool_is_broken() -> None:
+    checks = {
+        (expectation.arm, expectation.metric)
+        for path in SWEEPS
+        for expectation in load_study(path).sweep.expect
+        if expectation.kind == "check"
+    }
+    assert checks == {
+        ("encoder/unprepared", "shot_8/average"),
+        ("no objective 336", "shot_8/average"),
+        ("resolution/image_size=24", "shot_8/average"),
+        ("resolution/image_size=12", "shot_8/average"),
+        ("CLIP-DFN-VeCap ViT-L 224", "shot_8/average"),
+        ("CLIP-DFN-VeCap ViT-H 224", "shot_8/average"),
+        ("interleaved-without/interleaving", "shot_8/average"),
+        ("interleaved-without/images", "shot_8/average"),
+        ("ratio/captioned=50,interleaved=50,text=0", "text_core/average"),
+        ("text-only/captioned=90,interleaved=0,text=10", "text_core/average"),
+        ("text-only/captioned=0,interleaved=90,text=10", "text_core/average"),
+        ("last-from-scratch", "shot_8/average"),
+    }
+
+
+def test_zero_shot_is_averaged_over_what_can_be_asked_without_demonstrations(whole: Study) -> None:
+    evaluation = whole.trials[0].experiment.evaluation
+    images = [task_settings(task) for task in evaluation.tasks if task_settings(task).family == "image"]
+    asked = {shots: {task.task for task in images if shots in task.shots_of(evaluation.shots)} for shots in evaluation.shots}
+    assert asked[0] == {"miniature_vqa", "miniature_captions"}
+    assert asked[4] == asked[8] == asked[0] | {"miniature_attributes", "miniature_fine_detail"}
+
+
+def test_the_quickstart_has_four_arms_whose_seeds_each_have_their_own_preparation() -> None:
+    study = load_study(FOLDER.parent / "quickstart.yaml")
+    assert len(study.arms) == 4 and study.sweep.seeds == [0, 1, 2, 3]
+    prepared = {part.fingerprint for trial in study.trials for part in preparations_of(trial.experiment, trial.seed)}
+    assert len(prepared) == 2 * 4, "an encoder and a language model for each seed"

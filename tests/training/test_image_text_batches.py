@@ -57,7 +57,7 @@ class OpenGreys:
         image = Image(str(index), lambda: np.full((8, 8, 3), index, np.uint8))
         if index in self.settings.images:
             image = encoded_image(str(index), lambda: b"<html>")
-        return Document(str(index), self.name, "captioned", ("a blue ring",) if index in self.settings.texts else (image, "a blue ring"))
+        return Document(str(index), self.name, "captioned", ("a blue cross",) if index in self.settings.texts else (image, "a blue cross"))
 
 
 def captioned_images(pipeline: ImagePipeline = PIPELINE, batch_images: int = 32, steps: int = 4, **source: object) -> ImageTextBatches:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from mm1_ablate.config.errors import Diagnostic, did_you_mean, listed
-from mm1_ablate.config.evaluation import Evaluation
+from mm1_ablate.config.evaluation import Evaluation, tasks_of
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.metric_name import AVERAGE, LOSSES, PROBABILITY, TEXT_CORE, MetricName
 from mm1_ablate.config.sweep.declaration import Compare, Sweep
-from mm1_ablate.config.tasks import task_names
+from mm1_ablate.config.tasks import task_names, task_settings
+from mm1_ablate.config.yaml_file import FileErrors
 
 NAMED = 12
 """Arms that a message lists."""
@@ -41,7 +42,21 @@ def metric_problem(metric: str, evaluation: Evaluation) -> tuple[str, str] | Non
         return f"'{metric}' is not evaluated: '{parsed.task}' is not one of {', '.join(names)}", did_you_mean(parsed.task, names)
     if parsed.rule == PROBABILITY and not evaluation.probability:
         return f"'{metric}' is not evaluated: probabilities are measured where that is asked", "set `evaluation.probability: true`"
+    if parsed.shots is not None and parsed.shots < (fewest := _fewest_shots(parsed.task, evaluation)):
+        return f"'{metric}' is not evaluated: '{parsed.task}' is asked from {fewest} shots on", f"name the score at {fewest} shots or more"
     return None
+
+
+def _fewest_shots(name: str, evaluation: Evaluation) -> int:
+    """From how many shots on a task is asked, or any task of a group or average; 0 where that is unknown."""
+    records = {}
+    for task, entry in zip(task_names(evaluation), evaluation.tasks, strict=True):
+        try:
+            records[task] = task_settings(entry)
+        except FileErrors:
+            return 0
+    members = tasks_of(name, evaluation.groups) if name in evaluation.groups else {name} if name in records else records
+    return min((records[task].fewest_shots for task in members if task in records and records[task].family == "image"), default=0)
 
 
 def comparison(compare: Compare, written: bool, baselines: Sequence[Experiment]) -> tuple[Compare, list[Diagnostic]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
 
@@ -15,6 +15,7 @@ from mm1_ablate.data.sources._interleaved import InterleavedSource
 class Miniature(InterleavedSource):
     """Images, captions, interleaved documents and text drawn by code."""
 
+    version: ClassVar[int] = 2
     type: Literal["miniature"] = "miniature"
     content: Literal["alt_text", "synthetic_captions", "interleaved", "text"]
     documents: PositiveInt | None = None
