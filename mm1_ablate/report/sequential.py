@@ -92,7 +92,8 @@ def corrected_for_looks(p: ArrayLike, looks: Sequence[int], sides: int) -> Matri
         return p
     inside = np.clip(p, LEAST_P, 1.0)
     corrected = np.exp(_tabulated(tuple(looks), sides)(np.log(inside)))
-    return np.asarray(np.where(p < LEAST_P, p * len(looks), np.minimum(corrected, 1.0)))
+    # Bonferroni's is never exceeded, but by rounding of the table.
+    return np.asarray(np.where(p < LEAST_P, p * len(looks), np.minimum(corrected, np.minimum(p * len(looks), 1.0))))
 
 
 @lru_cache(maxsize=1024)

@@ -88,10 +88,10 @@ def test_rows_branch_and_read_on_without_touching_what_they_share() -> None:
     shared = KVCache.after_prefixes([first], [0, 0])
     longer, logits = read(shared, "square", "small large what")
     again, _ = read(longer.select(torch.tensor([1])), "card")
-    _, last = read(again.branch(torch.tensor([0, 0])), "red", "-> E")
+    _, last = read(again.branch(torch.tensor([0, 0])), "red", "-> rows")
     for row, text in enumerate(("square", "small large what")):
         torch.testing.assert_close(logits[row], read(nothing, f"red green blue circle {text}")[1][0], atol=1e-4, rtol=1e-4)
-    for row, text in enumerate(("red", "-> E")):
+    for row, text in enumerate(("red", "-> rows")):
         whole = read(nothing, f"red green blue circle small large what card {text}")[1][0]
         torch.testing.assert_close(last[row], whole, atol=1e-4, rtol=1e-4)
     assert all(torch.equal(part, kept) for part, kept in zip([part for layer in first.layers for part in layer], before, strict=True))

@@ -21,7 +21,7 @@ from toy_tasks import GENERATE, Toy, record
 from typer.testing import CliRunner
 
 from mm1_ablate.cli import app
-from mm1_ablate.commands.comparison import compare_study, item_scores
+from mm1_ablate.commands.comparison import compare_study
 from mm1_ablate.commands.run import compare_and_write
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.task_record import Task
@@ -126,7 +126,7 @@ def test_a_changed_template_is_another_version_of_reports(tmp_path: Path) -> Non
 
 def test_each_task_has_the_floor_of_the_items_that_were_asked(stored: tuple[Study, Store]) -> None:
     study, store = stored
-    columns = task_scores(study, item_scores(study, store)).columns
+    columns = task_scores(study, store.item_scores(study)).columns
     asked = load_task("miniature_vqa").items.open(count=24).queries
     answers = [item.references[0] for place, item in enumerate(asked) if place != 7]
     most = max(answers.count(one) for one in answers)
@@ -157,7 +157,7 @@ def test_floors_are_reckoned_once_and_remembered_beside_the_report(stored: tuple
 
 def test_choices_of_tables_without_the_right_place_are_known_by_their_texts(stored: tuple[Study, Store]) -> None:
     study, store = stored
-    items = item_scores(study, store)
+    items = store.item_scores(study)
     assert items is not None and str(items["correct"].dtype) == "Int64"
     facts = task_scores(study, items.drop(columns="correct")).columns["text_core/miniature_facts"].bounds["baseline"]
     answers = [item.references[0] for place, item in enumerate(load_task("miniature_facts").items.open(count=24).queries) if place != 7]

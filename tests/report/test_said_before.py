@@ -157,7 +157,7 @@ def test_seeds_that_are_added_make_nothing_of_it_said_before(researcher: Researc
 
 def test_an_average_over_other_tasks_is_another_claim(researcher: Researcher):
     researcher.run()
-    researcher.edit("evaluation.items: 40", "evaluation.items: 40, evaluation.tasks: [miniature_vqa, miniature_attributes]")
+    researcher.edit("evaluation.items: 40", "evaluation.items: 40, evaluation.tasks: [miniature_vqa, miniature_captions]")
     researcher.run()
     ((verdict, words),) = researcher.verdicts()
     assert verdict == "exploratory: in line" and words == "what 0-shot is made of was changed after 9 of 9 trials had scores: exploratory"

@@ -54,7 +54,9 @@ def test_the_notebook_runs_and_compares_as_the_report_does(study: Study, tmp_pat
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setenv("SWEEP", str(tmp_path / "sweep.yaml"))
     monkeypatch.setenv("MM1_ABLATE_STORE", str(tmp_path / "store"))
-    run(study, Store(tmp_path / "store"))
+    store = Store(tmp_path / "store")
+    store.declare(study)
+    run(study, store)
     names: dict = {}
     for cell in json.loads((NOTEBOOKS / "read_a_study.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":

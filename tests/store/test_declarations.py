@@ -128,7 +128,7 @@ def test_whatever_changes_what_is_found_is_another_entry_beside_the_first(sweep:
 
 def test_a_further_task_changes_averages_and_no_other_metric(sweep: Path, tmp_path: Path):
     study, store = load_study(sweep), Store(tmp_path / "store")
-    more = "everywhere: {evaluation.tasks: [miniature_vqa, miniature_attributes]}\ncompare:"
+    more = "everywhere: {evaluation.tasks: [miniature_vqa, miniature_captions]}\ncompare:"
     one_task = edit(sweep, "metric: 0-shot", "metric: shot_0/miniature_vqa")
 
     def measured(study: Study) -> dict[str, str]:
