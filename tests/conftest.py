@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fork_server_nursery import Nursery
+from fork_server_zygote import Zygote
 from hypothesis import settings
 from tiny import write_tiny_sweep
 
@@ -108,22 +108,22 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, _cache: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def _nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.end()
+def _zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.end()
 
 
 @pytest.fixture(autouse=True)
-def _quick_fork_servers(monkeypatch: pytest.MonkeyPatch, _nursery: Nursery) -> None:
-    """Fork servers of studies that are run in this process have imported already (see `fork_server_nursery.py`)."""
+def _quick_fork_servers(monkeypatch: pytest.MonkeyPatch, _zygote: Zygote) -> None:
+    """Fork servers of studies that are run in this process have imported already (see `fork_server_zygote.py`)."""
     from mm1_ablate.run import child_process, fork_server
 
     spawn = child_process._spawn
 
     def forked(folder: Path, preload: Sequence[str]) -> None:
         if tuple(preload) == fork_server.PRELOADED:
-            _nursery.start(folder, child_process.server_environment())
+            _zygote.start(folder, child_process.server_environment())
         else:
             spawn(folder, preload)
 

@@ -18,7 +18,7 @@ from typing import Any
 from mm1_ablate.run import fork_server
 
 
-class Nursery:
+class Zygote:
     """One process that forks servers, until this process ends."""
 
     def __init__(self) -> None:
