@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mm1_ablate.config.data import FillWith, Packing
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity import fingerprint as identity
 from mm1_ablate.config.identity.fingerprint import canonical, evaluation_identity, fingerprint, integer_ratios, short, training_identity
 from mm1_ablate.config.paths import plain
 from mm1_ablate.config.preparation import preparations_of
@@ -47,13 +48,13 @@ BASE = trained(changed())
 
 def test_fingerprints_of_the_past_are_those_of_today() -> None:
     # If one of these changes, every finished trial of every user is trained again: add fields with defaults instead.
-    assert trained(changed()) == "51a68a01991a096be04a24f651e8d7a57d84b6c217b39ca51198ee6b9a8b95c9"
+    assert trained(changed()) == "418db1e9137e9dca8fd4280c30c12954672131bdee65c33bb236c5ad9657df86"
     assert (
         trained(changed(training__optimizer__rest={"type": "adamw", "betas": [0.9, 0.99]}, data__mixture__text=0.5), 3)
-        == "abfb7a14a53ad5bd13ddfe6681bbb5767e3987b83ce1e116675cc7c857dd7e17"
+        == "78a2995eba0c9dc58134269f897fcdb28e1df5782b7c38cb8224fd5861803d93"
     )
-    assert fingerprint(evaluation_identity(changed(), BASE)) == "68ac7b0c941743bd959ba18ad8cd48643b9f5af2f4a6cac261d5149ec966894f"
-    assert preparations_of(changed(), 0)[0].fingerprint == "8cc1f23ae816be347cc1ce126468b4db31f163afd14b16e7a27c5a9cff2ddcfe"
+    assert fingerprint(evaluation_identity(changed(), BASE)) == "8478c5e4335a6a311395bb53f1e458d3b706742f2c7fc8cd30bc398a7b7fa5d4"
+    assert preparations_of(changed(), 0)[0].fingerprint == "c57e6adab1ac4d76ef75013086945e14c178b2b224f2f2d1c399696a5dfd8c10"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,15 @@ def test_what_makes_no_difference_is_left_out(changes: dict[str, Any]) -> None:
 )
 def test_what_shapes_the_weights_is_kept(changes: dict[str, Any]) -> None:
     assert trained(changed(**changes)) != BASE
+
+
+def test_a_model_belongs_to_the_words_that_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other words under the miniature tokenizer's name are another model; one with a tokenizer of its own is left alone."""
+    named = changed(model__language_model={"name": "EleutherAI/pythia-14m"}, model__image_encoder__preparation=None)
+    before = trained(named)
+    monkeypatch.setattr(identity, "MINIATURE_WORDS", identity.MINIATURE_WORDS + 1)
+    assert trained(changed()) != BASE and trained(named) == before
+    assert trained(changed(model__language_model__tokenizer="gpt2")) != BASE
 
 
 def test_data_that_changes_under_the_same_settings_is_told_apart_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

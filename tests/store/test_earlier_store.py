@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 ARCHIVE = Path(__file__).resolve().parents[1] / "golden" / "store_of_version_0_1_0.tar.gz"
-DONE = ("154c66e23a24", "603de277a097", "e3661f641699")
+DONE = ("97196e853b04", "32211fdde884", "d7aefb2de426")
 """Folders of finished trials."""
-KILLED = "3ac37934c229"
+KILLED = "601df5448844"
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 In: settings. Out: plain JSON values in which everything is left out that makes no difference: fields at their default (so a
 field added later with a default leaves old fingerprints alone), fields marked `HowItRuns`, the order of keys, 1 or 1.0,
-45/45/10 or 9/9/2, data types of weight zero and sources that feed nothing. The `type` of a component is always kept, and
-its version above 1. Where data is read from files, a digest of them goes in instead of where they lie.
+45/45/10 or 9/9/2, data types of weight zero and sources that feed nothing. The `type` of a component is always kept, its version above
+1, and the version of the miniature tokenizer's words. Where data is read from files, a digest of them goes in instead of where they lie.
 
 Code that trains may depend on nothing that is left out here: not on the order of sources, nor on the size of weights.
 """
@@ -26,6 +26,8 @@ from mm1_ablate.config.model import Model
 from mm1_ablate.config.settings import Component, Settings, is_identity
 
 ABSENT = object()
+MINIATURE_WORDS = 2
+"""Version of the miniature tokenizer's vocabulary. Raised with it: a model's embeddings belong to the words that it was trained on."""
 
 
 @cache
@@ -48,7 +50,8 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Settings):
         own = {name: (canonical(getattr(value, name)), default) for name, default in _identity_fields(type(value))}
         version = {"version": value.version} if isinstance(value, Component) and value.version > 1 else {}
-        return {name: form for name, (form, default) in own.items() if not _same(form, default)} | version
+        words = {"tokenizer": f"miniature {MINIATURE_WORDS}"} if getattr(value, "tokenizer", None) == "miniature" else {}
+        return {name: form for name, (form, default) in own.items() if not _same(form, default)} | version | words
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and isfinite(value):
