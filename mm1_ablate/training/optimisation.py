@@ -7,10 +7,12 @@ from math import cos, exp, log, pi
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mm1_ablate.config.training import AdamW, AnyOptimizer, Muon
 from mm1_ablate.model.language_model import block_matrices
+from mm1_ablate.training.batched_muon import BatchedMuon
 
 
 def mm1_learning_rate(parameters: int) -> float:
@@ -59,7 +61,9 @@ def build_optimizers(
         rest = [(parameter, scale) for parameter, scale in trained if id(parameter) not in chosen]
         optimizers: list[Optimizer] = [_adamw(rest, settings.rest, language_parameters)]
         if matrices:  # none where the language model is frozen
-            muon = torch.optim.Muon(matrices, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+            # Parts of a matrix that processes share are gathered one matrix at a time.
+            kind = torch.optim.Muon if any(isinstance(matrix, DTensor) for matrix in matrices) else BatchedMuon
+            muon = kind(matrices, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
             optimizers.insert(0, muon)
     else:
         optimizers = [_adamw(trained, settings, language_parameters)]
