@@ -173,7 +173,8 @@ def tell_look(study: Study) -> None:
     if seeds == design.at_least:
         tell(f"first look: at {seeds} seeds of every arm")
     else:
-        tell(f"after the look at {seeds - 1} seeds {len(growing)} arms are not decided and get one more: {listed(growing, MOST_TRIALS)}")
+        open_arms = "1 arm is not decided and gets" if len(growing) == 1 else f"{len(growing)} arms are not decided and get"
+        tell(f"after the look at {seeds - 1} seeds {open_arms} one more: {listed(growing, MOST_TRIALS)}")
 
 
 def say_failures(study: Study, store: Store) -> int:

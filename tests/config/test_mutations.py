@@ -124,9 +124,9 @@ def command(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seeds: [0, 1] ", "seeds: &a [0, *a] ", "quickstart.yaml:10:21: everywhere.evaluation.seeds"),
-        ("    remove_each:", "    <<: shared\n    remove_each:", "quickstart.yaml:14:9: ablations.without.<<: expected a mapping to merge"),
-        ("evaluation.items: 120", "evaluation.itms: 120", "did you mean 'evaluation.items'?"),
+        ("\nsweep: quickstart", "\nsweep: &a [quickstart, *a]", "quickstart.yaml:3:8: sweep"),
+        ("    remove_each:", "    <<: shared\n    remove_each:", "quickstart.yaml:10:9: ablations.without.<<: expected a mapping to merge"),
+        ("data.mixture.captioned,", "data.mixture.captoined,", "did you mean 'data.mixture.captioned'?"),
     ],
 )
 def test_the_command_refuses_a_file_with_a_mistake_and_ends_with_2(place: Path, old: str, new: str, message: str) -> None:
