@@ -85,6 +85,27 @@ def test_shards_stay_while_the_bucket_names_them_where_a_checkpoint_is_replaced_
     lease.give_back()
 
 
+def test_a_file_that_its_holder_removes_while_a_folder_is_read_is_left_out(
+    server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, one = machine("first"), study().trials[0]
+    folder = first.write_trial(one)
+    objects, listing = ObjectStore(ADDRESS), ObjectStore.list
+    for name in ("a.json", "b.json", "c.json"):
+        objects.write(f"trials/{folder.name}/{name}", b"{}")
+
+    def list_and_lose(self: ObjectStore, *arguments: Any) -> Any:
+        found = listing(self, *arguments)
+        objects.delete(f"trials/{folder.name}/b.json")
+        return found
+
+    replica = replica_of(machine("second"))
+    read = replica.root / "trials" / folder.name
+    monkeypatch.setattr(ObjectStore, "list", list_and_lose)
+    replica.start_from_the_bucket(read)
+    assert {file.name for file in read.glob("?.json")} == {"a.json", "c.json"}
+
+
 def test_what_a_killed_holder_was_uploading_does_not_stay_on_the_disk(
     server: Server, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

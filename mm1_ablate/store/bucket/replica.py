@@ -264,7 +264,10 @@ class Replica:
             with FileLock(named):
                 if not self._is_here(path, self.synced.of(path), entry):
                     with self._beside(path) as beside:
-                        self.objects.download(path, beside)
+                        try:
+                            self.objects.download(path, beside)
+                        except FileNotFoundError:
+                            continue  # its holder has removed it since it was listed
                         self._place(path, beside, entry.tag)
 
     # ---------------------------------------------------------------- writing
