@@ -125,7 +125,7 @@ def command(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("old", "new", "message"),
     [
         ("\nsweep: quickstart", "\nsweep: &a [quickstart, *a]", "quickstart.yaml:3:8: sweep"),
-        ("    remove_each:", "    <<: shared\n    remove_each:", "quickstart.yaml:10:9: ablations.without.<<: expected a mapping to merge"),
+        ("    remove_each:", "    <<: shared\n    remove_each:", "quickstart.yaml:11:9: ablations.without.<<: expected a mapping to merge"),
         ("data.mixture.captioned,", "data.mixture.captoined,", "did you mean 'data.mixture.captioned'?"),
     ],
 )
