@@ -170,7 +170,8 @@ def plan(
 
     Nothing is trained, except for the few steps of --probe, whose timings are kept in the store."""
     from mm1_ablate.commands.common import console, read_studies, require_own_place
-    from mm1_ablate.commands.plan import gpus_named, not_recorded_yet, probe_arms, show_plan
+    from mm1_ablate.commands.plan import gpus_named, not_recorded_yet, probe_arms
+    from mm1_ablate.commands.plan_table import show_plan
     from mm1_ablate.plan.plan import plan_together
 
     gpus = gpus_named(gpu, utilisation)
@@ -257,7 +258,7 @@ def data(
 def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Show the status of each trial."""
     from mm1_ablate.commands.common import console, read_finished
-    from mm1_ablate.commands.plan import show_status, status_json
+    from mm1_ablate.commands.status import show_status, status_json
 
     with using_store(store) as records:
         study = read_finished(sweep, records)

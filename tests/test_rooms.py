@@ -24,7 +24,7 @@ BELOW = {
     "store": ("training", "evaluation", "model", "data", "config"),
     "report": ("evaluation", "data", "config"),
     "plan": ("report", "store", "training", "evaluation", "model", "data", "config"),
-    "run": ("plan", "store", "training", "evaluation", "model", "data", "config"),
+    "run": ("plan", "report.terminal", "store", "training", "evaluation", "model", "data", "config"),
     "tracking": ("run", "store", "config"),
     "commands": ("tracking", "run", "plan", "report", "store", "training", "evaluation", "model", "data", "config"),
 }

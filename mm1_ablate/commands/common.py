@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -70,12 +71,22 @@ def require_current_directory() -> None:
 
 def say(message: str) -> None:
     """A line about what is wrong: on standard error, so that standard output stays what was asked for."""
-    print(without_passwords(message), file=sys.stderr, flush=True)  # `echo` would write UTF-8 where ASCII is wanted
+    print(_fitting(without_passwords(message), sys.stderr), file=sys.stderr, flush=True)  # `echo` would write UTF-8 where ASCII is wanted
 
 
 def tell(message: str) -> None:
     """A line about what is done, for commands that print text, not JSON."""
-    print(without_passwords(message), flush=True)
+    print(_fitting(without_passwords(message), sys.stdout), flush=True)
+
+
+def _fitting(message: str, stream: Any) -> str:
+    """A message as a terminal shows it without breaking words; in a file or a pipe a sentence stays on its line."""
+    width = shutil.get_terminal_size().columns
+    if not stream.isatty() or len(message) <= width or "\n" in message:
+        return message
+    from mm1_ablate.report.terminal import paragraph
+
+    return "\n".join(paragraph(message, width))
 
 
 def stop(code: int, *messages: str) -> NoReturn:

@@ -20,7 +20,7 @@ from mm1_ablate.data.accounting import describe_bad
 from mm1_ablate.data.inspection import Inspection, SourceContent, Spread, inspect
 from mm1_ablate.data.lost_documents import losses_to_json
 from mm1_ablate.report.pages import data_page, percent, spread
-from mm1_ablate.report.terminal import fit
+from mm1_ablate.report.terminal import fit, print_sentence
 
 
 def arm_of(study: Study, name: str | None) -> Arm:
@@ -172,17 +172,18 @@ def show_data(stage: Stage, inspection: Inspection, console: Console) -> None:
         )
     fit(table, console)
     console.print(table)
-    console.print(
-        "text tokens and images of a document, and pixels of an image's shorter side: median (5th to 95th percentile)", style="dim"
-    )
+    console.print()
+    about = "text tokens and images of a document, and pixels of an image's shorter side: median (5th to 95th percentile)"
+    print_sentence(console, about, style="dim")
     for source in inspection.sources:
         if source.bad.bad:
-            console.print(f"unreadable in {source.name}, of {source.sampled:,} sampled: {describe_bad(source.bad)}", markup=False)
+            print_sentence(console, f"unreadable in {source.name}, of {source.sampled:,} sampled: {describe_bad(source.bad)}")
         for reason, number in source.left_out.items():
-            console.print(f"not kept of {source.name}: {number:,} of {source.sampled:,} sampled: {reason}", markup=False)
+            print_sentence(console, f"not kept of {source.name}: {number:,} of {source.sampled:,} sampled: {reason}")
     for fact in facts(stage, inspection):
-        console.print(fact, markup=False)
-    console.print("\nhow texts and images are joined, in training and in prompts (each token in brackets, a space as ␣):", markup=False)
+        print_sentence(console, fact)
+    console.print()
+    print_sentence(console, "how texts and images are joined, in training and in prompts (each token in brackets, a space as ␣):")
     for name, tokens in joined(stage, inspection).items():
         console.print(f"{name}: {tokens}", markup=False, soft_wrap=True)
 

@@ -19,7 +19,7 @@ from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.report.examples import Count, Example, counts, differing, side_by_side
 from mm1_ablate.report.formats import number
 from mm1_ablate.report.pages import Shown, examples_page, picture
-from mm1_ablate.report.terminal import fit
+from mm1_ablate.report.terminal import fit, print_sentence
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
@@ -151,8 +151,23 @@ def page_of(differences: Differences) -> str:
 
 
 def show_counts(differences: Differences, console: Console) -> None:
-    """The counts as a table."""
-    first, second = differences.arms
+    """The counts as a table. Where names of arms have no room beside one another they are called A and B."""
+    table = _table(differences, differences.arms)
+    if not fit(table, console):
+        table = _table(differences, ("A", "B"))
+        fit(table, console)
+        for letter, arm in zip("AB", differences.arms, strict=True):
+            print_sentence(console, f"{letter}: {arm}")
+        console.print()
+    console.print(table)
+    console.print()
+    for fact in differences.facts():
+        print_sentence(console, fact, style="dim")
+
+
+def _table(differences: Differences, arms: tuple[str, str]) -> Table:
+    """The counts, the arms under these names."""
+    first, second = arms
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     titles: Sequence[str] = ("task", "shots", "items", f"{first} better", "equal", f"{second} better", "not judged", first, second)
     for title in titles:
@@ -161,7 +176,4 @@ def show_counts(differences: Differences, console: Console) -> None:
         scores = [number(score, one.scale) for score in (one.first_score, one.second_score)]
         cells = [one.shots, one.items, one.first_better, one.equal, one.second_better, one.not_judged]
         table.add_row(one.task, *map(str, cells), *scores)
-    fit(table, console)
-    console.print(table)
-    for fact in differences.facts():
-        console.print(fact, markup=False, style="dim")
+    return table

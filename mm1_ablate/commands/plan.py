@@ -1,30 +1,21 @@
-"""What `mm1-ablate plan` and `mm1-ablate status` show. In: what the command line, `plan/plan.py` and the store say. Out: text, tables for
-the terminal, and steps that are run and timed; problems end the command with a sentence."""
+"""What `mm1-ablate plan` says. In: what the command line, `plan/plan.py` and the store say. Out: sentences, and steps that are run and
+timed; problems end the command with a sentence. Its table is in `plan_table.py`."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mm1_ablate.commands.common import FILE_IS_WRONG, SOME_FAILED, say, stop
 from mm1_ablate.config.errors import listed
-from mm1_ablate.config.identity.fingerprint import short
-from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import GIB, GPUS
-from mm1_ablate.config.sweep.differences import arms_in_words
 from mm1_ablate.plan.cost import GpuAssumptions
 from mm1_ablate.plan.estimate import MeasuredCost
 from mm1_ablate.plan.memory import in_gib
 from mm1_ablate.plan.plan import Plan
-from mm1_ablate.plan.trials import PlanRow
-from mm1_ablate.report.terminal import fit
-from mm1_ablate.store.status import TrialState
 from mm1_ablate.store.store import Store
 
 COLOURS = {
@@ -38,14 +29,10 @@ COLOURS = {
     "failed": "red",
     "missing": "dim",
 }
-NAME_WIDTH = 20
-"""Least width of the columns for names and reasons; longer names are folded at it."""
 NAMED = 6
 """Trials that a line on what is not needed names."""
 MUCH = 64 * GIB
 """Memory of a node for the weights of one model above which the plan mentions it."""
-NAMES_FIT, COSTS_FIT, PARAMETERS_FIT, TOKENS_FIT = 160, 140, 120, 100
-"""Widths of a terminal from which on a plan has room for whole names, memory and hours, the sizes of the model's parts, and tokens."""
 
 
 def gpus_named(gpus: Sequence[str] | None, utilisation: float | None) -> GpuAssumptions:
@@ -100,57 +87,6 @@ def hours(amount: float) -> str:
     if amount < 0.05:
         return f"{amount * 3600:.0f} seconds"
     return f"{amount * 60:.0f} minutes" if amount < 1.5 else f"{amount:,.3g} hours"
-
-
-def folded(name: str, width: int) -> str:
-    """A trial's name in lines of at most `width` characters, broken behind its slashes as far as that goes."""
-    lines = [""]
-    for part in name.replace("/", "/\n").split("\n"):
-        if lines[-1] and len(lines[-1] + part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)
-
-
-def show_plan(plan: Plan, console: Console) -> None:
-    """Every trial with its status and the reason; then what the arms change, and the sums. On a narrow terminal sizes are left out before
-    names and reasons."""
-    numbers: dict[str, Callable[[PlanRow], str]] = {}
-    if console.width >= PARAMETERS_FIT:
-        numbers["encoder"] = lambda row: count(row.parameters["image_encoder"])
-        numbers["connector"] = lambda row: count(row.parameters["connector"])
-        numbers["LM"] = lambda row: count(row.parameters["language_model"])
-    if console.width >= TOKENS_FIT:
-        numbers["text tokens"] = lambda row: count(row.tokens.text)
-        numbers["image tokens"] = lambda row: count(row.tokens.image_tokens)
-    numbers["FLOPs"] = lambda row: f"{row.flops:.1e}"
-    if console.width >= COSTS_FIT:
-        numbers["memory"] = lambda row: in_gib(row.cost.memory.total)
-        if gpu := next(iter(plan.cost.gpu_hours), None):
-            # Of several studies each may have GPUs of its own: then of the fastest of them.
-            numbers[f"{gpu} hours"] = lambda row: (
-                f"{row.cost.gpu_hours.get(gpu, min(row.cost.gpu_hours.values())):,.3g}" if row.cost.gpu_hours else ""
-            )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", overflow="fold", min_width=NAME_WIDTH)
-    table.add_column("fingerprint", style="dim", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold", min_width=NAME_WIDTH)
-    for row in [*plan.stages, *plan.rows]:
-        name = row.name if console.width >= NAMES_FIT else folded(row.name, NAME_WIDTH)
-        table.add_row(Text(name), short(row.fingerprint), coloured(row.status), *(show(row) for show in numbers.values()), Text(row.reason))
-    for preparation in plan.preparations:
-        blank = [""] * len(numbers)
-        reason = f"prepared for {number_of(preparation.trials, 'trial')}"
-        table.add_row(preparation.name, preparation.fingerprint, coloured(preparation.status), *blank, reason, style="dim")
-    fit(table, console)
-    console.print(table)
-    for lines in (arms_in_words(plan.studies, console.width), summary(plan)):
-        console.print()
-        for line in lines:
-            console.print(line, markup=False)
 
 
 def summary(plan: Plan) -> list[str]:
@@ -282,83 +218,3 @@ def measured_in_words(cost: MeasuredCost) -> list[str]:
         step = f"{probe.seconds_per_step:.3g} s a step of one worker, by {probe.steps} steps{data}"
         lines.append(f"  {probe.name}: {step}; {speed}; {memory}")
     return lines
-
-
-# ---------------------------------------------------------------- status
-def unreadable(store: Store, trial: Trial) -> dict[str, int]:
-    """By source, how much unreadable data a trial has skipped; only sources that have any."""
-    counts = {source: sum(account.get("bad", {}).values()) for source, account in store.data_account(trial).items()}
-    return {source: count for source, count in counts.items() if count}
-
-
-def lost_with_files(store: Store, trial: Trial) -> dict[str, dict[str, int]]:
-    """By source, about how many documents (or pictures beside them) a trial's data lacks because files cannot be read; only where any."""
-    accounts = store.data_account(trial).items()
-    return {source: {lost["of"]: lost[lost["of"]] for lost in account["lost"]} for source, account in accounts if account.get("lost")}
-
-
-def status_json(study: Study, store: Store) -> dict[str, Any]:
-    """What the store says of each trial of a study, of the earlier stages that they start from, and of what its file no longer names."""
-    trials, stages = ([(one, store.status(one)) for one in ones] for ones in (study.trials, study.stages))
-    return {
-        "study": study.name,
-        "store": store.address,
-        "counts": dict(Counter(state.status for _, state in trials)),
-        "stage_counts": dict(Counter(state.status for _, state in stages)),
-        "stages": [
-            _state_json(stage, state, store) | {"trials": [trial.name for trial in study.starting_from(stage)]} for stage, state in stages
-        ],
-        "trials": [_state_json(trial, state, store) for trial, state in trials],
-        "not_run": [
-            {"name": one.trial.name, "arms": list(one.trial.arms), "seed": one.trial.seed, "reason": one.reason, "may_come": one.possible}
-            for one in study.not_run
-        ],
-        "no_longer_named": [{"name": name, "folder": store.where(folder)} for folder, name in store.unlisted_trials(study).items()],
-    }
-
-
-def _state_json(trial: Trial, state: TrialState, store: Store) -> dict[str, Any]:
-    """Where a trial or an earlier stage stands."""
-    error = store.traceback_file(trial) if state.status == "failed" else None
-    return {
-        "name": trial.name,
-        "arms": list(trial.arms),
-        "seed": trial.seed,
-        "fingerprint": trial.fingerprint,
-        "status": state.status,
-        "reason": state.reason,
-        "stage": state.stage,
-        "step": state.step,
-        "steps": state.steps,
-        "seconds": state.seconds,
-        "unreadable": unreadable(store, trial),
-        "lost_with_files": lost_with_files(store, trial),
-        "folder": store.where(store.trial_folder(trial)),
-        "error": store.where(error) if error else None,
-    }
-
-
-def show_status(study: Study, store: Store, console: Console) -> None:
-    """What the store says of each trial, as a table."""
-    known = status_json(study, store)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trial", "fingerprint", "", "reason", "folder"):
-        table.add_column(name, overflow="fold", style="dim" if name in ("fingerprint", "folder") else None)
-    for trial, one in zip([*known["stages"], *known["trials"]], (*study.stages, *study.trials), strict=True):
-        folder = {"missing": "", "failed": store.where(store.failed_folder(one))}.get(trial["status"], trial["folder"])
-        told = [f"{count:,} unreadable in {source}" for source, count in trial["unreadable"].items()]
-        for source, lost in trial["lost_with_files"].items():
-            told += [f"about {count:,} {of} lost with files of {source}" for of, count in lost.items()]
-        bad = ", ".join(told)
-        reason = f"{trial['reason']}; data: {bad}" if bad else trial["reason"]
-        if started := len(trial.get("trials", [])):
-            reason += f"; {'one trial starts' if started == 1 else f'{started} trials start'} from it"
-        table.add_row(trial["name"], short(trial["fingerprint"]), coloured(trial["status"]), Text(reason), folder)
-    for gone in known["no_longer_named"]:
-        table.add_row(gone["name"], "", "", "no longer in the file, not touched", gone["folder"], style="dim")
-    fit(table, console)
-    console.print(table)
-    trials, stages = (", ".join(f"{number} {status}" for status, number in known[key].items()) for key in ("counts", "stage_counts"))
-    for line in not_run_in_words(study):
-        console.print(line, markup=False)
-    console.print(f"\n{trials}{f'; of their earlier stages {stages}' if stages else ''} in {store.address}", markup=False)

@@ -11,6 +11,7 @@ from typing import Any
 from mm1_ablate.commands.common import missing_file
 from mm1_ablate.config.settings import NOT_IMPORTED, without_imports
 from mm1_ablate.config.sweep.differences import arms_in_words
+from mm1_ablate.report.terminal import paragraph
 
 MOST_TOLD = 1000
 """Problems of a file in JSON."""
@@ -57,7 +58,7 @@ class FileReport:
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
         stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
         valid = f"{self.file}: valid: study '{self.name}', {_number_of(self.arms, 'arm')}, {_number_of(self.rows, 'trial')}{joined}{stages}"
-        return "\n".join([valid, *self.arm_lines, *([self.text] if self.text else [])])
+        return "\n".join([*paragraph(valid, _width()), *self.arm_lines, *([self.text] if self.text else [])])
 
 
 def validate(path: Path, without_data: bool = False, no_import: bool = False) -> FileReport:
@@ -84,11 +85,16 @@ def validate(path: Path, without_data: bool = False, no_import: bool = False) ->
         return FileReport(str(path), problems=[one.to_json() for one in errors.problems[:MOST_TOLD]], text=str(errors))
     warnings = [warning.to_json() for warning in study.warnings]
     counts = (len(study.arms), study.row_count, len(study.trials), len(study.stages))
-    told = arms_in_words([study], shutil.get_terminal_size((160, 24)).columns) if len(study.arms) > 1 or study.arms[0].everywhere else []
+    told = arms_in_words([study]) if len(study.arms) > 1 or study.arms[0].everywhere else []
+    lines = [line for name, words in told for line in paragraph(words, _width(), *(("", "") if name is None else ("  ", "      ")))]
     return FileReport(
-        str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=told, text=in_words(study.warnings)
+        str(path), study.name, *counts, warnings=warnings, **study.differences_json(), arm_lines=lines, text=in_words(study.warnings)
     )
 
 
 def _number_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((160, 24)).columns

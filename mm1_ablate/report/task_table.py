@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +16,7 @@ from mm1_ablate.evaluation.chance_baselines import PLACE
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import BELOW_FLOOR, DASH, number
 from mm1_ablate.report.task_scores import ScoreBounds, TaskScore
-from mm1_ablate.report.terminal import fit
+from mm1_ablate.report.terminal import fit, print_sentence
 
 RIGHT = ("items", "ceiling")
 """Titles of columns of numbers."""
@@ -156,9 +155,9 @@ def print_tasks(comparison: StudyComparison, console: Console) -> None:
     console.print(table)
     for title, *_, below in lines:
         if below != DASH and not beside:
-            console.print(Padding(Text(f"{BELOW_FLOOR} {title} is below its floor: {below}", style="yellow"), (0, 0, 0, 2)))
+            print_sentence(console, f"{BELOW_FLOOR} {title} is below its floor: {below}", "  ", "    ", "yellow")
     for problem in unasked_lines(comparison):
-        console.print(Padding(Text(f"not evaluated: {problem}", style="yellow"), (0, 0, 0, 2)))
+        print_sentence(console, f"not evaluated: {problem}", "  ", "    ", "yellow")
 
 
 def _table(comparison: StudyComparison, lines: Sequence[Sequence[str]]) -> Table:

@@ -6,7 +6,6 @@ In: a `StudyComparison`. Out: strings, a pandas table, or lines on a rich consol
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 import pandas as pd
@@ -56,6 +55,7 @@ from mm1_ablate.report.price import Price
 from mm1_ablate.report.said_before import BEFORE_ANY, utc
 from mm1_ablate.report.statistics import LEAST_SEEDS
 from mm1_ablate.report.task_table import print_tasks
+from mm1_ablate.report.terminal import folded, print_sentence
 
 STYLES = {BETTER: "bold green", WORSE: "bold red", LEANING: "yellow", TOO_CLOSE: "dim", TOO_FEW: "dim", HOLE: "yellow"}
 MOST_NAMES = 8
@@ -282,18 +282,18 @@ def _rounded(value: float, scale: Scale) -> float | None:
 
 # ---------------------------------------------------------------- terminal
 def print_comparison(comparison: StudyComparison, console: Console) -> None:
-    """Table, conclusion and what a reader should know. Readable from 100 columns."""
+    """Table, conclusion and what a reader should know. Numbers that have no room are named."""
     _print_table(comparison, console)
     console.print()
-    console.print(Text(headline(comparison), style="bold"))
+    print_sentence(console, headline(comparison), style="bold")
     for remark in comparison.remarks_on_declarations:
-        console.print(Text(remark, style="yellow"))
+        print_sentence(console, remark, style="yellow")
     for row in comparison.rows:
         price = price_in_words(row.price)
         told = [confound.text for confound in row.confounds if not confound.is_minor]
         notes = [*row.changes, *row.notes, *([price] if price else []), *([f"also changed: {', '.join(told)}"] if told else [])]
         if notes:
-            console.print(Padding(Text(f"{row.name}: {'; '.join(notes)}"), (0, 0, 0, 2)))
+            print_sentence(console, f"{row.name}: {'; '.join(notes)}", "  ", "    ")
     for kind, judged in by_kind(comparison).items():
         console.print(f"\n[bold]{KINDS[kind]}[/] [dim]{ABOUT_KINDS[kind]}[/]")
         for judgement in judged:
@@ -308,10 +308,10 @@ def print_comparison(comparison: StudyComparison, console: Console) -> None:
     _print_unreadable(comparison, console)
     console.print()
     if comparison.false_verdicts:
-        console.print(Text(comparison.false_verdicts.in_words()))
+        print_sentence(console, comparison.false_verdicts.in_words())
     about = [f"{declared_in_words(comparison)} {how_judged(comparison)}"] if comparison.expectations else []
     for remark in (how_measured(comparison), *about, *comparison.remarks, *footnotes(comparison)):
-        console.print(Text(remark, style="dim"))
+        print_sentence(console, remark, style="dim")
 
 
 def _print_judgement(judgement: Judgement, comparison: StudyComparison, console: Console) -> None:
@@ -332,7 +332,7 @@ def _print_unreadable(comparison: StudyComparison, console: Console) -> None:
     if unreadable:
         console.print("\n[bold]Unreadable data[/] [dim]was skipped[/]")
     for loss in unreadable:
-        console.print(Padding(Text(loss.in_words(), style="yellow"), (0, 0, 0, 2)))
+        print_sentence(console, loss.in_words(), "  ", "    ", "yellow")
 
 
 def _print_effects(comparison: StudyComparison, console: Console) -> None:
@@ -365,15 +365,15 @@ def _print_table(comparison: StudyComparison, console: Console) -> None:
     for row in comparison.rows:
         heading = row.group if short_name(row) != row.name and not row.is_baseline else None
         if heading and heading != group:
-            table.add_row(Text(wrapped(heading, layout.name), style="bold"))
+            table.add_row(Text(folded(heading, layout.name), style="bold"))
         group = heading
-        name = wrapped(short_name(row), layout.name - 2).replace("\n", "\n  ") if heading else wrapped(row.name, layout.name)
+        name = folded(short_name(row), layout.name - 2).replace("\n", "\n  ") if heading else folded(row.name, layout.name)
         cells = [_terminal_cell(row, metric, comparison, layout.brackets) for metric in layout.metrics]
         table.add_row(f"  {escape(name)}" if heading else escape(name), *cells, _terminal_verdict(row, comparison, layout.brackets))
     console.print(table)
-    left_out = len(comparison.metrics) - len(layout.metrics)
-    if left_out:
-        console.print(f"[dim]{left_out} more column{'s' if left_out > 1 else ''} in the report; a wider terminal shows them too.[/]")
+    if left_out := [metric_title(metric) for metric in comparison.metrics if metric not in layout.metrics]:
+        are, them = ("is", "it") if len(left_out) == 1 else ("are", "them")
+        print_sentence(console, f"{', '.join(left_out)} {are} in the report; a wider terminal shows {them} too.", style="dim")
 
 
 class _Layout(NamedTuple):
@@ -405,18 +405,6 @@ def _layout(comparison: StudyComparison, width: int) -> _Layout:
                 break
             metrics.remove(next(metric for metric in reversed(metrics) if metric != comparison.primary))
     raise AssertionError("one column always remains")
-
-
-def wrapped(name: str, width: int) -> str:
-    """A long name over several lines, broken where its parts meet."""
-    lines, line = [], ""
-    for part in re.findall(r"[^/.,=_\- ]*[/.,=_\- ]*", name):
-        while len(line) + len(part.rstrip()) > width:
-            head = line or part[:width]
-            lines.append(head.rstrip())
-            part, line = (part, "") if line else (part[width:], "")
-        line += part
-    return "\n".join([*lines, line] if line else lines)
 
 
 def _widest(text: Text) -> int:

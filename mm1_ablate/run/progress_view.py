@@ -10,9 +10,10 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,6 +23,7 @@ from rich.text import Text
 
 from mm1_ablate.config.preparation import Preparation
 from mm1_ablate.config.study import Study, Trial
+from mm1_ablate.report.terminal import folded
 from mm1_ablate.store.status import TrialState
 from mm1_ablate.store.store import Store
 
@@ -31,6 +33,10 @@ TRAINING_SHARE = 0.85
 """Assumed share of training in a trial's time."""
 QUIET_SECONDS = 15.0
 """Between two lines of progress where there is no terminal."""
+FIXED_WIDTH = 31
+"""Of the live table: bar, loss and time, with the spaces beside them."""
+NAME_SHARE, STATE_SHARE = 8, 7
+"""How names and states share what is left."""
 AT_MOST_EVERY = 3.0
 """Seconds between two looks at a store on object storage."""
 
@@ -164,19 +170,23 @@ def headline(name: str, rows: Sequence[ProgressRow], elapsed: float, left: float
     return f"{line} · about {duration(left)} left" if left is not None and left >= 1 else line
 
 
-def table(rows: Sequence[ProgressRow], height: int) -> RenderableType:
-    """The rows, or where they are more than `height`, those that matter now and counts of the rest."""
+def table(rows: Sequence[ProgressRow], height: int, width: int = 80) -> RenderableType:
+    """The rows, or where they take more than `height` lines, those that matter now and counts of the rest. Names are folded where their
+    parts meet."""
+    name_width = max(8, (width - FIXED_WIDTH) * NAME_SHARE // (NAME_SHARE + STATE_SHARE))
+    names = {row.identity: folded(row.name, name_width) for row in rows}
     shown = list(rows)
-    if len(shown) > height:
+    if _lines(names.values()) > height:
         recent = sorted((row for row in rows if row.state.status == "done"), key=lambda row: row.state.finished or 0)
         chosen = [row for row in rows if row.state.status == "running"]
         chosen += [row for row in rows if row.state.status in ("failed", "interrupted")]
         chosen += recent[::-1] + [row for row in rows if row.state.status == "missing"]
-        identities = {row.identity for row in chosen[: max(1, height - 1)]}
+        ends = accumulate(_lines([names[row.identity]]) for row in chosen)
+        identities = {row.identity for place, (row, end) in enumerate(zip(chosen, ends, strict=True)) if end < height or not place}
         shown = [row for row in rows if row.identity in identities]
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0), expand=True)
-    grid.add_column("trial", overflow="ellipsis", no_wrap=True, ratio=8)
-    grid.add_column("", overflow="ellipsis", no_wrap=True, ratio=7)
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=True)
+    grid.add_column("trial", no_wrap=True, width=name_width)
+    grid.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)
     grid.add_column("", no_wrap=True, width=10)
     grid.add_column("loss", no_wrap=True, justify="right", width=6)
     grid.add_column("time", no_wrap=True, justify="right", width=7)
@@ -190,11 +200,15 @@ def table(rows: Sequence[ProgressRow], height: int) -> RenderableType:
             text = f"{text}: {state.reason}"
         bar = ProgressBar(total=1.0, completed=row.share, width=10) if running else ""
         loss = f"{state.loss:.3f}" if running and state.loss is not None else ""
-        grid.add_row(row.name, Text(text, style=colour), bar, loss, duration(state.seconds))
+        grid.add_row(Text(names[row.identity]), Text(text, style=colour), bar, loss, duration(state.seconds))
     hidden = Counter(WORDS.get(row.state.status, row.state.status) for row in rows if row not in shown)
     if hidden:
         return Group(grid, Text("and " + ", ".join(f"{number} {status}" for status, number in hidden.items()), style="dim"))
     return grid
+
+
+def _lines(texts: Iterable[str]) -> int:
+    return sum(text.count("\n") + 1 for text in texts)
 
 
 class ProgressView:
@@ -223,7 +237,7 @@ class ProgressView:
         summary = self._summary(rows)
         if not any(row.state.status == "running" for row in rows) and self.message:
             summary += f" · {self.message}"
-        return Group(table(rows, max(6, self.console.size.height - 4)), Text(summary, style="bold"))
+        return Group(table(rows, max(6, self.console.size.height - 4), self.console.width), Text(summary, style="bold"))
 
     def print_changes(self) -> None:
         """Where there is no terminal: changes since the last line, and progress from time to time."""

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from study_helpers import noisy_trial, study, until_decided
 
-from mm1_ablate.commands.plan import looks_in_words, status_json
+from mm1_ablate.commands.plan import looks_in_words
+from mm1_ablate.commands.status import status_json
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.declaration import Budget
 from mm1_ablate.plan.plan import plan

@@ -26,7 +26,8 @@ from mm1_ablate.report.html import _inline as inline
 from mm1_ablate.report.html import html, report_version, write_report
 from mm1_ablate.report.markdown import markdown, write_markdown
 from mm1_ablate.report.metric_info import LOSS
-from mm1_ablate.report.text import print_comparison, wide_table, wrapped
+from mm1_ablate.report.terminal import folded
+from mm1_ablate.report.text import print_comparison, wide_table
 
 LONG = "model.connector.c_abstractor-16"
 TRUTH = {"baseline": 50.0, "leave-one-out/interleaved": 20.0, "leave-one-out/text": 50.0, f"connector/{LONG}"[:30]: 55.0, "alone": 30.0}
@@ -79,7 +80,7 @@ def test_wide_terminal_shows_both_ends_of_intervals(comparison: StudyComparison)
 
 def test_narrow_terminal_keeps_the_primary_metric_and_says_what_is_left_out(comparison: StudyComparison) -> None:
     text = terminal(comparison, 70)
-    assert "8-shot" in text.splitlines()[1] and "more column" in text
+    assert "8-shot" in text.splitlines()[1] and "in the report; a wider terminal shows" in text
 
 
 def test_markdown_says_the_verdict_then_the_lessons_then_a_table_for_each_group(comparison: StudyComparison) -> None:
@@ -171,8 +172,8 @@ def test_numbers_and_titles() -> None:
 
 
 def test_long_names_fold_where_their_parts_meet() -> None:
-    assert wrapped("model.connector.type=c_abstractor", 20) == "model.connector.\ntype=c_abstractor"
-    assert wrapped("short", 20) == "short" and wrapped("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])
+    assert folded("model.connector.type=c_abstractor", 20) == "model.connector.\ntype=c_abstractor"
+    assert folded("short", 20) == "short" and folded("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])
 
 
 def test_what_is_significant_is_coloured_by_its_direction_and_all_else_is_dim(comparison: StudyComparison) -> None:
@@ -315,4 +316,4 @@ def test_intervals_are_in_brackets_as_soon_as_there_is_room_and_columns_go_only_
         assert all(len(line) <= width for line in text.splitlines())
         (line,) = [line for line in text.split("against the baseline")[0].splitlines() if "+10.0" in line]
         assert line.count(first) == columns == line.count("+10.0")
-        assert ("1 more column in the report" in text) == (columns == 1)
+        assert ("0-shot is in the report" in text) == (columns == 1)

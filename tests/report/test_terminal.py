@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 
 import pytest
 from command_line import call
+from hypothesis import given
+from hypothesis import strategies as st
 from made_up import made_up_study, noisy_results
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +19,11 @@ from scored_study import write_scores
 from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.metric_info import PERCENT
 from mm1_ablate.report.task_scores import ScoreBounds, TaskScore, TaskScores
-from mm1_ablate.report.terminal import fit
+from mm1_ablate.report.terminal import fit, folded, pieces
 from mm1_ablate.report.text import print_comparison
+from mm1_ablate.run.progress_view import ProgressRow
+from mm1_ablate.run.progress_view import table as live_table
+from mm1_ablate.store.status import TrialState
 
 WIDTHS = (60, 80, 100, 140)
 TRUTH = {
@@ -81,34 +87,65 @@ def test_the_comparison_and_its_tasks(comparison: StudyComparison, width: int) -
         assert below and (len(below) == 5 or has(table, *below) or has(tasks, *below)), tasks
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_plans_states_items_and_data(tiny_sweep: Path, tmp_path: Path, width: int) -> None:
+def test_every_command(tiny_sweep: Path, tmp_path: Path) -> None:
     text = tiny_sweep.read_text().replace("  without:", "  without-one-of-the-sources:")
     tiny_sweep.write_text(text)
     arms = ("without-one-of-the-sources/interleaved", "without-one-of-the-sources/text")
     study, store = write_scores(tiny_sweep, tmp_path / "store", lambda trial, task, shots, place, item: item.references[place % 1])
-    trials, folder = [trial.name for trial in study.trials], str(store.trial_folder(study.trials[0]))
-    told = {
-        "plan": (call("plan", tiny_sweep, "--store", store.root, COLUMNS=str(width)), trials),
-        "status": (
-            call("status", tiny_sweep, "--store", store.root, COLUMNS=str(width)),
-            [*trials, folder],
-        ),
-        "examples": (
-            call("examples", tiny_sweep, *arms, "--store", store.root, "--to", tmp_path / "page.html", COLUMNS=str(width)),
-            ["miniature_vqa", *(f"{arm} better" for arm in arms)],
-        ),
-        "data": (
-            call("data", tiny_sweep, "--documents", 0, "--sample", 8, "--to", tmp_path / "data.html", COLUMNS=str(width)),
-            ["synthetic_captions", "interleaved", "text", "captioned", "shorter side"],
-        ),
-    }
-    for command, (done, wanted) in told.items():
-        assert done.exit_code == 0, (command, done.stderr, done.exception)
-        table = done.stdout.split("\n\n")[0]
-        body = table if command in ("plan", "status") else table.split("\nTrials of ")[0].split("\ntext tokens and images")[0]
-        assert max(map(len, body.splitlines())) <= width and "…" not in body, (command, body)
-        assert has(body, *wanted), (command, body)
+    trials, stored = [trial.name for trial in study.trials], ("--store", store.root)
+    removed = [f"{arm}: removed data.mixture.{arm.partition('/')[2]}" for arm in arms]
+    for width in WIDTHS:
+        columns = {"COLUMNS": str(width)}
+        told = {
+            "plan": (call("plan", tiny_sweep, *stored, **columns), ["baseline", *arms, "0, 1", "2 done", *removed]),
+            "status": (call("status", tiny_sweep, *stored, **columns), [*trials, *(trial.fingerprint[:12] for trial in study.trials)]),
+            "examples": (
+                call("examples", tiny_sweep, *arms, *stored, "--to", tmp_path / "page.html", **columns),
+                ["miniature_vqa", *arms, "A better", "B better"],
+            ),
+            "data": (
+                call("data", tiny_sweep, "--documents", 0, "--sample", 8, "--to", tmp_path / "data.html", **columns),
+                ["synthetic_captions", "interleaved", "text", "captioned", "shorter side"],
+            ),
+            "validate": (call("validate", tiny_sweep, **columns), removed),
+            "report": (call("report", tiny_sweep, *stored, **columns), [*(arm.partition("/")[2] for arm in arms), *removed]),
+        }
+        for command, (done, wanted) in told.items():
+            assert done.exit_code == 0, (command, done.stderr, done.exception)
+            assert has(done.stdout, *wanted), (command, done.stdout)
+            body = done.stdout.split("\nhow texts and images are joined")[0].replace("\n\n", "\n")
+            long = [line for line in body.splitlines() if len(line.rstrip()) > width]
+            assert all(len(line.split()) == 1 or "/" in line.split()[-1] for line in long), (command, long)  # a path stays whole
+            assert "…" not in body, (command, body)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_live_table(width: int) -> None:
+    names = [f"{arm}/seed-{seed}" for arm in TRUTH for seed in (0, 1)]
+    state = TrialState("running", "", stage="train", step=30, steps=100, loss=1.5, started=time.time())
+    stream = io.StringIO()
+    live = live_table([ProgressRow(name, "trial", state) for name in names], 40, width)
+    Console(file=stream, width=width, force_terminal=False).print(live)
+    assert max(map(len, stream.getvalue().splitlines())) <= width
+    assert has(stream.getvalue(), *names, "train 30/100", "1.500"), stream.getvalue()
+
+
+WORDS = st.text("ab1/.,=_-", min_size=1, max_size=30)
+
+
+@given(WORDS, st.integers(1, 30))
+def test_a_name_is_folded_where_its_parts_meet_and_a_number_never(name: str, width: int) -> None:
+    lines = folded(name, width).split("\n")
+    assert "".join(lines) == name and max(map(len, lines)) <= width
+    ends = [sum(map(len, lines[: place + 1])) for place in range(len(lines) - 1)]
+    if max(map(len, pieces(name))) <= width:
+        assert all(name[end - 1] in "/.,=_-" and name[end].isalnum() for end in ends)
+        assert not any(name[end - 2].isdigit() and name[end].isdigit() for end in ends)
+
+
+@pytest.mark.parametrize("number", ["12,345", "1.1e-12", "2026-11-29", "−23.9", "0.015"])
+def test_a_number_has_no_parts(number: str) -> None:
+    assert pieces(number) == [number]
 
 
 @pytest.mark.parametrize("width", (8, 20, *WIDTHS))

@@ -14,8 +14,8 @@ from staged_study import staged
 from study_helpers import quick_preparation, quick_trial, study, trial
 from tiny import TINY, tiny_experiment
 
-from mm1_ablate.commands.plan import show_status, status_json
 from mm1_ablate.commands.run import say_failures
+from mm1_ablate.commands.status import show_status, status_json
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.training import Progress
@@ -116,8 +116,9 @@ def test_a_failed_stage_is_named_with_the_place_of_its_traceback(failed: Study, 
     known = status_json(failed, store)
     assert [(one["status"], one["error"]) for one in known["stages"]] == [("done", None), ("failed", str(traceback))]
     assert [(one["status"], one["error"]) for one in known["trials"]] == [("failed", str(traceback))] * 2 + [("done", None)]
-    lines = [line for line in shown(failed, store).partition("\n\n")[0].splitlines() if " failed " in line]
-    assert len(lines) == 3 and all(str(traceback.parent) in line for line in lines)
+    table, _, below = shown(failed, store).partition("\n\n")
+    assert sum(" failed " in line for line in table.splitlines()) == 3
+    assert [f"failed: {one['name']}: {traceback}" in below for one in known["trials"]] == [True, True, False]
     assert say_failures(failed, store) == 2
     assert f"failed: other/seed-0: {reason} ({traceback})" in capsys.readouterr().err
 

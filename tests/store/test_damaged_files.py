@@ -18,7 +18,7 @@ from scored_study import write_scores
 from tiny import TINY, tiny_experiment
 
 from mm1_ablate.commands.comparison import compare_study
-from mm1_ablate.commands.plan import status_json
+from mm1_ablate.commands.status import status_json
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.plan.plan import plan

@@ -6,7 +6,6 @@ In: experiments, and the edits that made one of the other. Out: `Change`s, one f
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -210,22 +209,15 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: half - 1]}…{text[-half:]}"
 
 
-def arms_in_words(studies: Sequence[Study], width: int) -> list[str]:
-    """For each arm a line with all settings in which it differs from its baseline, and for each baseline with what the sweep sets
-    everywhere; folded where it is too long."""
-    lines = []
+def arms_in_words(studies: Sequence[Study]) -> list[tuple[str | None, str]]:
+    """For each arm its name and a line with all settings in which it differs from its baseline, and for each baseline one with what the
+    sweep sets everywhere; before them a heading, without a name."""
+    lines: list[tuple[str | None, str]] = []
     for study in studies:
         of_study = f"{study.name}: " if len(studies) > 1 else ""
         for baseline in dict.fromkeys(arm.baseline for arm in study.arms):
             arms = [arm for arm in study.arms if arm.baseline == baseline and arm.name != baseline]
-            lines.append(f"{of_study}what each arm changes in '{baseline}':" if arms else f"{of_study}no arm changes '{baseline}'")
+            lines.append((None, f"{of_study}what each arm changes in '{baseline}':" if arms else f"{of_study}no arm changes '{baseline}'"))
             told = {arm.name: in_words(arm) for arm in (study.arm(baseline), *arms)}
-            lines += [line for name, words in told.items() if words for line in _folded(f"{name}: {words}", width)]
+            lines += [(name, f"{name}: {words}") for name, words in told.items() if words]
     return lines
-
-
-def _folded(line: str, width: int) -> list[str]:
-    # An arrow stays with the values on both its sides.
-    whole = line.replace(" → ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}")
-    lines = textwrap.wrap(whole, width, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)
-    return [part.replace("\N{NO-BREAK SPACE}", " ") for part in lines]
