@@ -22,6 +22,7 @@ from mm1_ablate.commands.common import (
     require_current_directory,
     say,
     stop,
+    store_of,
     store_place,
     tell,
     unusable_place,
@@ -84,7 +85,24 @@ Address = Annotated[
     typer.Option(envvar="RAY_ADDRESS", metavar="ADDRESS", help="Address of a Ray cluster.", show_default="this machine alone"),
 ]
 Cpus = Annotated[int | None, typer.Option(min=1, metavar="CORES", help="CPU cores to use on this machine.", show_default="all")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Try it with this setting everywhere; may be repeated.", show_default=False),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="ARM", help="Try only this arm, or group, and its baseline; may be repeated.", show_default=False),
+]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, metavar="N", help="Try the first N seeds.", show_default=False)]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Try whether all of it runs: a few steps and items, one seed, in STORE-smoke.")]
 DEFAULT_STORE = "ablations"
+
+
+def _tried(settings: list[str] | None, only: list[str] | None, seeds: int | None, smoke: bool) -> Any:
+    """What of a study is tried, by the command line."""
+    from mm1_ablate.config.sweep.tried import Try
+
+    return Try(tuple(settings or ()), tuple(only or ()), seeds, smoke)
 
 
 def _version(wanted: bool) -> None:
@@ -164,6 +182,10 @@ def plan(
         bool, typer.Option("--probe", help="Time a few steps of the cheapest and the most expensive arm, and correct the estimates.")
     ] = False,
     address: Address = None,
+    settings: Settings = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    smoke: Smoke = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what would run, why, and what it would cost.
@@ -174,9 +196,9 @@ def plan(
     from mm1_ablate.commands.plan_table import show_plan
     from mm1_ablate.plan.plan import plan_together
 
-    gpus = gpus_named(gpu, utilisation)
-    with using_store(store) as records:
-        studies = read_studies(sweeps, "nowhere" if without_data else "check", begins=True)
+    gpus, tried = gpus_named(gpu, utilisation), _tried(settings, only, seeds, smoke)
+    with using_store(store_of(store, tried)) as records:
+        studies = read_studies(sweeps, "nowhere" if without_data else "check", begins=True, tried=tried)
         for study in studies:
             require_own_place(study, records)
         planned = plan_together(studies, records, retry, gpus)
@@ -202,16 +224,22 @@ def run(
     cpus: Cpus = None,
     retry: Retry = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+    settings: Settings = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    smoke: Smoke = False,
 ) -> None:
     """Train and evaluate what is missing, then compare.
 
-    Run it again after you edit the file: only what is new is done."""
+    Run it again after you edit the file: only what is new is done. With --set, --only, --seeds or --smoke it is a try: a study of its own,
+    which judges no expectation."""
     if dry_run:
-        return plan([sweep], store, retry)
+        return plan([sweep], store, retry, settings=settings, only=only, seeds=seeds, smoke=smoke)
     from mm1_ablate.commands.run import run_sweep
 
-    with using_store(store) as records:
-        raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, retry=retry))
+    tried = _tried(settings, only, seeds, smoke)
+    with using_store(store_of(store, tried)) as records:
+        raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, retry=retry, tried=tried))
 
 
 @app.command(cls=Command)
@@ -255,13 +283,22 @@ def data(
 
 
 @app.command(cls=Command)
-def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def status(
+    sweep: SweepFile,
+    store: StorePlace = DEFAULT_STORE,
+    settings: Settings = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    smoke: Smoke = False,
+    as_json: AsJson = False,
+) -> None:
     """Show the status of each trial."""
     from mm1_ablate.commands.common import console, read_finished
     from mm1_ablate.commands.status import show_status, status_json
 
-    with using_store(store) as records:
-        study = read_finished(sweep, records)
+    tried = _tried(settings, only, seeds, smoke)
+    with using_store(store_of(store, tried)) as records:
+        study = read_finished(sweep, records, tried)
         if not records.root.is_dir():
             say(f"there is no store at {records.address} yet")
         if as_json:
@@ -278,6 +315,10 @@ def report(
     to: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Also write Markdown and pictures: to a folder, or a .md file.", show_default=False)
     ] = None,
+    settings: Settings = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    smoke: Smoke = False,
 ) -> None:
     """Compare the arms by the results in the store.
 
@@ -286,8 +327,9 @@ def report(
     from mm1_ablate.commands.run import compare_and_write, write_document
     from mm1_ablate.report.text import print_comparison
 
-    with using_store(store) as records:
-        study = read_finished(sweep, records)
+    tried = _tried(settings, only, seeds, smoke)
+    with using_store(store_of(store, tried)) as records:
+        study = read_finished(sweep, records, tried)
         require_store(records)
         comparison, folder = compare_and_write(study, records)
         curves = records.curves(study)
@@ -346,12 +388,17 @@ def ui(
     store: StorePlace = DEFAULT_STORE,
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the server on this machine.")] = 5000,
     browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
+    settings: Settings = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    smoke: Smoke = False,
 ) -> None:
     """Start MLflow and print the address of the study."""
     from mm1_ablate.commands.run import open_ui
 
-    with using_store(store) as records:
-        raise typer.Exit(open_ui(sweep, records, port, browser))
+    tried = _tried(settings, only, seeds, smoke)
+    with using_store(store_of(store, tried)) as records:
+        raise typer.Exit(open_ui(sweep, records, port, browser, tried))
 
 
 @app.command(cls=Command)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mm1_ablate.config.identity.data_digests import Look
     from mm1_ablate.config.study import Study
+    from mm1_ablate.config.sweep.tried import Try
     from mm1_ablate.store.store import Store
 
 SOME_FAILED = 1
@@ -126,6 +127,11 @@ def store_place(text: str | Path) -> str:
     return str(folder)
 
 
+def store_of(place: str, tried: Try) -> str:
+    """Where trials are kept: what only shows whether a study runs has a store of its own beside the others'."""
+    return f"{place.rstrip('/')}-smoke" if tried.smoke else place
+
+
 NAME_A_STORE = "name a folder that can be written with --store DIR or MM1_ABLATE_STORE"
 
 
@@ -193,18 +199,21 @@ NAME_FOLDERS = ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP", "HOME")
 """Environment variables that name folders which libraries write to."""
 
 
-def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None) -> list[Study]:
+def read_studies(
+    paths: Sequence[Path], look: Look = "contents", begins: bool = False, store: Store | None = None, tried: Try | None = None
+) -> list[Study]:
     """Studies of the sweep files. Every problem of every file is printed before the command ends with 2.
 
     Args:
         look: how far to look at the data; commands that begin something check that all is there.
         begins: whether it must be possible to begin with them: see `plan.preflight`.
         store: where an earlier run may have recorded what data holds that is not here. Nothing: all data must be here.
+        tried: how they are tried otherwise than their files declare them. None: not at all.
     """
-    from mm1_ablate.config.sweep.expand import load_study
+    from mm1_ablate.config.sweep.expand import DECLARED, load_study
     from mm1_ablate.config.yaml_file import FileErrors
 
-    studies, problems = [], 0
+    studies, problems, tried = [], 0, tried or DECLARED
     for path in paths:
         missing = missing_file(path)
         if missing:
@@ -216,9 +225,9 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
             if begins:
                 from mm1_ablate.plan.preflight import preflight
 
-                studies.append(preflight(path, look, recorded))
+                studies.append(preflight(path, look, recorded, tried))
             else:
-                studies.append(load_study(path, look, recorded=recorded))
+                studies.append(load_study(path, look, recorded=recorded, tried=tried))
         except FileErrors as errors:
             say(str(errors))
             problems += len(errors.problems)
@@ -227,15 +236,15 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
     return studies
 
 
-def read_study(path: Path, look: Look = "contents", begins: bool = False) -> Study:
-    return read_studies([path], look, begins)[0]
+def read_study(path: Path, look: Look = "contents", begins: bool = False, tried: Try | None = None) -> Study:
+    return read_studies([path], look, begins, tried=tried)[0]
 
 
-def read_finished(path: Path, store: Store) -> Study:
+def read_finished(path: Path, store: Store, tried: Try | None = None) -> Study:
     """The study of a sweep file, for commands that look at what the store has: the data may be on another machine."""
     from mm1_ablate.plan.until_decided import as_needed
 
-    (study,) = read_studies([path], store=store)
+    (study,) = read_studies([path], store=store, tried=tried)
     require_own_place(study, store)
     study = as_needed(study, store)
     if study.from_record:

@@ -35,6 +35,8 @@ from mm1_ablate.config.identity.data_digests import DataSnapshot
 from mm1_ablate.config.identity.reads import NAMED, difference, reads_of_training
 from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.study import Study
+from mm1_ablate.config.sweep.expand import DECLARED
+from mm1_ablate.config.sweep.tried import Try
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.plan.plan import plan
 from mm1_ablate.plan.until_decided import as_needed
@@ -53,12 +55,21 @@ MOST_TRIALS = 12
 
 
 def run_sweep(
-    path: Path, store: Store, *, address: str | None = None, cpus: int | None = None, retry: bool = False, evaluate_only: bool = False
+    path: Path,
+    store: Store,
+    *,
+    address: str | None = None,
+    cpus: int | None = None,
+    retry: bool = False,
+    evaluate_only: bool = False,
+    tried: Try = DECLARED,
 ) -> int:
     """Do what a sweep lacks and show the comparison; returns the exit code."""
-    study = read_study(path, "contents" if evaluate_only else "check", begins=True)
+    study = read_study(path, "contents" if evaluate_only else "check", begins=True, tried=tried)
     require_own_place(study, store)
     study = as_needed(study, store)
+    if tried:
+        tell(f"{study.tried} Kept as '{study.name}' in {store.address}")
     for line in repair(study, store):
         say(line)
     planned = plan(study, store, retry)
@@ -67,6 +78,7 @@ def run_sweep(
     told = tell_rewritten(study, store)
     if planned.over_budget and not evaluate_only:
         stop(BUDGET_FORBIDS, *planned.over_budget, "nothing was started: raise the budget in the sweep, or reduce the work")
+    _declare_whole(path, store, tried)
     store.declare(study)
     if not evaluate_only:
         store.write_warnings(study)
@@ -75,7 +87,7 @@ def run_sweep(
         make_ready(study, planned, console())
         outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
         if outcome.interrupted:
-            stop(INTERRUPTED, f"interrupted; to continue: mm1-ablate run {shlex.quote(str(path))}{_store_option(store)}")
+            stop(INTERRUPTED, f"interrupted; to continue: {_command('run', path, store, tried)}")
         study = as_needed(study, store)
         tell_rewritten(study, store, told)
         if outcome.elsewhere:
@@ -93,9 +105,17 @@ def run_sweep(
         tell("no trial has scores yet: there is nothing to compare")
         track_what_ended(study, store)
     else:
-        show_comparison(study, store, path)
+        show_comparison(study, store, path, tried)
     failed = say_failures(study, store)
     return SOME_FAILED if failed else 0
+
+
+def _declare_whole(path: Path, store: Store, tried: Try) -> None:
+    """Record what a file declares before trials of it are run by a try, so that its expectations stand before their scores."""
+    if tried.has_declared_trials:
+        whole = read_study(path)
+        require_own_place(whole, store)
+        store.declare(whole)
 
 
 def tell_rewritten(study: Study, store: Store, told: Collection[str] = ()) -> list[str]:
@@ -262,7 +282,7 @@ def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target
     return write_markdown(target, comparison, curves)
 
 
-def show_comparison(study: Study, store: Store, path: Path) -> None:
+def show_comparison(study: Study, store: Store, path: Path, tried: Try = DECLARED) -> None:
     """Write the report, bring MLflow up to it, print the table and where to see more."""
     from mm1_ablate.report.text import print_comparison
 
@@ -274,7 +294,7 @@ def show_comparison(study: Study, store: Store, path: Path) -> None:
     print_comparison(comparison, console())
     page = folder / "report.html"
     tell(f"report: {page}" + (f" ({where})" if (where := store.where(page)) != str(page) else ""))
-    tell(f"in MLflow: mm1-ablate ui {shlex.quote(str(path))}{_store_option(store)}")
+    tell(f"in MLflow: {_command('ui', path, store, tried)}")
 
 
 def track_study(study: Study, store: Store, comparison: StudyComparison, folder: Path) -> None:
@@ -333,19 +353,25 @@ def _says(stamp: Path, content: object) -> bool:
         return False
 
 
-def _store_option(store: Store) -> str:
+def _command(name: str, path: Path, store: Store, tried: Try) -> str:
+    """A command to be copied, about the same study of the same store."""
+    options = "".join(f" {shlex.quote(part)}" for part in tried.options)
+    return f"mm1-ablate {name} {shlex.quote(str(path))}{_store_option(store, tried)}{options}"
+
+
+def _store_option(store: Store, tried: Try) -> str:
     """The option that a printed command needs to find the same store."""
-    folder = Path(store.address)
-    place = str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else store.address
+    folder = Path(store.address.removesuffix("-smoke") if tried.smoke else store.address)
+    place = str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else store.address.removesuffix("-smoke" * tried.smoke)
     return "" if place == "ablations" else f" --store {shlex.quote(place)}"
 
 
-def open_ui(path: Path | None, store: Store, port: int, browser: bool) -> int:
+def open_ui(path: Path | None, store: Store, port: int, browser: bool, tried: Try = DECLARED) -> int:
     """Serve MLflow until interrupted; returns the exit code."""
     from mm1_ablate.tracking.server import TrackingFailed
     from mm1_ablate.tracking.ui import serve
 
-    study = read_finished(path, store) if path is not None else None
+    study = read_finished(path, store, tried) if path is not None else None
     if str(store.root) != store.address:
         tell(f"MLflow reads {store.root}, a copy of {store.address}")
     if not store.root.is_dir():

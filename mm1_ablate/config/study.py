@@ -144,6 +144,8 @@ class Study:
     not_run: tuple[NotRun, ...] = ()
     """Its other trials, which are not needed so far."""
 
+    tried: str = ""
+    """Of a try (`sweep/tried.py`): with what, in a sentence. Empty: it is the study that its file declares."""
     provisional: bool = False
     """Whether data was not read: fingerprints then contain file patterns instead of contents."""
     published: tuple[Counterparts, ...] = ()

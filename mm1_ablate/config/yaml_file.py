@@ -39,9 +39,10 @@ LONGEST_MESSAGE = 2000
 
 @dataclass(frozen=True)
 class FileProblem:
-    """One thing that is wrong in a file; lines and columns count from 1."""
+    """One thing that is wrong in a file, or in an option of the command line; lines and columns count from 1."""
 
     file: str
+    """Or the option, as it was given; then line and column are 0."""
     line: int
     column: int
     path: str
@@ -62,7 +63,8 @@ class FileProblem:
 
     def in_one_line(self) -> str:
         """Place, message and hint, without the source line."""
-        place = f"{self.file}:{self.line}:{self.column}: " + ("warning: " if self.warning else "") + (f"{self.path}: " if self.path else "")
+        place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: "
+        place += ("warning: " if self.warning else "") + (f"{self.path}: " if self.path else "")
         return place + self.message + (f" ({self.hint})" if self.hint else "")
 
 
@@ -418,6 +420,29 @@ def read_tree(path: Path) -> tuple[Any, Marks, list[FileProblem]]:
         raise FileErrors([marks.at(1, 1, "", "the file is empty")])
     reader = _Reader(marks, anchors)
     return reader.value(node, ()), marks, reader.problems
+
+
+def parsed_value(text: str) -> Any:
+    """The plain value that a text is in YAML, as an option of the command line gives it.
+
+    Raises:
+        ValueError: this is no YAML, or no value that a file could have.
+    """
+    marks = Marks("", _LINE_BREAK.split(text))
+    try:
+        anchors = _look_through(text, marks)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the value is not YAML: {getattr(error, 'problem', None) or error}") from None
+    except FileErrors as errors:
+        raise ValueError(errors.problems[0].message) from None
+    if node is None:
+        return None
+    reader = _Reader(marks, anchors)
+    value = reader.value(node, ())
+    if reader.problems:
+        raise ValueError(reader.problems[0].message)
+    return value
 
 
 def read(path: Path, model: type[Model]) -> tuple[Model, Marks]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mm1_ablate.config.identity.data_digests import Look, RecordedDigests
 from mm1_ablate.config.study import Study
-from mm1_ablate.config.sweep.expand import load_study
+from mm1_ablate.config.sweep.expand import DECLARED, load_study
 from mm1_ablate.config.sweep.preflight import Check
+from mm1_ablate.config.sweep.tried import Try
 from mm1_ablate.data.lost_documents import lost_files
 from mm1_ablate.evaluation.preflight import prompts_unlike_training, unaskable_models, unaskable_tasks, unplaced_begin_tokens
 from mm1_ablate.evaluation.preflight_items import wrong_items
@@ -36,14 +37,14 @@ CHECKS: tuple[Check, ...] = (
 """In the order in which their diagnostics are reported."""
 
 
-def preflight(path: Path, look: Look = "check", recorded: Callable[[str], RecordedDigests] | None = None) -> Study:
+def preflight(path: Path, look: Look = "check", recorded: Callable[[str], RecordedDigests] | None = None, tried: Try = DECLARED) -> Study:
     """The study of a sweep file, once all checks have passed. Warnings are with the study.
 
     Args:
         look: how far to look at the data.
-        recorded: see `load_study`.
+        recorded, tried: see `load_study`.
 
     Raises:
         FileErrors: with every problem of the sweep, of the experiments that it names, of their data, tasks and models.
     """
-    return load_study(path, look, CHECKS, recorded)
+    return load_study(path, look, CHECKS, recorded, tried)

@@ -265,12 +265,18 @@ def compare(
         effects=effects(study, scores, declared.primary),
         held_constant=held_constant(rows),
         descriptions={name: group.description for name, group in study.sweep.ablations.items() if group.description},
-        remarks_on_declarations=(*SaidBefore(history).remarks(), *second_looks(history, declared.confidence)) if history else (),
+        remarks_on_declarations=_remarks_on_declarations(study, history),
         remarks=remarks,
         data_losses=data_losses(accounts),
         tasks=tasks,
         published=study.published,
     )
+
+
+def _remarks_on_declarations(study: Study, history: History | None) -> tuple[str, ...]:
+    """That it is a try, and what was declared again after scores."""
+    said = (*SaidBefore(history).remarks(), *second_looks(history, study.sweep.compare.confidence)) if history else ()
+    return (*((study.tried,) if study.tried else ()), *said)
 
 
 def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], costs: Mapping[str, Sequence[Measure]]) -> list[ArmRow]:

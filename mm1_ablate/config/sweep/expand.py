@@ -7,7 +7,7 @@ name. Out: `Study`, or every problem of all those files at once. Arms that resol
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,24 @@ from mm1_ablate.config.sweep.differences import changes_of, leaves
 from mm1_ablate.config.sweep.file import SweepFile, read_with_included, same_baseline, short
 from mm1_ablate.config.sweep.overrides import AlteredExperiment, Edit, Keys, altered
 from mm1_ablate.config.sweep.preflight import Check, Preflight, edits_at, moved_to_edit, never_read
+from mm1_ablate.config.sweep.tried import SET, Try, problems_of_edits, smoked
 from mm1_ablate.config.tasks import reads_files, wrong_records
 from mm1_ablate.config.yaml_file import FileErrors, FileProblem, Marks, dotted, in_order, keeping_texts
 
 BASELINE = "baseline"
 MOST_ARMS, MOST_TRIALS = 10_000, 100_000
 """Of a study, with those that its grids leave out."""
+DECLARED = Try()
+"""A study as its file declares it."""
 MERGED = "a mapping is merged into what is there; under `replace` it replaces it"
 
 
 def load_study(
-    path: Path, look: Look = "check", checks: Sequence[Check] = (), recorded: Callable[[str], RecordedDigests] | None = None
+    path: Path,
+    look: Look = "check",
+    checks: Sequence[Check] = (),
+    recorded: Callable[[str], RecordedDigests] | None = None,
+    tried: Try = DECLARED,
 ) -> Study:
     """Expand a sweep file, or an experiment file into a study of that one system with seed 0.
 
@@ -49,13 +56,14 @@ def load_study(
             data that was not read have provisional fingerprints.
         checks: of the experiments of all arms.
         recorded: from a study's name, what an earlier run saw of its data (`DataSnapshot.to_record`): for data that is not here.
+        tried: how it is tried otherwise than the file declares it.
 
     Raises:
         FileErrors: with every problem of the sweep, of the experiments that it names, and of their data.
     """
     snapshot = DataSnapshot(look, Path(path).parent)
     with snapshot.active(), reading_files(), keeping_texts() as texts:
-        study = _Expansion(Path(path), snapshot, checks, recorded).study()
+        study = _Expansion(Path(path), snapshot, checks, recorded, tried).study()
     # By paths that are the same wherever the study lies, and wherever it is run from.
     folder = Path(path).resolve().parent
     return replace(study, texts={os.path.relpath(file, folder): without_passwords(text) for file, text in texts.items()})
@@ -91,9 +99,16 @@ class _Expansion:
     """Collects problems on the way, so that all of them can be raised together."""
 
     def __init__(
-        self, path: Path, snapshot: DataSnapshot, checks: Sequence[Check] = (), recorded: Callable[[str], RecordedDigests] | None = None
+        self,
+        path: Path,
+        snapshot: DataSnapshot,
+        checks: Sequence[Check] = (),
+        recorded: Callable[[str], RecordedDigests] | None = None,
+        tried: Try = DECLARED,
     ) -> None:
         self.path = path
+        self.tried = tried
+        self.set = tried.edits()
         self.snapshot = snapshot
         self.recorded = recorded
         self.wrong = Preflight(checks)
@@ -115,15 +130,39 @@ class _Expansion:
         if first.sweep is None:
             raise FileErrors(problem for file in files for problem in file.problems)
         if self.recorded is not None:
-            self.snapshot.recorded = self.recorded(first.sweep.sweep)
+            self.snapshot.recorded = self.recorded(self.tried.name_of(first.sweep.sweep))
+        if self.tried:  # what was expected is about the whole, as it is declared
+            for file in files:
+                file.sweep = file.sweep.model_copy(update={"expect": []}) if file.sweep else None
+                file.expectations = []
         self._refuse_too_many(files, first.sweep)
         self._make_arms(files, first.sweep)
         compare, published = self._check_whole(files, first.sweep)
+        tried, found = self.tried.kept(self.arms)
+        self.problems += [*(found if self.complete else ()), *self.tried.wrong_seeds(first.sweep.possible_seeds)]
         problems = [problem for file in files for problem in file.problems] + self.problems
         warnings = in_order(problem for problem in problems if problem.warning)
         if len(warnings) < len(set(problems)):
             raise FileErrors(problem for problem in problems if not problem.warning)
+        if self.tried:
+            self._narrow(tried)
         return self._expanded(files, first.sweep, compare, published, warnings)
+
+    def _narrow(self, kept: dict[str, Arm]) -> None:
+        """Leave the arms, seeds, steps and items that are tried."""
+        self.arms = {name: replace(arm, seeds=tuple(self.tried.seeds_of(arm.seeds))) for name, arm in kept.items()}
+        self.grids = {name: grid for name, grid in self.grids.items() if set(grid.cells.values()) <= self.arms.keys()}
+        for name, arm in self.arms.items() if self.tried.smoke else ():
+            made, found = _valid(smoked(arm.experiment), (), self.path.parent)
+            if made is None:
+                raise FileErrors(FileProblem(f"--smoke: {name}", 0, 0, dotted(one.path), one.message, one.hint) for one in found)
+            self.arms[name], self.identities[name] = replace(arm, experiment=made), Identity.of(made)
+
+    def _report(self, file: SweepFile, found: Iterable[Diagnostic]) -> None:
+        """Problems of a sweep file; those of what the command line sets are told of that."""
+        own, others = problems_of_edits(self.tried, found)
+        self.problems += own
+        file.report(others)
 
     def _refuse_too_many(self, files: Sequence[SweepFile], sweep: Sweep) -> None:
         """Count what the files declare before anything is made of it: a grid of ten lines can mean billions of arms.
@@ -177,13 +216,18 @@ class _Expansion:
     ) -> Study:
         sweeps = [file.sweep for file in files if file.sweep is not None]
         expect = [with_numbers(claim, published, self.arms[claim.arm].baseline) for one in sweeps for claim in one.expect]
-        groups = {name: group for one in sweeps for name, group in one.ablations.items()}
+        there = {arm.group for arm in self.arms.values()}
+        groups = {name: group for one in sweeps for name, group in one.ablations.items() if name in there or not self.tried}
+        changed: dict[str, Any] = {"compare": compare, "ablations": groups, "expect": expect}
+        if (seeds := self.tried.seeds_of(sweep.possible_seeds)) != sweep.possible_seeds:
+            changed["seeds"] = seeds
         return Study(
-            name=sweep.sweep,
-            sweep=sweep.model_copy(update={"compare": compare, "ablations": groups, "expect": expect}),
+            name=self.tried.name_of(sweep.sweep),
+            tried=self.tried.in_words(sweep.sweep) if self.tried else "",
+            sweep=sweep.model_copy(update=changed),
             path=self.path,
             arms=tuple(self.arms.values()),
-            trials=tuple(trials_of(self.arms.values(), self.identities, sweep.possible_seeds, self.snapshot)),
+            trials=tuple(trials_of(self.arms.values(), self.identities, seeds, self.snapshot)),
             grids=self.grids,
             included=tuple(file.path for file in files[1:]),
             families=tuple(one.sweep for one in sweeps for _ in one.expect),
@@ -212,7 +256,7 @@ class _Expansion:
                 if diagnostic.path in in_file:
                     self.problems += one.marks.problems([diagnostic])
                 elif added := [edit for edit in one.edits if edit.path == dotted(diagnostic.path)]:
-                    one.file.report([moved_to_edit(diagnostic, added, one.where)])
+                    self._report(one.file, [moved_to_edit(diagnostic, added, one.where)])
 
     def _too_many_workers(self, sweep: Sweep) -> list[Diagnostic]:
         """Workers that a step of some arm has no row for."""
@@ -274,11 +318,20 @@ class _Expansion:
         folder = declared.path.parent
         made, found, result = _made_of_valid_edits(plain(experiment), edits_of(declared.sweep.everywhere, ("everywhere",)), where, folder)
         file.report(found)
+        # After what the file sets everywhere, so that a setting which the file has there too can be tried otherwise.
+        made, found, tried = _made_of_valid_edits(plain(made), self.set, (SET, 0), Path.cwd())
+        self._report(file, found)
+        edits, consequences = [*result.edits, *tried.edits], [*result.consequences, *tried.consequences]
 
-        file.report(self.wrong.of(made, result.edits, where, marks, lambda some: _made(plain(experiment), some, where, folder)[0]))
-        self._declared.append(_Declared(experiment, made, result.edits, where, marks, file))
+        def remade(some: Sequence[Edit]) -> Experiment | None:
+            own = [edit for edit in some if edit.where[:1] == (SET,)]
+            without, _, _ = _made(plain(experiment), [edit for edit in some if edit not in own], where, folder)
+            return _made(plain(without), own, where, Path.cwd())[0] if own and without is not None else without
+
+        self._report(file, self.wrong.of(made, edits, where, marks, remade))
+        self._declared.append(_Declared(experiment, made, edits, where, marks, file))
         resolved = leaves(made)
-        everywhere = changes_of(leaves(experiment), resolved, result.edits, result.consequences) if result.edits else ()
+        everywhere = changes_of(leaves(experiment), resolved, edits, consequences) if edits else ()
         self._add(file, Arm(name, group, made, name, everywhere=everywhere), where)
         base = _Base(self.arms[name], plain(made), resolved, Identity.of(made), marks)
         self.identities[name] = base.identity
