@@ -224,6 +224,13 @@ def run(
     cpus: Cpus = None,
     retry: Retry = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+    on_finish: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Run COMMAND when all is done, in a shell.", show_default=False)
+    ] = None,
+    on_failure: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Run COMMAND when it ends otherwise.", show_default=False),
+    ] = None,
     settings: Settings = None,
     only: Only = None,
     seeds: Seeds = None,
@@ -235,11 +242,13 @@ def run(
     which judges no expectation."""
     if dry_run:
         return plan([sweep], store, retry, settings=settings, only=only, seeds=seeds, smoke=smoke)
+    from mm1_ablate.commands.hooks import Hooks
     from mm1_ablate.commands.run import run_sweep
 
     tried = _tried(settings, only, seeds, smoke)
-    with using_store(store_of(store, tried)) as records:
-        raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, retry=retry, tried=tried))
+    place = store_of(store, tried)
+    with Hooks(on_finish, on_failure, {"SWEEP": str(sweep), "STORE": place}).around() as hooks, using_store(place) as records:
+        raise typer.Exit(run_sweep(sweep, records, address=address, cpus=cpus, retry=retry, tried=tried, facts=hooks.facts))
 
 
 @app.command(cls=Command)

@@ -63,10 +63,17 @@ def run_sweep(
     retry: bool = False,
     evaluate_only: bool = False,
     tried: Try = DECLARED,
+    facts: dict[str, str] | None = None,
 ) -> int:
-    """Do what a sweep lacks and show the comparison; returns the exit code."""
+    """Do what a sweep lacks and show the comparison; returns the exit code.
+
+    Args:
+        facts: gets what hooks are told, as soon as it is known: see `hooks.py`.
+    """
+    facts = {} if facts is None else facts
     study = read_study(path, "contents" if evaluate_only else "check", begins=True, tried=tried)
     require_own_place(study, store)
+    facts["STUDY"] = study.name
     study = as_needed(study, store)
     if tried:
         tell(f"{study.tried} Kept as '{study.name}' in {store.address}")
@@ -105,7 +112,7 @@ def run_sweep(
         tell("no trial has scores yet: there is nothing to compare")
         track_what_ended(study, store)
     else:
-        show_comparison(study, store, path, tried)
+        facts |= show_comparison(study, store, path, tried)
     failed = say_failures(study, store)
     return SOME_FAILED if failed else 0
 
@@ -282,19 +289,21 @@ def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target
     return write_markdown(target, comparison, curves)
 
 
-def show_comparison(study: Study, store: Store, path: Path, tried: Try = DECLARED) -> None:
-    """Write the report, bring MLflow up to it, print the table and where to see more."""
-    from mm1_ablate.report.text import print_comparison
+def show_comparison(study: Study, store: Store, path: Path, tried: Try = DECLARED) -> dict[str, str]:
+    """Write the report, bring MLflow up to it, print the table and where to see more; returns what hooks are told of it."""
+    from mm1_ablate.report.text import headline, print_comparison
 
     comparison, folder = compare_and_write(study, store)
+    facts = {"HEADLINE": headline(comparison)}
     if folder is None:
         print_comparison(comparison, console())
-        return
+        return facts
     track_study(study, store, comparison, folder)
     print_comparison(comparison, console())
     page = folder / "report.html"
     tell(f"report: {page}" + (f" ({where})" if (where := store.where(page)) != str(page) else ""))
     tell(f"in MLflow: {_command('ui', path, store, tried)}")
+    return facts | {"REPORT": str(page)}
 
 
 def track_study(study: Study, store: Store, comparison: StudyComparison, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +59,9 @@ class FileReport:
         joined = f", {self.distinct_trials} of them distinct" if self.distinct_trials < self.rows else ""
         stages = f", earlier stages to start from: {self.earlier_stages}" if self.earlier_stages else ""
         valid = f"{self.file}: valid: study '{self.name}', {_number_of(self.arms, 'arm')}, {_number_of(self.rows, 'trial')}{joined}{stages}"
-        return "\n".join([*paragraph(valid, _width()), *self.arm_lines, *([self.text] if self.text else [])])
+        return "\n".join(
+            [*(paragraph(valid, _width()) if sys.stdout.isatty() else [valid]), *self.arm_lines, *([self.text] if self.text else [])]
+        )
 
 
 def validate(path: Path, without_data: bool = False, no_import: bool = False) -> FileReport:
