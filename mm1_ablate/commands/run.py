@@ -10,7 +10,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,8 @@ from mm1_ablate.commands.common import (
 from mm1_ablate.commands.comparison import compare_study, unwritable_is_told
 from mm1_ablate.commands.plan import summary
 from mm1_ablate.commands.prepare_data import make_ready
+from mm1_ablate.commands.run_told import MOST_TRIALS, say_failures, tell_look, tell_nothing_to_do, tell_rewritten
 from mm1_ablate.config.errors import listed
-from mm1_ablate.config.identity.data_digests import DataSnapshot
-from mm1_ablate.config.identity.reads import NAMED, difference, reads_of_training
 from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import DECLARED
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
     from mm1_ablate.report.comparison import StudyComparison
     from mm1_ablate.run.scheduler import Outcome
     from mm1_ablate.store.study_files import TextThatRan
-
-MOST_TRIALS = 12
-"""That are named beside the text that they ran by."""
 
 
 def run_sweep(
@@ -90,29 +86,25 @@ def run_sweep(
     if not evaluate_only:
         store.write_warnings(study)
     to_do = [row for row in planned.to_do if not (row.to_train and evaluate_only)]
-    if to_do:
-        make_ready(study, planned, console())
-        outcome = carry_out(study, store, address, cpus, retry, evaluate_only)
-        if outcome.interrupted:
-            stop(INTERRUPTED, f"interrupted; to continue: {_command('run', path, store, tried)}")
-        study = as_needed(study, store)
-        tell_rewritten(study, store, told)
-        if outcome.elsewhere:
-            tell(f"another run works on {', '.join(outcome.elsewhere)}")
-    else:
-        store.write_study(study)
-        store.register_trials(study)
-        what = "no evaluation is missing" if evaluate_only else "all trials have been run"
-        if elsewhere := [row.name for row in planned.rows if row.status == "running"]:
-            after = f"; if its machine was lost, its lease runs out within {store.lease_seconds:g} seconds: then run this again"
-            ends = after if store.lease_seconds else ""
-            what = f"another run works on {', '.join(elsewhere)}{ends}"
-        tell(f"nothing to do: {what}" + (", except for failed ones" if planned.failed else ""))
-    if not any(store.has_scores(trial) for trial in study.trials):
-        tell("no trial has scores yet: there is nothing to compare")
-        track_what_ended(study, store)
-    else:
-        facts |= show_comparison(study, store, path, tried)
+    with store.running(study, "preparing data") as doing:
+        if to_do:
+            make_ready(study, planned, console())
+            outcome = carry_out(study, store, address, cpus, retry, evaluate_only, doing)
+            if outcome.interrupted:
+                stop(INTERRUPTED, f"interrupted; to continue: {_command('run', path, store, tried)}")
+            study = as_needed(study, store)
+            tell_rewritten(study, store, told)
+            if outcome.elsewhere:
+                tell(f"another run works on {', '.join(outcome.elsewhere)}")
+        else:
+            store.write_study(study)
+            store.register_trials(study)
+            tell_nothing_to_do(planned, store, evaluate_only)
+        if not any(store.has_scores(trial) for trial in study.trials):
+            tell("no trial has scores yet: there is nothing to compare")
+            track_what_ended(study, store)
+        else:
+            facts |= show_comparison(study, store, path, tried, lambda line: (doing(line), tell(line)))
     failed = say_failures(study, store)
     return SOME_FAILED if failed else 0
 
@@ -125,38 +117,14 @@ def _declare_whole(path: Path, store: Store, tried: Try) -> None:
         store.declare(whole)
 
 
-def tell_rewritten(study: Study, store: Store, told: Collection[str] = ()) -> list[str]:
-    """Tell of files that were written again since trials were trained with them and that count as the same data; returns the lines.
+def carry_out(
+    study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool, doing: Callable[[str], None]
+) -> Outcome:
+    """Run what is missing, with a live table, shown in MLflow as it ends.
 
     Args:
-        told: lines that were told before.
+        doing: gets a line when something begins, as the table does.
     """
-    rewritten: dict[str, dict[str, None]] = {}
-    with DataSnapshot("contents", study.path.parent).active():
-        for trial in (*study.stages, *study.trials):
-            folder = store.trial_folder(trial)
-            if not store.has(folder / "model.pt") or not (planned := store.planned_reads(folder)):
-                continue
-            try:
-                now = reads_of_training(trial.experiment)
-            except Exception:  # what is not there any more is not written again
-                continue
-            for place in planned.keys() & now.keys():
-                rewritten.setdefault(place, {}).update(dict.fromkeys(difference(planned[place], now[place]).touched))
-    lines = [
-        f"{place}: {listed(files, NAMED)}: written again since trials were trained with it, with the same size, beginning and end:"
-        " it counts as the same data, and what is in its middle was not compared"
-        for place, files in sorted(rewritten.items())
-        if files
-    ]
-    for line in lines:
-        if line not in told:
-            say(line)
-    return lines
-
-
-def carry_out(study: Study, store: Store, address: str | None, cpus: int | None, retry: bool, evaluate_only: bool) -> Outcome:
-    """Run what is missing, with a live table, shown in MLflow as it ends."""
     from mm1_ablate.run.cluster import ClusterUnusable
     from mm1_ablate.run.progress_view import show_progress
     from mm1_ablate.run.scheduler import RunOptions, run_study
@@ -171,7 +139,12 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
         tell_look(look)
         store.register_trials(look)
         with show_progress(look, store, console()) as view, keep_tracking(look, store, say):
-            yield view.event
+
+            def event(line: str) -> None:
+                view.event(line)
+                doing(line)
+
+            yield event
 
     options = RunOptions(address, cpus, retry, evaluate_only)
     try:
@@ -190,43 +163,14 @@ def carry_out(study: Study, store: Store, address: str | None, cpus: int | None,
         stop(SOME_FAILED, str(error), "`mm1-ablate doctor` checks the connection, and what every node can do with the store")
 
 
-def tell_look(study: Study) -> None:
-    """Tell which arms a look gives another seed; nothing where the seeds are fixed."""
-    design = study.sweep.until_decided
-    if design is None:
-        return
-    seeds = max(study.needed_seeds.values())
-    growing = [arm.name for arm in study.arms if arm.name != arm.baseline and study.needed_seeds[arm.name] == seeds]
-    if seeds == design.at_least:
-        tell(f"first look: at {seeds} seeds of every arm")
-    else:
-        open_arms = "1 arm is not decided and gets" if len(growing) == 1 else f"{len(growing)} arms are not decided and get"
-        tell(f"after the look at {seeds - 1} seeds {open_arms} one more: {listed(growing, MOST_TRIALS)}")
-
-
-def say_failures(study: Study, store: Store) -> int:
-    """Name the trials that failed, why, and where to read more, and count those that are missing besides; returns how many failed."""
-    failed = missing = 0
-    for trial in study.trials:
-        state = store.status(trial)
-        missing += state.status in ("missing", "interrupted")
-        if state.status == "failed":
-            failed += 1
-            traceback = store.traceback_file(trial)
-            say(f"failed: {trial.name}: {state.reason}" + (f" ({store.where(traceback)})" if traceback else ""))
-    are = "is" if missing == 1 else "are"
-    if failed:
-        besides = f"; {missing} more {are} missing" if missing else ""
-        say(f"{failed} of {len(study.trials)} trials failed; --retry tries them again{besides}")
-    elif missing:
-        say(f"{missing} of {len(study.trials)} trials {are} missing")
-    return failed
-
-
 # ---------------------------------------------------------------- comparison
-def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path | None]:
+def compare_and_write(study: Study, store: Store, doing: Callable[[str], object] = str) -> tuple[StudyComparison, Path | None]:
     """The comparison, and the folder of its report, written again where the comparison or what makes reports has changed. No folder where
-    the store is for reading only, which is said."""
+    the store is for reading only, which is said.
+
+    Args:
+        doing: gets a line when something begins.
+    """
     from mm1_ablate.report.html import report_version, write_report
 
     store.refuse_links(store.study_folder(study))
@@ -235,6 +179,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path
         store.declare(study)
     if refused:
         say(f"what the sweep declares now could not be recorded: {refused.pop().strerror or 'the store may only be read'}")
+    doing(f"comparing {sum(store.has_scores(trial) for trial in study.trials)} trials")
     comparison = compare_study(study, store)
     folder = store.study_folder(study) / "report"
     stamp = folder.parent / "report.json"
@@ -248,6 +193,7 @@ def compare_and_write(study: Study, store: Store) -> tuple[StudyComparison, Path
     if (folder / "report.html").exists() and _says(stamp, content):
         return comparison, folder
     with unwritable_is_told(refused.append):
+        doing("writing the report")
         write_report(folder, comparison, store.curves(study), sweep_text)
         write_json(stamp, content)
         store.upload(*sorted(path for path in folder.rglob("*") if path.is_file()))
@@ -289,15 +235,20 @@ def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target
     return write_markdown(target, comparison, curves)
 
 
-def show_comparison(study: Study, store: Store, path: Path, tried: Try = DECLARED) -> dict[str, str]:
-    """Write the report, bring MLflow up to it, print the table and where to see more; returns what hooks are told of it."""
+def show_comparison(study: Study, store: Store, path: Path, tried: Try, doing: Callable[[str], object]) -> dict[str, str]:
+    """Write the report, bring MLflow up to it, print the table and where to see more; returns what hooks are told of it.
+
+    Args:
+        doing: gets a line when something begins.
+    """
     from mm1_ablate.report.text import headline, print_comparison
 
-    comparison, folder = compare_and_write(study, store)
+    comparison, folder = compare_and_write(study, store, doing)
     facts = {"HEADLINE": headline(comparison)}
     if folder is None:
         print_comparison(comparison, console())
         return facts
+    doing("showing it in MLflow")
     track_study(study, store, comparison, folder)
     print_comparison(comparison, console())
     page = folder / "report.html"

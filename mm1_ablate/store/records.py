@@ -33,6 +33,7 @@ class StatusRecord(Record):
     started: float | None = None
     finished: float | None = None
     host: str = ""
+    pid: int | None = None
     run: str | None = None
     code: str | None = None
 
@@ -157,6 +158,18 @@ class DeclarationRecord(Record):
     """Names of the entries that were there when it was written."""
     declared: Declared
     known_before: bool = False
+
+
+class RunRecord(Record):
+    """What a run of a study does: see `activity.Run`."""
+
+    host: str
+    pid: int
+    what: str
+    began: float
+    since: float
+    seen: float
+    ended: bool = False
 
 
 class LayoutRecord(Record):

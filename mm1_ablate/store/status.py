@@ -142,8 +142,10 @@ class Statuses:
 
     def _working(self, folder: Path, record: dict[str, Any], trained: bool) -> TrialState:
         progress = self._files.read_record(folder / "progress.json", ProgressRecord)
+        if record.get("stage") == "evaluate" and progress.get("stage") == "train":
+            progress = {"stage": "evaluate", "time": progress.get("time")}  # which has not answered an item yet
         step, steps = progress.get("step", 0), progress.get("steps", 0)
-        reached = f"{progress['stage']} {step} of {steps}" if progress else "started"
+        reached = f"{progress['stage']} {step} of {steps}" if steps else "evaluation begins" if progress else "started"
         live = self._files.is_held(folder)
         return TrialState(
             "running" if live else "interrupted",
@@ -246,6 +248,11 @@ class Statuses:
         """Who began the work that a folder's record speaks of: the host, and the run if it was one."""
         record = self._record(folder)
         return record.get("host", "an unknown host"), record.get("run")
+
+    def worker(self, folder: Path) -> tuple[str, int | None]:
+        """The host and the number of the process that works on a folder, or did last."""
+        record = self._record(folder)
+        return record.get("host", "an unknown host"), record.get("pid")
 
     def retry(self, folder: Path) -> None:
         """Let a failure be tried again. What code trained it so far stays known."""

@@ -7,7 +7,7 @@ kept model again and trains nothing.
     trials/<12>/    trial.json, files.jsonl, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
                     data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet, ...}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
-    studies/<name>/ study.json, sweep.yaml, texts/, declarations/, contents.json, trials.json, report/
+    studies/<name>/ study.json, sweep.yaml, texts/, declarations/, contents.json, trials.json, runs/, report/
     layout.json     the version of all this
 
 Whoever works on a folder holds a lock on it that ends with its process, however that ends: a folder that says "running" without
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.passwords import hidden
+from mm1_ablate.store.activity import Activities
 from mm1_ablate.store.declarations import Declarations
 from mm1_ablate.store.disk_full import DiskFull, full_disk_message, is_disk_full
 from mm1_ablate.store.files import Files, LocalFiles, is_address
@@ -42,7 +43,7 @@ HELD = 75
 class Store:
     """A store in a local (or shared) folder, or on object storage.
 
-    Its parts are a layout, files, manifests, declarations, statuses and results; their methods go by their own names here.
+    Its parts are a layout, files, manifests, declarations, activities, statuses and results; their methods go by their own names here.
 
     Args:
         place: a folder, or an address such as s3://bucket/prefix.
@@ -54,6 +55,7 @@ class Store:
         layout = Layout(files.root)
         manifests = Manifests(layout, files)
         declarations = Declarations(layout, files)
+        activities = Activities(layout, files)
         statuses = Statuses(layout, files)
         results = Results(layout, files, statuses)
 
@@ -78,11 +80,14 @@ class Store:
         self.planned_reads, self.trained_before = manifests.planned_reads, manifests.trained_before
         # declarations.py: what was declared, and when
         self.declare, self.declarations = declarations.declare, declarations.declarations
+        # activity.py: what its runs do just now
+        self.running, self.runs = activities.running, activities.runs
         # status.py: how far it has come
         self.status, self.preparation_status, self.has_scores = statuses.status, statuses.preparation_status, statuses.has_scores
         self.start_evaluation, self.code_it_starts_from = statuses.start_evaluation, statuses.code_it_starts_from
         self.start, self.finish, self.fail, self.retry = statuses.start, statuses.finish, statuses.fail, statuses.retry
-        self.recorded, self.has_failed, self.holder = statuses.recorded, statuses.has_failed, statuses.holder
+        self.recorded, self.has_failed = statuses.recorded, statuses.has_failed
+        self.holder, self.worker = statuses.holder, statuses.worker
         self.failed_folder, self.traceback_file, self.error = statuses.failed_folder, statuses.traceback_file, statuses.error
         self.code, self.damaged_scores = statuses.code, statuses.damaged_scores
         # results.py: what came out

@@ -34,6 +34,10 @@ def test_a_try_is_kept_apart_and_what_the_file_declares_is_recorded_first(store:
     assert declared["tiny"]["trials"] == 6 and declared["tiny"]["declared"]["expectations"]
     assert declared[new]["trials"] == 2 and not declared[new]["declared"]["expectations"]
     assert declared["tiny"]["time"] <= declared[new]["time"]
+    lines = [
+        done.stdout.index(line) for line in ("comparing 2 trials", "writing the report", "showing it in MLflow", "scores and differences")
+    ]
+    assert lines == sorted(lines) and store.runs(new)[0].what == "ended"
     assert f"mm1-ablate ui {tiny_sweep} --store {store.root} {' '.join(TRY)}" in done.stdout
 
 

@@ -12,7 +12,7 @@ from command_line import call
 from tiny import TINY, tiny_experiment
 from toy_tasks import toy
 
-from mm1_ablate.commands.run import say_failures
+from mm1_ablate.commands.run_told import say_failures
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.run.remaining_work import forget_failures, remaining_work, trials_to_do

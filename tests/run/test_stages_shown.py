@@ -14,7 +14,7 @@ from staged_study import staged
 from study_helpers import quick_preparation, quick_trial, study, trial
 from tiny import TINY, tiny_experiment
 
-from mm1_ablate.commands.run import say_failures
+from mm1_ablate.commands.run_told import say_failures
 from mm1_ablate.commands.status import show_status, status_json
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.study import Arm, Study, Trial
