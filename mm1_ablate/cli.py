@@ -317,6 +317,20 @@ def status(
 
 
 @app.command(cls=Command)
+def studies(store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """List the studies of a store: sweep, trials, done, size, age."""
+    from mm1_ablate.commands.common import console, require_store
+    from mm1_ablate.commands.studies import show_studies, studies_json
+
+    with using_store(store) as records:
+        require_store(records)
+        if as_json:
+            print_json(studies_json(records))
+        else:
+            show_studies(records, console())
+
+
+@app.command(cls=Command)
 def report(
     sweep: SweepFile,
     store: StorePlace = DEFAULT_STORE,

@@ -44,8 +44,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     if left_out := [name for name in _numbers(plan, COSTS_FIT) if name not in numbers]:
         print_sentence(console, f"{', '.join(left_out)}: on a wider terminal, or with --json", style="dim")
     console.print()
-    for name, words in arms_in_words(plan.studies):
-        print_sentence(console, words, *(("", "") if name is None else ("  ", "      ")))
+    for arm_name, words in arms_in_words(plan.studies):
+        print_sentence(console, words, *(("", "") if arm_name is None else ("  ", "      ")))
     console.print()
     for line in summary(plan):
         print_sentence(console, line)

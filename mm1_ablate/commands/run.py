@@ -104,7 +104,12 @@ def run_sweep(
             tell("no trial has scores yet: there is nothing to compare")
             track_what_ended(study, store)
         else:
-            facts |= show_comparison(study, store, path, tried, lambda line: (doing(line), tell(line)))
+
+            def begins(line: str) -> None:
+                doing(line)
+                tell(line)
+
+            facts |= show_comparison(study, store, path, tried, begins)
     failed = say_failures(study, store)
     return SOME_FAILED if failed else 0
 

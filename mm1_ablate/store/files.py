@@ -122,6 +122,10 @@ class Files(ABC):
         """Whether a file is in the store, on this machine or not."""
 
     @abstractmethod
+    def size(self, folder: Path) -> int:
+        """Bytes of all files of a folder of the store, on this machine or not."""
+
+    @abstractmethod
     def download(self, *files: Path) -> None:
         """Have files here that are not read by everybody, if they are in the store."""
 
@@ -270,6 +274,9 @@ class LocalFiles(Files):
 
     def has(self, file: Path) -> bool:
         return file.exists()
+
+    def size(self, folder: Path) -> int:
+        return sum(Path(above, name).lstat().st_size for above, _, names in os.walk(folder) for name in names)
 
     def download(self, *files: Path) -> None:
         pass

@@ -35,6 +35,7 @@ from mm1_ablate.store.layout import Layout
 from mm1_ablate.store.manifests import Manifests
 from mm1_ablate.store.results import Results
 from mm1_ablate.store.status import Statuses
+from mm1_ablate.store.studies import Studies
 
 HELD = 75
 """Exit code of a child whose folder another process holds."""
@@ -82,6 +83,8 @@ class Store:
         self.declare, self.declarations = declarations.declare, declarations.declarations
         # activity.py: what its runs do just now
         self.running, self.runs = activities.running, activities.runs
+        # studies.py: which studies there are
+        self.studies = Studies(layout, files, activities).studies
         # status.py: how far it has come
         self.status, self.preparation_status, self.has_scores = statuses.status, statuses.preparation_status, statuses.has_scores
         self.start_evaluation, self.code_it_starts_from = statuses.start_evaluation, statuses.code_it_starts_from

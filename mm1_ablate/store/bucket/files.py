@@ -55,6 +55,11 @@ class BucketFiles(Files):
     def has(self, file: Path) -> bool:
         return self.replica.has(file)
 
+    def size(self, folder: Path) -> int:
+        self.replica.look(folder)
+        beginning = f"{self.replica.path_of(folder)}/"
+        return sum(entry.size for path, entry in self.replica.entries.copy().items() if path.startswith(beginning))
+
     def download(self, *files: Path) -> None:
         self.replica.download(*files)
 
