@@ -275,35 +275,21 @@ def report(
     store: StorePlace = DEFAULT_STORE,
     as_json: AsJson = False,
     to: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Also write Markdown and pictures: to a folder, or a .md file.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Also write the comparison to a file, as its ending says: .tex, .csv, .md, .html, .pdf; or to a folder.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Compare the arms by the results in the store.
 
     It works in the middle of a run, too: missing results are named."""
-    from mm1_ablate.commands.common import console, read_finished, require_store
-    from mm1_ablate.commands.run import compare_and_write, write_document
-    from mm1_ablate.report.text import print_comparison
+    from mm1_ablate.commands.report import report_study
 
     with using_store(store) as records:
-        study = read_finished(sweep, records)
-        require_store(records)
-        comparison, folder = compare_and_write(study, records)
-        curves = records.curves(study)
-    written = []
-    if to is not None:
-        try:
-            written = write_document(comparison, curves, to)
-        except OSError as error:
-            stop(FILE_IS_WRONG, f"{to}: {error.strerror}; name a folder or a .md file that can be written")
-    if as_json:
-        print_json(comparison.to_json())
-        return
-    print_comparison(comparison, console())
-    for path in written[:1]:
-        tell(f"written: {path} with {len(written) - 1} pictures")
-    if folder is not None:
-        tell(f"report: {folder / 'report.html'}")
+        report_study(sweep, records, to, as_json)
 
 
 @app.command(cls=Command)

@@ -82,7 +82,7 @@ def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> s
         lines += ["", comparison.description]
     lines += _expectations(comparison)
     lines += ["", "## Comparison"]
-    for heading, rows in _sections(comparison):
+    for heading, rows in sections(comparison):
         lines += ["", f"### {heading}"] if heading else []
         lines += ["", comparison.descriptions[heading]] if heading in comparison.descriptions else []
         lines += ["", *_table(comparison, rows)]
@@ -139,7 +139,7 @@ def _ours(judgement: Judgement, scale: Scale) -> str:
     return f"{difference.strip()}<br>expected: {judgement.claim}"
 
 
-def _sections(comparison: StudyComparison) -> list[tuple[str, list[ArmRow]]]:
+def sections(comparison: StudyComparison) -> list[tuple[str, list[ArmRow]]]:
     """A table for each group, under its baseline; all that is small stands in one."""
     is_small = len(comparison.rows) <= 10 and len(comparison.groups) < 2
     return [("", list(comparison.rows))] if is_small else comparison.sections()

@@ -54,7 +54,7 @@ from mm1_ablate.report.metric_info import Scale
 from mm1_ablate.report.paper_comparison import print_paper_tables
 from mm1_ablate.report.price import Price
 from mm1_ablate.report.said_before import BEFORE_ANY, utc
-from mm1_ablate.report.statistics import LEAST_SEEDS
+from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.task_table import print_tasks
 
 STYLES = {BETTER: "bold green", WORSE: "bold red", LEANING: "yellow", TOO_CLOSE: "dim", TOO_FEW: "dim", HOLE: "yellow"}
@@ -138,19 +138,12 @@ def _sizes(comparison: StudyComparison) -> str:
 
 def how_measured(comparison: StudyComparison) -> str:
     """How intervals and verdicts came about, in a few sentences."""
-    estimates = [row.cells[comparison.primary].estimate for row in comparison.rows]
-    known = [estimate for estimate in estimates if estimate]
-    noise = ["training seeds", *(["evaluation items"] if any(estimate.with_items for estimate in known) else [])]
-    noise += ["demonstration draws"] if any(estimate.with_draws for estimate in known) else []
-    over = ", ".join(noise[:-1]) + f" and {noise[-1]}" if len(noise) > 1 else noise[0]
-    method = "Welch's t" if known and all(estimate.method == "Welch" for estimate in known) else "a paired t"
+    known = _known(comparison)
     seeds, error = len(comparison.seeds), percent(1 - comparison.confidence)
-    sizes, families = _sizes(comparison), len(comparison.families)
-    family = f"{sizes} comparison{'s' if sizes != '1' else ''}" + (f" of one sweep file; there are {families}" if families > 1 else "")
     scale, title = comparison.scale(comparison.primary), metric_title(comparison.primary)
     on = ", on a scale of 0 to 100" if scale.in_percent else ""
     on += "" if scale.higher_is_better else f"; of {title}, lower is better"
-    interval = f"each difference from the baseline has its own {percent(comparison.confidence)} interval, from {method} over {over}"
+    interval = f"each difference from the baseline has its own {percent(comparison.confidence)} interval, from {over_what(comparison)}"
     if not any(estimate.shown for estimate in known):
         interval = "differences from the baseline have no intervals"
     over_seeds = f"{seeds} seed{'s' if seeds > 1 else ''}"
@@ -158,12 +151,33 @@ def how_measured(comparison: StudyComparison) -> str:
         over_seeds = f"{comparison.looks.at[0]} to {over_seeds}"
     return (
         f"Scores are means over {over_seeds}{on}; {interval}. Verdicts are about {title} alone, at a family-wise "
-        f"error rate of {error} over {family}; “no difference” is shown against ±{comparison.margin:g}. The other columns are exploratory: "
-        f"bold differences there are significant at a false discovery rate of {error}."
+        f"error rate of {error} over {of_comparisons(comparison)}; “no difference” is shown against ±{comparison.margin:g}. The other "
+        f"columns are exploratory: bold differences there are significant at a false discovery rate of {error}."
         + _looks(comparison)
         + _power(comparison)
         + _undecided(comparison)
     )
+
+
+def _known(comparison: StudyComparison) -> list[Estimate]:
+    """The differences on the primary metric."""
+    return [estimate for row in comparison.rows if (estimate := row.cells[comparison.primary].estimate)]
+
+
+def over_what(comparison: StudyComparison) -> str:
+    """'a paired t over training seeds, evaluation items and demonstration draws': where intervals come from."""
+    known = _known(comparison)
+    noise = ["training seeds", *(["evaluation items"] if any(estimate.with_items for estimate in known) else [])]
+    noise += ["demonstration draws"] if any(estimate.with_draws for estimate in known) else []
+    over = ", ".join(noise[:-1]) + f" and {noise[-1]}" if len(noise) > 1 else noise[0]
+    method = "Welch's t" if known and all(estimate.method == "Welch" for estimate in known) else "a paired t"
+    return f"{method} over {over}"
+
+
+def of_comparisons(comparison: StudyComparison) -> str:
+    """'3 comparisons': the size of a family."""
+    sizes, families = _sizes(comparison), len(comparison.families)
+    return f"{sizes} comparison{'s' if sizes != '1' else ''}" + (f" of one sweep file; there are {families}" if families > 1 else "")
 
 
 def _looks(comparison: StudyComparison) -> str:
