@@ -62,7 +62,7 @@ def write_export(path: Path, comparison: StudyComparison, curves: pd.DataFrame |
         path.write_text(without_passwords(latex(comparison)), encoding="utf-8")
     else:
         svgs = {name: figures.svg(figure) for name, figure in figures.drawn(comparison, curves).items()}
-        page = html(comparison, svgs, sweep_text)
+        page = html(comparison, svgs, sweep_text, for_paper=ending == ".pdf")
         if ending == ".pdf":
             write_pdf(path, page)
         else:

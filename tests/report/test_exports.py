@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from made_up import made_up_study, noisy_results
 from scored_study import write_scores
 
+from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.exports import ENDINGS, unwritable, write_export
 from mm1_ablate.report.formats import bracketed, number, signed
@@ -161,6 +162,24 @@ def test_a_pdf_has_every_arm_metric_and_note(comparison: StudyComparison, tmp_pa
     for row in comparison.rows:
         assert number(row.cells["text_core/average"].mean) in words
     assert "Methods" in words and "Task by task" in words
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium on this machine: no PDF is printed")
+def test_on_paper_no_column_is_cut_however_many_tasks_and_measures_there_are(tmp_path: Path) -> None:
+    tasks = [f"task_number_{number}" for number in range(13)]
+    study = made_up_study([LONG, "mix/b"])
+    results, items = noisy_results(study, {"baseline": 50.0, LONG: 20.0, "mix/b": 49.0}, items=4, tasks=tasks)
+    costs = {
+        name: [Measure(f"measure number {number}", f"{number},00{place}") for number in range(15)]
+        for place, name in enumerate(("baseline", LONG, "mix/b"))
+    }
+    write_export(tmp_path / "report.pdf", compare(study, results, [], items, costs), sweep_text="x" * 400)
+    words = " ".join(words_of(tmp_path / "report.pdf").split())
+    assert all(words.count(value) for value in ("14,000", "14,001", "14,002")), "the last measure of all three arms"
+    placed = subprocess.run(["pdftotext", "-bbox", tmp_path / "report.pdf", "-"], capture_output=True, encoding="utf-8", check=True).stdout
+    width = float(re.search(r'<page width="([\d.]+)"', placed)[1])  # type: ignore[index]
+    ends = [float(end) for end in re.findall(r'xMax="([\d.]+)"', placed)]
+    assert len(ends) > 800 and max(ends) <= width - 20, "within the margins"
 
 
 def test_a_browser_that_fails_is_named_with_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
