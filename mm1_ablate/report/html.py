@@ -77,7 +77,7 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
         pictures={name: _inline(pictures.get(name), label) for name, label in PICTURES.items()},
         for_paper=for_paper,
         detail_tables=[
-            (title, metric_tables(metrics)) for title, metrics in (("Task by task", per_task), ("Other metrics", further)) if metrics
+            (title, metric_tables(metrics)) for title, metrics in (("Scores task by task", per_task), ("Other metrics", further)) if metrics
         ],
         task_titles=task_titles(comparison),
         right=RIGHT,
@@ -140,9 +140,9 @@ def report_version(folder: Path = Path(__file__).parent) -> str:
         folder: with the modules, templates and styles that shape reports.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".py", ".jinja", ".css")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".jinja", ".css")):
         content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
 
@@ -167,4 +167,6 @@ def write_report(
         contents |= {f"{name}.png": figures.png(figure), f"{name}.svg": svgs[name]}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
+    for gone in {f"{name}.{ending}" for name in PICTURES for ending in ("png", "svg")} - contents.keys():
+        (folder / gone).unlink(missing_ok=True)  # an earlier report's, of what the study does not have any more
     return [folder / name for name in contents]

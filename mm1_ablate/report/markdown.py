@@ -38,6 +38,9 @@ from mm1_ablate.report.text import (
 PICTURES = {
     "forest": "Differences from the baseline, with intervals",
     "shots": "Scores against the number of shots",
+    "tasks": "Differences task by task",
+    "mixtures": "Scores against the mixture of data",
+    "costs": "Scores against cost",
     "effects": "Effects in grids",
     "curves": "Training loss against steps",
 }
@@ -86,7 +89,7 @@ def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> s
         lines += ["", f"### {heading}"] if heading else []
         lines += ["", comparison.descriptions[heading]] if heading in comparison.descriptions else []
         lines += ["", *_table(comparison, rows)]
-    lines += [*links.get("forest", []), *links.get("shots", [])]
+    lines += [line for name in ("forest", "shots", "tasks", "mixtures", "costs") for line in links.get(name, [])]
     lines += _published(comparison)
     lines += _effects(comparison)
     lines += links.get("effects", [])

@@ -30,7 +30,7 @@ def in_parts(columns: Sequence[T], most: int) -> list[Sequence[T]]:
 def metric_tables(metrics: Iterable[str]) -> list[tuple[str, Sequence[str]]]:
     """Metrics by their suite, under its title: 'TextCore', '0-shot, 4-shot'. Small suites share a table, of large ones there are parts."""
     suites: dict[str, list[str]] = {}
-    for metric in sorted(metrics, key=_place):
+    for metric in in_order(metrics):
         suites.setdefault(MetricName.parse(metric).suite, []).append(metric)
     tables: list[tuple[str, Sequence[str]]] = []
     for suite, own in suites.items():
@@ -42,8 +42,12 @@ def metric_tables(metrics: Iterable[str]) -> list[tuple[str, Sequence[str]]]:
     return tables
 
 
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Metrics by their suite: TextCore, then shots from none to many, then losses."""
+    return sorted(metrics, key=_place)
+
+
 def _place(metric: str) -> tuple[int, int]:
-    """TextCore, then shots from none to many, then losses."""
     name = MetricName.parse(metric)
     return (0, 0) if name.suite == TEXT_CORE else (2, 0) if name.shots is None else (1, name.shots)
 
