@@ -271,7 +271,7 @@ def status(sweep: SweepFile, store: StorePlace = DEFAULT_STORE, as_json: AsJson 
 
 @app.command(cls=Command)
 def report(
-    sweep: SweepFile,
+    sweeps: SweepFiles,
     store: StorePlace = DEFAULT_STORE,
     as_json: AsJson = False,
     to: Annotated[
@@ -285,11 +285,14 @@ def report(
 ) -> None:
     """Compare the arms by the results in the store.
 
-    It works in the middle of a run, too: missing results are named."""
-    from mm1_ablate.commands.report import report_study
+    It works in the middle of a run, too: missing results are named. Of several sweep files the arms stand in one table."""
+    from mm1_ablate.commands.report import report_side_by_side, report_study
 
     with using_store(store) as records:
-        report_study(sweep, records, to, as_json)
+        if len(sweeps) > 1:
+            report_side_by_side(sweeps, records, to, as_json)
+        else:
+            report_study(sweeps[0], records, to, as_json)
 
 
 @app.command(cls=Command)
