@@ -332,11 +332,16 @@ def studies(store: StorePlace = DEFAULT_STORE, as_json: AsJson = False) -> None:
 
 @app.command(cls=Command)
 def report(
-    sweep: SweepFile,
+    sweeps: SweepFiles,
     store: StorePlace = DEFAULT_STORE,
     as_json: AsJson = False,
     to: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Also write Markdown and pictures: to a folder, or a .md file.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Also write the comparison to a file, as its ending says: .tex, .csv, .md, .html, .pdf; or to a folder.",
+            show_default=False,
+        ),
     ] = None,
     settings: Settings = None,
     only: Only = None,
@@ -345,31 +350,15 @@ def report(
 ) -> None:
     """Compare the arms by the results in the store.
 
-    It works in the middle of a run, too: missing results are named."""
-    from mm1_ablate.commands.common import console, read_finished, require_store
-    from mm1_ablate.commands.run import compare_and_write, write_document
-    from mm1_ablate.report.text import print_comparison
+    It works in the middle of a run, too: missing results are named. Of several sweep files the arms stand in one table."""
+    from mm1_ablate.commands.report import report_side_by_side, report_study
 
     tried = _tried(settings, only, seeds, smoke)
     with using_store(store_of(store, tried)) as records:
-        study = read_finished(sweep, records, tried)
-        require_store(records)
-        comparison, folder = compare_and_write(study, records)
-        curves = records.curves(study)
-    written = []
-    if to is not None:
-        try:
-            written = write_document(comparison, curves, to)
-        except OSError as error:
-            stop(FILE_IS_WRONG, f"{to}: {error.strerror}; name a folder or a .md file that can be written")
-    if as_json:
-        print_json(comparison.to_json())
-        return
-    print_comparison(comparison, console())
-    for path in written[:1]:
-        tell(f"written: {path} with {len(written) - 1} pictures")
-    if folder is not None:
-        tell(f"report: {folder / 'report.html'}")
+        if len(sweeps) > 1:
+            report_side_by_side(sweeps, records, to, as_json, tried)
+        else:
+            report_study(sweeps[0], records, to, as_json, tried)
 
 
 @app.command(cls=Command)

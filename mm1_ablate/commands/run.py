@@ -43,8 +43,6 @@ from mm1_ablate.store.repair import repair
 from mm1_ablate.store.store import Store
 
 if TYPE_CHECKING:
-    import pandas
-
     from mm1_ablate.report.comparison import StudyComparison
     from mm1_ablate.run.scheduler import Outcome
     from mm1_ablate.store.study_files import TextThatRan
@@ -231,13 +229,6 @@ def text_that_ran(study: Study, store: Store) -> str:
     if changed := differences(latest.files, study.texts):
         parts.append(f"# Changed since, and not run; the comparison above is by the files as they are now:\n\n{changed}\n")
     return without_passwords("\n".join(parts))
-
-
-def write_document(comparison: StudyComparison, curves: pandas.DataFrame, target: Path) -> list[Path]:
-    """The report as Markdown with its pictures, where people want to keep it."""
-    from mm1_ablate.report.markdown import write_markdown
-
-    return write_markdown(target, comparison, curves)
 
 
 def show_comparison(study: Study, store: Store, path: Path, tried: Try, doing: Callable[[str], object]) -> dict[str, str]:

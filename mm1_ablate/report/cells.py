@@ -111,6 +111,8 @@ class ArmRow:
     """What else differs from the baseline."""
     costs: Mapping[str, Measure] = field(default_factory=dict)
     """What the arm took, saw and answered, by title."""
+    mixture: Mapping[str, float] = field(default_factory=dict)
+    """The share of each type of data in what it was trained on."""
 
     @property
     def n(self) -> int:

@@ -137,6 +137,13 @@ class StudyComparison:
         """Whether a difference, or an effect of a grid, is significant after correction."""
         return difference.p_adjusted <= 1 - self.confidence + 1e-12
 
+    def is_significant_alone(self, cell: Cell) -> bool:
+        """Whether a difference would be significant if it were the only one, and is not after correction."""
+        estimate, level = cell.estimate, self.looks.nominal if self.looks else 1 - self.confidence
+        if estimate is None or not estimate.known or estimate.seeds < LEAST_SEEDS:
+            return False
+        return estimate.p <= level and not self.is_significant(cell)
+
     def long(self) -> pd.DataFrame:
         """A line for each arm and metric, unrounded: what comparison.csv holds."""
         return pd.DataFrame(
@@ -301,9 +308,15 @@ def _measured_rows(study: Study, scores: Scores, kinds: Mapping[str, Scale], cos
                 differences=arm.changes,
                 confounds=confounds(arm, by_title[arm.name], by_title[arm.baseline], by_title),
                 costs=by_title[arm.name],
+                mixture=_shares(arm.experiment.data.mixture),
             )
         )
     return rows
+
+
+def _shares(mixture: Mapping[Any, float]) -> dict[str, float]:
+    total = sum(mixture.values())
+    return {str(name): weight / total for name, weight in mixture.items()}
 
 
 def _cell(arm: Arm, metric: str, scores: Scores, scale: Scale) -> Cell:

@@ -21,6 +21,8 @@ from mm1_ablate.report.cells import ArmRow, Confound, Measure, amount
 
 Codes = Mapping[str, Mapping[int, str]]
 """What code did ("code": trained), by seed which code it was (`store.status.training_code`)."""
+SETTINGS = {"image tokens": "model.connector.image_tokens", "rows of a batch": "training.batch_rows"}
+"""Measures that are settings themselves: where an ablation declares the setting, nothing else has changed."""
 TOLERANCE = 0.02
 """The part by which counts of training may differ without being named."""
 
@@ -130,7 +132,12 @@ def confounds(arm: Arm, ours: Costs, theirs: Costs, others: Mapping[str, Costs] 
         mixed = (measure for measure in ours.values() if measure.kind == "code" and not _is_one(measure))
         return (*settings, *(Confound(f"{measure.title} {measure.value}") for measure in mixed))
     # Another mixture reads every source another number of times, which goes without saying; repeated data does not.
-    both = [(ours[title], theirs[title]) for title in ours if title in theirs and ours[title].kind != "epochs"]
+    declared = {change.path for change in arm.changes if change.declared}
+    both = [
+        (ours[title], theirs[title])
+        for title in ours
+        if title in theirs and ours[title].kind != "epochs" and SETTINGS.get(title) not in declared
+    ]
     measured = [_difference(own, other) for own, other in both if not _alike(own, other)]
     return (*settings, *measured, *_code_without_baseline(arm, ours, theirs, others or {}), *_repeated(ours, theirs))
 

@@ -14,17 +14,17 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mm1_ablate import __version__
 from mm1_ablate.config.metric_name import MetricName, metric_title
 from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.report import figures
-from mm1_ablate.report.cells import AGAINST, BETTER, HOLE, IN_LINE, LEANING, NO_VERDICT, TOO_CLOSE, TOO_FEW, WORSE, amount
+from mm1_ablate.report.cells import AGAINST, BETTER, HOLE, IN_LINE, LEANING, NO_VERDICT, TOO_CLOSE, TOO_FEW, WORSE
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.formats import BELOW_FLOOR, bracketed, interval, number, probability, seeds_agree, short_name, signed
 from mm1_ablate.report.markdown import PICTURES, markdown
-from mm1_ablate.report.pages import page
+from mm1_ablate.report.pages import foldable, page
 from mm1_ablate.report.paper_comparison import HEADING, about_paper, paper_tables
 from mm1_ablate.report.task_table import RIGHT, about_tasks, task_lines, task_titles, unasked_lines
 from mm1_ablate.report.text import (
@@ -43,20 +43,24 @@ from mm1_ablate.report.text import (
     price_in_words,
     why,
 )
+from mm1_ablate.report.wide_tables import cost, costs_of, metric_tables
 
 CLASSES = {
     BETTER: "better", WORSE: "worse", LEANING: "leaning", TOO_CLOSE: "undecided", TOO_FEW: "undecided", HOLE: "hole", NO_VERDICT: "hole",
     "confirmed": "confirmed", "refuted": "refuted", IN_LINE: "leaning", AGAINST: "leaning",
 }  # fmt: skip
 """Of the style, by verdict."""
+LONGEST_WORD = 30
+"""Characters that are never folded."""
 
 
-def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_text: str | None = None) -> str:
+def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_text: str | None = None, for_paper: bool = False) -> str:
     """The report as one page.
 
     Args:
         pictures: by name (see `markdown.PICTURES`), as SVG.
         sweep_text: the sweep file and those that it names, shown at the end.
+        for_paper: whether nothing is folded away.
     """
     per_task = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and not MetricName.parse(metric).rule]
     further = [metric for metric in comparison.all_metrics if metric not in comparison.metrics and metric not in per_task]
@@ -71,7 +75,10 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
         about_data_losses=DATA_LOSSES,
         primary=comparison.primary,
         pictures={name: _inline(pictures.get(name), label) for name, label in PICTURES.items()},
-        detail_tables=[(title, metrics) for title, metrics in (("Task by task", per_task), ("Other metrics", further)) if metrics],
+        for_paper=for_paper,
+        detail_tables=[
+            (title, metric_tables(metrics)) for title, metrics in (("Scores task by task", per_task), ("Other metrics", further)) if metrics
+        ],
         task_titles=task_titles(comparison),
         right=RIGHT,
         tasks=task_lines(comparison),
@@ -81,7 +88,8 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
         paper_heading=HEADING,
         about_paper=about_paper(),
         paper_tables=paper_tables(comparison),
-        costs=list(dict.fromkeys(key for row in comparison.rows for key in row.costs)),
+        costs=costs_of(comparison),
+        cost=cost,
         sweep_text=sweep_text,
         title=metric_title,
         number=number,
@@ -94,10 +102,15 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
         footnotes=footnotes(comparison),
         probability=probability,
         short_name=short_name,
-        amount=amount,
+        folded=_folded,
         marks=MARKS,
         kind=lambda verdict: CLASSES.get(verdict, "same"),
     )
+
+
+def _folded(text: str) -> Markup:
+    """A text whose long names may go on in another line where their parts meet."""
+    return Markup(" ").join(foldable(word) if len(word) > LONGEST_WORD else escape(word) for word in text.split(" "))
 
 
 def _inline(svg: bytes | None, label: str) -> Markup | None:
@@ -127,9 +140,9 @@ def report_version(folder: Path = Path(__file__).parent) -> str:
         folder: with the modules, templates and styles that shape reports.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".py", ".jinja", ".css")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".jinja", ".css")):
         content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
 
@@ -154,4 +167,6 @@ def write_report(
         contents |= {f"{name}.png": figures.png(figure), f"{name}.svg": svgs[name]}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
+    for gone in {f"{name}.{ending}" for name in PICTURES for ending in ("png", "svg")} - contents.keys():
+        (folder / gone).unlink(missing_ok=True)  # an earlier report's, of what the study does not have any more
     return [folder / name for name in contents]

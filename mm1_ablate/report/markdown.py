@@ -38,6 +38,9 @@ from mm1_ablate.report.text import (
 PICTURES = {
     "forest": "Differences from the baseline, with intervals",
     "shots": "Scores against the number of shots",
+    "tasks": "Differences task by task",
+    "mixtures": "Scores against the mixture of data",
+    "costs": "Scores against cost",
     "effects": "Effects in grids",
     "curves": "Training loss against steps",
 }
@@ -82,11 +85,11 @@ def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> s
         lines += ["", comparison.description]
     lines += _expectations(comparison)
     lines += ["", "## Comparison"]
-    for heading, rows in _sections(comparison):
+    for heading, rows in sections(comparison):
         lines += ["", f"### {heading}"] if heading else []
         lines += ["", comparison.descriptions[heading]] if heading in comparison.descriptions else []
         lines += ["", *_table(comparison, rows)]
-    lines += [*links.get("forest", []), *links.get("shots", [])]
+    lines += [line for name in ("forest", "shots", "tasks", "mixtures", "costs") for line in links.get(name, [])]
     lines += _published(comparison)
     lines += _effects(comparison)
     lines += links.get("effects", [])
@@ -136,10 +139,10 @@ def _expectations(comparison: StudyComparison) -> list[str]:
 def _ours(judgement: Judgement, scale: Scale) -> str:
     estimate, metric = judgement.estimate, metric_title(judgement.expectation.metric)
     difference = f"{metric} {signed(estimate.difference, scale)} {bracketed(estimate, scale)}" if estimate else f"{metric} {DASH}"
-    return f"{difference.strip()}<br>expected: {judgement.claim}"
+    return f"{difference.strip()}; expected: {judgement.claim}"
 
 
-def _sections(comparison: StudyComparison) -> list[tuple[str, list[ArmRow]]]:
+def sections(comparison: StudyComparison) -> list[tuple[str, list[ArmRow]]]:
     """A table for each group, under its baseline; all that is small stands in one."""
     is_small = len(comparison.rows) <= 10 and len(comparison.groups) < 2
     return [("", list(comparison.rows))] if is_small else comparison.sections()
@@ -151,7 +154,7 @@ def _table(comparison: StudyComparison, rows: Sequence[ArmRow]) -> list[str]:
     for row in rows:
         cells = [_cell(row, metric, comparison) for metric in comparison.metrics]
         told = [f"decided at {row.decided_at} seeds"] if row.decided_at else [row.price.in_words()] if row.price else []
-        verdict = "<br>".join([row.verdict, *told])
+        verdict = "; ".join([row.verdict, *told])
         lines.append(_pipes([row.name, str(row.n), *cells, seeds_agree(row.cells[comparison.primary].estimate), verdict]))
     return lines
 
@@ -162,7 +165,8 @@ def _cell(row: ArmRow, metric: str, comparison: StudyComparison) -> str:
     if cell.estimate is None:
         return mean
     difference = signed(cell.estimate.difference, cell.scale)
-    return f"{mean}<br>{f'**{difference}**' if comparison.is_significant(cell) else difference} {interval(cell)}".rstrip()
+    told = f"{f'**{difference}**' if comparison.is_significant(cell) else difference} {interval(cell)}".rstrip()
+    return f"{mean} ({told})"
 
 
 def _published(comparison: StudyComparison) -> list[str]:
@@ -171,7 +175,7 @@ def _published(comparison: StudyComparison) -> list[str]:
     for table in tables:
         lines += ["", f"### {table.title}", *(["", f"{table.about[0].upper()}{table.about[1:]}."] if table.about else [])]
         lines += ["", _pipes(table.titles), "|---|---" + "|--:" * len(table.metrics) + "|"]
-        lines += [_pipes([row.arm, row.label, *(f"{ours}<br>*{paper}*" for ours, paper in row.cells)]) for row in table.rows]
+        lines += [_pipes([row.arm, row.label, *(f"{ours}, *{paper}*" for ours, paper in row.cells)]) for row in table.rows]
     return lines
 
 

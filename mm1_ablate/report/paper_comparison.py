@@ -51,7 +51,7 @@ class PaperTable:
 def about_paper() -> str:
     """What the tables show, in three sentences."""
     return (
-        f"Each cell has our mean above the number of {results().published}, which has one run a row and no error bars. Differences from "
+        f"Each cell has our mean, then the number of {results().published}, which has one run a row and no error bars. Differences from "
         "the arm's baseline are in brackets, where the paper has that baseline. Compare these, not scores: tasks, data and sizes differ."
     )
 

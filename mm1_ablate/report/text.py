@@ -6,6 +6,7 @@ In: a `StudyComparison`. Out: strings, a pandas table, or lines on a rich consol
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -27,7 +28,6 @@ from mm1_ablate.report.cells import (
     REFUTED,
     TOO_CLOSE,
     TOO_FEW,
-    UNDECIDED,
     WORSE,
     ArmRow,
 )
@@ -53,13 +53,14 @@ from mm1_ablate.report.metric_info import Scale
 from mm1_ablate.report.paper_comparison import print_paper_tables
 from mm1_ablate.report.price import Price
 from mm1_ablate.report.said_before import BEFORE_ANY, utc
-from mm1_ablate.report.statistics import LEAST_SEEDS
+from mm1_ablate.report.statistics import LEAST_SEEDS, Estimate
 from mm1_ablate.report.task_table import print_tasks
 from mm1_ablate.report.terminal import folded, print_sentence
 
 STYLES = {BETTER: "bold green", WORSE: "bold red", LEANING: "yellow", TOO_CLOSE: "dim", TOO_FEW: "dim", HOLE: "yellow"}
 MOST_NAMES = 8
-"""Number of arms without a verdict that the headline lists."""
+"""Arms that the headline names; of more it says how many have which verdict."""
+IN_HEADLINE = {HOLE: "no verdict because trials are missing", TOO_FEW: f"{TOO_FEW}, three at least for a verdict"}
 DATA_LOSSES = (
     "Skipped and counted in training. Trials read the same data in the same order, so counts are those of the trial with the largest; "
     "those of each trial are in its data.json."
@@ -79,42 +80,59 @@ FOOTNOTES = (
 
 # ---------------------------------------------------------------- sentences
 def headline(comparison: StudyComparison) -> str:
-    """What was concluded on the primary metric, in one or two sentences."""
+    """What was concluded on the primary metric, in one sentence. Of a large study it counts arms, and names the largest differences."""
     title = metric_title(comparison.primary)
     arms = [row for row in comparison.rows if not row.is_baseline]
     if not arms:
         return "Only baselines: there is nothing to compare."
-    parts = []
-    for verdict in dict.fromkeys([WORSE, BETTER, *(row.verdict for row in arms)]):
-        named = [row for row in arms if row.verdict == verdict]
-        if named and verdict not in (*UNDECIDED, HOLE):
-            parts.append(f"{verdict}: " + ", ".join(_with_interval(row, comparison.primary) for row in named))
-    leaning = [row for row in arms if row.verdict == LEANING]
-    if leaning:
-        parts.append(f"{LEANING}: " + ", ".join(_with_interval(row, comparison.primary) for row in leaning))
-    few = [row for row in arms if row.verdict == TOO_FEW]
-    rest = (
-        (TOO_CLOSE, [row for row in arms if row.verdict == TOO_CLOSE]),
-        ("no verdict because trials are missing", [row for row in arms if row.verdict == HOLE]),
-        (f"{TOO_FEW}, three at least for a verdict", few),
-    )
-    for words, named in rest:
-        if named:
-            parts.append(f"{words}: " + (", ".join(row.name for row in named) if len(named) <= MOST_NAMES else f"{len(named)} arms"))
+    parts = _counted_arms(arms, comparison) if len(arms) > MOST_NAMES else _named_arms(arms, comparison)
+    few = [row for row in arms if row.verdict == TOO_FEW and row.cells[comparison.primary].estimate]
     if few:
-        largest = max(few, key=lambda row: abs(row.cells[comparison.primary].estimate.difference))  # type: ignore[union-attr]
-        estimate = largest.cells[comparison.primary].estimate
-        if estimate:
-            parts.append(f"the largest difference of these is {largest.name}, {difference(estimate, comparison.scale(comparison.primary))}")
-    return f"{title} against the baseline – " + "; ".join(parts) + "." + "".join(f" {line}" for line in _counted(comparison))
+        parts.append(f"the largest difference of these is {_largest(few, comparison.primary)}")
+    return f"{title} against the baseline – " + "; ".join([*parts, *_counted(comparison)]) + "."
+
+
+def _named_arms(arms: Sequence[ArmRow], comparison: StudyComparison) -> list[str]:
+    """'worse: a (−5.0 [−6.0, −4.0]), b (…)', verdict by verdict."""
+    parts = []
+    for verdict in _in_order(arms):
+        named = [row for row in arms if row.verdict == verdict]
+        shown = verdict not in (TOO_CLOSE, TOO_FEW, HOLE)
+        told = ", ".join(_with_interval(row, comparison.primary) if shown else row.name for row in named)
+        parts.append(f"{IN_HEADLINE.get(verdict, verdict)}: {told}")
+    return parts
+
+
+def _counted_arms(arms: Sequence[ArmRow], comparison: StudyComparison) -> list[str]:
+    """'5 of 26 arms worse, most of all a (−61.2 [−65.5, −56.8])', verdict by verdict."""
+    parts = []
+    for verdict in _in_order(arms):
+        named = [row for row in arms if row.verdict == verdict]
+        most = verdict in (WORSE, BETTER) and f", {'most of all ' if len(named) > 1 else ''}{_largest(named, comparison.primary)}"
+        of_all = f" of {len(arms)} arms" if not parts else ""
+        parts.append(f"{len(named)}{of_all} {IN_HEADLINE.get(verdict, verdict)}{most or ''}")
+    return parts
+
+
+def _in_order(arms: Sequence[ArmRow]) -> list[str]:
+    """The verdicts that occur: what was decided first, what is undecided or missing last."""
+    last = (LEANING, TOO_CLOSE, HOLE, TOO_FEW)
+    found = dict.fromkeys(row.verdict for row in arms)
+    decided = [verdict for verdict in dict.fromkeys([WORSE, BETTER, *found]) if verdict in found and verdict not in last]
+    return [*decided, *(verdict for verdict in last if verdict in found)]
+
+
+def _largest(arms: Sequence[ArmRow], metric: str) -> str:
+    """The arm with the largest difference, and that."""
+    return _with_interval(max(arms, key=lambda row: abs(row.cells[metric].estimate.difference)), metric)  # type: ignore[union-attr]
 
 
 def _counted(comparison: StudyComparison) -> list[str]:
-    """'Of 4 lessons: 3 confirmed, 1 leaning.' for each kind of expectations."""
+    """'of 4 lessons 3 confirmed, 1 leaning' for each kind of expectations."""
     lines = []
     for kind, judged in by_kind(comparison).items():
         counts = [f"{count} {verdict}" for verdict in OUTCOMES if (count := sum(judgement.verdict == verdict for judgement in judged))]
-        lines.append(f"Of {len(judged)} {kind}{'s' if len(judged) > 1 else ''}: {', '.join(counts)}.")
+        lines.append(f"of {len(judged)} {kind}{'s' if len(judged) > 1 else ''} {', '.join(counts)}")
     return lines
 
 
@@ -138,19 +156,12 @@ def _sizes(comparison: StudyComparison) -> str:
 
 def how_measured(comparison: StudyComparison) -> str:
     """How intervals and verdicts came about, in a few sentences."""
-    estimates = [row.cells[comparison.primary].estimate for row in comparison.rows]
-    known = [estimate for estimate in estimates if estimate]
-    noise = ["training seeds", *(["evaluation items"] if any(estimate.with_items for estimate in known) else [])]
-    noise += ["demonstration draws"] if any(estimate.with_draws for estimate in known) else []
-    over = ", ".join(noise[:-1]) + f" and {noise[-1]}" if len(noise) > 1 else noise[0]
-    method = "Welch's t" if known and all(estimate.method == "Welch" for estimate in known) else "a paired t"
+    known = _known(comparison)
     seeds, error = len(comparison.seeds), percent(1 - comparison.confidence)
-    sizes, families = _sizes(comparison), len(comparison.families)
-    family = f"{sizes} comparison{'s' if sizes != '1' else ''}" + (f" of one sweep file; there are {families}" if families > 1 else "")
     scale, title = comparison.scale(comparison.primary), metric_title(comparison.primary)
     on = ", on a scale of 0 to 100" if scale.in_percent else ""
     on += "" if scale.higher_is_better else f"; of {title}, lower is better"
-    interval = f"each difference from the baseline has its own {percent(comparison.confidence)} interval, from {method} over {over}"
+    interval = f"each difference from the baseline has its own {percent(comparison.confidence)} interval, from {over_what(comparison)}"
     if not any(estimate.shown for estimate in known):
         interval = "differences from the baseline have no intervals"
     over_seeds = f"{seeds} seed{'s' if seeds > 1 else ''}"
@@ -158,12 +169,33 @@ def how_measured(comparison: StudyComparison) -> str:
         over_seeds = f"{comparison.looks.at[0]} to {over_seeds}"
     return (
         f"Scores are means over {over_seeds}{on}; {interval}. Verdicts are about {title} alone, at a family-wise "
-        f"error rate of {error} over {family}; “no difference” is shown against ±{comparison.margin:g}. The other columns are exploratory: "
-        f"bold differences there are significant at a false discovery rate of {error}."
+        f"error rate of {error} over {of_comparisons(comparison)}; “no difference” is shown against ±{comparison.margin:g}. The other "
+        f"columns are exploratory: bold differences there are significant at a false discovery rate of {error}."
         + _looks(comparison)
         + _power(comparison)
         + _undecided(comparison)
     )
+
+
+def _known(comparison: StudyComparison) -> list[Estimate]:
+    """The differences on the primary metric."""
+    return [estimate for row in comparison.rows if (estimate := row.cells[comparison.primary].estimate)]
+
+
+def over_what(comparison: StudyComparison) -> str:
+    """'a paired t over training seeds, evaluation items and demonstration draws': where intervals come from."""
+    known = _known(comparison)
+    noise = ["training seeds", *(["evaluation items"] if any(estimate.with_items for estimate in known) else [])]
+    noise += ["demonstration draws"] if any(estimate.with_draws for estimate in known) else []
+    over = ", ".join(noise[:-1]) + f" and {noise[-1]}" if len(noise) > 1 else noise[0]
+    method = "Welch's t" if known and all(estimate.method == "Welch" for estimate in known) else "a paired t"
+    return f"{method} over {over}"
+
+
+def of_comparisons(comparison: StudyComparison) -> str:
+    """'3 comparisons': the size of a family."""
+    sizes, families = _sizes(comparison), len(comparison.families)
+    return f"{sizes} comparison{'s' if sizes != '1' else ''}" + (f" of one sweep file; there are {families}" if families > 1 else "")
 
 
 def _looks(comparison: StudyComparison) -> str:

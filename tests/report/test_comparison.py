@@ -11,6 +11,7 @@ import pytest
 from made_up import made_up_study, noisy_results, scores
 from scipy import stats
 
+from mm1_ablate.config.study import Change
 from mm1_ablate.report.cells import Measure
 from mm1_ablate.report.comparison import StudyComparison, compare
 from mm1_ablate.report.html import html
@@ -316,6 +317,10 @@ def test_what_else_a_change_changed_is_named() -> None:
     row = compare(study, scores(study, {"baseline": BASE, "arm": ALIKE}), costs=costs).row("arm")
     assert row.also_changed == ("image tokens 4 → 16",)
     assert row.changes == ("removed data.mixture.interleaved",)
+    declared = Change("model.connector.image_tokens", 4, 16)
+    arms = tuple(replace(arm, changes=(declared,)) if arm.changes else arm for arm in study.arms)
+    row = compare(replace(study, arms=arms), scores(study, {"baseline": BASE, "arm": ALIKE}), costs=costs).row("arm")
+    assert row.also_changed == () and row.changes == ("model.connector.image_tokens 4 → 16",), "what is declared is not told twice"
 
 
 def test_shared_preparation_and_development_episodes_are_remarked() -> None:

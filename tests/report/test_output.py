@@ -27,7 +27,7 @@ from mm1_ablate.report.html import html, report_version, write_report
 from mm1_ablate.report.markdown import markdown, write_markdown
 from mm1_ablate.report.metric_info import LOSS
 from mm1_ablate.report.terminal import folded
-from mm1_ablate.report.text import print_comparison, wide_table
+from mm1_ablate.report.text import headline, print_comparison, wide_table
 
 LONG = "model.connector.c_abstractor-16"
 TRUTH = {"baseline": 50.0, "leave-one-out/interleaved": 20.0, "leave-one-out/text": 50.0, f"connector/{LONG}"[:30]: 55.0, "alone": 30.0}
@@ -101,7 +101,7 @@ def test_markdown_is_written_to_a_folder_or_a_file_with_its_pictures_where_it_lo
     for target, document in ((tmp_path / "there", tmp_path / "there" / "report.md"), (tmp_path / "results.md", tmp_path / "results.md")):
         assert write_markdown(target, comparison, losses)[0] == document
         links = re.findall(r"!\[.+?\]\((.+?)\)", document.read_text())
-        assert len(links) == 3 and all((document.parent / link).read_bytes().startswith(b"\x89PNG") for link in links)
+        assert len(links) == 5 and all((document.parent / link).read_bytes().startswith(b"\x89PNG") for link in links)
     assert (tmp_path / "results" / "forest.png").exists()
 
 
@@ -117,7 +117,7 @@ def test_page_needs_nothing_from_elsewhere(comparison: StudyComparison, losses: 
     page = html(comparison, {name: svg(figure) for name, figure in drawn(comparison, losses).items()}, "sweep: made-up\n")
     assert "http:" not in page and "https:" not in page and "<script" not in page and "<link" not in page
     assert not re.search(r"""(?:src|href)=["'](?!#)""", page)
-    assert page.count("<svg") == 3 and 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+    assert page.count("<svg") == 5 and 'name="viewport"' in page and "prefers-color-scheme: dark" in page
 
 
 def test_page_says_the_verdict_before_the_table_and_escapes_what_users_wrote(comparison: StudyComparison) -> None:
@@ -158,6 +158,12 @@ def test_report_is_written_whole(comparison: StudyComparison, losses: pd.DataFra
     assert names <= {file.name for file in files} and files[0].name == "report.html"
     assert all(file.stat().st_size for file in files)
     assert json.loads((tmp_path / "report" / "comparison.json").read_text())["arms"][0]["name"] == "baseline"
+    assert not (tmp_path / "report" / "effects.png").exists()
+    (tmp_path / "report" / "effects.png").touch()
+    (tmp_path / "report" / "notes.txt").touch()
+    write_report(tmp_path / "report", comparison)
+    left = {file.name for file in (tmp_path / "report").iterdir()}
+    assert not {"effects.png", "curves.png", "curves.svg"} & left and "notes.txt" in left, "pictures of what is gone do not stay"
     long = pd.read_csv(tmp_path / "report" / "comparison.csv")
     assert {"arm", "metric", "mean", "difference", "low", "high", "p_adjusted"} <= set(long.columns)
 
@@ -317,3 +323,23 @@ def test_intervals_are_in_brackets_as_soon_as_there_is_room_and_columns_go_only_
         (line,) = [line for line in text.split("against the baseline")[0].splitlines() if "+10.0" in line]
         assert line.count(first) == columns == line.count("+10.0")
         assert ("0-shot is in the report" in text) == (columns == 1)
+
+
+def test_the_headline_of_a_large_study_is_one_sentence_that_counts_and_names_the_largest() -> None:
+    arms = {
+        **{f"down/{number}": 20.0 + number for number in range(9)},
+        **{f"up/{number}": 70.0 + number for number in range(2)},
+        "open": 50.5,
+    }
+    study = made_up_study(list(arms))
+    results, items = noisy_results(study, {"baseline": 50.0, **arms})
+    comparison = compare(study, results, items=items)
+    told = headline(comparison)
+    counts = {verdict: sum(row.verdict == verdict for row in comparison.rows) for verdict in ("worse", "better")}
+    assert counts["worse"] == 9 and counts["better"] == 2
+    assert (
+        told.startswith("8-shot against the baseline – 9 of 12 arms worse, most of all down/") and "; 2 better, most of all up/1 (+" in told
+    )
+    assert told.count(". ") == 0 and len(told) < 300 and "down/3" not in told
+    small = compare(made_up_study(["down/0", "open"]), results[results["arm"].isin(["baseline", "down/0", "open"])], items=items)
+    assert headline(small).startswith("8-shot against the baseline – worse: down/0 (−") and "; leaning: open (+" in headline(small)

@@ -102,7 +102,7 @@ def test_what_came_before_is_confirmed_or_refuted_what_came_after_is_exploratory
     researcher.expect(FELL, SAME, ROSE, FELL.replace("by: 5", "by: 1"))
     assert researcher.verdicts() == [("confirmed", BEFORE)] * 2 + [("exploratory: against", AFTER), ("exploratory: in line", AFTER)]
     comparison = researcher.report()
-    assert headline(comparison).endswith("Of 4 lessons: 2 confirmed, 1 exploratory: in line, 1 exploratory: against.")
+    assert headline(comparison).endswith("; of 4 lessons 2 confirmed, 1 exploratory: in line, 1 exploratory: against.")
     for text in researcher.read()[:3]:
         assert AFTER in text and "2 of 4 were declared before any score; 2 came after scores and are exploratory" in text
     found = comparison.to_json()["expectations"]
@@ -180,7 +180,7 @@ def test_what_was_withdrawn_or_changed_after_the_scores_is_listed_with_what_came
     assert comparison.expectations[0].p_adjusted == corrected, "it still counts in its family"
     *texts, numbers = researcher.read()
     assert all(f"{gone.claim}" in text and gone.withdrawn in text for text in texts) and gone.withdrawn in numbers
-    assert headline(comparison).endswith("Of 1 lesson: 1 confirmed.")
+    assert headline(comparison).endswith("; of 1 lesson 1 confirmed.")
     # Changed: the former text is listed, and the other way round is no prediction.
     researcher.expect(SAME, FELL)
     comparison = researcher.report()

@@ -120,7 +120,7 @@ def test_checks_and_lessons_are_corrected_shown_and_counted_apart() -> None:
     comparison = compared(arms, expect=[lesson, *({**one, "kind": "check"} for one in crowd)])
     assert (among.verdict, comparison.expectations[0].verdict) == ("leaning", "confirmed")
     assert comparison.expectations[0].to_json()["kind"] == "lesson" and comparison.expectations[1].to_json()["kind"] == "check"
-    assert "Of 11 checks: " in headline(comparison) and "Of 1 lesson: 1 confirmed." in headline(comparison)
+    assert "; of 11 checks " in headline(comparison) and headline(comparison).endswith("; of 1 lesson 1 confirmed.")
     text = markdown(comparison)
     assert text.index("## Checks") < text.index("## Lessons")
     assert text.split("## Lessons")[1].count("somebody said so") == 1 and text.split("## Lessons")[0].count("somebody said so") == 11
