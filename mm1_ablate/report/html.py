@@ -154,4 +154,7 @@ def write_report(
         contents |= {f"{name}.png": figures.png(figure), f"{name}.svg": svgs[name]}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
+    for picture in (*folder.glob("*.png"), *folder.glob("*.svg")):
+        if picture.name not in contents:  # of a grid that the study no longer has
+            picture.unlink()
     return [folder / name for name in contents]
