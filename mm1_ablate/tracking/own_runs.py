@@ -150,6 +150,7 @@ class OwnRuns:
         parameters = {name: without_passwords(value) for name, value in parameters.items()}
         theirs, their_note = {}, ""
         if run is not None and not _fits(run, parameters, metrics):
+            self._read_again(run)
             theirs, their_note = run.theirs, "\n\n".join(filter(None, split(run.tags.get(NOTE, ""), run.tags.get(NOTE_MARK, ""))))
             if KEY not in run.tags:  # earlier versions wrote notes that were wholly theirs
                 their_note = ""
@@ -165,13 +166,23 @@ class OwnRuns:
             run.deleted = False
         self.by_key[key] = run
         self._rename(run, name)
-        self.write(run, tags=wanted | (_note(run, note) if note is not None else {}), parameters=parameters)
+        notes = {}
+        if note is not None and _note(run, note):
+            self._read_again(run)
+            notes = _note(run, note)
+        self.write(run, tags=wanted | notes, parameters=parameters)
         for gone in OUR_TAGS & run.tags.keys() - wanted.keys() - {"files missing", "lost data"}:
             self.remove_tag(run, gone)
         return run
 
+    def _read_again(self, run: OwnRun) -> None:
+        """See what people have written into a run since it was read."""
+        run.tags = dict(self.client.get_run(run.run_id).data.tags)
+
     def _rename(self, run: OwnRun, name: str) -> None:
         """Give a run its name, unless people gave it another than ours was."""
+        if run.tags.get(RUN_NAME) != name:
+            self._read_again(run)
         if run.tags.get(RUN_NAME) != name and run.tags.get(RUN_NAME) == run.tags.get(GIVEN_NAME, run.tags.get(RUN_NAME)):
             self.client.update_run(run.run_id, name=name)
             run.tags[RUN_NAME] = name

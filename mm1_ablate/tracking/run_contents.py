@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mm1_ablate.config.experiment import Experiment
+from mm1_ablate.config.identity.reads import Contents
 from mm1_ablate.config.metric_name import MetricName
+from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.config.settings import Settings, is_identity
 from mm1_ablate.config.study import Arm, Change, Study, Trial
 from mm1_ablate.config.sweep.differences import in_words, leaves
@@ -27,7 +29,7 @@ from mm1_ablate.tracking.shown_study import ComparedArm
 
 if TYPE_CHECKING:
     import pandas
-    from mlflow.entities import Metric
+    from mlflow.entities import DatasetInput, Metric
 
 SHOWN_DECIMALS = 2
 """Of scores: MLflow shows every digit that it gets. The store keeps them all."""
@@ -36,6 +38,8 @@ DIGITS = 5
 LONGEST_PARAMETER = 500
 """Characters."""
 MOST_PARAMETERS = 60
+MOST_FILES, LONGEST_DIGEST = 20, 36
+"""Of a source: files that are named, and digits of its digest that MLflow takes."""
 CURVE = {
     "loss": ("loss", 1.0),
     "learning_rate": ("learning_rate", 1.0),
@@ -174,6 +178,27 @@ def _identity(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_identity(entry) for entry in value]
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+# ---------------------------------------------------------------- data
+def data_inputs(trial: Trial, read: Mapping[str, Contents]) -> list[DatasetInput]:
+    """The sources that a trial is trained on.
+
+    Args:
+        read: what it was planned to read, by place in the experiment.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for name, source in trial.experiment.data.sources.items():
+        contents = read.get(f"data.sources.{name}")
+        settings = source.model_dump(mode="json")
+        files = [without_passwords(file.address) for file in contents.files[:MOST_FILES]] if contents else []
+        told = {"uri": ", ".join(files) or f"{settings.get('type')}: {settings.get('content', name)}", "settings": hidden(settings)}
+        found = contents.digest if contents else digest(hidden(settings))
+        dataset = Dataset(name, found[:LONGEST_DIGEST], str(settings.get("type", "")), json.dumps(told)[:60000])
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", "training")]))
+    return inputs
 
 
 # ---------------------------------------------------------------- metrics

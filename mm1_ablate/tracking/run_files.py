@@ -43,7 +43,7 @@ def trial_files(trial: Trial, store: Store) -> list[RunFile]:
     """The files of a trial or earlier stage that has ended."""
     folder = store.trial_folder(trial)
     found = [RunFile("experiment.yaml", text=without_passwords(settings_text(trial.experiment)))]
-    kept = [("data.json", folder / "data.json"), ("log.txt", folder / "log.txt")]
+    kept = [("data.json", folder / "data.json"), ("log.txt", folder / "log.txt"), ("machine.json", folder / "machine.json")]
     failed = store.failed_folder(trial) / "error.txt"
     kept += [("error.txt", failed)]
     if trial.evaluation_fingerprint:

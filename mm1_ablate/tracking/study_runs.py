@@ -24,6 +24,7 @@ from mm1_ablate.tracking.run_contents import (
     arm_names,
     changes,
     curve_metrics,
+    data_inputs,
     digest,
     settings_text,
     short_changes,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 STATUSES = {"done": "FINISHED", "failed": "FAILED", "running": "RUNNING", "interrupted": "KILLED", "missing": "SCHEDULED"}
 """By what the store says of a trial, what MLflow says."""
 ENDED = ("done", "failed")
-STEP, CURVE_BEGAN, TRIALS, FILES = f"{OURS}step", f"{OURS}curve", f"{OURS}trials", f"{OURS}files"
+STEP, CURVE_BEGAN, TRIALS, FILES, DATA = (f"{OURS}{name}" for name in ("step", "curve", "trials", "files", "data"))
 WITHOUT_FILES = "files missing"
 """Tag of runs whose files could not be written; another call tries again."""
 EARLIER = "earlier"
@@ -67,6 +68,7 @@ class StudyRuns:
         self.client, self.study, self.store = client, study, store
         self.runs = OwnRuns(client, experiment)
         self.states = {key_of(trial): store.status(trial) for trial in (*study.stages, *study.trials)}
+        self._how_they_ran = store.how_they_ran(study)
         self._names, self._parameters = arm_names(study), Parameters(study)
         tags = {"kind": "comparison", "study": study.name}
         self.comparison = self.runs.ensure(COMPARISON, "comparison", tags, metrics=())
@@ -178,7 +180,7 @@ class StudyRuns:
         scores = self.store.scores(trial) if done and not is_stage(trial) else {}
         outcome = digest([state.status, state.reason, scores]) if state.status in ENDED else ""
         there = self.runs.by_key.get(key)
-        if there is not None and outcome and there.tags.get(CONTENT) == outcome and not there.deleted:
+        if there is not None and outcome and there.tags.get(CONTENT) == outcome:
             run = self._named(trial, state, scores, there.metrics.keys())
             self._write_files(run, trial, again=False)
             self.runs.set_status(run, STATUSES[state.status], _milliseconds(state.finished) or run.ended)
@@ -188,6 +190,7 @@ class StudyRuns:
         run = self._named(trial, state, scores, names)
         if len(curve):
             run = self._write_curve(run, trial, state, curve, scores, names)
+        self._write_inputs(run, trial)
         finished = _milliseconds(state.finished)
         if scores:
             self.runs.write_scores(run, shown_scores(scores), finished or run.started, finished or run.started)
@@ -200,6 +203,14 @@ class StudyRuns:
             # Last: a run without it was cut short, and is written again.
             self.runs.write(run, tags={CONTENT: outcome})
         return run, bool(outcome)
+
+    def _write_inputs(self, run: OwnRun, trial: Trial) -> None:
+        """Write which data a run is about, once."""
+        inputs = data_inputs(trial, self.store.planned_reads(self.store.trial_folder(trial)))
+        said = digest([[one.dataset.name, one.dataset.digest] for one in inputs])
+        if run.tags.get(DATA) != said and inputs:
+            self.client.log_inputs(run.run_id, inputs)
+            self.runs.write(run, tags={DATA: said})
 
     def _is_there(self, key: str) -> bool:
         """Whether something of a trial is shown that has not been said to be of an earlier one."""
@@ -244,6 +255,8 @@ class StudyRuns:
             tags["starts_from"] = short(trial.earlier[-1].fingerprint)
         if is_stage(trial):
             return tags | {"stage": f"{len(trial.earlier) + 1}: {trial.experiment.experiment}"}
+        how = self._how_they_ran.get(trial.evaluation_fingerprint, {})
+        tags |= {f"mlflow.source.{name}": how[key] for name, key in (("name", "command"), ("git.commit", "commit")) if how.get(key)}
         tags |= {"evaluation": short(trial.evaluation_fingerprint), "changes": changes(arms)}
         return tags | ({"group": arms[0].group} if arms[0].group else {})
 
