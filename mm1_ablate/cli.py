@@ -414,6 +414,17 @@ def ui(
 
 
 @app.command(cls=Command)
+def sync(sweep: SweepFile, store: StorePlace = DEFAULT_STORE) -> None:
+    """Write MLflow again from the store.
+
+    All of it comes from there: use it after a server was lost, or to show a finished study on another one (MLFLOW_TRACKING_URI)."""
+    from mm1_ablate.commands.sync import sync_study
+
+    with using_store(store) as records:
+        raise typer.Exit(sync_study(sweep, records))
+
+
+@app.command(cls=Command)
 def schema(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder; created if it is missing.")] = Path("schemas")) -> None:
     """Write JSON Schemas for editors."""
     from mm1_ablate.commands.init import write_schemas

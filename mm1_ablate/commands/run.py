@@ -134,7 +134,8 @@ def carry_out(
     from mm1_ablate.run.until_decided import run_until_decided
     from mm1_ablate.run.worker_group import ResourcesMissing
     from mm1_ablate.store.disk_full import DiskFull
-    from mm1_ablate.tracking.mlflow_runs import keep_tracking, track
+    from mm1_ablate.tracking.live import keep_tracking
+    from mm1_ablate.tracking.mlflow_runs import track
     from mm1_ablate.tracking.server import TrackingFailed
 
     @contextlib.contextmanager
@@ -158,7 +159,7 @@ def carry_out(
     except DiskFull as error:
         # MLflow may be on another disk, and is where people look who are not at the terminal.
         with contextlib.suppress(TrackingFailed):
-            track(study, store, verdict=f"Stopped: {error}")
+            track(study, store, remark=f"Stopped: {error}")
         raise
     except ResourcesMissing as error:
         stop(FILE_IS_WRONG, f"{study.path}: {error}")
@@ -253,39 +254,19 @@ def show_comparison(study: Study, store: Store, path: Path, tried: Try, doing: C
     return facts | {"REPORT": str(page)}
 
 
-def track_study(study: Study, store: Store, comparison: StudyComparison, folder: Path) -> None:
-    """Show the study and its report in MLflow, unless just this is there already. If MLflow fails nothing is lost: it is written again."""
-    from mm1_ablate.report.markdown import markdown
-    from mm1_ablate.report.text import wide_table
-    from mm1_ablate.tracking.mlflow_runs import no_files, track
-    from mm1_ablate.tracking.server import TrackingFailed, tracking_uri
+def track_study(study: Study, store: Store, comparison: StudyComparison, folder: Path | None) -> None:
+    """Show the study and its report in MLflow."""
+    from mm1_ablate.commands.shown_in_mlflow import bring_to_mlflow, compared_study
 
-    stamp = store.study_folder(study) / "mirrored.json"
-    report = _digest((folder / "report.html").read_text(encoding="utf-8"))
-    content = {"address": without_passwords(tracking_uri(store)), "report": report, "trials": _states(study, store)}
-    if _says(stamp, content) and (not content["address"].startswith("sqlite") or (store.root / "mlflow.db").exists()):
-        return
-    try:
-        tracked = track(study, store, report=folder, table=wide_table(comparison), verdict=markdown(comparison))
-    except TrackingFailed as error:
-        say(f"{error} (everything is in the store; the next run writes it again)")
-    else:
-        if tracked.without_files:
-            say(f"{no_files(tracked)} (everything is in the store)")
-        else:
-            write_json(stamp, content)
+    bring_to_mlflow(study, store, compared_study(comparison, folder))
 
 
 def track_what_ended(study: Study, store: Store) -> None:
     """Show the failures and the earlier stages of a study that has no scores in MLflow, if it has any."""
-    from mm1_ablate.tracking.mlflow_runs import track
-    from mm1_ablate.tracking.server import TrackingFailed
+    from mm1_ablate.commands.shown_in_mlflow import bring_to_mlflow
 
     if any(store.status(one).status in ("done", "failed") for one in (*study.stages, *study.trials)):
-        try:
-            track(study, store)
-        except TrackingFailed as error:
-            say(f"{error} (everything is in the store; the next run writes it again)")
+        bring_to_mlflow(study, store)
 
 
 def _states(study: Study, store: Store) -> str:

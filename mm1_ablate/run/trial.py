@@ -24,6 +24,7 @@ from mm1_ablate.config.sweep.declaration import Strategy
 from mm1_ablate.config.training import Precision, Progress
 from mm1_ablate.data.atomic_files import write_json
 from mm1_ablate.run.evaluate_trial import EvaluationFailed, evaluate_trial
+from mm1_ablate.run.machine_record import write_machine
 from mm1_ablate.run.planned_data import PlannedData
 from mm1_ablate.store.disk_full import is_disk_full
 from mm1_ablate.store.files import StorageError
@@ -87,6 +88,8 @@ def run_trial(store_root: str, fingerprint: str, evaluations: list[str], rank: i
             experiment, seed = store.read_trial(fingerprint)
             if leads:
                 store.start(folder, "train", code=training_code(experiment))
+                if not store.has(folder / "model.pt"):
+                    write_machine(folder)
 
             def load(precision: Precision) -> MultimodalModel:
                 if reads:

@@ -41,7 +41,7 @@ from mm1_ablate.evaluation.prediction_shards import PredictionShard, shards_of
 from mm1_ablate.store.files import Files, StorageError
 from mm1_ablate.store.layout import LAYOUT, Layout
 from mm1_ablate.store.records import EvaluationRecord, LayoutRecord, Names, PreparationRecord, TrialRecord
-from mm1_ablate.store.study_files import TextThatRan, keep_texts, other_study, texts_that_ran, write_place
+from mm1_ablate.store.study_files import TextThatRan, how_they_ran, keep_texts, other_study, texts_that_ran, write_place
 
 
 class FingerprintCollision(Exception):
@@ -137,6 +137,10 @@ class Manifests:
     def texts_that_ran(self, study: Study, scored: Iterable[Trial]) -> list[TextThatRan]:
         """The texts by which trials of a study were run, the latest first."""
         return texts_that_ran(study, scored, self._layout.study_folder(study), self._files)
+
+    def how_they_ran(self, study: Study) -> dict[str, dict[str, str]]:
+        """By evaluation fingerprint the `command` by which a trial was run last, and the git `commit` of its sweep then."""
+        return how_they_ran(self._layout.study_folder(study), self._files)
 
     def write_warnings(self, study: Study) -> None:
         """Keep what a study was warned of when it was run, for its report."""

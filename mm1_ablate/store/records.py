@@ -126,6 +126,8 @@ class TextRecord(Record):
     """Names by evaluation fingerprint."""
     first: float
     last: float
+    how: dict[str, dict[str, str]] = {}
+    """By evaluation fingerprint: see `study_files.how_they_ran`."""
 
 
 class DeclaredArm(Record):

@@ -101,7 +101,8 @@ class Results:
         return account
 
     def curve(self, trial: Trial) -> pandas.DataFrame:
-        """A trial's training: step, loss, learning_rate, tokens, images, seconds. Empty before its first point."""
+        """A trial's training: step, loss, learning_rate, tokens, images, seconds, and what else `training.module.TrainingCallback` writes
+        of each point. Empty before its first point."""
         import pandas
 
         path = self._layout.trial_folder(trial.fingerprint) / "curve.jsonl"

@@ -4,7 +4,7 @@ In: studies and their trials. Out: states, scores, items, curves and holes. A fo
 training fingerprint and holding all of them; scores in a folder for each evaluation fingerprint, so that a changed evaluation scores the
 kept model again and trains nothing.
 
-    trials/<12>/    trial.json, files.jsonl, status.json, progress.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
+    trials/<12>/    trial.json, files.jsonl, status.json, progress.json, machine.json, last.ckpt, model.pt, curve.jsonl, error.txt, log.txt,
                     data.json, predictions/<12>.{json,parquet}, evaluations/<12>/{evaluation.json, scores.json, items.parquet, ...}
     prepared/<12>/  preparation.json, status.json, progress.json, weights.pt, features.../
     studies/<name>/ study.json, sweep.yaml, texts/, declarations/, contents.json, trials.json, runs/, report/
@@ -74,6 +74,7 @@ class Store:
         self.write_study, self.recorded_contents = manifests.write_study, manifests.recorded_contents
         self.check_layout, self.other_study = manifests.check_layout, manifests.other_study
         self.keep_texts, self.texts_that_ran = manifests.keep_texts, manifests.texts_that_ran
+        self.how_they_ran = manifests.how_they_ran
         self.write_warnings, self.warnings = manifests.write_warnings, manifests.warnings
         self.register_trials, self.unlisted_trials = manifests.register_trials, manifests.unlisted_trials
         self.read_trial, self.read_preparation = manifests.read_trial, manifests.read_preparation

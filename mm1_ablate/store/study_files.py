@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_ablate.config.identity.fingerprint import digest, short
+from mm1_ablate.config.passwords import without_passwords
 from mm1_ablate.config.study import Study, Trial
 from mm1_ablate.config.sweep.file import read_sweep_file
 from mm1_ablate.config.yaml_file import FileErrors
@@ -97,6 +101,7 @@ class TextThatRan:
 
 def keep_texts(study: Study, to_do: Iterable[Trial], folder: Path, files: Files) -> None:
     """Keep what the files of a study say, with the trials that are about to be run by it."""
+    to_do = list(to_do)
     trials = {trial.evaluation_fingerprint: trial.name for trial in to_do}
     if not trials or not study.texts:
         return
@@ -104,7 +109,32 @@ def keep_texts(study: Study, to_do: Iterable[Trial], folder: Path, files: Files)
     record = files.read_record(path, TextRecord)
     trials = {**record.get("trials", {}), **trials}
     kept = {"files": dict(study.texts), "trials": trials, "first": record.get("first", now), "last": now}
+    how = {"command": without_passwords(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])), "commit": commit_of(study.path.parent)}
+    kept["how"] = {**record.get("how", {}), **dict.fromkeys((trial.evaluation_fingerprint for trial in to_do), how)}
     files.write(path, json.dumps(kept, indent=1).encode())
+
+
+def commit_of(folder: Path) -> str:
+    """The git commit of the working tree that a folder is in, with '+changes' where files differ from it; empty where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def how_they_ran(folder: Path, files: Files) -> dict[str, dict[str, str]]:
+    """By evaluation fingerprint the command by which a trial was run last, and the git commit of its sweep's folder then."""
+    records = [record for path in folder.glob("texts/*.json") if (record := files.read_record(path, TextRecord))]
+    found: dict[str, dict[str, str]] = {}
+    for record in sorted(records, key=lambda record: record["last"]):
+        found |= record.get("how", {})
+    return found
 
 
 def texts_that_ran(study: Study, scored: Iterable[Trial], folder: Path, files: Files) -> list[TextThatRan]:

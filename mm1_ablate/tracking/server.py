@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -23,6 +24,8 @@ SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_
 SILENT["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """Give up early on a server that does not answer: MLflow itself would retry for minutes, and the next call writes everything."""
+PLACES = "mlartifacts"
+"""The folder of a store with the files of its runs."""
 WRITTEN_WITHIN = 120.0
 """Seconds to wait for another process that writes the same SQLite file."""
 
@@ -80,6 +83,31 @@ def _require_address(address: str) -> None:
     raise NotAnAddress(f"MLFLOW_TRACKING_URI is not an address: http:// is missing (http://{address}), or sqlite:/// before a file")
 
 
+def bring_along(store: Store) -> None:
+    """Where a store was moved or copied, let MLflow's SQLite file in it say where its files are now: it has absolute places of them.
+
+    MLflow itself has no way to do so. Nothing else is changed: what people wrote into it moves along.
+    """
+    database = store.root / "mlflow.db"
+    if "MLFLOW_TRACKING_URI" in os.environ or not database.exists():
+        return
+    here = (store.root / PLACES).as_uri()
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        try:
+            told = {place for (place,) in connection.execute("SELECT artifact_location FROM experiments") if place}
+        except sqlite3.Error:  # no database, or an empty one: MLflow says so, or fills it
+            return
+        for before in {place.partition(f"/{PLACES}/")[0] + f"/{PLACES}" for place in told if f"/{PLACES}/" in place}:
+            root = Path(unquote(urlparse(before).path)).parent
+            if before == here or root.resolve() == store.root.resolve():
+                continue
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (here, len(before) + 1, len(before) + 1, f"{before}/"),
+                )
+
+
 def connected_client(store: Store) -> MlflowClient:
     _require_address(tracking_uri(store))
     for name, value in (SILENT | IMPATIENT).items():
@@ -91,35 +119,5 @@ def connected_client(store: Store) -> MlflowClient:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     store.root.mkdir(parents=True, exist_ok=True)
+    bring_along(store)
     return MlflowClient(tracking_uri=tracking_uri(store))
-
-
-class RunFiles:
-    """Writes files of runs. They go where the server says, not to the server, and that may be out of reach: then none is written.
-
-    Attributes:
-        problem: why not; None where all could be written so far.
-    """
-
-    def __init__(self, address: str, place: str) -> None:
-        """
-        Args:
-            address: of MLflow.
-            place: of a run's files, as the server says.
-        """
-        self.problem: str | None = None
-        folder = urlparse(place)
-        if address.startswith("http") and folder.scheme in ("", "file"):
-            # Below the root is a folder for each experiment, then for each run.
-            root = Path(unquote(folder.path)).parents[2]
-            if not root.is_dir():
-                self.problem = f"they belong in {root}, a folder of the server's that is not here (mlflow server --no-serve-artifacts)"
-
-    def write(self, write: Callable[[], object]) -> bool:
-        """Whether a call that writes files was made, and succeeded."""
-        if self.problem is None:
-            try:
-                write()
-            except Exception as error:
-                self.problem = first_line(error)
-        return self.problem is None

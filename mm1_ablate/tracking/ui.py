@@ -23,6 +23,7 @@ from mm1_ablate.store.store import Store
 from mm1_ablate.tracking.mlflow_runs import track
 from mm1_ablate.tracking.server import SILENT, tracking_uri
 
+DOORS = "Go in by these addresses: MLflow's own list of experiments leads to its page of traces, which is empty."
 HOST = "127.0.0.1"
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 START_SECONDS = 90.0
@@ -49,10 +50,10 @@ def addresses(study: Study, store: Store, base: str) -> list[str]:
         TrackingFailed: with what MLflow said.
     """
     tracked = track(study, store)
-    lines = [f"{study.name}: trials by arm    {base}{tracked.view}"]
+    lines = [f"{study.name}: the {what:<8} {base}{path}" for what, path in tracked.views.items()]
     if (store.study_folder(study) / "report").exists():
-        lines.append(f"{study.name}: the comparison   {base}{tracked.report}")
-    return lines
+        lines.append(f"{study.name}: the report   {base}{tracked.report}")
+    return [*lines, DOORS]
 
 
 def serve(
@@ -90,7 +91,7 @@ def _serve(store: Store, port: int, lines: list[str], open_browser: bool, say: C
         for line in lines:
             say(line)
         if open_browser:
-            webbrowser.open(lines[0].split()[-1])
+            webbrowser.open(lines[0].rpartition(" ")[2])
         return server.wait()
     finally:
         interrupt_handled()

@@ -21,8 +21,9 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from mm1_ablate.config.training import Progress, Stage, Training
 from mm1_ablate.data.loader import Batch
@@ -32,6 +33,7 @@ from mm1_ablate.model.packed_attention import packed_throughout
 from mm1_ablate.training.checkpoint import random_state_dict, restore_random_state
 from mm1_ablate.training.distributed import Step, agree_on_step, shard_for_training, without_gradient_sync
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share, set_learning_rates
+from mm1_ablate.training.pace import Pace
 from mm1_ablate.training.weight_distribution import allocate, broadcast_weights
 from mm1_ablate.training.workers import Workers
 
@@ -45,8 +47,11 @@ class PackedTraining(lightning.LightningModule):
 
     Attributes:
         tokens, images, documents: seen so far by all processes, image tokens included.
-        last_loss: loss of this process in the latest step, in nats per token that all processes predict in it; a tensor, so that the
-            step does not wait for the device.
+        interval_loss: sum of this process's losses since they were last read, in nats per token that all processes predict in a step; a
+            tensor, so that no step waits for the device.
+        interval_steps: how many steps that is.
+        gradient_norm: of the latest step that measured it, before clipping; a tensor likewise.
+        measure_every: every so many steps the norm is measured where gradients are not clipped, which measures it in every step.
     """
 
     def __init__(
@@ -73,7 +78,10 @@ class PackedTraining(lightning.LightningModule):
         self.tokens = 0
         self.images = 0
         self.documents = 0
-        self.last_loss: Tensor | None = None
+        self.interval_loss: Tensor | None = None
+        self.interval_steps = 0
+        self.gradient_norm: Tensor | None = None
+        self.measure_every = 1
         self._restored_random_state: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
@@ -117,9 +125,14 @@ class PackedTraining(lightning.LightningModule):
         self.images += now.images
         self.documents += now.documents
         if losses:
-            self.last_loss = torch.stack(losses).sum()
+            loss = torch.stack(losses).sum()
+            self.interval_loss = loss if self.interval_loss is None else loss + self.interval_loss
+            self.interval_steps += 1
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             if settings.gradient_clip is not None:
-                clip_grad_norm_([parameter for parameter in self.model.parameters() if parameter.requires_grad], settings.gradient_clip)
+                self.gradient_norm = clip_grad_norm_(trained, settings.gradient_clip)
+            elif (self.step + 1) % self.measure_every == 0:
+                self.gradient_norm = get_total_norm([one.grad for one in trained if one.grad is not None])
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -140,9 +153,26 @@ class PackedTraining(lightning.LightningModule):
             documents=sum(len(micro.document_lengths) for micro in batch),
         )
 
-    def loss(self) -> float | None:
-        """Mean loss per supervised token of the latest step, in nats, over all processes, which all call this."""
-        return None if self.last_loss is None else self.workers.all_reduce([float(self.last_loss)])[0]
+    def take_loss(self) -> float | None:
+        """Mean loss per supervised token of the steps since this was last called, in nats, over all processes, which all call this; None
+        where nothing was predicted in them."""
+        loss, steps = self._interval()
+        self.interval_loss, self.interval_steps = None, 0
+        return loss / steps if steps else None
+
+    def _interval(self) -> tuple[float, int]:
+        """The sum of the losses of all processes since they were last read, and of how many steps; all of them call this."""
+        if not self.interval_steps:
+            return 0.0, 0
+        own = 0.0 if self.interval_loss is None else float(self.interval_loss)
+        return self.workers.all_reduce([own])[0], self.interval_steps
+
+    def take_gradient_norm(self) -> float | None:
+        """Euclidean length of the gradient of the latest step that measured it, before clipping; all processes call this."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None:
+            return None
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Lightning saves no random states, and draws from them between on_train_start and here.
@@ -155,17 +185,28 @@ class PackedTraining(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         counts = {"step": self.step, "tokens": self.tokens, "images": self.images, "documents": self.documents}
-        checkpoint["mm1_ablate"] = {**counts, "random_state": random_state_dict()}
+        loss, steps = self._interval()
+        checkpoint["mm1_ablate"] = {**counts, "random_state": random_state_dict(), "interval": {"loss": loss, "steps": steps}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         ours = dict(checkpoint["mm1_ablate"])
         self._restored_random_state = ours.pop("random_state")
+        interval = ours.pop("interval", {"loss": 0.0, "steps": 0})  # which earlier versions did not keep
+        self.interval_steps = interval["steps"]
+        # What all have lost so far is counted by the one that leads.
+        self.interval_loss = torch.tensor(interval["loss"]) if interval["steps"] and self.workers.leads else None
         for name, value in ours.items():
             setattr(self, name, value)
 
 
 class TrainingCallback(lightning.Callback):
-    """Reports progress, writes the learning curve, saves checkpoints. Reads the loss only then: reading waits for the device."""
+    """Reports progress, writes the learning curve, saves checkpoints. Reads the loss only then: reading waits for the device.
+
+    A point of the curve (`curve.jsonl`) has the step; since the point before it the mean loss per supervised token in nats, tokens per
+    second and the share of the time that was waited for data; the learning rate and the norm of the gradient in that step, before
+    clipping; tokens, images and documents so far; memory in bytes at its peak; seconds since this process began, and the time in seconds
+    since the epoch. Points of earlier versions lack some of that.
+    """
 
     def __init__(
         self,
@@ -185,6 +226,7 @@ class TrainingCallback(lightning.Callback):
         self.folder, self.steps, self.save_every, self.report, self.stage = folder, steps, save_every, report, stage
         self.read_every = max(1, steps // curve_points)
         self.started = time.monotonic()
+        self.pace = Pace()
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if module.workers.ranks > 1:
@@ -193,11 +235,16 @@ class TrainingCallback(lightning.Callback):
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        module.measure_every = self.read_every
+        self.pace.begin(module.tokens)
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        self.pace.step_begins()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = module.step
         if step % self.read_every == 0 or step == self.steps:
-            loss = module.loss()
+            loss, norm = module.take_loss(), module.take_gradient_norm()
             if loss is not None and not np.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {step} of {self.steps}; a lower learning rate or gradient clipping may help")
             point = {
@@ -208,7 +255,10 @@ class TrainingCallback(lightning.Callback):
                 "tokens": module.tokens,
                 "images": module.images,
                 "documents": module.documents,
+                "gradient_norm": norm,
+                **self.pace.measured(module.tokens),
                 "seconds": round(time.monotonic() - self.started, 3),
+                "time": round(time.time(), 3),
             }
             if module.workers.leads:
                 with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
@@ -217,3 +267,4 @@ class TrainingCallback(lightning.Callback):
         if step % self.save_every == 0 and step < self.steps:
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.saved()
+        self.pace.step_ends()

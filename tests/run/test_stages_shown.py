@@ -16,6 +16,7 @@ from tiny import TINY, tiny_experiment
 
 from mm1_ablate.commands.run_told import say_failures
 from mm1_ablate.commands.status import show_status, status_json
+from mm1_ablate.config.identity.fingerprint import short
 from mm1_ablate.config.preparation import preparations_of
 from mm1_ablate.config.study import Arm, Study, Trial
 from mm1_ablate.config.training import Progress
@@ -154,14 +155,14 @@ def test_stages_are_runs_of_their_own_in_mlflow_shared_ones_once(failed: Study, 
         "kind": "stage",
         "stage": "1: first",
         "arms": "baseline, other, short chain",
-        "fingerprint": first.fingerprint,
+        "fingerprint": short(first.fingerprint),
         "mlflow.parentRunId": tracked.comparison_run,
     }
     assert run.data.params["training.steps"] == "20"
     failing = client.get_run(tracked.stage_runs[second.fingerprint])
-    assert failing.info.status == "FAILED" and failing.data.tags["starts_from"] == first.fingerprint
+    assert failing.info.status == "FAILED" and failing.data.tags["starts_from"] == short(first.fingerprint)
     later = client.get_run(tracked.trial_runs[failed.trials[0].evaluation_fingerprint])
-    assert later.data.tags["starts_from"] == second.fingerprint
+    assert later.data.tags["starts_from"] == short(second.fingerprint)
     for one in (failing, later):
         assert "Traceback" in one.data.tags["mlflow.note.content"] and "no trial of 21 steps" in one.data.tags["mlflow.note.content"]
 

@@ -25,8 +25,11 @@ from study_helpers import quick_trial, study
 
 from mm1_ablate.config.study import Trial
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.mlflow_runs import keep_tracking, track
+from mm1_ablate.tracking.live import keep_tracking
+from mm1_ablate.tracking.mlflow_runs import track
+from mm1_ablate.tracking.own_runs import CONTENT
 from mm1_ablate.tracking.server import TrackingFailed, tracking_uri
+from mm1_ablate.tracking.shown_study import ComparedArm, ComparedScore, ComparedStudy
 from mm1_ablate.tracking.ui import check_mlflow, port_from, stop, ui_command
 
 
@@ -40,6 +43,10 @@ def do(store: Store, *trials: Trial) -> None:
 def store(tmp_path: Path) -> Store:
     (tmp_path / "a store").mkdir()
     return Store(tmp_path / "a store")
+
+
+RUNS = ["baseline", "baseline/seed-0", "comparison"]
+"""Of a study of one trial: its arm, it, and the comparison."""
 
 
 def runs(client: MlflowClient, name: str) -> list[tuple[str, str]]:
@@ -99,32 +106,30 @@ def test_what_a_server_missed_while_it_was_away_it_gets_in_the_same_run_or_the_n
     address, start, end = late_server
     tiny = study(seeds=(0, 1))
     first, second, *rest = tiny.trials
-    report = tmp_path / "report"
-    report.mkdir()
-    (report / "report.html").write_text("<h1>verdict</h1>")
+    report = with_report(tmp_path / "report")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client, said = MlflowClient(tracking_uri(store)), []
     start()
     with keep_tracking(tiny, store, said.append, interval=0.05):
         do(store, first)
-        wait_for(lambda: [status for _, status in runs(client, "test")] == ["FINISHED"] * 2)
+        wait_for(lambda: ("baseline/seed-0", "FINISHED") in runs(client, "test"))
         end()
         do(store, second)
         wait_for(lambda: said)
         with pytest.raises(TrackingFailed, match=f"{address} could not be written"):
-            track(tiny, store, report=report)
+            track(tiny, store, report)
         start()
-        wait_for(lambda: [status for _, status in runs(client, "test")] == ["FINISHED"] * 3)
+        wait_for(lambda: ("baseline/seed-1", "FINISHED") in runs(client, "test"))
         end()
         do(store, *rest)
     assert len(said) <= 2 and all("continues without MLflow" in line for line in said), "said once each time"
     start()
-    tracked = track(tiny, store, report=report, table=pandas.DataFrame({"arm": ["baseline"]}), verdict="**As expected.**")
-    assert len(tracked.trial_runs) == 4 and [status for _, status in runs(client, "test")] == ["FINISHED"] * 5
+    tracked = track(tiny, store, report)
+    assert len(tracked.trial_runs) == 4 and [status for _, status in runs(client, "test")] == ["FINISHED"] * 7
     run = client.get_run(tracked.trial_runs[tiny.trials[0].evaluation_fingerprint])
-    assert run.data.tags["mlflow.parentRunId"] == tracked.comparison_run and run.data.metrics["8-shot"] == 10.0
-    assert {file.path for file in client.list_artifacts(tracked.comparison_run)} == {"comparison.json", "report"}
+    assert run.data.tags["mlflow.parentRunId"] == tracked.arm_runs["baseline"] and run.data.metrics["8-shot"] == 10.0
+    assert {file.path for file in client.list_artifacts(tracked.comparison_run)} == FILES
     fetched = client.download_artifacts(tracked.comparison_run, "report/report.html", str(tmp_path))
     assert Path(fetched).read_text() == "<h1>verdict</h1>"
     assert not (store.root / "mlflow.db").exists() and "View run" not in capsys.readouterr().out
@@ -183,8 +188,8 @@ def test_a_request_or_an_answer_that_is_lost_leaves_nothing_half_and_nothing_twi
     between = LosesAnswers(address)
     threading.Thread(target=between.serve_forever, daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{between.server_address[1]}")
-    # Those that make the comparison and the trial, and those that say that they have ended.
-    for path, number in [("runs/create", 0), ("runs/create", 1), ("runs/log-batch", 1), ("runs/update", 0), ("runs/update", 1)]:
+    # Those that make the comparison, the arm and the trial, that write into the trial, and that say of each that it has ended.
+    for path, number in [(f"runs/{what}", number) for what in ("create", "log-batch", "update") for number in (0, 2)]:
         for arrives in (False, True):
             for again in ("0", "2"):
                 case = f"{path} {number} {'arrives' if arrives else 'is lost'} {again}".replace("/", " ")
@@ -196,7 +201,7 @@ def test_a_request_or_an_answer_that_is_lost_leaves_nothing_half_and_nothing_twi
                 assert between.lost[1] < 0, f"{case}: it was never asked for"
                 track(one, store)
                 there = runs(MlflowClient(tracking_uri(store)), case)
-                assert there == [("baseline/seed-0", "FINISHED"), ("comparison", "FINISHED")], case
+                assert there == [(name, "FINISHED") for name in ("baseline", "baseline/seed-0", "comparison")], case
     between.shutdown()
     between.server_close()
 
@@ -208,11 +213,17 @@ def all_runs(client: MlflowClient, name: str) -> list[str]:
     return sorted(str(run.info.run_name) for run in client.search_runs([there.experiment_id], run_view_type=ViewType.ALL))
 
 
-def with_report(folder: Path) -> dict[str, object]:
-    """What a comparison brings along."""
+FILES = {"comparison.json", "report", "settings.yaml"}
+"""Of the comparison's run."""
+
+
+def with_report(folder: Path) -> ComparedStudy:
+    """A comparison with a report."""
     folder.mkdir()
     (folder / "report.html").write_text("<h1>verdict</h1>")
-    return {"report": folder, "table": pandas.DataFrame({"arm": ["baseline"]}), "verdict": "**As expected.**"}
+    arms = {"baseline": ComparedArm("baseline", 1, {"8-shot": ComparedScore(10.0)}, score="10.0")}
+    table = pandas.DataFrame({"arm": ["baseline"]})
+    return ComparedStudy("As expected.", "8-shot", arms, "**As expected.**", table, folder)
 
 
 def test_where_files_cannot_be_brought_metrics_and_tags_are_written_all_the_same_and_files_once_they_can(
@@ -228,11 +239,11 @@ def test_where_files_cannot_be_brought_metrics_and_tags_are_written_all_the_same
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         client, comparison = MlflowClient(address), with_report(tmp_path / "report")
         for _ in range(3):
-            tracked = track(tiny, store, **comparison)  # type: ignore[arg-type]
+            tracked = track(tiny, store, comparison)
             assert tracked.without_files is not None and str(root) in tracked.without_files
-        assert all_runs(client, "test") == ["baseline/seed-0", "comparison"]
+        assert all_runs(client, "test") == RUNS
         run = client.get_run(*tracked.trial_runs.values())
-        assert run.data.metrics["8-shot"] == 10.0 and "outcome" in run.data.tags and not root.exists()
+        assert run.data.metrics["8-shot"] == 10.0 and CONTENT in run.data.tags and not root.exists()
         assert client.get_run(tracked.comparison_run).data.tags["mlflow.note.content"] == "**As expected.**"
 
         said: list[str] = []
@@ -242,8 +253,9 @@ def test_where_files_cannot_be_brought_metrics_and_tags_are_written_all_the_same
         assert len(said) == 1 and said[0].startswith(f"MLflow at {address} has metrics and tags, but no files of the study: they belong in")
 
         root.mkdir(parents=True)
-        assert track(tiny, store, **comparison).without_files is None  # type: ignore[arg-type]
-        assert {file.path for file in client.list_artifacts(tracked.comparison_run)} == {"comparison.json", "report"}
+        assert track(tiny, store, comparison).without_files is None
+        assert {file.path for file in client.list_artifacts(tracked.comparison_run)} == FILES
+        assert {file.path for file in client.list_artifacts(*tracked.trial_runs.values())} == {"experiment.yaml", "predictions"}
         assert "files missing" not in client.get_run(*tracked.trial_runs.values()).data.tags
 
 
@@ -265,7 +277,7 @@ def test_what_is_always_refused_leaves_one_run_and_none_that_are_deleted(
     between.lost = "", 0
     tracked = track(tiny, store)
     client = MlflowClient(address)
-    assert all_runs(client, "test") == ["baseline/seed-0", "comparison"]
+    assert all_runs(client, "test") == RUNS
     (run,) = tracked.trial_runs.values()
     assert [point.step for point in client.get_metric_history(run, "loss")] == list(range(1, 11))
     between.shutdown()
@@ -313,7 +325,7 @@ def test_several_first_runs_of_a_store_make_one_database(store: Store, tmp_path:
     started = [subprocess.Popen([sys.executable, "-c", program, str(store.root), name], env=environment) for name in ("a", "a", "b")]
     assert [process.wait(timeout=300) for process in started] == [0, 0, 0]
     client = MlflowClient(tracking_uri(store))
-    assert all_runs(client, "a") == all_runs(client, "b") == ["baseline/seed-0", "comparison"]
+    assert all_runs(client, "a") == all_runs(client, "b") == RUNS
 
 
 @pytest.mark.parametrize("kind", ["nobody listens", "nobody answers", "no database"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as lightning
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,7 @@ from mm1_ablate.training.checkpoint import random_state_dict, restore_random_sta
 from mm1_ablate.training.fit import fit, load_trained
 from mm1_ablate.training.module import TrainingCallback
 from mm1_ablate.training.optimisation import build_optimizers, learning_rate_share
+from mm1_ablate.training.pace import Pace
 from mm1_ablate.training.preparation import ContrastiveObjective, ReconstructiveObjective, prepare
 
 ADAMW = {"type": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0}
@@ -86,6 +89,10 @@ def trained(experiment: Experiment, folder: Path, seed: int = 0) -> MultimodalMo
     model = fit(experiment, seed, None, None, folder, lambda progress: None)
     assert model is not None
     return model
+
+
+ON_THE_CLOCK = {"seconds", "time", "tokens_per_second", "waiting_for_data", "memory"}
+"""What two equal trainings have different of."""
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -246,6 +253,7 @@ def test_a_step_learns_from_its_own_batch_alone_and_the_curve_tells_its_loss_and
         assert point["loss"] == pytest.approx(float(loss), rel=1e-5)
         tokens, images, documents = tokens + len(batch.tokens), images + len(batch.images), documents + len(batch.document_lengths)
         assert (point["tokens"], point["images"], point["documents"]) == (tokens, images, documents)
+        assert point["gradient_norm"] == pytest.approx(gradient, rel=1e-3)
     assert images > documents > 9
 
 
@@ -279,6 +287,50 @@ def test_what_is_reported_is_what_the_curve_shows(tmp_path: Path) -> None:
     assert [(one.stage, one.step, one.steps, one.loss) for one in told] == [("train", point["step"], 3, point["loss"]) for point in points]
     assert [point["step"] for point in points] == [1, 2, 3]
     assert 0 <= points[0]["seconds"] <= points[1]["seconds"] <= points[2]["seconds"] < 600
+
+
+def test_a_point_of_a_curve_is_about_all_steps_since_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same training, with points of one step each and of three; it is stopped in the middle of an interval, and resumed."""
+    experiment = tiny_experiment({"training.steps": 6, "training.checkpoint_every_steps": 2, "training.gradient_clip": None})
+    whole = trained(experiment, tmp_path / "each").state_dict()
+
+    class Stopped(Exception):
+        pass
+
+    init = TrainingCallback.__init__
+    monkeypatch.setattr(TrainingCallback, "__init__", lambda self, *args, **named: init(self, *args, **named, curve_points=2))
+    save = lightning.Trainer.save_checkpoint
+
+    def stop(self: lightning.Trainer, path: Path) -> None:
+        save(self, path)
+        raise Stopped
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(lightning.Trainer, "save_checkpoint", stop)
+        trained(experiment, tmp_path / "three")
+    assert not (tmp_path / "three" / "curve.jsonl").exists()
+    after = trained(experiment, tmp_path / "three").state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in whole.items())
+    each, three = curve(tmp_path / "each"), curve(tmp_path / "three")
+    assert [point["step"] for point in three] == [3, 6]
+    for point, steps in zip(three, (each[:3], each[3:]), strict=True):
+        assert point["loss"] == pytest.approx(sum(step["loss"] for step in steps) / 3, rel=1e-6)
+        assert point["gradient_norm"] == steps[-1]["gradient_norm"]
+        assert point["tokens_per_second"] > 0 and 0 <= point["waiting_for_data"] <= 1 and point["memory"] > 1e7
+    assert abs(three[-1]["time"] - time.time()) < 600
+
+
+def test_what_is_waited_for_data_is_measured() -> None:
+    pace = Pace()
+    pace.begin(100)
+    for _ in range(2):
+        time.sleep(0.03)
+        pace.step_begins()
+        time.sleep(0.01)
+        pace.step_ends()
+    point = pace.measured(300)
+    assert 0.5 < point["waiting_for_data"] < 0.95 and 0 < point["tokens_per_second"] < 200 / 0.08
+    assert pace.measured(300)["tokens_per_second"] == 0
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -381,7 +433,10 @@ def test_a_stopped_trial_with_dropout_and_noise_resumes_to_bit_for_bit_the_same_
     seeded(2)
     after = trained(experiment, tmp_path / "stopped").state_dict()
     assert all(torch.equal(value, after[name]) for name, value in whole.items())
-    points = [[{**point, "seconds": 0} for point in curve(tmp_path / name)] for name in ("whole", "stopped")]
+    points = [
+        [{name: value for name, value in point.items() if name not in ON_THE_CLOCK} for point in curve(tmp_path / name)]
+        for name in ("whole", "stopped")
+    ]
     assert points[0] == points[1] and len(points[0]) == 6
     kept = {"model.pt", "curve.jsonl", "data.json"}
     assert all({path.name for path in (tmp_path / name).iterdir()} == kept for name in ("whole", "stopped"))
