@@ -105,7 +105,7 @@ def _named_arms(arms: Sequence[ArmRow], comparison: StudyComparison) -> list[str
 
 def _counted_arms(arms: Sequence[ArmRow], comparison: StudyComparison) -> list[str]:
     """'5 of 26 arms worse, most of all a (−61.2 [−65.5, −56.8])', verdict by verdict."""
-    parts = []
+    parts: list[str] = []
     for verdict in _in_order(arms):
         named = [row for row in arms if row.verdict == verdict]
         most = verdict in (WORSE, BETTER) and f", {'most of all ' if len(named) > 1 else ''}{_largest(named, comparison.primary)}"
