@@ -136,6 +136,14 @@ def _counted(comparison: StudyComparison) -> list[str]:
     return lines
 
 
+def missing_trials(comparison: StudyComparison) -> list[tuple[str, str]]:
+    """Arms, and which of their trials are missing and why: ('text', 'seeds 0, 2: never run')."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for hole in comparison.holes:
+        found.setdefault((hole.arm, hole.reason), []).append(hole.seed)
+    return [(arm, f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {why}") for (arm, why), seeds in found.items()]
+
+
 def by_kind(comparison: StudyComparison) -> dict[str, list[Judgement]]:
     """Checks, then lessons, as far as there are any."""
     found = {kind: [one for one in comparison.expectations if one.expectation.kind == kind] for kind in KINDS}
