@@ -343,6 +343,14 @@ def report(
             show_default=False,
         ),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Show what has changed for each arm since a commit, or a date such as 2026-11-01, or from another store to this one.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Settings = None,
     only: Only = None,
     seeds: Seeds = None,
@@ -351,11 +359,15 @@ def report(
     """Compare the arms by the results in the store.
 
     It works in the middle of a run, too: missing results are named. Of several sweep files the arms stand in one table."""
-    from mm1_ablate.commands.report import report_side_by_side, report_study
+    from mm1_ablate.commands.report import report_side_by_side, report_since, report_study
 
     tried = _tried(settings, only, seeds, smoke)
     with using_store(store_of(store, tried)) as records:
-        if len(sweeps) > 1:
+        if since is not None:
+            if len(sweeps) > 1:
+                stop(FILE_IS_WRONG, "--since looks at one study: name one sweep file")
+            report_since(sweeps[0], records, since, to, as_json, tried)
+        elif len(sweeps) > 1:
             report_side_by_side(sweeps, records, to, as_json, tried)
         else:
             report_study(sweeps[0], records, to, as_json, tried)

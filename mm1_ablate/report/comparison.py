@@ -3,7 +3,7 @@
 In: a study, its results (arm, seed, fingerprint, metric, value; scores on a scale of 0 to 100), the holes in its grid and, if kept,
 per-item scores. Out: a `StudyComparison`: rows in the order of the sweep, each baseline before its arms, with means over seeds, differences
 with intervals, and on the primary metric a verdict. How it is shown is the work of `text.py`, `markdown.py`,
-`figures.py` and `html.py`, which import this and are not imported here.
+`figures/` and `html.py`, which import this and are not imported here.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ from mm1_ablate.report.text import (
     headline,
     how_judged,
     how_measured,
+    missing_trials,
     price_in_words,
     why,
 )
@@ -100,6 +101,7 @@ def html(comparison: StudyComparison, pictures: Mapping[str, bytes] = {}, sweep_
         price=price_in_words,
         kinds=[(KINDS[kind], ABOUT_KINDS[kind], kind, judged) for kind, judged in by_kind(comparison).items()],
         footnotes=footnotes(comparison),
+        missing_trials=missing_trials(comparison),
         probability=probability,
         short_name=short_name,
         folded=_folded,

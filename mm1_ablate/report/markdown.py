@@ -32,6 +32,7 @@ from mm1_ablate.report.text import (
     headline,
     how_judged,
     how_measured,
+    missing_trials,
     why,
 )
 
@@ -96,7 +97,7 @@ def markdown(comparison: StudyComparison, pictures: Mapping[str, str] = {}) -> s
     if comparison.false_verdicts:
         lines += ["", "## False verdicts", "", comparison.false_verdicts.in_words()]
     if comparison.holes:
-        lines += ["", "## Missing trials", "", *(f"- {hole.arm}, seed {hole.seed}: {hole.reason}" for hole in comparison.holes)]
+        lines += ["", "## Missing trials", "", *(f"- {arm}, {told}" for arm, told in missing_trials(comparison))]
     lines += _tasks(comparison)
     lines += _data_losses(comparison)
     lines += _held_constant(comparison)

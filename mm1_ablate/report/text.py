@@ -105,7 +105,7 @@ def _named_arms(arms: Sequence[ArmRow], comparison: StudyComparison) -> list[str
 
 def _counted_arms(arms: Sequence[ArmRow], comparison: StudyComparison) -> list[str]:
     """'5 of 26 arms worse, most of all a (−61.2 [−65.5, −56.8])', verdict by verdict."""
-    parts = []
+    parts: list[str] = []
     for verdict in _in_order(arms):
         named = [row for row in arms if row.verdict == verdict]
         most = verdict in (WORSE, BETTER) and f", {'most of all ' if len(named) > 1 else ''}{_largest(named, comparison.primary)}"
@@ -134,6 +134,14 @@ def _counted(comparison: StudyComparison) -> list[str]:
         counts = [f"{count} {verdict}" for verdict in OUTCOMES if (count := sum(judgement.verdict == verdict for judgement in judged))]
         lines.append(f"of {len(judged)} {kind}{'s' if len(judged) > 1 else ''} {', '.join(counts)}")
     return lines
+
+
+def missing_trials(comparison: StudyComparison) -> list[tuple[str, str]]:
+    """Arms, and which of their trials are missing and why: ('text', 'seeds 0, 2: never run')."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for hole in comparison.holes:
+        found.setdefault((hole.arm, hole.reason), []).append(hole.seed)
+    return [(arm, f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {why}") for (arm, why), seeds in found.items()]
 
 
 def by_kind(comparison: StudyComparison) -> dict[str, list[Judgement]]:

@@ -64,7 +64,7 @@ def test_a_study_from_its_first_run_to_an_edited_one(tiny_sweep: Path, tmp_path:
     document = tmp_path / "docs" / "results.md"
     written = call("report", "sweeps/tiny.yaml", "--to", str(document))
     assert written.exit_code == 0 and f"written: {document}" in written.stdout, written.output
-    assert "diverging, seed 0" in document.read_text() and (tmp_path / "docs" / "results" / "forest.png").exists()
+    assert "diverging, seed" in document.read_text() and (tmp_path / "docs" / "results" / "forest.png").exists()
     report = look("report")
     arms = {arm["name"]: arm for arm in report["arms"]}
     assert arms["baseline"]["n"] == arms["without/text"]["n"] == 2 and arms["diverging"]["n"] == 0

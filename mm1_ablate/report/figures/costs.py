@@ -70,8 +70,8 @@ def _name(axes: Axes, rows: Sequence[ArmRow], cost: Mapping[str, float], compari
         right = cost[row.name] > middle
         place = cost[row.name], row.cells[comparison.primary].mean
         name = wrapped("baseline" if row.is_baseline else short_name(row), TITLE)
-        side = {"xytext": (-8 if right else 8, 0), "ha": "right" if right else "left", "va": "center"}
-        axes.annotate(name, place, textcoords="offset points", fontsize=7, color=INK, **side).set_in_layout(False)
+        beside = axes.annotate(name, place, (-8 if right else 8, 0), textcoords="offset points", fontsize=7, color=INK)
+        beside.set(horizontalalignment="right" if right else "left", verticalalignment="center", in_layout=False)
 
 
 def frontier(rows: Sequence[ArmRow], cost: Mapping[str, float], comparison: StudyComparison) -> list[ArmRow]:
