@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from study_helpers import study
+from s3_server import Machine, Server
+from study_helpers import quick_trial, study
 
 from mm1_ablate.store import activity
 from mm1_ablate.store.store import Store
@@ -65,3 +66,25 @@ def test_signs_of_life_are_given_while_nothing_changes(tmp_path: Path, monkeypat
         time.sleep(0.5)
         (run,) = store.runs(tiny)
         assert run.seen > first and run.what == "running 4 trials"
+
+
+def test_in_a_bucket_other_machines_see_what_a_run_does_and_how_much_a_study_takes(server: Server, machine: Machine) -> None:
+    tiny, store = study(), machine("first")
+    store.write_study(tiny)
+    store.register_trials(tiny)
+    with store.running(tiny, "running 2 trials") as doing:
+        (run,) = machine("second").runs(tiny)
+        assert run.what == "running 2 trials" and run.is_alive
+        one = tiny.trials[0]
+        store.write_trial(one)
+        quick_trial(store.address, one.fingerprint, [one.evaluation_fingerprint])
+        doing("comparing 1 trials")
+        other = machine("second")
+        other.refresh()
+        assert other.runs(tiny)[0].what == "comparing 1 trials"
+        (known,) = other.studies()
+        assert (known.name, known.trials, known.done, known.is_running) == ("test", 2, 1, True)
+        sizes = {each.key: each.size for each in server.bucket.objects.all()}
+        folders = ("studies/test/", *(f"trials/{store.trial_folder(each).name}/" for each in tiny.trials))
+        assert known.size == sum(size for key, size in sizes.items() if any(f"/{folder}" in key for folder in folders))
+    assert machine("second").runs(tiny)[0].ended
