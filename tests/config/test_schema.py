@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,26 @@ def test_the_schema_of_sweeps_knows_their_keys() -> None:
     assert errors(sweep_schema(), {**sweep, "sedes": [1]})
     assert errors(sweep_schema(), {**sweep, "ablations": {"a": {"removes": []}}})
     assert errors(sweep_schema(), {"sweep": "small"})
+
+
+def without_description(node: Any, place: str = "") -> list[str]:
+    """Where a schema declares a setting and does not say what it is."""
+    if isinstance(node, list):
+        return [found for index, entry in enumerate(node) for found in without_description(entry, f"{place}/{index}")]
+    if not isinstance(node, dict):
+        return []
+    found = [found for key, entry in node.items() for found in without_description(entry, f"{place}/{key}")]
+    if "properties" in node and place.rpartition("/")[2] not in ("properties", "default"):
+        found += [f"{place}/{name}" for name, setting in node["properties"].items() if not setting.get("description", "").strip()]
+    return found
+
+
+@pytest.mark.parametrize("schema", [experiment_schema, sweep_schema])
+def test_every_setting_says_what_it_is(schema: Callable[[], dict[str, Any]]) -> None:
+    whole = schema()
+    assert without_description(whole) == []
+    assert [name for name, settings in whole["$defs"].items() if name != "JsonValue" and not settings.get("description")] == []
+    assert without_description({"properties": {"a": {"description": " "}, "b": {"description": "of b"}}}) == ["/a"]
 
 
 def test_schemas_explain_the_fields() -> None:
