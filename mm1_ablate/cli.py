@@ -89,7 +89,7 @@ DEFAULT_STORE = "ablations"
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from mm1_ablate import __version__
+        from mm1_ablate.version import __version__
 
         tell(f"mm1-ablate {__version__}")
         raise typer.Exit

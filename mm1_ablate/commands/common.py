@@ -78,11 +78,19 @@ def tell(message: str) -> None:
     print(without_passwords(message), flush=True)
 
 
+class Stopped(typer.Exit):
+    """The end of a command, and the words on why, which have been said."""
+
+    def __init__(self, code: int, messages: Sequence[str]) -> None:
+        super().__init__(code)
+        self.message = without_passwords("\n".join(messages))
+
+
 def stop(code: int, *messages: str) -> NoReturn:
     """End the command with a code and a word on why."""
     for message in messages:
         say(message)
-    raise typer.Exit(code)
+    raise Stopped(code, messages)
 
 
 def print_json(value: Any) -> None:
@@ -94,9 +102,9 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream: Any = WithoutPasswords(sys.stderr if stderr else sys.stdout)
-    terminal = Console(file=stream, stderr=stderr, highlight=False)
+    terminal = Console(file=stream, stderr=stderr, highlight=False, force_jupyter=False)
     if not terminal.is_terminal and "COLUMNS" not in os.environ:
-        terminal = Console(file=stream, stderr=stderr, highlight=False, width=160)
+        terminal = Console(file=stream, stderr=stderr, highlight=False, force_jupyter=False, width=160)
     return terminal
 
 
@@ -193,11 +201,11 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
     from mm1_ablate.config.sweep.expand import load_study
     from mm1_ablate.config.yaml_file import FileErrors
 
-    studies, problems = [], 0
+    studies, problems, told = [], 0, []
     for path in paths:
         missing = missing_file(path)
         if missing:
-            say(missing)
+            told.append(missing)
             problems += 1
             continue
         try:
@@ -209,10 +217,10 @@ def read_studies(paths: Sequence[Path], look: Look = "contents", begins: bool = 
             else:
                 studies.append(load_study(path, look, recorded=recorded))
         except FileErrors as errors:
-            say(str(errors))
+            told.append(str(errors))
             problems += len(errors.problems)
     if problems:
-        stop(FILE_IS_WRONG, f"{problems} problem{'s' if problems > 1 else ''} found; nothing was started")
+        stop(FILE_IS_WRONG, *told, f"{problems} problem{'s' if problems > 1 else ''} found; nothing was started")
     return studies
 
 
