@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 project = "mm1-ablate"
 author = "the authors of mm1-ablate"
 copyright = f"{author}; Apache-2.0"
-release = re.findall(r'^__version__ = "(.*)"', (REPOSITORY / "mm1_ablate" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[0]
+release = re.findall(r'^__version__ = "(.*)"', (REPOSITORY / "mm1_ablate" / "version.py").read_text(encoding="utf-8"), re.MULTILINE)[0]
 
 extensions = ["myst_parser"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
