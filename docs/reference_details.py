@@ -17,7 +17,6 @@ TITLES = {
     "Sweep": "A sweep",
     "UntilDecided": "`seeds`, until decided",
     "AblationGroup": "`ablations.<group>`",
-    "FillWith": "`when_removed`, with one data type",
     "Compare": "`compare`",
     "Expectation": "`expect`, one of its list",
     "Published": "`paper`",
@@ -29,6 +28,7 @@ TITLES = {
     "Keep": "`keep`, of a source",
     "Bounds": "Bounds",
     "Packing": "`data.packing`",
+    "FillWith": "`when_removed`, with one data type",
     "Model": "`model`",
     "VisionTransformer": "`model.image_encoder`, of declared size",
     "TimmEncoder": "`model.image_encoder`, by timm's name",
@@ -53,7 +53,7 @@ TITLES = {
     "Join": "`join.<name>`",
     "Metric": "Metric",
 }
-"""Headings of sections by class."""
+"""Headings of sections by class, in the order of the pages."""
 
 UNITS = {
     "gpus": "GPUs",

@@ -56,7 +56,7 @@ def mentioned(annotation: Any) -> Iterator[type[Settings] | ComponentOf]:
 
 
 def sections(root: type[Settings]) -> list[type[Settings]]:
-    """The settings classes of a file, each once, in the order in which it names them; of a component its base first."""
+    """The settings classes of a file, each once: in the order of `TITLES`, the components of a kind behind their base."""
     found: dict[type[Settings], None] = {}
 
     def visit(settings: type[Settings]) -> None:
@@ -73,7 +73,13 @@ def sections(root: type[Settings]) -> list[type[Settings]]:
                     visit(one)
 
     visit(root)
-    return list(found)
+    order = list(TITLES)
+
+    def place(settings: type[Settings]) -> tuple[int, bool]:
+        names = [kind.__name__ for kind in settings.__mro__ if kind.__name__ in TITLES]
+        return order.index(names[0]) if names else len(order), settings.__name__ not in TITLES
+
+    return sorted(found, key=place)
 
 
 def base_of(types: Iterable[type[Component]]) -> type[Component]:
@@ -277,16 +283,15 @@ def page_of(kind: str) -> str:
         if not fields:
             lines[-1] = lines[-1].removesuffix(":") + ", it has none."
             continue
-        lines += ["", "| setting | meaning | takes | default | unit | example |", "|---|---|---|---|---|---|"]
+        lines += ["", "| setting | meaning, and an example | takes | unit | default |", "|---|---|---|---|---|"]
         for name, field in fields.items():
             meaning = _cell(field.description or "") + ("" if is_identity(field) else " *Not part of a trial's identity.*")
             cells = (
                 f"`{field.alias or name}`",
-                meaning,
+                f"{meaning} Example: {example_of(settings, name, shipped)}",
                 type_in_words(settings, name),
-                default_in_words(settings, name),
                 unit_of(settings, name),
-                example_of(settings, name, shipped),
+                default_in_words(settings, name),
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
