@@ -107,7 +107,7 @@ def _tried(settings: list[str] | None, only: list[str] | None, seeds: int | None
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from mm1_ablate import __version__
+        from mm1_ablate.version import __version__
 
         tell(f"mm1-ablate {__version__}")
         raise typer.Exit

@@ -90,11 +90,19 @@ def _fitting(message: str, stream: Any) -> str:
     return "\n".join(paragraph(message, width))
 
 
+class Stopped(typer.Exit):
+    """The end of a command, and the words on why, which have been said."""
+
+    def __init__(self, code: int, messages: Sequence[str]) -> None:
+        super().__init__(code)
+        self.message = without_passwords("\n".join(messages))
+
+
 def stop(code: int, *messages: str) -> NoReturn:
     """End the command with a code and a word on why."""
     for message in messages:
         say(message)
-    raise typer.Exit(code)
+    raise Stopped(code, messages)
 
 
 def print_json(value: Any) -> None:
@@ -106,9 +114,9 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream: Any = WithoutPasswords(sys.stderr if stderr else sys.stdout)
-    terminal = Console(file=stream, stderr=stderr, highlight=False)
+    terminal = Console(file=stream, stderr=stderr, highlight=False, force_jupyter=False)
     if not terminal.is_terminal and "COLUMNS" not in os.environ:
-        terminal = Console(file=stream, stderr=stderr, highlight=False, width=160)
+        terminal = Console(file=stream, stderr=stderr, highlight=False, force_jupyter=False, width=160)
     return terminal
 
 
@@ -213,11 +221,11 @@ def read_studies(
     from mm1_ablate.config.sweep.expand import DECLARED, load_study
     from mm1_ablate.config.yaml_file import FileErrors
 
-    studies, problems, tried = [], 0, tried or DECLARED
+    studies, problems, tried, told = [], 0, tried or DECLARED, []
     for path in paths:
         missing = missing_file(path)
         if missing:
-            say(missing)
+            told.append(missing)
             problems += 1
             continue
         try:
@@ -229,10 +237,10 @@ def read_studies(
             else:
                 studies.append(load_study(path, look, recorded=recorded, tried=tried))
         except FileErrors as errors:
-            say(str(errors))
+            told.append(str(errors))
             problems += len(errors.problems)
     if problems:
-        stop(FILE_IS_WRONG, f"{problems} problem{'s' if problems > 1 else ''} found; nothing was started")
+        stop(FILE_IS_WRONG, *told, f"{problems} problem{'s' if problems > 1 else ''} found; nothing was started")
     return studies
 
 

@@ -9,9 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mm1_ablate.commands.path_completion import with_paths
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.settings import Settings
 from mm1_ablate.config.sweep.declaration import Sweep
+from mm1_ablate.config.task_record import Task
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -52,8 +54,13 @@ def experiment_schema() -> dict[str, Any]:
 
 
 def sweep_schema() -> dict[str, Any]:
-    """Of sweep files. Paths are text to it; that they name something is checked when the sweep is read."""
-    return _schema(Sweep)
+    """Of sweep files. Paths are completed; that they name something is checked when the sweep is read."""
+    return with_paths(_schema(Sweep), experiment_schema())
+
+
+def task_schema() -> dict[str, Any]:
+    """Of records of tasks. Lists the sources of items and the metrics that are installed."""
+    return _schema(Task)
 
 
 def _schema(settings: type[Settings]) -> dict[str, Any]:
@@ -64,10 +71,10 @@ def _schema(settings: type[Settings]) -> dict[str, Any]:
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write experiment.schema.json and sweep.schema.json into a folder, and return their paths."""
+    """Write experiment.schema.json, sweep.schema.json and task.schema.json into a folder, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, schema in (("experiment", experiment_schema()), ("sweep", sweep_schema())):
+    for name, schema in (("experiment", experiment_schema()), ("sweep", sweep_schema()), ("task", task_schema())):
         path = folder / f"{name}.schema.json"
         path.write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
         written.append(path)

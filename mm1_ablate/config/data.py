@@ -21,7 +21,9 @@ class Bounds(Settings):
     """From here to there, both included; a bound that is left out does not bind."""
 
     at_least: float | None = None
+    """The smallest value that is kept, in the unit of what is bounded. None: no lower bound."""
     at_most: float | None = None
+    """The largest value that is kept, in the unit of what is bounded. None: no upper bound."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Bounds:
@@ -119,11 +121,15 @@ AnySource = Annotated[Source, ComponentOf("mm1_ablate.data.sources")]
 
 
 class FillWith(Settings):
+    """The share of what was removed goes to one data type."""
+
     fill_with: DataType
     """The data type that takes over the share of what was removed."""
 
 
 class Packing(Settings):
+    """How documents are packed into rows: the rows of a batch hold several documents each, none of which attends to another."""
+
     row_tokens: PositiveInt = 4096
     """Nominal length of a packed row, in tokens."""
     nominal_image_tokens: PositiveInt = 144
@@ -142,12 +148,16 @@ class Packing(Settings):
 
 
 class Data(Settings):
+    """What is trained on: which documents, in which mixture, packed how."""
+
     mixture: dict[DataType, Weight]
     """Weights of the data types; they need not add up to 1 or 100."""
     sources: dict[str, AnySource]
+    """Sources of documents, each under a name of your own. A data type with a weight in the mixture needs at least one."""
     count: Literal["documents", "tokens", "text_tokens"] = "documents"
     """Unit of the weights. tokens: text tokens, and `packing.nominal_image_tokens` per image; text_tokens: images count as zero."""
     packing: Packing = Packing()
+    """How documents are packed into rows of equal length."""
     when_removed: Annotated[Literal["renormalise", "shrink"] | FillWith, HowItRuns] = "renormalise"
     """What happens to the share of a removed data type. Applied when a sweep is expanded; a trial is identified by the
     resulting mixture and number of steps."""

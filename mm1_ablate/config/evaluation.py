@@ -22,11 +22,15 @@ Protocol = Literal["mm1", "openflamingo"]
 
 
 class Sets(Settings):
+    """Several sets of demonstrations for each task."""
+
     sets: PositiveInt
     """Number of demonstration sets. Queries are assigned to them in turn, so scores average over several draws."""
 
 
 class TextOnly(Settings):
+    """Demonstrations without images at 0 shots."""
+
     text_only: PositiveInt
     """Number of demonstrations shown without images before an image question at 0 shots."""
 
@@ -44,9 +48,13 @@ class Wording(Settings):
     """How a task is asked instead of as its record says. None: as the record says."""
 
     prompt: str | None = None
+    """The template of a question and its answer, as in a record of a task. None: the record's."""
     separator: str | None = None
+    """The text that ends a demonstration. None: the record's."""
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
+    """Texts before which an answer ends. None: the record's."""
     max_new_tokens: PositiveInt | None = None
+    """The longest answer that is generated, in tokens. None: the record's."""
 
 
 class TaskSettings(Wording):
@@ -87,6 +95,7 @@ class HeldOut(Settings):
     """Documents that training does not read, to measure how well they are predicted."""
 
     source: AnySource
+    """Where the documents come from: a source as under `data.sources`."""
     first: Annotated[int, Field(ge=0)] = 0
     """Index of the first document. For a source that training reads too, choose one that training cannot reach."""
     documents: PositiveInt = 1000
@@ -94,6 +103,8 @@ class HeldOut(Settings):
 
 
 class Evaluation(Settings):
+    """What is measured, and how."""
+
     tasks: list[str]
     """Names of records in `mm1_ablate/evaluation/tasks/`, or paths of your own records, relative to this file."""
     shots: list[Annotated[int, Field(ge=0)]] = [0, 4, 8]
@@ -126,6 +137,7 @@ class Evaluation(Settings):
     """Precision of the evaluation, independent of training. bf16-mixed: matrices except the output head are stored and multiplied in
     bfloat16. This halves memory and is several times faster on a GPU; near ties between answers may change."""
     batch_items: Annotated[PositiveInt, HowItRuns] = 64
+    """Questions that go through the model together on each worker. More is faster on a GPU and takes more memory."""
 
     @field_validator("tasks")
     @classmethod

@@ -30,10 +30,15 @@ class Experiment(Settings):
     experiment: Annotated[str, HowItRuns]
     """Name of the experiment."""
     description: Annotated[str, HowItRuns] = ""
+    """What the experiment is, in words; part of no fingerprint."""
     data: Data
+    """What is trained on."""
     model: Model
+    """What is trained: image encoder, connector, language model."""
     training: Training
+    """How it is trained: steps, optimiser, learning rate, precision."""
     evaluation: Evaluation
+    """What is measured after training: tasks, shots, demonstrations."""
     starts_from: Annotated[Experiment | None, Field(json_schema_extra=_or_a_file)] = None
     """An earlier stage: an experiment, or the path of its file relative to this one. Training starts from its final
     weights at the same seed; parameters per grid position are resampled if the resolution differs. Its own evaluation is not run."""

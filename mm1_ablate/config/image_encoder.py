@@ -21,8 +21,11 @@ class EncoderPreparation(Settings):
     """contrastive: CLIP (Radford et al. 2021); reconstructive: the pixels of masked patches predicted from the visible ones
     (SimMIM, Xie et al. 2022). For a random encoder leave the preparation out (`remove: model.image_encoder.preparation`)."""
     steps: PositiveInt = 300
+    """Optimiser steps of AdamW: warm-up over the first 6 %, then a cosine to zero."""
     batch_images: PositiveInt = 128
+    """Images in a step."""
     learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW."""
     source: AnySource
     """Captioned images that the encoder is prepared on. Separate from the mixture, so removing a data type there does not affect it."""
     tokenizer: PathOrName = "miniature"
@@ -39,6 +42,7 @@ class VisionTransformer(Settings):
     """A timm VisionTransformer of declared size, from scratch."""
 
     type: Literal["vision_transformer"] = "vision_transformer"
+    """vision_transformer: an encoder of the size that is declared here."""
     image_size: PositiveInt
     """Side length of an image in pixels. Larger images are resized to it."""
     patch_size: PositiveInt | None = None
@@ -46,14 +50,19 @@ class VisionTransformer(Settings):
     patches_per_side: PositiveInt | None = None
     """Patches per side at every resolution (patch size = image size / patches per side)."""
     width: PositiveInt = 96
+    """Width of a patch's features, in channels; a multiple of `heads`."""
     depth: PositiveInt = 3
+    """Number of transformer blocks."""
     heads: PositiveInt = 4
+    """Attention heads of each block."""
     feature_layer: Annotated[int, Field(lt=0)] = -1
     """The block whose output goes to the connector: -1 the last, after the final norm; -2 the one before, without a norm."""
     frozen: bool = False
+    """Not trained."""
     learning_rate_scale: PositiveFloat = 1.0
     """Learning rate of the encoder relative to that of the rest."""
     preparation: EncoderPreparation | None = None
+    """Pre-training of the encoder before the trials. None: it starts from random weights."""
 
     @model_validator(mode="after")
     def _patches(self) -> VisionTransformer:
@@ -79,6 +88,7 @@ class TimmEncoder(Settings):
     """An encoder of timm's by name, with or without its published weights."""
 
     type: Literal["timm"] = "timm"
+    """timm: an encoder of the timm library, by its name."""
     name: str
     """A timm model name, such as vit_large_patch14_clip_quickgelu_336.openai."""
     image_size: PositiveInt
@@ -92,8 +102,11 @@ class TimmEncoder(Settings):
     """The block whose output goes to the connector: -1 the last, after the final norm; -2 the one before, without a norm. Later blocks
     are not part of the model."""
     frozen: bool = False
+    """Not trained."""
     learning_rate_scale: PositiveFloat = 1.0
+    """Learning rate of the encoder relative to that of the rest."""
     preparation: EncoderPreparation | None = None
+    """Pre-training of the encoder before the trials. None: it starts from `weights`."""
 
     @field_validator("weights")
     @classmethod

@@ -33,10 +33,15 @@ class LanguageModelPreparation(Settings):
     """Text-only pre-training of a language model of declared size, before the trials, once per fingerprint."""
 
     steps: PositiveInt = 400
+    """Optimiser steps: warm-up over the first 6 %, then a cosine to zero."""
     batch_rows: PositiveInt = 8
+    """Packed rows in a step."""
     row_tokens: Annotated[int, Field(ge=2)] = 128
+    """Length of a packed row, in tokens."""
     source: AnySource
+    """Text that the model is prepared on: a source as under `data.sources`, of data type text. Separate from the mixture."""
     optimizer: AnyOptimizer
+    """Optimiser of the preparation, with its learning rate."""
 
     @model_validator(mode="after")
     def _text_alone(self) -> LanguageModelPreparation:
@@ -66,6 +71,7 @@ class LanguageModel(Settings):
     frozen: bool = False
     """Not trained."""
     preparation: LanguageModelPreparation | None = None
+    """Pre-training on text before the trials. None: the model starts from its own weights, or from random ones."""
 
     @model_validator(mode="after")
     def _either(self) -> LanguageModel:
@@ -125,9 +131,14 @@ class SubImages(Settings):
 
 
 class Model(Settings):
+    """What is trained: an image encoder, a connector and a language model."""
+
     image_encoder: ImageEncoder
+    """From the pixels of an image to features of its patches."""
     connector: Annotated[Connector, ComponentOf("mm1_ablate.model.connectors")]
+    """From the features of patches to image tokens, which stand among the tokens of the text."""
     language_model: LanguageModel
+    """A causal language model, which reads image tokens and text."""
     sub_images: SubImages | None = None
     """Cut large images into crops. None: each image is resized to the encoder's size."""
     preparation_seed: int | None = None

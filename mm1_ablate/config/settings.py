@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -67,6 +68,7 @@ class Component(Settings):
     """Part of a trial's identity above 1. Raised where the same settings come to mean other data, so that old scores are not taken for
     those of today."""
     type: str
+    """Which component this is: the name of a file of the package, or `module.Class` of your own."""
 
 
 _imports = True
@@ -297,7 +299,8 @@ class ComponentOf:
         for name, settings in component_types(self.package).items():
             if settings in self._being_described:
                 # A component that holds another of its kind (recaptions hold the source of their images), itself for instance.
-                alternatives.append({"type": "object", "properties": {"type": {"const": name}}, "required": ["type"]})
+                its_type = {"const": name, "description": inspect.getdoc(settings) or name}
+                alternatives.append({"type": "object", "properties": {"type": its_type}, "required": ["type"]})
                 continue
             self._being_described.add(settings)
             try:
@@ -305,8 +308,10 @@ class ComponentOf:
             finally:
                 self._being_described.discard(settings)
             described = handler.resolve_ref_schema(alternative)
-            described["properties"]["type"] = {"const": name, "title": "Type"}
+            # What a type is shows where it is named.
+            described["properties"]["type"] = {"const": name, "title": "Type", "description": inspect.getdoc(settings) or name}
             described["required"] = sorted({"type", *described.get("required", [])})
             alternatives.append(alternative)
-        own = {"type": "object", "properties": {"type": {"type": "string", "pattern": r"\."}}, "required": ["type"]}
+        its_type = {"type": "string", "pattern": r"\.", "description": "A class of your own: module.Class."}
+        own = {"type": "object", "properties": {"type": its_type}, "required": ["type"]}
         return {"anyOf": [*alternatives, {"type": "string", "enum": list(names)}, {"type": "string", "pattern": r"\."}, own]}

@@ -124,6 +124,7 @@ class Task(Settings):
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """An answer ends before the first of these (templates over the item's fields), or at the end of a document."""
     max_new_tokens: PositiveInt = 16
+    """The longest answer that is generated, in tokens."""
     fewest_shots: NonNegativeInt = 0
     """Numbers of shots below this are not asked of it: for a task of the image family whose question only its demonstrations tell."""
     protocols: dict[Literal["openflamingo"], Wording] = {}

@@ -21,8 +21,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mm1_ablate import __version__
 from mm1_ablate.data.atomic_files import write_json
+from mm1_ablate.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup, escape
 
-from mm1_ablate import __version__
 from mm1_ablate.config.metric_name import MetricName, metric_title
 from mm1_ablate.config.passwords import hidden, without_passwords
 from mm1_ablate.report import figures
@@ -45,6 +44,7 @@ from mm1_ablate.report.text import (
     why,
 )
 from mm1_ablate.report.wide_tables import cost, costs_of, metric_tables
+from mm1_ablate.version import __version__
 
 CLASSES = {
     BETTER: "better", WORSE: "worse", LEANING: "leaning", TOO_CLOSE: "undecided", TOO_FEW: "undecided", HOLE: "hole", NO_VERDICT: "hole",

@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 
-from mm1_ablate import __version__
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.metric_name import MetricName
 from mm1_ablate.config.study import Study
@@ -25,6 +24,7 @@ from mm1_ablate.evaluation.metrics import Metric, Prediction
 from mm1_ablate.evaluation.protocols import load_tasks
 from mm1_ablate.evaluation.scores import metrics_of, references_of, split_references
 from mm1_ablate.report.metric_info import Scale, scale_of
+from mm1_ablate.version import __version__
 
 KEYS = ["family", "shots", "task", "metric", "primary"]
 NAMED = 3

@@ -342,7 +342,7 @@ def check_every_node(store: Path | str) -> list[NodeCheck]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from mm1_ablate import __version__
+    from mm1_ablate.version import __version__
 
     nodes = usable_nodes()
     with probing(store) as probe:
@@ -387,7 +387,7 @@ def require_usable_nodes(store: Path | str) -> None:
 
 def _problem_there(probe: Probe, node: str) -> tuple[str | None, str]:
     """Runs on the node: what is wrong with the store there, and the version of this package."""
-    from mm1_ablate import __version__
+    from mm1_ablate.version import __version__
 
     return probe.problem(node), __version__
 

@@ -17,13 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mm1_ablate import __version__
 from mm1_ablate.config.declarations import Declaration, History, declared, recorded_fingerprint
 from mm1_ablate.config.identity.fingerprint import digest, short
 from mm1_ablate.config.study import Study
 from mm1_ablate.store.files import Files
 from mm1_ablate.store.layout import Layout
 from mm1_ablate.store.records import DeclarationRecord, TextRecord
+from mm1_ablate.version import __version__
 
 FOLDER = "declarations"
 OF_A_RUN = ("study.json", "sweep.yaml", "trials.json")

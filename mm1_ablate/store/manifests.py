@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate import __version__
 from mm1_ablate.config.evaluation import Evaluation
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.identity.data_digests import DataSnapshot, once
@@ -42,6 +41,7 @@ from mm1_ablate.store.files import Files, StorageError
 from mm1_ablate.store.layout import LAYOUT, Layout
 from mm1_ablate.store.records import EvaluationRecord, LayoutRecord, Names, PreparationRecord, TrialRecord
 from mm1_ablate.store.study_files import TextThatRan, how_they_ran, keep_texts, other_study, texts_that_ran, write_place
+from mm1_ablate.version import __version__
 
 
 class FingerprintCollision(Exception):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm1_ablate import __version__
 from mm1_ablate.config.experiment import Experiment
 from mm1_ablate.config.own_code import own_code, own_modules
 from mm1_ablate.config.passwords import hidden
@@ -27,6 +26,7 @@ from mm1_ablate.store.files import Files
 from mm1_ablate.store.layout import Layout
 from mm1_ablate.store.manifests import check_fingerprint
 from mm1_ablate.store.records import PreparationRecord, ProgressRecord, ScoresRecord, Status, StatusRecord, TrialRecord
+from mm1_ablate.version import __version__
 
 CODE_ROOMS = ("miniature", "data", "model", "training", "evaluation")
 """What shapes a trial's scores. How trials are declared, placed and reported does not."""

@@ -232,12 +232,15 @@ class Expectation(Settings):
     model_config = ConfigDict(populate_by_name=True)
 
     arm: str
+    """The arm that the claim is about, as the plan calls it: group, or group/arm."""
     than: str | None = None
     """The arm that it is compared with; None: its baseline."""
     metric: DeclaredMetric
+    """The metric of the claim, as in `compare.metrics`."""
     is_: Literal["above", "below", "within"] = Field(alias="is")
     """Above or below the baseline by at least `by` points, or within `by` points of it."""
     by: NotNegative = 0.0
+    """Points of the metric; see `is`. `within` needs more than 0."""
     because: str
     """The reason for the expectation; shown in the report."""
     kind: Literal["lesson", "check"] = "lesson"
@@ -281,6 +284,7 @@ class Resources(Settings):
     cpus_per_worker: PositiveFloat | None = None
     """CPU cores per worker, instead of `cpus`."""
     strategy: Strategy = "ddp"
+    """ddp: each worker has the whole model; fsdp: parameters, gradients and optimiser states are sharded over the workers."""
     nodes: PositiveInt | None = None
     """Nodes over which the workers are spread evenly. None: one if they fit, else as few as possible."""
     gpu: str | None = None
@@ -338,7 +342,9 @@ class Budget(Settings):
     """The plan is refused above it."""
 
     gpu_hours: NotNegative | None = None
+    """GPU hours that what is still to be done may take, by the plan's estimate on the fastest GPU it knows. None: no limit."""
     cpu_hours: NotNegative | None = None
+    """Hours of one CPU core that what is still to be done may take, by the plan's estimate. None: no limit."""
 
 
 class Sweep(Settings):
@@ -347,6 +353,7 @@ class Sweep(Settings):
     sweep: Name
     """Name of the study and of its folder in the store."""
     description: str = ""
+    """What the study asks, in words; shown in the report."""
     experiment: str
     """The file of the baseline, relative to this file. Always trained, always the first row."""
     seeds: Annotated[Annotated[FixedSeeds, Tag("fixed")] | Annotated[UntilDecided, Tag("until decided")], Discriminator(_kind_of_seeds)] = [
@@ -364,12 +371,17 @@ class Sweep(Settings):
     experiment or another `everywhere` brings its own baseline, with which its arms are compared: <sweep>/baseline. Seeds, comparison,
     resources and budget are those of this file."""
     ablations: dict[GroupName, AblationGroup] = {}
+    """What is removed or altered: groups of arms by name. An arm differs from the baseline only in what its group declares."""
     compare: Compare = Compare()
+    """What the verdicts and the table are about."""
     expect: list[Expectation] = []
+    """Claims made before the run. The report says which are confirmed, refuted or undecided."""
     paper: Published | None = None
     """Tables of the paper with numbers on these arms. Expectations without a text under `paper` quote them."""
     resources: Resources = Resources()
+    """What one trial gets: GPUs, CPU cores, workers."""
     budget: Budget = Budget()
+    """Limits on hours, above which `run` refuses to begin."""
 
     @property
     def until_decided(self) -> UntilDecided | None:

@@ -76,6 +76,7 @@ class ItemFiles(Shape):
     """The rows of one purpose, and what is otherwise with them than the source says."""
 
     file: Patterns
+    """Name of the file with the rows, or several, all of them read: relative to `folder`, with braces and globs."""
     rows: str = ""
     """Dotted path of the list of rows in a JSON file; a mapping of ids is one too. None: the file is the list."""
     join: dict[str, Join] = {}

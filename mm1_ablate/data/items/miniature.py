@@ -17,6 +17,7 @@ class MiniatureItems(ItemSource):
     """Images: attributes (fields cue, separator), vqa (question), fine_detail (cue), captions (slots).
     Texts, with four choices: facts, agreement, text_qa (context)."""
     world_seed: int = 0
+    """Seed of the world, as of the source that is trained on."""
 
     def open(self, split: EvaluationSplit = "report", count: int | None = None, seed: int = 0) -> ItemSet:
         from mm1_ablate.miniature.episodes import items

@@ -41,6 +41,7 @@ class InterleavedFiles(InterleavedSource):
     """Interleaved documents in files, their pictures there too or beside them. A format says what its pages are."""
 
     data_type: Literal["interleaved"] = "interleaved"
+    """The data type of the mixture that this source provides."""
     files: Files
     """Patterns of the files with the documents."""
     image_files: Annotated[Files | None, HowItRuns] = None

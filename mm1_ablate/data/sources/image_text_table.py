@@ -31,6 +31,7 @@ class ImageTextTable(Source):
 
     type: Literal["image_text_table"] = "image_text_table"
     data_type: Literal["captioned", "synthetic_captioned"] = "captioned"
+    """The data type of the mixture that this source provides."""
     files: Files
     """Patterns of the parquet files."""
     image: str | None = None

@@ -18,6 +18,7 @@ class Miniature(InterleavedSource):
     version: ClassVar[int] = 2
     type: Literal["miniature"] = "miniature"
     content: Literal["alt_text", "synthetic_captions", "interleaved", "text"]
+    """What the documents are: images with alt texts, images with full captions, interleaved documents, or text alone."""
     documents: PositiveInt | None = None
     """Documents of one epoch; None: a caption for each of 20,000 images, 40,000 interleaved documents or texts."""
     world_seed: int = 0

@@ -29,6 +29,8 @@ class Obelics(InterleavedFiles):
 
     type: Literal["obelics"] = "obelics"
     images_by: ImagesBy = "url"
+    """How a document's picture is looked up in `image_files`: url (from the JSON that img2dataset writes beside a picture in a tar),
+    url_sha256 (pictures are named by the SHA-256 of their url), path or base_name."""
 
     def check(self) -> None:
         files = found_files(self.files)

@@ -64,6 +64,7 @@ class Recaptioned(Source):
 
     type: Literal["recaptioned"] = "recaptioned"
     data_type: Literal["captioned", "synthetic_captioned"] = "synthetic_captioned"
+    """The data type of the mixture that this source provides."""
     images: AnySource
     """Where the images are: a webdataset or an image_text_table."""
     captions: Files

@@ -18,6 +18,7 @@ class Text(Source):
 
     type: Literal["text"] = "text"
     data_type: Literal["text"] = "text"
+    """The data type of the mixture that this source provides."""
     files: Files
     """Patterns of the files: data/*.jsonl.zst, s3://bucket/fineweb/{000..099}.parquet. All of one kind."""
     field: str = "text"

@@ -36,6 +36,7 @@ class WebDataset(Source):
 
     type: Literal["webdataset"] = "webdataset"
     data_type: Literal["captioned", "synthetic_captioned"] = "captioned"
+    """The data type of the mixture that this source provides."""
     files: Files
     """Patterns of the tars: data/{00000..00331}.tar, s3://bucket/cc3m/*.tar."""
     caption_field: str = "txt"

@@ -23,6 +23,7 @@ class CAbstractor(SquareTokens):
     depth: PositiveInt = 3
     """Blocks in each of the two stages."""
     mlp_depth: PositiveInt = 2
+    """Linear layers of the perceptron at the end, SiLU between them."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         from mm1_ablate.model.connectors._pooling import CAbstractorModule

@@ -14,6 +14,7 @@ class Mlp(TokenPerPatch):
 
     type: Literal["mlp"] = "mlp"
     layers: PositiveInt = 2
+    """Number of linear layers."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         from torch import nn

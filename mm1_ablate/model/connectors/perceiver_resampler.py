@@ -19,6 +19,7 @@ class PerceiverResampler(LearnedQueries):
 
     type: Literal["perceiver_resampler"] = "perceiver_resampler"
     depth: PositiveInt = 6
+    """Number of layers, each a cross-attention and a feed-forward."""
 
     def build(self, encoder_width: int, grid_side: int, language_width: int) -> Any:
         from mm1_ablate.model.connectors._learned_queries import PerceiverResamplerModule
