@@ -151,18 +151,18 @@ class Study:
 
         Columns: arm, group, baseline, metric, mean, deviation (over seeds), difference (from the baseline), low, high (of its interval), p,
         p_adjusted, p_equivalent, n, method, differences_by_seed, verdict (of the primary metric)."""
-        return self._comparison().long()
+        return _numbers(self._comparison().long())
 
     def table(self) -> pandas.DataFrame:
         """A line for each arm, rounded as the report's table shows it: for each compared metric the score, the difference from the baseline
         and its interval; the verdict, what was altered, notes."""
         from mm1_ablate.report.text import wide_table
 
-        return wide_table(self._comparison())
+        return _numbers(wide_table(self._comparison()))
 
     def expectations(self) -> pandas.DataFrame:
         """A line for each expectation that the sweep declares, with what became of it (`verdict`: confirmed, refuted, ...)."""
-        return pandas.DataFrame(self.to_json()["expectations"])
+        return _numbers(pandas.DataFrame(self.to_json()["expectations"]))
 
     def paper(self) -> pandas.DataFrame:
         """A line for each arm that has a counterpart in a table of the MM1 paper, and metric: table, row (of the paper), arm, metric, ours,
@@ -218,7 +218,7 @@ class Study:
         """
         from mm1_ablate.commands.run import run_sweep
 
-        with _store(self.store) as records, _columns():
+        with _store(self.store) as records, _printing_on_a_page():
             run_sweep(self.path, records, address=address, cpus=cpus, retry=retry, evaluate_only=evaluate_only)
         return Study(self.path, self.store)
 
@@ -315,6 +315,12 @@ def detectable_difference(deviation: float, seeds: int, *, confidence: float = 0
     return minimum_detectable_effect(deviation, seeds, confidence, power, comparisons)
 
 
+def _numbers(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The frame with NaN in columns of which nothing is known, so that they are numbers as in other studies."""
+    unknown = [name for name in frame.columns if frame[name].isna().all()]
+    return frame.astype(dict.fromkeys(unknown, float))
+
+
 @contextlib.contextmanager
 def _store(place: str | Path | None) -> Iterator[Store]:
     """A store as others have left it. What ends a command raises `StudyError` here."""
@@ -331,13 +337,17 @@ def _store(place: str | Path | None) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def _columns() -> Iterator[None]:
-    """In a notebook tables are as wide as its page."""
-    if "ipykernel" not in sys.modules or "COLUMNS" in os.environ:
+def _printing_on_a_page() -> Iterator[None]:
+    """In a notebook, tables are as wide as its page, and lines are added below one another; a kernel claims to be a coloured terminal."""
+    if "ipykernel" not in sys.modules:
         yield
         return
-    os.environ["COLUMNS"] = NOTEBOOK_COLUMNS
+    before = dict(os.environ)
+    os.environ["COLUMNS"] = before.get("COLUMNS", NOTEBOOK_COLUMNS)
+    os.environ.pop("FORCE_COLOR", None)
     try:
         yield
     finally:
-        del os.environ["COLUMNS"]
+        for name in ("COLUMNS", "FORCE_COLOR"):
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})

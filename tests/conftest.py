@@ -33,6 +33,7 @@ settings.register_profile("suite", settings(), deadline=None)
 settings.load_profile("suite")
 
 SLOW_FILES = (
+    "docs/test_notebooks.py",
     "run/test_run_stages.py",
     "commands/test_any_shell.py",
     "commands/test_passwords_in_runs.py",

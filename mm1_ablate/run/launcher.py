@@ -72,7 +72,7 @@ class Launcher:
     strategy: Strategy = "ddp"
     mounted_within: float = field(default_factory=lambda: MOUNTED_WITHIN)
     directory: str = field(default_factory=os.getcwd)
-    import_paths: tuple[str, ...] = field(default_factory=lambda: tuple(path for path in sys.path if path))
+    import_paths: tuple[str, ...] = field(default_factory=lambda: tuple(path or os.getcwd() for path in sys.path))
 
     @property
     def run(self) -> str:

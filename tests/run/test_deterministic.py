@@ -1,23 +1,19 @@
-"""The same trial gives the same scores bit for bit, whenever and after whatever it runs; and a study can be read by a notebook."""
+"""The same trial gives the same scores bit for bit, whenever and after whatever it runs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
-from command_line import call
 from tiny import tiny_experiment
 
 from mm1_ablate.config.study import Study
 from mm1_ablate.config.sweep.expand import load_study
 from mm1_ablate.run.trial import run_preparation, run_trial
 from mm1_ablate.store.store import Store
-
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
 @pytest.fixture
@@ -48,21 +44,3 @@ def test_scores_are_the_same_bit_for_bit_in_whatever_order_trials_run(study: Stu
     first = run(study, Store(tmp_path / "first"))
     pd.testing.assert_frame_equal(first, run(study, Store(tmp_path / "second"), backwards=True), check_exact=True)
     assert first["prediction"].nunique() > 1
-
-
-def test_the_notebook_runs_and_compares_as_the_report_does(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setenv("SWEEP", str(tmp_path / "sweep.yaml"))
-    monkeypatch.setenv("MM1_ABLATE_STORE", str(tmp_path / "store"))
-    store = Store(tmp_path / "store")
-    store.declare(study)
-    run(study, store)
-    names: dict = {}
-    for cell in json.loads((NOTEBOOKS / "read_a_study.ipynb").read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)
-    assert set(names["results"]["arm"]) == {"baseline", "without"}
-    reported = call("report", tmp_path / "sweep.yaml", "--store", tmp_path / "store", "--json").stdout
-    assert json.loads(json.dumps(names["comparison"].to_json())) == json.loads(reported), "to the last digit"
-    estimates = [cell.estimate for cell in names["comparison"].row("without").cells.values()]
-    assert estimates and all(estimate.with_items for estimate in estimates)
