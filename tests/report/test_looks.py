@@ -13,6 +13,7 @@ from scipy import stats
 
 from mm1_ablate.config.study import Study
 from mm1_ablate.report.comparison import StudyComparison, compare
+from mm1_ablate.report.html import html
 from mm1_ablate.report.looks import replay
 from mm1_ablate.report.markdown import markdown
 from mm1_ablate.report.scores import Scores
@@ -68,7 +69,8 @@ def test_each_row_says_at_which_look_it_was_decided_with_the_interval_of_the_rul
         interval = stats.ttest_1samp(DIFFERENCES[name][:n], 0).confidence_interval(1 - level)
         assert estimate is not None and (estimate.low, estimate.high) == pytest.approx(tuple(interval))
     text = markdown(comparison)
-    assert "better<br>decided at 3 seeds" in text and "better<br>decided at 6 seeds" in text
+    assert "better; decided at 3 seeds" in text and "better; decided at 6 seeds" in text
+    assert html(comparison).count("decided at 3 seeds<") == 2, "once in each of two rows"
     assert "looks at 3 to 6 seeds" in text and "repeated confidence intervals" in text and not comparison.holes
     assert [arm["decided_at"] for arm in comparison.to_json()["arms"]] == [None, 3, 3, 6]
 
