@@ -113,7 +113,7 @@ class Study:
     def trials(self) -> pandas.DataFrame:
         """A line for each arm and seed, of what `mm1-ablate status` shows: arm, seed, trial, status (done, running, failed, interrupted,
         missing or not needed), reason, stage, step, steps, seconds, fingerprint, folder. A trial of several arms is in each of them."""
-        from mm1_ablate.commands.plan import status_json
+        from mm1_ablate.commands.status import status_json
 
         columns = ["arm", "seed", "trial", "status", "reason", "stage", "step", "steps", "seconds", "fingerprint", "folder"]
         with self._reading() as (study, records):

@@ -14,7 +14,7 @@ from mm1_ablate.report.cells import ArmRow
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.figures.style import FAINT, INK, MUTED, STYLE, blank, key, look, marker
 from mm1_ablate.report.formats import short_name
-from mm1_ablate.report.text import wrapped
+from mm1_ablate.report.terminal import folded
 
 TITLES = ("FLOPs per token", "parameters", "image tokens")
 MOST_NAMES = 6
@@ -69,7 +69,7 @@ def _name(axes: Axes, rows: Sequence[ArmRow], cost: Mapping[str, float], compari
     for row in rows:
         right = cost[row.name] > middle
         place = cost[row.name], row.cells[comparison.primary].mean
-        name = wrapped("baseline" if row.is_baseline else short_name(row), TITLE)
+        name = folded("baseline" if row.is_baseline else short_name(row), TITLE)
         beside = axes.annotate(name, place, (-8 if right else 8, 0), textcoords="offset points", fontsize=7, color=INK)
         beside.set(horizontalalignment="right" if right else "left", verticalalignment="center", in_layout=False)
 

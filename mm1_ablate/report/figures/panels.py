@@ -16,7 +16,7 @@ from mm1_ablate.report.cells import ArmRow
 from mm1_ablate.report.comparison import StudyComparison
 from mm1_ablate.report.figures.style import INK, MUTED, OF_BASELINE, STYLE, blank, key, look, marker
 from mm1_ablate.report.formats import short_name
-from mm1_ablate.report.text import wrapped
+from mm1_ablate.report.terminal import folded
 
 Draw = Callable[[Axes, ArmRow, str], None]
 """Draws one arm: (axes, row, colour)."""
@@ -115,5 +115,5 @@ def panels(
 def _title(row: ArmRow) -> str:
     """The arm's name, over as many lines as it takes, below that of its group."""
     if row.is_baseline or short_name(row) == row.name:
-        return wrapped(row.name, TITLE)
-    return f"{wrapped(row.group, TITLE)}\n{wrapped(short_name(row), TITLE)}"
+        return folded(row.name, TITLE)
+    return f"{folded(row.group, TITLE)}\n{folded(short_name(row), TITLE)}"
