@@ -97,7 +97,7 @@ def test_a_study_by_the_command_line_killed_and_continued_on_another_machine(
 
     server.requests.clear()
     status = command("third", "status", str(tiny_sweep))
-    assert "2 done in s3://" in status.stdout, status.output
+    assert "2 done, in s3://" in status.stdout, status.output
     report = command("third", "report", str(tiny_sweep), "--json")
     assert report.exit_code == 0 and '"baseline"' in report.stdout, report.output
     assert not server.asked("GET", "model.pt") and not server.asked("GET", "last.ckpt")
