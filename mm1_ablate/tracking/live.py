@@ -63,17 +63,18 @@ class LiveStudy:
             experiment = experiment_of(client, self.study, self.store).experiment_id
             self._runs = StudyRuns(client, experiment, self.study, self.store, tracking_uri(self.store))
             self._runs.retire()
-        done, changed = [], False
-        while self._waiting and time.monotonic() < until:
-            trial = self._waiting.pop(0)
-            done.append(trial)
+        changed = False
+        for _ in range(len(self._waiting)):
+            if time.monotonic() >= until:
+                break
+            # At once among the last: a trial that cannot be written is tried again, and holds up no other.
+            self._waiting.append(trial := self._waiting.pop(0))
             state = self.store.status(trial)
             seen = self._what_is_seen(trial, state)
             if seen != self._seen.get(key_of(trial)):
                 self._runs.write_trial(trial, state)
                 changed = changed or self._seen.get(key_of(trial), (None,))[0] != seen[0]
                 self._seen[key_of(trial)] = seen
-        self._waiting += done
         if changed:
             self._runs.write_arms(None, int(time.time() * 1000))
             self._runs.write_comparison(None, "")

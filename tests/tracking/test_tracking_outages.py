@@ -20,12 +20,13 @@ import pandas
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 from s3_server import wait_for
 from study_helpers import quick_trial, study
 
 from mm1_ablate.config.study import Trial
 from mm1_ablate.store.store import Store
-from mm1_ablate.tracking.live import keep_tracking
+from mm1_ablate.tracking.live import LiveStudy, keep_tracking
 from mm1_ablate.tracking.mlflow_runs import track
 from mm1_ablate.tracking.own_runs import CONTENT
 from mm1_ablate.tracking.server import TrackingFailed, tracking_uri
@@ -133,6 +134,29 @@ def test_what_a_server_missed_while_it_was_away_it_gets_in_the_same_run_or_the_n
     fetched = client.download_artifacts(tracked.comparison_run, "report/report.html", str(tmp_path))
     assert Path(fetched).read_text() == "<h1>verdict</h1>"
     assert not (store.root / "mlflow.db").exists() and "View run" not in capsys.readouterr().out
+
+
+def test_a_trial_that_could_not_be_written_is_written_when_the_server_is_back(
+    store: Store, late_server: tuple[str, Callable[[], None], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, start, end = late_server
+    tiny = study(seeds=(0, 1))
+    first, second, *_ = tiny.trials
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    live = LiveStudy(tiny, store, longest_round=60)
+    start()
+    do(store, first)
+    live.round()
+    end()
+    do(store, second)
+    for _ in tiny.trials:
+        with pytest.raises(MlflowException):
+            live.round()
+    start()
+    live.round()
+    shown = runs(MlflowClient(address), "test")
+    assert ("baseline/seed-0", "FINISHED") in shown and ("baseline/seed-1", "FINISHED") in shown
 
 
 class LosesAnswers(ThreadingHTTPServer):
