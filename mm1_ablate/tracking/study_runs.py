@@ -48,6 +48,8 @@ EARLIER = "earlier"
 """The kind of runs that the study no longer has."""
 COMPARISON = "study"
 """Key of the run of the comparison."""
+NOT_COMPARED = "not compared yet"
+"""The verdict of an arm before anything was compared."""
 MOST_MISSING = 4
 """Trials that an arm's tag names."""
 
@@ -88,8 +90,14 @@ class StudyRuns:
             tags["verdict"] = there.tags["verdict"]
             tags |= {name: there.tags[name] for name in ("also changed",) if name in there.tags}
         else:
-            tags["verdict"] = "not compared yet"
-        return self.runs.ensure(key, self._names[arm.name], tags, metrics=() if other else None, started=self._times(arm)[0])
+            tags["verdict"] = NOT_COMPARED
+        name = self._name_of(arm, tags["verdict"])
+        return self.runs.ensure(key, name, tags, metrics=() if other else None, started=self._times(arm)[0])
+
+    def _name_of(self, arm: Arm, verdict: str) -> str:
+        """What an arm's run is called: MLflow shows a run's name first, and its tags behind all metrics, where a narrow window ends."""
+        name = self._names[arm.name]
+        return name if arm.name == arm.baseline or verdict == NOT_COMPARED else f"{name}: {verdict}"
 
     def _trials_behind(self, arm: Arm) -> list[str]:
         """What its comparison stands on, itself and its baseline; also trials that it may come to need."""
@@ -149,7 +157,8 @@ class StudyRuns:
             tags["also changed"] = judged.also_changed[:LONGEST_TAG]
         began, ended = self._times(arm)
         note = self._arm_note(arm, judged)
-        run = self.runs.ensure(f"arm/{arm.name}", self._names[arm.name], tags, metrics=numbers, started=began, note=note)
+        name = self._name_of(arm, judged.verdict)
+        run = self.runs.ensure(f"arm/{arm.name}", name, tags, metrics=numbers, started=began, note=note)
         self.runs.write_scores(run, numbers, ended or now, now)
         self.arms[arm.name] = run
         return run

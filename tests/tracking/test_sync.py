@@ -53,7 +53,9 @@ def test_sync_writes_all_of_a_study_with_the_numbers_of_its_report_and_says_wher
             told = [run.data.metrics[name] for name in ("0-shot difference", "low", "high")]
             assert told == pytest.approx([cell.estimate.difference, *cell.estimate.shown], abs=0.005)
     assert arms["without/text"].data.tags["changes"].startswith("removed mixture.text")
-    assert arms["without/text"].info.run_name == "text", "of a single group its name is left out"
+    verdicts = {row.name: row.verdict for row in comparison.rows}
+    assert arms["without/text"].info.run_name == f"text: {verdicts['without/text']}", "of a single group its name is left out"
+    assert arms["baseline"].info.run_name == "baseline"
     trial = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")[0]
     assert trial.data.tags["mlflow.source.name"] and trial.data.tags["mlflow.source.git.commit"] == commit_of(tiny_sweep.parent)
     assert len(commit_of(tiny_sweep.parent)) == 40
